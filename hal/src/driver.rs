@@ -1,0 +1,187 @@
+//! Drivers: how a backend is found, asked what it has, and opened.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::device::Device;
+use crate::error::{Error, Result};
+
+/// A backend. One value per driver library, registered on the engine's builder.
+///
+/// Absent hardware is normal: [`Driver::probe`] answers with a typed reason and a remedy, and never panics.
+pub trait Driver: Send + Sync {
+    /// Short lower-case name, the first half of a [`DeviceId`]: `cpu`, `cuda`, `opencl`.
+    fn name(&self) -> &str;
+
+    /// The devices that can be opened now, in the order of their ordinals.
+    ///
+    /// # Errors
+    /// [`Unavailable`] says why there is none and what would mend it.
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable>;
+
+    /// Opens device number `ordinal` of [`Driver::probe`]'s list.
+    ///
+    /// # Errors
+    /// `Unavailable` where the device is gone, `InvalidArgument` for an ordinal or option that the driver does not know.
+    fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>>;
+}
+
+/// Why a driver offers nothing on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}: {detail}; {remedy}")]
+pub struct Unavailable {
+    /// Which of the known reasons.
+    pub reason: UnavailableReason,
+    /// What exactly was looked for and not found.
+    pub detail: String,
+    /// What the reader can do about it.
+    pub remedy: String,
+}
+
+/// The kinds of absence, told apart because their remedies differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+#[non_exhaustive]
+pub enum UnavailableReason {
+    /// The backend was not compiled in.
+    #[error("feature off")]
+    FeatureOff,
+    /// The vendor's library cannot be loaded.
+    #[error("library missing")]
+    LibraryMissing,
+    /// The library is there and reports no device.
+    #[error("no device")]
+    NoDevice,
+    /// The library or device is there, in a version that cannot be used.
+    #[error("version too old")]
+    VersionTooOld,
+    /// The operating system refuses access.
+    #[error("permission denied")]
+    PermissionDenied,
+}
+
+/// Names a device: driver and ordinal, written `cpu:0`. Case does not matter on input.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId {
+    driver: Arc<str>,
+    ordinal: usize,
+}
+
+impl DeviceId {
+    /// The device with this ordinal of this driver.
+    #[must_use]
+    pub fn new(driver: &str, ordinal: usize) -> Self {
+        DeviceId { driver: driver.to_ascii_lowercase().into(), ordinal }
+    }
+
+    /// The driver's name.
+    #[must_use]
+    pub fn driver(&self) -> &str {
+        &self.driver
+    }
+
+    /// Position in the driver's list of devices.
+    #[must_use]
+    pub fn ordinal(&self) -> usize {
+        self.ordinal
+    }
+}
+
+impl fmt::Display for DeviceId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.driver, self.ordinal)
+    }
+}
+
+impl FromStr for DeviceId {
+    type Err = Error;
+
+    /// Parses `driver:ordinal`; a bare `driver` means its first device.
+    fn from_str(text: &str) -> Result<Self> {
+        let (driver, ordinal) = text.split_once(':').unwrap_or((text, "0"));
+        let named = !driver.is_empty() && driver.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        match ordinal.parse() {
+            Ok(ordinal) if named => Ok(DeviceId::new(driver, ordinal)),
+            _ => Err(Error::invalid_argument(format!("'{text}' is not a device id"))
+                .with_remedy("write driver:ordinal, such as cpu:0")),
+        }
+    }
+}
+
+/// What sort of chip a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DeviceKind {
+    /// Central processor.
+    Cpu,
+    /// Graphics processor.
+    Gpu,
+    /// Field-programmable gate array.
+    Fpga,
+    /// Neural or machine-learning unit.
+    Npu,
+    /// Anything else.
+    Other,
+}
+
+impl fmt::Display for DeviceKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            DeviceKind::Cpu => "CPU",
+            DeviceKind::Gpu => "GPU",
+            DeviceKind::Fpga => "FPGA",
+            DeviceKind::Npu => "NPU",
+            DeviceKind::Other => "other",
+        })
+    }
+}
+
+/// What is known of a device before it is opened.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceInfo {
+    /// Its name in plans and on the command line.
+    pub id: DeviceId,
+    /// What sort of chip.
+    pub kind: DeviceKind,
+    /// The product's name, as the driver tells it.
+    pub name: String,
+    /// The vendor's name, as the driver tells it.
+    pub vendor: String,
+    /// Version of the driver or library behind it.
+    pub driver_version: String,
+    /// Memory that it can allocate, in bytes; `None` where the driver does not tell.
+    pub memory_bytes: Option<u64>,
+    /// NUMA node that it hangs on; `None` where unknown or not applicable.
+    pub numa_node: Option<u32>,
+    /// True for an emulator or simulator: its times say nothing about a chip.
+    pub emulated: bool,
+    /// Peak rate in f32 operations per second, a first guess until the device is measured; `None` where nothing is known.
+    pub peak_flops: Option<f64>,
+    /// Peak memory bandwidth in bytes per second, as above.
+    pub peak_bandwidth: Option<f64>,
+}
+
+/// How to open a device. `Default` suits most.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct OpenOptions {
+    /// Worker threads for a device that computes on host threads; `None` means one per core it may use.
+    pub threads: Option<usize>,
+    /// Bytes that the device may allocate in all; `None` means what [`DeviceInfo::memory_bytes`] says.
+    pub memory_limit: Option<u64>,
+    /// Options that only this driver knows, as `key`, `value`; an unknown key is an error.
+    pub extra: Vec<(String, String)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_ids_parse_in_any_case_and_print_in_one() {
+        assert_eq!("CPU:0".parse::<DeviceId>().unwrap().to_string(), "cpu:0");
+        assert_eq!("fpga".parse::<DeviceId>().unwrap(), DeviceId::new("FPGA", 0));
+        for bad in ["", ":0", "cpu:", "cpu:-1", "cpu:x", "c pu:0", "cpu:99999999999999999999"] {
+            assert!(bad.parse::<DeviceId>().is_err(), "{bad}");
+        }
+    }
+}

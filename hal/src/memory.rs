@@ -1,0 +1,346 @@
+//! Buffers: memory that a device reads and writes, and host memory that it may share.
+
+use std::any::Any;
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw};
+
+use crate::driver::DeviceId;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Size and alignment of an allocation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct BufferLayout {
+    /// Bytes.
+    pub bytes: usize,
+    /// Alignment of the first byte, a power of two; 0 leaves it to the device.
+    pub alignment: usize,
+}
+
+impl BufferLayout {
+    /// So many bytes, aligned as the device likes best.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        BufferLayout { bytes, alignment: 0 }
+    }
+}
+
+/// Where a buffer's bytes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum MemoryKind {
+    /// Ordinary host memory.
+    Host,
+    /// Host memory that is pinned, so that a device reads it directly.
+    HostPinned,
+    /// The device's own memory, which the host reaches by copying only.
+    Device,
+    /// Memory that host and device both address.
+    Shared,
+}
+
+/// A backend's allocation, behind [`Buffer`].
+///
+/// `read` and `write` block until the bytes are moved, and take no account of queues: the caller has waited on the points that order
+/// them against the device's work. Two accesses that nothing orders, one of them a write, are a bug of the caller; what is read
+/// then is unspecified.
+pub trait Memory: Any + Send + Sync {
+    /// Copies from the allocation into host memory.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a range outside the allocation, `DeviceLost` where the device is gone.
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<()>;
+
+    /// Copies from host memory into the allocation.
+    ///
+    /// # Errors
+    /// As [`Memory::read`]; `InvalidArgument` too for memory that was imported read-only.
+    fn write(&self, offset: usize, from: &[u8]) -> Result<()>;
+}
+
+/// A range of a device's memory. Cloning or slicing shares the allocation; the last clone frees it.
+#[derive(Clone)]
+pub struct Buffer {
+    device: DeviceId,
+    kind: MemoryKind,
+    memory: Arc<dyn Memory>,
+    offset: usize,
+    bytes: usize,
+}
+
+impl Buffer {
+    /// A whole allocation of `bytes` bytes. For backends.
+    #[must_use]
+    pub fn new(device: DeviceId, kind: MemoryKind, bytes: usize, memory: Arc<dyn Memory>) -> Self {
+        Buffer { device, kind, memory, offset: 0, bytes }
+    }
+
+    /// The device that it belongs to.
+    #[must_use]
+    pub fn device(&self) -> &DeviceId {
+        &self.device
+    }
+
+    /// Where its bytes are.
+    #[must_use]
+    pub fn kind(&self) -> MemoryKind {
+        self.kind
+    }
+
+    /// First byte of this range within the allocation.
+    #[must_use]
+    pub fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Length of this range in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Is the range empty?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The allocation, where it is the backend's type `T`.
+    #[must_use]
+    pub fn memory<T: Memory>(&self) -> Option<&T> {
+        (&*self.memory as &dyn Any).downcast_ref()
+    }
+
+    /// Is it the same allocation as `other`'s?
+    #[must_use]
+    pub fn same_allocation(&self, other: &Buffer) -> bool {
+        Arc::ptr_eq(&self.memory, &other.memory)
+    }
+
+    fn check(&self, range: &Range<usize>, verb: &str) -> Result<()> {
+        if range.start <= range.end && range.end <= self.bytes {
+            return Ok(());
+        }
+        Err(Error::invalid_argument(format!(
+            "cannot {verb} bytes {}..{} of a buffer of {} bytes",
+            range.start, range.end, self.bytes
+        ))
+        .on(self.device.clone()))
+    }
+
+    /// A part of this range.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it reaches outside.
+    pub fn slice(&self, range: Range<usize>) -> Result<Buffer> {
+        self.check(&range, "slice")?;
+        Ok(Buffer { offset: self.offset + range.start, bytes: range.end - range.start, ..self.clone() })
+    }
+
+    /// Copies out, blocking; see [`Memory`] for what the caller has to order.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it reaches outside, and the device's own errors.
+    pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        self.check(&(offset..offset.saturating_add(into.len())), "read")?;
+        self.memory.read(self.offset + offset, into)
+    }
+
+    /// Copies in, blocking; see [`Memory`] for what the caller has to order.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it reaches outside, and the device's own errors.
+    pub fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+        self.check(&(offset..offset.saturating_add(from.len())), "write")?;
+        self.memory.write(self.offset + offset, from)
+    }
+}
+
+impl fmt::Debug for Buffer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = self.offset + self.bytes;
+        write!(f, "Buffer({} {:?} {}..{end})", self.device, self.kind, self.offset)
+    }
+}
+
+#[derive(Clone)]
+enum Pages {
+    Shared(Arc<MmapRaw>),
+    Constant(Bytes),
+}
+
+/// A range of host memory that devices can import without a copy.
+///
+/// Either pages of its own, which host and devices may both write through raw pointers (page-aligned, zero-filled), or constant bytes that
+/// nobody writes. The address stays valid as long as a clone lives. To get at the bytes safely, import them into a device and use
+/// [`Buffer::read`] and [`Buffer::write`].
+#[derive(Clone)]
+pub struct HostMemory {
+    pages: Pages,
+    offset: usize,
+    bytes: usize,
+}
+
+impl HostMemory {
+    /// Fresh anonymous pages.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the operating system refuses.
+    pub fn allocate(bytes: usize) -> Result<Self> {
+        let pages = MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|source| {
+            Error::new(ErrorKind::OutOfMemory, "the operating system refuses host memory")
+                .with_sizes(bytes as u64, None)
+                .with_remedy("close other programs, or bind smaller shapes")
+                .caused_by(source)
+        })?;
+        Ok(HostMemory { pages: Pages::Shared(Arc::new(pages.into())), offset: 0, bytes })
+    }
+
+    /// Constant bytes: a tensor's, or a part of a mapped file.
+    #[must_use]
+    pub fn constant(bytes: Bytes) -> Self {
+        HostMemory { offset: 0, bytes: bytes.len(), pages: Pages::Constant(bytes) }
+    }
+
+    /// Length in bytes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Is the range empty?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// Address of the first byte.
+    #[must_use]
+    pub fn as_ptr(&self) -> *const u8 {
+        match &self.pages {
+            Pages::Shared(pages) => pages.as_ptr().wrapping_add(self.offset),
+            Pages::Constant(bytes) => bytes.as_ptr().wrapping_add(self.offset),
+        }
+    }
+
+    /// Address of the first byte for writing; `None` for constant bytes.
+    #[must_use]
+    pub fn as_mut_ptr(&self) -> Option<*mut u8> {
+        match &self.pages {
+            Pages::Shared(pages) => Some(pages.as_mut_ptr().wrapping_add(self.offset)),
+            Pages::Constant(_) => None,
+        }
+    }
+
+    /// A part of this range.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it reaches outside.
+    pub fn slice(&self, range: Range<usize>) -> Result<Self> {
+        if range.start > range.end || range.end > self.bytes {
+            return Err(Error::invalid_argument(format!(
+                "cannot slice bytes {}..{} of {} bytes of host memory",
+                range.start, range.end, self.bytes
+            )));
+        }
+        let bytes = range.end - range.start;
+        Ok(HostMemory { pages: self.pages.clone(), offset: self.offset + range.start, bytes })
+    }
+}
+
+impl fmt::Debug for HostMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HostMemory({:p}, {} bytes)", self.as_ptr(), self.bytes)
+    }
+}
+
+/// Memory that something else than the importing device owns.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ExternalMemory {
+    /// Host memory of this process.
+    Host(HostMemory),
+    /// A file descriptor (memfd, dma-buf, opaque handle) with the number of bytes behind it.
+    #[cfg(unix)]
+    FileDescriptor {
+        /// What the descriptor stands for.
+        kind: HandleKind,
+        /// The descriptor.
+        descriptor: std::os::fd::OwnedFd,
+        /// Bytes behind it.
+        bytes: usize,
+    },
+}
+
+/// Kinds of memory handle that a device can import or export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HandleKind {
+    /// Host memory of this process.
+    Host,
+    /// A memfd or POSIX shared-memory file.
+    SharedFile,
+    /// A Linux dma-buf.
+    DmaBuf,
+    /// A handle that only one driver understands.
+    Opaque,
+}
+
+/// What a device may assume of host memory that it imports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HostSemantics {
+    /// The bytes are valid during the call only: the device copies them.
+    Copy,
+    /// Nobody writes the bytes while the buffer lives; the device reads them in place.
+    Immutable,
+    /// Host and devices write the same bytes in place, ordered by points.
+    Shared,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    struct Plain(Mutex<Vec<u8>>);
+    impl Memory for Plain {
+        fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+            into.copy_from_slice(&self.0.lock().unwrap()[offset..offset + into.len()]);
+            Ok(())
+        }
+        fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+            self.0.lock().unwrap()[offset..offset + from.len()].copy_from_slice(from);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn slices_share_the_allocation_and_stay_inside() {
+        let memory = Arc::new(Plain(Mutex::new(vec![0; 16])));
+        let whole = Buffer::new(DeviceId::new("null", 0), MemoryKind::Host, 16, memory);
+        let part = whole.slice(4..12).unwrap().slice(2..6).unwrap();
+        part.write(1, &[7, 8]).unwrap();
+        let mut seen = [0; 4];
+        whole.read(6, &mut seen).unwrap();
+        assert_eq!(seen, [0, 7, 8, 0]);
+        assert!(part.same_allocation(&whole) && part.memory::<Plain>().is_some());
+        assert!(part.slice(0..5).is_err());
+        assert!(part.write(3, &[0, 0]).is_err());
+        assert!(part.read(usize::MAX, &mut seen).is_err());
+    }
+
+    #[test]
+    fn host_memory_is_page_aligned_and_constant_bytes_are_not_writable() {
+        let memory = HostMemory::allocate(10).unwrap();
+        assert_eq!(memory.as_ptr() as usize % 4096, 0);
+        assert_eq!(memory.slice(3..10).unwrap().as_ptr() as usize, memory.as_ptr() as usize + 3);
+        assert!(memory.slice(3..11).is_err());
+        assert!(HostMemory::allocate(usize::MAX).is_err());
+        assert!(HostMemory::constant(Bytes::from_static(b"abc")).as_mut_ptr().is_none());
+    }
+}

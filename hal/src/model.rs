@@ -1,0 +1,89 @@
+//! Models: graphs with symbolic dimensions, as they come from a file.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::error::Result;
+use crate::graph::{Graph, Node, ValueId};
+
+/// A model: what a framework exported, before anybody has said which sizes it is to run with.
+///
+/// It keeps symbolic dimensions, subgraphs (`If`, `Loop`, `Scan`), optional inputs and functions as they stand. Binding it to shapes
+/// makes a [`Program`](crate::Program).
+#[derive(Clone, Debug, Default)]
+pub struct Model {
+    /// The graph.
+    pub graph: Graph,
+    /// Version of each operator set that the model imports, by domain; the standard's domain is the empty string.
+    pub opsets: BTreeMap<Arc<str>, u32>,
+    /// Operators that the model itself defines out of others.
+    pub functions: Vec<Function>,
+    /// Outputs that are to be fed back as inputs of the next run.
+    pub states: Vec<StatePair>,
+    /// Version of the file format (`ModelProto.ir_version`).
+    pub ir_version: i64,
+    /// The tool that wrote the file.
+    pub producer: String,
+    /// Free text pairs of the file.
+    pub metadata: BTreeMap<String, String>,
+}
+
+/// An operator defined by a graph of others (`FunctionProto`).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Function {
+    /// Domain of the operator it defines.
+    pub domain: Arc<str>,
+    /// Name of the operator it defines.
+    pub name: Arc<str>,
+    /// Its body; attributes that the caller sets appear in its nodes by [`Function::references`].
+    pub body: Graph,
+    /// Attributes of body nodes that take their value from an attribute of the call.
+    pub references: Vec<AttributeReference>,
+    /// Attributes of the call with their defaults; `None` where the caller must set one or it stays unset.
+    pub attributes: BTreeMap<Arc<str>, Option<crate::graph::Attribute>>,
+}
+
+/// In a function's body: attribute `attribute` of node `node` takes the value of the call's attribute `from`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttributeReference {
+    /// Index of the node in the body.
+    pub node: usize,
+    /// The node's attribute.
+    pub attribute: Arc<str>,
+    /// The call's attribute.
+    pub from: Arc<str>,
+}
+
+/// State that a model carries from run to run: what `output` holds after one run is `input` of the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatePair {
+    /// A graph input.
+    pub input: ValueId,
+    /// A graph output of the same type.
+    pub output: ValueId,
+}
+
+impl Model {
+    /// Every node, those of subgraphs after the node that holds them, depth first.
+    pub fn all_nodes(&self) -> Vec<&Node> {
+        fn walk<'a>(graph: &'a Graph, into: &mut Vec<&'a Node>) {
+            for node in &graph.nodes {
+                into.push(node);
+                for graph in node.subgraphs() {
+                    walk(graph, into);
+                }
+            }
+        }
+        let mut nodes = Vec::new();
+        walk(&self.graph, &mut nodes);
+        nodes
+    }
+
+    /// Checks the graph; see [`Graph::check`].
+    ///
+    /// # Errors
+    /// `InvalidModel`, naming the value or node.
+    pub fn check(&self) -> Result<()> {
+        self.graph.check()
+    }
+}

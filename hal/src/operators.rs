@@ -1,0 +1,197 @@
+//! What operators mean: the interface between graphs and a table of definitions.
+//!
+//! A [`Definition`] says how one operator infers the types of its outputs and how it computes them, plainly. The table that holds
+//! those of the ONNX standard is the crate `hetero-reference`; an integrator can put another in front of it for a domain of its own.
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::graph::{Dim, Operator, TensorType, ValueId};
+use crate::tensor::{Tensor, element_count};
+
+/// Looks up what operators mean.
+pub trait OperatorSet: Send + Sync {
+    /// The definition in force for this operator: that of its domain and name with the largest `since` up to its version.
+    fn find(&self, operator: &Operator) -> Option<&Definition>;
+}
+
+/// The meaning of one operator from one version of its operator set on.
+#[derive(Clone, Copy)]
+pub struct Definition {
+    /// Domain; empty for the standard's own.
+    pub domain: &'static str,
+    /// Name as the standard writes it.
+    pub name: &'static str,
+    /// First version of the operator set that this definition serves. One definition may serve several versions of the
+    /// standard where it tells them apart by [`Operator::version`].
+    pub since: u32,
+    /// First version that it no longer serves, for an operator that the standard withdrew.
+    pub until: Option<u32>,
+    /// Least number of inputs.
+    pub min_inputs: usize,
+    /// Largest number of inputs; `usize::MAX` for a variadic operator.
+    pub max_inputs: usize,
+    /// Largest number of outputs; `usize::MAX` for a variadic operator.
+    pub max_outputs: usize,
+    /// Infers the types of the outputs.
+    pub infer: fn(&Inference<'_>) -> Result<Vec<TensorType>>,
+    /// Computes the outputs.
+    pub evaluate: fn(&Evaluation<'_>) -> Result<Vec<Tensor>>,
+    /// Floating-point operations that one run takes, from the types of inputs and outputs, a multiply-add counting as two.
+    pub flops: fn(&Operator, &[Option<TensorType>], &[TensorType]) -> u64,
+    /// Inputs whose memory the first output may take over: same element type and size, each element read before it is written.
+    pub in_place: &'static [usize],
+    /// False where equal inputs may give unequal outputs (random generators): such a node is never folded or merged.
+    pub deterministic: bool,
+}
+
+impl Definition {
+    /// Checks the number of inputs and outputs of a node.
+    ///
+    /// # Errors
+    /// `InvalidModel` with the numbers.
+    pub fn check_arity(&self, operator: &Operator, inputs: usize, outputs: usize) -> Result<()> {
+        if inputs < self.min_inputs || inputs > self.max_inputs {
+            return Err(Error::invalid_model(format!("{operator} does not take {inputs} inputs")));
+        }
+        if outputs > self.max_outputs {
+            return Err(Error::invalid_model(format!("{operator} does not have {outputs} outputs")));
+        }
+        Ok(())
+    }
+}
+
+/// What inference knows of one input.
+#[derive(Clone, Debug, Default)]
+pub struct InputFact {
+    /// Its type, as far as known.
+    pub ty: TensorType,
+    /// Its content, where it is known before running.
+    pub value: Option<Tensor>,
+}
+
+/// Everything that a rule of inference may look at.
+pub struct Inference<'a> {
+    /// The operator and its attributes.
+    pub operator: &'a Operator,
+    /// Facts of the inputs; `None` for one that is left out.
+    pub inputs: &'a [Option<InputFact>],
+    /// How many outputs the node lists. A rule returns that many types, or more.
+    pub outputs: usize,
+    /// Infers the output types of a subgraph from the types of its inputs; captured values are known to the caller.
+    pub subgraph: &'a dyn Fn(&str, &[TensorType]) -> Result<Vec<TensorType>>,
+}
+
+impl Inference<'_> {
+    /// The fact of a required input.
+    ///
+    /// # Errors
+    /// `InvalidModel` where it is left out.
+    pub fn input(&self, index: usize) -> Result<&InputFact> {
+        self.inputs
+            .get(index)
+            .and_then(Option::as_ref)
+            .ok_or_else(|| Error::invalid_model(format!("{} lacks its input {index}", self.operator)))
+    }
+
+    /// The fact of an optional input.
+    #[must_use]
+    pub fn optional(&self, index: usize) -> Option<&InputFact> {
+        self.inputs.get(index).and_then(Option::as_ref)
+    }
+
+    /// Element type of a required input, where known.
+    ///
+    /// # Errors
+    /// `InvalidModel` where the input is left out.
+    pub fn dtype(&self, index: usize) -> Result<Option<DType>> {
+        Ok(self.input(index)?.ty.dtype)
+    }
+
+    /// Dimensions of a required input, where the rank is known.
+    ///
+    /// # Errors
+    /// `InvalidModel` where the input is left out.
+    pub fn dims(&self, index: usize) -> Result<Option<&[Dim]>> {
+        Ok(self.input(index)?.ty.dims.as_deref())
+    }
+}
+
+/// Everything that the plain computation of an operator may look at.
+pub struct Evaluation<'a> {
+    /// The operator and its attributes.
+    pub operator: &'a Operator,
+    /// The inputs; `None` for one that is left out.
+    pub inputs: &'a [Option<Tensor>],
+    /// How many outputs the node lists. The computation returns that many tensors, or more.
+    pub outputs: usize,
+    /// Definitions for the nodes of subgraphs.
+    pub operators: &'a dyn OperatorSet,
+    /// The enclosing graph's values, for what a subgraph captures.
+    pub outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
+    /// Largest number of bytes that one tensor may take. Checked before it is allocated.
+    pub max_tensor_bytes: usize,
+}
+
+impl Evaluation<'_> {
+    /// A required input.
+    ///
+    /// # Errors
+    /// `InvalidModel` where it is left out.
+    pub fn input(&self, index: usize) -> Result<&Tensor> {
+        self.optional(index).ok_or_else(|| Error::invalid_model(format!("{} lacks its input {index}", self.operator)))
+    }
+
+    /// An optional input.
+    #[must_use]
+    pub fn optional(&self, index: usize) -> Option<&Tensor> {
+        self.inputs.get(index).and_then(Option::as_ref)
+    }
+
+    /// Number of elements of an output, once it is sure that it may be allocated.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where it is larger than [`Evaluation::max_tensor_bytes`].
+    pub fn reserve(&self, dtype: DType, shape: &[usize]) -> Result<usize> {
+        let count = element_count(shape);
+        let bytes = count.and_then(|count| dtype.bytes_for(count));
+        match (count, bytes) {
+            (Some(count), Some(bytes)) if bytes <= self.max_tensor_bytes => Ok(count),
+            _ => Err(Error::new(
+                crate::ErrorKind::OutOfMemory,
+                format!("{} would make a {dtype} tensor of shape {shape:?}", self.operator),
+            )
+            .with_sizes(bytes.map_or(u64::MAX, |b| b as u64), Some(self.max_tensor_bytes as u64))
+            .with_remedy("check the model's sizes, or raise the memory limit")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nothing;
+    impl OperatorSet for Nothing {
+        fn find(&self, _: &Operator) -> Option<&Definition> {
+            None
+        }
+    }
+
+    #[test]
+    fn reservations_stop_at_the_limit_before_allocation() {
+        let operator = Operator::new("Expand", 13);
+        let evaluation = Evaluation {
+            operator: &operator,
+            inputs: &[None],
+            outputs: 1,
+            operators: &Nothing,
+            outer: &|_| None,
+            max_tensor_bytes: 64,
+        };
+        assert_eq!(evaluation.reserve(DType::F32, &[4, 4]).unwrap(), 16);
+        let error = evaluation.reserve(DType::F32, &[1 << 40, 1 << 40]).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::OutOfMemory);
+        assert!(evaluation.reserve(DType::F32, &[17]).is_err());
+        assert!(evaluation.input(0).unwrap_err().message().contains("Expand lacks its input 0"));
+    }
+}

@@ -1,0 +1,394 @@
+//! Programs: what devices compile. Static shapes, single static assignment.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::dtype::DType;
+use crate::error::{Error, Result};
+use crate::graph::{Dim, ExtentId, Graph, Node, NodeId, ValueId};
+use crate::tensor::{Tensor, element_count};
+
+/// A size that depends on data.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// Largest size that it can take; what memory is planned for.
+    pub bound: usize,
+}
+
+/// A value of a program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProgramValue {
+    /// Name, unique in the program.
+    pub name: Arc<str>,
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes of the dimensions, outermost first. Where a size depends on data, its bound.
+    pub shape: Vec<usize>,
+    /// For each dimension, the extent that holds its true size while running; empty where all sizes are exact.
+    pub extents: Vec<Option<ExtentId>>,
+    /// Its content, for a constant.
+    pub constant: Option<Tensor>,
+}
+
+impl ProgramValue {
+    /// Does some dimension depend on data?
+    #[must_use]
+    pub fn is_dynamic(&self) -> bool {
+        self.extents.iter().any(Option::is_some)
+    }
+
+    /// Number of elements, at most.
+    #[must_use]
+    pub fn elements(&self) -> usize {
+        // Program::new has checked that this does not overflow.
+        self.shape.iter().product()
+    }
+
+    /// Bytes that the value takes, at most. Strings count as 0: no device lays them out.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.dtype.bytes_for(self.elements()).unwrap_or(0)
+    }
+}
+
+/// A graph of standard operators with static shapes, in single static assignment and topological order: the unit that is planned,
+/// cut and compiled.
+///
+/// Made from a [`Model`](crate::Model) by binding it to shapes, or from a larger program by [`Program::extract`].
+#[derive(Clone, Debug)]
+pub struct Program {
+    name: Arc<str>,
+    values: Vec<ProgramValue>,
+    nodes: Vec<Node>,
+    inputs: Vec<ValueId>,
+    outputs: Vec<ValueId>,
+    extents: Vec<Extent>,
+}
+
+impl Program {
+    /// Turns a graph of which every type is known into a program. Value and node ids stay as they are.
+    ///
+    /// Dimensions must be [`Dim::Known`], or [`Dim::Data`] with an extent below `extents.len()`.
+    ///
+    /// # Errors
+    /// `InvalidModel` where the graph is not sound, captures something, or a type is not fully known.
+    pub fn new(graph: Graph, extents: Vec<Extent>) -> Result<Program> {
+        graph.check()?;
+        if !graph.captures.is_empty() {
+            return Err(Error::invalid_model(format!("graph '{}' captures values of another", graph.name)));
+        }
+        // Values that nothing refers to may stay untyped; they are given an empty type and never laid out.
+        let mut used = vec![false; graph.values.len()];
+        let ports = graph.inputs.iter().chain(&graph.outputs).copied();
+        let touched = graph.nodes.iter().flat_map(|n| n.uses().chain(n.outputs.iter().flatten().copied()));
+        for id in ports.chain(touched) {
+            used[id.index()] = true;
+        }
+        let values = graph
+            .values
+            .into_iter()
+            .zip(used)
+            .map(|(value, used)| {
+                let unknown = |what: &str| {
+                    Error::invalid_model(format!("the {what} of value '{}' is not known: {}", value.name, value.ty))
+                };
+                let (Some(dtype), Some(dims)) = (value.ty.dtype, &value.ty.dims) else {
+                    if used {
+                        return Err(unknown("type"));
+                    }
+                    let (dtype, shape) =
+                        value.constant.as_ref().map_or((DType::U8, vec![0]), |c| (c.dtype(), c.shape().to_vec()));
+                    let constant = value.constant;
+                    return Ok(ProgramValue { name: value.name, dtype, shape, extents: vec![], constant });
+                };
+                let mut shape = Vec::with_capacity(dims.len());
+                let mut sizes = vec![None; dims.len()];
+                for (axis, dim) in dims.iter().enumerate() {
+                    shape.push(dim.bound().ok_or_else(|| unknown("shape"))?);
+                    if let Dim::Data { bound, extent } = dim {
+                        let known = extent.and_then(|id| extents.get(id.index()));
+                        if known.is_none_or(|extent| *bound > extent.bound) {
+                            return Err(unknown("extent"));
+                        }
+                        sizes[axis] = *extent;
+                    }
+                }
+                if sizes.iter().all(Option::is_none) {
+                    sizes.clear();
+                }
+                if element_count(&shape).and_then(|count| dtype.bytes_for(count)).is_none() {
+                    return Err(Error::invalid_model(format!(
+                        "the size of value '{}' ({dtype}{shape:?}) overflows the address space",
+                        value.name
+                    )));
+                }
+                Ok(ProgramValue { name: value.name, dtype, shape, extents: sizes, constant: value.constant })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let (name, nodes, inputs, outputs) = (graph.name, graph.nodes, graph.inputs, graph.outputs);
+        Ok(Program { name, values, nodes, inputs, outputs, extents })
+    }
+
+    /// The program as a graph again, for a pass that rewrites it.
+    #[must_use]
+    pub fn to_graph(&self) -> Graph {
+        let values = self
+            .values
+            .iter()
+            .map(|value| {
+                let dims = value
+                    .shape
+                    .iter()
+                    .enumerate()
+                    .map(|(axis, &size)| match value.extents.get(axis).copied().flatten() {
+                        None => Dim::Known(size),
+                        extent => Dim::Data { bound: size, extent },
+                    })
+                    .collect();
+                crate::graph::Value {
+                    name: value.name.clone(),
+                    ty: crate::graph::TensorType::new(value.dtype, dims),
+                    constant: value.constant.clone(),
+                }
+            })
+            .collect();
+        Graph {
+            name: self.name.clone(),
+            values,
+            nodes: self.nodes.clone(),
+            inputs: self.inputs.clone(),
+            outputs: self.outputs.clone(),
+            captures: vec![],
+        }
+    }
+
+    /// Name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All values; [`ValueId`]s index it.
+    #[must_use]
+    pub fn values(&self) -> &[ProgramValue] {
+        &self.values
+    }
+
+    /// A value. Ids come from this program's own nodes and ports.
+    ///
+    /// # Errors
+    /// `Internal` for an id of another program.
+    pub fn value(&self, id: ValueId) -> Result<&ProgramValue> {
+        self.values
+            .get(id.index())
+            .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.name, id.0)))
+    }
+
+    /// All nodes, in topological order; [`NodeId`]s index it.
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// The nodes with their ids.
+    pub fn node_ids(&self) -> impl Iterator<Item = (NodeId, &Node)> {
+        (0u32..).map(NodeId).zip(&self.nodes)
+    }
+
+    /// What the caller supplies, in the model's order.
+    #[must_use]
+    pub fn inputs(&self) -> &[ValueId] {
+        &self.inputs
+    }
+
+    /// What the caller gets, in the model's order.
+    #[must_use]
+    pub fn outputs(&self) -> &[ValueId] {
+        &self.outputs
+    }
+
+    /// The sizes that depend on data; [`ExtentId`]s index it.
+    #[must_use]
+    pub fn extents(&self) -> &[Extent] {
+        &self.extents
+    }
+
+    /// For each value, the node that produces it; `None` for inputs and constants.
+    #[must_use]
+    pub fn producers(&self) -> Vec<Option<NodeId>> {
+        let mut producers = vec![None; self.values.len()];
+        for (id, node) in self.node_ids() {
+            for value in node.outputs.iter().flatten() {
+                producers[value.index()] = Some(id);
+            }
+        }
+        producers
+    }
+
+    /// For each value, the nodes that read it, in order and without repeats.
+    #[must_use]
+    pub fn consumers(&self) -> Vec<Vec<NodeId>> {
+        let mut consumers: Vec<Vec<NodeId>> = vec![Vec::new(); self.values.len()];
+        for (id, node) in self.node_ids() {
+            for value in node.uses() {
+                let readers = &mut consumers[value.index()];
+                if readers.last() != Some(&id) {
+                    readers.push(id);
+                }
+            }
+        }
+        consumers
+    }
+
+    /// Cuts out the sub-program of `nodes`, which are taken in topological order whatever their order here.
+    ///
+    /// Its inputs are the values that its nodes read and others produce (in order of first use); its outputs are what others, or
+    /// the program's caller, read of it (in order of production). Constants come along. Names stay, so both sides agree on a value by
+    /// name. Extents keep their ids.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a node id of another program.
+    pub fn extract(&self, name: &str, nodes: &[NodeId]) -> Result<Program> {
+        let mut inside = vec![false; self.nodes.len()];
+        for id in nodes {
+            match inside.get_mut(id.index()) {
+                Some(slot) => *slot = true,
+                None => {
+                    return Err(Error::invalid_argument(format!("program '{}' has no node {}", self.name, id.0)));
+                }
+            }
+        }
+        let producers = self.producers();
+        let mut wanted_outside = vec![false; self.values.len()];
+        for id in &self.outputs {
+            wanted_outside[id.index()] = true;
+        }
+        for (id, node) in self.node_ids() {
+            if !inside[id.index()] {
+                for value in node.uses() {
+                    wanted_outside[value.index()] = true;
+                }
+            }
+        }
+        let mut cut = Program {
+            name: name.into(),
+            values: Vec::new(),
+            nodes: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            extents: self.extents.clone(),
+        };
+        let mut renamed: HashMap<ValueId, ValueId> = HashMap::new();
+        for (_, node) in self.node_ids().filter(|(id, _)| inside[id.index()]) {
+            let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+            for old in touched.collect::<Vec<_>>() {
+                if renamed.contains_key(&old) {
+                    continue;
+                }
+                let new = ValueId(u32::try_from(cut.values.len()).map_err(|_| Error::internal("too many values"))?);
+                renamed.insert(old, new);
+                let value = &self.values[old.index()];
+                cut.values.push(value.clone());
+                match producers[old.index()] {
+                    Some(producer) if inside[producer.index()] => {
+                        if wanted_outside[old.index()] {
+                            cut.outputs.push(new);
+                        }
+                    }
+                    _ if value.constant.is_none() => cut.inputs.push(new),
+                    _ => {}
+                }
+            }
+            cut.nodes.push(node.remapped(|old| renamed[&old]));
+        }
+        Ok(cut)
+    }
+}
+
+/// A listing: one line per node.
+impl fmt::Display for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |ids: &[Option<ValueId>]| {
+            let names: Vec<&str> = ids.iter().map(|id| id.map_or("_", |id| &*self.values[id.index()].name)).collect();
+            names.join(", ")
+        };
+        writeln!(f, "program {} {{", self.name)?;
+        for node in &self.nodes {
+            writeln!(f, "  {} = {}({})", names(&node.outputs), node.operator, names(&node.inputs))?;
+        }
+        f.write_str("}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::{Operator, TensorType, Value};
+
+    /// x -> a -> y -> b -> z, and y -> c -> w, with outputs z and w; b also reads the constant k.
+    fn forked() -> Program {
+        let value = |name: &str| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[4]), constant: None };
+        let mut constant = value("k");
+        constant.constant = Some(Tensor::from_vec(&[4], vec![1.0f32; 4]).unwrap());
+        let node = |name: &str, op: &str, inputs: &[u32], output: u32| Node {
+            name: name.into(),
+            operator: Operator::new(op, 14),
+            inputs: inputs.iter().map(|&id| Some(ValueId(id))).collect(),
+            outputs: vec![Some(ValueId(output))],
+        };
+        let graph = Graph {
+            name: "forked".into(),
+            values: vec![value("x"), value("y"), value("z"), value("w"), constant],
+            nodes: vec![node("a", "Relu", &[0], 1), node("b", "Add", &[1, 4], 2), node("c", "Neg", &[1], 3)],
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(2), ValueId(3)],
+            captures: vec![],
+        };
+        Program::new(graph, vec![]).unwrap()
+    }
+
+    #[test]
+    fn extraction_finds_the_boundary() {
+        let program = forked();
+        let names = |p: &Program, ids: &[ValueId]| -> Vec<String> {
+            ids.iter().map(|id| p.value(*id).unwrap().name.to_string()).collect()
+        };
+        let head = program.extract("head", &[NodeId(0)]).unwrap();
+        assert_eq!((names(&head, head.inputs()), names(&head, head.outputs())), (vec!["x".into()], vec!["y".into()]));
+        let tail = program.extract("tail", &[NodeId(2), NodeId(1)]).unwrap();
+        assert_eq!(names(&tail, tail.inputs()), ["y"]);
+        assert_eq!(names(&tail, tail.outputs()), ["z", "w"]);
+        assert!(tail.values().iter().any(|v| v.constant.is_some()));
+        assert!(tail.to_graph().check().is_ok());
+        assert!(program.extract("none", &[NodeId(9)]).is_err());
+    }
+
+    #[test]
+    fn unknown_types_are_refused_by_name() {
+        let mut graph = forked().to_graph();
+        graph.values[1].ty.dims = Some(vec![Dim::Symbol("batch".into())]);
+        let error = Program::new(graph.clone(), vec![]).unwrap_err();
+        assert!(error.message().contains("'y'"), "{error}");
+        graph.values[1].ty.dims = Some(vec![Dim::Data { bound: 4, extent: Some(ExtentId(0)) }]);
+        assert!(Program::new(graph.clone(), vec![]).is_err());
+        let program = Program::new(graph, vec![Extent { bound: 4 }]).unwrap();
+        assert!(program.value(ValueId(1)).unwrap().is_dynamic());
+        assert_eq!(program.value(ValueId(1)).unwrap().bytes(), 16);
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        let mut graph = forked().to_graph();
+        graph.values[1].ty = TensorType::exact(DType::F32, &[1 << 40, 1 << 40]);
+        assert!(Program::new(graph, vec![]).unwrap_err().message().contains("overflows"));
+    }
+
+    #[test]
+    fn readers_and_producers() {
+        let program = forked();
+        assert_eq!(program.consumers()[1], [NodeId(1), NodeId(2)]);
+        assert_eq!(program.producers()[2], Some(NodeId(1)));
+        assert_eq!(program.producers()[4], None);
+    }
+}

@@ -1,0 +1,156 @@
+//! Queues: asynchronous work, ordered by points alone.
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::device::Executable;
+use crate::error::{Error, Result};
+use crate::graph::ExtentId;
+use crate::memory::Buffer;
+use crate::timeline::Point;
+
+/// How to make a queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct QueueOptions {
+    /// Shown by profilers and in errors.
+    pub name: String,
+    /// Submissions that may be under way at once before [`Queue::submit`] answers with a retryable error; `None` leaves it to the device.
+    pub capacity: Option<usize>,
+}
+
+/// Takes work for a device and returns at once.
+///
+/// Two submissions run in any order, or at the same time, unless a point that one signals is one that the other waits for. A failed
+/// wait fails the signals without running the work.
+pub trait Queue: Any + Send + Sync {
+    /// Runs `work` once all of `wait` is reached, then reaches all of `signal`; where the work fails, fails their timelines.
+    ///
+    /// Points of other devices' timelines are welcome: the queue learns of them through
+    /// [`Timeline::on_reach`](crate::Timeline::on_reach).
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the work does not fit the device (foreign buffer or executable, wrong number of bindings); such work has
+    /// not been taken and its signals stay unreached. `DeviceLost` where the device is gone.
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()>;
+}
+
+/// A piece of work. It owns what it needs, so that nothing is freed under it.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Work {
+    /// Copies `source` to `target`, of equal length. One side may belong to another device whose memory this one reaches; see
+    /// [`copy_through_host`] for one that it does not.
+    Copy {
+        /// From.
+        source: Buffer,
+        /// To.
+        target: Buffer,
+    },
+    /// Repeats `pattern` over `target`, whose length is a multiple of the pattern's.
+    Fill {
+        /// To.
+        target: Buffer,
+        /// One to sixteen bytes.
+        pattern: Arc<[u8]>,
+    },
+    /// Runs a host function in its turn.
+    Host(Arc<dyn HostTask>),
+    /// Runs an executable.
+    Execute(Execution),
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Work::Copy { source, target } => write!(f, "Copy({source:?} -> {target:?})"),
+            Work::Fill { target, .. } => write!(f, "Fill({target:?})"),
+            Work::Host(_) => f.write_str("Host"),
+            Work::Execute(execution) => write!(f, "Execute({:?})", execution.bindings),
+        }
+    }
+}
+
+/// A host function that a queue runs.
+pub trait HostTask: Send + Sync {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// Any; it fails the submission's signals.
+    fn run(&self) -> Result<()>;
+}
+
+impl<F: Fn() -> Result<()> + Send + Sync> HostTask for F {
+    fn run(&self) -> Result<()> {
+        self()
+    }
+}
+
+/// One run of an executable.
+#[derive(Clone)]
+pub struct Execution {
+    /// What runs.
+    pub executable: Arc<dyn Executable>,
+    /// A buffer for each of [`Executable::bindings`], in that order.
+    pub bindings: Arc<[Buffer]>,
+    /// Memory for the run as [`Executable::scratch`] asks; `None` where that is empty.
+    pub scratch: Option<Buffer>,
+    /// The true sizes of what depends on data; `None` where nothing does.
+    pub extents: Option<Arc<Extents>>,
+}
+
+/// The true sizes, in one run, of dimensions that depend on data. Each is written by the node that produces it, before that work's signal.
+#[derive(Debug)]
+pub struct Extents(Box<[AtomicU64]>);
+
+impl Extents {
+    /// Room for `count` sizes, all 0.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        Extents((0..count).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The true size.
+    ///
+    /// # Errors
+    /// `Internal` for an id of another program.
+    pub fn get(&self, id: ExtentId) -> Result<usize> {
+        let slot = self.0.get(id.index()).ok_or_else(|| Error::internal(format!("no extent {}", id.0)))?;
+        usize::try_from(slot.load(Ordering::Acquire)).map_err(|_| Error::internal("extent overflows usize"))
+    }
+
+    /// Sets the true size.
+    ///
+    /// # Errors
+    /// `Internal` for an id of another program.
+    pub fn set(&self, id: ExtentId, size: usize) -> Result<()> {
+        let slot = self.0.get(id.index()).ok_or_else(|| Error::internal(format!("no extent {}", id.0)))?;
+        slot.store(size as u64, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Copies between any two buffers through a bounded piece of host memory: slow, and always possible.
+///
+/// # Errors
+/// `InvalidArgument` where the lengths differ, and what either side answers.
+pub fn copy_through_host(source: &Buffer, target: &Buffer) -> Result<()> {
+    const PIECE: usize = 1 << 20;
+    if source.len() != target.len() {
+        return Err(Error::invalid_argument(format!(
+            "cannot copy {} bytes into a buffer of {}",
+            source.len(),
+            target.len()
+        )));
+    }
+    let mut piece = vec![0; source.len().min(PIECE)];
+    let mut offset = 0;
+    while offset < source.len() {
+        let bytes = PIECE.min(source.len() - offset);
+        source.read(offset, &mut piece[..bytes])?;
+        target.write(offset, &piece[..bytes])?;
+        offset += bytes;
+    }
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! Tensors in host memory: immutable values that share their bytes.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::dtype::{DType, Element};
+use crate::error::{Error, Result};
+
+/// Number of elements of a shape; `None` where the product overflows `usize`.
+///
+/// ```
+/// assert_eq!(hetero_hal::element_count(&[2, 3, 4]), Some(24));
+/// assert_eq!(hetero_hal::element_count(&[]), Some(1));
+/// assert_eq!(hetero_hal::element_count(&[0, usize::MAX, 2]), Some(0));
+/// assert_eq!(hetero_hal::element_count(&[usize::MAX, 2]), None);
+/// ```
+#[must_use]
+pub fn element_count(shape: &[usize]) -> Option<usize> {
+    if shape.contains(&0) {
+        return Some(0);
+    }
+    shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim))
+}
+
+#[derive(Clone)]
+enum Data {
+    Bytes(Bytes),
+    Strings(Arc<[Arc<str>]>),
+}
+
+/// An immutable, dense, row-major tensor in host memory.
+///
+/// Cloning shares the bytes, which may be a slice of a memory-mapped file; then they are not necessarily aligned for the element
+/// type, and [`Tensor::view`] copies where they are not.
+///
+/// ```
+/// use hetero_hal::{DType, Tensor};
+///
+/// let tensor = Tensor::from_vec(&[2, 2], vec![1.0f32, 2.0, 3.0, 4.0])?;
+/// assert_eq!(tensor.dtype(), DType::F32);
+/// assert_eq!(tensor.shape(), [2, 2]);
+/// assert_eq!(&*tensor.view::<f32>()?, [1.0, 2.0, 3.0, 4.0]);
+/// assert!(tensor.view::<i32>().is_err());
+/// # Ok::<(), hetero_hal::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Box<[usize]>,
+    data: Data,
+}
+
+/// Keeps a `Vec<T>` alive behind a [`Bytes`], so that no element is copied on the way in.
+struct VecBytes<T>(Vec<T>);
+
+impl<T: Element> AsRef<[u8]> for VecBytes<T> {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
+    }
+}
+
+impl Tensor {
+    /// A tensor over existing bytes, little-endian, row-major, packed as [`DType::bytes_for`] says.
+    ///
+    /// # Errors
+    /// `InvalidModel` where the number of bytes is not what shape and type need, and for strings, which have no bytes.
+    pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Bytes) -> Result<Self> {
+        if dtype == DType::String {
+            return Err(Error::invalid_model("a string tensor has no bytes").with_remedy("use Tensor::from_strings"));
+        }
+        let needed = element_count(shape).and_then(|count| dtype.bytes_for(count));
+        match needed {
+            Some(needed) if needed == bytes.len() => {
+                Ok(Tensor { dtype, shape: shape.into(), data: Data::Bytes(bytes) })
+            }
+            Some(needed) => Err(Error::invalid_model(format!(
+                "a {dtype} tensor of shape {shape:?} takes {needed} bytes, not {}",
+                bytes.len()
+            ))),
+            None => Err(Error::invalid_model(format!(
+                "the size of a {dtype} tensor of shape {shape:?} overflows the address space"
+            ))),
+        }
+    }
+
+    /// A tensor that takes over `elements`, row-major.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the shape has another number of elements.
+    pub fn from_vec<T: Element>(shape: &[usize], elements: Vec<T>) -> Result<Self> {
+        check_count(shape, elements.len())?;
+        let data = Data::Bytes(Bytes::from_owner(VecBytes(elements)));
+        Ok(Tensor { dtype: T::DTYPE, shape: shape.into(), data })
+    }
+
+    /// A tensor of strings, row-major.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the shape has another number of elements.
+    pub fn from_strings(shape: &[usize], strings: Vec<Arc<str>>) -> Result<Self> {
+        check_count(shape, strings.len())?;
+        Ok(Tensor { dtype: DType::String, shape: shape.into(), data: Data::Strings(strings.into()) })
+    }
+
+    /// A tensor of rank 0.
+    pub fn scalar<T: Element>(value: T) -> Self {
+        let data = Data::Bytes(Bytes::from_owner(VecBytes(vec![value])));
+        Tensor { dtype: T::DTYPE, shape: Box::default(), data }
+    }
+
+    /// The same elements under another shape.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the shape has another number of elements.
+    pub fn reshaped(&self, shape: &[usize]) -> Result<Self> {
+        check_count(shape, self.len())?;
+        Ok(Tensor { dtype: self.dtype, shape: shape.into(), data: self.data.clone() })
+    }
+
+    /// Element type.
+    #[must_use]
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Sizes of the dimensions, outermost first; empty for a scalar.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// Number of dimensions.
+    #[must_use]
+    pub fn rank(&self) -> usize {
+        self.shape.len()
+    }
+
+    /// Number of elements.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        // The constructors have checked that this does not overflow.
+        self.shape.iter().product()
+    }
+
+    /// Has the tensor no element?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.shape.contains(&0)
+    }
+
+    /// The raw bytes; empty for strings.
+    #[must_use]
+    pub fn bytes(&self) -> &Bytes {
+        static NONE: Bytes = Bytes::new();
+        match &self.data {
+            Data::Bytes(bytes) => bytes,
+            Data::Strings(_) => &NONE,
+        }
+    }
+
+    /// The elements as `T`: borrowed where the bytes are aligned for it, else copied.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the tensor's element type is not `T`'s.
+    pub fn view<T: Element>(&self) -> Result<Cow<'_, [T]>> {
+        if self.dtype != T::DTYPE {
+            return Err(Error::invalid_argument(format!("a {} tensor was read as {}", self.dtype, T::DTYPE)));
+        }
+        Ok(match bytemuck::try_cast_slice(self.bytes()) {
+            Ok(slice) => Cow::Borrowed(slice),
+            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(self.bytes())),
+        })
+    }
+
+    /// The elements of a string tensor.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the tensor holds something else.
+    pub fn strings(&self) -> Result<&[Arc<str>]> {
+        match &self.data {
+            Data::Strings(strings) => Ok(strings),
+            Data::Bytes(_) => Err(Error::invalid_argument(format!("a {} tensor was read as strings", self.dtype))),
+        }
+    }
+
+    /// The elements of an `int64` or `int32` tensor as `i64`: shapes, axes, sizes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for another element type.
+    pub fn to_i64_vec(&self) -> Result<Vec<i64>> {
+        match self.dtype {
+            DType::I32 => Ok(self.view::<i32>()?.iter().map(|&v| i64::from(v)).collect()),
+            _ => Ok(self.view::<i64>()?.into_owned()),
+        }
+    }
+}
+
+fn check_count(shape: &[usize], elements: usize) -> Result<()> {
+    match element_count(shape) {
+        Some(count) if count == elements => Ok(()),
+        _ => Err(Error::invalid_argument(format!("{elements} elements do not fill the shape {shape:?}"))),
+    }
+}
+
+/// Equal element type, shape and bits.
+impl PartialEq for Tensor {
+    fn eq(&self, other: &Self) -> bool {
+        self.dtype == other.dtype
+            && self.shape == other.shape
+            && match (&self.data, &other.data) {
+                (Data::Bytes(a), Data::Bytes(b)) => a == b,
+                (Data::Strings(a), Data::Strings(b)) => a == b,
+                _ => false,
+            }
+    }
+}
+
+/// Type and shape only: elements may be many.
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({}{:?})", self.dtype, self.shape)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_must_fill_the_shape() {
+        assert!(Tensor::from_bytes(DType::F32, &[2], Bytes::from_static(&[0; 8])).is_ok());
+        assert!(Tensor::from_bytes(DType::F32, &[2], Bytes::from_static(&[0; 7])).is_err());
+        assert!(Tensor::from_bytes(DType::F32, &[1 << 40, 1 << 40], Bytes::new()).is_err());
+        assert!(Tensor::from_bytes(DType::String, &[0], Bytes::new()).is_err());
+        assert!(Tensor::from_bytes(DType::I4, &[3], Bytes::from_static(&[0; 2])).is_ok());
+    }
+
+    #[test]
+    fn misaligned_bytes_are_copied_on_view() {
+        let storage: Vec<u8> = (0..9).collect();
+        let bytes = Bytes::from(storage);
+        for start in 0..2 {
+            let slice = bytes.slice(start..start + 8);
+            let tensor = Tensor::from_bytes(DType::I32, &[2], slice.clone()).unwrap();
+            let expected: Vec<i32> = slice.chunks(4).map(|c| i32::from_le_bytes(c.try_into().unwrap())).collect();
+            assert_eq!(&*tensor.view::<i32>().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn reshape_shares_bytes() {
+        let tensor = Tensor::from_vec(&[6], vec![0u8, 1, 2, 3, 4, 5]).unwrap();
+        let other = tensor.reshaped(&[2, 3]).unwrap();
+        assert_eq!(tensor.bytes().as_ptr(), other.bytes().as_ptr());
+        assert!(tensor.reshaped(&[7]).is_err());
+    }
+}

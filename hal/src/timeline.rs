@@ -1,0 +1,251 @@
+//! Timelines: the one way to synchronise.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a waiter hands to [`Timeline::on_reach`].
+pub type Callback = Box<dyn FnOnce(Result<()>) + Send>;
+
+/// A counter that only grows. Work waits for values of it and signals values of it; see [`Queue`](crate::Queue).
+///
+/// A failed timeline reaches nothing any more: every waiter, present or future, for a value that was not reached gets the error.
+/// Clones are the same timeline.
+///
+/// ```
+/// use std::time::{Duration, Instant};
+/// use hetero_hal::{ErrorKind, Timeline};
+///
+/// let timeline = Timeline::new(0);
+/// timeline.advance(2);
+/// timeline.wait(1, Instant::now())?;
+/// let late = timeline.wait(3, Instant::now() + Duration::from_millis(1)).unwrap_err();
+/// assert_eq!(late.kind(), ErrorKind::Timeout);
+/// # Ok::<(), hetero_hal::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Timeline(Arc<Shared>);
+
+struct Shared {
+    /// Copy of `State::value`, so that a value reached long ago is seen without the lock.
+    value: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    value: u64,
+    failure: Option<Error>,
+    callbacks: Vec<(u64, Callback)>,
+}
+
+impl Timeline {
+    /// A timeline that stands at `initial`.
+    #[must_use]
+    pub fn new(initial: u64) -> Self {
+        Timeline(Arc::new(Shared {
+            value: AtomicU64::new(initial),
+            state: Mutex::new(State { value: initial, failure: None, callbacks: Vec::new() }),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// State stays sound whatever a panicking callback does, because none runs under the lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The value that it stands at.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.value.load(Ordering::Acquire)
+    }
+
+    /// The error, once it has failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<Error> {
+        self.lock().failure.clone()
+    }
+
+    /// Moves on to `value` and wakes who waits for it. A smaller value, or a failed timeline, changes nothing.
+    pub fn advance(&self, value: u64) {
+        let mut state = self.lock();
+        if value <= state.value || state.failure.is_some() {
+            return;
+        }
+        state.value = value;
+        self.0.value.store(value, Ordering::Release);
+        let mut reached = Vec::new();
+        let mut index = 0;
+        while index < state.callbacks.len() {
+            if state.callbacks[index].0 <= value {
+                reached.push(state.callbacks.swap_remove(index).1);
+            } else {
+                index += 1;
+            }
+        }
+        drop(state);
+        self.0.changed.notify_all();
+        for callback in reached {
+            callback(Ok(()));
+        }
+    }
+
+    /// Fails for good: every value that is not reached yet answers with `error`. The first failure stays.
+    pub fn fail(&self, error: Error) {
+        let mut state = self.lock();
+        if state.failure.is_some() {
+            return;
+        }
+        state.failure = Some(error.clone());
+        let callbacks = std::mem::take(&mut state.callbacks);
+        drop(state);
+        self.0.changed.notify_all();
+        for (_, callback) in callbacks {
+            callback(Err(error.clone()));
+        }
+    }
+
+    /// Blocks until `value` is reached.
+    ///
+    /// # Errors
+    /// The timeline's failure, or `Timeout` when `deadline` passes.
+    pub fn wait(&self, value: u64, deadline: Instant) -> Result<()> {
+        if self.value() >= value {
+            return Ok(());
+        }
+        let mut state = self.lock();
+        loop {
+            if state.value >= value {
+                return Ok(());
+            }
+            if let Some(error) = &state.failure {
+                return Err(error.clone());
+            }
+            let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
+                let stood = state.value;
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    format!("waited for value {value} of a timeline that stands at {stood}"),
+                )
+                .retryable());
+            };
+            state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Calls `callback` once, when `value` is reached or the timeline fails: at once where that is so already, else on the thread
+    /// that advances it. A callback is short and does not block.
+    pub fn on_reach(&self, value: u64, callback: Callback) {
+        let mut state = self.lock();
+        let outcome = match &state.failure {
+            _ if state.value >= value => Ok(()),
+            Some(error) => Err(error.clone()),
+            None => {
+                state.callbacks.push((value, callback));
+                return;
+            }
+        };
+        drop(state);
+        callback(outcome);
+    }
+
+    /// A point of this timeline.
+    #[must_use]
+    pub fn at(&self, value: u64) -> Point {
+        Point { timeline: self.clone(), value }
+    }
+}
+
+impl fmt::Debug for Timeline {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        match &state.failure {
+            None => write!(f, "Timeline({})", state.value),
+            Some(error) => write!(f, "Timeline({}, failed: {error})", state.value),
+        }
+    }
+}
+
+/// A value of a timeline: a moment that work waits for or signals.
+#[derive(Clone, Debug)]
+pub struct Point {
+    /// The timeline.
+    pub timeline: Timeline,
+    /// The value.
+    pub value: u64,
+}
+
+impl Point {
+    /// Blocks until the point is reached.
+    ///
+    /// # Errors
+    /// See [`Timeline::wait`].
+    pub fn wait(&self, deadline: Instant) -> Result<()> {
+        self.timeline.wait(self.value, deadline)
+    }
+
+    /// Reaches the point.
+    pub fn signal(&self) {
+        self.timeline.advance(self.value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+
+    #[test]
+    fn a_waiter_wakes_when_the_value_is_reached() {
+        let timeline = Timeline::new(5);
+        let other = timeline.clone();
+        let waiter = std::thread::spawn(move || other.wait(7, soon()));
+        timeline.advance(6);
+        timeline.advance(3);
+        assert_eq!(timeline.value(), 6);
+        timeline.advance(8);
+        waiter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn failure_reaches_every_waiter_but_not_the_past() {
+        let timeline = Timeline::new(1);
+        let (sender, receiver) = mpsc::channel();
+        let late = sender.clone();
+        timeline.on_reach(2, Box::new(move |outcome| sender.send(outcome.is_err()).unwrap()));
+        timeline.fail(Error::new(ErrorKind::DeviceLost, "unplugged"));
+        timeline.fail(Error::internal("second"));
+        timeline.advance(9);
+        timeline.on_reach(1, Box::new(move |outcome| late.send(outcome.is_err()).unwrap()));
+        assert_eq!(receiver.iter().take(2).collect::<Vec<_>>(), [true, false]);
+        assert!(timeline.wait(1, soon()).is_ok());
+        assert_eq!(timeline.wait(2, soon()).unwrap_err().kind(), ErrorKind::DeviceLost);
+        assert_eq!(timeline.value(), 1);
+    }
+
+    #[test]
+    fn callbacks_run_once_and_only_when_due() {
+        let timeline = Timeline::new(0);
+        let (sender, receiver) = mpsc::channel();
+        for value in [3u64, 1, 2] {
+            let sender = sender.clone();
+            timeline.on_reach(value, Box::new(move |_| sender.send(value).unwrap()));
+        }
+        timeline.advance(2);
+        let mut due: Vec<u64> = receiver.try_iter().collect();
+        due.sort_unstable();
+        assert_eq!(due, [1, 2]);
+        timeline.advance(4);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [3]);
+    }
+}

@@ -1,0 +1,67 @@
+//! Topology: how each device reaches each other's memory, and at what cost.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use crate::driver::DeviceId;
+
+/// How a device gets at another's memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Access {
+    /// Not at all: through the host.
+    #[default]
+    None,
+    /// By copying.
+    Copy,
+    /// In place, once it has imported it.
+    Import,
+    /// In place, as it stands.
+    Native,
+}
+
+/// One direction between two devices.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Edge {
+    /// How the first device reads the second's memory.
+    pub read: Access,
+    /// How the first device writes the second's memory.
+    pub write: Access,
+    /// Bytes per second of a large transfer; `None` until measured or told.
+    pub bandwidth: Option<f64>,
+    /// Time of an empty transfer; `None` until measured or told.
+    pub latency: Option<Duration>,
+    /// Does the second device see the first's writes without a flush?
+    pub coherent: bool,
+}
+
+/// An edge per ordered pair of devices. A pair without an edge goes through the host.
+#[derive(Clone, Debug, Default)]
+pub struct Topology(HashMap<(DeviceId, DeviceId), Edge>);
+
+impl Topology {
+    /// Sets the edge from `from` to `to`.
+    pub fn insert(&mut self, from: DeviceId, to: DeviceId, edge: Edge) {
+        self.0.insert((from, to), edge);
+    }
+
+    /// The edge from `from` to `to`; the default, which reaches nothing, where none is set.
+    #[must_use]
+    pub fn edge(&self, from: &DeviceId, to: &DeviceId) -> Edge {
+        self.0.get(&(from.clone(), to.clone())).copied().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_are_directed_and_absent_ones_reach_nothing() {
+        let (a, b) = (DeviceId::new("cpu", 0), DeviceId::new("wgpu", 0));
+        let mut topology = Topology::default();
+        topology.insert(a.clone(), b.clone(), Edge { read: Access::Import, ..Edge::default() });
+        assert_eq!(topology.edge(&a, &b).read, Access::Import);
+        assert_eq!(topology.edge(&b, &a), Edge::default());
+        assert!(Access::Native > Access::Import && Access::Copy > Access::None);
+    }
+}
