@@ -66,7 +66,9 @@ pub use error::{Error, ErrorKind, Result, Sizes};
 pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, Node, NodeId, Operator, TensorType, Value, ValueId};
 pub use memory::{Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind};
 pub use model::{AttributeReference, Function, Model, StatePair};
-pub use operators::{Definition, Evaluation, Inference, InputFact, OperatorSet};
+pub use operators::{
+    Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
+};
 pub use program::{Extent, Program, ProgramValue};
 pub use queue::{Execution, Extents, HostTask, Queue, QueueOptions, Work, copy_through_host};
 pub use telemetry::{ClockRequest, ClockState, Telemetry};

@@ -8,6 +8,15 @@ use crate::error::{Error, Result};
 use crate::graph::{Dim, Operator, TensorType, ValueId};
 use crate::tensor::{Tensor, element_count};
 
+/// Infers the types of the outputs of one node.
+pub type InferFn = fn(&Inference<'_>) -> Result<Vec<TensorType>>;
+/// Computes the outputs of one node.
+pub type EvaluateFn = fn(&Evaluation<'_>) -> Result<Vec<Tensor>>;
+/// Counts the floating-point operations of one node from the types of its inputs and outputs, a multiply-add counting as two.
+pub type FlopsFn = fn(&Operator, &[Option<TensorType>], &[TensorType]) -> u64;
+/// Infers the output types of the subgraph under an attribute's name from the types of its inputs.
+pub type SubgraphFn<'a> = dyn Fn(&str, &[TensorType]) -> Result<Vec<TensorType>> + 'a;
+
 /// Looks up what operators mean.
 pub trait OperatorSet: Send + Sync {
     /// The definition in force for this operator: that of its domain and name with the largest `since` up to its version.
@@ -33,11 +42,11 @@ pub struct Definition {
     /// Largest number of outputs; `usize::MAX` for a variadic operator.
     pub max_outputs: usize,
     /// Infers the types of the outputs.
-    pub infer: fn(&Inference<'_>) -> Result<Vec<TensorType>>,
+    pub infer: InferFn,
     /// Computes the outputs.
-    pub evaluate: fn(&Evaluation<'_>) -> Result<Vec<Tensor>>,
+    pub evaluate: EvaluateFn,
     /// Floating-point operations that one run takes, from the types of inputs and outputs, a multiply-add counting as two.
-    pub flops: fn(&Operator, &[Option<TensorType>], &[TensorType]) -> u64,
+    pub flops: FlopsFn,
     /// Inputs whose memory the first output may take over: same element type and size, each element read before it is written.
     pub in_place: &'static [usize],
     /// False where equal inputs may give unequal outputs (random generators): such a node is never folded or merged.
@@ -78,7 +87,7 @@ pub struct Inference<'a> {
     /// How many outputs the node lists. A rule returns that many types, or more.
     pub outputs: usize,
     /// Infers the output types of a subgraph from the types of its inputs; captured values are known to the caller.
-    pub subgraph: &'a dyn Fn(&str, &[TensorType]) -> Result<Vec<TensorType>>,
+    pub subgraph: &'a SubgraphFn<'a>,
 }
 
 impl Inference<'_> {

@@ -290,14 +290,11 @@ impl Program {
                 renamed.insert(old, new);
                 let value = &self.values[old.index()];
                 cut.values.push(value.clone());
-                match producers[old.index()] {
-                    Some(producer) if inside[producer.index()] => {
-                        if wanted_outside[old.index()] {
-                            cut.outputs.push(new);
-                        }
-                    }
-                    _ if value.constant.is_none() => cut.inputs.push(new),
-                    _ => {}
+                let made_inside = producers[old.index()].is_some_and(|producer| inside[producer.index()]);
+                if made_inside && wanted_outside[old.index()] {
+                    cut.outputs.push(new);
+                } else if !made_inside && value.constant.is_none() {
+                    cut.inputs.push(new);
                 }
             }
             cut.nodes.push(node.remapped(|old| renamed[&old]));
