@@ -8,7 +8,8 @@ use crate::graph::{Graph, Node, ValueId};
 
 /// A model: what a framework exported, before anybody has said which sizes it is to run with.
 ///
-/// It keeps symbolic dimensions, subgraphs (`If`, `Loop`, `Scan`), optional inputs and functions as they stand. Binding it to shapes
+/// It keeps symbolic dimensions, subgraphs (`If`, `Loop`, `Scan`) and optional inputs as they stand; functions that the file
+/// itself defines are expanded on import. Binding it to shapes
 /// makes a [`Program`](crate::Program).
 #[derive(Clone, Debug, Default)]
 pub struct Model {
@@ -16,8 +17,6 @@ pub struct Model {
     pub graph: Graph,
     /// Version of each operator set that the model imports, by domain; the standard's domain is the empty string.
     pub opsets: BTreeMap<Arc<str>, u32>,
-    /// Operators that the model itself defines out of others.
-    pub functions: Vec<Function>,
     /// Outputs that are to be fed back as inputs of the next run.
     pub states: Vec<StatePair>,
     /// Version of the file format (`ModelProto.ir_version`).
@@ -26,32 +25,6 @@ pub struct Model {
     pub producer: String,
     /// Free text pairs of the file.
     pub metadata: BTreeMap<String, String>,
-}
-
-/// An operator defined by a graph of others (`FunctionProto`).
-#[derive(Clone, Debug, PartialEq)]
-pub struct Function {
-    /// Domain of the operator it defines.
-    pub domain: Arc<str>,
-    /// Name of the operator it defines.
-    pub name: Arc<str>,
-    /// Its body; attributes that the caller sets appear in its nodes by [`Function::references`].
-    pub body: Graph,
-    /// Attributes of body nodes that take their value from an attribute of the call.
-    pub references: Vec<AttributeReference>,
-    /// Attributes of the call with their defaults; `None` where the caller must set one or it stays unset.
-    pub attributes: BTreeMap<Arc<str>, Option<crate::graph::Attribute>>,
-}
-
-/// In a function's body: attribute `attribute` of node `node` takes the value of the call's attribute `from`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AttributeReference {
-    /// Index of the node in the body.
-    pub node: usize,
-    /// The node's attribute.
-    pub attribute: Arc<str>,
-    /// The call's attribute.
-    pub from: Arc<str>,
 }
 
 /// State that a model carries from run to run: what `output` holds after one run is `input` of the next.

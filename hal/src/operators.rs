@@ -54,6 +54,66 @@ pub struct Definition {
 }
 
 impl Definition {
+    /// An operator of the standard with one output, deterministic, never in place, that counts no floating-point operation.
+    #[must_use]
+    pub const fn new(
+        name: &'static str,
+        since: u32,
+        inputs: (usize, usize),
+        infer: InferFn,
+        evaluate: EvaluateFn,
+    ) -> Self {
+        Definition {
+            domain: "",
+            name,
+            since,
+            until: None,
+            min_inputs: inputs.0,
+            max_inputs: inputs.1,
+            max_outputs: 1,
+            infer,
+            evaluate,
+            flops: |_, _, _| 0,
+            in_place: &[],
+            deterministic: true,
+        }
+    }
+
+    /// The same with so many outputs at most.
+    #[must_use]
+    pub const fn outputs(mut self, max_outputs: usize) -> Self {
+        self.max_outputs = max_outputs;
+        self
+    }
+
+    /// The same with a count of floating-point operations.
+    #[must_use]
+    pub const fn counting(mut self, flops: FlopsFn) -> Self {
+        self.flops = flops;
+        self
+    }
+
+    /// The same with inputs that the first output may take over.
+    #[must_use]
+    pub const fn in_place(mut self, inputs: &'static [usize]) -> Self {
+        self.in_place = inputs;
+        self
+    }
+
+    /// The same, giving unequal outputs for equal inputs.
+    #[must_use]
+    pub const fn random(mut self) -> Self {
+        self.deterministic = false;
+        self
+    }
+
+    /// The same, withdrawn by this version of the operator set.
+    #[must_use]
+    pub const fn until(mut self, version: u32) -> Self {
+        self.until = Some(version);
+        self
+    }
+
     /// Checks the number of inputs and outputs of a node.
     ///
     /// # Errors
