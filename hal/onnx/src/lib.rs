@@ -1,1 +1,70 @@
-#![forbid(unsafe_code)]
+//! ONNX files for hetero: reads and writes models, infers shapes and types, and binds a model to shapes.
+//!
+//! Weights stay where they are: initialisers are slices of the memory-mapped file, and so is external data, which must lie in the model's
+//! folder. A mapped file must not be changed while a model of it lives. Symbolic dimensions, subgraphs and optional inputs are
+//! kept; functions that a file defines are expanded. What operators mean comes from an
+//! [`OperatorSet`](hetero_hal::OperatorSet), usually that of `hetero-reference`.
+//!
+//! ```
+//! use hetero_hal::{DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! // y = Relu(x), for any batch.
+//! let dims = vec![hetero_hal::Dim::Symbol("batch".into()), hetero_hal::Dim::Known(3)];
+//! let model = Model {
+//!     graph: Graph {
+//!         name: "rectifier".into(),
+//!         values: vec![
+//!             Value { name: "x".into(), ty: TensorType::new(DType::F32, dims), constant: None },
+//!             Value { name: "y".into(), ..Value::default() },
+//!         ],
+//!         nodes: vec![Node {
+//!             name: "relu".into(),
+//!             operator: Operator::new("Relu", 17),
+//!             inputs: vec![Some(ValueId(0))],
+//!             outputs: vec![Some(ValueId(1))],
+//!         }],
+//!         inputs: vec![ValueId(0)],
+//!         outputs: vec![ValueId(1)],
+//!         captures: vec![],
+//!     },
+//!     opsets: [("".into(), 17)].into(),
+//!     ..Model::default()
+//! };
+//! let read_again = hetero_onnx::read_bytes(hetero_onnx::to_bytes(&model)?.into())?;
+//!
+//! let mut binding = hetero_onnx::Binding::default();
+//! binding.shapes.insert("x".into(), vec![8, 3]);
+//! let bound = hetero_onnx::bind(&read_again, &binding, &hetero_reference::Standard)?;
+//! assert_eq!(bound.symbols["batch"], 8);
+//! assert_eq!(bound.program.value(bound.program.outputs()[0])?.shape, [8, 3]);
+//! # Ok(())
+//! # }
+//! ```
+
+#![deny(unsafe_code)]
+
+mod bind;
+mod error;
+mod functions;
+mod import;
+mod infer;
+#[allow(missing_docs, unreachable_pub, clippy::all)]
+#[rustfmt::skip]
+mod proto;
+mod read;
+// Memory maps are the one thing here that safe Rust cannot say.
+#[allow(unsafe_code)]
+mod tensor;
+mod write;
+
+pub use bind::{Binding, Bound, bind};
+pub use error::{Error, MissingOperator, MissingOperators, Result};
+pub use infer::{Inferred, check_operators, infer};
+pub use read::{read, read_bytes, read_tensor};
+pub use write::{model_of, tensor_to_bytes, to_bytes, write};
+
+/// Oldest version of the standard's operator set that is read.
+pub const OLDEST_OPSET: u32 = 7;
+/// Newest version of the standard's operator set that is read.
+pub const NEWEST_OPSET: u32 = 24;

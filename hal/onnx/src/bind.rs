@@ -1,0 +1,252 @@
+//! Binding: a [`Model`] and shapes make a [`Program`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use hetero_hal::{Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
+
+use crate::error::{Error, Result};
+use crate::infer::{check_operators, infer};
+
+/// What a model is bound to.
+#[derive(Clone, Debug, Default)]
+pub struct Binding {
+    /// Shapes of inputs, by name. One that is left out has the model's own shape.
+    pub shapes: BTreeMap<String, Vec<usize>>,
+    /// Sizes of symbolic dimensions, by name, for those that no shape above decides.
+    pub symbols: BTreeMap<String, usize>,
+    /// Contents of inputs that stay the same in every run, by name; they become constants.
+    pub constants: BTreeMap<String, Tensor>,
+    /// Size for a dimension that nothing decides; `None` makes that an error.
+    pub default_size: Option<usize>,
+}
+
+/// A bound model.
+#[derive(Clone, Debug)]
+pub struct Bound {
+    /// The program.
+    pub program: Program,
+    /// Sizes of the symbolic dimensions.
+    pub symbols: BTreeMap<String, usize>,
+    /// Dimensions that nothing decided and that got [`Binding::default_size`], as `input[axis]` or the symbol's name.
+    pub assumed: Vec<String>,
+}
+
+/// Binds a model to shapes: symbolic dimensions get sizes, inputs that hold a default lose their port unless a shape is given for them,
+/// branches whose condition is known are taken, and what shapes alone decide becomes constant.
+///
+/// # Errors
+/// `Missing` with one report of all operators that `operators` lacks; `Shapes` where the shapes do not fit the model's inputs or leave a
+/// dimension open; `Hal` where a node breaks a rule of the standard under these shapes.
+pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Result<Bound> {
+    check_operators(model, operators).map_err(Error::Missing)?;
+    let mut graph = model.graph.clone();
+    let mut symbols: BTreeMap<String, usize> = BTreeMap::new();
+    let mut assumed = Vec::new();
+    bind_inputs(&mut graph, binding, &mut symbols, &mut assumed)?;
+    for value in &mut graph.values {
+        for dim in value.ty.dims.iter_mut().flatten() {
+            if let Dim::Symbol(name) = dim
+                && let Some(&size) = symbols.get(&**name)
+            {
+                *dim = Dim::Known(size);
+            }
+        }
+    }
+    let mut inferred = infer(&mut graph, operators)?;
+    // A branch taken may decide the next condition. Each turn removes a node that held subgraphs, so this ends.
+    while take_known_branches(&mut graph, &inferred.values) {
+        inferred = infer(&mut graph, operators)?;
+    }
+    settle(&mut graph, inferred.values);
+    let program = Program::new(graph, inferred.extents)?;
+    Ok(Bound { program, symbols, assumed })
+}
+
+fn bind_inputs(
+    graph: &mut Graph,
+    binding: &Binding,
+    symbols: &mut BTreeMap<String, usize>,
+    assumed: &mut Vec<String>,
+) -> Result<()> {
+    let names: Vec<Arc<str>> = graph.inputs.iter().map(|id| graph.values[id.index()].name.clone()).collect();
+    for given in binding.shapes.keys().chain(binding.constants.keys()) {
+        if !names.iter().any(|name| **name == **given) {
+            return Err(Error::Shapes(format!("there is no input '{given}'; the inputs are: {}", names.join(", "))));
+        }
+    }
+    for (name, &id) in names.iter().zip(&graph.inputs) {
+        let value = &mut graph.values[id.index()];
+        if let Some(content) = binding.constants.get(&**name) {
+            if value.ty.dtype.is_some_and(|dtype| dtype != content.dtype()) {
+                return Err(Error::Shapes(format!("input '{name}' is {}, not {}", value.ty, content.dtype())));
+            }
+            unify(name, value.ty.dims.as_deref(), content.shape(), symbols)?;
+            value.ty = hetero_hal::TensorType::exact(content.dtype(), content.shape());
+            value.constant = Some(content.clone());
+        } else if let Some(shape) = binding.shapes.get(&**name) {
+            unify(name, value.ty.dims.as_deref(), shape, symbols)?;
+            value.ty.dims = Some(shape.iter().map(|&size| Dim::Known(size)).collect());
+            value.constant = None;
+        }
+    }
+    for (name, &size) in &binding.symbols {
+        if *symbols.entry(name.clone()).or_insert(size) != size {
+            return Err(Error::Shapes(format!(
+                "the dimension '{name}' is said to be {size}, but the inputs make it {}",
+                symbols[name]
+            )));
+        }
+    }
+    graph.inputs.retain(|id| graph.values[id.index()].constant.is_none());
+    for id in graph.inputs.clone() {
+        let value = &mut graph.values[id.index()];
+        let name = value.name.clone();
+        let Some(dims) = &mut value.ty.dims else {
+            return Err(Error::Shapes(format!("the model does not say the rank of input '{name}'; give its shape")));
+        };
+        for (axis, dim) in dims.iter_mut().enumerate() {
+            let size = match dim {
+                Dim::Known(size) => *size,
+                Dim::Symbol(symbol) => match (symbols.get(&**symbol), binding.default_size) {
+                    (Some(&size), _) => size,
+                    (None, Some(size)) => {
+                        assumed.push(symbol.to_string());
+                        symbols.insert(symbol.to_string(), size);
+                        size
+                    }
+                    (None, None) => {
+                        return Err(Error::Shapes(format!(
+                            "the dimension '{symbol}' of input '{name}' is open; give its shape"
+                        )));
+                    }
+                },
+                _ => match binding.default_size {
+                    Some(size) => {
+                        assumed.push(format!("{name}[{axis}]"));
+                        size
+                    }
+                    None => {
+                        return Err(Error::Shapes(format!(
+                            "dimension {axis} of input '{name}' is open; give its shape"
+                        )));
+                    }
+                },
+            };
+            *dim = Dim::Known(size);
+        }
+    }
+    Ok(())
+}
+
+/// Does a shape fit what the model says of an input? Symbols that it decides are noted.
+fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeMap<String, usize>) -> Result<()> {
+    let Some(dims) = dims else {
+        return Ok(());
+    };
+    let declared = || dims.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let mismatch = || Error::Shapes(format!("input '{name}' is [{}], not {shape:?}", declared()));
+    if dims.len() != shape.len() {
+        return Err(mismatch());
+    }
+    for (dim, &size) in dims.iter().zip(shape) {
+        match dim {
+            Dim::Known(known) if *known != size => return Err(mismatch()),
+            Dim::Symbol(symbol) => {
+                let known = *symbols.entry(symbol.to_string()).or_insert(size);
+                if known != size {
+                    return Err(Error::Shapes(format!(
+                        "input '{name}' makes the dimension '{symbol}' {size}, but another makes it {known}"
+                    )));
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Replaces each `If` whose condition is known by the branch that it takes.
+fn take_known_branches(graph: &mut Graph, known: &std::collections::HashMap<ValueId, Tensor>) -> bool {
+    let mut changed = false;
+    let nodes = std::mem::take(&mut graph.nodes);
+    for node in nodes {
+        match known_branch(graph, &node, known) {
+            Some(branch) => {
+                splice(graph, &node, &branch);
+                changed = true;
+            }
+            None => graph.nodes.push(node),
+        }
+    }
+    changed
+}
+
+fn known_branch(graph: &Graph, node: &Node, known: &std::collections::HashMap<ValueId, Tensor>) -> Option<Arc<Graph>> {
+    if !node.operator.is("If") {
+        return None;
+    }
+    let condition = (*node.inputs.first()?)?;
+    let value = known.get(&condition).or(graph.values[condition.index()].constant.as_ref())?;
+    let taken = value.view::<hetero_hal::Bool>().ok()?.first()?.get();
+    let branch = node.operator.graph(if taken { "then_branch" } else { "else_branch" }).ok()??;
+    (branch.outputs.len() == node.outputs.len()).then(|| branch.clone())
+}
+
+/// Puts the nodes of a branch in the place of its `If`. Names get the node's as prefix, so that they stay unique.
+fn splice(graph: &mut Graph, node: &Node, branch: &Graph) {
+    let mut renamed: Vec<Option<ValueId>> = vec![None; branch.values.len()];
+    for capture in &branch.captures {
+        renamed[capture.inner.index()] = Some(capture.outer);
+    }
+    let mut carried = Vec::new();
+    for (inner, outer) in branch.outputs.iter().zip(&node.outputs) {
+        if let Some(outer) = outer {
+            let made_here = branch.nodes.iter().any(|node| node.outputs.contains(&Some(*inner)));
+            match renamed[inner.index()] {
+                None if made_here => renamed[inner.index()] = Some(*outer),
+                _ => carried.push((*inner, *outer)),
+            }
+        }
+    }
+    for (slot, value) in renamed.iter_mut().zip(&branch.values) {
+        if slot.is_none() {
+            *slot = Some(ValueId(graph.values.len() as u32));
+            let mut value = value.clone();
+            value.name = format!("{}/{}", node.name, value.name).into();
+            graph.values.push(value);
+        }
+    }
+    let rename = |id: ValueId| renamed[id.index()].unwrap_or(id);
+    for inner in &branch.nodes {
+        let mut inner = inner.remapped(rename);
+        inner.name = format!("{}/{}", node.name, inner.name).into();
+        graph.nodes.push(inner);
+    }
+    for (index, (inner, outer)) in carried.into_iter().enumerate() {
+        graph.nodes.push(Node {
+            name: format!("{}/output_{index}", node.name).into(),
+            operator: hetero_hal::Operator::new("Identity", node.operator.version),
+            inputs: vec![Some(rename(inner))],
+            outputs: vec![Some(outer)],
+        });
+    }
+}
+
+/// Values that shapes alone decide become constants, and nodes that compute nothing else go.
+fn settle(graph: &mut Graph, known: std::collections::HashMap<ValueId, Tensor>) {
+    for (id, content) in known {
+        graph.values[id.index()].constant = Some(content);
+    }
+    let values = &graph.values;
+    graph.nodes.retain(|node| {
+        let mut outputs = node.outputs.iter().flatten().peekable();
+        outputs.peek().is_none() || outputs.any(|id| values[id.index()].constant.is_none())
+    });
+    // A node that stays because of one output writes its others too; they are no constants then.
+    for node in &graph.nodes {
+        for id in node.outputs.iter().flatten() {
+            graph.values[id.index()].constant = None;
+        }
+    }
+}

@@ -1,0 +1,362 @@
+//! `GraphProto` to [`Graph`]: names become ids, nodes are put in topological order, captures are made explicit.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use hetero_hal::{Attribute, Capture, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
+
+use crate::error::{Error, Result};
+use crate::proto::attribute_proto::AttributeType;
+use crate::proto::tensor_shape_proto::dimension;
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
+use crate::tensor::{self, ExternalFiles};
+
+/// Turns a graph and, recursively, its subgraphs.
+pub(crate) struct Importer<'a> {
+    pub(crate) opsets: &'a BTreeMap<Arc<str>, u32>,
+    pub(crate) files: ExternalFiles,
+    /// One for each graph being read, the outermost first.
+    scopes: Vec<Scope>,
+}
+
+/// A graph in the making.
+#[derive(Default)]
+struct Scope {
+    graph: Graph,
+    ids: HashMap<Arc<str>, ValueId>,
+}
+
+impl Scope {
+    fn declare(&mut self, name: &str) -> Result<(ValueId, bool)> {
+        if let Some(&id) = self.ids.get(name) {
+            return Ok((id, false));
+        }
+        let index = u32::try_from(self.graph.values.len()).map_err(|_| Error::invalid("it has too many values"))?;
+        let name: Arc<str> = name.into();
+        self.graph.values.push(Value { name: name.clone(), ..Value::default() });
+        self.ids.insert(name, ValueId(index));
+        Ok((ValueId(index), true))
+    }
+
+    fn value(&mut self, id: ValueId) -> &mut Value {
+        &mut self.graph.values[id.index()]
+    }
+}
+
+impl<'a> Importer<'a> {
+    pub(crate) fn new(opsets: &'a BTreeMap<Arc<str>, u32>, files: ExternalFiles) -> Self {
+        Importer { opsets, files, scopes: Vec::new() }
+    }
+
+    /// Reads a graph. Values of enclosing graphs that it reads become its captures.
+    pub(crate) fn graph(&mut self, proto: &GraphProto) -> Result<Graph> {
+        self.scopes.push(Scope::default());
+        let outcome = self.fill(proto);
+        let scope = self.scopes.pop().ok_or_else(|| Error::invalid("scopes are unbalanced"))?;
+        outcome.map(|()| scope.graph)
+    }
+
+    fn scope(&mut self) -> Result<&mut Scope> {
+        self.scopes.last_mut().ok_or_else(|| Error::invalid("there is no graph"))
+    }
+
+    fn fill(&mut self, proto: &GraphProto) -> Result<()> {
+        self.scope()?.graph.name = proto.name().into();
+        for info in &proto.input {
+            let ty = value_type(info)?;
+            let scope = self.scope()?;
+            let (id, fresh) = scope.declare(info.name())?;
+            if !fresh || info.name().is_empty() {
+                return Err(Error::invalid(format!("the graph input '{}' is unnamed or listed twice", info.name())));
+            }
+            scope.value(id).ty = ty;
+            scope.graph.inputs.push(id);
+        }
+        for initializer in &proto.initializer {
+            let content = tensor::import(initializer, &mut self.files)?;
+            self.constant(initializer.name(), content)?;
+        }
+        for sparse in &proto.sparse_initializer {
+            let name = sparse.values.as_ref().map(|values| values.name().to_owned()).unwrap_or_default();
+            let content = tensor::import_sparse(sparse, &mut self.files)?;
+            self.constant(&name, content)?;
+        }
+        // All outputs are declared before any node is read, so that order in the file does not matter.
+        for node in &proto.node {
+            for name in node.output.iter().filter(|name| !name.is_empty()) {
+                let (_, fresh) = self.scope()?.declare(name)?;
+                if !fresh {
+                    return Err(Error::invalid(format!(
+                        "'{name}' is produced twice, the second time by node '{}' ({})",
+                        node.name(),
+                        node.op_type()
+                    )));
+                }
+            }
+        }
+        for info in proto.value_info.iter().chain(&proto.output) {
+            let ty = value_type(info)?;
+            let scope = self.scope()?;
+            if let Some(&id) = scope.ids.get(info.name()) {
+                let known = &mut scope.value(id).ty;
+                known.dtype = known.dtype.or(ty.dtype);
+                if known.dims.is_none() {
+                    known.dims = ty.dims;
+                }
+            }
+        }
+        let mut names: HashSet<String> = HashSet::new();
+        let mut nodes = Vec::with_capacity(proto.node.len());
+        for (index, node) in proto.node.iter().enumerate() {
+            let name = unique_name(node, index, &mut names);
+            nodes.push(self.node(node, name)?);
+        }
+        for info in &proto.output {
+            let depth = self.scopes.len() - 1;
+            let id = self
+                .resolve(depth, info.name())?
+                .ok_or_else(|| Error::invalid(format!("nothing produces the graph output '{}'", info.name())))?;
+            self.scope()?.graph.outputs.push(id);
+        }
+        let scope = self.scope()?;
+        scope.graph.nodes = sorted(nodes, scope.graph.values.len())?;
+        Ok(())
+    }
+
+    fn constant(&mut self, name: &str, content: hetero_hal::Tensor) -> Result<()> {
+        let scope = self.scope()?;
+        let (id, _) = scope.declare(name)?;
+        let value = scope.value(id);
+        if value.constant.is_some() || name.is_empty() {
+            return Err(Error::invalid(format!("the initializer '{name}' is unnamed or listed twice")));
+        }
+        value.ty = TensorType::exact(content.dtype(), content.shape());
+        value.constant = Some(content);
+        Ok(())
+    }
+
+    /// The id of a name as the graph at `depth` sees it.
+    fn resolve(&mut self, depth: usize, name: &str) -> Result<Option<ValueId>> {
+        if let Some(&id) = self.scopes[depth].ids.get(name) {
+            return Ok(Some(id));
+        }
+        let Some(above) = depth.checked_sub(1) else {
+            return Ok(None);
+        };
+        let Some(outer) = self.resolve(above, name)? else {
+            return Ok(None);
+        };
+        let ty = self.scopes[above].value(outer).ty.clone();
+        let scope = &mut self.scopes[depth];
+        let (inner, _) = scope.declare(name)?;
+        scope.value(inner).ty = ty;
+        scope.graph.captures.push(Capture { outer, inner });
+        Ok(Some(inner))
+    }
+
+    fn node(&mut self, proto: &NodeProto, name: Arc<str>) -> Result<Node> {
+        let depth = self.scopes.len() - 1;
+        let described = || format!("node '{}' ({})", proto.name(), proto.op_type());
+        let mut inputs = Vec::with_capacity(proto.input.len());
+        for input in &proto.input {
+            inputs.push(match input.as_str() {
+                "" => None,
+                input => Some(self.resolve(depth, input)?.ok_or_else(|| {
+                    Error::invalid(format!("{} reads '{input}', which nothing produces", described()))
+                })?),
+            });
+        }
+        let mut outputs = Vec::with_capacity(proto.output.len());
+        for output in &proto.output {
+            outputs.push(self.scopes[depth].ids.get(output.as_str()).copied());
+        }
+        let domain = canonical_domain(proto.domain());
+        let version = *self.opsets.get(domain).ok_or_else(|| {
+            Error::invalid(format!("{} is of the domain '{domain}', which the model does not import", described()))
+        })?;
+        let mut attributes = BTreeMap::new();
+        for attribute in &proto.attribute {
+            if let Some(content) = self.attribute(attribute)? {
+                let fresh = attributes.insert(Arc::from(attribute.name()), content).is_none();
+                if !fresh {
+                    return Err(Error::invalid(format!(
+                        "{} sets the attribute '{}' twice",
+                        described(),
+                        attribute.name()
+                    )));
+                }
+            }
+        }
+        let operator = Operator { domain: domain.into(), name: proto.op_type().into(), version, attributes };
+        Ok(Node { name, operator, inputs, outputs })
+    }
+
+    fn attribute(&mut self, proto: &AttributeProto) -> Result<Option<Attribute>> {
+        let text = |bytes: &bytes::Bytes| -> Arc<[u8]> { bytes.as_ref().into() };
+        let kind = match proto.r#type() {
+            AttributeType::Undefined => implied_type(proto),
+            kind => kind,
+        };
+        Ok(Some(match kind {
+            AttributeType::Float => Attribute::Float(proto.f()),
+            AttributeType::Int => Attribute::Int(proto.i()),
+            AttributeType::String => Attribute::String(text(proto.s.as_ref().unwrap_or(&bytes::Bytes::new()))),
+            AttributeType::Tensor => {
+                let content = proto.t.as_ref().ok_or_else(|| empty(proto))?;
+                Attribute::Tensor(tensor::import(content, &mut self.files)?)
+            }
+            AttributeType::SparseTensor => {
+                let content = proto.sparse_tensor.as_ref().ok_or_else(|| empty(proto))?;
+                Attribute::Tensor(tensor::import_sparse(content, &mut self.files)?)
+            }
+            AttributeType::Graph => {
+                let content = proto.g.as_ref().ok_or_else(|| empty(proto))?;
+                Attribute::Graph(Arc::new(self.graph(content)?))
+            }
+            AttributeType::TypeProto => Attribute::Type(tensor_type(proto.tp.as_ref().ok_or_else(|| empty(proto))?)?),
+            AttributeType::Floats => Attribute::Floats(proto.floats.clone()),
+            AttributeType::Ints => Attribute::Ints(proto.ints.clone()),
+            AttributeType::Strings => Attribute::Strings(proto.strings.iter().map(text).collect()),
+            AttributeType::Tensors => Attribute::Tensors(
+                proto.tensors.iter().map(|t| tensor::import(t, &mut self.files)).collect::<Result<_>>()?,
+            ),
+            AttributeType::SparseTensors => Attribute::Tensors(
+                proto
+                    .sparse_tensors
+                    .iter()
+                    .map(|t| tensor::import_sparse(t, &mut self.files))
+                    .collect::<Result<_>>()?,
+            ),
+            AttributeType::Graphs => {
+                Attribute::Graphs(proto.graphs.iter().map(|g| self.graph(g).map(Arc::new)).collect::<Result<_>>()?)
+            }
+            // No operator of the standard takes a list of types; an attribute without content says nothing.
+            AttributeType::TypeProtos | AttributeType::Undefined => return Ok(None),
+        }))
+    }
+}
+
+fn empty(proto: &AttributeProto) -> Error {
+    Error::invalid(format!("the attribute '{}' lacks its content", proto.name()))
+}
+
+/// Files of the earliest format leave the type out.
+fn implied_type(proto: &AttributeProto) -> AttributeType {
+    if proto.f.is_some() {
+        AttributeType::Float
+    } else if proto.i.is_some() {
+        AttributeType::Int
+    } else if proto.s.is_some() {
+        AttributeType::String
+    } else if proto.t.is_some() {
+        AttributeType::Tensor
+    } else if proto.g.is_some() {
+        AttributeType::Graph
+    } else if !proto.floats.is_empty() {
+        AttributeType::Floats
+    } else if !proto.ints.is_empty() {
+        AttributeType::Ints
+    } else if !proto.strings.is_empty() {
+        AttributeType::Strings
+    } else {
+        AttributeType::Undefined
+    }
+}
+
+/// The standard's domain has two spellings.
+pub(crate) fn canonical_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
+}
+
+fn unique_name(node: &NodeProto, index: usize, taken: &mut HashSet<String>) -> Arc<str> {
+    let base = match node.name() {
+        "" => format!("{}_{index}", node.op_type()),
+        name => name.to_owned(),
+    };
+    let mut name = base.clone();
+    let mut suffix = 1;
+    while !taken.insert(name.clone()) {
+        suffix += 1;
+        name = format!("{base}_{suffix}");
+    }
+    name.into()
+}
+
+fn value_type(info: &ValueInfoProto) -> Result<TensorType> {
+    match &info.r#type {
+        None => Ok(TensorType::default()),
+        Some(ty) => {
+            tensor_type(ty).map_err(|error| Error::invalid(format!("the type of value '{}': {error}", info.name())))
+        }
+    }
+}
+
+/// Sequences, maps and optionals have no tensor type: nothing is known of them.
+fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
+    let (code, shape) = match &proto.value {
+        Some(type_proto::Value::TensorType(ty)) => (ty.elem_type(), &ty.shape),
+        Some(type_proto::Value::SparseTensorType(ty)) => (ty.elem_type(), &ty.shape),
+        _ => return Ok(TensorType::default()),
+    };
+    let dtype = match DType::from_onnx_code(code) {
+        None if code != 0 => return Err(Error::invalid(format!("the unknown element type {code}"))),
+        dtype => dtype,
+    };
+    let dims = match shape {
+        None => None,
+        Some(shape) => Some(
+            shape
+                .dim
+                .iter()
+                .map(|dim| match &dim.value {
+                    None => Ok(Dim::Unknown),
+                    Some(dimension::Value::DimParam(name)) if name.is_empty() => Ok(Dim::Unknown),
+                    Some(dimension::Value::DimParam(name)) => Ok(Dim::Symbol(name.as_str().into())),
+                    // Exporters write -1 for 'any size'.
+                    Some(dimension::Value::DimValue(-1)) => Ok(Dim::Unknown),
+                    Some(dimension::Value::DimValue(size)) => usize::try_from(*size)
+                        .map(Dim::Known)
+                        .map_err(|_| Error::invalid(format!("the negative dimension {size}"))),
+                })
+                .collect::<Result<Vec<_>>>()?,
+        ),
+    };
+    Ok(TensorType { dtype, dims })
+}
+
+/// Puts nodes in topological order (Kahn), keeping the file's order wherever it is one.
+fn sorted(nodes: Vec<Node>, values: usize) -> Result<Vec<Node>> {
+    let mut producer: Vec<Option<usize>> = vec![None; values];
+    for (index, node) in nodes.iter().enumerate() {
+        for id in node.outputs.iter().flatten() {
+            producer[id.index()] = Some(index);
+        }
+    }
+    let mut waits = vec![0usize; nodes.len()];
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
+    for (index, node) in nodes.iter().enumerate() {
+        let sources: BTreeSet<usize> = node.uses().filter_map(|id| producer[id.index()]).collect();
+        waits[index] = sources.len();
+        for source in sources {
+            readers[source].push(index);
+        }
+    }
+    let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&index| waits[index] == 0).collect();
+    let mut order = Vec::with_capacity(nodes.len());
+    while let Some(index) = ready.pop_first() {
+        order.push(index);
+        for &reader in &readers[index] {
+            waits[reader] -= 1;
+            if waits[reader] == 0 {
+                ready.insert(reader);
+            }
+        }
+    }
+    if order.len() < nodes.len() {
+        let stuck: Vec<String> =
+            nodes.iter().zip(&waits).filter(|(_, waits)| **waits > 0).take(4).map(|(n, _)| n.to_string()).collect();
+        return Err(Error::invalid(format!("these nodes lie on or behind a cycle: {}", stuck.join(", "))));
+    }
+    let mut slots: Vec<Option<Node>> = nodes.into_iter().map(Some).collect();
+    Ok(order.into_iter().filter_map(|index| slots[index].take()).collect())
+}

@@ -1,0 +1,217 @@
+//! Shape and type inference: one walk over a graph, with rules from an [`OperatorSet`].
+//!
+//! Values that shapes alone decide (`Shape` of a known shape, and arithmetic on it) are computed on the way, because later shapes
+//! depend on them. A size that depends on data gets a bound from its rule, and an extent from here.
+
+use std::collections::HashMap;
+
+use hetero_hal::{
+    Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node, OperatorSet, Tensor,
+    TensorType, ValueId, element_count,
+};
+
+use crate::error::{MissingOperator, MissingOperators, Result};
+
+/// Most elements of a value that is computed on the way; shapes, axes and sizes are far smaller.
+const MOST_ELEMENTS: usize = 4096;
+
+/// Infers the types of all values of a graph, as far as the types of its inputs tell. Returns what it computed on the way: for each
+/// value, its content where shapes alone decide it.
+///
+/// Inferred facts replace what the file claims, and the file's claims fill what inference leaves open.
+///
+/// # Errors
+/// `Hal` with `InvalidModel` where a node breaks a rule of the standard, with the node's name. A node without a definition is no error here.
+pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
+    let mut inferred = Inferred { values: HashMap::new(), extents: Vec::new() };
+    walk(graph, operators, &mut inferred)?;
+    Ok(inferred)
+}
+
+/// What inference found beside types.
+#[derive(Debug, Default)]
+pub struct Inferred {
+    /// Contents that shapes alone decide.
+    pub values: HashMap<ValueId, Tensor>,
+    /// Sizes that depend on data.
+    pub extents: Vec<Extent>,
+}
+
+fn walk(graph: &mut Graph, operators: &dyn OperatorSet, inferred: &mut Inferred) -> Result<()> {
+    for index in 0..graph.nodes.len() {
+        let node = graph.nodes[index].clone();
+        let Some(definition) = operators.find(&node.operator) else {
+            continue;
+        };
+        let (mut types, values) =
+            node_facts(graph, &node, definition, operators, inferred).map_err(|error| error.at(node.to_string()))?;
+        for (position, id) in node.outputs.iter().enumerate() {
+            let (Some(id), Some(ty)) = (id, types.get_mut(position)) else {
+                continue;
+            };
+            for dim in ty.dims.iter_mut().flatten() {
+                if let Dim::Data { bound, extent: extent @ None } = dim {
+                    *extent = Some(ExtentId(inferred.extents.len() as u32));
+                    inferred.extents.push(Extent { bound: *bound });
+                }
+            }
+            merge(&mut graph.values[id.index()].ty, std::mem::take(ty));
+        }
+        for (id, value) in node.outputs.iter().zip(values) {
+            if let Some(id) = id {
+                graph.values[id.index()].ty = TensorType::exact(value.dtype(), value.shape());
+                inferred.values.insert(*id, value);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is inferred counts; what the file claims fills the gaps.
+fn merge(known: &mut TensorType, found: TensorType) {
+    known.dtype = found.dtype.or(known.dtype);
+    known.dims = match (found.dims, known.dims.take()) {
+        (Some(found), Some(claimed)) if found.len() == claimed.len() => {
+            Some(found.into_iter().zip(claimed).map(|(f, c)| if matches!(f, Dim::Unknown) { c } else { f }).collect())
+        }
+        (found, claimed) => found.or(claimed),
+    };
+}
+
+type Facts = (Vec<TensorType>, Vec<Tensor>);
+
+fn node_facts(
+    graph: &Graph,
+    node: &Node,
+    definition: &Definition,
+    operators: &dyn OperatorSet,
+    inferred: &Inferred,
+) -> hetero_hal::Result<Facts> {
+    definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
+    let content =
+        |id: ValueId| graph.values[id.index()].constant.as_ref().or_else(|| inferred.values.get(&id)).cloned();
+    let facts: Vec<Option<InputFact>> = node
+        .inputs
+        .iter()
+        .map(|id| id.map(|id| InputFact { ty: graph.values[id.index()].ty.clone(), value: content(id) }))
+        .collect();
+    let subgraph = |name: &str, inputs: &[TensorType]| {
+        let Some(body) = node.operator.graph(name)? else {
+            return Err(hetero_hal::Error::invalid_model(format!("it lacks the graph '{name}'")));
+        };
+        subgraph_types(graph, body, inputs, operators)
+    };
+    let context =
+        Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &subgraph };
+    let types = (definition.infer)(&context)?;
+    let values = computed(node, definition, operators, &facts, &types)?;
+    Ok((types, values))
+}
+
+/// Types of the outputs of a subgraph whose inputs have these types.
+fn subgraph_types(
+    outer: &Graph,
+    body: &Graph,
+    inputs: &[TensorType],
+    operators: &dyn OperatorSet,
+) -> hetero_hal::Result<Vec<TensorType>> {
+    let mut body = body.clone();
+    for (&id, ty) in body.inputs.iter().zip(inputs) {
+        body.values[id.index()].ty = ty.clone();
+    }
+    for capture in &body.captures {
+        let source = outer.value(capture.outer)?;
+        let value = &mut body.values[capture.inner.index()];
+        value.ty = source.ty.clone();
+        value.constant = source.constant.clone();
+    }
+    let mut inferred = Inferred::default();
+    walk(&mut body, operators, &mut inferred).map_err(hetero_hal::Error::from)?;
+    // Extents of a subgraph mean nothing outside; the node's own are numbered afresh.
+    let outside = |id: &ValueId| {
+        let mut ty = body.values[id.index()].ty.clone();
+        for dim in ty.dims.iter_mut().flatten() {
+            if let Dim::Data { extent, .. } = dim {
+                *extent = None;
+            }
+        }
+        ty
+    };
+    Ok(body.outputs.iter().map(outside).collect())
+}
+
+/// Contents of the outputs, where the inputs' contents or types decide them and they are small.
+fn computed(
+    node: &Node,
+    definition: &Definition,
+    operators: &dyn OperatorSet,
+    facts: &[Option<InputFact>],
+    types: &[TensorType],
+) -> hetero_hal::Result<Vec<Tensor>> {
+    // The two operators whose value the type of their input decides.
+    if node.operator.is("Shape") || node.operator.is("Size") {
+        let shape = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
+        return shape.map_or(Ok(vec![]), |shape| shape_value(node, &shape));
+    }
+    let small = types
+        .iter()
+        .take(node.outputs.len())
+        .all(|ty| ty.shape().and_then(|shape| element_count(&shape)).is_some_and(|count| count <= MOST_ELEMENTS));
+    if !small || !definition.deterministic || node.subgraphs().next().is_some() {
+        return Ok(vec![]);
+    }
+    let mut inputs = Vec::with_capacity(facts.len());
+    for fact in facts {
+        match fact {
+            None => inputs.push(None),
+            Some(InputFact { value: Some(value), .. }) if value.len() <= MOST_ELEMENTS => {
+                inputs.push(Some(value.clone()));
+            }
+            Some(_) => return Ok(vec![]),
+        }
+    }
+    let evaluation = Evaluation {
+        operator: &node.operator,
+        inputs: &inputs,
+        outputs: node.outputs.len(),
+        operators,
+        outer: &|_| None,
+        max_tensor_bytes: MOST_ELEMENTS * 16,
+    };
+    match (definition.evaluate)(&evaluation) {
+        Ok(values) => Ok(values),
+        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(vec![]),
+        Err(error) => Err(error),
+    }
+}
+
+fn shape_value(node: &Node, shape: &[usize]) -> hetero_hal::Result<Vec<Tensor>> {
+    if node.operator.is("Size") {
+        let count = element_count(shape).and_then(|count| i64::try_from(count).ok());
+        return Ok(count.map(Tensor::scalar).into_iter().collect());
+    }
+    let rank = shape.len() as i64;
+    let clamp = |position: i64| (if position < 0 { position.saturating_add(rank) } else { position }).clamp(0, rank);
+    let start = clamp(node.operator.int("start")?.unwrap_or(0)) as usize;
+    let end = clamp(node.operator.int("end")?.unwrap_or(rank)) as usize;
+    let sizes: Vec<i64> = shape[start..end.max(start)].iter().map(|&size| size as i64).collect();
+    Ok(vec![Tensor::from_vec(&[sizes.len()], sizes)?])
+}
+
+/// Reports every node, in subgraphs too, whose operator the set does not define.
+///
+/// # Errors
+/// One [`MissingOperators`] that names them all.
+pub fn check_operators(model: &hetero_hal::Model, operators: &dyn OperatorSet) -> Result<(), MissingOperators> {
+    let missing: Vec<MissingOperator> = model
+        .all_nodes()
+        .into_iter()
+        .filter(|node| operators.find(&node.operator).is_none())
+        .map(|node| MissingOperator {
+            node: node.name.to_string(),
+            operator: node.operator.to_string(),
+            version: node.operator.version,
+        })
+        .collect();
+    if missing.is_empty() { Ok(()) } else { Err(MissingOperators(missing)) }
+}
