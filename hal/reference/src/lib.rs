@@ -1,1 +1,134 @@
+//! The oracle: each ONNX operator once, plainly, in the words of the standard.
+//!
+//! [`Standard`] is the table of definitions that shape inference, constant folding and every device's tests look into. Nothing here is
+//! fast: numbers are widened to `f64` or `i128`, computed, and rounded once to the type that the standard asks for. A family of
+//! operators is one file with its own list of definitions; the table below names each list once.
+//!
+//! ```
+//! use hetero_hal::{Operator, Tensor};
+//!
+//! let x = Tensor::from_vec(&[3], vec![-1.0f32, 0.0, 2.0])?;
+//! let y = hetero_reference::evaluate(&Operator::new("Relu", 14), &[Some(x)], 1)?;
+//! assert_eq!(&*y[0].view::<f32>()?, [0.0, 0.0, 2.0]);
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+
 #![forbid(unsafe_code)]
+
+mod binary;
+mod cast;
+mod control;
+mod conv;
+mod generate;
+mod indexing;
+mod layout;
+mod matmul;
+mod normalize;
+mod numbers;
+mod pool;
+mod recurrent;
+mod reduce;
+mod select;
+mod shapes;
+mod slicing;
+mod softmax;
+mod unary;
+mod window;
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use hetero_hal::{Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
+
+pub use control::run;
+pub use window::{Padding, Window};
+
+/// Every definition, a list per family.
+static TABLE: &[&[Definition]] = &[
+    &unary::DEFINITIONS,
+    &binary::DEFINITIONS,
+    cast::DEFINITIONS,
+    control::DEFINITIONS,
+    conv::DEFINITIONS,
+    generate::DEFINITIONS,
+    layout::DEFINITIONS,
+    matmul::DEFINITIONS,
+    normalize::DEFINITIONS,
+    pool::DEFINITIONS,
+    recurrent::DEFINITIONS,
+    &reduce::DEFINITIONS,
+    select::DEFINITIONS,
+    slicing::DEFINITIONS,
+    softmax::DEFINITIONS,
+];
+
+type Index = HashMap<(&'static str, &'static str), Vec<&'static Definition>>;
+
+static INDEX: LazyLock<Index> = LazyLock::new(|| {
+    let mut index = Index::new();
+    for definition in TABLE.iter().copied().flatten() {
+        index.entry((definition.domain, definition.name)).or_default().push(definition);
+    }
+    index
+});
+
+/// The operators of the ONNX standard, as far as they are written down here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Standard;
+
+impl Standard {
+    /// Every definition.
+    pub fn definitions() -> impl Iterator<Item = &'static Definition> {
+        TABLE.iter().copied().flatten()
+    }
+}
+
+impl OperatorSet for Standard {
+    fn find(&self, operator: &Operator) -> Option<&Definition> {
+        let serves =
+            |d: &&&Definition| d.since <= operator.version && d.until.is_none_or(|until| operator.version < until);
+        INDEX
+            .get(&(&*operator.domain, &*operator.name))?
+            .iter()
+            .filter(serves)
+            .max_by_key(|definition| definition.since)
+            .copied()
+    }
+}
+
+/// Computes one operator of the standard. No tensor may grow beyond 4 GiB.
+///
+/// # Errors
+/// `Unsupported` for an operator that is not here, and whatever the operator turns down, with its name.
+pub fn evaluate(operator: &Operator, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<Tensor>> {
+    let evaluation =
+        Evaluation { operator, inputs, outputs, operators: &Standard, outer: &|_| None, max_tensor_bytes: 1 << 32 };
+    control::evaluate_node(&evaluation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_definitions_serve_the_same_version() {
+        for list in INDEX.values() {
+            for (i, a) in list.iter().enumerate() {
+                for b in &list[i + 1..] {
+                    let apart = a.until.is_some_and(|until| until <= b.since)
+                        || b.until.is_some_and(|until| until <= a.since)
+                        || a.since != b.since;
+                    assert!(apart, "{} is defined twice", a.name);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn lookup_minds_the_version() {
+        assert!(Standard.find(&Operator::new("Relu", 7)).is_some());
+        assert!(Standard.find(&Operator::new("Scatter", 9)).is_some());
+        assert!(Standard.find(&Operator::new("Scatter", 8)).is_none());
+        assert!(Standard.find(&Operator::new("NoSuchThing", 17)).is_none());
+    }
+}

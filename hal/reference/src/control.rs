@@ -1,0 +1,379 @@
+//! Control flow, and the plain interpreter that runs graphs for it.
+
+use std::sync::Arc;
+
+use hetero_hal::{
+    Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program, Result,
+    Tensor, TensorType, ValueId,
+};
+
+use crate::numbers::Numbers;
+use crate::shapes::axis;
+use crate::slicing::join;
+
+pub(crate) static DEFINITIONS: &[Definition] = &[
+    Definition::new("If", 1, (1, 1), infer_if, branch).outputs(usize::MAX),
+    Definition::new("Loop", 1, (2, usize::MAX), infer_loop, repeat).outputs(usize::MAX),
+    Definition::new("Scan", 9, (1, usize::MAX), infer_scan, scan).outputs(usize::MAX),
+];
+
+/// Most iterations of a loop whose own bound is larger or absent; a model that needs more does not end.
+const MOST_ITERATIONS: i64 = 1 << 32;
+
+/// Runs one node by its definition, and checks what the definition promises.
+pub(crate) fn evaluate_node(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let definition = evaluation
+        .operators
+        .find(operator)
+        .ok_or_else(|| Error::unsupported(format!("operator {operator} (opset {})", operator.version)))?;
+    definition.check_arity(operator, evaluation.inputs.len(), evaluation.outputs)?;
+    let outputs = (definition.evaluate)(evaluation)?;
+    if outputs.len() < evaluation.outputs {
+        return Err(Error::unsupported(format!("output {} of {operator}", outputs.len())));
+    }
+    Ok(outputs)
+}
+
+/// Runs a whole program by the oracle. Inputs and outputs are in the program's order; no tensor may grow beyond `max_tensor_bytes`.
+///
+/// # Errors
+/// `InvalidArgument` where inputs do not fit, and what any node turns down, with its name.
+pub fn run(
+    program: &Program,
+    inputs: &[Tensor],
+    operators: &dyn OperatorSet,
+    max_tensor_bytes: usize,
+) -> Result<Vec<Tensor>> {
+    if inputs.len() != program.inputs().len() {
+        return Err(Error::invalid_argument(format!("{} inputs for {}", inputs.len(), program.inputs().len())));
+    }
+    for (id, tensor) in program.inputs().iter().zip(inputs) {
+        let value = program.value(*id)?;
+        let fits = tensor.dtype() == value.dtype
+            && (tensor.shape() == value.shape || (value.is_dynamic() && tensor.rank() == value.shape.len()));
+        if !fits {
+            return Err(Error::invalid_argument(format!(
+                "input '{}' is {}{:?}, not {tensor:?}",
+                value.name, value.dtype, value.shape
+            )));
+        }
+    }
+    let interpreter = Interpreter { operators, outer: &|_| None, max_tensor_bytes };
+    interpreter.run(&program.to_graph(), inputs)
+}
+
+struct Interpreter<'a> {
+    operators: &'a dyn OperatorSet,
+    outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
+    max_tensor_bytes: usize,
+}
+
+impl Interpreter<'_> {
+    fn run(&self, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|value| value.constant.clone()).collect();
+        for (id, tensor) in graph.inputs.iter().zip(inputs) {
+            values[id.index()] = Some(tensor.clone());
+        }
+        for capture in &graph.captures {
+            values[capture.inner.index()] = (self.outer)(capture.outer);
+        }
+        // Values are dropped after their last use, so that memory stays that of a run and not of a trace.
+        let mut last_use = vec![usize::MAX; values.len()];
+        for (index, node) in graph.nodes.iter().enumerate() {
+            for id in node.uses() {
+                last_use[id.index()] = index;
+            }
+        }
+        for id in &graph.outputs {
+            last_use[id.index()] = usize::MAX;
+        }
+        for (index, node) in graph.nodes.iter().enumerate() {
+            let mut arguments = Vec::with_capacity(node.inputs.len());
+            for id in &node.inputs {
+                arguments.push(match id {
+                    None => None,
+                    Some(id) => Some(values[id.index()].clone().ok_or_else(|| {
+                        Error::internal(format!("'{}' has no content", graph.values[id.index()].name))
+                    })?),
+                });
+            }
+            let known = &values;
+            let evaluation = Evaluation {
+                operator: &node.operator,
+                inputs: &arguments,
+                outputs: node.outputs.len(),
+                operators: self.operators,
+                outer: &|id| known.get(id.index()).cloned().flatten(),
+                max_tensor_bytes: self.max_tensor_bytes,
+            };
+            let results = evaluate_node(&evaluation).map_err(|error| error.at(node.to_string()))?;
+            drop(arguments);
+            for (id, tensor) in node.outputs.iter().zip(results) {
+                if let Some(id) = id {
+                    values[id.index()] = Some(tensor);
+                }
+            }
+            for id in node.uses() {
+                if last_use[id.index()] == index {
+                    values[id.index()] = None;
+                }
+            }
+        }
+        let output = |id: &ValueId| {
+            values[id.index()]
+                .clone()
+                .ok_or_else(|| Error::internal(format!("'{}' was not computed", graph.values[id.index()].name)))
+        };
+        graph.outputs.iter().map(output).collect()
+    }
+}
+
+fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>> {
+    evaluation
+        .operator
+        .graph(name)?
+        .ok_or_else(|| Error::invalid_model(format!("{} lacks the graph '{name}'", evaluation.operator)))
+}
+
+fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    if inputs.len() != graph.inputs.len() {
+        return Err(Error::invalid_model(format!(
+            "{} gives its body {} inputs, which takes {}",
+            evaluation.operator,
+            inputs.len(),
+            graph.inputs.len()
+        )));
+    }
+    let interpreter = Interpreter {
+        operators: evaluation.operators,
+        outer: evaluation.outer,
+        max_tensor_bytes: evaluation.max_tensor_bytes,
+    };
+    interpreter.run(graph, inputs)
+}
+
+fn flag(tensor: &Tensor) -> Result<bool> {
+    match *tensor.view::<Bool>()? {
+        [value] => Ok(value.get()),
+        _ => Err(Error::invalid_model("a condition is not one boolean")),
+    }
+}
+
+fn infer_if(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let (then, other) = ((inference.subgraph)("then_branch", &[])?, (inference.subgraph)("else_branch", &[])?);
+    if then.len() != other.len() {
+        return Err(Error::invalid_model("the branches of If have different numbers of outputs"));
+    }
+    Ok(then.into_iter().zip(other).map(|(a, b)| either(a, b)).collect())
+}
+
+/// A type that covers two: sizes that differ depend on data.
+fn either(a: TensorType, b: TensorType) -> TensorType {
+    let dims = match (a.dims, b.dims) {
+        (Some(a), Some(b)) if a.len() == b.len() => Some(a.into_iter().zip(b).map(|(a, b)| wider(a, &b)).collect()),
+        _ => None,
+    };
+    TensorType { dtype: a.dtype.or(b.dtype), dims }
+}
+
+fn wider(a: Dim, b: &Dim) -> Dim {
+    match (a.bound(), b.bound()) {
+        _ if a == *b => a,
+        (Some(x), Some(y)) => Dim::Data { bound: x.max(y), extent: None },
+        _ => Dim::Unknown,
+    }
+}
+
+fn branch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let name = if flag(evaluation.input(0)?)? { "then_branch" } else { "else_branch" };
+    run_body(evaluation, body(evaluation, name)?, &[])
+}
+
+/// Types of carried values are those of the body's outputs where an iteration may change them; what is collected grows a dimension.
+fn infer_loop(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let carried: Vec<TensorType> =
+        inference.inputs.iter().skip(2).map(|fact| fact.as_ref().map(|f| f.ty.clone()).unwrap_or_default()).collect();
+    let mut inputs =
+        vec![TensorType::exact(hetero_hal::DType::I64, &[]), TensorType::exact(hetero_hal::DType::Bool, &[])];
+    inputs.extend(carried.iter().cloned());
+    let results = (inference.subgraph)("body", &inputs)?;
+    let trips = match inference.optional(0).and_then(|fact| fact.value.as_ref()) {
+        Some(value) => value.to_i64_vec()?.first().and_then(|&trips| usize::try_from(trips).ok()),
+        None => None,
+    };
+    let outputs = results.into_iter().skip(1).enumerate().map(|(index, ty)| match carried.get(index) {
+        // An iteration may shrink or grow what it carries; only what it leaves alone is known.
+        Some(before) if before.dims == ty.dims => ty,
+        Some(_) => TensorType { dtype: ty.dtype, dims: ty.dims.map(|dims| vec![Dim::Unknown; dims.len()]) },
+        None => {
+            let count = trips.map_or(Dim::Unknown, |bound| Dim::Data { bound, extent: None });
+            TensorType { dtype: ty.dtype, dims: ty.dims.map(|dims| [&[count], &dims[..]].concat()) }
+        }
+    });
+    Ok(outputs.collect())
+}
+
+fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let body = body(evaluation, "body")?;
+    let trips = match evaluation.optional(0) {
+        Some(tensor) => tensor.to_i64_vec()?.first().copied().unwrap_or(0),
+        None => i64::MAX,
+    };
+    let mut going = evaluation.optional(1).map(flag).transpose()?.unwrap_or(true);
+    let mut carried = Vec::new();
+    for index in 2..evaluation.inputs.len() {
+        carried.push(evaluation.input(index)?.clone());
+    }
+    let count = carried.len();
+    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); body.outputs.len().saturating_sub(1 + count)];
+    let mut room = evaluation.max_tensor_bytes;
+    let mut trip = 0;
+    while going && trip < trips {
+        if trip >= MOST_ITERATIONS {
+            return Err(Error::new(ErrorKind::Execution, "Loop does not end"));
+        }
+        let mut inputs = vec![Tensor::scalar(trip), Tensor::scalar(Bool::from(going))];
+        inputs.append(&mut carried);
+        let mut results = run_body(evaluation, body, &inputs)?.into_iter();
+        going = flag(&results.next().ok_or_else(|| Error::invalid_model("the body of Loop has no outputs"))?)?;
+        carried = results.by_ref().take(count).collect();
+        for (list, tensor) in collected.iter_mut().zip(results) {
+            room = take_room(evaluation, room, &tensor)?;
+            list.push(tensor);
+        }
+        trip += 1;
+    }
+    let mut outputs = carried;
+    for (index, list) in collected.into_iter().enumerate() {
+        let ty = &body.values[body.outputs[1 + count + index].index()].ty;
+        outputs.push(stacked(list, ty, 0)?);
+    }
+    Ok(outputs)
+}
+
+/// What a loop collects counts against the limit as a whole.
+fn take_room(evaluation: &Evaluation<'_>, room: usize, tensor: &Tensor) -> Result<usize> {
+    room.checked_sub(tensor.bytes().len()).ok_or_else(|| {
+        Error::new(ErrorKind::OutOfMemory, format!("{} collects too much", evaluation.operator))
+            .with_sizes(tensor.bytes().len() as u64, Some(room as u64))
+    })
+}
+
+/// Tensors of equal shape along a new axis. Of none, an empty tensor of the type that the body declares.
+fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
+    let Some(first) = list.first() else {
+        let dtype = ty.dtype.ok_or_else(|| Error::unsupported("collecting nothing of unknown type"))?;
+        let mut shape = ty.shape().unwrap_or_default();
+        shape.insert(0, 0);
+        return Numbers::Ints(vec![]).into_tensor(dtype, &shape);
+    };
+    let mut shape = first.shape().to_vec();
+    if along > shape.len() {
+        return Err(Error::invalid_model(format!("axis {along} is outside a tensor of rank {}", shape.len())));
+    }
+    shape.insert(along, 1);
+    let widened = list.iter().map(|tensor| tensor.reshaped(&shape)).collect::<Result<Vec<_>>>();
+    join(&widened.map_err(|_| Error::invalid_model("what a loop collects changes its shape"))?, along)
+}
+
+/// Axis and direction of each scanned input and output.
+fn scan_axes(operator: &hetero_hal::Operator, name: &str, count: usize) -> Result<Vec<i64>> {
+    match operator.attribute(name) {
+        None => Ok(vec![0; count]),
+        Some(Attribute::Ints(values)) if values.len() == count => Ok(values.clone()),
+        Some(_) => Err(Error::invalid_model(format!("attribute '{name}' of Scan does not fit its {count} sequences"))),
+    }
+}
+
+fn infer_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let scanned = inference.operator.int("num_scan_inputs")?.unwrap_or(0).max(0) as usize;
+    let states = inference.inputs.len().saturating_sub(scanned);
+    let axes = scan_axes(inference.operator, "scan_input_axes", scanned)?;
+    let mut inputs = Vec::new();
+    let mut length = Dim::Unknown;
+    for (index, fact) in inference.inputs.iter().enumerate() {
+        let mut ty = fact.as_ref().map(|fact| fact.ty.clone()).unwrap_or_default();
+        if index >= states
+            && let Some(dims) = &mut ty.dims
+        {
+            length = dims.remove(axis(axes[index - states], dims.len())?);
+        }
+        inputs.push(ty);
+    }
+    let results = (inference.subgraph)("body", &inputs)?;
+    let out_axes = scan_axes(inference.operator, "scan_output_axes", results.len().saturating_sub(states))?;
+    let outputs = results.into_iter().enumerate().map(|(index, mut ty)| {
+        if index >= states
+            && let Some(dims) = &mut ty.dims
+        {
+            let at = axis(out_axes[index - states], dims.len() + 1)?;
+            dims.insert(at, length.clone());
+        }
+        Ok(ty)
+    });
+    outputs.collect()
+}
+
+fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let body = body(evaluation, "body")?;
+    let scanned = crate::shapes::size(operator.int("num_scan_inputs")?.unwrap_or(0))?;
+    let states = evaluation
+        .inputs
+        .len()
+        .checked_sub(scanned)
+        .filter(|_| scanned > 0)
+        .ok_or_else(|| Error::invalid_model("num_scan_inputs does not fit the inputs of Scan"))?;
+    let in_axes = scan_axes(operator, "scan_input_axes", scanned)?;
+    let backwards = scan_axes(operator, "scan_input_directions", scanned)?;
+    let collects = body.outputs.len().saturating_sub(states);
+    let out_axes = scan_axes(operator, "scan_output_axes", collects)?;
+    let reversed = scan_axes(operator, "scan_output_directions", collects)?;
+    let mut carried = Vec::new();
+    for index in 0..states {
+        carried.push(evaluation.input(index)?.clone());
+    }
+    // Each sequence cut into its elements.
+    let mut sequences: Vec<Vec<Tensor>> = Vec::new();
+    for index in 0..scanned {
+        let tensor = evaluation.input(states + index)?;
+        let along = axis(in_axes[index], tensor.rank())?;
+        let mut elements = Vec::with_capacity(tensor.shape()[along]);
+        for at in 0..tensor.shape()[along] {
+            let gather = hetero_hal::Operator::new("Gather", 13).with("axis", Attribute::Int(along as i64));
+            let inputs = [Some(tensor.clone()), Some(Tensor::scalar(at as i64))];
+            elements.push(crate::evaluate(&gather, &inputs, 1)?.swap_remove(0));
+        }
+        if backwards[index] != 0 {
+            elements.reverse();
+        }
+        sequences.push(elements);
+    }
+    let length = sequences.first().map_or(0, Vec::len);
+    if sequences.iter().any(|sequence| sequence.len() != length) {
+        return Err(Error::invalid_model("the sequences of Scan differ in length"));
+    }
+    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); collects];
+    let mut room = evaluation.max_tensor_bytes;
+    for step in 0..length {
+        let mut inputs = std::mem::take(&mut carried);
+        inputs.extend(sequences.iter().map(|sequence| sequence[step].clone()));
+        let mut results = run_body(evaluation, body, &inputs)?.into_iter();
+        carried = results.by_ref().take(states).collect();
+        for (list, tensor) in collected.iter_mut().zip(results) {
+            room = take_room(evaluation, room, &tensor)?;
+            list.push(tensor);
+        }
+    }
+    let mut outputs = carried;
+    for (index, mut list) in collected.into_iter().enumerate() {
+        if reversed[index] != 0 {
+            list.reverse();
+        }
+        let ty = &body.values[body.outputs[states + index].index()].ty;
+        let rank = list.first().map_or(0, Tensor::rank) + 1;
+        outputs.push(stacked(list, ty, axis(out_axes[index], rank)?)?);
+    }
+    Ok(outputs)
+}

@@ -1,0 +1,202 @@
+//! Operators that make tensors out of attributes, shapes and little else.
+
+use hetero_hal::{
+    Attribute, DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType,
+    element_count,
+};
+
+use crate::indexing::{indices, pick};
+use crate::numbers::{Numbers, floats};
+use crate::shapes::size;
+
+pub(crate) static DEFINITIONS: &[Definition] = &[
+    Definition::new("Constant", 1, (0, 0), infer_constant, constant),
+    Definition::new("ConstantOfShape", 9, (1, 1), infer_filled, filled),
+    Definition::new("Shape", 1, (1, 1), infer_shape, shape),
+    Definition::new("Size", 1, (1, 1), infer_size, count),
+    Definition::new("Range", 11, (3, 3), infer_range, range),
+    Definition::new("EyeLike", 9, (1, 1), infer_eye, eye),
+    Definition::new("NonZero", 9, (1, 1), infer_non_zero, non_zero),
+];
+
+/// The content of a Constant, whichever attribute holds it.
+fn content(operator: &Operator) -> Result<Tensor> {
+    let text = |bytes: &std::sync::Arc<[u8]>| String::from_utf8_lossy(bytes).into();
+    for (name, attribute) in &operator.attributes {
+        return match (&**name, attribute) {
+            ("value" | "sparse_value", Attribute::Tensor(tensor)) => Ok(tensor.clone()),
+            ("value_float", Attribute::Float(value)) => Ok(Tensor::scalar(*value)),
+            ("value_floats", Attribute::Floats(values)) => Tensor::from_vec(&[values.len()], values.clone()),
+            ("value_int", Attribute::Int(value)) => Ok(Tensor::scalar(*value)),
+            ("value_ints", Attribute::Ints(values)) => Tensor::from_vec(&[values.len()], values.clone()),
+            ("value_string", Attribute::String(value)) => Tensor::from_strings(&[], vec![text(value)]),
+            ("value_strings", Attribute::Strings(values)) => {
+                Tensor::from_strings(&[values.len()], values.iter().map(text).collect())
+            }
+            _ => continue,
+        };
+    }
+    Err(Error::invalid_model("Constant has no value"))
+}
+
+fn infer_constant(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let tensor = content(inference.operator)?;
+    Ok(vec![TensorType::exact(tensor.dtype(), tensor.shape())])
+}
+
+fn constant(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    Ok(vec![content(evaluation.operator)?])
+}
+
+fn filler(operator: &Operator) -> Result<Tensor> {
+    match operator.tensor("value")? {
+        Some(value) if value.len() == 1 => Ok(value.clone()),
+        Some(_) => Err(Error::invalid_model("the value of ConstantOfShape is not one element")),
+        None => Ok(Tensor::scalar(0.0f32)),
+    }
+}
+
+fn infer_filled(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dtype = Some(filler(inference.operator)?.dtype());
+    let target = inference.input(0)?;
+    let dims = match (&target.value, target.ty.shape().as_deref()) {
+        (Some(sizes), _) => {
+            Some(sizes.to_i64_vec()?.into_iter().map(|v| Ok(Dim::Known(size(v)?))).collect::<Result<_>>()?)
+        }
+        (None, Some([rank])) if *rank <= 64 => Some(vec![Dim::Unknown; *rank]),
+        _ => None,
+    };
+    Ok(vec![TensorType { dtype, dims }])
+}
+
+fn filled(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let value = filler(evaluation.operator)?;
+    let shape = evaluation.input(0)?.to_i64_vec()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+    let count = evaluation.reserve(value.dtype(), &shape)?;
+    Ok(vec![pick(&value, &shape, std::iter::repeat_n(Some(0), count), None)?])
+}
+
+fn infer_shape(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let operator = inference.operator;
+    let dims = match inference.dims(0)? {
+        None => vec![Dim::Unknown],
+        Some(dims) => {
+            let (start, end) = section(operator, dims.len())?;
+            vec![Dim::Known(end - start)]
+        }
+    };
+    Ok(vec![TensorType::new(DType::I64, dims)])
+}
+
+/// The part of the shape that the operator gives, clamped to the rank.
+fn section(operator: &Operator, rank: usize) -> Result<(usize, usize)> {
+    let clamp = |value: i64| {
+        let at = if value < 0 { value.saturating_add(rank as i64) } else { value };
+        at.clamp(0, rank as i64) as usize
+    };
+    let start = clamp(operator.int("start")?.unwrap_or(0));
+    let end = clamp(operator.int("end")?.unwrap_or(rank as i64));
+    Ok((start, end.max(start)))
+}
+
+fn shape(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let dims = evaluation.input(0)?.shape();
+    let (start, end) = section(evaluation.operator, dims.len())?;
+    let sizes: Vec<i64> = dims[start..end].iter().map(|&dim| dim as i64).collect();
+    Ok(vec![Tensor::from_vec(&[sizes.len()], sizes)?])
+}
+
+fn infer_size(_: &Inference<'_>) -> Result<Vec<TensorType>> {
+    Ok(vec![TensorType::exact(DType::I64, &[])])
+}
+
+fn count(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    Ok(vec![Tensor::scalar(evaluation.input(0)?.len() as i64)])
+}
+
+/// How many numbers there are from `start` up to `limit` in steps of `delta`.
+fn steps(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize> {
+    let first = |tensor: &Tensor| -> Result<f64> {
+        floats(tensor)?.first().copied().ok_or_else(|| Error::invalid_model("Range takes scalars"))
+    };
+    let count = ((first(limit)? - first(start)?) / first(delta)?).ceil();
+    if count.is_nan() || count > (1u64 << 48) as f64 {
+        return Err(Error::invalid_model("Range never ends, or is absurdly long"));
+    }
+    Ok(count.max(0.0) as usize)
+}
+
+fn infer_range(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let values = (&inference.input(0)?.value, &inference.input(1)?.value, &inference.input(2)?.value);
+    let dim = match values {
+        (Some(start), Some(limit), Some(delta)) => Dim::Known(steps(start, limit, delta)?),
+        _ => Dim::Unknown,
+    };
+    Ok(vec![TensorType { dtype: inference.dtype(0)?, dims: Some(vec![dim]) }])
+}
+
+fn range(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (start, delta) = (evaluation.input(0)?, evaluation.input(2)?);
+    let count = steps(start, evaluation.input(1)?, delta)?;
+    evaluation.reserve(start.dtype(), &[count])?;
+    let numbers = match (Numbers::of(start)?, Numbers::of(delta)?) {
+        (Numbers::Ints(start), Numbers::Ints(delta)) => {
+            Numbers::Ints((0..count).map(|i| start[0] + i as i128 * delta[0]).collect())
+        }
+        (start, delta) => {
+            let (start, delta) = (start.floats()[0], delta.floats()[0]);
+            Numbers::Floats((0..count).map(|i| start + i as f64 * delta).collect())
+        }
+    };
+    Ok(vec![numbers.into_tensor(start.dtype(), &[count])?])
+}
+
+fn eye_dtype(operator: &Operator, input: Option<DType>) -> Result<Option<DType>> {
+    match operator.int("dtype")? {
+        None => Ok(input),
+        Some(code) => i32::try_from(code)
+            .ok()
+            .and_then(DType::from_onnx_code)
+            .map(Some)
+            .ok_or_else(|| Error::invalid_model(format!("EyeLike of the unknown element type {code}"))),
+    }
+}
+
+fn infer_eye(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    Ok(vec![TensorType { dtype: eye_dtype(inference.operator, ty.dtype)?, dims: ty.dims.clone() }])
+}
+
+fn eye(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let dtype = eye_dtype(evaluation.operator, Some(input.dtype()))?.unwrap_or(DType::F32);
+    let &[rows, columns] = input.shape() else {
+        return Err(Error::invalid_model("EyeLike takes a matrix"));
+    };
+    let k = evaluation.operator.int("k")?.unwrap_or(0);
+    evaluation.reserve(dtype, &[rows, columns])?;
+    let ones = indices(&[rows, columns]).map(|at| i128::from(at[1] as i64 - at[0] as i64 == k)).collect();
+    Ok(vec![Numbers::Ints(ones).into_tensor(dtype, &[rows, columns])?])
+}
+
+/// At most every element is not zero.
+fn infer_non_zero(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dims = match inference.dims(0)? {
+        None => vec![Dim::Unknown, Dim::Unknown],
+        Some(dims) => {
+            let bounds: Option<Vec<usize>> = dims.iter().map(Dim::bound).collect();
+            let bound = bounds.and_then(|bounds| element_count(&bounds));
+            vec![Dim::Known(dims.len()), bound.map_or(Dim::Unknown, |bound| Dim::Data { bound, extent: None })]
+        }
+    };
+    Ok(vec![TensorType::new(DType::I64, dims)])
+}
+
+fn non_zero(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let values = floats(input)?;
+    let found: Vec<Vec<usize>> =
+        indices(input.shape()).zip(values).filter(|(_, value)| *value != 0.0).map(|(index, _)| index).collect();
+    let coordinates = (0..input.rank()).flat_map(|axis| found.iter().map(move |index| index[axis] as i64));
+    Ok(vec![Tensor::from_vec(&[input.rank(), found.len()], coordinates.collect())?])
+}

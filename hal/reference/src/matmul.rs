@@ -1,0 +1,203 @@
+//! Matrix products: MatMul, Gemm, MatMulInteger.
+
+use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+
+use crate::indexing::{broadcast_strides, strided};
+use crate::numbers::{Numbers, floats, pack};
+use crate::shapes::{broadcast_dims, broadcast_shapes, elements};
+
+pub(crate) static DEFINITIONS: &[Definition] = &[
+    Definition::new("MatMul", 1, (2, 2), infer_matmul, matmul).counting(matmul_flops),
+    Definition::new("Gemm", 7, (2, 3), infer_gemm, gemm).counting(gemm_flops),
+    Definition::new("MatMulInteger", 10, (2, 4), infer_integer, matmul_integer).counting(matmul_flops),
+];
+
+fn inner(inputs: &[Option<TensorType>], transposed: bool) -> u64 {
+    let dims = inputs.first().and_then(Option::as_ref).and_then(|ty| ty.dims.as_deref()).unwrap_or_default();
+    let dim = if transposed { dims.first() } else { dims.last() };
+    dim.and_then(Dim::bound).unwrap_or(1) as u64
+}
+
+fn matmul_flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    outputs.first().map_or(0, elements).saturating_mul(2).saturating_mul(inner(inputs, false))
+}
+
+fn gemm_flops(operator: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    let transposed = matches!(operator.int("transA"), Ok(Some(flag)) if flag != 0);
+    outputs.first().map_or(0, elements).saturating_mul(2).saturating_mul(inner(inputs, transposed))
+}
+
+fn agree(a: &Dim, b: &Dim) -> Result<()> {
+    match (a.known(), b.known()) {
+        (Some(a), Some(b)) if a != b => {
+            Err(Error::invalid_model(format!("inner dimensions {a} and {b} of a matrix product differ")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Dimensions of a product as NumPy's `matmul` has them: vectors grow a dimension that the result loses again.
+fn product_dims(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>> {
+    let (Some(a_last), Some(b_last)) = (a.last(), b.last()) else {
+        return Err(Error::invalid_model("a matrix product takes no scalar"));
+    };
+    let b_inner = if b.len() == 1 { b_last } else { &b[b.len() - 2] };
+    agree(a_last, b_inner)?;
+    let mut dims = broadcast_dims(&a[..a.len().saturating_sub(2)], &b[..b.len().saturating_sub(2)])?;
+    if a.len() > 1 {
+        dims.push(a[a.len() - 2].clone());
+    }
+    if b.len() > 1 {
+        dims.push(b_last.clone());
+    }
+    Ok(dims)
+}
+
+fn infer_matmul(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dims = match (inference.dims(0)?, inference.dims(1)?) {
+        (Some(a), Some(b)) => Some(product_dims(a, b)?),
+        _ => None,
+    };
+    Ok(vec![TensorType { dtype: inference.dtype(0)?, dims }])
+}
+
+fn infer_integer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let mut types = infer_matmul(inference)?;
+    types[0].dtype = Some(DType::I32);
+    Ok(types)
+}
+
+/// Sizes of a product of stacked matrices.
+struct Product {
+    shape: Vec<usize>,
+    /// Where each product's matrices start, in matrices.
+    a: Vec<usize>,
+    b: Vec<usize>,
+    m: usize,
+    n: usize,
+    k: usize,
+}
+
+fn product(a: &[usize], b: &[usize]) -> Result<Product> {
+    let known = |shape: &[usize]| shape.iter().map(|&size| Dim::Known(size)).collect::<Vec<_>>();
+    let dims = product_dims(&known(a), &known(b))?;
+    let shape = dims.iter().filter_map(Dim::known).collect();
+    let (a_batch, b_batch) = (&a[..a.len().saturating_sub(2)], &b[..b.len().saturating_sub(2)]);
+    let batch = broadcast_shapes([a_batch, b_batch])?;
+    Ok(Product {
+        shape,
+        a: strided(&batch, &broadcast_strides(a_batch, &batch), 0),
+        b: strided(&batch, &broadcast_strides(b_batch, &batch), 0),
+        m: if a.len() > 1 { a[a.len() - 2] } else { 1 },
+        n: if b.len() > 1 { b[b.len() - 1] } else { 1 },
+        k: a[a.len() - 1],
+    })
+}
+
+impl Product {
+    fn compute<T: Copy + std::iter::Sum<T> + std::ops::Mul<Output = T>>(&self, a: &[T], b: &[T]) -> Vec<T> {
+        let (m, n, k) = (self.m, self.n, self.k);
+        let mut result = Vec::with_capacity(self.a.len() * m * n);
+        for (&first, &second) in self.a.iter().zip(&self.b) {
+            let (a, b) = (&a[first * m * k..][..m * k], &b[second * k * n..][..k * n]);
+            for row in 0..m {
+                for column in 0..n {
+                    result.push((0..k).map(|i| a[row * k + i] * b[i * n + column]).sum());
+                }
+            }
+        }
+        result
+    }
+}
+
+fn matmul(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (a, b) = (evaluation.input(0)?, evaluation.input(1)?);
+    let product = product(a.shape(), b.shape())?;
+    evaluation.reserve(a.dtype(), &product.shape)?;
+    let numbers = match (Numbers::of(a)?, Numbers::of(b)?) {
+        (Numbers::Floats(a), Numbers::Floats(b)) => Numbers::Floats(product.compute(&a, &b)),
+        (Numbers::Ints(a), Numbers::Ints(b)) => Numbers::Ints(product.compute(&a, &b)),
+        _ => return Err(Error::invalid_model("MatMul mixes floats and integers")),
+    };
+    Ok(vec![numbers.into_tensor(a.dtype(), &product.shape)?])
+}
+
+/// Zero points are scalars, or one per row of the first matrix and per column of the second.
+fn matmul_integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (a, b) = (evaluation.input(0)?, evaluation.input(1)?);
+    let product = product(a.shape(), b.shape())?;
+    evaluation.reserve(DType::I32, &product.shape)?;
+    let shifted = |tensor: &Tensor, zero: Option<&Tensor>, per_row: bool| -> Result<Vec<i128>> {
+        let (Numbers::Ints(mut values), zeros) = (Numbers::of(tensor)?, zero.map(Numbers::of).transpose()?) else {
+            return Err(Error::invalid_model("MatMulInteger takes integers"));
+        };
+        let Some(Numbers::Ints(zeros)) = zeros else { return Ok(values) };
+        let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
+        for (index, value) in values.iter_mut().enumerate() {
+            let at = if zeros.len() == 1 {
+                0
+            } else if per_row {
+                (index / columns) % zeros.len()
+            } else {
+                index % columns
+            };
+            *value -= zeros.get(at).copied().ok_or_else(|| Error::invalid_model("a zero point has the wrong size"))?;
+        }
+        Ok(values)
+    };
+    let x = shifted(a, evaluation.optional(2), true)?;
+    let y = shifted(b, evaluation.optional(3), false)?;
+    Ok(vec![Numbers::Ints(product.compute(&x, &y)).into_tensor(DType::I32, &product.shape)?])
+}
+
+fn flags(operator: &Operator) -> Result<(bool, bool)> {
+    Ok((operator.int("transA")?.unwrap_or(0) != 0, operator.int("transB")?.unwrap_or(0) != 0))
+}
+
+fn infer_gemm(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let (trans_a, trans_b) = flags(inference.operator)?;
+    let dims = match (inference.dims(0)?, inference.dims(1)?) {
+        (Some([a0, a1]), Some([b0, b1])) => {
+            let (m, a_inner) = if trans_a { (a1, a0) } else { (a0, a1) };
+            let (n, b_inner) = if trans_b { (b0, b1) } else { (b1, b0) };
+            agree(a_inner, b_inner)?;
+            Some(vec![m.clone(), n.clone()])
+        }
+        (Some(_), Some(_)) => return Err(Error::invalid_model("Gemm takes matrices")),
+        _ => None,
+    };
+    Ok(vec![TensorType { dtype: inference.dtype(0)?, dims }])
+}
+
+fn gemm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (trans_a, trans_b) = flags(evaluation.operator)?;
+    let alpha = f64::from(evaluation.operator.float("alpha")?.unwrap_or(1.0));
+    let beta = f64::from(evaluation.operator.float("beta")?.unwrap_or(1.0));
+    let (a, b) = (evaluation.input(0)?, evaluation.input(1)?);
+    let (&[a0, a1], &[b0, b1]) = (a.shape(), b.shape()) else {
+        return Err(Error::invalid_model("Gemm takes matrices"));
+    };
+    let (m, k) = if trans_a { (a1, a0) } else { (a0, a1) };
+    let (n, inner) = if trans_b { (b0, b1) } else { (b1, b0) };
+    agree(&Dim::Known(k), &Dim::Known(inner))?;
+    evaluation.reserve(a.dtype(), &[m, n])?;
+    let (x, y) = (floats(a)?, floats(b)?);
+    let at_a = |i: usize, j: usize| x[if trans_a { j * m + i } else { i * k + j }];
+    let at_b = |i: usize, j: usize| y[if trans_b { j * k + i } else { i * n + j }];
+    let mut result = vec![0.0; m * n];
+    for row in 0..m {
+        for column in 0..n {
+            result[row * n + column] = alpha * (0..k).map(|i| at_a(row, i) * at_b(i, column)).sum::<f64>();
+        }
+    }
+    if let Some(c) = evaluation.optional(2) {
+        if broadcast_shapes([c.shape(), &[m, n]])? != [m, n] {
+            return Err(Error::invalid_model(format!("C {:?} does not broadcast to {m}x{n}", c.shape())));
+        }
+        let values = floats(c)?;
+        for (into, from) in result.iter_mut().zip(strided(&[m, n], &broadcast_strides(c.shape(), &[m, n]), 0)) {
+            *into += beta * values[from];
+        }
+    }
+    Ok(vec![pack(result, a.dtype(), &[m, n])?])
+}

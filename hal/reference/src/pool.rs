@@ -1,0 +1,183 @@
+//! Pooling over windows and over all of space.
+
+use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+
+use crate::indexing::indices;
+use crate::numbers::{Numbers, floats, pack};
+use crate::shapes::elements;
+use crate::window::{Window, output_dims, per_axis};
+
+pub(crate) static DEFINITIONS: &[Definition] = &[
+    Definition::new("MaxPool", 1, (1, 1), infer, max_pool).outputs(2).counting(flops),
+    Definition::new("AveragePool", 1, (1, 1), infer, average_pool).counting(flops),
+    Definition::new("LpPool", 2, (1, 1), infer, lp_pool).counting(flops),
+    Definition::new("GlobalAveragePool", 1, (1, 1), infer_global, global).counting(flops_global),
+    Definition::new("GlobalMaxPool", 1, (1, 1), infer_global, global).counting(flops_global),
+    Definition::new("GlobalLpPool", 2, (1, 1), infer_global, global).counting(flops_global),
+];
+
+fn flops(operator: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    let window = operator.ints("kernel_shape").ok().flatten().unwrap_or_default();
+    let taps = window.iter().fold(1u64, |count, &size| count.saturating_mul(size.max(0) as u64));
+    outputs.first().map_or(0, elements).saturating_mul(taps)
+}
+
+fn flops_global(_: &Operator, inputs: &[Option<TensorType>], _: &[TensorType]) -> u64 {
+    inputs.first().and_then(Option::as_ref).map_or(0, elements)
+}
+
+fn kernel(operator: &Operator, rank: usize) -> Result<Vec<usize>> {
+    if rank < 3 || operator.ints("kernel_shape")?.is_none() {
+        return Err(Error::invalid_model(format!("{operator} over rank {rank}, or without kernel_shape")));
+    }
+    per_axis(operator, "kernel_shape", rank - 2, 1)
+}
+
+fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    let dims = match &ty.dims {
+        None => None,
+        Some(input) => {
+            let kernel = kernel(inference.operator, input.len())?;
+            let mut dims = input[..2].to_vec();
+            dims.extend(output_dims(inference.operator, &input[2..], &kernel)?);
+            Some(dims)
+        }
+    };
+    let values = TensorType { dtype: ty.dtype, dims };
+    let positions = TensorType { dtype: Some(DType::I64), dims: values.dims.clone() };
+    Ok(vec![values, positions])
+}
+
+fn infer_global(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    let shrink = |dims: &Vec<Dim>| {
+        dims.iter().enumerate().map(|(axis, dim)| if axis < 2 { dim.clone() } else { Dim::Known(1) }).collect()
+    };
+    Ok(vec![TensorType { dtype: ty.dtype, dims: ty.dims.as_ref().map(shrink) }])
+}
+
+/// Every window of every channel: calls `reduce(channel's first element, window's taps as (number, position), output index)`.
+fn each_window(
+    evaluation: &Evaluation<'_>,
+    mut reduce: impl FnMut(usize, &[(usize, usize)], &[usize], &Window),
+) -> Result<Vec<usize>> {
+    let input = evaluation.input(0)?;
+    let shape = input.shape();
+    let window =
+        Window::resolve(evaluation.operator, &shape[2.min(shape.len())..], &kernel(evaluation.operator, shape.len())?)?;
+    let mut result = shape[..2].to_vec();
+    result.extend(&window.output);
+    evaluation.reserve(DType::I64, &result)?;
+    let plane: usize = shape[2..].iter().product();
+    let mut taps = Vec::new();
+    for channel in 0..shape[0] * shape[1] {
+        for at in indices(&window.output) {
+            taps.clear();
+            window.taps(&at, &shape[2..], |tap, position| taps.push((tap, position)));
+            reduce(channel * plane, &taps, &at, &window);
+        }
+    }
+    Ok(result)
+}
+
+fn max_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let column_major = evaluation.operator.int("storage_order")?.unwrap_or(0) != 0;
+    let spatial = input.shape()[2.min(input.rank())..].to_vec();
+    let mut chosen: Vec<Option<usize>> = Vec::new();
+    let numbers = Numbers::of(input)?;
+    let shape = each_window(evaluation, |first, taps, _, _| {
+        let positions = taps.iter().map(|&(_, position)| first + position);
+        // The first of equals, and NaN before everything.
+        chosen.push(match &numbers {
+            Numbers::Floats(x) => positions
+                .reduce(|best, p| if x[p] > x[best] || (x[p].is_nan() && !x[best].is_nan()) { p } else { best }),
+            Numbers::Ints(x) => positions.reduce(|best, p| if x[p] > x[best] { p } else { best }),
+        });
+    })?;
+    // A window wholly in the padding holds nothing: the lowest value there is.
+    let values = match numbers {
+        Numbers::Floats(x) => Numbers::Floats(chosen.iter().map(|p| p.map_or(f64::NEG_INFINITY, |p| x[p])).collect()),
+        Numbers::Ints(x) => Numbers::Ints(chosen.iter().map(|p| p.map_or(0, |p| x[p])).collect()),
+    };
+    let mut outputs = vec![values.into_tensor(input.dtype(), &shape)?];
+    if evaluation.outputs > 1 {
+        let plane: usize = spatial.iter().product();
+        let position = |p: usize| {
+            if !column_major {
+                return p as i64;
+            }
+            let (base, mut rest) = (p / plane.max(1) * plane, p % plane.max(1));
+            let mut index = vec![0; spatial.len()];
+            for axis in (0..spatial.len()).rev() {
+                index[axis] = rest % spatial[axis];
+                rest /= spatial[axis];
+            }
+            let reversed = index.iter().zip(&spatial).rev().fold(0, |at, (i, size)| at * size + i);
+            (base + reversed) as i64
+        };
+        outputs.push(Tensor::from_vec(&shape, chosen.iter().map(|p| p.map_or(-1, position)).collect())?);
+    }
+    Ok(outputs)
+}
+
+fn average_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let with_padding = evaluation.operator.int("count_include_pad")?.unwrap_or(0) != 0;
+    let x = floats(input)?;
+    let spatial = input.shape()[2.min(input.rank())..].to_vec();
+    let mut values = Vec::new();
+    let shape = each_window(evaluation, |first, taps, at, window| {
+        let sum: f64 = taps.iter().map(|&(_, position)| x[first + position]).sum();
+        let count = if with_padding { padded_taps(window, at, &spatial) } else { taps.len() };
+        values.push(sum / count as f64);
+    })?;
+    Ok(vec![pack(values, input.dtype(), &shape)?])
+}
+
+/// Elements of a window on the input or its padding; what rounding up adds beyond the padding does not count.
+fn padded_taps(window: &Window, at: &[usize], spatial: &[usize]) -> usize {
+    (0..spatial.len())
+        .map(|axis| {
+            let limit = spatial[axis] + window.begin[axis] + window.end[axis];
+            let start = at[axis] * window.strides[axis];
+            (0..window.kernel[axis]).filter(|k| start + k * window.dilations[axis] < limit).count()
+        })
+        .product()
+}
+
+fn lp_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let p = evaluation.operator.int("p")?.unwrap_or(2) as f64;
+    let x = floats(input)?;
+    let mut values = Vec::new();
+    let shape = each_window(evaluation, |first, taps, _, _| {
+        let sum: f64 = taps.iter().map(|&(_, position)| x[first + position].abs().powf(p)).sum();
+        values.push(sum.powf(p.recip()));
+    })?;
+    Ok(vec![pack(values, input.dtype(), &shape)?])
+}
+
+fn global(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let shape = input.shape();
+    if shape.len() < 3 {
+        return Err(Error::invalid_model(format!("{} over rank {}", evaluation.operator, shape.len())));
+    }
+    let p = evaluation.operator.int("p")?.unwrap_or(2) as f64;
+    let plane: usize = shape[2..].iter().product();
+    let x = floats(input)?;
+    let reduce = |channel: &[f64]| match &*evaluation.operator.name {
+        "GlobalMaxPool" => {
+            channel.iter().copied().fold(f64::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a })
+        }
+        "GlobalLpPool" => channel.iter().map(|v| v.abs().powf(p)).sum::<f64>().powf(p.recip()),
+        _ => channel.iter().sum::<f64>() / channel.len() as f64,
+    };
+    let channels = shape[0] * shape[1];
+    let values = (0..channels).map(|c| reduce(&x[c * plane..(c + 1) * plane])).collect();
+    let mut result = shape[..2].to_vec();
+    result.resize(shape.len(), 1);
+    Ok(vec![pack(values, input.dtype(), &result)?])
+}

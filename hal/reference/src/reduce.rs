@@ -1,0 +1,339 @@
+//! Reductions along axes, and what orders or accumulates along one.
+
+use std::cmp::Ordering;
+
+use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+
+use crate::indexing::{indices, offset, strides};
+use crate::numbers::{Numbers, floats};
+use crate::shapes::{axes, axis, elements, infer_same, list_of};
+
+const NAMES: [&str; 10] = [
+    "ReduceSum",
+    "ReduceMean",
+    "ReduceMax",
+    "ReduceMin",
+    "ReduceProd",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceLogSum",
+    "ReduceLogSumExp",
+    "ReduceSumSquare",
+];
+
+/// The reductions by name, then the others.
+pub(crate) static DEFINITIONS: [Definition; NAMES.len() + 4] = {
+    let arg = Definition::new("ArgMax", 1, (1, 1), infer_arg, arg).counting(flops);
+    let mut definitions = [arg; NAMES.len() + 4];
+    let mut index = 0;
+    while index < NAMES.len() {
+        definitions[index] = Definition::new(NAMES[index], 1, (1, 2), infer, reduce).counting(flops);
+        index += 1;
+    }
+    definitions[index + 1] = Definition::new("ArgMin", 1, (1, 1), infer_arg, self::arg).counting(flops);
+    definitions[index + 2] = Definition::new("CumSum", 11, (2, 2), infer_same, cumulate).counting(flops);
+    definitions[index + 3] = Definition::new("TopK", 1, (1, 2), infer_top, top).outputs(2).counting(flops);
+    definitions
+};
+
+fn flops(_: &Operator, inputs: &[Option<TensorType>], _: &[TensorType]) -> u64 {
+    inputs.first().and_then(Option::as_ref).map_or(0, elements)
+}
+
+fn keeps(operator: &Operator) -> Result<bool> {
+    Ok(operator.int("keepdims")?.unwrap_or(1) != 0)
+}
+
+fn reduced_dims(dims: &[Dim], over: &[usize], keep: bool) -> Vec<Dim> {
+    let kept = |(axis, dim): (usize, &Dim)| match over.contains(&axis) {
+        false => Some(dim.clone()),
+        true => keep.then_some(Dim::Known(1)),
+    };
+    dims.iter().enumerate().filter_map(kept).collect()
+}
+
+/// The axes to reduce: without any, all of them, or none where the operator says so.
+fn chosen(operator: &Operator, listed: Option<&[i64]>, rank: usize) -> Result<Vec<usize>> {
+    match listed {
+        Some(listed) if !listed.is_empty() => axes(listed, rank),
+        _ if operator.int("noop_with_empty_axes")?.unwrap_or(0) != 0 => Ok(vec![]),
+        _ => Ok((0..rank).collect()),
+    }
+}
+
+fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    let dims = match (&ty.dims, list_of(inference, "axes", 1)?) {
+        (None, _) => None,
+        (Some(dims), Some(None)) => keeps(inference.operator)?.then(|| vec![Dim::Unknown; dims.len()]),
+        (Some(dims), listed) => {
+            let over = chosen(inference.operator, listed.flatten().as_deref(), dims.len())?;
+            Some(reduced_dims(dims, &over, keeps(inference.operator)?))
+        }
+    };
+    Ok(vec![TensorType { dtype: ty.dtype, dims }])
+}
+
+fn reduce(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let input = evaluation.input(0)?;
+    let listed = match (operator.ints("axes")?, evaluation.optional(1)) {
+        (Some(listed), _) => Some(listed.to_vec()),
+        (None, Some(tensor)) => Some(tensor.to_i64_vec()?),
+        (None, None) => None,
+    };
+    let shape = input.shape();
+    let over = chosen(operator, listed.as_deref(), shape.len())?;
+    let count: usize = over.iter().map(|&axis| shape[axis]).product();
+    let target: Vec<usize> = (0..shape.len()).map(|axis| if over.contains(&axis) { 1 } else { shape[axis] }).collect();
+    let steps: Vec<usize> =
+        strides(&target).iter().enumerate().map(|(axis, &s)| if over.contains(&axis) { 0 } else { s }).collect();
+    evaluation.reserve(input.dtype(), &target)?;
+    // The elements that fall together, in the input's order.
+    let mut groups: Vec<Vec<usize>> = vec![Vec::with_capacity(count); target.iter().product()];
+    for (position, index) in indices(shape).enumerate() {
+        groups[offset(&index, &steps)].push(position);
+    }
+    let kept: Vec<usize> = if keeps(operator)? {
+        target
+    } else {
+        (0..shape.len()).filter(|axis| !over.contains(axis)).map(|axis| shape[axis]).collect()
+    };
+    let name = &*operator.name;
+    let numbers = match Numbers::of(input)? {
+        Numbers::Floats(x) => Numbers::Floats(groups.iter().map(|g| float(name, g.iter().map(|&p| x[p]))).collect()),
+        Numbers::Ints(x) => {
+            let (low, high) = limits(input.dtype());
+            Numbers::Ints(groups.iter().map(|g| int(name, g.iter().map(|&p| x[p]), low, high)).collect())
+        }
+    };
+    Ok(vec![numbers.into_tensor(input.dtype(), &kept)?])
+}
+
+/// Reduces floats; what nothing reduces to is the operation's neutral element.
+fn float(name: &str, values: impl Iterator<Item = f64> + Clone) -> f64 {
+    let nan_or = |a: f64, b: f64, better: bool| if a.is_nan() || (!b.is_nan() && !better) { a } else { b };
+    match name {
+        "ReduceMean" => {
+            let count = values.clone().count();
+            values.sum::<f64>() / count as f64
+        }
+        "ReduceMax" => values.fold(f64::NEG_INFINITY, |a, b| nan_or(a, b, b > a)),
+        "ReduceMin" => values.fold(f64::INFINITY, |a, b| nan_or(a, b, b < a)),
+        "ReduceProd" => values.product(),
+        "ReduceL1" => values.map(f64::abs).sum(),
+        "ReduceL2" => values.map(|v| v * v).sum::<f64>().sqrt(),
+        "ReduceLogSum" => values.sum::<f64>().ln(),
+        "ReduceLogSumExp" => {
+            let largest = values.clone().fold(f64::NEG_INFINITY, f64::max);
+            if largest.is_infinite() {
+                largest
+            } else {
+                largest + values.map(|v| (v - largest).exp()).sum::<f64>().ln()
+            }
+        }
+        "ReduceSumSquare" => values.map(|v| v * v).sum(),
+        _ => values.sum(),
+    }
+}
+
+fn int(name: &str, values: impl Iterator<Item = i128> + Clone, low: i128, high: i128) -> i128 {
+    match name {
+        "ReduceMean" => {
+            let count = values.clone().count() as i128;
+            values.sum::<i128>().checked_div(count).unwrap_or(0)
+        }
+        "ReduceMax" => values.max().unwrap_or(low),
+        "ReduceMin" => values.min().unwrap_or(high),
+        "ReduceProd" => values.fold(1i128, i128::wrapping_mul),
+        "ReduceSum" => values.sum(),
+        "ReduceL1" => values.map(i128::abs).sum(),
+        "ReduceSumSquare" => values.fold(0, |sum, v| sum + v.wrapping_mul(v)),
+        // Logarithms and roots of integers are taken as floats and cut off.
+        _ => float(name, values.map(|v| v as f64)) as i128,
+    }
+}
+
+fn limits(dtype: DType) -> (i128, i128) {
+    let bits = dtype.bits() as u32;
+    match dtype {
+        DType::Bool => (0, 1),
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 => (0, (1i128 << bits) - 1),
+        _ => (-(1i128 << (bits.max(1) - 1)), (1i128 << (bits.max(1) - 1)) - 1),
+    }
+}
+
+fn infer_arg(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dims = match &inference.input(0)?.ty.dims {
+        None => None,
+        Some(dims) => {
+            let along = axis(inference.operator.int("axis")?.unwrap_or(0), dims.len())?;
+            Some(reduced_dims(dims, &[along], keeps(inference.operator)?))
+        }
+    };
+    Ok(vec![TensorType { dtype: Some(DType::I64), dims }])
+}
+
+/// Every line of a tensor along an axis: positions of its elements.
+fn lines(shape: &[usize], along: usize) -> Vec<Vec<usize>> {
+    let inner: usize = shape[along + 1..].iter().product();
+    let outer: usize = shape[..along].iter().product();
+    let line = |o: usize, i: usize| (0..shape[along]).map(|k| (o * shape[along] + k) * inner + i).collect();
+    (0..outer).flat_map(|o| (0..inner).map(move |i| line(o, i))).collect()
+}
+
+fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let input = evaluation.input(0)?;
+    let along = axis(operator.int("axis")?.unwrap_or(0), input.rank())?;
+    let last = operator.int("select_last_index")?.unwrap_or(0) != 0;
+    let smallest = operator.is("ArgMin");
+    if input.shape()[along] == 0 {
+        return Err(Error::invalid_model(format!("{operator} over an empty axis")));
+    }
+    let x = floats(input)?;
+    let chosen = lines(input.shape(), along).into_iter().map(|line| {
+        let mut best = 0;
+        for k in 1..line.len() {
+            let (a, b) = (x[line[k]], x[line[best]]);
+            let better = if smallest { a < b } else { a > b };
+            if better || (last && a == b) {
+                best = k;
+            }
+        }
+        best as i64
+    });
+    let mut shape = input.shape().to_vec();
+    if keeps(operator)? {
+        shape[along] = 1;
+    } else {
+        shape.remove(along);
+    }
+    Ok(vec![Tensor::from_vec(&shape, chosen.collect())?])
+}
+
+fn cumulate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let input = evaluation.input(0)?;
+    let along = evaluation.input(1)?.to_i64_vec()?;
+    let along = axis(along.first().copied().unwrap_or(0), input.rank())?;
+    let exclusive = operator.int("exclusive")?.unwrap_or(0) != 0;
+    let reverse = operator.int("reverse")?.unwrap_or(0) != 0;
+    fn run<T: Copy + std::ops::Add<Output = T>>(x: &mut [T], line: &[usize], zero: T, exclusive: bool) {
+        let mut sum = zero;
+        for &p in line {
+            let value = x[p];
+            x[p] = if exclusive { sum } else { sum + value };
+            sum = sum + value;
+        }
+    }
+    let mut numbers = Numbers::of(input)?;
+    for mut line in lines(input.shape(), along) {
+        if reverse {
+            line.reverse();
+        }
+        match &mut numbers {
+            Numbers::Floats(x) => run(x, &line, 0.0, exclusive),
+            Numbers::Ints(x) => run(x, &line, 0, exclusive),
+        }
+    }
+    Ok(vec![numbers.into_tensor(input.dtype(), input.shape())?])
+}
+
+fn infer_top(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    let k = match (inference.operator.int("k")?, inference.optional(1)) {
+        (Some(k), _) => Some(k),
+        (None, Some(fact)) => match &fact.value {
+            Some(value) => value.to_i64_vec()?.first().copied(),
+            None => None,
+        },
+        (None, None) => return Err(Error::invalid_model("TopK lacks its k")),
+    };
+    let dims = match &ty.dims {
+        None => None,
+        Some(dims) => {
+            let along = axis(inference.operator.int("axis")?.unwrap_or(-1), dims.len())?;
+            let mut dims = dims.clone();
+            dims[along] = match (k, dims[along].bound()) {
+                (Some(k), _) => Dim::Known(crate::shapes::size(k)?),
+                (None, Some(bound)) => Dim::Data { bound, extent: None },
+                (None, None) => Dim::Unknown,
+            };
+            Some(dims)
+        }
+    };
+    let positions = TensorType { dtype: Some(DType::I64), dims: dims.clone() };
+    Ok(vec![TensorType { dtype: ty.dtype, dims }, positions])
+}
+
+fn top(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let input = evaluation.input(0)?;
+    let k = match (operator.int("k")?, evaluation.optional(1)) {
+        (Some(k), _) => k,
+        (None, Some(tensor)) => tensor.to_i64_vec()?.first().copied().unwrap_or(0),
+        (None, None) => return Err(Error::invalid_model("TopK lacks its k")),
+    };
+    let along = axis(operator.int("axis")?.unwrap_or(-1), input.rank())?;
+    let k = crate::shapes::size(k)?;
+    if k > input.shape()[along] {
+        return Err(Error::invalid_model(format!("TopK of {k} among {}", input.shape()[along])));
+    }
+    let largest = operator.int("largest")?.unwrap_or(1) != 0;
+    let numbers = Numbers::of(input)?;
+    let compare = |a: usize, b: usize| {
+        let order = match &numbers {
+            Numbers::Floats(x) => x[a].partial_cmp(&x[b]).unwrap_or_else(|| x[a].is_nan().cmp(&x[b].is_nan())),
+            Numbers::Ints(x) => x[a].cmp(&x[b]),
+        };
+        if largest { order.reverse() } else { order }
+    };
+    let mut shape = input.shape().to_vec();
+    shape[along] = k;
+    let inner: usize = shape[along + 1..].iter().product();
+    let count = evaluation.reserve(DType::I64, &shape)?;
+    let (mut from, mut positions) = (vec![0; count], vec![0i64; count]);
+    for (number, line) in lines(input.shape(), along).into_iter().enumerate() {
+        let mut order: Vec<usize> = (0..line.len()).collect();
+        order.sort_by(|&a, &b| compare(line[a], line[b]).then(if a < b { Ordering::Less } else { Ordering::Greater }));
+        for (rank, &index) in order.iter().take(k).enumerate() {
+            let at = (number / inner * k + rank) * inner + number % inner;
+            from[at] = line[index];
+            positions[at] = index as i64;
+        }
+    }
+    let values = crate::indexing::pick(input, &shape, from.into_iter().map(Some), None)?;
+    Ok(vec![values, Tensor::from_vec(&shape, positions)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::Attribute;
+
+    use super::*;
+
+    #[test]
+    fn reductions_keep_or_drop_axes() {
+        let x = Tensor::from_vec(&[2, 3], vec![1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        let op = |name: &str, axes: &[i64], keep: i64| {
+            Operator::new(name, 11).with("axes", Attribute::Ints(axes.to_vec())).with("keepdims", Attribute::Int(keep))
+        };
+        let run = |op: &Operator| crate::evaluate(op, &[Some(x.clone())], 1).unwrap().remove(0);
+        let mean = run(&op("ReduceMean", &[-1], 1));
+        assert_eq!((mean.shape(), &*mean.view::<f32>().unwrap()), (&[2, 1][..], &[2.0, 5.0][..]));
+        let max = run(&op("ReduceMax", &[0], 0));
+        assert_eq!((max.shape(), &*max.view::<f32>().unwrap()), (&[3][..], &[4.0, 5.0, 6.0][..]));
+        assert_eq!(run(&Operator::new("ReduceSum", 13)).shape(), [1, 1]);
+    }
+
+    #[test]
+    fn ties_go_to_the_first() {
+        let x = Tensor::from_vec(&[4], vec![1.0f32, 3.0, 3.0, 2.0]).unwrap();
+        let k = Tensor::from_vec(&[1], vec![3i64]).unwrap();
+        let top = crate::evaluate(&Operator::new("TopK", 11), &[Some(x.clone()), Some(k)], 2).unwrap();
+        assert_eq!(&*top[1].view::<i64>().unwrap(), [1, 2, 3]);
+        let arg = crate::evaluate(&Operator::new("ArgMax", 13), &[Some(x)], 1).unwrap();
+        assert_eq!(&*arg[0].view::<i64>().unwrap(), [1]);
+    }
+}

@@ -1,0 +1,138 @@
+//! Rules of shapes that many operators share: axes, broadcasting, known sizes.
+
+use hetero_hal::{Dim, Error, Inference, Operator, Result, TensorType};
+
+/// An axis of a tensor of so many dimensions, counted from the end where it is negative.
+pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
+    let signed = rank as i64;
+    let position = if value < 0 { value.saturating_add(signed) } else { value };
+    if (0..signed).contains(&position) {
+        return Ok(position as usize);
+    }
+    Err(Error::invalid_model(format!("axis {value} is outside a tensor of rank {rank}")))
+}
+
+/// Axes, sorted, each once.
+pub(crate) fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>> {
+    let mut found = values.iter().map(|&value| axis(value, rank)).collect::<Result<Vec<_>>>()?;
+    found.sort_unstable();
+    if found.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Error::invalid_model(format!("the axes {values:?} repeat")));
+    }
+    Ok(found)
+}
+
+/// A size given as a signed number.
+pub(crate) fn size(value: i64) -> Result<usize> {
+    usize::try_from(value).map_err(|_| Error::invalid_model(format!("the size {value} is negative")))
+}
+
+/// Multidirectional broadcasting of shapes, as the standard takes it from NumPy.
+pub(crate) fn broadcast_shapes<'a>(shapes: impl IntoIterator<Item = &'a [usize]>) -> Result<Vec<usize>> {
+    let mut result: Vec<usize> = Vec::new();
+    for shape in shapes {
+        while result.len() < shape.len() {
+            result.insert(0, 1);
+        }
+        let offset = result.len() - shape.len();
+        for (into, &dim) in result[offset..].iter_mut().zip(shape) {
+            match (*into, dim) {
+                (a, b) if a == b => {}
+                (1, b) => *into = b,
+                (_, 1) => {}
+                (a, b) => {
+                    return Err(Error::invalid_model(format!("sizes {a} and {b} do not broadcast: {shape:?}")));
+                }
+            }
+        }
+    }
+    Ok(result)
+}
+
+fn broadcast_dim(a: &Dim, b: &Dim) -> Result<Dim> {
+    Ok(match (a, b) {
+        (a, b) if a == b => a.clone(),
+        (Dim::Known(1), other) | (other, Dim::Known(1)) => other.clone(),
+        (Dim::Known(a), Dim::Known(b)) => {
+            return Err(Error::invalid_model(format!("sizes {a} and {b} do not broadcast")));
+        }
+        // The other can only be this size or 1.
+        (Dim::Known(a), _) | (_, Dim::Known(a)) => Dim::Known(*a),
+        (Dim::Data { bound: a, .. }, Dim::Data { bound: b, .. }) => Dim::Data { bound: *a.max(b), extent: None },
+        _ => Dim::Unknown,
+    })
+}
+
+/// Multidirectional broadcasting of dimensions, as far as they are known.
+pub(crate) fn broadcast_dims(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>> {
+    let rank = a.len().max(b.len());
+    let at = |dims: &[Dim], position: usize| {
+        (position + dims.len()).checked_sub(rank).map_or(Dim::Known(1), |index| dims[index].clone())
+    };
+    (0..rank).map(|position| broadcast_dim(&at(a, position), &at(b, position))).collect()
+}
+
+/// Type of the result of an element-wise operator: the first input's element type, all inputs broadcast.
+pub(crate) fn infer_broadcast(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let mut dims = Some(Vec::new());
+    for index in 0..inference.inputs.len() {
+        dims = match (dims, inference.dims(index)?) {
+            (Some(known), Some(more)) => Some(broadcast_dims(&known, more)?),
+            _ => None,
+        };
+    }
+    Ok(vec![TensorType { dtype: inference.dtype(0)?, dims }])
+}
+
+/// Type of the result of an operator that keeps its first input's.
+pub(crate) fn infer_same(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    Ok(vec![inference.input(0)?.ty.clone()])
+}
+
+/// Elements of a type, where all sizes or their bounds are known.
+pub(crate) fn elements(ty: &TensorType) -> u64 {
+    ty.dims
+        .as_ref()
+        .map_or(0, |dims| dims.iter().fold(1u64, |count, dim| count.saturating_mul(dim.bound().unwrap_or(1) as u64)))
+}
+
+/// One operation for each element of the result.
+pub(crate) fn flops_per_element(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    outputs.first().map_or(0, elements)
+}
+
+/// The list under `attribute`, or in input `index` in later versions of the operator. `None` where neither is set; `Err(Unknown)` is told
+/// apart by the nested option: the outer says whether it is there, the inner whether its content is known.
+pub(crate) fn list_of(inference: &Inference<'_>, attribute: &str, index: usize) -> Result<Option<Option<Vec<i64>>>> {
+    if let Some(list) = inference.operator.ints(attribute)? {
+        return Ok(Some(Some(list.to_vec())));
+    }
+    match inference.optional(index) {
+        None => Ok(None),
+        Some(fact) => Ok(Some(fact.value.as_ref().map(hetero_hal::Tensor::to_i64_vec).transpose()?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broadcasting_follows_numpy() {
+        assert_eq!(broadcast_shapes([&[2, 1, 4][..], &[3, 1]]).unwrap(), [2, 3, 4]);
+        assert_eq!(broadcast_shapes([&[0][..], &[1]]).unwrap(), [0]);
+        assert!(broadcast_shapes([&[2][..], &[3]]).is_err());
+        let symbol = Dim::Symbol("n".into());
+        let dims = broadcast_dims(&[symbol.clone(), Dim::Known(1)], &[Dim::Known(7)]).unwrap();
+        assert_eq!(dims, [symbol.clone(), Dim::Known(7)]);
+        assert_eq!(broadcast_dims(&[symbol], &[Dim::Known(5)]).unwrap(), [Dim::Known(5)]);
+    }
+
+    #[test]
+    fn axes_count_from_both_ends() {
+        assert_eq!(axis(-1, 3).unwrap(), 2);
+        assert!(axis(3, 3).is_err() && axis(-4, 3).is_err() && axis(0, 0).is_err() && axis(i64::MIN, 2).is_err());
+        assert_eq!(axes(&[-1, 0], 3).unwrap(), [0, 2]);
+        assert!(axes(&[1, -2], 3).is_err());
+    }
+}

@@ -1,0 +1,197 @@
+//! Sliding windows: what convolution and pooling share.
+
+use hetero_hal::{Dim, Error, Operator, Result};
+
+/// Rule for the padding that an operator adds by itself (`auto_pad`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// As the attribute `pads` says.
+    Explicit,
+    /// None.
+    Valid,
+    /// So that the output has `ceil(input / stride)` elements, the odd one at the end.
+    SameUpper,
+    /// The same, the odd one at the beginning.
+    SameLower,
+}
+
+/// A window that slides over the spatial dimensions of an input, all sizes resolved.
+///
+/// ```
+/// use hetero_hal::{Attribute, Operator};
+/// use hetero_reference::Window;
+///
+/// let conv = Operator::new("Conv", 11).with("strides", Attribute::Ints(vec![2, 2])).with("pads", Attribute::Ints(vec![3; 4]));
+/// let window = Window::resolve(&conv, &[224, 224], &[7, 7])?;
+/// assert_eq!(window.output, [112, 112]);
+/// # Ok::<(), hetero_hal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Window {
+    /// Sizes of the window.
+    pub kernel: Vec<usize>,
+    /// Steps between windows.
+    pub strides: Vec<usize>,
+    /// Steps between the elements of one window.
+    pub dilations: Vec<usize>,
+    /// Padding before each dimension.
+    pub begin: Vec<usize>,
+    /// Padding after each dimension.
+    pub end: Vec<usize>,
+    /// Number of windows in each dimension.
+    pub output: Vec<usize>,
+}
+
+pub(crate) fn padding_rule(operator: &Operator) -> Result<Padding> {
+    match operator.text("auto_pad")? {
+        None | Some("NOTSET" | "") => Ok(Padding::Explicit),
+        Some("VALID") => Ok(Padding::Valid),
+        Some("SAME_UPPER") => Ok(Padding::SameUpper),
+        Some("SAME_LOWER") => Ok(Padding::SameLower),
+        Some(other) => Err(Error::invalid_model(format!("auto_pad '{other}' is unknown"))),
+    }
+}
+
+/// A list attribute of positive numbers, one for each spatial dimension, 1 where it is not set.
+pub(crate) fn per_axis(operator: &Operator, name: &str, rank: usize, lowest: i64) -> Result<Vec<usize>> {
+    match operator.ints(name)? {
+        None => Ok(vec![lowest as usize; rank]),
+        Some(values) if values.len() == rank && values.iter().all(|&v| (lowest..1 << 31).contains(&v)) => {
+            Ok(values.iter().map(|&v| v as usize).collect())
+        }
+        Some(values) => {
+            Err(Error::invalid_model(format!("attribute '{name}' is {values:?} for {rank} spatial dimensions")))
+        }
+    }
+}
+
+impl Window {
+    /// The window of `operator` (its `strides`, `dilations`, `pads`, `auto_pad` and `ceil_mode`) of size `kernel` over an input.
+    ///
+    /// # Errors
+    /// `InvalidModel` where attributes do not fit the number of dimensions, or no window fits the input.
+    pub fn resolve(operator: &Operator, input: &[usize], kernel: &[usize]) -> Result<Window> {
+        let rank = input.len();
+        if kernel.len() != rank {
+            return Err(Error::invalid_model(format!("a window {kernel:?} over {rank} spatial dimensions")));
+        }
+        let strides = per_axis(operator, "strides", rank, 1)?;
+        let dilations = per_axis(operator, "dilations", rank, 1)?;
+        let pads = per_axis(operator, "pads", 2 * rank, 0)?;
+        let rule = padding_rule(operator)?;
+        let round_up = operator.int("ceil_mode")?.unwrap_or(0) != 0;
+        let (mut begin, mut end, mut output) = (vec![0; rank], vec![0; rank], vec![0; rank]);
+        for axis in 0..rank {
+            let (size, stride) = (input[axis], strides[axis]);
+            let misfit = || {
+                Error::invalid_model(format!(
+                    "a window {kernel:?} with dilations {dilations:?} does not fit an input {input:?}"
+                ))
+            };
+            let reach = kernel[axis]
+                .checked_sub(1)
+                .and_then(|steps| steps.checked_mul(dilations[axis]))
+                .and_then(|steps| steps.checked_add(1))
+                .ok_or_else(misfit)?;
+            match rule {
+                Padding::Explicit => {
+                    begin[axis] = pads[axis];
+                    end[axis] = pads[rank + axis];
+                }
+                Padding::Valid => {}
+                Padding::SameUpper | Padding::SameLower => {
+                    let windows = size.div_ceil(stride);
+                    let wanted = windows.saturating_sub(1).saturating_mul(stride).saturating_add(reach);
+                    let total = wanted.saturating_sub(size);
+                    begin[axis] = if rule == Padding::SameUpper { total / 2 } else { total.div_ceil(2) };
+                    end[axis] = total - begin[axis];
+                }
+            }
+            let padded = size.saturating_add(begin[axis]).saturating_add(end[axis]);
+            let slack = padded.checked_sub(reach).ok_or_else(misfit)?;
+            output[axis] = if round_up {
+                let windows = slack.div_ceil(stride) + 1;
+                // A window that would start in the padding at the end is left out.
+                if (windows - 1) * stride >= size + begin[axis] { windows - 1 } else { windows }
+            } else {
+                slack / stride + 1
+            };
+        }
+        Ok(Window { kernel: kernel.to_vec(), strides, dilations, begin, end, output })
+    }
+
+    /// Calls `visit(tap, position)` for each element of the window at `output` that lies on the input: its number in the window and its
+    /// row-major position in `input`.
+    pub(crate) fn taps(&self, output: &[usize], input: &[usize], mut visit: impl FnMut(usize, usize)) {
+        for (tap, index) in crate::indexing::indices(&self.kernel).enumerate() {
+            let mut position = 0;
+            let mut inside = true;
+            for axis in 0..input.len() {
+                let at = output[axis] * self.strides[axis] + index[axis] * self.dilations[axis];
+                match at.checked_sub(self.begin[axis]) {
+                    Some(at) if at < input[axis] => position = position * input[axis] + at,
+                    _ => inside = false,
+                }
+            }
+            if inside {
+                visit(tap, position);
+            }
+        }
+    }
+}
+
+/// Number of windows in each dimension, as far as the input is known.
+pub(crate) fn output_dims(operator: &Operator, input: &[Dim], kernel: &[usize]) -> Result<Vec<Dim>> {
+    let known: Option<Vec<usize>> = input.iter().map(Dim::known).collect();
+    match known {
+        Some(input) => {
+            let output = Window::resolve(operator, &input, kernel)?.output;
+            Ok(output.into_iter().map(Dim::Known).collect())
+        }
+        None => Ok(vec![Dim::Unknown; input.len()]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::Attribute;
+
+    use super::*;
+
+    fn text(value: &str) -> Attribute {
+        Attribute::String(value.as_bytes().into())
+    }
+
+    #[test]
+    fn same_padding_splits_the_odd_one() {
+        let op = |rule: &str| {
+            Operator::new("MaxPool", 12).with("auto_pad", text(rule)).with("strides", Attribute::Ints(vec![2]))
+        };
+        let upper = Window::resolve(&op("SAME_UPPER"), &[5], &[2]).unwrap();
+        assert_eq!((upper.begin[0], upper.end[0], upper.output[0]), (0, 1, 3));
+        let lower = Window::resolve(&op("SAME_LOWER"), &[5], &[2]).unwrap();
+        assert_eq!((lower.begin[0], lower.end[0], lower.output[0]), (1, 0, 3));
+        assert!(Window::resolve(&op("DIAGONAL"), &[5], &[2]).is_err());
+    }
+
+    #[test]
+    fn rounding_up_leaves_out_windows_in_the_padding() {
+        let op = Operator::new("MaxPool", 12)
+            .with("ceil_mode", Attribute::Int(1))
+            .with("strides", Attribute::Ints(vec![2]))
+            .with("pads", Attribute::Ints(vec![0, 1]));
+        assert_eq!(Window::resolve(&op, &[4], &[1]).unwrap().output, [2]);
+        assert_eq!(Window::resolve(&op, &[5], &[2]).unwrap().output, [3]);
+    }
+
+    #[test]
+    fn hostile_attributes_are_errors() {
+        let op = |name: &str, values: Vec<i64>| Operator::new("Conv", 11).with(name, Attribute::Ints(values));
+        assert!(Window::resolve(&op("strides", vec![0]), &[5], &[2]).is_err());
+        assert!(Window::resolve(&op("pads", vec![-1, 0]), &[5], &[2]).is_err());
+        assert!(Window::resolve(&op("dilations", vec![i64::MAX]), &[5], &[2]).is_err());
+        assert!(Window::resolve(&op("strides", vec![1, 1]), &[5], &[2]).is_err());
+        assert!(Window::resolve(&op("strides", vec![1]), &[5], &[6]).is_err());
+        assert!(Window::resolve(&op("strides", vec![1]), &[5], &[0]).is_err());
+    }
+}
