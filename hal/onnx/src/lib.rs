@@ -64,7 +64,8 @@ pub use infer::{Inferred, check_operators, infer};
 pub use read::{read, read_bytes, read_tensor};
 pub use write::{model_of, tensor_to_bytes, to_bytes, write};
 
-/// Oldest version of the standard's operator set that is read.
-pub const OLDEST_OPSET: u32 = 7;
+/// Oldest version of the standard's operator set that is read. Before version 7 operators broadcast by attributes; those that did are
+/// reported as missing, the others run.
+pub const OLDEST_OPSET: u32 = 1;
 /// Newest version of the standard's operator set that is read.
-pub const NEWEST_OPSET: u32 = 24;
+pub const NEWEST_OPSET: u32 = 27;

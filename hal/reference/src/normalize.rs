@@ -7,7 +7,7 @@ use crate::numbers::{floats, pack};
 use crate::shapes::{axis, elements, infer_same};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
-    Definition::new("BatchNormalization", 7, (5, 5), infer_batch, batch).outputs(5).counting(flops).in_place(&[0]),
+    Definition::new("BatchNormalization", 6, (5, 5), infer_batch, batch).outputs(5).counting(flops).in_place(&[0]),
     Definition::new("InstanceNormalization", 6, (3, 3), infer_same, instance).counting(flops),
     Definition::new("GroupNormalization", 18, (3, 3), infer_same, group).counting(flops),
     Definition::new("LayerNormalization", 17, (2, 3), infer_layer, layer).outputs(3).counting(flops),
