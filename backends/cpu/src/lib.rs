@@ -1,1 +1,27 @@
-#![forbid(unsafe_code)]
+//! The CPU backend of hetero: its embedded default.
+//!
+//! [`CpuDriver`] offers one device, `cpu:0`: all cores that the process may use. It takes every operator of `hetero-reference`, the usual
+//! ones with kernels of its own and the others, declared slow, by the oracle. Matrix products come from the crate `gemm`; convolutions
+//! are sums of such products over shifted views of the input, without an im2col buffer. Inside a program, values lie in one arena that
+//! `hetero-arena` plans.
+//!
+//! ```
+//! use hetero_hal::{Driver, OpenOptions, BufferLayout};
+//!
+//! let device = hetero_cpu::CpuDriver.open(0, &OpenOptions::default())?;
+//! let buffer = device.allocate(BufferLayout::new(16))?;
+//! buffer.write(0, &[1, 2, 3, 4])?;
+//! let mut seen = [0; 4];
+//! buffer.read(0, &mut seen)?;
+//! assert_eq!(seen, [1, 2, 3, 4]);
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+
+mod device;
+mod executable;
+mod kernels;
+mod memory;
+mod operand;
+mod queue;
+
+pub use device::CpuDriver;

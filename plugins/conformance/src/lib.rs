@@ -1,1 +1,233 @@
+//! The conformance suite: an operator on a device, and on the oracle, compared.
+//!
+//! A [`Case`] is one operator with inputs. [`check`] compiles it for a device, runs it through the device's own queue and compares the
+//! outputs with those of `hetero-reference` by normalised mean squared error. [`suite`] generates cases; [`run_suite`] runs them all
+//! against a device and weighs the outcome against what the backend says that it does not support.
+//!
+//! ```
+//! use hetero_conformance::{Expectations, run_suite, suite};
+//! use hetero_hal::{Driver, OpenOptions};
+//!
+//! let device = hetero_cpu::CpuDriver.open(0, &OpenOptions::default())?;
+//! let cases: Vec<_> = suite(7).into_iter().filter(|case| case.name.starts_with("Relu")).collect();
+//! let report = run_suite(&*device, &cases, &Expectations::default());
+//! assert!(report.passed > 0 && report.wrong.is_empty());
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+
 #![forbid(unsafe_code)]
+
+mod cases;
+mod compare;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero_hal::{
+    BindingInfo, CompileOptions, Device, Direction, Error, Execution, Extents, Graph, Node, Operator, Program,
+    QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId, Work,
+};
+
+pub use cases::suite;
+pub use compare::{difference, threshold};
+
+/// One operator with inputs.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// Name: the operator, then what is special about the case.
+    pub name: String,
+    /// The operator.
+    pub operator: Operator,
+    /// Its inputs; `None` for one that is left out.
+    pub inputs: Vec<Option<Tensor>>,
+    /// Inputs, by position, that are constants of the program, as weights, shapes and axes are.
+    pub constants: Vec<usize>,
+    /// Number of outputs.
+    pub outputs: usize,
+}
+
+/// What a backend says of cases by patterns: the start of a name, or all of it.
+#[derive(Clone, Debug, Default)]
+pub struct Expectations {
+    /// What the backend will not do: pattern and reason. The device must not claim it.
+    pub unsupported: Vec<(&'static str, &'static str)>,
+    /// What fails for now: pattern and reason. Passing after all is wrong.
+    pub failing: Vec<(&'static str, &'static str)>,
+}
+
+/// How a case went.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// The outputs agree; the largest normalised mean squared error.
+    Passed(f64),
+    /// The device does not claim the node.
+    Unclaimed,
+    /// The device claimed the node and failed, or gave something else.
+    Failed(String),
+}
+
+/// How a suite went.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Cases that passed.
+    pub passed: usize,
+    /// Cases that are unsupported, as expected.
+    pub unsupported: usize,
+    /// Cases that failed, as expected.
+    pub failing: usize,
+    /// Everything else, with the reason.
+    pub wrong: Vec<String>,
+}
+
+/// Longest that one case may take on a device.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Runs every case and weighs the outcome.
+#[must_use]
+pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectations) -> Report {
+    let mut report = Report::default();
+    let listed =
+        |list: &[(&'static str, &'static str)], name: &str| list.iter().any(|(start, _)| name.starts_with(start));
+    for case in cases {
+        let unsupported = listed(&expectations.unsupported, &case.name);
+        let failing = listed(&expectations.failing, &case.name);
+        match check(device, case) {
+            Outcome::Passed(_) if unsupported || failing => {
+                report.wrong.push(format!("{}: passes, but is listed", case.name));
+            }
+            Outcome::Passed(_) => report.passed += 1,
+            Outcome::Unclaimed if unsupported => report.unsupported += 1,
+            Outcome::Unclaimed => report.wrong.push(format!("{}: is not claimed", case.name)),
+            Outcome::Failed(_) if failing => report.failing += 1,
+            Outcome::Failed(reason) => report.wrong.push(format!("{}: {reason}", case.name)),
+        }
+    }
+    report
+}
+
+/// Runs one case on a device and on the oracle.
+#[must_use]
+pub fn check(device: &dyn Device, case: &Case) -> Outcome {
+    let expected = match hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs) {
+        Ok(expected) => expected,
+        Err(error) => return Outcome::Failed(format!("the oracle: {error}")),
+    };
+    let (program, inputs) = match program(case) {
+        Ok(made) => made,
+        Err(error) => return Outcome::Failed(format!("the program: {error}")),
+    };
+    if device.claims(&program).is_empty() {
+        return Outcome::Unclaimed;
+    }
+    let actual = match run_program(device, &program, &inputs) {
+        Ok(actual) => actual,
+        Err(error) => return Outcome::Failed(error.to_string()),
+    };
+    let mut largest = 0.0f64;
+    for (index, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+        match difference(actual, expected) {
+            Ok(error) if error <= threshold(expected.dtype()) => largest = largest.max(error),
+            Ok(error) => {
+                return Outcome::Failed(format!(
+                    "output {index} has a normalised mean squared error of {error:.2e}, allowed is {:.0e}",
+                    threshold(expected.dtype())
+                ));
+            }
+            Err(reason) => return Outcome::Failed(format!("output {index}: {reason}")),
+        }
+    }
+    Outcome::Passed(largest)
+}
+
+/// The case as a program of one node, and the tensors for its inputs.
+///
+/// # Errors
+/// Where inference turns the case down.
+pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
+    let mut graph = Graph { name: case.name.as_str().into(), ..Graph::default() };
+    let mut bound = Vec::new();
+    let mut inputs = Vec::new();
+    for (index, tensor) in case.inputs.iter().enumerate() {
+        let Some(tensor) = tensor else {
+            inputs.push(None);
+            continue;
+        };
+        let id = ValueId(graph.values.len() as u32);
+        let mut value = Value {
+            name: format!("input_{index}").into(),
+            ty: TensorType::exact(tensor.dtype(), tensor.shape()),
+            constant: None,
+        };
+        if case.constants.contains(&index) {
+            value.constant = Some(tensor.clone());
+        } else {
+            graph.inputs.push(id);
+            bound.push(tensor.clone());
+        }
+        graph.values.push(value);
+        inputs.push(Some(id));
+    }
+    let mut outputs = Vec::new();
+    for index in 0..case.outputs {
+        let id = ValueId(graph.values.len() as u32);
+        graph.values.push(Value { name: format!("output_{index}").into(), ..Value::default() });
+        graph.outputs.push(id);
+        outputs.push(Some(id));
+    }
+    graph.nodes.push(Node { name: "node".into(), operator: case.operator.clone(), inputs, outputs });
+    let inferred = hetero_onnx::infer(&mut graph, &hetero_reference::Standard)?;
+    Ok((Program::new(graph, inferred.extents)?, bound))
+}
+
+/// Runs a program on a device: compiles it, binds buffers, submits it to a queue of its own, waits, reads the outputs.
+///
+/// # Errors
+/// Whatever the device answers, or `Timeout`.
+pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    let executable = device.compile(Source::Program(program), &CompileOptions::default())?;
+    let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
+    let mut buffers = Vec::new();
+    let mut given = inputs.iter();
+    for info in executable.bindings() {
+        let buffer = device.allocate(hetero_hal::BufferLayout::new(info.bytes))?;
+        if info.direction == Direction::Input {
+            let tensor = given.next().ok_or_else(|| Error::invalid_argument("an input is missing"))?;
+            buffer.write(0, tensor.bytes())?;
+        }
+        buffers.push(buffer);
+    }
+    let scratch = executable.scratch();
+    let scratch = if scratch.bytes > 0 { Some(device.allocate(scratch)?) } else { None };
+    let queue = device.queue(&QueueOptions { name: "conformance".into(), capacity: None })?;
+    let done = device.timeline(0)?.at(1);
+    let execution = Execution {
+        executable: executable.clone(),
+        bindings: buffers.clone().into(),
+        scratch,
+        extents: extents.clone(),
+    };
+    queue.submit(&[], Work::Execute(execution), std::slice::from_ref(&done))?;
+    done.wait(Instant::now() + DEADLINE)?;
+    let mut outputs = Vec::new();
+    for (info, buffer) in executable.bindings().iter().zip(&buffers) {
+        if info.direction == Direction::Output {
+            outputs.push(read(info, buffer, extents.as_deref())?);
+        }
+    }
+    Ok(outputs)
+}
+
+/// A binding's tensor, of its true size.
+fn read(info: &BindingInfo, buffer: &hetero_hal::Buffer, extents: Option<&Extents>) -> Result<Tensor> {
+    let mut shape = info.shape.clone();
+    for (size, extent) in shape.iter_mut().zip(&info.extents) {
+        if let (Some(extent), Some(extents)) = (extent, extents) {
+            *size = extents.get(*extent)?;
+        }
+    }
+    let count: usize = shape.iter().product();
+    let bytes = info.dtype.bytes_for(count).unwrap_or(0);
+    let mut content = vec![0; bytes];
+    buffer.read(0, &mut content)?;
+    Tensor::from_bytes(info.dtype, &shape, content.into())
+}

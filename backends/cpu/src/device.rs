@@ -1,0 +1,204 @@
+//! The driver and its device.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use hetero_hal::{
+    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind,
+    Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, KernelFormat, MemoryKind,
+    OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
+};
+
+use crate::executable::CpuExecutable;
+use crate::kernels;
+use crate::memory::{Budget, CpuMemory};
+use crate::queue::CpuQueue;
+
+/// Alignment that this device likes: a cache line, and the widest vector.
+pub(crate) const ALIGNMENT: usize = 64;
+
+/// The driver of the host's processor. It is never unavailable.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CpuDriver;
+
+impl Driver for CpuDriver {
+    fn name(&self) -> &str {
+        "cpu"
+    }
+
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
+        Ok(vec![info()])
+    }
+
+    fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
+        let info = info();
+        if ordinal != 0 {
+            return Err(Error::invalid_argument(format!("there is no cpu:{ordinal}"))
+                .with_remedy("all cores together are cpu:0"));
+        }
+        if let Some((key, _)) = options.extra.first() {
+            return Err(Error::invalid_argument(format!("the option '{key}' is unknown"))
+                .on(info.id)
+                .with_remedy("the cpu driver takes `threads` and `memory_limit`"));
+        }
+        let threads = options.threads.unwrap_or_else(cores);
+        if threads == 0 || threads > 4096 {
+            return Err(Error::invalid_argument(format!("{threads} threads")).on(info.id));
+        }
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("hetero-cpu-{index}"))
+            .build()
+            .map_err(|error| {
+                Error::new(ErrorKind::OutOfMemory, "cannot start threads").on(info.id.clone()).caused_by(error)
+            })?;
+        let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
+        Ok(Arc::new(CpuDevice {
+            capabilities: capabilities(threads),
+            budget: Arc::new(Budget { used: AtomicU64::new(0), limit }),
+            busy: Arc::new(AtomicU64::new(0)),
+            pool: Arc::new(pool),
+            info,
+        }))
+    }
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn capabilities(threads: usize) -> Capabilities {
+    Capabilities {
+        dtypes: DType::all().filter(|&dtype| kernels::computes(dtype)).collect(),
+        memory_kinds: vec![MemoryKind::Host],
+        imports: vec![HandleKind::Host],
+        exports: vec![],
+        queues: threads,
+        // What the widest element type needs; imported tensors seldom have more.
+        alignment: 16,
+        max_allocation: None,
+        kernels: Vec::<KernelFormat>::new(),
+    }
+}
+
+/// A field of the system's own description, where there is one.
+fn described(path: &str, field: &str) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let line = text.lines().find(|line| line.starts_with(field))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn info() -> DeviceInfo {
+    let memory = described("/proc/meminfo", "MemTotal")
+        .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
+        .map(|kib| kib * 1024);
+    let name = described("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    DeviceInfo {
+        id: DeviceId::new("cpu", 0),
+        kind: DeviceKind::Cpu,
+        name,
+        vendor: described("/proc/cpuinfo", "vendor_id").unwrap_or_else(|| "unknown".to_owned()),
+        driver_version: env!("CARGO_PKG_VERSION").to_owned(),
+        memory_bytes: memory,
+        numa_node: None,
+        emulated: false,
+        // 3 GHz times two FMA units of eight lanes: a first guess, until the device is measured.
+        peak_flops: Some(cores() as f64 * 3e9 * 32.0),
+        peak_bandwidth: Some(20e9),
+    }
+}
+
+struct CpuDevice {
+    info: DeviceInfo,
+    capabilities: Capabilities,
+    budget: Arc<Budget>,
+    /// Nanoseconds of work done.
+    busy: Arc<AtomicU64>,
+    pool: Arc<rayon::ThreadPool>,
+}
+
+impl Device for CpuDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn claims(&self, program: &Program) -> Vec<Claim> {
+        let claim = |(id, node)| {
+            let quality = match kernels::support(program, node)? {
+                kernels::Support::Native => Quality::Native,
+                kernels::Support::Oracle => Quality::Slow("runs by the reference implementation".to_owned()),
+            };
+            Some(Claim { nodes: vec![id], quality, cost_hint: None })
+        };
+        program.node_ids().filter_map(claim).collect()
+    }
+
+    fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        const PAGE: usize = 4096;
+        if layout.alignment > PAGE || (layout.alignment > 0 && !layout.alignment.is_power_of_two()) {
+            return Err(Error::invalid_argument(format!("cannot align to {} bytes", layout.alignment))
+                .on(self.info.id.clone())
+                .with_remedy("ask for a power of two up to 4096"));
+        }
+        CpuMemory::allocate(&self.info.id, layout.bytes, &self.budget)
+    }
+
+    fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
+        let ExternalMemory::Host(host) = memory else {
+            return Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()));
+        };
+        match semantics {
+            HostSemantics::Immutable => Ok(CpuMemory::import(&self.info.id, host)),
+            HostSemantics::Shared if host.as_mut_ptr().is_some() => Ok(CpuMemory::import(&self.info.id, host)),
+            HostSemantics::Shared => {
+                Err(Error::invalid_argument("constant memory cannot be shared for writing").on(self.info.id.clone()))
+            }
+            _ => {
+                let source = CpuMemory::import(&self.info.id, host);
+                let target = CpuMemory::allocate(&self.info.id, source.len(), &self.budget)?;
+                hetero_hal::copy_through_host(&source, &target)?;
+                Ok(target)
+            }
+        }
+    }
+
+    fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
+        Ok(Arc::new(CpuQueue::start(self.info.id.clone(), options, self.pool.clone(), self.busy.clone())?))
+    }
+
+    fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
+        match source {
+            Source::Program(program) => {
+                let executable = CpuExecutable::compile(program, options, self.budget.limit);
+                Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
+            }
+            _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),
+        }
+    }
+
+    fn edge_to(&self, peer: &DeviceInfo) -> Edge {
+        if peer.id == self.info.id {
+            let bandwidth = self.info.peak_bandwidth;
+            return Edge {
+                read: Access::Native,
+                write: Access::Native,
+                bandwidth,
+                latency: Some(Duration::ZERO),
+                coherent: true,
+            };
+        }
+        Edge::default()
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        let mut telemetry = Telemetry::default();
+        telemetry.allocated_bytes = Some(self.budget.used.load(Ordering::Relaxed));
+        telemetry.busy = Some(Duration::from_nanos(self.busy.load(Ordering::Relaxed)));
+        telemetry
+    }
+}

@@ -1,0 +1,89 @@
+//! What kernels read and write: typed views of raw memory, in one place.
+
+use hetero_hal::{Element, Error, Result};
+
+/// A value's bytes while a program runs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Operand {
+    pub(crate) address: *mut u8,
+    pub(crate) bytes: usize,
+}
+
+// SAFETY: an operand is an address. Who reads and writes behind it is settled by the order of a program's steps and, between
+// submissions, by points; see `Arguments`.
+unsafe impl Send for Operand {}
+// SAFETY: as above.
+unsafe impl Sync for Operand {}
+
+/// The operands of one step.
+///
+/// While a step runs, its outputs and workspace are written by nobody else, and its inputs are not written at all, except that the
+/// first output may be the same memory as an input whose kernel works in place. The arena's plan sees to that inside a program, the
+/// caller's points outside. Kernels that work in place get at such an input only through [`Arguments::start_from`].
+pub(crate) struct Arguments<'a> {
+    pub(crate) inputs: &'a [Option<Operand>],
+    pub(crate) outputs: &'a [Option<Operand>],
+    pub(crate) workspace: Operand,
+}
+
+impl<'a> Arguments<'a> {
+    fn typed<T: Element>(operand: Operand) -> Result<(*mut T, usize)> {
+        let count = operand.bytes / size_of::<T>();
+        let address = operand.address.cast::<T>();
+        if count > 0 && !address.is_aligned() {
+            return Err(Error::invalid_argument(format!("memory at {address:p} is not aligned for {}", T::DTYPE)));
+        }
+        Ok((if count == 0 { std::ptr::dangling_mut() } else { address }, count))
+    }
+
+    fn find(list: &[Option<Operand>], index: usize, what: &str) -> Result<Operand> {
+        list.get(index).copied().flatten().ok_or_else(|| Error::internal(format!("a kernel lacks its {what} {index}")))
+    }
+
+    /// Elements of a required input.
+    pub(crate) fn input<T: Element>(&self, index: usize) -> Result<&'a [T]> {
+        let (address, count) = Self::typed::<T>(Self::find(self.inputs, index, "input")?)?;
+        // SAFETY: the operand is alive and holds `count` elements for the step's time; by the type's rule nothing writes them.
+        Ok(unsafe { std::slice::from_raw_parts(address, count) })
+    }
+
+    /// Elements of an optional input.
+    pub(crate) fn optional<T: Element>(&self, index: usize) -> Result<Option<&'a [T]>> {
+        match self.inputs.get(index).copied().flatten() {
+            None => Ok(None),
+            Some(_) => self.input(index).map(Some),
+        }
+    }
+
+    /// Is an output wanted?
+    pub(crate) fn wants(&self, index: usize) -> bool {
+        self.outputs.get(index).copied().flatten().is_some()
+    }
+
+    /// Elements of an output. Called once for each output of a step.
+    pub(crate) fn output<T: Element>(&mut self, index: usize) -> Result<&'a mut [T]> {
+        let (address, count) = Self::typed::<T>(Self::find(self.outputs, index, "output")?)?;
+        // SAFETY: the operand is alive and holds `count` elements for the step's time; by the type's rule nobody else accesses them, and
+        // the caller takes each output once.
+        Ok(unsafe { std::slice::from_raw_parts_mut(address, count) })
+    }
+
+    /// The first output, holding what input `index` held: the same memory where the plan shares it, a copy where not.
+    pub(crate) fn start_from<T: Element>(&mut self, index: usize) -> Result<&'a mut [T]> {
+        let source = Self::find(self.inputs, index, "input")?;
+        let target = Self::find(self.outputs, 0, "output")?;
+        if source.address != target.address {
+            let bytes = source.bytes.min(target.bytes);
+            // SAFETY: both are alive for `bytes`; they do not overlap, because memory is shared at the same address or not at all.
+            unsafe { std::ptr::copy_nonoverlapping(source.address, target.address, bytes) };
+        }
+        self.output(0)
+    }
+
+    /// Elements of the step's workspace.
+    pub(crate) fn workspace<T: Element>(&mut self) -> Result<&'a mut [T]> {
+        let (address, count) = Self::typed::<T>(self.workspace)?;
+        // SAFETY: as for an output.
+        Ok(unsafe { std::slice::from_raw_parts_mut(address, count) })
+    }
+}

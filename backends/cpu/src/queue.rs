@@ -1,0 +1,204 @@
+//! The queue: work waits for its points, then for a thread.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use hetero_hal::{Buffer, DeviceId, Error, ErrorKind, Point, Queue, QueueOptions, Result, Work, copy_through_host};
+
+use crate::executable::CpuExecutable;
+use crate::memory::CpuMemory;
+
+/// Submissions under way where nobody says how many.
+const CAPACITY: usize = 4096;
+
+/// Work whose points are reached, or that is to fail because one never will be.
+struct Job {
+    work: Result<Work>,
+    signal: Vec<Point>,
+}
+
+/// Work that still waits for points.
+struct Pending {
+    left: AtomicUsize,
+    job: Mutex<Option<Job>>,
+    ready: Sender<Job>,
+}
+
+impl Pending {
+    fn reached(&self, outcome: Result<()>) {
+        let mut slot = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Err(error), Some(job)) = (&outcome, slot.as_mut()) {
+            job.work = Err(error.clone());
+        }
+        let last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
+        if (last || outcome.is_err())
+            && let Some(job) = slot.take()
+        {
+            send(&self.ready, job);
+        }
+    }
+}
+
+/// A queue whose thread has gone fails what it is given, so that no waiter is left behind.
+fn send(ready: &Sender<Job>, job: Job) {
+    if let Err(returned) = ready.send(job) {
+        let error = Error::new(ErrorKind::DeviceLost, "the queue is closed");
+        returned.0.signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+    }
+}
+
+pub(crate) struct CpuQueue {
+    device: DeviceId,
+    ready: Sender<Job>,
+    /// Submissions under way.
+    taken: Arc<AtomicUsize>,
+    capacity: usize,
+}
+
+impl CpuQueue {
+    pub(crate) fn start(
+        device: DeviceId,
+        options: &QueueOptions,
+        pool: Arc<rayon::ThreadPool>,
+        busy: Arc<AtomicU64>,
+    ) -> Result<Self> {
+        let (ready, jobs) = channel();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let worker = Worker { device: device.clone(), pool, busy, taken: taken.clone() };
+        let name = if options.name.is_empty() { "hetero-cpu-queue" } else { &options.name };
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run(&jobs)).map_err(|error| {
+            Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(device.clone()).caused_by(error)
+        })?;
+        Ok(CpuQueue { device, ready, taken, capacity: options.capacity.unwrap_or(CAPACITY) })
+    }
+
+    fn check(&self, work: &Work) -> Result<()> {
+        let own = |buffer: &Buffer| {
+            if buffer.memory::<CpuMemory>().is_some() {
+                return Ok(());
+            }
+            Err(Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.device.clone()))
+        };
+        match work {
+            Work::Execute(execution) => {
+                let executable: &dyn Any = &*execution.executable;
+                let executable = executable.downcast_ref::<CpuExecutable>().ok_or_else(|| {
+                    Error::invalid_argument("the executable is another device's").on(self.device.clone())
+                })?;
+                execution.bindings.iter().try_for_each(own)?;
+                execution.scratch.iter().try_for_each(own)?;
+                executable.check(execution).map_err(|error| error.on(self.device.clone()))
+            }
+            Work::Fill { target, pattern } => {
+                own(target)?;
+                if pattern.is_empty() || pattern.len() > 16 || !target.len().is_multiple_of(pattern.len()) {
+                    return Err(Error::invalid_argument(format!(
+                        "a pattern of {} bytes does not fill {} bytes",
+                        pattern.len(),
+                        target.len()
+                    )));
+                }
+                Ok(())
+            }
+            Work::Copy { source, target } if source.len() != target.len() => Err(Error::invalid_argument(format!(
+                "cannot copy {} bytes into a buffer of {}",
+                source.len(),
+                target.len()
+            ))
+            .on(self.device.clone())),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Queue for CpuQueue {
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        self.check(&work)?;
+        if self.taken.fetch_add(1, Ordering::AcqRel) >= self.capacity {
+            self.taken.fetch_sub(1, Ordering::AcqRel);
+            return Err(Error::new(
+                ErrorKind::Execution,
+                format!("{} submissions are under way already", self.capacity),
+            )
+            .on(self.device.clone())
+            .with_remedy("wait for some of them")
+            .retryable());
+        }
+        let job = Job { work: Ok(work), signal: signal.to_vec() };
+        if wait.iter().all(|point| point.timeline.value() >= point.value) {
+            send(&self.ready, job);
+            return Ok(());
+        }
+        let pending = Arc::new(Pending {
+            left: AtomicUsize::new(wait.len()),
+            job: Mutex::new(Some(job)),
+            ready: self.ready.clone(),
+        });
+        for point in wait {
+            let pending = pending.clone();
+            point.timeline.on_reach(point.value, Box::new(move |outcome| pending.reached(outcome)));
+        }
+        Ok(())
+    }
+}
+
+/// The queue's thread. Parallelism is inside the work.
+struct Worker {
+    device: DeviceId,
+    pool: Arc<rayon::ThreadPool>,
+    busy: Arc<AtomicU64>,
+    taken: Arc<AtomicUsize>,
+}
+
+impl Worker {
+    /// Ends when the queue and everything that waits for it are dropped.
+    fn run(&self, jobs: &Receiver<Job>) {
+        while let Ok(Job { work, signal }) = jobs.recv() {
+            let began = Instant::now();
+            let outcome = work.and_then(|work| {
+                // A kernel does not panic; if one does, its waiters are told rather than left behind.
+                catch_unwind(AssertUnwindSafe(|| self.pool.install(|| perform(&work))))
+                    .unwrap_or_else(|_| Err(Error::internal("a kernel panicked").with_remedy("report this model")))
+            });
+            let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            self.busy.fetch_add(nanos, Ordering::Relaxed);
+            self.taken.fetch_sub(1, Ordering::AcqRel);
+            match outcome {
+                Ok(()) => signal.iter().for_each(Point::signal),
+                Err(error) => {
+                    let error = if error.device().is_none() { error.on(self.device.clone()) } else { error };
+                    signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+                }
+            }
+        }
+    }
+}
+
+fn perform(work: &Work) -> Result<()> {
+    match work {
+        Work::Copy { source, target } => copy_through_host(source, target),
+        Work::Fill { target, pattern } => {
+            let piece: Vec<u8> = pattern.iter().copied().cycle().take(pattern.len() * 4096).collect();
+            let mut offset = 0;
+            while offset < target.len() {
+                let bytes = piece.len().min(target.len() - offset);
+                target.write(offset, &piece[..bytes])?;
+                offset += bytes;
+            }
+            Ok(())
+        }
+        Work::Host(task) => task.run(),
+        Work::Execute(execution) => {
+            let executable: &dyn Any = &*execution.executable;
+            match executable.downcast_ref::<CpuExecutable>() {
+                Some(executable) => executable.run(execution),
+                None => Err(Error::internal("the executable is another device's")),
+            }
+        }
+        other => Err(Error::unsupported(format!("{other:?}"))),
+    }
+}

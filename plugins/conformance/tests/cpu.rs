@@ -1,0 +1,24 @@
+//! The CPU backend passes the whole suite, with one thread and with several.
+
+use hetero_conformance::{Expectations, run_suite, suite};
+use hetero_hal::{Driver, OpenOptions};
+
+fn passes(threads: usize, seed: u64) {
+    let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
+    let device = hetero_cpu::CpuDriver.open(0, &options).unwrap();
+    let cases = suite(seed);
+    let report = run_suite(&*device, &cases, &Expectations::default());
+    println!("cpu:0, {threads} threads, seed {seed}: {} of {} cases passed", report.passed, cases.len());
+    assert!(report.wrong.is_empty(), "{} wrong:\n{}", report.wrong.len(), report.wrong.join("\n"));
+    assert_eq!(report.passed, cases.len());
+}
+
+#[test]
+fn one_thread() {
+    passes(1, 1);
+}
+
+#[test]
+fn three_threads() {
+    passes(3, 2);
+}
