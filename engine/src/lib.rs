@@ -1,1 +1,59 @@
+//! hetero: a compute layer between AI frameworks and unlike chips.
+//!
+//! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each node to the device that suits it, and
+//! replays the plan. Backends are feature flags; drivers, partitioners, cost models and passes of your own are registered on the
+//! engine's builder.
+//!
+//! ```
+//! use hetero::{DeviceOptions, HeteroEngine, Tensor};
+//! # use hetero::hal::{Graph, Model, Node, Operator, TensorType, DType, Value, ValueId};
+//! # let model = Model {
+//! #     graph: Graph {
+//! #         name: "rectifier".into(),
+//! #         values: vec![
+//! #             Value { name: "x".into(), ty: TensorType::exact(DType::F32, &[3]), constant: None },
+//! #             Value { name: "y".into(), ..Value::default() },
+//! #         ],
+//! #         nodes: vec![Node {
+//! #             name: "relu".into(),
+//! #             operator: Operator::new("Relu", 17),
+//! #             inputs: vec![Some(ValueId(0))],
+//! #             outputs: vec![Some(ValueId(1))],
+//! #         }],
+//! #         inputs: vec![ValueId(0)],
+//! #         outputs: vec![ValueId(1)],
+//! #         captures: vec![],
+//! #     },
+//! #     opsets: [("".into(), 17)].into(),
+//! #     ..Model::default()
+//! # };
+//!
+//! let mut engine = HeteroEngine::new()?;
+//! engine.add_device("CPU:0", DeviceOptions::default())?;
+//! // let model = hetero::read_model("model.onnx")?;
+//! let plan = engine.analyze_model(&model)?;
+//! let outputs = engine.run(&[("x", Tensor::from_vec(&[3], vec![-1.0f32, 0.0, 2.0])?)], &plan)?;
+//! assert_eq!(&*outputs["y"].view::<f32>()?, [0.0, 0.0, 2.0]);
+//! # Ok::<(), hetero::Error>(())
+//! ```
+
 #![forbid(unsafe_code)]
+
+mod config;
+mod engine;
+mod error;
+mod lower;
+pub mod passes;
+mod plan;
+mod session;
+
+pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
+pub use engine::{Builder, HeteroEngine, builtin_drivers};
+pub use error::{Error, Result};
+pub use hetero_hal as hal;
+pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
+pub use hetero_onnx::{Binding, read as read_model, read_bytes as read_model_bytes, read_tensor};
+pub use hetero_scheduler as scheduler;
+pub use lower::{CostModel, Roofline};
+pub use plan::Plan;
+pub use session::{Outputs, Port, Report, Session};

@@ -1,5 +1,7 @@
 //! The CPU backend passes the whole suite, with one thread and with several.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 use hetero_conformance::{Expectations, run_suite, suite};
 use hetero_hal::{Driver, OpenOptions};
 

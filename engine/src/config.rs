@@ -1,0 +1,196 @@
+//! The YAML configuration.
+//!
+//! ```yaml
+//! scheduling:
+//!   strategy: latency_aware     # or throughput
+//!   batch_split_size: 128
+//! device_params:
+//!   gpu_mem_threshold: 85%      # or 0.85
+//! ```
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use crate::Error;
+
+/// A key or value that is wrong, with its place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {message}")]
+pub struct ConfigError {
+    /// The file, or what stands for it.
+    pub file: String,
+    /// Line, counted from 1.
+    pub line: u64,
+    /// What is wrong, and the nearest valid name.
+    pub message: String,
+}
+
+/// How the engine plans and runs. Every key may be left out.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// How work is divided.
+    pub scheduling: Scheduling,
+    /// Limits of devices.
+    pub device_params: DeviceParams,
+}
+
+/// How work is divided.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scheduling {
+    /// What the planner optimises.
+    pub strategy: Strategy,
+    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing.
+    #[serde(deserialize_with = "positive")]
+    pub batch_split_size: Option<usize>,
+}
+
+/// What the planner optimises.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Strategy {
+    /// The time of one run.
+    #[default]
+    LatencyAware,
+    /// The runs per second of a stream.
+    Throughput,
+}
+
+impl Strategy {
+    /// Every strategy's name.
+    pub const NAMES: [&str; 2] = ["latency_aware", "throughput"];
+
+    /// The strategy of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Strategy> {
+        match name {
+            "latency_aware" => Some(Strategy::LatencyAware),
+            "throughput" => Some(Strategy::Throughput),
+            _ => None,
+        }
+    }
+
+    /// The strategy's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::LatencyAware => "latency_aware",
+            Strategy::Throughput => "throughput",
+        }
+    }
+}
+
+/// Limits of devices.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeviceParams {
+    /// Share of a device's memory that plans may use, above 0 and at most 1; written `85%` or `0.85`. `None` means all of it.
+    #[serde(deserialize_with = "share")]
+    pub gpu_mem_threshold: Option<f64>,
+}
+
+fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
+    match i64::deserialize(deserializer)? {
+        value if value > 0 => Ok(usize::try_from(value).ok()),
+        value => {
+            Err(serde::de::Error::custom(format!("batch_split_size is {value}; it must be a positive whole number")))
+        }
+    }
+}
+
+fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let number = match text.strip_suffix('%') {
+        Some(percent) => percent.trim().parse::<f64>().map(|value| value / 100.0),
+        None => text.parse::<f64>(),
+    };
+    match number {
+        Ok(value) if value > 0.0 && value <= 1.0 => Ok(Some(value)),
+        _ => Err(serde::de::Error::custom(format!(
+            "gpu_mem_threshold is '{text}'; write a share above 0 and at most 1, such as 85% or 0.85"
+        ))),
+    }
+}
+
+/// Every name that may stand in a configuration.
+const NAMES: [&str; 7] =
+    ["scheduling", "strategy", "batch_split_size", "device_params", "gpu_mem_threshold", "latency_aware", "throughput"];
+
+impl Config {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `File`, or `Config` with file, line and the nearest valid name.
+    pub fn read(path: impl AsRef<Path>) -> Result<Config, Error> {
+        let path = path.as_ref();
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| Error::File { path: path.to_owned(), reason: error.to_string() })?;
+        Ok(Config::parse(&text, &path.display().to_string())?)
+    }
+
+    /// Reads a text; `file` is for errors.
+    ///
+    /// # Errors
+    /// With file, line and the nearest valid name.
+    pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
+        if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+            return Ok(Config::default());
+        }
+        serde_saphyr::from_str(text).map_err(|error| {
+            let said = error.without_snippet().to_string();
+            let line = error.location().map_or(1, |location| location.line());
+            ConfigError { file: file.to_owned(), line, message: with_suggestion(&said) }
+        })
+    }
+}
+
+/// The message with the valid name that is nearest to the unknown one it quotes.
+fn with_suggestion(message: &str) -> String {
+    let said = message.lines().next().unwrap_or_default().to_owned();
+    if !said.contains("unknown") {
+        return said;
+    }
+    let quoted = said.split(['`', '\'', '"']).nth(1).unwrap_or_default();
+    let nearest =
+        NAMES.iter().max_by(|a, b| strsim::jaro_winkler(a, quoted).total_cmp(&strsim::jaro_winkler(b, quoted)));
+    match nearest {
+        Some(name) if !quoted.is_empty() => format!("{said}; did you mean '{name}'?"),
+        _ => said,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_ways_to_write_a_share() {
+        for text in ["85%", "0.85", "'85 %'"] {
+            let yaml = format!("device_params:\n  gpu_mem_threshold: {text}\n");
+            assert_eq!(Config::parse(&yaml, "c").unwrap().device_params.gpu_mem_threshold, Some(0.85), "{text}");
+        }
+        let whole = "scheduling:\n  strategy: throughput\n  batch_split_size: 128\n";
+        let config = Config::parse(whole, "c").unwrap();
+        assert_eq!((config.scheduling.strategy, config.scheduling.batch_split_size), (Strategy::Throughput, Some(128)));
+        assert_eq!(Config::parse("# nothing\n\n", "c").unwrap(), Config::default());
+    }
+
+    #[test]
+    fn wrong_keys_and_values_name_the_line_and_the_nearest_name() {
+        let error = |text: &str| Config::parse(text, "hetero.yaml").unwrap_err();
+        let key = error("scheduling:\n  stratgy: throughput\n");
+        assert_eq!((key.line, key.file.as_str()), (2, "hetero.yaml"));
+        assert!(key.message.contains("did you mean 'strategy'"), "{key}");
+        let value = error("\nscheduling:\n  strategy: latency_awar\n");
+        assert!(value.line == 3 && value.message.contains("did you mean 'latency_aware'"), "{value}");
+        for bad in ["0", "85", "-1", "many", "101%"] {
+            let share = error(&format!("device_params:\n  gpu_mem_threshold: {bad}\n"));
+            assert!(share.message.contains("85% or 0.85"), "{share}");
+        }
+        assert!(error("scheduling:\n  batch_split_size: 0\n").message.contains("positive"));
+        assert!(error("scheduling: [1, 2\n").line >= 1);
+        assert!(Config::parse("7", "c").is_err());
+    }
+}

@@ -1,0 +1,363 @@
+//! The facade: devices, plans, runs.
+
+use std::collections::HashSet;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use hetero_hal::{
+    Device, DeviceId, Driver, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor, Topology, Unavailable,
+};
+use hetero_onnx::Binding;
+use hetero_reference::Standard;
+use hetero_scheduler::{Heft, Partitioner};
+
+use crate::config::Config;
+use crate::lower::{CostModel, Roofline, problem};
+use crate::passes::{self, Pass, PassContext};
+use crate::plan::{Inner, Plan, fingerprint};
+use crate::session::{Outputs, Session};
+use crate::{Error, Model, Result};
+
+/// How often a device may turn down at compile time what it claimed, before the engine gives up.
+const MOST_REPLANS: usize = 3;
+/// Longest that a run may take, unless the builder says otherwise.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// The drivers that this build contains.
+#[must_use]
+pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
+    vec![
+        #[cfg(feature = "cpu")]
+        Arc::new(hetero_cpu::CpuDriver),
+    ]
+}
+
+/// Makes a [`HeteroEngine`] out of parts of your own.
+pub struct Builder {
+    drivers: Vec<Arc<dyn Driver>>,
+    partitioner: Arc<dyn Partitioner>,
+    costs: Option<Arc<dyn CostModel>>,
+    operators: Arc<dyn OperatorSet>,
+    passes: Vec<Box<dyn Pass>>,
+    config: Config,
+    memory_limit: Option<u64>,
+    deadline: Duration,
+}
+
+impl Builder {
+    /// Registers a driver, in front of those of the same name.
+    #[must_use]
+    pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.drivers.insert(0, driver);
+        self
+    }
+
+    /// Replaces the partitioner.
+    #[must_use]
+    pub fn partitioner(mut self, partitioner: Arc<dyn Partitioner>) -> Self {
+        self.partitioner = partitioner;
+        self
+    }
+
+    /// Replaces the cost model.
+    #[must_use]
+    pub fn cost_model(mut self, costs: Arc<dyn CostModel>) -> Self {
+        self.costs = Some(costs);
+        self
+    }
+
+    /// Replaces the definitions of operators, for inference and folding.
+    #[must_use]
+    pub fn operators(mut self, operators: Arc<dyn OperatorSet>) -> Self {
+        self.operators = operators;
+        self
+    }
+
+    /// Adds a pass behind the others.
+    #[must_use]
+    pub fn pass(mut self, pass: Box<dyn Pass>) -> Self {
+        self.passes.push(pass);
+        self
+    }
+
+    /// Sets the configuration.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Limits the bytes that folded constants, and each device's intermediate values, may take. Without it, the devices' memory is the limit.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Limits the time of a run; without it, an hour.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The engine, without devices yet.
+    #[must_use]
+    pub fn build(self) -> HeteroEngine {
+        let costs = self.costs.unwrap_or_else(|| Arc::new(Roofline { operators: self.operators.clone() }));
+        HeteroEngine {
+            drivers: self.drivers,
+            devices: Vec::new(),
+            topology: Topology::default(),
+            partitioner: self.partitioner,
+            costs,
+            operators: self.operators,
+            passes: self.passes,
+            config: self.config,
+            memory_limit: self.memory_limit,
+            deadline: self.deadline,
+        }
+    }
+}
+
+/// Devices, and what plans and runs models on them. Plans and sessions may be used from any thread.
+pub struct HeteroEngine {
+    drivers: Vec<Arc<dyn Driver>>,
+    devices: Vec<Arc<dyn Device>>,
+    topology: Topology,
+    partitioner: Arc<dyn Partitioner>,
+    costs: Arc<dyn CostModel>,
+    operators: Arc<dyn OperatorSet>,
+    passes: Vec<Box<dyn Pass>>,
+    config: Config,
+    memory_limit: Option<u64>,
+    deadline: Duration,
+}
+
+impl HeteroEngine {
+    /// An engine with the drivers of this build.
+    ///
+    /// # Errors
+    /// None today; drivers that must be loaded may fail here.
+    pub fn new() -> Result<Self> {
+        Ok(HeteroEngine::builder().build())
+    }
+
+    /// An engine made of parts of your own.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            drivers: builtin_drivers(),
+            partitioner: Arc::new(Heft),
+            costs: None,
+            operators: Arc::new(Standard),
+            passes: passes::standard(),
+            config: Config::default(),
+            memory_limit: None,
+            deadline: DEADLINE,
+        }
+    }
+
+    /// The registered drivers.
+    #[must_use]
+    pub fn drivers(&self) -> &[Arc<dyn Driver>] {
+        &self.drivers
+    }
+
+    /// The opened devices, in the order of adding.
+    #[must_use]
+    pub fn devices(&self) -> &[Arc<dyn Device>] {
+        &self.devices
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Opens a device, such as `CPU:0`.
+    ///
+    /// # Errors
+    /// `UnknownDevice` where no driver of that name is registered or it has no such device, with the reason and a remedy; `Device` where it
+    /// cannot be opened.
+    pub fn add_device(&mut self, id: &str, options: OpenOptions) -> Result<DeviceId> {
+        let id: DeviceId = id.parse()?;
+        let unknown = |reason: String| Error::UnknownDevice { device: id.to_string(), reason };
+        let Some(driver) = self.drivers.iter().find(|driver| driver.name() == id.driver()) else {
+            let names: Vec<&str> = self.drivers.iter().map(|driver| driver.name()).collect();
+            return Err(unknown(format!(
+                "no driver '{}' in this build; there are: {}; build with the feature of that name or register a driver",
+                id.driver(),
+                if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+            )));
+        };
+        let infos = driver.probe().map_err(|why: Unavailable| unknown(why.to_string()))?;
+        if !infos.iter().any(|info| info.id == id) {
+            let names: Vec<String> = infos.iter().map(|info| info.id.to_string()).collect();
+            return Err(unknown(format!("there is no such device; there are: {}", names.join(", "))));
+        }
+        if self.devices.iter().any(|device| device.info().id == id) {
+            return Err(unknown("it has been added already".to_owned()));
+        }
+        let device = driver.open(id.ordinal(), &options)?;
+        for other in self.devices.iter().chain([&device]) {
+            let (a, b) = (device.info(), other.info());
+            self.topology.insert(a.id.clone(), b.id.clone(), device.edge_to(b));
+            self.topology.insert(b.id.clone(), a.id.clone(), other.edge_to(a));
+        }
+        self.devices.push(device);
+        Ok(id)
+    }
+
+    /// Plans a model as it stands; open dimensions are taken as 1 and listed in [`Plan::assumed`].
+    ///
+    /// # Errors
+    /// See [`HeteroEngine::analyze`].
+    pub fn analyze_model(&self, model: &Model) -> Result<Plan> {
+        self.analyze(model, &Binding { default_size: Some(1), ..Binding::default() })
+    }
+
+    /// Plans a model for given shapes: binds it, runs the passes, and divides it among the devices.
+    ///
+    /// # Errors
+    /// `Model` where the model is invalid, uses operators that nobody defines (one report names them all) or does not fit the shapes;
+    /// `Plan` where there is no device or none takes a node.
+    pub fn analyze(&self, model: &Model, binding: &Binding) -> Result<Plan> {
+        let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
+        let program = Arc::new(self.rewrite(&bound.program)?);
+        let schedule = self.divide(&program, &HashSet::new())?;
+        Ok(self.plan(schedule, program, bound.assumed))
+    }
+
+    /// Reads a plan that was made for this model, and checks that it still fits.
+    ///
+    /// # Errors
+    /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`HeteroEngine::analyze`].
+    pub fn load_plan(&self, model: &Model, json: &str) -> Result<Plan> {
+        let schedule = hetero_scheduler::Plan::from_json(json)?;
+        let binding = Binding { shapes: schedule.shapes.clone(), ..Binding::default() };
+        let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
+        let program = Arc::new(self.rewrite(&bound.program)?);
+        let wrong = |text: String| Error::Plan(hetero_scheduler::Error::Plan(text));
+        let found = fingerprint(&program);
+        if found != schedule.model {
+            return Err(wrong(format!(
+                "it is for the model {}, this is {found}; make it again with `hetero plan`",
+                schedule.model
+            )));
+        }
+        if let Some(device) = schedule.devices.iter().find(|id| self.position(id).is_none()) {
+            return Err(wrong(format!("it uses the device '{device}', which was not added")));
+        }
+        let producers = program.producers();
+        let mut edges = Vec::new();
+        for (value, readers) in program.consumers().into_iter().enumerate() {
+            if let Some(producer) = producers[value] {
+                let from = &*program.nodes()[producer.index()].name;
+                edges.extend(readers.into_iter().map(|reader| (from, &*program.nodes()[reader.index()].name)));
+            }
+        }
+        schedule.check(program.nodes().iter().map(|node| &*node.name), edges)?;
+        Ok(self.plan(schedule, program.clone(), bound.assumed))
+    }
+
+    /// Runs a plan once. The first run compiles it.
+    ///
+    /// # Errors
+    /// `Input` where the inputs are not the model's; `Device` where a device fails.
+    pub fn run(&self, inputs: &[(&str, Tensor)], plan: &Plan) -> Result<Outputs> {
+        self.session(plan)?.run(inputs)
+    }
+
+    /// Runs a plan into memory of the caller's; see [`Session::run_into`].
+    ///
+    /// # Errors
+    /// As [`HeteroEngine::run`].
+    pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [Vec<u8>], plan: &Plan) -> Result<Vec<Vec<usize>>> {
+        self.session(plan)?.run_into(inputs, outputs)
+    }
+
+    /// The session of a plan: its partitions, compiled. Made once, shared by all threads.
+    ///
+    /// A node that its device claimed but turns down at compile time is given to another device; [`Session::report`] says so.
+    ///
+    /// # Errors
+    /// `Device` where a device cannot compile what it was given and no other takes it.
+    pub fn session(&self, plan: &Plan) -> Result<Arc<Session>> {
+        let mut slot = plan.0.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(session) = &*slot {
+            return Ok(session.clone());
+        }
+        let program = &plan.0.program;
+        let mut schedule = plan.0.schedule.clone();
+        let mut denied: HashSet<(usize, NodeId)> = HashSet::new();
+        let mut moved: Vec<String> = Vec::new();
+        let session = loop {
+            let refused = match Session::new(self, program.clone(), &schedule, moved.clone()) {
+                Ok(session) => break Arc::new(session),
+                Err(Error::Device(error)) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Compile) => {
+                    error
+                }
+                Err(error) => return Err(error),
+            };
+            let device = refused.device().and_then(|id| self.position(&id.to_string()));
+            let node = program.node_ids().find(|(_, node)| refused.operator() == Some(&node.to_string()));
+            let (Some(device), Some((id, node)), true) = (device, node, denied.len() < MOST_REPLANS) else {
+                return Err(refused.into());
+            };
+            denied.insert((device, id));
+            schedule = self.divide(program, &denied)?;
+            let now = schedule.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
+            moved.push(format!("{node} moved to {now}: {refused}"));
+        };
+        *slot = Some(session.clone());
+        Ok(session)
+    }
+
+    /// Bytes that constants and intermediate values may take.
+    pub(crate) fn memory_limit(&self, device: &dyn Device) -> Option<u64> {
+        let share = self.config.device_params.gpu_mem_threshold.unwrap_or(1.0);
+        let memory = device.info().memory_bytes.map(|bytes| (bytes as f64 * share) as u64);
+        match (memory, self.memory_limit) {
+            (Some(memory), Some(limit)) => Some(memory.min(limit)),
+            (memory, limit) => memory.or(limit),
+        }
+    }
+
+    pub(crate) fn run_deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(crate) fn position(&self, id: &str) -> Option<usize> {
+        self.devices.iter().position(|device| device.info().id.to_string() == id)
+    }
+
+    fn rewrite(&self, program: &Program) -> Result<Program> {
+        // Constants live on the host, whatever device uses them.
+        let host = self.memory_limit.unwrap_or_else(|| {
+            let known = self.devices.iter().filter_map(|device| device.info().memory_bytes);
+            known.max().map_or(1 << 32, |bytes| bytes / 2)
+        });
+        let memory_limit = usize::try_from(host).unwrap_or(usize::MAX);
+        let context = PassContext { operators: &*self.operators, memory_limit };
+        Ok(passes::run(program, &self.passes, &context)?)
+    }
+
+    fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
+        let problem = problem(program, &self.devices, &self.topology, &*self.costs, denied)?;
+        let schedule = self.partitioner.partition(&problem)?;
+        let names: Vec<String> = self.devices.iter().map(|device| device.info().id.to_string()).collect();
+        let mut plan = hetero_scheduler::Plan::from_schedule(&problem, &schedule, &names, self.partitioner.name());
+        plan.model = fingerprint(program);
+        for id in program.inputs() {
+            let value = program.value(*id)?;
+            plan.shapes.insert(value.name.to_string(), value.shape.clone());
+        }
+        Ok(plan)
+    }
+
+    fn plan(&self, schedule: hetero_scheduler::Plan, program: Arc<Program>, assumed: Vec<String>) -> Plan {
+        Plan(Arc::new(Inner { schedule, program, assumed, session: std::sync::Mutex::new(None) }))
+    }
+}

@@ -1,0 +1,50 @@
+//! What can go wrong in the engine.
+
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+
+/// Result of the engine.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the engine could not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A model cannot be read or bound.
+    #[error(transparent)]
+    Model(#[from] hetero_onnx::Error),
+    /// A device, or the contract in front of it, answered with an error.
+    #[error(transparent)]
+    Device(#[from] hetero_hal::Error),
+    /// There is no plan, or a plan does not fit.
+    #[error(transparent)]
+    Plan(#[from] hetero_scheduler::Error),
+    /// A configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A driver that nobody registered, or that has no device here.
+    #[error("device '{device}': {reason}")]
+    UnknownDevice {
+        /// What was asked for.
+        device: String,
+        /// Why there is no such device, and what to do.
+        reason: String,
+    },
+    /// Inputs that the model does not take.
+    #[error("input '{name}': {reason}")]
+    Input {
+        /// The input.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file cannot be read.
+    #[error("cannot read {}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        reason: String,
+    },
+}

@@ -1,0 +1,108 @@
+//! From programs to tasks: what each node costs on each device, and what passes between nodes.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use hetero_hal::{
+    Device, DeviceInfo, Dim, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
+};
+use hetero_scheduler::{Link, Links, Problem, Task, TaskGraph};
+
+use crate::Result;
+
+/// Says what a node costs on a device.
+pub trait CostModel: Send + Sync {
+    /// Seconds that the node takes there, finite and not negative.
+    fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64;
+}
+
+/// The roofline: operations over peak rate or bytes over bandwidth, whichever is longer, by what drivers say of their devices. A first
+/// guess until devices are measured.
+pub struct Roofline {
+    /// What operators mean, for their counts of operations.
+    pub operators: Arc<dyn OperatorSet>,
+}
+
+/// Rates of a device of which nothing is known.
+const FLOPS: f64 = 1e10;
+const BANDWIDTH: f64 = 1e10;
+/// What starting a kernel costs, in seconds.
+const START: f64 = 2e-6;
+/// How much longer a kernel takes that its device calls slow.
+const SLOW: f64 = 20.0;
+
+fn ty(value: &ProgramValue) -> TensorType {
+    TensorType::new(value.dtype, value.shape.iter().map(|&size| Dim::Known(size)).collect())
+}
+
+/// Floating-point operations of a node, a multiply-add counting as two.
+pub(crate) fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
+    let Some(definition) = operators.find(&node.operator) else { return 0 };
+    let of = |id: &hetero_hal::ValueId| program.values().get(id.index()).map(ty);
+    let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().and_then(of)).collect();
+    let outputs: Vec<TensorType> = node.outputs.iter().map(|id| id.as_ref().and_then(of).unwrap_or_default()).collect();
+    (definition.flops)(&node.operator, &inputs, &outputs)
+}
+
+impl CostModel for Roofline {
+    fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64 {
+        let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+        let bytes: f64 = touched.filter_map(|id| program.values().get(id.index())).map(|v| v.bytes() as f64).sum();
+        let compute = flops(program, node, &*self.operators) as f64 / device.peak_flops.unwrap_or(FLOPS);
+        let memory = bytes / device.peak_bandwidth.unwrap_or(BANDWIDTH);
+        let factor = if *quality == Quality::Native { 1.0 } else { SLOW };
+        START + factor * compute.max(memory)
+    }
+}
+
+/// The scheduling problem of a program on some devices. Tasks are the nodes, in order. A node in `denied` does not run on the device that is
+/// named with it.
+///
+/// # Errors
+/// Where no device takes a node, or a cost is not a number.
+pub(crate) fn problem(
+    program: &Program,
+    devices: &[Arc<dyn Device>],
+    topology: &Topology,
+    costs: &dyn CostModel,
+    denied: &HashSet<(usize, NodeId)>,
+) -> Result<Problem> {
+    let mut rows = vec![vec![None; devices.len()]; program.nodes().len()];
+    for (number, device) in devices.iter().enumerate() {
+        for claim in device.claims(program) {
+            for id in claim.nodes {
+                let Some(row) = rows.get_mut(id.index()).filter(|_| !denied.contains(&(number, id))) else { continue };
+                let node = &program.nodes()[id.index()];
+                row[number] = Some(costs.seconds(program, node, device.info(), &claim.quality));
+            }
+        }
+    }
+    let mut graph = TaskGraph::new(devices.len());
+    let mut tasks = Vec::with_capacity(rows.len());
+    for (node, costs) in program.nodes().iter().zip(rows) {
+        let name = node.to_string();
+        let added = graph.add_task(Task { name: node.name.to_string(), costs });
+        tasks.push(added.map_err(|error| match error {
+            hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(name),
+            other => other,
+        })?);
+    }
+    let producers = program.producers();
+    for (value, readers) in program.consumers().into_iter().enumerate() {
+        let Some(producer) = producers[value] else { continue };
+        for reader in readers {
+            let bytes = program.values()[value].bytes() as f64;
+            graph.add_edge(tasks[producer.index()], tasks[reader.index()], bytes)?;
+        }
+    }
+    let mut links = Links::none(devices.len());
+    for (from, source) in devices.iter().enumerate() {
+        for (to, target) in devices.iter().enumerate() {
+            let edge = topology.edge(&source.info().id, &target.info().id);
+            // What nobody has measured goes through the host.
+            let latency = edge.latency.map_or(20e-6, |latency| latency.as_secs_f64());
+            links.set(from, to, Some(Link { latency, bandwidth: edge.bandwidth.unwrap_or(5e9) }));
+        }
+    }
+    Ok(Problem::new(graph, links)?)
+}

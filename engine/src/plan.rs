@@ -1,0 +1,82 @@
+//! A plan with the program that it is for.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use hetero_hal::{Program, Tensor};
+
+use crate::session::Session;
+
+/// Which node runs where, for one model bound to shapes. Cheap to clone; clones share the session that runs it.
+#[derive(Clone)]
+pub struct Plan(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) schedule: hetero_scheduler::Plan,
+    pub(crate) program: Arc<Program>,
+    pub(crate) assumed: Vec<String>,
+    /// Made by the first run.
+    pub(crate) session: Mutex<Option<Arc<Session>>>,
+}
+
+impl Plan {
+    /// The plan as data.
+    #[must_use]
+    pub fn schedule(&self) -> &hetero_scheduler::Plan {
+        &self.0.schedule
+    }
+
+    /// The bound and rewritten program.
+    #[must_use]
+    pub fn program(&self) -> &Program {
+        &self.0.program
+    }
+
+    /// Open dimensions of the model that nobody gave a size, and that were taken as 1.
+    #[must_use]
+    pub fn assumed(&self) -> &[String] {
+        &self.0.assumed
+    }
+
+    /// Device of each node.
+    #[must_use]
+    pub fn placement(&self) -> BTreeMap<&str, &str> {
+        self.0.schedule.placement()
+    }
+
+    /// The plan as JSON, for [`HeteroEngine::load_plan`](crate::HeteroEngine::load_plan).
+    ///
+    /// # Errors
+    /// Where an estimate is not a number.
+    pub fn to_json(&self) -> crate::Result<String> {
+        Ok(self.0.schedule.to_json()?)
+    }
+}
+
+/// A fingerprint of a program: its nodes, types and, sampled at both ends, its constants (FNV-1a, 64 bits). It tells models apart; it is no
+/// proof against forgery.
+pub(crate) fn fingerprint(program: &Program) -> String {
+    const SAMPLE: usize = 4096;
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut add = |bytes: &[u8]| {
+        for &byte in bytes {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    };
+    for node in program.nodes() {
+        add(node.name.as_bytes());
+        add(node.operator.to_string().as_bytes());
+        for id in node.inputs.iter().chain(&node.outputs).flatten() {
+            add(&id.0.to_le_bytes());
+        }
+    }
+    for value in program.values() {
+        add(value.dtype.name().as_bytes());
+        value.shape.iter().for_each(|size| add(&size.to_le_bytes()));
+        if let Some(bytes) = value.constant.as_ref().map(Tensor::bytes) {
+            add(&bytes[..bytes.len().min(SAMPLE)]);
+            add(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
+        }
+    }
+    format!("{hash:016x}")
+}
