@@ -52,7 +52,10 @@ pub use engine::{Builder, HeteroEngine, builtin_drivers};
 pub use error::{Error, Result};
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
-pub use hetero_onnx::{Binding, read as read_model, read_bytes as read_model_bytes, read_tensor};
+pub use hetero_onnx::{
+    Binding, Error as ModelError, bind, check_operators, read as read_model, read_bytes as read_model_bytes,
+    read_tensor,
+};
 pub use hetero_scheduler as scheduler;
 pub use lower::{CostModel, Roofline};
 pub use plan::Plan;

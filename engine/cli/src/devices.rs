@@ -1,0 +1,96 @@
+//! `hetero devices` and `hetero check`.
+
+use hetero::HeteroEngine;
+use hetero::hal::DeviceInfo;
+use serde_json::{Value, json};
+
+use crate::arguments::{CheckOptions, DeviceOptions, JsonOptions};
+use crate::failure::{Failure, Result};
+
+fn described(info: &DeviceInfo) -> Value {
+    json!({
+        "id": info.id.to_string(),
+        "kind": info.kind.to_string(),
+        "name": info.name,
+        "vendor": info.vendor,
+        "driver_version": info.driver_version,
+        "memory_bytes": info.memory_bytes,
+        "emulated": info.emulated,
+    })
+}
+
+fn line(info: &DeviceInfo) -> String {
+    let memory = info.memory_bytes.map_or_else(|| "unknown memory".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
+    let emulated = if info.emulated { ", emulated" } else { "" };
+    format!("{}  {} {} ({}), {memory}{emulated}", info.id, info.kind, info.name, info.driver_version)
+}
+
+pub(crate) fn list(options: &JsonOptions) -> Result<()> {
+    let engine = HeteroEngine::new()?;
+    let found: Vec<DeviceInfo> = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten().collect();
+    if options.json {
+        println!("{}", json!({ "devices": found.iter().map(described).collect::<Vec<_>>() }));
+    } else if found.is_empty() {
+        println!("no device; `hetero check --compatibility` says why");
+    } else {
+        found.iter().for_each(|info| println!("{}", line(info)));
+    }
+    Ok(())
+}
+
+pub(crate) fn check(options: &CheckOptions) -> Result<()> {
+    let engine = HeteroEngine::new()?;
+    let mut entries = Vec::new();
+    for driver in engine.drivers() {
+        let probed = driver.probe();
+        if options.output.json {
+            entries.push(match probed {
+                Ok(devices) => json!({
+                    "driver": driver.name(),
+                    "usable": true,
+                    "devices": devices.iter().map(described).collect::<Vec<_>>(),
+                }),
+                Err(why) => json!({
+                    "driver": driver.name(),
+                    "usable": false,
+                    "reason": why.reason.to_string(),
+                    "detail": why.detail,
+                    "remedy": why.remedy,
+                }),
+            });
+            continue;
+        }
+        match probed {
+            Ok(devices) => {
+                println!("{}: usable", driver.name());
+                devices.iter().for_each(|info| println!("    {}", line(info)));
+            }
+            Err(why) => println!("{}: {}\n    {}\n    remedy: {}", driver.name(), why.reason, why.detail, why.remedy),
+        }
+    }
+    if options.output.json {
+        println!("{}", json!({ "compatibility": options.compatibility, "drivers": entries }));
+    }
+    Ok(())
+}
+
+/// Adds the devices that were asked for, or all that there are.
+pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    let mut ids = options.devices.clone();
+    if ids.is_empty() {
+        let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
+        ids = found.map(|info| info.id.to_string()).collect();
+    }
+    if ids.is_empty() {
+        return Err(Failure::failed("there is no device; `hetero check --compatibility` says why"));
+    }
+    for id in ids {
+        let open = hetero::DeviceOptions {
+            threads: options.threads.map(|threads| threads as usize),
+            memory_limit: options.memory_limit,
+            ..hetero::DeviceOptions::default()
+        };
+        engine.add_device(&id, open)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,72 @@
+//! What ends a command: one readable report, and an exit code.
+
+use std::path::Path;
+
+use miette::Diagnostic;
+
+/// Result of a command.
+pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error, Diagnostic)]
+pub(crate) enum Failure {
+    /// The request itself is wrong.
+    #[error("{message}")]
+    #[diagnostic(code(hetero::usage))]
+    Usage {
+        message: String,
+        #[help]
+        help: Option<String>,
+    },
+    /// The run failed.
+    #[error("{message}")]
+    #[diagnostic(code(hetero::failed))]
+    Failed {
+        message: String,
+        #[help]
+        help: Option<String>,
+    },
+}
+
+impl Failure {
+    pub(crate) fn usage(message: impl Into<String>, help: impl Into<String>) -> Self {
+        Failure::Usage { message: message.into(), help: Some(help.into()) }
+    }
+
+    pub(crate) fn failed(message: impl Into<String>) -> Self {
+        Failure::Failed { message: message.into(), help: None }
+    }
+
+    /// The system refused to read or write a file.
+    pub(crate) fn file(verb: &str, path: &Path, error: &dyn std::fmt::Display) -> Self {
+        Failure::failed(format!("cannot {verb} {}: {error}", path.display()))
+    }
+
+    /// 2 where the request is wrong, else 1.
+    pub(crate) fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Usage { .. } => 2,
+            Failure::Failed { .. } => 1,
+        }
+    }
+}
+
+impl From<hetero::Error> for Failure {
+    fn from(error: hetero::Error) -> Self {
+        let message = error.to_string();
+        match &error {
+            // What the caller typed: a device, a configuration.
+            hetero::Error::UnknownDevice { .. } => Failure::usage(message, "`hetero devices` lists what there is"),
+            hetero::Error::Config(_) => Failure::Usage { message, help: None },
+            hetero::Error::Input { .. } => Failure::usage(message, "`hetero inspect MODEL` shows the inputs"),
+            hetero::Error::Device(inner) if inner.kind() == hetero::hal::ErrorKind::InvalidArgument => {
+                Failure::Usage { message, help: None }
+            }
+            hetero::Error::Model(hetero::ModelError::Shapes(_)) => Failure::usage(
+                message,
+                "`--shape NAME=1x3x224x224` sets a shape; `hetero inspect MODEL` shows the inputs",
+            ),
+            _ => Failure::Failed { message, help: None },
+        }
+    }
+}

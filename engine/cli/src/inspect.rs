@@ -1,0 +1,136 @@
+//! `hetero inspect`.
+
+use std::collections::BTreeMap;
+
+use hetero::hal::{Graph, OperatorSet, Program, TensorType, ValueId};
+use hetero::{Binding, Model};
+use hetero_reference::Standard;
+use serde_json::json;
+
+use crate::arguments::InspectOptions;
+use crate::failure::Result;
+
+/// What binding a model to shapes tells.
+struct Bound {
+    flops: u64,
+    activation_bytes: u64,
+    assumed: Vec<String>,
+}
+
+pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
+    let model = hetero::read_model(&options.model.model).map_err(hetero::Error::from)?;
+    let graph = &model.graph;
+    let mut operators: BTreeMap<String, usize> = BTreeMap::new();
+    for node in model.all_nodes() {
+        *operators.entry(node.operator.to_string()).or_default() += 1;
+    }
+    let missing = hetero::check_operators(&model, &Standard).err().map(|missing| missing.0).unwrap_or_default();
+    let (parameters, parameter_bytes) = parameters(&model);
+    let bound = bound(&model, options);
+    let ports = |ids: &[ValueId]| {
+        ids.iter().map(|id| (&*graph.values[id.index()].name, &graph.values[id.index()].ty)).collect::<Vec<_>>()
+    };
+    // An initialiser that is also an input is a weight to most readers.
+    let free: Vec<ValueId> =
+        graph.inputs.iter().copied().filter(|id| graph.values[id.index()].constant.is_none()).collect();
+    let (inputs, outputs) = (ports(&free), ports(&graph.outputs));
+    if options.output.json {
+        let described = |ports: &[(&str, &TensorType)]| {
+            ports.iter().map(|(name, ty)| json!({ "name": name, "type": ty.to_string() })).collect::<Vec<_>>()
+        };
+        let problem = bound.as_ref().err();
+        let bound = bound.as_ref().ok();
+        println!(
+            "{}",
+            json!({
+                "producer": model.producer,
+                "ir_version": model.ir_version,
+                "opsets": model.opsets.iter().map(|(domain, version)| (domain.to_string(), *version)).collect::<BTreeMap<_, _>>(),
+                "inputs": described(&inputs),
+                "outputs": described(&outputs),
+                "operators": operators,
+                "missing": missing.iter().map(|m| json!({ "node": m.node, "operator": m.operator, "opset": m.version })).collect::<Vec<_>>(),
+                "parameters": parameters,
+                "parameter_bytes": parameter_bytes,
+                "flops": bound.map(|b| b.flops),
+                "activation_bytes": bound.map(|b| b.activation_bytes),
+                "assumed_one": bound.map(|b| b.assumed.clone()),
+                "unbound": problem,
+            })
+        );
+        return Ok(());
+    }
+    println!(
+        "{}: {} nodes, IR {}, {}",
+        options.model.model.display(),
+        graph.nodes.len(),
+        model.ir_version,
+        model.producer
+    );
+    let show = |title: &str, ports: &[(&str, &TensorType)]| {
+        println!("{title}");
+        ports.iter().for_each(|(name, ty)| println!("    {name}: {ty}"));
+    };
+    show("inputs", &inputs);
+    show("outputs", &outputs);
+    println!("operators");
+    operators.iter().for_each(|(name, count)| println!("    {count:5} {name}"));
+    if !missing.is_empty() {
+        println!("missing operators");
+        missing.iter().for_each(|m| println!("    {} (opset {}) at '{}'", m.operator, m.version, m.node));
+    }
+    println!("parameters: {parameters} ({parameter_bytes} bytes)");
+    match bound {
+        Ok(Bound { flops, activation_bytes, assumed }) => {
+            println!("operations: {:.3} GFLOP, a multiply-add counting as two", flops as f64 / 1e9);
+            println!("activations: {activation_bytes} bytes in all");
+            if !assumed.is_empty() {
+                println!("taken as 1: {}", assumed.join(", "));
+            }
+        }
+        Err(reason) => println!("operations: unknown; {reason}"),
+    }
+    Ok(())
+}
+
+/// Elements and bytes of all initialisers and constants that are not computed.
+fn parameters(model: &Model) -> (u64, u64) {
+    fn count(graph: &Graph, sum: &mut (u64, u64)) {
+        for content in graph.values.iter().filter_map(|value| value.constant.as_ref()) {
+            sum.0 += content.len() as u64;
+            sum.1 += content.bytes().len() as u64;
+        }
+        for body in graph.nodes.iter().flat_map(|node| node.subgraphs()) {
+            count(body, sum);
+        }
+    }
+    let mut sum = (0, 0);
+    count(&model.graph, &mut sum);
+    sum
+}
+
+fn bound(model: &Model, options: &InspectOptions) -> std::result::Result<Bound, String> {
+    let binding =
+        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
+    let bound = hetero::bind(model, &binding, &Standard).map_err(|error| error.to_string())?;
+    let program: &Program = &bound.program;
+    let ty = |id: &ValueId| {
+        let value = &program.values()[id.index()];
+        TensorType::exact(value.dtype, &value.shape)
+    };
+    let (mut flops, mut activation_bytes) = (0u64, 0u64);
+    for node in program.nodes() {
+        let outputs: Vec<TensorType> = node.outputs.iter().map(|id| id.as_ref().map(ty).unwrap_or_default()).collect();
+        let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().map(ty)).collect();
+        if let Some(definition) = Standard.find(&node.operator) {
+            flops = flops.saturating_add((definition.flops)(&node.operator, &inputs, &outputs));
+        }
+        let constant = node.inputs.iter().flatten().all(|id| program.values()[id.index()].constant.is_some());
+        // What folding will turn into weights is no activation.
+        if !constant {
+            let bytes = node.outputs.iter().flatten().map(|id| program.values()[id.index()].bytes() as u64);
+            activation_bytes = activation_bytes.saturating_add(bytes.sum());
+        }
+    }
+    Ok(Bound { flops, activation_bytes, assumed: bound.assumed })
+}

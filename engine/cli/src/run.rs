@@ -1,0 +1,220 @@
+//! `hetero plan` and `hetero run`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hetero::{Binding, Config, HeteroEngine, Model, Plan, Strategy, Tensor};
+use serde_json::{Value, json};
+
+use crate::arguments::{DeviceOptions, ModelOptions, PlanOptions, RunOptions};
+use crate::devices;
+use crate::failure::{Failure, Result};
+use crate::progress::Spinner;
+use crate::tensors;
+
+fn engine(model: &ModelOptions, devices: &DeviceOptions, strategy: Option<&str>) -> Result<HeteroEngine> {
+    let mut config = match &model.config {
+        Some(path) => Config::read(path)?,
+        None => Config::default(),
+    };
+    if let Some(strategy) = strategy.and_then(Strategy::from_name) {
+        config.scheduling.strategy = strategy;
+    }
+    let mut builder = HeteroEngine::builder().config(config);
+    if let Some(bytes) = devices.memory_limit {
+        builder = builder.memory_limit(bytes);
+    }
+    let mut engine = builder.build();
+    devices::add(&mut engine, devices)?;
+    Ok(engine)
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn load(path: &Path) -> Result<(Model, Duration)> {
+    let began = Instant::now();
+    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    Ok((model, began.elapsed()))
+}
+
+pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
+    let spinner = Spinner::start("reading the model");
+    let engine = engine(&options.model, &options.devices, options.strategy.as_deref())?;
+    let (model, _) = load(&options.model.model)?;
+    spinner.say("planning");
+    let binding =
+        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
+    let plan = engine.analyze(&model, &binding)?;
+    drop(spinner);
+    let text = plan.to_json()?;
+    if let Some(path) = &options.out {
+        std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
+    }
+    if options.output.json {
+        println!("{text}");
+    } else {
+        summary(&plan);
+        if let Some(path) = &options.out {
+            println!("written to {}", path.display());
+        }
+    }
+    Ok(())
+}
+
+/// The plan in a few lines.
+pub(crate) fn summary(plan: &Plan) {
+    let schedule = plan.schedule();
+    println!(
+        "plan: {} partitions by {}, {} transfers, {:.3} ms estimated",
+        schedule.partitions.len(),
+        schedule.strategy,
+        schedule.transfers.len(),
+        schedule.estimated_seconds * 1e3
+    );
+    for partition in &schedule.partitions {
+        println!("    {}: {} nodes", partition.device, partition.tasks.len());
+    }
+    if !plan.assumed().is_empty() {
+        println!("    open dimensions taken as 1: {}", plan.assumed().join(", "));
+    }
+}
+
+/// Times of runs, sorted.
+pub(crate) struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    pub(crate) fn new(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Latencies(times)
+    }
+
+    /// The time that this share of the runs do not exceed, in microseconds (nearest rank).
+    fn microseconds(&self, share: f64) -> f64 {
+        let rank = (share * self.0.len() as f64).ceil().max(1.0) as usize;
+        self.0.get(rank - 1).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "min": self.microseconds(0.0),
+            "p50": self.microseconds(0.5),
+            "p90": self.microseconds(0.9),
+            "p99": self.microseconds(0.99),
+        })
+    }
+}
+
+pub(crate) fn run(options: &RunOptions) -> Result<()> {
+    let spinner = Spinner::start("reading the model");
+    let engine = engine(&options.model, &options.devices, None)?;
+    let (model, load_time) = load(&options.model.model)?;
+    let mut given: Vec<(String, Tensor)> = Vec::new();
+    for (name, path) in &options.inputs {
+        given.push((name.clone(), tensors::read(path)?));
+    }
+    spinner.say("planning");
+    let began = Instant::now();
+    let plan = match &options.plan {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+            engine.load_plan(&model, &text)?
+        }
+        None => engine.analyze(&model, &binding(options, &given)?)?,
+    };
+    let plan_time = began.elapsed();
+    spinner.say("compiling");
+    let began = Instant::now();
+    let session = engine.session(&plan)?;
+    let compile_time = began.elapsed();
+    let mut inputs: Vec<(&str, Tensor)> = given.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    for (index, port) in session.inputs().iter().enumerate() {
+        if given.iter().any(|(name, _)| **name == *port.name) {
+            continue;
+        }
+        let Some(seed) = options.random else {
+            return Err(Failure::usage(
+                format!("input '{}' ({}{:?}) has no content", port.name, port.dtype, port.shape),
+                "give `--input NAME=FILE`, or `--random SEED` for all that have none",
+            ));
+        };
+        // Each input has numbers of its own.
+        let seed = seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9));
+        inputs.push((&port.name, tensors::random(port.dtype, &port.shape, seed)?));
+    }
+    spinner.say("running");
+    for _ in 0..options.warmup {
+        session.run(&inputs)?;
+    }
+    let mut times = Vec::with_capacity(options.repeat as usize);
+    let mut outputs = None;
+    for _ in 0..options.repeat {
+        let began = Instant::now();
+        let results = session.run(&inputs)?;
+        times.push(began.elapsed());
+        outputs = Some(results);
+    }
+    drop(spinner);
+    let outputs = outputs.ok_or_else(|| Failure::failed("nothing was run"))?;
+    if let Some(folder) = &options.out {
+        std::fs::create_dir_all(folder).map_err(|error| Failure::file("make", folder, &error))?;
+        for (name, tensor) in outputs.iter() {
+            tensors::write_npy(&tensors::output_path(folder, name), tensor)?;
+        }
+    }
+    let latencies = Latencies::new(times);
+    let report = session.report();
+    if options.output.json {
+        let described = outputs
+            .iter()
+            .map(|(name, tensor)| json!({ "name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape() }));
+        println!(
+            "{}",
+            json!({
+                "latency_us": latencies.json(),
+                "load_ms": milliseconds(load_time),
+                "plan_ms": milliseconds(plan_time),
+                "compile_ms": milliseconds(compile_time),
+                "arena_bytes": report.arena_bytes,
+                "resident_bytes": report.resident_bytes,
+                "placement": report.placement,
+                "moved": report.moved,
+                "assumed_one": plan.assumed(),
+                "outputs": described.collect::<Vec<_>>(),
+            })
+        );
+        return Ok(());
+    }
+    summary(&plan);
+    report.moved.iter().for_each(|line| println!("    {line}"));
+    for (name, tensor) in outputs.iter() {
+        println!("output {name}: {}{:?}", tensor.dtype(), tensor.shape());
+    }
+    println!(
+        "latency of {} runs: min {:.0}, p50 {:.0}, p90 {:.0}, p99 {:.0} µs; arena {} bytes",
+        options.repeat,
+        latencies.microseconds(0.0),
+        latencies.microseconds(0.5),
+        latencies.microseconds(0.9),
+        latencies.microseconds(0.99),
+        report.arena_bytes
+    );
+    Ok(())
+}
+
+/// Shapes from `--shape`, and from the content of inputs.
+fn binding(options: &RunOptions, given: &[(String, Tensor)]) -> Result<Binding> {
+    let mut binding =
+        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
+    for (name, tensor) in given {
+        let shape = tensor.shape().to_vec();
+        if let Some(other) = binding.shapes.insert(name.clone(), shape.clone()).filter(|other| *other != shape) {
+            return Err(Failure::usage(
+                format!("input '{name}' has the shape {shape:?}, but --shape says {other:?}"),
+                "leave out --shape for inputs with a file",
+            ));
+        }
+    }
+    Ok(binding)
+}
