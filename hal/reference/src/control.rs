@@ -160,7 +160,12 @@ fn flag(tensor: &Tensor) -> Result<bool> {
     }
 }
 
+/// Where the condition is known, only the branch that is taken needs to be sound: exporters guard invalid ones this way.
 fn infer_if(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    if let Some(condition) = &inference.input(0)?.value {
+        let taken = if flag(condition)? { "then_branch" } else { "else_branch" };
+        return (inference.subgraph)(taken, &[]);
+    }
     let (then, other) = ((inference.subgraph)("then_branch", &[])?, (inference.subgraph)("else_branch", &[])?);
     if then.len() != other.len() {
         return Err(Error::invalid_model("the branches of If have different numbers of outputs"));

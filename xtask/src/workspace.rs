@@ -1,0 +1,75 @@
+//! Where things are, and how commands are run.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A message for the person at the terminal.
+pub(crate) type Result<T> = std::result::Result<T, String>;
+
+/// The checkout and its cache.
+pub(crate) struct Workspace {
+    pub(crate) root: PathBuf,
+    pub(crate) cache: PathBuf,
+}
+
+impl Workspace {
+    pub(crate) fn find() -> Result<Self> {
+        let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let root = manifest.parent().ok_or("the workspace is not there")?.to_path_buf();
+        let cache = std::env::var_os("HETERO_CACHE")
+            .map_or_else(|| root.join("target").join("hetero-cache"), |folder| root.join(folder));
+        std::fs::create_dir_all(&cache).map_err(|error| format!("cannot make {}: {error}", cache.display()))?;
+        Ok(Workspace { root, cache })
+    }
+
+    /// Python of the environment that `setup` makes.
+    pub(crate) fn python(&self) -> PathBuf {
+        self.cache.join("python").join("bin").join("python")
+    }
+
+    pub(crate) fn script(&self, name: &str) -> PathBuf {
+        self.root.join("xtask").join("python").join(name)
+    }
+
+    /// A command in the workspace's root, which prints what it does.
+    pub(crate) fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(&self.root).env("HETERO_CACHE", &self.cache);
+        command
+    }
+
+    pub(crate) fn run(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Result<()> {
+        run(&mut self.command(program, arguments))
+    }
+
+    pub(crate) fn cargo(&self, arguments: &[&str]) -> Result<()> {
+        self.run("cargo", arguments)
+    }
+
+    /// The release binary, built.
+    pub(crate) fn hetero(&self) -> Result<PathBuf> {
+        self.cargo(&["build", "--release", "--package", "hetero-cli"])?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
+        Ok(target.join("release").join("hetero"))
+    }
+}
+
+/// Runs a command to its end.
+pub(crate) fn run(command: &mut Command) -> Result<()> {
+    let line: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|part| part.to_string_lossy().into_owned())
+        .collect();
+    println!("+ {}", line.join(" "));
+    match command.status() {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(format!("{} ended with {status}", line.join(" "))),
+        Err(error) => Err(format!("cannot start {}: {error}", line[0])),
+    }
+}
+
+/// Does a command run and succeed, quietly?
+pub(crate) fn succeeds(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
