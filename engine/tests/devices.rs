@@ -1,0 +1,141 @@
+//! The engine over several devices: the CPU and two null devices, which take Relu and Identity only.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../hal/tests/null/mod.rs"]
+mod null;
+
+use std::sync::Arc;
+
+use hetero::hal::{DType, DeviceInfo, Graph, Node, Operator, Program, Quality, TensorType, Value, ValueId};
+use hetero::{CostModel, DeviceOptions, Error, HeteroEngine, Model, Tensor};
+use null::NullDriver;
+
+/// x -> Exp -> Relu -> Neg -> Identity -> y, over four floats.
+fn model() -> Model {
+    let operators = ["Exp", "Relu", "Neg", "Identity"];
+    let value = |name: String| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[4]), constant: None };
+    Model {
+        graph: Graph {
+            name: "chain".into(),
+            values: (0..=operators.len()).map(|i| value(format!("v{i}"))).collect(),
+            nodes: operators
+                .iter()
+                .enumerate()
+                .map(|(i, name)| Node {
+                    name: name.to_lowercase().into(),
+                    operator: Operator::new(name, 17),
+                    inputs: vec![Some(ValueId(i as u32))],
+                    outputs: vec![Some(ValueId(i as u32 + 1))],
+                })
+                .collect(),
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(4)],
+            captures: vec![],
+        },
+        opsets: [("".into(), 17)].into(),
+        ..Model::default()
+    }
+}
+
+/// Whatever a null device takes, it takes for nothing.
+struct NullIsFree;
+
+impl CostModel for NullIsFree {
+    fn seconds(&self, _: &Program, node: &Node, device: &DeviceInfo, _: &Quality) -> f64 {
+        match (device.id.driver(), &*node.operator.name) {
+            ("null", "Relu") => f64::from(device.id.ordinal() as u32),
+            ("null", _) => 1.0 - f64::from(device.id.ordinal() as u32),
+            _ => 10.0,
+        }
+    }
+}
+
+fn engine(devices: &[&str]) -> HeteroEngine {
+    let mut engine = HeteroEngine::builder().driver(Arc::new(NullDriver)).cost_model(Arc::new(NullIsFree)).build();
+    for id in devices {
+        engine.add_device(id, DeviceOptions::default()).unwrap();
+    }
+    engine
+}
+
+fn input() -> Tensor {
+    Tensor::from_vec(&[4], vec![0.0f32, 1.0, -1.0, 2.0]).unwrap()
+}
+
+#[test]
+fn one_plan_runs_over_three_devices_and_reads_back_from_json() {
+    let engine = engine(&["CPU:0", "null:0", "null:1"]);
+    let model = model();
+    let plan = engine.analyze_model(&model).unwrap();
+    let placement = plan.placement();
+    assert_eq!((placement["exp"], placement["relu"]), ("cpu:0", "null:0"));
+    assert_eq!((placement["neg"], placement["identity"]), ("cpu:0", "null:1"));
+    let again = engine.load_plan(&model, &plan.to_json().unwrap()).unwrap();
+    for plan in [plan, again] {
+        let outputs = engine.run(&[("v0", input())], &plan).unwrap();
+        let expected: Vec<f32> = input().view::<f32>().unwrap().iter().map(|x| -x.exp()).collect();
+        for (a, b) in outputs["v4"].view::<f32>().unwrap().iter().zip(expected) {
+            assert!((a - b).abs() < 1e-6);
+        }
+    }
+}
+
+#[test]
+fn threads_share_a_session() {
+    let engine = engine(&["cpu:0", "null:0"]);
+    let plan = engine.analyze_model(&model()).unwrap();
+    let session = engine.session(&plan).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u8 {
+            let session = &session;
+            scope.spawn(move || {
+                for round in 0..50u8 {
+                    let x = f32::from(thread) / 4.0 + f32::from(round) / 50.0;
+                    let tensor = Tensor::from_vec(&[4], vec![x; 4]).unwrap();
+                    let y = session.run(&[("v0", tensor)]).unwrap()["v4"].view::<f32>().unwrap()[0];
+                    assert!((y + x.exp()).abs() < 1e-5);
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn plans_that_do_not_fit_are_refused() {
+    let all = engine(&["cpu:0", "null:0"]);
+    let json = all.analyze_model(&model()).unwrap().to_json().unwrap();
+    let missing = engine(&["cpu:0"]).load_plan(&model(), &json).err().unwrap().to_string();
+    assert!(missing.contains("'null:0'"), "{missing}");
+    let mut other = model();
+    other.graph.nodes[0].operator = Operator::new("Sqrt", 17);
+    let changed = all.load_plan(&other, &json).err().unwrap().to_string();
+    assert!(changed.contains("is for the model"), "{changed}");
+    assert!(all.load_plan(&model(), "{").is_err());
+}
+
+#[test]
+fn wrong_inputs_and_devices_are_named() {
+    let mut engine = engine(&["cpu:0"]);
+    let plan = engine.analyze_model(&model()).unwrap();
+    let said = |inputs: &[(&str, Tensor)]| engine.run(inputs, &plan).err().unwrap().to_string();
+    assert!(said(&[("nope", input())]).contains("it takes 'v0'"));
+    assert!(said(&[]).contains("missing"));
+    assert!(said(&[("v0", input()), ("v0", input())]).contains("twice"));
+    assert!(said(&[("v0", Tensor::scalar(1.0f32))]).contains("[4]"));
+    assert!(said(&[("v0", Tensor::from_vec(&[4], vec![1i32; 4]).unwrap())]).contains("int32"));
+    let nan = Tensor::from_vec(&[4], vec![f32::NAN; 4]).unwrap();
+    assert!(engine.run(&[("v0", nan)], &plan).unwrap()["v4"].view::<f32>().unwrap().iter().all(|y| y.is_nan()));
+    for (id, word) in [("gpu:0", "no driver"), ("cpu:7", "no such device"), ("cpu:0", "already"), ("::", "device id")] {
+        let said = engine.add_device(id, DeviceOptions::default()).unwrap_err().to_string();
+        assert!(said.contains(word), "{id}: {said}");
+    }
+    let nobody = HeteroEngine::builder().build().analyze_model(&model()).err().unwrap();
+    assert!(matches!(nobody, Error::Plan(_)), "{nobody}");
+}
+
+#[test]
+fn what_only_some_devices_take_needs_one_of_them() {
+    let error = engine(&["null:0"]).analyze_model(&model()).err().unwrap().to_string();
+    assert!(error.contains("exp (Exp)"), "{error}");
+}

@@ -1,0 +1,201 @@
+//! Mutated real models: each ends in an error or a result, soon, in bounded memory.
+//!
+//! The models come from the cache (`HETERO_CACHE`); `HETERO_MUTATIONS` and `HETERO_SEED` choose how many and which. Without the cache the test
+//! mutates a model of its own.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use hetero::hal::{DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
+use hetero::{DeviceOptions, HeteroEngine, Tensor};
+
+/// Counts the bytes that are allocated.
+struct Counting;
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: every call is passed on to the system's allocator unchanged.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promises.
+        unsafe { System.dealloc(address, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// Longest that one mutation may take.
+const SLOWEST: Duration = Duration::from_secs(60);
+/// What the engine may spend on constants and on intermediate values, each.
+const LIMIT: usize = 64 << 20;
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    fn below(&mut self, limit: usize) -> usize {
+        (self.next() >> 16) as usize % limit.max(1)
+    }
+}
+
+/// Small real models of the cache: whole networks, and operator cases of the standard.
+fn models() -> Vec<Vec<u8>> {
+    let Some(cache) = std::env::var_os("HETERO_CACHE") else { return vec![] };
+    let data = Path::new(&cache).join("onnx-1.22.0/onnx/backend/test/data");
+    let mut paths = vec![Path::new(&cache).join("silero-vad-6.2.3/silero_vad/data/silero_vad_16k_sequence.onnx")];
+    for name in ["squeezenet", "shufflenet", "resnet50", "densenet121"] {
+        paths.push(data.join(format!("light/light_{name}.onnx")));
+    }
+    if let Ok(entries) = std::fs::read_dir(data.join("node")) {
+        let mut cases: Vec<_> = entries.filter_map(|entry| Some(entry.ok()?.path().join("model.onnx"))).collect();
+        cases.sort();
+        paths.extend(cases);
+    }
+    paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
+}
+
+/// A model of this test's own: a chain with a reshape and a constant.
+fn own_model() -> Vec<u8> {
+    let value = |name: &str, shape: &[usize]| Value {
+        name: name.into(),
+        ty: TensorType::exact(DType::F32, shape),
+        constant: None,
+    };
+    let mut target = Value { name: "shape".into(), ..Value::default() };
+    target.constant = Some(Tensor::from_vec(&[2], vec![2i64, -1]).unwrap());
+    let node = |name: &str, inputs: &[u32], output: u32| Node {
+        name: name.into(),
+        operator: Operator::new(name, 17),
+        inputs: inputs.iter().map(|&id| Some(ValueId(id))).collect(),
+        outputs: vec![Some(ValueId(output))],
+    };
+    let graph = Graph {
+        name: "own".into(),
+        values: vec![value("x", &[4, 3]), target, value("r", &[2, 6]), value("y", &[2, 6])],
+        nodes: vec![node("Reshape", &[0, 1], 2), node("Relu", &[2], 3)],
+        inputs: vec![ValueId(0)],
+        outputs: vec![ValueId(3)],
+        captures: vec![],
+    };
+    hetero_onnx::to_bytes(&Model { graph, opsets: [("".into(), 17)].into(), ..Model::default() }).unwrap()
+}
+
+fn mutated(model: &[u8], random: &mut Random) -> Vec<u8> {
+    let mut bytes = model.to_vec();
+    // Structure is near the ends of a file, weights in the middle: small models are structure all over.
+    for _ in 0..=random.below(3) {
+        let at = random.below(bytes.len());
+        match random.below(7) {
+            0 => bytes[at] ^= 1 << random.below(8),
+            1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
+            2 => bytes.truncate(at.max(1)),
+            3 => {
+                let from = random.below(bytes.len());
+                let piece: Vec<u8> = bytes[from..(from + random.below(64)).min(bytes.len())].to_vec();
+                bytes.splice(at..at, piece);
+            }
+            4 => {
+                let end = (at + 1 + random.below(16)).min(bytes.len());
+                bytes.drain(at..end);
+                if bytes.is_empty() {
+                    bytes.push(0);
+                }
+            }
+            // A varint at its largest: a size, a length, a type.
+            5 => {
+                let end = (at + 9).min(bytes.len());
+                bytes[at..end].fill(0xff);
+            }
+            // A name or a small number becomes another.
+            _ => bytes[at] = bytes[at].wrapping_add(1),
+        }
+    }
+    bytes
+}
+
+/// Reads, binds, compiles and runs; the inputs are zeros.
+fn attempt(engine: &HeteroEngine, bytes: Vec<u8>) -> Result<(), hetero::Error> {
+    let model = hetero::read_model_bytes(bytes.into())?;
+    let plan = engine.analyze_model(&model)?;
+    let session = engine.session(&plan)?;
+    let mut inputs = Vec::new();
+    for port in session.inputs() {
+        let count: usize = port.shape.iter().product();
+        let bytes = port.dtype.bytes_for(count).unwrap_or(usize::MAX);
+        if bytes > LIMIT || port.dtype == DType::String {
+            return Ok(());
+        }
+        inputs.push((&*port.name, Tensor::from_bytes(port.dtype, &port.shape, vec![0; bytes].into())?));
+    }
+    session.run(&inputs)?;
+    Ok(())
+}
+
+#[test]
+fn mutated_models_end_in_an_error_or_a_result() {
+    let number =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
+    let (count, seed) = (number("HETERO_MUTATIONS", 300), number("HETERO_SEED", 1));
+    let mut models = models();
+    if models.is_empty() {
+        println!(
+            "no models in the cache (run `cargo xtask models` and set HETERO_CACHE): mutating one of the test's own"
+        );
+        models.push(own_model());
+    }
+    let mut engine = HeteroEngine::builder().memory_limit(LIMIT as u64).deadline(SLOWEST).build();
+    engine.add_device("cpu:0", DeviceOptions { memory_limit: Some(LIMIT as u64), ..DeviceOptions::default() }).unwrap();
+    let (mut results, mut errors, mut slowest, mut largest) = (0, 0, Duration::ZERO, 0);
+    for number in 0..count {
+        // A generator per mutation, so that one can be run again by its number.
+        let mut random = Random((seed << 32 | number) * 2 + 1);
+        // Neighbouring seeds begin alike.
+        for _ in 0..8 {
+            random.next();
+        }
+        let model =
+            &models[if number % 4 == 0 { random.below(5.min(models.len())) } else { random.below(models.len()) }];
+        let bytes = mutated(model, &mut random);
+        let size = bytes.len();
+        let before = LIVE.load(Ordering::Relaxed);
+        PEAK.store(before, Ordering::Relaxed);
+        let began = Instant::now();
+        match attempt(&engine, bytes) {
+            Ok(()) => results += 1,
+            Err(_) => errors += 1,
+        }
+        let took = began.elapsed();
+        let grown = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+        assert!(took < SLOWEST, "mutation {number} of seed {seed} took {took:?}");
+        // Constants and values within their limits, the oracle's wide numbers beside them, and a multiple of the file.
+        let allowed = 12 * LIMIT + 256 * size;
+        assert!(grown <= allowed, "mutation {number} of seed {seed} took {grown} bytes for a model of {size}");
+        (slowest, largest) = (slowest.max(took), largest.max(grown));
+    }
+    println!(
+        "{count} mutations of {} models, seed {seed}: {results} results, {errors} errors, slowest {slowest:?}, most memory {} MiB",
+        models.len(),
+        largest >> 20
+    );
+    assert_eq!(results + errors, count);
+}

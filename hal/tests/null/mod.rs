@@ -1,0 +1,218 @@
+//! The null device: the least that a backend needs. Clone it, rename it, and fill in what the chip can do; CONTRIBUTING.md walks through it.
+//!
+//! It lives in ordinary memory behind a lock, runs work on the caller's thread once its points are reached, and takes two operators,
+//! Identity and Relu on f32. It has no `unsafe`, no thread and no clock.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use hetero_hal::{
+    BindingInfo, Buffer, BufferLayout, Callback, Capabilities, Claim, CompileOptions, DType, Device, DeviceId,
+    DeviceInfo, DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind,
+    Node, OpenOptions, Point, Program, Quality, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
+    copy_through_host,
+};
+
+/// Finds and opens null devices.
+pub(crate) struct NullDriver;
+
+impl Driver for NullDriver {
+    fn name(&self) -> &str {
+        "null"
+    }
+
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
+        let info = |ordinal| DeviceInfo {
+            id: DeviceId::new("null", ordinal),
+            kind: DeviceKind::Other,
+            name: "null".into(),
+            vendor: "hetero".into(),
+            driver_version: "0".into(),
+            memory_bytes: Some(1 << 20),
+            numa_node: None,
+            emulated: true,
+            peak_flops: None,
+            peak_bandwidth: None,
+        };
+        Ok(vec![info(0), info(1)])
+    }
+
+    fn open(&self, ordinal: usize, _: &OpenOptions) -> Result<Arc<dyn Device>> {
+        let infos = self.probe().unwrap_or_default();
+        let info = infos.into_iter().nth(ordinal);
+        let info = info.ok_or_else(|| Error::invalid_argument(format!("there is no null:{ordinal}")))?;
+        let capabilities = Capabilities {
+            dtypes: vec![DType::F32],
+            memory_kinds: vec![MemoryKind::Host],
+            queues: 1,
+            alignment: 1,
+            ..Capabilities::default()
+        };
+        Ok(Arc::new(NullDevice { info, capabilities }))
+    }
+}
+
+struct NullDevice {
+    info: DeviceInfo,
+    capabilities: Capabilities,
+}
+
+/// Does the device take a node?
+fn takes(program: &Program, node: &Node) -> bool {
+    let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+    let plain = |id: ValueId| program.value(id).is_ok_and(|value| value.dtype == DType::F32 && !value.is_dynamic());
+    (node.operator.is("Relu") || node.operator.is("Identity")) && touched.into_iter().all(plain)
+}
+
+impl Device for NullDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn claims(&self, program: &Program) -> Vec<Claim> {
+        let taken = program.node_ids().filter(|(_, node)| takes(program, node));
+        taken.map(|(id, _)| Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None }).collect()
+    }
+
+    fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        let memory = Arc::new(NullMemory(Mutex::new(vec![0; layout.bytes])));
+        Ok(Buffer::new(self.info.id.clone(), MemoryKind::Host, layout.bytes, memory))
+    }
+
+    fn import(&self, memory: ExternalMemory, _: HostSemantics) -> Result<Buffer> {
+        Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()))
+    }
+
+    fn queue(&self, _: &QueueOptions) -> Result<Arc<dyn Queue>> {
+        Ok(Arc::new(NullQueue))
+    }
+
+    fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
+        options.check()?;
+        let Source::Program(program) = source else {
+            return Err(Error::unsupported("raw kernels").on(self.info.id.clone()));
+        };
+        if let Some(node) = program.nodes().iter().find(|node| !takes(program, node)) {
+            return Err(Error::unsupported("this operator").on(self.info.id.clone()).at(node.to_string()));
+        }
+        Ok(Arc::new(NullExecutable { bindings: BindingInfo::of(program), program: program.clone() }))
+    }
+}
+
+struct NullMemory(Mutex<Vec<u8>>);
+
+impl Memory for NullMemory {
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        let bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let from = bytes.get(offset..offset + into.len());
+        into.copy_from_slice(from.ok_or_else(|| Error::invalid_argument("outside the memory"))?);
+        Ok(())
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+        let mut bytes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let into = bytes.get_mut(offset..offset + from.len());
+        into.ok_or_else(|| Error::invalid_argument("outside the memory"))?.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+struct NullExecutable {
+    program: Program,
+    bindings: Vec<BindingInfo>,
+}
+
+impl Executable for NullExecutable {
+    fn bindings(&self) -> &[BindingInfo] {
+        &self.bindings
+    }
+
+    fn scratch(&self) -> BufferLayout {
+        BufferLayout::default()
+    }
+}
+
+impl NullExecutable {
+    fn run(&self, execution: &Execution) -> Result<()> {
+        let mut values: Vec<Vec<f32>> = vec![Vec::new(); self.program.values().len()];
+        for (value, content) in values.iter_mut().zip(self.program.values()) {
+            if let Some(constant) = &content.constant {
+                *value = constant.view::<f32>()?.into_owned();
+            }
+        }
+        for (id, buffer) in self.program.inputs().iter().zip(execution.bindings.iter()) {
+            let mut bytes = vec![0; self.program.value(*id)?.bytes()];
+            buffer.read(0, &mut bytes)?;
+            values[id.index()] = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        }
+        for node in self.program.nodes() {
+            if let (Some(Some(input)), Some(Some(output))) = (node.inputs.first(), node.outputs.first()) {
+                let relu = node.operator.is("Relu");
+                let result = values[input.index()].iter().map(|&x| if relu && x < 0.0 { 0.0 } else { x }).collect();
+                values[output.index()] = result;
+            }
+        }
+        let outputs = execution.bindings.iter().skip(self.program.inputs().len());
+        for (id, buffer) in self.program.outputs().iter().zip(outputs) {
+            let bytes: Vec<u8> = values[id.index()].iter().flat_map(|value| value.to_le_bytes()).collect();
+            buffer.write(0, &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// Runs work on the thread that reaches the last point it waits for.
+struct NullQueue;
+
+impl Queue for NullQueue {
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        if let Work::Execute(execution) = &work {
+            let executable: &dyn Any = &*execution.executable;
+            let executable = executable.downcast_ref::<NullExecutable>();
+            let executable = executable.ok_or_else(|| Error::invalid_argument("another device's executable"))?;
+            BindingInfo::check(executable.bindings(), &execution.bindings)?;
+        }
+        after(wait.to_vec(), work, signal.to_vec());
+        Ok(())
+    }
+}
+
+/// Waits for the points one after the other, without blocking; then runs the work and signals.
+fn after(mut wait: Vec<Point>, work: Work, signal: Vec<Point>) {
+    match wait.pop() {
+        Some(point) => {
+            let next: Callback = Box::new(move |outcome| match outcome {
+                Ok(()) => after(wait, work, signal),
+                Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
+            });
+            point.timeline.on_reach(point.value, next);
+        }
+        None => match perform(&work) {
+            Ok(()) => signal.iter().for_each(Point::signal),
+            Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
+        },
+    }
+}
+
+fn perform(work: &Work) -> Result<()> {
+    match work {
+        Work::Copy { source, target } => copy_through_host(source, target),
+        Work::Fill { target, pattern } => {
+            let bytes: Vec<u8> = pattern.iter().copied().cycle().take(target.len()).collect();
+            target.write(0, &bytes)
+        }
+        Work::Host(task) => task.run(),
+        Work::Execute(execution) => {
+            let executable: &dyn Any = &*execution.executable;
+            match executable.downcast_ref::<NullExecutable>() {
+                Some(executable) => executable.run(execution),
+                None => Err(Error::internal("another device's executable")),
+            }
+        }
+        other => Err(Error::unsupported(format!("{other:?}"))),
+    }
+}

@@ -1,0 +1,25 @@
+//! The null device passes what it claims, and the suite sees what it does not.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../../hal/tests/null/mod.rs"]
+mod null;
+
+use hetero_conformance::{Expectations, Outcome, check, run_suite, suite};
+use hetero_hal::{Driver, OpenOptions};
+use null::NullDriver;
+
+#[test]
+fn claimed_cases_pass_and_the_others_are_seen() {
+    let device = NullDriver.open(0, &OpenOptions::default()).unwrap();
+    let (own, other): (Vec<_>, Vec<_>) =
+        suite(3).into_iter().partition(|case| case.name.starts_with("Relu") || case.name.starts_with("Identity"));
+    let report = run_suite(&*device, &own, &Expectations::default());
+    assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+    assert_eq!(report.passed, own.len());
+    assert!(other.iter().all(|case| matches!(check(&*device, case), Outcome::Unclaimed)));
+    // Neither an unclaimed case that nobody listed nor a pass that was listed goes unnoticed.
+    assert_eq!(run_suite(&*device, &other[..5], &Expectations::default()).wrong.len(), 5);
+    let listed = Expectations { unsupported: vec![("Relu", "says the list")], failing: vec![] };
+    assert!(!run_suite(&*device, &own, &listed).wrong.is_empty());
+}
