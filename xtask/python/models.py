@@ -79,6 +79,8 @@ def only_used_inputs(model):
     names = {t.name for t in model.graph.initializer}
     for value in [v for v in model.graph.input if v.name in names]:
         model.graph.input.remove(value)
+    # Before version 4 every initialiser had to be an input.
+    model.ir_version = max(model.ir_version, 4)
 
 
 def photographs(cache):
