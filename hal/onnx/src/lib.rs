@@ -47,6 +47,8 @@
 mod bind;
 mod error;
 mod functions;
+#[cfg(test)]
+mod hostile;
 mod import;
 mod infer;
 #[allow(missing_docs, unreachable_pub, clippy::all)]

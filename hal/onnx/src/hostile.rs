@@ -1,0 +1,311 @@
+//! Tests: what importers are fed by mistake or malice ends in an error that names the culprit, or in a model.
+
+use hetero_hal::DType;
+use hetero_reference::Standard;
+use proptest::prelude::*;
+use prost::Message;
+
+use crate::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto,
+    TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+    tensor_proto::DataLocation,
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
+use crate::{Binding, bind, read, read_bytes};
+
+fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
+    let dim = |&size: &i64| Dimension { value: Some(dimension::Value::DimValue(size)), ..Dimension::default() };
+    let tensor = type_proto::Tensor {
+        elem_type: Some(dtype.onnx_code()),
+        shape: Some(TensorShapeProto { dim: dims.iter().map(dim).collect() }),
+    };
+    let ty = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
+fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+    NodeProto {
+        op_type: Some(operator.into()),
+        input: inputs.iter().map(ToString::to_string).collect(),
+        output: outputs.iter().map(ToString::to_string).collect(),
+        ..NodeProto::default()
+    }
+}
+
+fn tensor(name: &str, dtype: DType, dims: &[i64], raw: Vec<u8>) -> TensorProto {
+    TensorProto {
+        name: Some(name.into()),
+        data_type: Some(dtype.onnx_code()),
+        dims: dims.to_vec(),
+        raw_data: Some(raw.into()),
+        ..TensorProto::default()
+    }
+}
+
+/// y = Relu(x), over two floats, with changes.
+fn model(change: impl FnOnce(&mut ModelProto, &mut GraphProto)) -> Vec<u8> {
+    let mut graph = GraphProto {
+        node: vec![node("Relu", &["x"], &["y"])],
+        input: vec![value("x", DType::F32, &[2])],
+        output: vec![value("y", DType::F32, &[2])],
+        ..GraphProto::default()
+    };
+    let mut model = ModelProto {
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        ..ModelProto::default()
+    };
+    change(&mut model, &mut graph);
+    model.graph = Some(graph);
+    model.encode_to_vec()
+}
+
+/// What reading and binding say.
+fn said(bytes: Vec<u8>) -> String {
+    let outcome = read_bytes(bytes.into()).and_then(|model| bind(&model, &Binding::default(), &Standard));
+    outcome.map_or_else(|error| error.to_string(), |bound| format!("fine: {}", bound.program))
+}
+
+#[track_caller]
+fn refused(word: &str, change: impl FnOnce(&mut ModelProto, &mut GraphProto)) {
+    let said = said(model(change));
+    assert!(!said.starts_with("fine") && said.contains(word), "'{word}' is not in: {said}");
+}
+
+#[test]
+fn a_sound_model_is_fine() {
+    assert!(said(model(|_, _| {})).starts_with("fine"));
+}
+
+#[test]
+fn every_truncation_is_an_error_or_a_model() {
+    let whole = model(|_, graph| graph.initializer.push(tensor("w", DType::F32, &[2], vec![0; 8])));
+    for length in 0..whole.len() {
+        let _ = said(whole[..length].to_vec());
+    }
+    assert!(said(vec![]).contains("no graph"));
+    assert!(said(b"not a model at all".to_vec()).contains("not valid ONNX"));
+}
+
+#[test]
+fn graphs_that_contradict_themselves() {
+    refused("cycle", |_, g| {
+        g.node = vec![node("Relu", &["b"], &["a"]), node("Relu", &["a"], &["b"]), node("Relu", &["x"], &["y"])]
+    });
+    refused("produced twice", |_, g| g.node.push(node("Neg", &["x"], &["y"])));
+    refused("listed twice", |_, g| g.input.push(value("x", DType::F32, &[2])));
+    refused("listed twice", |_, g| {
+        g.initializer = vec![tensor("w", DType::F32, &[0], vec![]), tensor("w", DType::F32, &[0], vec![])]
+    });
+    refused("nothing produces", |_, g| g.node[0].input[0] = "nowhere".into());
+    refused("output 'z'", |_, g| g.output.push(value("z", DType::F32, &[2])));
+    refused("not import", |m, _| m.opset_import.clear());
+    refused("opset 9999", |m, _| m.opset_import[0].version = Some(9999));
+    refused("in version -1", |m, _| m.opset_import[0].version = Some(-1));
+    refused("does not take 3 inputs", |_, g| g.node[0].input = vec!["x".into(); 3]);
+}
+
+#[test]
+fn sizes_that_no_machine_has() {
+    refused("negative dimension", |_, g| g.input[0] = value("x", DType::F32, &[-7]));
+    refused("negative dimension", |_, g| g.initializer.push(tensor("w", DType::F32, &[-2], vec![0; 8])));
+    refused("overflow", |_, g| g.initializer.push(tensor("w", DType::F32, &[1 << 62, 4], vec![0; 8])));
+    refused("overflow", |_, g| g.input[0] = value("x", DType::F32, &[1 << 62, 4]));
+    // Ten gigabytes claimed in a file of a hundred bytes.
+    refused("takes 10000000000 bytes", |_, g| {
+        g.initializer.push(tensor("w", DType::F32, &[2_500_000_000], vec![0; 8]))
+    });
+    refused("unknown element type 99", |_, g| {
+        let mut odd = tensor("w", DType::F32, &[1], vec![0; 4]);
+        odd.data_type = Some(99);
+        g.initializer.push(odd);
+    });
+    refused("elements do not fill", |_, g| {
+        let mut short = tensor("w", DType::F32, &[3], vec![]);
+        short.raw_data = None;
+        short.float_data = vec![1.0];
+        g.initializer.push(short);
+    });
+}
+
+#[test]
+fn missing_operators_come_in_one_report() {
+    let bytes = model(|_, g| {
+        g.node =
+            vec![node("Frobnicate", &["x"], &["a"]), node("Relu", &["a"], &["b"]), node("Twiddle", &["b"], &["y"])];
+    });
+    let said = said(bytes);
+    assert!(said.contains("2 nodes") && said.contains("Frobnicate (opset 17)") && said.contains("Twiddle_2"), "{said}");
+}
+
+#[test]
+fn functions_that_never_end() {
+    let call = |name: &str, input: &str, output: &str| NodeProto {
+        domain: Some("f".into()),
+        ..node(name, &[input], &[output])
+    };
+    let function = |name: &str, body: Vec<NodeProto>| FunctionProto {
+        name: Some(name.into()),
+        domain: Some("f".into()),
+        input: vec!["i".into()],
+        output: vec!["o".into()],
+        node: body,
+        ..FunctionProto::default()
+    };
+    refused("calls itself", |m, g| {
+        m.functions = vec![function("Again", vec![call("Again", "i", "o")])];
+        g.node = vec![call("Again", "x", "y")];
+    });
+    // Each calls the next twice: two to the power of thirty nodes.
+    refused("expand to more", |m, g| {
+        let twice = |k: i32| vec![call(&format!("F{}", k + 1), "i", "m"), call(&format!("F{}", k + 1), "m", "o")];
+        m.functions = (0..30).map(|k| function(&format!("F{k}"), twice(k))).collect();
+        m.functions.push(function("F30", vec![node("Relu", &["i"], &["o"])]));
+        g.node = vec![call("F0", "x", "y")];
+    });
+}
+
+#[test]
+fn a_function_of_the_models_own_is_expanded() {
+    let bytes = model(|m, g| {
+        let slope = AttributeProto {
+            name: Some("alpha".into()),
+            ref_attr_name: Some("slope".into()),
+            ..AttributeProto::default()
+        };
+        m.functions = vec![FunctionProto {
+            name: Some("Bent".into()),
+            domain: Some("f".into()),
+            input: vec!["i".into()],
+            output: vec!["o".into()],
+            attribute: vec!["slope".into()],
+            node: vec![NodeProto { attribute: vec![slope], ..node("LeakyRelu", &["i"], &["o"]) }],
+            ..FunctionProto::default()
+        }];
+        let half = AttributeProto {
+            name: Some("slope".into()),
+            f: Some(0.5),
+            r#type: Some(AttributeType::Float as i32),
+            ..AttributeProto::default()
+        };
+        g.node = vec![NodeProto { domain: Some("f".into()), attribute: vec![half], ..node("Bent", &["x"], &["y"]) }];
+    });
+    let bound = bind(&read_bytes(bytes.into()).unwrap(), &Binding::default(), &Standard).unwrap();
+    assert_eq!(bound.program.nodes()[0].operator.float("alpha").unwrap(), Some(0.5));
+}
+
+#[test]
+fn external_data_stays_in_the_models_folder() {
+    let folder = std::env::temp_dir().join(format!("hetero-external-{}", std::process::id()));
+    let inside = folder.join("model");
+    std::fs::create_dir_all(&inside).unwrap();
+    std::fs::write(folder.join("secret.bin"), [1; 8]).unwrap();
+    std::fs::write(inside.join("weights.bin"), 1.5f32.to_le_bytes().repeat(4)).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(folder.join("secret.bin"), inside.join("link.bin")).unwrap();
+    let outcome = |location: &str, offset: &str, length: &str| {
+        let entry =
+            |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+        let bytes = model(|_, g| {
+            let mut weights = tensor("w", DType::F32, &[2], vec![]);
+            weights.raw_data = None;
+            weights.data_location = Some(DataLocation::External as i32);
+            weights.external_data = vec![entry("location", location), entry("offset", offset), entry("length", length)];
+            g.initializer.push(weights);
+            g.node = vec![node("Add", &["x", "w"], &["y"])];
+        });
+        std::fs::write(inside.join("m.onnx"), &bytes).unwrap();
+        (read(inside.join("m.onnx")), bytes)
+    };
+    let (good, bytes) = outcome("weights.bin", "4", "8");
+    let good = good.unwrap();
+    let weights = good.graph.values.iter().find_map(|value| value.constant.clone()).unwrap();
+    assert_eq!(&*weights.view::<f32>().unwrap(), [1.5, 1.5]);
+    assert!(read_bytes(bytes.into()).unwrap_err().to_string().contains("read from memory"));
+    let absolute = folder.join("secret.bin").display().to_string();
+    for (location, offset, length, word) in [
+        ("../secret.bin", "0", "8", "outside the model's folder"),
+        (absolute.as_str(), "0", "8", "outside the model's folder"),
+        ("link.bin", "0", "8", "outside the model's folder"),
+        ("nothing.bin", "0", "8", "cannot open"),
+        ("weights.bin", "12", "8", "past the end"),
+        ("weights.bin", "18446744073709551615", "8", "past the end"),
+        ("weights.bin", "-1", "8", "not a size"),
+        ("weights.bin", "0", "12", "not 12"),
+        (".", "0", "8", "not a regular file"),
+    ] {
+        let said = outcome(location, offset, length).0.unwrap_err().to_string();
+        assert!(said.contains(word), "{location} {offset} {length}: {said}");
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn shapes_that_do_not_fit_the_inputs() {
+    let whole = read_bytes(model(|_, _| {}).into()).unwrap();
+    let with = |name: &str, shape: &[usize]| {
+        let shapes = [(name.to_owned(), shape.to_vec())].into();
+        bind(&whole, &Binding { shapes, ..Binding::default() }, &Standard).unwrap_err().to_string()
+    };
+    assert!(with("z", &[2]).contains("the inputs are: x"));
+    assert!(with("x", &[3]).contains("is [2], not [3]"));
+    assert!(with("x", &[2, 1]).contains("is [2], not"));
+}
+
+#[test]
+fn what_is_written_reads_back_the_same() {
+    let bytes = model(|_, g| {
+        g.initializer.push(tensor("w", DType::F32, &[2], vec![0, 0, 128, 63, 0, 0, 0, 64]));
+        g.node = vec![node("Mul", &["x", "w"], &["m"]), node("Relu", &["m"], &["y"])];
+    });
+    let first = read_bytes(bytes.into()).unwrap();
+    let second = read_bytes(crate::to_bytes(&first).unwrap().into()).unwrap();
+    assert_eq!(first.graph, second.graph);
+    assert_eq!(first.opsets, second.opsets);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    #[test]
+    fn any_bytes_are_an_error_or_a_model(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = said(bytes);
+    }
+
+    /// Graphs of real operators, wired and attributed at random.
+    #[test]
+    fn any_graph_is_an_error_or_a_program(
+        nodes in prop::collection::vec((0usize..24, 0usize..8, 0usize..8, 0usize..8, -3i64..70), 1..8),
+        dims in prop::collection::vec(prop_oneof![0i64..5, Just(1 << 40), Just(-1)], 0..5),
+    ) {
+        const OPERATORS: [&str; 24] = [
+            "Add", "Relu", "Conv", "MaxPool", "Reshape", "Concat", "Transpose", "Gemm", "MatMul", "Slice", "Gather", "Pad",
+            "Expand", "Tile", "ConstantOfShape", "Range", "NonZero", "Split", "Softmax", "LSTM", "Unsqueeze", "ReduceSum", "TopK", "OneHot",
+        ];
+        let bytes = model(|_, g| {
+            g.input[0] = value("v0", DType::F32, &dims);
+            g.initializer.push(tensor("v1", DType::I64, &[2], [[2u8, 0, 0, 0, 0, 0, 0, 0]; 2].concat()));
+            g.node.clear();
+            for (number, (operator, a, b, c, number_of)) in nodes.iter().enumerate() {
+                let names = [a, b, c].map(|index| format!("v{}", index % (number + 2)));
+                let mut made = node(OPERATORS[*operator], &[], &[&format!("v{}", number + 2)]);
+                made.input = names[..1 + number % 3].to_vec();
+                for (name, list) in [("axis", false), ("kernel_shape", true), ("pads", true), ("perm", true), ("axes", true)] {
+                    if (number_of + number as i64) % 3 == 0 {
+                        made.attribute.push(AttributeProto {
+                            name: Some(name.into()),
+                            i: Some(*number_of),
+                            ints: if list { vec![*number_of; 2] } else { vec![] },
+                            r#type: Some(if list { AttributeType::Ints } else { AttributeType::Int } as i32),
+                            ..AttributeProto::default()
+                        });
+                    }
+                }
+                g.node.push(made);
+            }
+            g.output = vec![ValueInfoProto { name: Some(format!("v{}", nodes.len() + 1)), ..ValueInfoProto::default() }];
+        });
+        let _ = said(bytes);
+    }
+}
