@@ -1,57 +1,60 @@
-//! Plans an arena: lifetimes and sizes in, offsets out.
+//! Lays tensors out in one arena: lifetimes and sizes in, offsets out.
 //!
-//! Tensors whose lifetimes do not meet may share bytes; a tensor may take over the bytes of one that ends where it begins, where its
-//! operator works in place. The planner is pure: it knows steps and sizes, no tensor and no device. It is used inside backends, for
-//! the values of a partition, and by the engine, for the values between partitions.
+//! Backends use it for the inside of a partition, the engine for the tensors between partitions. It is a pure function of its input: it
+//! allocates none of the memory that it plans, and equal requests give equal layouts.
 //!
 //! ```
-//! use hetero_arena::{Request, plan};
+//! use hetero_arena::{Request, plan, validate};
 //!
-//! // Three values in a chain: the third may lie where the first was.
-//! let chain = [
-//!     Request::new(1024, 0, 1),
-//!     Request::new(2048, 1, 2),
-//!     Request::new(512, 2, 3),
+//! // x -> Conv -> a -> Relu -> b -> Conv -> c, a step for each operator. Relu may write over its input.
+//! let requests = [
+//!     Request::new(4096, 0, 1),                      // a: written in step 0, last read in step 1
+//!     Request::new(4096, 1, 2).may_take_over([0]),   // b: written in step 1, last read in step 2
+//!     Request::new(1024, 2, 3),                      // c: written in step 2, read until the end
 //! ];
-//! let layout = plan(&chain)?;
-//! assert_eq!(layout.bytes, 3072);
-//! assert_eq!(layout.offsets[0], layout.offsets[2]);
+//! let layout = plan(&requests)?;
+//! validate(&requests, &layout)?;
+//! assert_eq!(layout.shared, [None, Some(0), None]);
+//! assert_eq!(layout.offsets, [0, 0, 4096]);
+//! assert_eq!(layout.bytes, 5120);
+//! assert_eq!(layout.peak_live, layout.bytes, "no layout is smaller");
 //! # Ok::<(), hetero_arena::Error>(())
 //! ```
+//!
+//! # How it plans
+//! 1. **Coalesce.** Requests that may work in place are joined into *blocks*: chains of requests at one offset, each of which takes the
+//!    memory of the one before it over. A block is as large in each step as the requests alive in it, so a small tensor at the end of a
+//!    chain does not hold on to what the large one at its start needed.
+//! 2. **Place.** Blocks are placed one by one, in the tightest gap among the blocks placed before that live at the same time, and behind
+//!    them all where no gap fits. The order is by size or by breadth: *greedy by size* and *greedy by breadth* for the offset calculation
+//!    problem of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020. The tightest and the lowest gap are
+//!    both tried, and the smallest arena is kept; the search ends early where one is as small as the lower bound, to a thousandth.
+//!
+//! The problem is NP-hard; [`Layout::peak_live`] says how far from the optimum a layout can be at most.
 
 #![forbid(unsafe_code)]
 
-/// What an arena cannot be planned for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// An alignment is not a power of two.
-    #[error("request {0}: its alignment is not a power of two")]
-    Alignment(usize),
-    /// A lifetime ends before it begins.
-    #[error("request {0}: its lifetime ends before it begins")]
-    Lifetime(usize),
-    /// A request names one to take over that is not before it in the list.
-    #[error("request {0}: it may only take over an earlier request")]
-    Takeover(usize),
-    /// The sizes add up to more than the address space.
-    #[error("the sizes of the requests overflow the address space")]
-    Overflow,
-}
+mod block;
+mod error;
+mod place;
+mod validate;
 
-/// Memory that is wanted over some steps.
-#[derive(Clone, Debug, PartialEq, Eq)]
+pub use error::Error;
+pub use validate::validate;
+
+/// A piece of memory that is needed for some steps.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// Bytes.
+    /// Size in bytes. Zero is allowed: such a request takes no room, and its offset is 0.
     pub bytes: usize,
-    /// Alignment of the first byte, a power of two.
+    /// What the offset must be a multiple of, in bytes; a power of two.
     pub alignment: usize,
-    /// Step that first writes it.
+    /// The step that first writes it.
     pub first: usize,
-    /// Step that last reads it, at or after `first`.
+    /// The step that last reads it, at or after `first`. It is alive in both and in all between.
     pub last: usize,
-    /// Earlier requests whose bytes this one may take over in step `first`, best first: their last step must be this one's first, and
-    /// they must be large enough.
+    /// Earlier requests, as indices into the list, whose memory this one may take over. Each must be read for the last time in the step
+    /// in which this one is first written. At most one of them is taken, and each is taken at most once.
     pub in_place_of: Vec<usize>,
 }
 
@@ -59,259 +62,228 @@ impl Request {
     /// So many bytes from one step to another, aligned to 64 bytes, in place of nothing.
     #[must_use]
     pub fn new(bytes: usize, first: usize, last: usize) -> Self {
-        Request { bytes, alignment: 64, first, last, in_place_of: Vec::new() }
+        Self { bytes, alignment: 64, first, last, in_place_of: Vec::new() }
+    }
+
+    /// Asks for another alignment; see [`Request::alignment`].
+    #[must_use]
+    pub fn aligned_to(mut self, alignment: usize) -> Self {
+        self.alignment = alignment;
+        self
+    }
+
+    /// Names the earlier requests whose memory this one may take over; see [`Request::in_place_of`].
+    #[must_use]
+    pub fn may_take_over(mut self, candidates: impl Into<Vec<usize>>) -> Self {
+        self.in_place_of = candidates.into();
+        self
     }
 }
 
-/// Where everything lies.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Where each request lies in the arena.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Offset of each request.
+    /// For each request, its distance in bytes from the start of the arena.
     pub offsets: Vec<usize>,
-    /// For each request, the one whose bytes it takes over.
-    pub shared: Vec<Option<usize>>,
-    /// Size of the arena.
+    /// Size of the arena in bytes.
     pub bytes: usize,
-    /// Most bytes that are alive in one step, what is taken over counting once: no plan with the same takeovers is smaller.
+    /// What the start of the arena must be aligned to for each request to be aligned: the strictest alignment asked for, at least 1.
+    pub alignment: usize,
+    /// The bytes alive at once in the busiest step, where a request and the one that takes its memory over count once. No layout with the
+    /// same sharing is smaller.
     pub peak_live: usize,
+    /// For each request, the earlier one whose memory it takes over. Both have the same offset.
+    pub shared: Vec<Option<usize>>,
 }
 
-/// Requests that share bytes one after the other, laid out as one.
-#[derive(Clone, Copy)]
-struct Block {
-    bytes: usize,
-    alignment: usize,
-    first: usize,
-    last: usize,
-}
-
-/// Plans by greedy size order: the largest block first, each in the smallest gap that holds it between the blocks alive with it
-/// (Pisarchyk and Lee, *Efficient Memory Management for Deep Neural Net Inference*, 2020). Blocks in order of their first step are tried too,
-/// and the smaller arena counts.
+/// Lays requests out in as small an arena as the heuristics find.
 ///
 /// # Errors
-/// See [`Error`].
+/// [`Error`] names the request whose alignment, lifetime or candidate is wrong, or says that the sizes together do not fit in a `usize`.
 pub fn plan(requests: &[Request]) -> Result<Layout, Error> {
     check(requests)?;
-    let shared = takeovers(requests);
-    // Each request's block is that of the first of its chain.
-    let mut blocks: Vec<Block> = Vec::with_capacity(requests.len());
-    let mut block_of = vec![0; requests.len()];
-    for (index, request) in requests.iter().enumerate() {
-        match shared[index] {
-            Some(previous) => {
-                block_of[index] = block_of[previous];
-                let block = &mut blocks[block_of[index]];
-                block.last = block.last.max(request.last);
-                block.alignment = block.alignment.max(request.alignment);
-            }
-            None => {
-                block_of[index] = blocks.len();
-                let Request { bytes, alignment, first, last, .. } = *request;
-                blocks.push(Block { bytes, alignment, first, last });
-            }
-        }
-    }
-    let mut by_size: Vec<usize> = (0..blocks.len()).collect();
-    by_size.sort_by_key(|&b| (std::cmp::Reverse(blocks[b].bytes), blocks[b].first, b));
-    let mut by_start: Vec<usize> = (0..blocks.len()).collect();
-    by_start.sort_by_key(|&b| (blocks[b].first, std::cmp::Reverse(blocks[b].bytes), b));
-    let (mut offsets, mut bytes) = place(&blocks, &by_size)?;
-    let peak_live = peak(&blocks);
-    if bytes > peak_live {
-        let (other, smaller) = place(&blocks, &by_start)?;
-        if smaller < bytes {
-            (offsets, bytes) = (other, smaller);
-        }
-    }
-    let offsets = block_of.iter().map(|&block| offsets[block]).collect();
-    Ok(Layout { offsets, shared, bytes, peak_live })
+    let shared = block::choose_sharing(requests);
+    let (blocks, block_of) = block::coalesce(requests, &shared);
+    let breadth = block::Breadth::of(&blocks);
+    let peak_live = breadth.peak();
+    let (starts, bytes) = place::smallest(&blocks, &breadth);
+    let offsets = block_of.iter().map(|&block| starts[block]).collect();
+    Ok(Layout { offsets, bytes, alignment: strictest_alignment(requests), peak_live, shared })
 }
 
+fn strictest_alignment(requests: &[Request]) -> usize {
+    requests.iter().map(|request| request.alignment).max().unwrap_or(1)
+}
+
+/// Checks what requests promise. Once it has passed, no sum of sizes and paddings overflows, and the other modules add freely.
 fn check(requests: &[Request]) -> Result<(), Error> {
-    let mut total = 0usize;
+    let mut total = 0_usize;
     for (index, request) in requests.iter().enumerate() {
         if !request.alignment.is_power_of_two() {
-            return Err(Error::Alignment(index));
+            return Err(Error::Alignment { request: index, alignment: request.alignment });
         }
         if request.last < request.first {
-            return Err(Error::Lifetime(index));
+            return Err(Error::Lifetime { request: index, first: request.first, last: request.last });
         }
-        if request.in_place_of.iter().any(|&other| other >= index) {
-            return Err(Error::Takeover(index));
-        }
-        let padded = request.bytes.checked_add(request.alignment).ok_or(Error::Overflow)?;
-        total = total.checked_add(padded).ok_or(Error::Overflow)?;
-    }
-    Ok(())
-}
-
-/// For each request, the first of its candidates that ends in its first step, is large enough, and is not taken yet.
-fn takeovers(requests: &[Request]) -> Vec<Option<usize>> {
-    let mut taken = vec![false; requests.len()];
-    requests
-        .iter()
-        .map(|request| {
-            let fits = |&&other: &&usize| {
-                let source = &requests[other];
-                !taken[other]
-                    && source.last == request.first
-                    && source.first < request.first
-                    && source.bytes >= request.bytes
-            };
-            let chosen = request.in_place_of.iter().find(fits).copied();
-            if let Some(other) = chosen {
-                taken[other] = true;
+        for &candidate in &request.in_place_of {
+            if candidate >= index {
+                return Err(Error::UnknownCandidate { request: index, candidate });
             }
-            chosen
-        })
-        .collect()
-}
-
-fn align(offset: usize, alignment: usize) -> Option<usize> {
-    offset.checked_add(alignment - 1).map(|sum| sum & !(alignment - 1))
-}
-
-/// Places blocks one by one in the smallest gap between those already placed that are alive with it, or behind them all.
-fn place(blocks: &[Block], order: &[usize]) -> Result<(Vec<usize>, usize), Error> {
-    let mut offsets = vec![0usize; blocks.len()];
-    // Placed blocks by offset.
-    let mut placed: Vec<usize> = Vec::with_capacity(blocks.len());
-    let mut size = 0;
-    for &index in order {
-        let block = blocks[index];
-        if block.bytes == 0 {
-            continue;
-        }
-        let mut best: Option<(usize, usize)> = None;
-        let mut free_from = 0;
-        for &other in &placed {
-            let neighbour = blocks[other];
-            if neighbour.first > block.last || neighbour.last < block.first {
-                continue;
-            }
-            let start = align(free_from, block.alignment).ok_or(Error::Overflow)?;
-            let gap = offsets[other].saturating_sub(start);
-            if gap >= block.bytes && best.is_none_or(|(smallest, _)| gap < smallest) {
-                best = Some((gap, start));
-            }
-            free_from = free_from.max(offsets[other] + neighbour.bytes);
-        }
-        let start = match best {
-            Some((_, start)) => start,
-            None => align(free_from, block.alignment).ok_or(Error::Overflow)?,
-        };
-        offsets[index] = start;
-        size = size.max(start.checked_add(block.bytes).ok_or(Error::Overflow)?);
-        let position = placed.partition_point(|&other| offsets[other] <= start);
-        placed.insert(position, index);
-    }
-    Ok((offsets, size))
-}
-
-/// Most bytes alive in one step.
-fn peak(blocks: &[Block]) -> usize {
-    let mut events: Vec<(usize, bool, usize)> = Vec::with_capacity(blocks.len() * 2);
-    for block in blocks {
-        events.push((block.first, true, block.bytes));
-        events.push((block.last.saturating_add(1), false, block.bytes));
-    }
-    // What ends before a step goes before what begins in it.
-    events.sort_unstable();
-    let (mut live, mut most) = (0usize, 0);
-    for (_, begins, bytes) in events {
-        live = if begins { live + bytes } else { live - bytes };
-        most = most.max(live);
-    }
-    most
-}
-
-/// Checks a layout: no two requests that are alive in one step overlap unless one takes over the other's bytes, alignments hold, and
-/// everything is inside. Says what is wrong first.
-///
-/// # Errors
-/// A sentence that names the requests.
-pub fn validate(requests: &[Request], layout: &Layout) -> Result<(), String> {
-    if layout.offsets.len() != requests.len() || layout.shared.len() != requests.len() {
-        return Err("the layout is for another number of requests".into());
-    }
-    for (a, request) in requests.iter().enumerate() {
-        let start = layout.offsets[a];
-        if !start.is_multiple_of(request.alignment) {
-            return Err(format!("request {a} at {start} is not aligned to {}", request.alignment));
-        }
-        if start + request.bytes > layout.bytes {
-            return Err(format!("request {a} reaches outside the arena"));
-        }
-        for (b, other) in requests.iter().enumerate().skip(a + 1) {
-            let meet = request.first <= other.last && other.first <= request.last;
-            let overlap = start < layout.offsets[b] + other.bytes && layout.offsets[b] < start + request.bytes;
-            let handed_over = layout.shared[b] == Some(a) && request.last == other.first;
-            if meet && overlap && !handed_over {
-                return Err(format!("requests {a} and {b} overlap"));
+            if requests[candidate].last != request.first {
+                return Err(Error::CandidateStep {
+                    request: index,
+                    candidate,
+                    last: requests[candidate].last,
+                    first: request.first,
+                });
             }
         }
+        total = total
+            .checked_add(request.bytes)
+            .and_then(|total| total.checked_add(request.alignment - 1))
+            .ok_or(Error::Overflow { request: index })?;
     }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
+    fn layout(requests: &[Request]) -> Layout {
+        let layout = plan(requests).unwrap();
+        validate(requests, &layout).unwrap();
+        layout
+    }
+
     #[test]
-    fn takeovers_chain_through_elementwise_operators() {
-        let mut requests = vec![Request::new(100, 0, 1), Request::new(100, 1, 2), Request::new(60, 2, 3)];
-        requests[1].in_place_of = vec![0];
-        requests[2].in_place_of = vec![1];
-        let layout = plan(&requests).unwrap();
+    fn nothing_needs_nothing() {
+        let layout = layout(&[]);
+        assert_eq!((layout.bytes, layout.peak_live, layout.alignment), (0, 0, 1));
+    }
+
+    #[test]
+    fn a_chain_of_equal_tensors_needs_two() {
+        let requests: Vec<_> = (0..10).map(|step| Request::new(100, step, step + 1).aligned_to(4)).collect();
+        assert_eq!(layout(&requests).bytes, 200);
+    }
+
+    #[test]
+    fn a_chain_in_place_needs_one() {
+        let requests: Vec<_> = (0..10_usize)
+            .map(|step| {
+                Request::new(100, step, step + 1)
+                    .aligned_to(4)
+                    .may_take_over(step.checked_sub(1).into_iter().collect::<Vec<_>>())
+            })
+            .collect();
+        let layout = layout(&requests);
         assert_eq!((layout.bytes, layout.peak_live), (100, 100));
-        assert_eq!(layout.shared, [None, Some(0), Some(1)]);
-        validate(&requests, &layout).unwrap();
+        assert_eq!(layout.shared[9], Some(8));
+    }
+
+    /// First come, first served leaves a hole of 32 at the bottom that the 64 cannot use, and ends at 160.
+    #[test]
+    fn large_tensors_go_first() {
+        let requests = [
+            Request::new(32, 0, 1).aligned_to(1),
+            Request::new(64, 1, 3).aligned_to(1),
+            Request::new(64, 3, 5).aligned_to(1),
+            Request::new(32, 5, 6).aligned_to(1),
+        ];
+        let layout = layout(&requests);
+        assert_eq!((layout.bytes, layout.peak_live), (128, 128));
+    }
+
+    /// The residual connection keeps `x` alive across both convolutions; the sum may be written over either operand.
+    #[test]
+    fn a_residual_block_reaches_its_lower_bound() {
+        let requests = [
+            Request::new(1000, 0, 3),                       // x
+            Request::new(4000, 1, 2),                       // wide
+            Request::new(1000, 2, 3),                       // narrow
+            Request::new(1000, 3, 4).may_take_over([0, 2]), // x + narrow
+        ];
+        let layout = layout(&requests);
+        assert_eq!(layout.peak_live, 6000);
+        assert!(layout.bytes <= 6000 + 2 * 64, "{}", layout.bytes);
+        assert_eq!(layout.shared[3], Some(0));
     }
 
     #[test]
-    fn what_is_read_later_is_not_taken_over() {
-        let mut requests = vec![Request::new(100, 0, 5), Request::new(100, 1, 2)];
-        requests[1].in_place_of = vec![0];
-        assert_eq!(plan(&requests).unwrap().shared, [None, None]);
+    fn the_tail_of_a_chain_frees_what_its_head_held() {
+        let requests = [
+            Request::new(100, 0, 1).aligned_to(1),
+            Request::new(10, 1, 9).aligned_to(1).may_take_over([0]),
+            Request::new(90, 2, 9).aligned_to(1),
+        ];
+        let layout = layout(&requests);
+        assert_eq!(layout.shared[1], Some(0));
+        assert_eq!((layout.bytes, layout.peak_live), (100, 100));
     }
 
     #[test]
-    fn bad_requests_are_named() {
-        let with = |change: fn(&mut Request)| {
-            let mut request = Request::new(8, 0, 1);
-            change(&mut request);
-            plan(&[Request::new(8, 0, 1), request]).unwrap_err()
+    fn the_candidate_of_the_nearest_size_is_taken_once() {
+        let requests = [
+            Request::new(8, 0, 2).aligned_to(1),
+            Request::new(96, 0, 2).aligned_to(1),
+            Request::new(64, 0, 2).aligned_to(1),
+            Request::new(64, 2, 3).aligned_to(1).may_take_over([0, 1, 2]),
+            Request::new(64, 2, 3).aligned_to(1).may_take_over([0, 1, 2]),
+        ];
+        assert_eq!(layout(&requests).shared, [None, None, None, Some(2), Some(1)]);
+    }
+
+    #[test]
+    fn a_block_is_as_aligned_as_its_strictest_request() {
+        let requests = [
+            Request::new(1, 0, 9).aligned_to(1),
+            Request::new(64, 0, 1).aligned_to(4),
+            Request::new(64, 1, 2).aligned_to(256).may_take_over([1]),
+        ];
+        let layout = layout(&requests);
+        assert_eq!(layout.offsets[1], layout.offsets[2]);
+        assert_eq!((layout.alignment, layout.bytes), (256, 65));
+    }
+
+    #[test]
+    fn empty_requests_take_no_room() {
+        let requests = [
+            Request::new(0, 0, 9).aligned_to(4096),
+            Request::new(16, 0, 9).aligned_to(16),
+            Request::new(0, 9, 9).aligned_to(1).may_take_over([1]),
+            Request::new(16, 9, 9).aligned_to(16).may_take_over([0]),
+        ];
+        let layout = layout(&requests);
+        assert_eq!((layout.bytes, layout.peak_live), (32, 32));
+        assert_eq!(layout.shared, [None; 4]);
+    }
+
+    #[test]
+    fn steps_and_sizes_may_be_as_large_as_they_go() {
+        let requests = [
+            Request::new(usize::MAX - 1, 0, usize::MAX).aligned_to(1),
+            Request::new(1, usize::MAX, usize::MAX).aligned_to(1),
+        ];
+        assert_eq!(layout(&requests).bytes, usize::MAX);
+        let requests = [Request::new(usize::MAX, 0, 0).aligned_to(1), Request::new(1, 1, 1).aligned_to(1)];
+        assert_eq!(plan(&requests), Err(Error::Overflow { request: 1 }));
+        assert_eq!(plan(&[Request::new(usize::MAX, 0, 0).aligned_to(2)]), Err(Error::Overflow { request: 0 }));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        assert_eq!(plan(&[Request::new(1, 0, 0).aligned_to(0)]), Err(Error::Alignment { request: 0, alignment: 0 }));
+        assert_eq!(plan(&[Request::new(1, 0, 0).aligned_to(24)]), Err(Error::Alignment { request: 0, alignment: 24 }));
+        assert_eq!(
+            plan(&[Request::new(1, 3, 2).aligned_to(1)]),
+            Err(Error::Lifetime { request: 0, first: 3, last: 2 })
+        );
+        let with = |candidate| {
+            [Request::new(1, 0, 2).aligned_to(1), Request::new(1, 1, 3).aligned_to(1).may_take_over([candidate])]
         };
-        assert_eq!(with(|r| r.alignment = 3), Error::Alignment(1));
-        assert_eq!(with(|r| r.first = 2), Error::Lifetime(1));
-        assert_eq!(with(|r| r.in_place_of = vec![1]), Error::Takeover(1));
-        assert_eq!(with(|r| r.bytes = usize::MAX - 70), Error::Overflow);
-    }
-
-    prop_compose! {
-        fn some_requests()(raw in prop::collection::vec((0usize..5000, 0u32..9, 0usize..40, 0usize..12, any::<u64>()), 0..60))
-            -> Vec<Request> {
-            let mut requests: Vec<Request> = Vec::new();
-            for (index, (bytes, shift, first, length, pick)) in raw.into_iter().enumerate() {
-                let in_place_of = if index > 0 { vec![pick as usize % index, (pick >> 32) as usize % index] } else { vec![] };
-                requests.push(Request { bytes, alignment: 1 << shift, first, last: first + length, in_place_of });
-            }
-            requests
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn every_layout_is_valid_and_bounded(requests in some_requests()) {
-            let layout = plan(&requests).unwrap();
-            prop_assert_eq!(validate(&requests, &layout), Ok(()));
-            prop_assert!(layout.bytes >= layout.peak_live);
-            prop_assert!(layout.bytes <= requests.iter().map(|r| r.bytes + r.alignment).sum::<usize>());
-            prop_assert_eq!(plan(&requests).unwrap(), layout);
-        }
+        assert_eq!(plan(&with(1)), Err(Error::UnknownCandidate { request: 1, candidate: 1 }));
+        assert_eq!(plan(&with(7)), Err(Error::UnknownCandidate { request: 1, candidate: 7 }));
+        assert_eq!(plan(&with(0)), Err(Error::CandidateStep { request: 1, candidate: 0, last: 2, first: 1 }));
     }
 }
