@@ -1,240 +1,288 @@
-//! The problem: tasks, what passes between them, and what both cost.
+//! What there is to do, and what passes along.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
 
 use petgraph::Direction;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
-use crate::Error;
+use crate::error::check_seconds;
+use crate::{DeviceId, Error};
 
-/// A task of a [`TaskGraph`]: its position in the order of adding.
+/// Number of a task in its [`TaskGraph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(pub usize);
 
 /// A piece of work that one device does without interruption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
-    /// Name, as plans show it.
+    /// How plans name it.
     pub name: String,
-    /// Seconds on each device; `None` where the device does not take it.
-    pub costs: Vec<Option<f64>>,
+    /// Seconds on each device; `None` where a device does not claim it.
+    pub seconds: Vec<Option<f64>>,
+    /// Bytes that its device holds for it as long as the plan stands, such as weights.
+    pub memory: u64,
 }
 
-/// A directed acyclic graph of tasks. An edge carries the bytes that pass.
+impl Task {
+    /// A task that holds no memory.
+    #[must_use]
+    pub fn new(name: impl Into<String>, seconds: impl Into<Vec<Option<f64>>>) -> Self {
+        Self { name: name.into(), seconds: seconds.into(), memory: 0 }
+    }
+
+    /// Sets the bytes that it holds.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.memory = bytes;
+        self
+    }
+
+    /// Seconds on a device; `None` where that does not claim it.
+    #[must_use]
+    pub fn seconds_on(&self, device: DeviceId) -> Option<f64> {
+        self.seconds.get(device.0).copied().flatten()
+    }
+}
+
+/// Tasks and the bytes that pass between them: a directed acyclic graph, made by a [`TaskGraphBuilder`].
 #[derive(Clone, Debug)]
 pub struct TaskGraph {
-    graph: DiGraph<Task, f64>,
+    graph: DiGraph<Task, u64>,
+    order: Vec<TaskId>,
     devices: usize,
 }
 
-fn checked(value: f64, what: impl FnOnce() -> String) -> Result<f64, Error> {
-    if value.is_finite() && value >= 0.0 { Ok(value) } else { Err(Error::Cost { what: what(), value }) }
-}
-
 impl TaskGraph {
-    /// An empty graph for so many devices.
+    /// Starts a graph whose tasks have costs for so many devices.
     #[must_use]
-    pub fn new(devices: usize) -> Self {
-        TaskGraph { graph: DiGraph::new(), devices }
+    pub fn builder(devices: usize) -> TaskGraphBuilder {
+        TaskGraphBuilder { devices, tasks: Vec::new(), names: HashSet::new(), edges: BTreeMap::new() }
     }
 
-    /// Adds a task.
-    ///
-    /// # Errors
-    /// Where its costs are not one per device, are not finite and positive, or no device takes it.
-    pub fn add_task(&mut self, task: Task) -> Result<TaskId, Error> {
-        if task.costs.len() != self.devices {
-            return Err(Error::CostRow { task: task.name, found: task.costs.len(), devices: self.devices });
-        }
-        for cost in task.costs.iter().flatten() {
-            checked(*cost, || format!("a cost of task '{}'", task.name))?;
-        }
-        if task.costs.iter().all(Option::is_none) {
-            return Err(if self.devices == 0 { Error::NoDevice } else { Error::Unclaimed(task.name) });
-        }
-        Ok(TaskId(self.graph.add_node(task).index()))
-    }
-
-    /// Lets so many bytes pass from one task to another. Edges between the same tasks add up.
-    ///
-    /// # Errors
-    /// For a task of another graph, or bytes that are not finite and positive.
-    pub fn add_edge(&mut self, from: TaskId, to: TaskId, bytes: f64) -> Result<(), Error> {
-        for id in [from, to] {
-            if id.0 >= self.graph.node_count() {
-                return Err(Error::UnknownTask(id.0));
-            }
-        }
-        let bytes = checked(bytes, || "the size of an edge".into())?;
-        let (from, to) = (NodeIndex::new(from.0), NodeIndex::new(to.0));
-        match self.graph.find_edge(from, to).and_then(|edge| self.graph.edge_weight_mut(edge)) {
-            Some(sum) => *sum += bytes,
-            None => {
-                self.graph.add_edge(from, to, bytes);
-            }
-        }
-        Ok(())
-    }
-
-    /// Number of devices that tasks have costs for.
+    /// For how many devices its tasks have costs.
     #[must_use]
     pub fn devices(&self) -> usize {
         self.devices
     }
 
-    /// Number of tasks.
+    /// How many tasks there are.
     #[must_use]
     pub fn len(&self) -> usize {
         self.graph.node_count()
     }
 
-    /// Has the graph no task?
+    /// Is there nothing to do?
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All tasks.
-    pub fn ids(&self) -> impl Iterator<Item = TaskId> + use<> {
-        (0..self.len()).map(TaskId)
+    /// All tasks with their numbers, in the order in which they were added.
+    pub fn tasks(&self) -> impl Iterator<Item = (TaskId, &Task)> {
+        self.graph.node_weights().enumerate().map(|(index, task)| (TaskId(index), task))
     }
 
-    /// A task. Ids come from this graph.
+    /// A task, where the number is one of this graph's.
     #[must_use]
-    pub fn task(&self, id: TaskId) -> &Task {
-        &self.graph[NodeIndex::new(id.0)]
+    pub fn get(&self, id: TaskId) -> Option<&Task> {
+        self.graph.node_weight(NodeIndex::new(id.0))
     }
 
-    fn neighbours(&self, id: TaskId, direction: Direction) -> impl Iterator<Item = (TaskId, f64)> + '_ {
-        self.graph.edges_directed(NodeIndex::new(id.0), direction).map(move |edge| {
-            let other = if direction == Direction::Outgoing { edge.target() } else { edge.source() };
-            (TaskId(other.index()), *edge.weight())
-        })
-    }
-
-    /// Tasks that feed a task, with the bytes.
-    pub fn predecessors(&self, id: TaskId) -> impl Iterator<Item = (TaskId, f64)> + '_ {
-        self.neighbours(id, Direction::Incoming)
-    }
-
-    /// Tasks that a task feeds, with the bytes.
-    pub fn successors(&self, id: TaskId) -> impl Iterator<Item = (TaskId, f64)> + '_ {
-        self.neighbours(id, Direction::Outgoing)
-    }
-
-    /// All tasks, each after those that feed it.
-    ///
-    /// # Errors
-    /// `Cycle`, naming a task on it.
-    pub fn topological(&self) -> Result<Vec<TaskId>, Error> {
-        match petgraph::algo::toposort(&self.graph, None) {
-            Ok(order) => Ok(order.into_iter().map(|node| TaskId(node.index())).collect()),
-            Err(cycle) => Err(Error::Cycle(self.graph[cycle.node_id()].name.clone())),
-        }
-    }
-}
-
-/// The way from one device to another.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Link {
-    /// Seconds before the first byte arrives.
-    pub latency: f64,
-    /// Bytes per second.
-    pub bandwidth: f64,
-}
-
-/// A link per ordered pair of devices. What stays on a device costs nothing.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Links {
-    devices: usize,
-    links: Vec<Option<Link>>,
-}
-
-impl Links {
-    /// No device reaches another.
-    #[must_use]
-    pub fn none(devices: usize) -> Self {
-        Links { devices, links: vec![None; devices * devices] }
-    }
-
-    /// Every device reaches every other in the same way.
-    #[must_use]
-    pub fn uniform(devices: usize, link: Link) -> Self {
-        Links { devices, links: vec![Some(link); devices * devices] }
-    }
-
-    /// Sets the way from one device to another. Devices out of range are ignored.
-    pub fn set(&mut self, from: usize, to: usize, link: Option<Link>) {
-        if from < self.devices && to < self.devices {
-            self.links[from * self.devices + to] = link;
-        }
-    }
-
-    /// Seconds that so many bytes take; `None` where there is no way.
-    #[must_use]
-    pub fn seconds(&self, from: usize, to: usize, bytes: f64) -> Option<f64> {
-        if from == to {
-            return Some(0.0);
-        }
-        let link = self.links.get(from * self.devices + to).copied().flatten()?;
-        Some(link.latency + bytes / link.bandwidth)
-    }
-
-    /// Mean over all pairs of different devices that reach each other.
-    #[must_use]
-    pub fn mean_seconds(&self, bytes: f64) -> f64 {
-        let pairs = (0..self.devices).flat_map(|from| (0..self.devices).map(move |to| (from, to)));
-        let known: Vec<f64> =
-            pairs.filter(|(from, to)| from != to).filter_map(|(from, to)| self.seconds(from, to, bytes)).collect();
-        if known.is_empty() { 0.0 } else { known.iter().sum::<f64>() / known.len() as f64 }
-    }
-}
-
-/// Tasks, and links between the devices that they may run on.
-#[derive(Clone, Debug)]
-pub struct Problem {
-    graph: TaskGraph,
-    links: Links,
-    order: Vec<TaskId>,
-}
-
-impl Problem {
-    /// Checks that both belong together.
-    ///
-    /// # Errors
-    /// `NoDevice`, `Cycle`, `CostRow` where the links are for another number of devices, `Cost` for a link that is not finite.
-    pub fn new(graph: TaskGraph, links: Links) -> Result<Self, Error> {
-        if graph.devices == 0 {
-            return Err(Error::NoDevice);
-        }
-        if links.devices != graph.devices {
-            return Err(Error::CostRow { task: "links".into(), found: links.devices, devices: graph.devices });
-        }
-        for link in links.links.iter().flatten() {
-            checked(link.latency, || "the latency of a link".into())?;
-            checked(link.bandwidth, || "the bandwidth of a link".into())?;
-            if link.bandwidth == 0.0 {
-                return Err(Error::Cost { what: "the bandwidth of a link".into(), value: 0.0 });
-            }
-        }
-        let order = graph.topological()?;
-        Ok(Problem { graph, links, order })
-    }
-
-    /// The tasks.
-    #[must_use]
-    pub fn graph(&self) -> &TaskGraph {
-        &self.graph
-    }
-
-    /// The links.
-    #[must_use]
-    pub fn links(&self) -> &Links {
-        &self.links
-    }
-
-    /// All tasks, each after those that feed it.
+    /// All tasks, each behind those that feed it and otherwise in the order in which they were added.
     #[must_use]
     pub fn order(&self) -> &[TaskId] {
         &self.order
+    }
+
+    /// All edges: from, to, bytes.
+    pub fn edges(&self) -> impl Iterator<Item = (TaskId, TaskId, u64)> {
+        self.graph
+            .edge_references()
+            .map(|edge| (TaskId(edge.source().index()), TaskId(edge.target().index()), *edge.weight()))
+    }
+
+    /// The tasks that feed a task, with the bytes that it gets from each.
+    pub fn predecessors(&self, id: TaskId) -> impl Iterator<Item = (TaskId, u64)> {
+        let edges = self.graph.edges_directed(NodeIndex::new(id.0), Direction::Incoming);
+        edges.map(|edge| (TaskId(edge.source().index()), *edge.weight()))
+    }
+
+    /// The tasks that a task feeds, with the bytes that each gets.
+    pub fn successors(&self, id: TaskId) -> impl Iterator<Item = (TaskId, u64)> {
+        let edges = self.graph.edges_directed(NodeIndex::new(id.0), Direction::Outgoing);
+        edges.map(|edge| (TaskId(edge.target().index()), *edge.weight()))
+    }
+
+    /// All tasks, each behind those that feed it: of those that could come next, the one with the least key does.
+    pub(crate) fn order_by<K: Ord>(&self, key: impl Fn(TaskId) -> K) -> Vec<TaskId> {
+        let ids = || (0..self.len()).map(TaskId);
+        let entry = |id| Reverse((key(id), id));
+        let mut waits_for: Vec<usize> = ids().map(|id| self.predecessors(id).count()).collect();
+        let mut ready: BinaryHeap<_> = ids().filter(|id| waits_for[id.0] == 0).map(entry).collect();
+        let mut order = Vec::with_capacity(self.len());
+        while let Some(Reverse((_, id))) = ready.pop() {
+            order.push(id);
+            for (next, _) in self.successors(id) {
+                waits_for[next.0] -= 1;
+                if waits_for[next.0] == 0 {
+                    ready.push(entry(next));
+                }
+            }
+        }
+        order
+    }
+
+    /// A task that is known to be one of this graph's.
+    pub(crate) fn known(&self, id: TaskId) -> &Task {
+        &self.graph[NodeIndex::new(id.0)]
+    }
+}
+
+/// Takes tasks and edges, checking each, and makes a [`TaskGraph`] of them.
+#[derive(Clone, Debug)]
+pub struct TaskGraphBuilder {
+    devices: usize,
+    tasks: Vec<Task>,
+    names: HashSet<String>,
+    edges: BTreeMap<(TaskId, TaskId), u64>,
+}
+
+impl TaskGraphBuilder {
+    /// How many tasks or edges there may be.
+    pub const LIMIT: usize = u32::MAX as usize - 1;
+
+    /// Adds a task.
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`]; [`Error::CostRow`] unless there is one cost for each device; [`Error::Number`] for a cost that is negative,
+    /// infinite or not a number; [`Error::Unclaimed`] where all are `None`; [`Error::DuplicateTask`] where another has its name.
+    pub fn task(&mut self, task: Task) -> Result<TaskId, Error> {
+        if self.devices == 0 {
+            return Err(Error::NoDevice);
+        }
+        if task.seconds.len() != self.devices {
+            return Err(Error::CostRow { task: task.name, found: task.seconds.len(), devices: self.devices });
+        }
+        for (device, seconds) in task.seconds.iter().enumerate() {
+            if let Some(seconds) = *seconds {
+                check_seconds(seconds, || format!("the cost of task '{}' on device number {device}", task.name))?;
+            }
+        }
+        if task.seconds.iter().all(Option::is_none) {
+            return Err(Error::Unclaimed(task.name));
+        }
+        if self.tasks.len() >= Self::LIMIT {
+            return Err(Error::TooMany { what: "tasks", count: self.tasks.len() + 1, limit: Self::LIMIT });
+        }
+        if !self.names.insert(task.name.clone()) {
+            return Err(Error::DuplicateTask(task.name));
+        }
+        self.tasks.push(task);
+        Ok(TaskId(self.tasks.len() - 1))
+    }
+
+    /// Lets bytes pass from one task to another; zero where one only has to wait for the other. The bytes of edges between the same two
+    /// tasks add up.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTask`]; [`Error::Cycle`] where both are one task; [`Error::Overflow`] where the sum is.
+    pub fn edge(&mut self, from: TaskId, to: TaskId, bytes: u64) -> Result<(), Error> {
+        let count = self.tasks.len();
+        for id in [from, to] {
+            if id.0 >= count {
+                return Err(Error::UnknownTask { index: id.0, count });
+            }
+        }
+        if from == to {
+            return Err(Error::Cycle(self.tasks[from.0].name.clone()));
+        }
+        if self.edges.len() >= Self::LIMIT {
+            return Err(Error::TooMany { what: "edges", count: self.edges.len() + 1, limit: Self::LIMIT });
+        }
+        let sum = self.edges.entry((from, to)).or_default();
+        *sum = sum.checked_add(bytes).ok_or(Error::Overflow("the bytes between two tasks"))?;
+        Ok(())
+    }
+
+    /// The graph.
+    ///
+    /// # Errors
+    /// [`Error::Cycle`], naming a task on it.
+    pub fn build(self) -> Result<TaskGraph, Error> {
+        let mut graph = DiGraph::with_capacity(self.tasks.len(), self.edges.len());
+        for task in self.tasks {
+            graph.add_node(task);
+        }
+        for ((from, to), bytes) in self.edges {
+            graph.add_edge(NodeIndex::new(from.0), NodeIndex::new(to.0), bytes);
+        }
+        if let Err(cycle) = petgraph::algo::toposort(&graph, None) {
+            return Err(Error::Cycle(graph[cycle.node_id()].name.clone()));
+        }
+        let mut graph = TaskGraph { graph, order: Vec::new(), devices: self.devices };
+        graph.order = graph.order_by(|id| id);
+        Ok(graph)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn two() -> (TaskGraphBuilder, TaskId, TaskId) {
+        let mut graph = TaskGraph::builder(2);
+        let a = graph.task(Task::new("a", [Some(1.0), None])).unwrap();
+        let b = graph.task(Task::new("b", [Some(1.0), Some(0.0)])).unwrap();
+        (graph, a, b)
+    }
+
+    #[test]
+    fn edges_between_the_same_tasks_add_up() {
+        let (mut graph, a, b) = two();
+        graph.edge(a, b, 3).unwrap();
+        graph.edge(a, b, 4).unwrap();
+        let too_many = graph.clone().edge(a, b, u64::MAX);
+        assert_eq!(too_many, Err(Error::Overflow("the bytes between two tasks")));
+        let graph = graph.build().unwrap();
+        assert_eq!(graph.edges().collect::<Vec<_>>(), [(a, b, 7)]);
+        assert_eq!(graph.successors(a).collect::<Vec<_>>(), [(b, 7)]);
+        assert_eq!(graph.predecessors(b).collect::<Vec<_>>(), [(a, 7)]);
+        assert_eq!(graph.predecessors(TaskId(9)).count(), 0);
+        assert_eq!(graph.get(TaskId(9)), None);
+        assert_eq!(graph.order(), [a, b]);
+    }
+
+    #[test]
+    fn the_order_of_adding_decides_where_edges_do_not() {
+        let mut graph = TaskGraph::builder(1);
+        let ids: Vec<_> = (0..5).map(|index| graph.task(Task::new(index.to_string(), [Some(1.0)])).unwrap()).collect();
+        graph.edge(ids[3], ids[1], 0).unwrap();
+        assert_eq!(graph.build().unwrap().order(), [0, 2, 3, 1, 4].map(TaskId));
+    }
+
+    #[test]
+    fn cycles_are_named() {
+        let (mut graph, a, b) = two();
+        assert_eq!(graph.edge(a, a, 0), Err(Error::Cycle("a".into())));
+        graph.edge(a, b, 0).unwrap();
+        graph.edge(b, a, 0).unwrap();
+        assert!(matches!(graph.build(), Err(Error::Cycle(name)) if name == "a" || name == "b"));
+    }
+
+    #[test]
+    fn bad_tasks_are_named() {
+        let (mut graph, a, _) = two();
+        assert_eq!(graph.edge(a, TaskId(2), 0), Err(Error::UnknownTask { index: 2, count: 2 }));
+        let row = Error::CostRow { task: "c".into(), found: 1, devices: 2 };
+        assert_eq!(graph.task(Task::new("c", [Some(1.0)])), Err(row));
+        assert_eq!(graph.task(Task::new("c", [None, None])), Err(Error::Unclaimed("c".into())));
+        assert_eq!(graph.task(Task::new("a", [Some(1.0), None])), Err(Error::DuplicateTask("a".into())));
+        for cost in [-1.0, f64::NAN, f64::INFINITY] {
+            let refused = graph.task(Task::new("c", [None, Some(cost)])).unwrap_err();
+            assert!(refused.to_string().contains("'c'"), "{refused}");
+        }
+        assert_eq!(TaskGraph::builder(0).task(Task::new("c", [])), Err(Error::NoDevice));
     }
 }

@@ -1,75 +1,51 @@
-//! Scheduling: which task runs on which device, and when. Graphs and costs in, plans out.
+//! Decides which device runs which task, and when: graphs and costs in, plans and reasons out.
 //!
-//! The crate is pure. It knows tasks, devices and links by their costs; it knows no backend, no model format and no thread. A
-//! [`TaskGraph`] with a cost per task and device, and the [`Links`] between devices, make a [`Problem`]; a [`Partitioner`] finds a
-//! [`Schedule`] for it; [`Plan::from_schedule`] cuts the graph into partitions that can be compiled and replayed.
+//! It knows no backend, no model format and no thread. A [`TaskGraph`] says what there is to do and what passes along its edges;
+//! [`Devices`] says on what and over which links; together they are a [`Problem`]. A [`Partitioner`] such as [`Heft`] finds a
+//! [`Schedule`], and a [`Plan`] is that schedule as a session replays it: partitions, transfers and estimates, as JSON.
 //!
 //! ```
-//! use hetero_scheduler::{Heft, Link, Links, Partitioner, Problem, Task, TaskGraph};
+//! use hetero_scheduler::{Device, Devices, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
 //!
-//! // Two tasks in a row: the first is faster on device 0, the second on device 1.
-//! let mut graph = TaskGraph::new(2);
-//! let a = graph.add_task(Task { name: "a".into(), costs: vec![Some(1.0), Some(9.0)] })?;
-//! let b = graph.add_task(Task { name: "b".into(), costs: vec![Some(9.0), Some(1.0)] })?;
-//! graph.add_edge(a, b, 1e6)?;
-//! // A gigabyte per second each way: the megabyte takes a millisecond.
-//! let links = Links::uniform(2, Link { latency: 0.0, bandwidth: 1e9 });
-//! let schedule = Heft.partition(&Problem::new(graph, links)?)?;
-//! assert_eq!((schedule.device_of(a), schedule.device_of(b)), (0, 1));
-//! assert!((schedule.makespan() - 2.001).abs() < 1e-9);
+//! let devices = Devices::uniform(
+//!     [Device::new("cpu:0"), Device::new("gpu:0")],
+//!     Link { latency: 10e-6, bandwidth: 16e9 },
+//! )?;
+//!
+//! // Decode runs on the CPU only; both can classify, the GPU in a tenth of the time.
+//! let mut graph = TaskGraph::builder(devices.len());
+//! let decode = graph.task(Task::new("decode", [Some(2e-3), None]))?;
+//! let classify = graph.task(Task::new("classify", [Some(50e-3), Some(5e-3)]))?;
+//! graph.edge(decode, classify, 600_000)?;
+//! let problem = Problem::new(graph.build()?, devices)?;
+//!
+//! let schedule = Heft.partition(&problem)?;
+//! schedule.validate(&problem)?;
+//! let plan = Plan::from_schedule(&problem, &schedule, "sha256:4f2a", Heft.name())?;
+//! assert_eq!(plan.placement()["classify"], "gpu:0");
+//! assert_eq!(Plan::from_json(&plan.to_json()?)?, plan);
 //! # Ok::<(), hetero_scheduler::Error>(())
 //! ```
+//!
+//! Another strategy is another [`Partitioner`]; those outside this crate report what they cannot do as [`Error::Strategy`].
 
 #![forbid(unsafe_code)]
 
+mod devices;
+mod domains;
+mod error;
 mod graph;
 mod heft;
+mod partition;
 mod plan;
+mod problem;
 mod schedule;
+mod timetable;
 
-pub use graph::{Link, Links, Problem, Task, TaskGraph, TaskId};
+pub use devices::{Device, DeviceId, Devices, Link};
+pub use error::Error;
+pub use graph::{Task, TaskGraph, TaskGraphBuilder, TaskId};
 pub use heft::Heft;
-pub use plan::{PLAN_VERSION, Partition, Plan, Transfer};
+pub use plan::{Partition, Plan, Transfer};
+pub use problem::Problem;
 pub use schedule::{Partitioner, Schedule, Slot};
-
-/// Why there is no schedule or plan.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// There is nothing to run on.
-    #[error("there is no device; add one to the engine")]
-    NoDevice,
-    /// A cost, size, latency or bandwidth is negative, infinite or not a number.
-    #[error("{what} is {value}; it must be finite and not negative")]
-    Cost {
-        /// Of what.
-        what: String,
-        /// The value.
-        value: f64,
-    },
-    /// A task has costs for another number of devices.
-    #[error("task '{task}' has {found} costs for {devices} devices")]
-    CostRow {
-        /// The task.
-        task: String,
-        /// Costs that it has.
-        found: usize,
-        /// Devices there are.
-        devices: usize,
-    },
-    /// No device takes a task.
-    #[error("no device takes task '{0}'; add a device that does")]
-    Unclaimed(String),
-    /// A task id of another graph.
-    #[error("there is no task {0}")]
-    UnknownTask(usize),
-    /// The graph has a cycle.
-    #[error("the task graph has a cycle through '{0}'")]
-    Cycle(String),
-    /// The devices that could run a task cannot be reached from those that feed it.
-    #[error("no device that takes task '{0}' can be reached from the devices that feed it")]
-    Unreachable(String),
-    /// A plan is of another version, is not JSON, or contradicts itself.
-    #[error("invalid plan: {0}")]
-    Plan(String),
-}

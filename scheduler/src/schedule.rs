@@ -1,24 +1,24 @@
 //! Schedules, and what finds them.
 
-use crate::{Error, Problem, TaskId};
+use crate::{DeviceId, Error, Problem};
 
-/// Finds a schedule.
+/// A strategy: finds a schedule.
 pub trait Partitioner: Send + Sync {
-    /// Short name, as plans show it.
+    /// Short name, as plans and configurations show it.
     fn name(&self) -> &str;
 
-    /// A schedule for the problem. It passes [`Schedule::validate`].
+    /// A schedule for the problem, which passes [`Schedule::validate`].
     ///
     /// # Errors
-    /// `Unreachable` where no assignment respects the links.
+    /// [`Error::Unreachable`] or [`Error::OutOfMemory`] where it finds no device for a task, [`Error::Strategy`] for reasons of its own.
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error>;
 }
 
 /// Where and when a task runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slot {
-    /// The device's number.
-    pub device: usize,
+    /// The device.
+    pub device: DeviceId,
     /// Seconds from the beginning.
     pub start: f64,
     /// Seconds from the beginning.
@@ -28,60 +28,143 @@ pub struct Slot {
 /// A slot for each task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
-    /// In the order of the tasks' ids.
-    pub slots: Vec<Slot>,
+    slots: Vec<Slot>,
+    makespan: f64,
 }
 
 impl Schedule {
-    /// The device of a task of the problem that this is for.
+    /// A schedule of slots in the order of the tasks' numbers.
     #[must_use]
-    pub fn device_of(&self, task: TaskId) -> usize {
-        self.slots[task.0].device
+    pub fn new(slots: Vec<Slot>) -> Self {
+        let makespan = slots.iter().map(|slot| slot.finish).fold(0.0, f64::max);
+        Self { slots, makespan }
     }
 
-    /// When the last task finishes, in seconds.
+    /// The slots, in the order of the tasks' numbers.
+    #[must_use]
+    pub fn slots(&self) -> &[Slot] {
+        &self.slots
+    }
+
+    /// When the last task finishes, in seconds from the beginning.
     #[must_use]
     pub fn makespan(&self) -> f64 {
-        self.slots.iter().map(|slot| slot.finish).fold(0.0, f64::max)
+        self.makespan
     }
 
-    /// Checks claims, durations, precedence with transfers, and that a device does one thing at a time.
+    /// Checks that each task runs on a device that claims it, for as long as it takes there and not before what feeds it has arrived, that
+    /// a device does one thing at a time, and that what its tasks hold fits its memory. Times may be off by 1e-9 of the makespan: sums of
+    /// the same numbers in another order differ in their last bits.
     ///
     /// # Errors
-    /// A sentence that names the tasks.
-    pub fn validate(&self, problem: &Problem) -> Result<(), String> {
-        // Sums of the same numbers in another order differ in their last bits.
-        let slack = 1e-9 * self.makespan().max(f64::MIN_POSITIVE);
-        let graph = problem.graph();
+    /// [`Error::Schedule`] with the first task or device found wrong.
+    pub fn validate(&self, problem: &Problem) -> Result<(), Error> {
+        let (graph, devices) = (problem.graph(), problem.devices());
         if self.slots.len() != graph.len() {
-            return Err(format!("{} slots for {} tasks", self.slots.len(), graph.len()));
+            let reason = format!("it has {} slots for {} tasks", self.slots.len(), graph.len());
+            return Err(Error::Schedule { at: "its length".into(), reason });
         }
-        for id in graph.ids() {
-            let slot = self.slots[id.0];
-            let name = &graph.task(id).name;
-            let cost = graph.task(id).costs.get(slot.device).copied().flatten();
-            let cost = cost.ok_or_else(|| format!("device {} does not take '{name}'", slot.device))?;
-            if slot.start < 0.0 || (slot.finish - slot.start - cost).abs() > slack {
-                return Err(format!("'{name}' takes {cost}, not from {} to {}", slot.start, slot.finish));
+        let slack = 1e-9 * self.makespan;
+        for ((id, task), slot) in graph.tasks().zip(&self.slots) {
+            let wrong = |reason| Err(Error::Schedule { at: format!("task '{}'", task.name), reason });
+            let Some(seconds) = task.seconds_on(slot.device) else {
+                return wrong(format!("device number {} does not claim it", slot.device.0));
+            };
+            if !(slot.start >= 0.0 && slot.finish.is_finite()) {
+                return wrong(format!("it runs from {} to {}", slot.start, slot.finish));
             }
-            for (before, bytes) in graph.predecessors(id) {
-                let source = self.slots[before.0];
-                let transfer = problem.links().seconds(source.device, slot.device, bytes);
-                let transfer = transfer.ok_or_else(|| format!("'{name}' cannot get its input"))?;
-                if source.finish + transfer > slot.start + slack {
-                    return Err(format!("'{name}' starts before '{}' has arrived", graph.task(before).name));
+            if (slot.finish - slot.start - seconds).abs() > slack {
+                return wrong(format!("it takes {seconds} s and runs from {} s to {} s", slot.start, slot.finish));
+            }
+            for (feeding, bytes) in graph.predecessors(id) {
+                let source = self.slots[feeding.0];
+                let name = &graph.known(feeding).name;
+                let Some(seconds) = devices.seconds(source.device, slot.device, bytes) else {
+                    return wrong(format!("there is no way to it from '{name}'"));
+                };
+                let arrival = source.finish + seconds;
+                if slot.start < arrival - slack {
+                    return wrong(format!("it starts at {} s, what '{name}' sends arrives at {arrival} s", slot.start));
                 }
             }
         }
-        let mut order: Vec<&Slot> = self.slots.iter().collect();
-        order.sort_by(|a, b| {
-            a.device.cmp(&b.device).then(a.start.total_cmp(&b.start)).then(a.finish.total_cmp(&b.finish))
+        self.check_devices(problem, slack)
+    }
+
+    fn check_devices(&self, problem: &Problem, slack: f64) -> Result<(), Error> {
+        let mut held = vec![0_u64; problem.devices().len()];
+        let mut occupied: Vec<(&Slot, &str)> = Vec::with_capacity(self.slots.len());
+        for ((_, task), slot) in problem.graph().tasks().zip(&self.slots) {
+            held[slot.device.0] += task.memory;
+            occupied.push((slot, &task.name));
+        }
+        for (device, held) in problem.devices().iter().zip(held) {
+            if let Some(memory) = device.memory.filter(|&memory| held > memory) {
+                let reason = format!("its tasks hold {held} bytes, and it has {memory}");
+                return Err(Error::Schedule { at: format!("device '{}'", device.id), reason });
+            }
+        }
+        occupied.sort_by(|(a, _), (b, _)| {
+            let by_time = || a.start.total_cmp(&b.start).then(a.finish.total_cmp(&b.finish));
+            a.device.cmp(&b.device).then_with(by_time)
         });
-        for pair in order.windows(2) {
-            if pair[0].device == pair[1].device && pair[0].finish > pair[1].start + slack {
-                return Err(format!("device {} does two things at {}", pair[1].device, pair[1].start));
+        for pair in occupied.windows(2) {
+            let [(earlier, running), (later, name)] = pair else { continue };
+            if earlier.device == later.device && later.start < earlier.finish - slack {
+                let reason = format!("it starts at {} s, while its device runs '{running}'", later.start);
+                return Err(Error::Schedule { at: format!("task '{name}'"), reason });
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, Devices, Link, Task, TaskGraph};
+
+    /// `a` feeds `b`; `c` is on its own. The second device has room for one task and does not claim `c`.
+    fn problem() -> Problem {
+        let devices = [Device::new("cpu:0"), Device::new("gpu:0").with_memory(10)];
+        let devices = Devices::uniform(devices, Link { latency: 1.0, bandwidth: 1.0 }).unwrap();
+        let mut graph = TaskGraph::builder(2);
+        let a = graph.task(Task::new("a", [Some(2.0), Some(1.0)]).with_memory(10)).unwrap();
+        let b = graph.task(Task::new("b", [Some(2.0), Some(1.0)]).with_memory(10)).unwrap();
+        graph.task(Task::new("c", [Some(2.0), None])).unwrap();
+        graph.edge(a, b, 3).unwrap();
+        Problem::new(graph.build().unwrap(), devices).unwrap()
+    }
+
+    fn schedule(slots: [(usize, f64, f64); 3]) -> Schedule {
+        let slot = |(device, start, finish)| Slot { device: DeviceId(device), start, finish };
+        Schedule::new(slots.map(slot).to_vec())
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let good = [(0, 0.0, 2.0), (1, 6.0, 7.0), (0, 2.0, 4.0)];
+        assert_eq!(schedule(good).validate(&problem()), Ok(()));
+        assert_eq!(schedule(good).makespan(), 7.0);
+        let said = |change: fn(&mut [(usize, f64, f64); 3])| {
+            let mut slots = good;
+            change(&mut slots);
+            schedule(slots).validate(&problem()).unwrap_err().to_string()
+        };
+        for (change, expected) in [
+            ((|slots| slots[2].0 = 1) as fn(&mut [(usize, f64, f64); 3]), "device number 1 does not claim it"),
+            (|slots| slots[2].0 = 9, "device number 9 does not claim it"),
+            (|slots| slots[1] = (1, 5.0, 6.0), "arrives at 6 s"),
+            (|slots| slots[1] = (1, 6.0, 8.0), "it takes 1 s"),
+            (|slots| slots[0] = (0, -1.0, 1.0), "it runs from -1"),
+            (|slots| slots[0] = (0, f64::NAN, 1.0), "it runs from NaN"),
+            (|slots| slots[2] = (0, 1.0, 3.0), "while its device runs 'a'"),
+            (|slots| slots[0] = (1, 0.0, 1.0), "its tasks hold 20 bytes, and it has 10"),
+        ] {
+            let said = said(change);
+            assert!(said.contains(expected), "{said}");
+        }
+        let short = Schedule::new(vec![]).validate(&problem()).unwrap_err();
+        assert!(short.to_string().contains("0 slots for 3 tasks"));
     }
 }

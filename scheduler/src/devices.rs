@@ -1,0 +1,256 @@
+//! What tasks run on, and how values get from one device to another.
+
+use std::collections::HashSet;
+
+use crate::Error;
+use crate::error::check_seconds;
+
+/// Number of a device in the list of [`Devices`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DeviceId(pub usize);
+
+/// A device, as far as planning goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// How plans name it, such as `cpu:0`.
+    pub id: String,
+    /// Bytes that tasks may hold on it together; `None` where nothing limits them.
+    pub memory: Option<u64>,
+}
+
+impl Device {
+    /// A device whose memory sets no limit.
+    #[must_use]
+    pub fn new(id: impl Into<String>) -> Self {
+        Self { id: id.into(), memory: None }
+    }
+
+    /// Limits what tasks may hold on it, in bytes.
+    #[must_use]
+    pub fn with_memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
+        self
+    }
+}
+
+/// The way from one device to another. So many bytes take `latency + bytes / bandwidth` seconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Link {
+    /// Seconds before the first byte arrives: what a transfer costs even where nothing but the news of completion passes.
+    pub latency: f64,
+    /// Bytes per second, positive; infinite where bytes cost nothing, as in memory that both devices map.
+    pub bandwidth: f64,
+}
+
+impl Link {
+    fn seconds(&self, bytes: u64) -> f64 {
+        self.latency + bytes as f64 / self.bandwidth
+    }
+}
+
+/// Devices and the links between them, one at most for each ordered pair. What stays on a device takes no time.
+///
+/// Where a benchmark gives communication costs instead of sizes, a latency of 0 and a bandwidth of 1 make bytes of them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Devices {
+    devices: Vec<Device>,
+    /// By row of the sender.
+    links: Vec<Option<Link>>,
+}
+
+/// Seconds of a transfer as a function of its bytes: `latency + bytes * per_byte`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Affine {
+    pub(crate) latency: f64,
+    pub(crate) per_byte: f64,
+}
+
+impl Affine {
+    pub(crate) fn seconds(self, bytes: u64) -> f64 {
+        self.latency + bytes as f64 * self.per_byte
+    }
+}
+
+impl Devices {
+    /// How many devices there may be; links take a square of that.
+    pub const LIMIT: usize = 4096;
+
+    /// Devices without links; see [`Devices::connect`].
+    ///
+    /// # Errors
+    /// [`Error::NoDevice`], [`Error::DuplicateDevice`], or [`Error::TooMany`] beyond [`Devices::LIMIT`].
+    pub fn new(devices: impl IntoIterator<Item = Device>) -> Result<Self, Error> {
+        let devices: Vec<Device> = devices.into_iter().collect();
+        if devices.is_empty() {
+            return Err(Error::NoDevice);
+        }
+        if devices.len() > Self::LIMIT {
+            return Err(Error::TooMany { what: "devices", count: devices.len(), limit: Self::LIMIT });
+        }
+        let mut seen = HashSet::new();
+        if let Some(twice) = devices.iter().find(|device| !seen.insert(device.id.as_str())) {
+            return Err(Error::DuplicateDevice(twice.id.clone()));
+        }
+        let links = vec![None; devices.len() * devices.len()];
+        Ok(Self { devices, links })
+    }
+
+    /// Devices that all reach one another in the same way.
+    ///
+    /// # Errors
+    /// Those of [`Devices::new`] and [`Devices::connect`].
+    pub fn uniform(devices: impl IntoIterator<Item = Device>, link: Link) -> Result<Self, Error> {
+        let mut devices = Self::new(devices)?;
+        for from in devices.ids() {
+            for to in devices.ids().filter(|&to| to != from) {
+                devices.connect(from, to, link)?;
+            }
+        }
+        Ok(devices)
+    }
+
+    /// Sets the way from one device to another. The way back is a link of its own; a link from a device to itself is never used.
+    ///
+    /// # Errors
+    /// [`Error::UnknownDevice`], or [`Error::Number`] for a latency or bandwidth that cannot be one.
+    pub fn connect(&mut self, from: DeviceId, to: DeviceId, link: Link) -> Result<(), Error> {
+        let count = self.len();
+        for id in [from, to] {
+            if id.0 >= count {
+                return Err(Error::UnknownDevice { index: id.0, count });
+            }
+        }
+        let what = |of: &str| format!("the {of} from '{}' to '{}'", self.devices[from.0].id, self.devices[to.0].id);
+        check_seconds(link.latency, || what("latency"))?;
+        // A bandwidth so small that a byte takes forever is none either.
+        if link.bandwidth.is_nan() || link.bandwidth <= 0.0 || !link.bandwidth.recip().is_finite() {
+            let wanted = "bytes per second, more than zero";
+            return Err(Error::Number { what: what("bandwidth"), value: link.bandwidth, wanted });
+        }
+        self.links[from.0 * count + to.0] = Some(link);
+        Ok(())
+    }
+
+    /// How many devices there are; at least one.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.devices.len()
+    }
+
+    /// The numbers of all devices.
+    pub fn ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
+        (0..self.len()).map(DeviceId)
+    }
+
+    /// A device, where the number is one of these.
+    #[must_use]
+    pub fn get(&self, id: DeviceId) -> Option<&Device> {
+        self.devices.get(id.0)
+    }
+
+    /// The devices in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+        self.devices.iter()
+    }
+
+    /// The link from one device to another, where there is one.
+    #[must_use]
+    pub fn link(&self, from: DeviceId, to: DeviceId) -> Option<Link> {
+        if to.0 >= self.len() {
+            return None;
+        }
+        self.links.get(from.0.checked_mul(self.len())?.checked_add(to.0)?).copied().flatten()
+    }
+
+    /// Seconds that so many bytes take from one device to another; `None` where there is no way.
+    #[must_use]
+    pub fn seconds(&self, from: DeviceId, to: DeviceId, bytes: u64) -> Option<f64> {
+        if from == to { Some(0.0) } else { self.link(from, to).map(|link| link.seconds(bytes)) }
+    }
+
+    /// Can values stay on one device or go from it to the other?
+    pub(crate) fn reaches(&self, from: DeviceId, to: DeviceId) -> bool {
+        from == to || self.link(from, to).is_some()
+    }
+
+    /// Does each device reach each other?
+    pub(crate) fn all_linked(&self) -> bool {
+        self.ids().all(|from| self.ids().all(|to| self.reaches(from, to)))
+    }
+
+    fn used_links(&self) -> impl Iterator<Item = Link> {
+        self.ids()
+            .flat_map(move |from| self.ids().filter(move |&to| to != from).filter_map(move |to| self.link(from, to)))
+    }
+
+    /// Seconds of a transfer, as the mean over all links.
+    pub(crate) fn mean(&self) -> Affine {
+        let count = self.used_links().count().max(1) as f64;
+        Affine {
+            latency: self.used_links().map(|link| link.latency).sum::<f64>() / count,
+            per_byte: self.used_links().map(|link| link.bandwidth.recip()).sum::<f64>() / count,
+        }
+    }
+
+    /// Seconds that no transfer exceeds.
+    pub(crate) fn worst(&self) -> Affine {
+        Affine {
+            latency: self.used_links().map(|link| link.latency).fold(0.0, f64::max),
+            per_byte: self.used_links().map(|link| link.bandwidth.recip()).fold(0.0, f64::max),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn three() -> Devices {
+        Devices::new(["cpu:0", "gpu:0", "gpu:1"].map(Device::new)).unwrap()
+    }
+
+    #[test]
+    fn links_are_one_way() {
+        let mut devices = three();
+        devices.connect(DeviceId(0), DeviceId(1), Link { latency: 1.0, bandwidth: 4.0 }).unwrap();
+        assert_eq!(devices.seconds(DeviceId(0), DeviceId(1), 8), Some(3.0));
+        assert_eq!(devices.seconds(DeviceId(1), DeviceId(0), 8), None);
+        assert_eq!(devices.seconds(DeviceId(2), DeviceId(2), 8), Some(0.0));
+        assert_eq!(devices.seconds(DeviceId(0), DeviceId(9), 8), None);
+        assert_eq!(devices.seconds(DeviceId(usize::MAX), DeviceId(1), 8), None);
+        assert!(!devices.all_linked());
+    }
+
+    #[test]
+    fn the_mean_leaves_out_devices_without_a_way() {
+        let mut devices = three();
+        assert_eq!(devices.mean(), Affine { latency: 0.0, per_byte: 0.0 });
+        devices.connect(DeviceId(0), DeviceId(1), Link { latency: 1.0, bandwidth: 1.0 }).unwrap();
+        devices.connect(DeviceId(1), DeviceId(0), Link { latency: 3.0, bandwidth: f64::INFINITY }).unwrap();
+        assert_eq!(devices.mean(), Affine { latency: 2.0, per_byte: 0.5 });
+        assert_eq!(devices.worst(), Affine { latency: 3.0, per_byte: 1.0 });
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        assert_eq!(Devices::new([]), Err(Error::NoDevice));
+        assert_eq!(Devices::new(["a", "b", "a"].map(Device::new)), Err(Error::DuplicateDevice("a".into())));
+        let many = (0..=Devices::LIMIT).map(|index| Device::new(index.to_string()));
+        assert!(matches!(Devices::new(many), Err(Error::TooMany { what: "devices", .. })));
+        let unknown = three().connect(DeviceId(0), DeviceId(3), Link { latency: 0.0, bandwidth: 1.0 });
+        assert_eq!(unknown, Err(Error::UnknownDevice { index: 3, count: 3 }));
+        for (latency, bandwidth) in [
+            (-1.0, 1.0),
+            (f64::NAN, 1.0),
+            (f64::INFINITY, 1.0),
+            (0.0, 0.0),
+            (0.0, -1.0),
+            (0.0, f64::NAN),
+            (0.0, 1e-320),
+        ] {
+            let refused = three().connect(DeviceId(0), DeviceId(1), Link { latency, bandwidth });
+            assert!(matches!(refused, Err(Error::Number { .. })), "{latency} {bandwidth}");
+        }
+    }
+}

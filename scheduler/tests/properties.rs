@@ -1,0 +1,208 @@
+//! What holds for any graph, devices and strategy.
+
+#![allow(clippy::unwrap_used, reason = "a test may fail")]
+
+use std::collections::HashMap;
+
+use hetero_scheduler::{
+    Device, DeviceId, Devices, Error, Heft, Link, Partitioner, Plan, Problem, Schedule, Slot, Task, TaskGraph,
+};
+use petgraph::algo::toposort;
+use petgraph::graph::DiGraph;
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+/// Seconds that are often zero and often equal: where times are equal, order is easily lost.
+fn seconds() -> impl Strategy<Value = f64> {
+    prop_oneof![Just(0.0), (1..4_u8).prop_map(f64::from), 0.0..10.0_f64]
+}
+
+fn row(devices: usize) -> impl Strategy<Value = Vec<Option<f64>>> {
+    (vec(prop::option::weighted(0.7, seconds()), devices), 0..devices, seconds()).prop_map(|(mut row, one, seconds)| {
+        row[one].get_or_insert(seconds);
+        row
+    })
+}
+
+/// Of ten links between devices, as many as `missing` are not there on average.
+fn problem(missing: u8) -> impl Strategy<Value = Problem> {
+    problem_of(missing, 1..5, 40, 4)
+}
+
+/// Each task is fed by fewer than `feeding` others.
+fn problem_of(
+    missing: u8,
+    devices: std::ops::Range<usize>,
+    tasks: usize,
+    feeding: usize,
+) -> impl Strategy<Value = Problem> {
+    devices
+        .prop_flat_map(move |count| {
+            let link = (seconds(), prop_oneof![Just(f64::INFINITY), 0.5..50.0_f64]);
+            let links = vec((0..10_u8, link), count * count);
+            let tasks = vec((row(count), vec((any::<prop::sample::Index>(), 0..100_u64), 0..feeding)), 1..tasks);
+            (Just(count), links, tasks)
+        })
+        .prop_map(move |(count, links, tasks)| {
+            let mut devices = Devices::new((0..count).map(|index| Device::new(format!("cpu:{index}")))).unwrap();
+            for (index, link) in links.into_iter().enumerate() {
+                let (chance, (latency, bandwidth)) = link;
+                if chance >= missing {
+                    let (from, to) = (DeviceId(index / count), DeviceId(index % count));
+                    devices.connect(from, to, Link { latency, bandwidth }).unwrap();
+                }
+            }
+            let mut graph = TaskGraph::builder(count);
+            let mut ids = Vec::new();
+            for (index, (row, feeding)) in tasks.into_iter().enumerate() {
+                let id = graph.task(Task::new(format!("t{index}"), row)).unwrap();
+                for (pick, bytes) in feeding.into_iter().filter(|_| index > 0) {
+                    graph.edge(ids[pick.index(index)], id, bytes).unwrap();
+                }
+                ids.push(id);
+            }
+            Problem::new(graph.build().unwrap(), devices).unwrap()
+        })
+}
+
+/// Is there a device for each task such that each edge has a way? Tries them all.
+fn feasible(problem: &Problem) -> bool {
+    let (graph, devices) = (problem.graph(), problem.devices());
+    let count = devices.len();
+    (0..count.pow(graph.len() as u32)).any(|number| {
+        let device = |task: usize| DeviceId(number / count.pow(task as u32) % count);
+        graph.tasks().all(|(id, task)| task.seconds_on(device(id.0)).is_some())
+            && graph.edges().all(|(from, to, bytes)| devices.seconds(device(from.0), device(to.0), bytes).is_some())
+    })
+}
+
+/// Runs tasks one after the other in topological order, each on the device that `pick` says: a valid schedule, and a poor one.
+struct OneByOne(Vec<usize>);
+
+impl Partitioner for OneByOne {
+    fn name(&self) -> &str {
+        "one-by-one"
+    }
+
+    fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
+        let (graph, devices) = (problem.graph(), problem.devices());
+        let mut slots = vec![Slot { device: DeviceId(0), start: 0.0, finish: 0.0 }; graph.len()];
+        let mut now = 0.0_f64;
+        for &id in graph.order() {
+            let task = graph.get(id).unwrap();
+            let claims: Vec<DeviceId> = devices.ids().filter(|&device| task.seconds_on(device).is_some()).collect();
+            let device = claims[self.0[id.0] % claims.len()];
+            let mut start = now;
+            for (from, bytes) in graph.predecessors(id) {
+                let source: Slot = slots[from.0];
+                let seconds = devices.seconds(source.device, device, bytes);
+                let reason = || "a device is out of reach".to_string();
+                let strategy = || self.name().to_string();
+                start = start.max(
+                    source.finish
+                        + seconds.ok_or_else(|| Error::Strategy { strategy: strategy(), reason: reason() })?,
+                );
+            }
+            now = start + task.seconds_on(device).unwrap();
+            slots[id.0] = Slot { device, start, finish: now };
+        }
+        Ok(Schedule::new(slots))
+    }
+}
+
+/// Checks a plan against its problem from the outside, with nothing of what made it.
+fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseError> {
+    let plan = Plan::from_schedule(problem, schedule, "model", "strategy").unwrap();
+    let graph = problem.graph();
+    let name = |id| graph.get(id).unwrap().name.as_str();
+    let names: Vec<&str> = graph.tasks().map(|(_, task)| task.name.as_str()).collect();
+    prop_assert_eq!(plan.check(&names), Ok(()));
+    prop_assert_eq!(plan.check_order(graph.edges().map(|(from, to, _)| (name(from), name(to)))), Ok(()));
+    prop_assert_eq!(Plan::from_json(&plan.to_json().unwrap()), Ok(plan.clone()));
+
+    let mut partition_of: HashMap<&str, usize> = HashMap::new();
+    for (number, partition) in plan.partitions.iter().enumerate() {
+        for task in &partition.tasks {
+            prop_assert_eq!(partition_of.insert(task, number), None);
+        }
+    }
+    for (id, task) in graph.tasks() {
+        let device = schedule.slots()[id.0].device;
+        prop_assert_eq!(plan.placement()[task.name.as_str()], &problem.devices().get(device).unwrap().id);
+    }
+    let mut between = DiGraph::<(), ()>::new();
+    let nodes: Vec<_> = plan.partitions.iter().map(|_| between.add_node(())).collect();
+    for (from, to, _) in graph.edges() {
+        let (from, to) = (partition_of[name(from)], partition_of[name(to)]);
+        if from != to {
+            between.add_edge(nodes[from], nodes[to], ());
+        }
+    }
+    prop_assert!(toposort(&between, None).is_ok(), "partitions wait for each other in a circle");
+
+    // Replay: each partition starts when its device is free and everything has arrived from partitions that have finished as a whole.
+    let mut free: HashMap<&str, f64> = HashMap::new();
+    let mut finish = vec![0.0_f64; plan.partitions.len()];
+    for (number, partition) in plan.partitions.iter().enumerate() {
+        let mut start = free.get(partition.device.as_str()).copied().unwrap_or(0.0);
+        for transfer in plan.transfers.iter().filter(|transfer| partition_of[transfer.to_task.as_str()] == number) {
+            start = start.max(finish[partition_of[transfer.from_task.as_str()]] + transfer.estimated_seconds);
+        }
+        let seconds: f64 = graph
+            .tasks()
+            .filter(|(_, task)| partition_of[task.name.as_str()] == number)
+            .map(|(id, task)| task.seconds_on(schedule.slots()[id.0].device).unwrap())
+            .sum();
+        finish[number] = start + seconds;
+        free.insert(&partition.device, finish[number]);
+        let slack = 1e-9 * schedule.makespan();
+        prop_assert!(start <= partition.estimated_start + slack, "{start} > {}", partition.estimated_start);
+        prop_assert!(finish[number] <= partition.estimated_finish + slack);
+    }
+    prop_assert!(plan.estimated_makespan <= schedule.makespan());
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn heft_is_sound_where_all_is_linked(problem in problem(0)) {
+        let schedule = Heft.partition(&problem).unwrap();
+        prop_assert_eq!(schedule.validate(&problem), Ok(()));
+        prop_assert_eq!(&Heft.partition(&problem).unwrap(), &schedule);
+        check_plan(&problem, &schedule)?;
+    }
+
+    #[test]
+    fn heft_is_sound_where_links_are_missing(problem in problem(4)) {
+        match Heft.partition(&problem) {
+            Ok(schedule) => {
+                prop_assert_eq!(schedule.validate(&problem), Ok(()));
+                check_plan(&problem, &schedule)?;
+            }
+            Err(error) => prop_assert!(matches!(error, Error::Unreachable(_)), "{}", error),
+        }
+    }
+
+    /// Without undirected cycles, a look from neighbour to neighbour is enough.
+    #[test]
+    fn heft_finds_a_way_in_any_forest_that_has_one(problem in problem_of(6, 2..4, 7, 2)) {
+        prop_assert_eq!(Heft.partition(&problem).is_ok(), feasible(&problem));
+    }
+
+    #[test]
+    fn plans_of_any_schedule_are_sound(problem in problem(0), picks in vec(0..8_usize, 40)) {
+        let schedule = OneByOne(picks).partition(&problem).unwrap();
+        prop_assert_eq!(schedule.validate(&problem), Ok(()));
+        check_plan(&problem, &schedule)?;
+    }
+
+    #[test]
+    fn no_text_makes_reading_panic(problem in problem(0), cut in any::<prop::sample::Index>(), noise in ".{0,8}") {
+        let schedule = Heft.partition(&problem).unwrap();
+        let mut json = Plan::from_schedule(&problem, &schedule, "model", "heft").unwrap().to_json().unwrap();
+        json.insert_str(cut.index(json.len()), &noise);
+        if let Ok(plan) = Plan::from_json(&json) {
+            prop_assert_eq!(Plan::from_json(&plan.to_json().unwrap()), Ok(plan));
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The example of the HEFT paper, read from the data folder.
+
+use std::path::PathBuf;
+
+use hetero_scheduler::{Device, Devices, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
+use serde_json::Value;
+
+/// The folder named by `HETERO_DATA`, or the one beside the workspace.
+fn data() -> PathBuf {
+    std::env::var_os("HETERO_DATA")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from)
+}
+
+#[test]
+fn heft_takes_as_long_as_in_the_paper() {
+    let path = data().join("topcuoglu10.json");
+    let Ok(text) = std::fs::read_to_string(&path) else {
+        println!("skipped: there is no {}; set HETERO_DATA to the folder with the benchmark instances", path.display());
+        return;
+    };
+    let instance: Value = serde_json::from_str(&text).unwrap();
+    let rows = instance["compute_cost"].as_array().unwrap();
+    let processors = rows[0].as_array().unwrap().len();
+    let devices = (0..processors).map(|index| Device::new(format!("p:{index}")));
+    let devices = Devices::uniform(devices, Link { latency: 0.0, bandwidth: 1.0 }).unwrap();
+    let mut graph = TaskGraph::builder(processors);
+    let mut ids = Vec::new();
+    for (index, row) in rows.iter().enumerate() {
+        let row: Vec<Option<f64>> = row.as_array().unwrap().iter().map(Value::as_f64).collect();
+        ids.push(graph.task(Task::new(format!("n{}", index + 1), row)).unwrap());
+    }
+    for edge in instance["edges"].as_array().unwrap() {
+        let number = |key: &str| edge[key].as_u64().unwrap();
+        let id = |key: &str| ids[number(key) as usize - 1];
+        graph.edge(id("from"), id("to"), number("communication_cost")).unwrap();
+    }
+    let problem = Problem::new(graph.build().unwrap(), devices).unwrap();
+    let schedule = Heft.partition(&problem).unwrap();
+    schedule.validate(&problem).unwrap();
+    assert_eq!(Some(schedule.makespan()), instance["heft_makespan"].as_f64());
+    let plan = Plan::from_schedule(&problem, &schedule, "topcuoglu10", Heft.name()).unwrap();
+    assert_eq!(plan.estimated_makespan, schedule.makespan());
+}
