@@ -226,7 +226,8 @@ impl HeteroEngine {
     pub fn analyze(&self, model: &Model, binding: &Binding) -> Result<Plan> {
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let program = Arc::new(self.rewrite(&bound.program)?);
-        let schedule = self.divide(&program, &HashSet::new())?;
+        let mut schedule = self.divide(&program, &HashSet::new())?;
+        schedule.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
         Ok(self.plan(schedule, program, bound.assumed))
     }
 
@@ -236,29 +237,32 @@ impl HeteroEngine {
     /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`HeteroEngine::analyze`].
     pub fn load_plan(&self, model: &Model, json: &str) -> Result<Plan> {
         let schedule = hetero_scheduler::Plan::from_json(json)?;
-        let binding = Binding { shapes: schedule.shapes.clone(), ..Binding::default() };
+        let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
+        let mut binding = Binding::default();
+        for (name, shape) in &schedule.input_shapes {
+            let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+            let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
+            binding.shapes.insert(name.clone(), shape);
+        }
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
         let program = Arc::new(self.rewrite(&bound.program)?);
-        let wrong = |text: String| Error::Plan(hetero_scheduler::Error::Plan(text));
         let found = fingerprint(&program);
         if found != schedule.model {
-            return Err(wrong(format!(
-                "it is for the model {}, this is {found}; make it again with `hetero plan`",
-                schedule.model
-            )));
+            return Err(wrong("its model", format!("it is for the model {}, this is {found}", schedule.model)));
         }
         if let Some(device) = schedule.devices.iter().find(|id| self.position(id).is_none()) {
-            return Err(wrong(format!("it uses the device '{device}', which was not added")));
+            return Err(wrong(&format!("device '{device}'"), "it was not added to the engine".to_owned()));
         }
+        let names: Vec<&str> = program.nodes().iter().map(|node| &*node.name).collect();
+        schedule.check(&names)?;
         let producers = program.producers();
         let mut edges = Vec::new();
         for (value, readers) in program.consumers().into_iter().enumerate() {
             if let Some(producer) = producers[value] {
-                let from = &*program.nodes()[producer.index()].name;
-                edges.extend(readers.into_iter().map(|reader| (from, &*program.nodes()[reader.index()].name)));
+                edges.extend(readers.into_iter().map(|reader| (names[producer.index()], names[reader.index()])));
             }
         }
-        schedule.check(program.nodes().iter().map(|node| &*node.name), edges)?;
+        schedule.check_order(edges)?;
         Ok(self.plan(schedule, program.clone(), bound.assumed))
     }
 
@@ -347,12 +351,11 @@ impl HeteroEngine {
     fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
         let problem = problem(program, &self.devices, &self.topology, &*self.costs, denied)?;
         let schedule = self.partitioner.partition(&problem)?;
-        let names: Vec<String> = self.devices.iter().map(|device| device.info().id.to_string()).collect();
-        let mut plan = hetero_scheduler::Plan::from_schedule(&problem, &schedule, &names, self.partitioner.name());
-        plan.model = fingerprint(program);
+        let mut plan =
+            hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;
         for id in program.inputs() {
             let value = program.value(*id)?;
-            plan.shapes.insert(value.name.to_string(), value.shape.clone());
+            plan.input_shapes.insert(value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect());
         }
         Ok(plan)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use hetero_hal::{
     Device, DeviceInfo, Dim, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
 };
-use hetero_scheduler::{Link, Links, Problem, Task, TaskGraph};
+use hetero_scheduler::{Device as Target, DeviceId as TargetId, Devices, Link, Problem, Task, TaskGraph};
 
 use crate::Result;
 
@@ -77,13 +77,23 @@ pub(crate) fn problem(
             }
         }
     }
-    let mut graph = TaskGraph::new(devices.len());
+    let mut targets = Devices::new(devices.iter().map(|device| Target::new(device.info().id.to_string())))?;
+    for (from, source) in devices.iter().enumerate() {
+        for (to, target) in devices.iter().enumerate().filter(|(to, _)| *to != from) {
+            let edge = topology.edge(&source.info().id, &target.info().id);
+            // What nobody has measured goes through the host.
+            let latency = edge.latency.map_or(20e-6, |latency| latency.as_secs_f64());
+            let link = Link { latency, bandwidth: edge.bandwidth.unwrap_or(5e9) };
+            targets.connect(TargetId(from), TargetId(to), link)?;
+        }
+    }
+    let mut graph = TaskGraph::builder(targets.len());
     let mut tasks = Vec::with_capacity(rows.len());
-    for (node, costs) in program.nodes().iter().zip(rows) {
-        let name = node.to_string();
-        let added = graph.add_task(Task { name: node.name.to_string(), costs });
+    for (node, seconds) in program.nodes().iter().zip(rows) {
+        let added = graph.task(Task::new(&*node.name, seconds));
         tasks.push(added.map_err(|error| match error {
-            hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(name),
+            // The operator is what the reader can do something about.
+            hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(node.to_string()),
             other => other,
         })?);
     }
@@ -91,18 +101,9 @@ pub(crate) fn problem(
     for (value, readers) in program.consumers().into_iter().enumerate() {
         let Some(producer) = producers[value] else { continue };
         for reader in readers {
-            let bytes = program.values()[value].bytes() as f64;
-            graph.add_edge(tasks[producer.index()], tasks[reader.index()], bytes)?;
+            let bytes = program.values()[value].bytes() as u64;
+            graph.edge(tasks[producer.index()], tasks[reader.index()], bytes)?;
         }
     }
-    let mut links = Links::none(devices.len());
-    for (from, source) in devices.iter().enumerate() {
-        for (to, target) in devices.iter().enumerate() {
-            let edge = topology.edge(&source.info().id, &target.info().id);
-            // What nobody has measured goes through the host.
-            let latency = edge.latency.map_or(20e-6, |latency| latency.as_secs_f64());
-            links.set(from, to, Some(Link { latency, bandwidth: edge.bandwidth.unwrap_or(5e9) }));
-        }
-    }
-    Ok(Problem::new(graph, links)?)
+    Ok(Problem::new(graph.build()?, targets)?)
 }

@@ -106,7 +106,7 @@ fn plans_that_do_not_fit_are_refused() {
     let all = engine(&["cpu:0", "null:0"]);
     let json = all.analyze_model(&model()).unwrap().to_json().unwrap();
     let missing = engine(&["cpu:0"]).load_plan(&model(), &json).err().unwrap().to_string();
-    assert!(missing.contains("'null:0'"), "{missing}");
+    assert!(missing.contains("'null:"), "{missing}");
     let mut other = model();
     other.graph.nodes[0].operator = Operator::new("Sqrt", 17);
     let changed = all.load_plan(&other, &json).err().unwrap().to_string();

@@ -232,7 +232,8 @@ fn requests(
             let mut request = Request::new(program.values()[id.index()].bytes(), step, last_use[id.index()]);
             request.alignment = ALIGNMENT;
             if position == 0 {
-                request.in_place_of = takeovers(program, node, id, kernels[step].in_place(), &request_of);
+                let ends_here = |id: ValueId| last_use[id.index()] == step;
+                request.in_place_of = takeovers(program, node, id, kernels[step].in_place(), ends_here, &request_of);
             }
             request_of.insert(id, requests.len());
             requests.push(request);
@@ -247,12 +248,14 @@ fn requests(
     (requests, owners)
 }
 
-/// Inputs whose memory the first output may take over: those that operator and kernel allow, of the same size, read once by this node.
+/// Inputs whose memory the first output may take over: those that operator and kernel allow, of the same size, read once by this node
+/// and by no later one.
 fn takeovers(
     program: &Program,
     node: &Node,
     output: ValueId,
     kernel_allows: &[usize],
+    ends_here: impl Fn(ValueId) -> bool,
     request_of: &HashMap<ValueId, usize>,
 ) -> Vec<usize> {
     let allowed = Standard.find(&node.operator).map_or(&[][..], |definition| definition.in_place);
@@ -261,7 +264,7 @@ fn takeovers(
         .iter()
         .filter(|index| kernel_allows.contains(index))
         .filter_map(|&index| node.inputs.get(index).copied().flatten())
-        .filter(|&input| node.uses().filter(|&id| id == input).count() == 1)
+        .filter(|&input| ends_here(input) && node.uses().filter(|&id| id == input).count() == 1)
         .filter(|input| program.values()[input.index()].bytes() == bytes)
         .filter_map(|input| request_of.get(&input).copied())
         .collect()

@@ -71,7 +71,7 @@ pub(crate) fn summary(plan: &Plan) {
         schedule.partitions.len(),
         schedule.strategy,
         schedule.transfers.len(),
-        schedule.estimated_seconds * 1e3
+        schedule.estimated_makespan * 1e3
     );
     for partition in &schedule.partitions {
         println!("    {}: {} nodes", partition.device, partition.tasks.len());
