@@ -40,9 +40,10 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scheduling {
-    /// What the planner optimises.
+    /// What the planner optimises. The planner of today minimises the time of one run under either.
     pub strategy: Strategy,
-    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing.
+    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. Read and
+    /// checked; no planner splits batches yet.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
 }

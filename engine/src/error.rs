@@ -39,6 +39,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// An output that the model does not have.
+    #[error("the model has no output '{name}'; it has '{known}'")]
+    Output {
+        /// The output.
+        name: String,
+        /// Those that there are.
+        known: String,
+    },
     /// A file cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     File {

@@ -33,7 +33,7 @@
 //! // let model = hetero::read_model("model.onnx")?;
 //! let plan = engine.analyze_model(&model)?;
 //! let outputs = engine.run(&[("x", Tensor::from_vec(&[3], vec![-1.0f32, 0.0, 2.0])?)], &plan)?;
-//! assert_eq!(&*outputs["y"].view::<f32>()?, [0.0, 0.0, 2.0]);
+//! assert_eq!(&*outputs.tensor("y")?.view::<f32>()?, [0.0, 0.0, 2.0]);
 //! # Ok::<(), hetero::Error>(())
 //! ```
 

@@ -5,7 +5,6 @@
 //! submission waits for the one before; the order is the plan's.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Index;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -51,28 +50,20 @@ pub struct Outputs(Vec<(Arc<str>, Tensor)>);
 
 impl Outputs {
     /// An output.
-    #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Tensor> {
-        self.0.iter().find(|(known, _)| &**known == name).map(|(_, tensor)| tensor)
+    ///
+    /// # Errors
+    /// `Output` where the model has none of that name, with those that it has.
+    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
+        let found = self.0.iter().find(|(known, _)| &**known == name).map(|(_, tensor)| tensor);
+        found.ok_or_else(|| Error::Output {
+            name: name.to_owned(),
+            known: self.0.iter().map(|(known, _)| &**known).collect::<Vec<_>>().join("', '"),
+        })
     }
 
     /// All outputs, in the model's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (&**name, tensor))
-    }
-}
-
-impl Index<&str> for Outputs {
-    type Output = Tensor;
-
-    /// # Panics
-    /// Where there is no such output; [`Outputs::get`] does not panic.
-    fn index(&self, name: &str) -> &Tensor {
-        match self.get(name) {
-            Some(tensor) => tensor,
-            #[allow(clippy::panic)]
-            None => panic!("there is no output '{name}'"),
-        }
     }
 }
 
@@ -232,12 +223,16 @@ impl Session {
         for (device, arena) in arenas.iter_mut().enumerate() {
             let limit = engine.memory_limit(&*devices[device]);
             *arena = lay_out(device, &mut slots, &lifetime, &scratch_requests, &mut steps)?;
-            if let Some(limit) = limit.filter(|&limit| *arena as u64 > limit) {
-                return Err(HalError::new(ErrorKind::OutOfMemory, "the intermediate values do not fit")
-                    .on(devices[device].info().id.clone())
-                    .with_sizes(*arena as u64, Some(limit))
-                    .with_remedy("bind smaller shapes, or raise the memory limit")
-                    .into());
+            let held = ports_bytes(&program, device, &slots)?.saturating_add(*arena as u64);
+            if let Some(limit) = limit.filter(|&limit| held > limit) {
+                return Err(HalError::new(
+                    ErrorKind::OutOfMemory,
+                    "inputs, outputs and intermediate values do not fit the memory",
+                )
+                .on(devices[device].info().id.clone())
+                .with_sizes(held, Some(limit))
+                .with_remedy("bind smaller shapes, or raise the memory limit")
+                .into());
             }
         }
         let sources = program
@@ -538,6 +533,17 @@ fn bring_in(device: &dyn Device, tensor: &Tensor, former: Option<Buffer>) -> Res
     };
     buffer.write(0, bytes)?;
     Ok(buffer)
+}
+
+/// Bytes of the inputs and outputs that a device holds during a run.
+fn ports_bytes(program: &Program, device: usize, slots: &[(Slot, Storage)]) -> Result<u64> {
+    let mut sum = 0u64;
+    for (slot, storage) in slots {
+        if slot.device == device && !matches!(storage, Storage::Arena(_)) {
+            sum = sum.saturating_add(program.value(slot.value)?.bytes() as u64);
+        }
+    }
+    Ok(sum)
 }
 
 /// Lays out a device's arena: its slots, and its partitions' scratch. Gives the size.

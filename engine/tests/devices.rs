@@ -75,7 +75,7 @@ fn one_plan_runs_over_three_devices_and_reads_back_from_json() {
     for plan in [plan, again] {
         let outputs = engine.run(&[("v0", input())], &plan).unwrap();
         let expected: Vec<f32> = input().view::<f32>().unwrap().iter().map(|x| -x.exp()).collect();
-        for (a, b) in outputs["v4"].view::<f32>().unwrap().iter().zip(expected) {
+        for (a, b) in outputs.tensor("v4").unwrap().view::<f32>().unwrap().iter().zip(expected) {
             assert!((a - b).abs() < 1e-6);
         }
     }
@@ -93,7 +93,7 @@ fn threads_share_a_session() {
                 for round in 0..50u8 {
                     let x = f32::from(thread) / 4.0 + f32::from(round) / 50.0;
                     let tensor = Tensor::from_vec(&[4], vec![x; 4]).unwrap();
-                    let y = session.run(&[("v0", tensor)]).unwrap()["v4"].view::<f32>().unwrap()[0];
+                    let y = session.run(&[("v0", tensor)]).unwrap().tensor("v4").unwrap().view::<f32>().unwrap()[0];
                     assert!((y + x.exp()).abs() < 1e-5);
                 }
             });
@@ -125,7 +125,17 @@ fn wrong_inputs_and_devices_are_named() {
     assert!(said(&[("v0", Tensor::scalar(1.0f32))]).contains("[4]"));
     assert!(said(&[("v0", Tensor::from_vec(&[4], vec![1i32; 4]).unwrap())]).contains("int32"));
     let nan = Tensor::from_vec(&[4], vec![f32::NAN; 4]).unwrap();
-    assert!(engine.run(&[("v0", nan)], &plan).unwrap()["v4"].view::<f32>().unwrap().iter().all(|y| y.is_nan()));
+    assert!(
+        engine
+            .run(&[("v0", nan)], &plan)
+            .unwrap()
+            .tensor("v4")
+            .unwrap()
+            .view::<f32>()
+            .unwrap()
+            .iter()
+            .all(|y| y.is_nan())
+    );
     for (id, word) in [("gpu:0", "no driver"), ("cpu:7", "no such device"), ("cpu:0", "already"), ("::", "device id")] {
         let said = engine.add_device(id, DeviceOptions::default()).unwrap_err().to_string();
         assert!(said.contains(word), "{id}: {said}");

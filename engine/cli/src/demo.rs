@@ -106,7 +106,7 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
         let began = Instant::now();
         let outputs = session.run(&[("image", tensor)])?;
         times.push(began.elapsed());
-        let logits = outputs.get("logits").ok_or_else(|| Failure::failed("the network has no output 'logits'"))?;
+        let logits = outputs.tensor("logits")?;
         for row in logits.view::<f32>().map_err(hetero::Error::from)?.chunks(10) {
             let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(digit, _)| digit);
             predicted.push(best);

@@ -1,0 +1,176 @@
+//! The binary, from outside: exit codes, files, JSON.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use hetero::hal::{DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
+use hetero::{Model, Tensor};
+
+/// A folder that goes when it is dropped, with y = x * w for any batch of three.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let folder = std::env::temp_dir().join(format!("hetero-cli-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let dims = vec![Dim::Symbol("batch".into()), Dim::Known(3)];
+        let constant = Tensor::from_vec(&[3], vec![1.0f32, 10.0, 100.0]).unwrap();
+        let node = Node {
+            name: "scale".into(),
+            operator: Operator::new("Mul", 17),
+            inputs: vec![Some(ValueId(0)), Some(ValueId(1))],
+            outputs: vec![Some(ValueId(2))],
+        };
+        let graph = Graph {
+            name: "scale".into(),
+            values: vec![
+                Value { name: "x:0".into(), ty: TensorType::new(DType::F32, dims), constant: None },
+                Value { name: "w".into(), ty: TensorType::exact(DType::F32, &[3]), constant: Some(constant) },
+                Value { name: "out/y".into(), ..Value::default() },
+            ],
+            nodes: vec![node],
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(2)],
+            captures: vec![],
+        };
+        let mut other = graph.clone();
+        other.nodes[0].operator = Operator::new("Frobnicate", 17);
+        for (name, graph) in [("model.onnx", graph), ("missing.onnx", other)] {
+            let model = Model { graph, opsets: [("".into(), 17)].into(), ..Model::default() };
+            hetero_onnx::write(&model, folder.join(name)).unwrap();
+        }
+        Folder(folder)
+    }
+
+    fn run(&self, arguments: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_hetero")).args(arguments).current_dir(&self.0).output().unwrap()
+    }
+
+    /// Exit code and standard error.
+    fn fails(&self, arguments: &[&str]) -> (i32, String) {
+        let output = self.run(arguments);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!said.contains("RUST_BACKTRACE") && !said.contains("panicked"), "{said}");
+        (output.status.code().unwrap(), said)
+    }
+
+    fn json(&self, arguments: &[&str]) -> serde_json::Value {
+        let output = self.run(arguments);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A little-endian .npy file of float32.
+fn npy(path: &Path, shape: &str, values: &[f32]) {
+    let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
+    while (10 + header.len() + 1) % 64 != 0 {
+        header.push(' ');
+    }
+    header.push('\n');
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend((header.len() as u16).to_le_bytes());
+    bytes.extend(header.as_bytes());
+    values.iter().for_each(|value| bytes.extend(value.to_le_bytes()));
+    std::fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_run_reads_and_writes_files() {
+    let folder = Folder::new("run");
+    npy(&folder.0.join("x.npy"), "(2, 3)", &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+    let report = folder.json(&[
+        "run",
+        "model.onnx",
+        "--input",
+        "x:0=x.npy",
+        "--output",
+        "out",
+        "--repeat",
+        "3",
+        "--threads",
+        "1",
+        "--json",
+    ]);
+    for key in ["min", "p50", "p90", "p99"] {
+        assert!(report["latency_us"][key].as_f64().unwrap() > 0.0);
+    }
+    for key in ["load_ms", "plan_ms", "compile_ms", "arena_bytes"] {
+        assert!(report[key].is_number(), "{key}");
+    }
+    assert_eq!(report["placement"]["scale"], "cpu:0");
+    assert_eq!(report["moved"], serde_json::json!([]));
+    let written = std::fs::read(folder.0.join("out/out_y.npy")).unwrap();
+    let values: Vec<f32> =
+        written[written.len() - 24..].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    assert_eq!(values, [1.0, 20.0, 300.0, 4.0, 50.0, 600.0]);
+    // The same through a TensorProto.
+    let tensor = Tensor::from_vec(&[1, 3], vec![1.0f32; 3]).unwrap();
+    std::fs::write(folder.0.join("x.pb"), hetero_onnx::tensor_to_bytes("x:0", &tensor)).unwrap();
+    assert!(folder.run(&["run", "model.onnx", "--input", "x:0=x.pb"]).status.success());
+}
+
+#[test]
+fn a_plan_is_written_and_run() {
+    let folder = Folder::new("plan");
+    assert!(folder.run(&["plan", "model.onnx", "--shape", "x:0=4x3", "-o", "plan.json"]).status.success());
+    let report = folder.json(&["run", "model.onnx", "--plan", "plan.json", "--random", "1", "--json"]);
+    assert_eq!(report["outputs"][0]["shape"], serde_json::json!([4, 3]));
+    std::fs::write(folder.0.join("bad.json"), "{\"version\": 99}").unwrap();
+    let (code, said) = folder.fails(&["run", "model.onnx", "--plan", "bad.json", "--random", "1"]);
+    assert!(code == 1 && said.contains("99"), "{said}");
+}
+
+#[test]
+fn listings_are_json_too() {
+    let folder = Folder::new("list");
+    assert_eq!(folder.json(&["devices", "--json"])["devices"][0]["id"], "cpu:0");
+    assert_eq!(folder.json(&["check", "--compatibility", "--json"])["drivers"][0]["usable"], true);
+    let whole = folder.json(&["inspect", "model.onnx", "--json"]);
+    assert_eq!((&whole["inputs"][0]["type"], &whole["flops"]), (&"float32[batch,3]".into(), &3.into()));
+    let missing = folder.json(&["inspect", "missing.onnx", "--json"]);
+    assert_eq!(missing["missing"][0]["operator"], "Frobnicate");
+}
+
+#[test]
+fn failures_are_reports_with_exit_codes() {
+    let folder = Folder::new("fail");
+    npy(&folder.0.join("x.npy"), "(2, 2)", &[0.0; 4]);
+    let usage: [&[&str]; 8] = [
+        &["run"],
+        &["fly"],
+        &["run", "model.onnx"],
+        &["run", "model.onnx", "--input", "z=x.npy"],
+        &["run", "model.onnx", "--input", "x:0=x.npy"],
+        &["run", "model.onnx", "--random", "1", "--device", "gpu:0"],
+        &["run", "model.onnx", "--random", "1", "--shape", "x:0=axb"],
+        &["plan", "model.onnx", "--strategy", "fastest"],
+    ];
+    for arguments in usage {
+        let (code, said) = folder.fails(arguments);
+        assert_eq!(code, 2, "{arguments:?}: {said}");
+        assert!(!said.trim().is_empty());
+    }
+    std::fs::write(folder.0.join("c.yaml"), "scheduling:\n  stratgy: throughput\n").unwrap();
+    let (code, said) = folder.fails(&["plan", "model.onnx", "--config", "c.yaml"]);
+    assert!(code == 2 && said.contains("c.yaml:2") && said.contains("'strategy'"), "{said}");
+    std::fs::write(folder.0.join("broken.onnx"), b"\xff\xff\xff\xff").unwrap();
+    for (arguments, word) in [
+        (&["run", "absent.onnx"][..], "absent.onnx"),
+        (&["run", "broken.onnx"], "not valid ONNX"),
+        (&["run", "missing.onnx", "--random", "1"], "Frobnicate (opset 17)"),
+        (&["run", "model.onnx", "--input", "x:0=absent.npy"], "absent.npy"),
+        (&["run", "model.onnx", "--random", "1", "--shape", "x:0=1000000000x3", "--memory-limit", "1M"], "memory"),
+    ] {
+        let (code, said) = folder.fails(arguments);
+        assert!(code == 1 && said.contains(word), "{arguments:?}: {code} {said}");
+    }
+}
