@@ -121,14 +121,21 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
             let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
             engine.load_plan(&model, &text)?
         }
-        None => engine.analyze(&model, &binding(options, &given)?)?,
+        None => analyze(&engine, &model, binding(options, &given)?, &given)?,
     };
     let plan_time = began.elapsed();
     spinner.say("compiling");
     let began = Instant::now();
     let session = engine.session(&plan)?;
     let compile_time = began.elapsed();
-    let mut inputs: Vec<(&str, Tensor)> = given.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    // What was bound as a constant is no input any more.
+    let constant = |name: &str| {
+        model.graph.inputs.iter().any(|id| *model.graph.values[id.index()].name == *name)
+            && !session.inputs().iter().any(|port| *port.name == *name)
+    };
+    let fixed: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).filter(|name| constant(name)).collect();
+    let free = given.iter().filter(|(name, _)| !fixed.contains(&name.as_str()));
+    let mut inputs: Vec<(&str, Tensor)> = free.map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     for (index, port) in session.inputs().iter().enumerate() {
         if given.iter().any(|(name, _)| **name == *port.name) {
             continue;
@@ -181,6 +188,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
                 "placement": report.placement,
                 "moved": report.moved,
                 "assumed_one": plan.assumed(),
+                "bound_as_constants": fixed,
                 "outputs": described.collect::<Vec<_>>(),
             })
         );
@@ -188,6 +196,9 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     }
     summary(&plan);
     report.moved.iter().for_each(|line| println!("    {line}"));
+    if !fixed.is_empty() {
+        println!("    inputs bound as constants, because shapes depend on them: {}", fixed.join(", "));
+    }
     for (name, tensor) in outputs.iter() {
         println!("output {name}: {}{:?}", tensor.dtype(), tensor.shape());
     }
@@ -201,6 +212,28 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         report.arena_bytes
     );
     Ok(())
+}
+
+/// Plans for the shapes. Where these leave a size open, small integer inputs that have a file (a target shape, a sampling rate) are bound as
+/// constants: shapes may depend on them.
+fn analyze(engine: &HeteroEngine, model: &Model, mut binding: Binding, given: &[(String, Tensor)]) -> Result<Plan> {
+    const LARGEST: usize = 64;
+    let error = match engine.analyze(model, &binding) {
+        Ok(plan) => return Ok(plan),
+        Err(error) => error,
+    };
+    let small = given.iter().filter(|(_, tensor)| {
+        tensor.len() <= LARGEST && (tensor.dtype().is_integer() || tensor.dtype() == hetero::DType::Bool)
+    });
+    for (name, tensor) in small {
+        binding.shapes.remove(name);
+        binding.constants.insert(name.clone(), tensor.clone());
+    }
+    if binding.constants.is_empty() {
+        return Err(error.into());
+    }
+    // The first error is the one to show: it is about the model as it was given.
+    engine.analyze(model, &binding).map_err(|_| error.into())
 }
 
 /// Shapes from `--shape`, and from the content of inputs.
