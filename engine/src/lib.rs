@@ -57,6 +57,6 @@ pub use hetero_onnx::{
     read_tensor,
 };
 pub use hetero_scheduler as scheduler;
-pub use lower::{CostModel, Roofline};
+pub use lower::{CostModel, Roofline, flops};
 pub use plan::Plan;
 pub use session::{Outputs, Port, Report, Session};

@@ -36,7 +36,8 @@ fn ty(value: &ProgramValue) -> TensorType {
 }
 
 /// Floating-point operations of a node, a multiply-add counting as two.
-pub(crate) fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
+#[must_use]
+pub fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
     let Some(definition) = operators.find(&node.operator) else { return 0 };
     let of = |id: &hetero_hal::ValueId| program.values().get(id.index()).map(ty);
     let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().and_then(of)).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use hetero::hal::{Graph, OperatorSet, Program, TensorType, ValueId};
+use hetero::hal::{Graph, Program, TensorType, ValueId};
 use hetero::{Binding, Model};
 use hetero_reference::Standard;
 use serde_json::json;
@@ -114,17 +114,9 @@ fn bound(model: &Model, options: &InspectOptions) -> std::result::Result<Bound, 
         Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
     let bound = hetero::bind(model, &binding, &Standard).map_err(|error| error.to_string())?;
     let program: &Program = &bound.program;
-    let ty = |id: &ValueId| {
-        let value = &program.values()[id.index()];
-        TensorType::exact(value.dtype, &value.shape)
-    };
-    let (mut flops, mut activation_bytes) = (0u64, 0u64);
+    let (mut operations, mut activation_bytes) = (0u64, 0u64);
     for node in program.nodes() {
-        let outputs: Vec<TensorType> = node.outputs.iter().map(|id| id.as_ref().map(ty).unwrap_or_default()).collect();
-        let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().map(ty)).collect();
-        if let Some(definition) = Standard.find(&node.operator) {
-            flops = flops.saturating_add((definition.flops)(&node.operator, &inputs, &outputs));
-        }
+        operations = operations.saturating_add(hetero::flops(program, node, &Standard));
         let constant = node.inputs.iter().flatten().all(|id| program.values()[id.index()].constant.is_some());
         // What folding will turn into weights is no activation.
         if !constant {
@@ -132,5 +124,5 @@ fn bound(model: &Model, options: &InspectOptions) -> std::result::Result<Bound, 
             activation_bytes = activation_bytes.saturating_add(bytes.sum());
         }
     }
-    Ok(Bound { flops, activation_bytes, assumed: bound.assumed })
+    Ok(Bound { flops: operations, activation_bytes, assumed: bound.assumed })
 }

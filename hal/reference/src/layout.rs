@@ -5,7 +5,7 @@ use hetero_hal::{
 };
 
 use crate::indexing::{broadcast_strides, pick, strided, strides};
-use crate::shapes::{axes, axis, broadcast_dims, broadcast_shapes, infer_same, list_of, size};
+use crate::shapes::{axes, axis, broadcast_dims, broadcast_shapes, infer_same, list, list_of, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Identity", 1, (1, 1), infer_same, identity).in_place(&[0]),
@@ -165,14 +165,6 @@ fn flatten(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![input.reshaped(&shape)?])
 }
 
-fn listed(evaluation: &Evaluation<'_>) -> Result<Option<Vec<i64>>> {
-    match (evaluation.operator.ints("axes")?, evaluation.optional(1)) {
-        (Some(list), _) => Ok(Some(list.to_vec())),
-        (None, Some(tensor)) => Ok(Some(tensor.to_i64_vec()?)),
-        (None, None) => Ok(None),
-    }
-}
-
 fn infer_squeeze(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let ty = &inference.input(0)?.ty;
     let dims = match (&ty.dims, list_of(inference, "axes", 1)?) {
@@ -194,7 +186,7 @@ fn infer_squeeze(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn squeeze(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let shape = input.shape();
-    let gone = match listed(evaluation)? {
+    let gone = match list(evaluation, "axes", 1)? {
         Some(list) => axes(&list, shape.len())?,
         None => (0..shape.len()).filter(|&axis| shape[axis] == 1).collect(),
     };
@@ -222,7 +214,7 @@ fn infer_unsqueeze(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 fn unsqueeze(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let list = listed(evaluation)?.ok_or_else(|| Error::invalid_model("Unsqueeze lacks its axes"))?;
+    let list = list(evaluation, "axes", 1)?.ok_or_else(|| Error::invalid_model("Unsqueeze lacks its axes"))?;
     Ok(vec![input.reshaped(&widened(input.shape(), &list, &1)?)?])
 }
 

@@ -6,7 +6,7 @@ use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator,
 
 use crate::indexing::{indices, offset, strides};
 use crate::numbers::{Numbers, floats};
-use crate::shapes::{axes, axis, elements, infer_same, list_of};
+use crate::shapes::{axes, axis, elements, infer_same, list, list_of};
 
 const NAMES: [&str; 10] = [
     "ReduceSum",
@@ -77,11 +77,7 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn reduce(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
-    let listed = match (operator.ints("axes")?, evaluation.optional(1)) {
-        (Some(listed), _) => Some(listed.to_vec()),
-        (None, Some(tensor)) => Some(tensor.to_i64_vec()?),
-        (None, None) => None,
-    };
+    let listed = list(evaluation, "axes", 1)?;
     let shape = input.shape();
     let over = chosen(operator, listed.as_deref(), shape.len())?;
     let count: usize = over.iter().map(|&axis| shape[axis]).product();

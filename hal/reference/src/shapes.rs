@@ -1,6 +1,6 @@
 //! Rules of shapes that many operators share: axes, broadcasting, known sizes.
 
-use hetero_hal::{Dim, Error, Inference, Operator, Result, TensorType};
+use hetero_hal::{Dim, Error, Evaluation, Inference, Operator, Result, TensorType};
 
 /// An axis of a tensor of so many dimensions, counted from the end where it is negative.
 pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
@@ -101,8 +101,8 @@ pub(crate) fn flops_per_element(_: &Operator, _: &[Option<TensorType>], outputs:
     outputs.first().map_or(0, elements)
 }
 
-/// The list under `attribute`, or in input `index` in later versions of the operator. `None` where neither is set; `Err(Unknown)` is told
-/// apart by the nested option: the outer says whether it is there, the inner whether its content is known.
+/// What is known of the list under `attribute`, or in input `index` in later versions of the operator: `None` where neither is set,
+/// `Some(None)` where only running tells its content.
 pub(crate) fn list_of(inference: &Inference<'_>, attribute: &str, index: usize) -> Result<Option<Option<Vec<i64>>>> {
     if let Some(list) = inference.operator.ints(attribute)? {
         return Ok(Some(Some(list.to_vec())));
@@ -110,6 +110,14 @@ pub(crate) fn list_of(inference: &Inference<'_>, attribute: &str, index: usize) 
     match inference.optional(index) {
         None => Ok(None),
         Some(fact) => Ok(Some(fact.value.as_ref().map(hetero_hal::Tensor::to_i64_vec).transpose()?)),
+    }
+}
+
+/// The list under `attribute`, or in input `index` in later versions of the operator.
+pub(crate) fn list(evaluation: &Evaluation<'_>, attribute: &str, index: usize) -> Result<Option<Vec<i64>>> {
+    match evaluation.operator.ints(attribute)? {
+        Some(list) => Ok(Some(list.to_vec())),
+        None => evaluation.optional(index).map(hetero_hal::Tensor::to_i64_vec).transpose(),
     }
 }
 

@@ -4,7 +4,7 @@ use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator,
 
 use crate::indexing::{indices, offset, pick, strided, strides};
 use crate::numbers::Numbers;
-use crate::shapes::{axis, infer_same, list_of, size};
+use crate::shapes::{axis, infer_same, list, list_of, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Concat", 4, (1, usize::MAX), infer_concat, concat),
@@ -156,11 +156,7 @@ fn split(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
     let along = axis(operator.int("axis")?.unwrap_or(0), input.rank())?;
-    let listed = match (operator.ints("split")?, evaluation.optional(1)) {
-        (Some(list), _) => Some(list.to_vec()),
-        (None, Some(tensor)) => Some(tensor.to_i64_vec()?),
-        (None, None) => None,
-    };
+    let listed = list(evaluation, "split", 1)?;
     let sizes = parts(input.shape()[along], listed.as_deref(), evaluation.outputs)?;
     let own = strides(input.shape());
     let mut start = 0;
@@ -320,11 +316,7 @@ fn infer_pad(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
-    let listed = match (operator.ints("pads")?, evaluation.optional(1)) {
-        (Some(list), _) => list.to_vec(),
-        (None, Some(tensor)) => tensor.to_i64_vec()?,
-        (None, None) => return Err(Error::invalid_model("Pad lacks its pads")),
-    };
+    let listed = list(evaluation, "pads", 1)?.ok_or_else(|| Error::invalid_model("Pad lacks its pads"))?;
     let axes = evaluation.optional(3).map(Tensor::to_i64_vec).transpose()?;
     let pads = paddings(input.rank(), &listed, axes.as_deref())?;
     let dims = input.shape();
