@@ -3,9 +3,13 @@
 use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Result, Tensor, TensorType};
 
 use crate::numbers::Numbers;
+use crate::small::RoundScale;
 
-pub(crate) static DEFINITIONS: &[Definition] =
-    &[Definition::new("Cast", 6, (1, 1), infer, cast), Definition::new("CastLike", 15, (2, 2), infer_like, cast_like)];
+pub(crate) static DEFINITIONS: &[Definition] = &[
+    Definition::new("Cast", 6, (1, 1), infer, cast),
+    Definition::new("CastLike", 15, (2, 2), infer_like, cast_like),
+    Definition::new("BitCast", 26, (1, 1), infer, bit_cast),
+];
 
 fn target(operator: &hetero_hal::Operator) -> Result<DType> {
     let code = operator.int("to")?.ok_or_else(|| Error::invalid_model("Cast lacks its attribute 'to'"))?;
@@ -39,6 +43,14 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
         return Ok(vec![input.clone()]);
     }
     evaluation.reserve(to, input.shape())?;
+    let operator = evaluation.operator;
+    let saturate = operator.int("saturate")?.unwrap_or(1) != 0;
+    let rounding = match operator.text("round_mode")? {
+        None | Some("up") => RoundScale::Up,
+        Some("down") => RoundScale::Down,
+        Some("nearest") => RoundScale::Nearest,
+        Some(other) => return Err(Error::invalid_model(format!("round_mode '{other}' is unknown"))),
+    };
     if let Ok(strings) = input.strings() {
         let values = strings
             .iter()
@@ -57,6 +69,20 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
         };
         return Ok(vec![Tensor::from_strings(input.shape(), text)?]);
     }
+    if to.is_float() && to.bits() <= 8 {
+        return Ok(vec![crate::small::encode(&numbers.floats(), to, input.shape(), saturate, rounding)?]);
+    }
     // Between integers a cast keeps the low bits; floats saturate (NaN gives 0).
     Ok(vec![numbers.into_tensor(to, input.shape())?])
+}
+
+/// The same bits under another element type of the same width.
+fn bit_cast(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let to = target(evaluation.operator)?;
+    let same_width = input.dtype().bits() == to.bits() && to != DType::String && input.dtype() != DType::String;
+    if !same_width {
+        return Err(Error::invalid_model(format!("BitCast of {} to {to}, which is not as wide", input.dtype())));
+    }
+    Ok(vec![Tensor::from_bytes(to, input.shape(), input.bytes().clone())?])
 }

@@ -1,6 +1,8 @@
 //! Walking over the elements of tensors, whatever their type.
 
-use hetero_hal::{Error, Result, Tensor};
+use hetero_hal::{Result, Tensor};
+
+use crate::small;
 
 /// Row-major strides of a shape, in elements.
 pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
@@ -69,7 +71,7 @@ pub(crate) fn strided(shape: &[usize], strides: &[usize], start: usize) -> Vec<u
 
 /// A tensor of `shape` whose elements are those of `source` at `positions`, row-major; `None` takes the first element of `fill`, or zeros.
 ///
-/// Element types are opaque here: every type with whole bytes works, and strings.
+/// Element types are opaque here: every type works.
 pub(crate) fn pick(
     source: &Tensor,
     shape: &[usize],
@@ -84,7 +86,10 @@ pub(crate) fn pick(
     }
     let bits = source.dtype().bits();
     if !bits.is_multiple_of(8) {
-        return Err(Error::unsupported(format!("moving single elements of {}", source.dtype())));
+        let codes = small::unpack(source.bytes(), bits, source.len());
+        let filler = fill.map(|fill| small::unpack(fill.bytes(), bits, 1)).unwrap_or_default();
+        let chosen = small::pack(&pick_bytes(&codes, 1, positions, &filler), bits);
+        return Tensor::from_bytes(source.dtype(), shape, chosen.into());
     }
     let filler = fill.map(|fill| fill.bytes().to_vec()).unwrap_or_default();
     let chosen = pick_bytes(source.bytes(), bits / 8, positions, &filler);

@@ -15,6 +15,7 @@
 
 #![forbid(unsafe_code)]
 
+mod attention;
 mod binary;
 mod cast;
 mod control;
@@ -22,6 +23,7 @@ mod conv;
 mod generate;
 mod indexing;
 mod layout;
+mod loss;
 mod matmul;
 mod normalize;
 mod numbers;
@@ -31,6 +33,7 @@ mod reduce;
 mod select;
 mod shapes;
 mod slicing;
+mod small;
 mod softmax;
 mod unary;
 mod window;
@@ -47,11 +50,13 @@ pub use window::{Padding, Window};
 static TABLE: &[&[Definition]] = &[
     &unary::DEFINITIONS,
     &binary::DEFINITIONS,
+    attention::DEFINITIONS,
     cast::DEFINITIONS,
     control::DEFINITIONS,
     conv::DEFINITIONS,
     generate::DEFINITIONS,
     layout::DEFINITIONS,
+    loss::DEFINITIONS,
     matmul::DEFINITIONS,
     normalize::DEFINITIONS,
     pool::DEFINITIONS,

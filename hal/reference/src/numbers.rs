@@ -3,6 +3,8 @@
 use half::{bf16, f16};
 use hetero_hal::{Bool, DType, Error, Result, Tensor};
 
+use crate::small::{self, RoundScale};
+
 /// The elements of a tensor, widened without loss.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Numbers {
@@ -35,7 +37,13 @@ impl Numbers {
             DType::U32 => widen!(tensor, Ints, u32, |&v| i128::from(v)),
             DType::U64 => widen!(tensor, Ints, u64, |&v| i128::from(v)),
             DType::Bool => widen!(tensor, Ints, Bool, |&v| i128::from(v.get())),
-            other => return Err(Error::unsupported(format!("arithmetic on {other}"))),
+            DType::U4 | DType::U2 => Numbers::Ints(codes(tensor).map(i128::from).collect()),
+            DType::I4 => Numbers::Ints(codes(tensor).map(|code| i128::from((code << 4) as i8 >> 4)).collect()),
+            DType::I2 => Numbers::Ints(codes(tensor).map(|code| i128::from((code << 6) as i8 >> 6)).collect()),
+            other => match small::decode(tensor) {
+                Some(values) => Numbers::Floats(values),
+                None => return Err(Error::unsupported(format!("arithmetic on {other}"))),
+            },
         })
     }
 
@@ -74,7 +82,16 @@ impl Numbers {
                 };
                 Tensor::from_vec(shape, flags)
             }
-            other => Err(Error::unsupported(format!("arithmetic on {other}"))),
+            DType::U4 | DType::I4 | DType::U2 | DType::I2 => {
+                let (low, high) = limits(dtype);
+                let code = |value: i128| value as u8;
+                let codes: Vec<u8> = match self {
+                    Numbers::Ints(values) => values.into_iter().map(code).collect(),
+                    Numbers::Floats(values) => values.into_iter().map(|v| code((v as i128).clamp(low, high))).collect(),
+                };
+                Tensor::from_bytes(dtype, shape, small::pack(&codes, dtype.bits()).into())
+            }
+            other => small::encode(&self.floats(), other, shape, true, RoundScale::Up),
         }
     }
 
@@ -84,6 +101,20 @@ impl Numbers {
             Numbers::Floats(values) => values,
             Numbers::Ints(values) => values.into_iter().map(|v| v as f64).collect(),
         }
+    }
+}
+
+fn codes(tensor: &Tensor) -> impl Iterator<Item = u8> {
+    small::unpack(tensor.bytes(), tensor.dtype().bits(), tensor.len()).into_iter()
+}
+
+/// The least and the greatest number of an integer type, or of booleans.
+pub(crate) fn limits(dtype: DType) -> (i128, i128) {
+    let bits = dtype.bits() as u32;
+    match dtype {
+        DType::Bool => (0, 1),
+        DType::U2 | DType::U4 | DType::U8 | DType::U16 | DType::U32 | DType::U64 => (0, (1i128 << bits) - 1),
+        _ => (-(1i128 << (bits.max(1) - 1)), (1i128 << (bits.max(1) - 1)) - 1),
     }
 }
 

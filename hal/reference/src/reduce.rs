@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
 use crate::indexing::{indices, offset, strides};
-use crate::numbers::{Numbers, floats};
+use crate::numbers::{Numbers, floats, limits};
 use crate::shapes::{axes, axis, elements, infer_same, list, list_of};
 
 const NAMES: [&str; 10] = [
@@ -147,15 +147,6 @@ fn int(name: &str, values: impl Iterator<Item = i128> + Clone, low: i128, high: 
         "ReduceSumSquare" => values.fold(0, |sum, v| sum + v.wrapping_mul(v)),
         // Logarithms and roots of integers are taken as floats and cut off.
         _ => float(name, values.map(|v| v as f64)) as i128,
-    }
-}
-
-fn limits(dtype: DType) -> (i128, i128) {
-    let bits = dtype.bits() as u32;
-    match dtype {
-        DType::Bool => (0, 1),
-        DType::U8 | DType::U16 | DType::U32 | DType::U64 => (0, (1i128 << bits) - 1),
-        _ => (-(1i128 << (bits.max(1) - 1)), (1i128 << (bits.max(1) - 1)) - 1),
     }
 }
 
