@@ -21,6 +21,7 @@ mod cast;
 mod control;
 mod conv;
 mod generate;
+mod grid;
 mod indexing;
 mod layout;
 mod loss;
@@ -30,6 +31,7 @@ mod numbers;
 mod pool;
 mod recurrent;
 mod reduce;
+mod resize;
 mod select;
 mod shapes;
 mod slicing;
@@ -55,6 +57,7 @@ static TABLE: &[&[Definition]] = &[
     control::DEFINITIONS,
     conv::DEFINITIONS,
     generate::DEFINITIONS,
+    grid::DEFINITIONS,
     layout::DEFINITIONS,
     loss::DEFINITIONS,
     matmul::DEFINITIONS,
@@ -62,6 +65,7 @@ static TABLE: &[&[Definition]] = &[
     pool::DEFINITIONS,
     recurrent::DEFINITIONS,
     &reduce::DEFINITIONS,
+    resize::DEFINITIONS,
     select::DEFINITIONS,
     slicing::DEFINITIONS,
     softmax::DEFINITIONS,

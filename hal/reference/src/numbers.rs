@@ -83,11 +83,10 @@ impl Numbers {
                 Tensor::from_vec(shape, flags)
             }
             DType::U4 | DType::I4 | DType::U2 | DType::I2 => {
-                let (low, high) = limits(dtype);
-                let code = |value: i128| value as u8;
+                // Four and two bits wrap around also where they come from floats, as converters have it.
                 let codes: Vec<u8> = match self {
-                    Numbers::Ints(values) => values.into_iter().map(code).collect(),
-                    Numbers::Floats(values) => values.into_iter().map(|v| code((v as i128).clamp(low, high))).collect(),
+                    Numbers::Ints(values) => values.into_iter().map(|v| v as u8).collect(),
+                    Numbers::Floats(values) => values.into_iter().map(|v| v as i128 as u8).collect(),
                 };
                 Tensor::from_bytes(dtype, shape, small::pack(&codes, dtype.bits()).into())
             }

@@ -46,9 +46,11 @@ impl Format {
 
     fn nan(self) -> u8 {
         match self.specials {
-            Specials::LastIsNan | Specials::Ieee => self.sign() - 1,
-            Specials::NegativeZeroIsNan => self.sign(),
-            Specials::None => 0,
+            Specials::LastIsNan => self.sign() - 1,
+            // Quiet: the highest bit of the mantissa is set.
+            Specials::Ieee => self.largest + 1 + (1 << (self.mantissa - 1)),
+            // A format without NaN gets negative zero, as common converters have it.
+            Specials::NegativeZeroIsNan | Specials::None => self.sign(),
         }
     }
 
@@ -98,7 +100,8 @@ impl Format {
                     _ if saturate || rounds_down => self.largest,
                     Specials::None => self.largest,
                     Specials::Ieee => self.largest + 1,
-                    Specials::LastIsNan | Specials::NegativeZeroIsNan => return self.nan(),
+                    Specials::LastIsNan => self.nan(),
+                    Specials::NegativeZeroIsNan => return self.nan(),
                 }
             }
         };

@@ -1,0 +1,325 @@
+//! Resize and Upsample: sampling a grid at other points, one axis after the other.
+
+use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+
+use crate::numbers::{Numbers, floats};
+use crate::shapes::{axes as sorted_axes, axis, elements, size};
+
+pub(crate) static DEFINITIONS: &[Definition] = &[
+    Definition::new("Resize", 10, (1, 4), infer, resize).counting(flops),
+    Definition::new("Upsample", 7, (1, 2), infer, resize).counting(flops).until(10),
+];
+
+fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    outputs.first().map_or(0, elements).saturating_mul(4)
+}
+
+/// What the node asks for, per axis that it touches: factors, or sizes.
+enum Wanted {
+    Scales(Vec<f64>),
+    Sizes(Vec<i64>),
+}
+
+/// The whole request, resolved for an input shape: per axis the output's size and the factor.
+struct Request {
+    output: Vec<usize>,
+    scales: Vec<f64>,
+    /// Start and end of the region of interest, per axis, as shares of the input.
+    roi: Vec<(f64, f64)>,
+}
+
+/// Scales and sizes moved between inputs and attributes over the versions.
+fn wanted(operator: &Operator, content: impl Fn(usize) -> Option<Tensor>) -> Result<Option<Wanted>> {
+    let (scales, sizes) = match (operator.is("Upsample"), operator.version) {
+        (true, ..9) => {
+            let scales = operator.floats("scales")?.unwrap_or_default();
+            return Ok(Some(Wanted::Scales(scales.iter().map(|&v| f64::from(v)).collect())));
+        }
+        (true, _) | (false, ..11) => (content(1), None),
+        (false, _) => (content(2), content(3)),
+    };
+    if let Some(sizes) = sizes.filter(|sizes| !sizes.is_empty()) {
+        return Ok(Some(Wanted::Sizes(sizes.to_i64_vec()?)));
+    }
+    match scales.filter(|scales| !scales.is_empty()) {
+        Some(scales) => Ok(Some(Wanted::Scales(floats(&scales)?))),
+        None => Ok(None),
+    }
+}
+
+/// The axes that scales and sizes speak of.
+fn touched(operator: &Operator, rank: usize) -> Result<Vec<usize>> {
+    match operator.ints("axes")? {
+        None => Ok((0..rank).collect()),
+        Some(listed) => {
+            sorted_axes(listed, rank)?;
+            listed.iter().map(|&value| axis(value, rank)).collect()
+        }
+    }
+}
+
+fn request(operator: &Operator, input: &[usize], wanted: &Wanted, roi: Option<&[f64]>) -> Result<Request> {
+    let touched = touched(operator, input.len())?;
+    let misfit = |count: usize| {
+        Error::invalid_model(format!("{operator} has {count} sizes or scales for {} axes", touched.len()))
+    };
+    let mut request =
+        Request { output: input.to_vec(), scales: vec![1.0; input.len()], roi: vec![(0.0, 1.0); input.len()] };
+    match wanted {
+        Wanted::Scales(scales) => {
+            if scales.len() != touched.len() {
+                return Err(misfit(scales.len()));
+            }
+            for (&axis, &scale) in touched.iter().zip(scales) {
+                if !(scale > 0.0 && scale.is_finite()) {
+                    return Err(Error::invalid_model(format!("{operator} by the factor {scale}")));
+                }
+                request.scales[axis] = scale;
+                // A float as large as this saturates, and is turned down where memory is reserved.
+                request.output[axis] = (input[axis] as f64 * scale).floor() as usize;
+            }
+        }
+        Wanted::Sizes(sizes) => {
+            if sizes.len() != touched.len() {
+                return Err(misfit(sizes.len()));
+            }
+            let mut factors = Vec::new();
+            for (&axis, &value) in touched.iter().zip(sizes) {
+                request.output[axis] = size(value)?;
+                factors.push(request.output[axis] as f64 / input[axis].max(1) as f64);
+            }
+            let shared = match operator.text("keep_aspect_ratio_policy")? {
+                None | Some("stretch") => None,
+                Some("not_larger") => Some(factors.iter().copied().fold(f64::INFINITY, f64::min)),
+                Some("not_smaller") => Some(factors.iter().copied().fold(0.0, f64::max)),
+                Some(other) => {
+                    return Err(Error::invalid_model(format!("keep_aspect_ratio_policy '{other}' is unknown")));
+                }
+            };
+            for (&axis, &factor) in touched.iter().zip(&factors) {
+                request.scales[axis] = shared.unwrap_or(factor);
+                if let Some(shared) = shared {
+                    request.output[axis] = (shared * input[axis] as f64 + 0.5).floor() as usize;
+                }
+            }
+        }
+    }
+    if let Some(roi) = roi.filter(|roi| !roi.is_empty()) {
+        if roi.len() != 2 * touched.len() {
+            return Err(misfit(roi.len()));
+        }
+        for (index, &axis) in touched.iter().enumerate() {
+            request.roi[axis] = (roi[index], roi[touched.len() + index]);
+        }
+    }
+    if let Some(axis) = (0..input.len()).find(|&axis| input[axis] == 0 && request.output[axis] > 0) {
+        return Err(Error::invalid_model(format!("{operator} of the empty axis {axis}")));
+    }
+    Ok(request)
+}
+
+fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    let wanted = wanted(inference.operator, |index| inference.optional(index).and_then(|fact| fact.value.clone()))?;
+    let dims = match (ty.shape(), wanted) {
+        (Some(shape), Some(wanted)) => {
+            let output = request(inference.operator, &shape, &wanted, None)?.output;
+            Some(output.into_iter().map(Dim::Known).collect())
+        }
+        _ => ty.dims.as_ref().map(|dims| vec![Dim::Unknown; dims.len()]),
+    };
+    Ok(vec![TensorType { dtype: ty.dtype, dims }])
+}
+
+/// How positions of the output map to the input's.
+#[derive(Clone, Copy)]
+enum Mapping {
+    HalfPixel,
+    HalfPixelSymmetric,
+    PytorchHalfPixel,
+    AlignCorners,
+    Asymmetric,
+    CropAndResize,
+}
+
+fn mapping(operator: &Operator) -> Result<Mapping> {
+    // Before version 11 there was one mapping, and no attribute.
+    let default = if operator.is("Upsample") || operator.version < 11 { "asymmetric" } else { "half_pixel" };
+    Ok(match operator.text("coordinate_transformation_mode")?.unwrap_or(default) {
+        "half_pixel" => Mapping::HalfPixel,
+        "half_pixel_symmetric" => Mapping::HalfPixelSymmetric,
+        "pytorch_half_pixel" => Mapping::PytorchHalfPixel,
+        "align_corners" => Mapping::AlignCorners,
+        "asymmetric" => Mapping::Asymmetric,
+        "tf_crop_and_resize" => Mapping::CropAndResize,
+        other => return Err(Error::unsupported(format!("coordinate_transformation_mode '{other}'"))),
+    })
+}
+
+/// Where an axis's output position `at` lies on the input.
+fn source(mapping: Mapping, at: f64, input: f64, output: f64, scale: f64, roi: (f64, f64)) -> f64 {
+    let resized = scale * input;
+    match mapping {
+        Mapping::HalfPixel => (at + 0.5) / scale - 0.5,
+        Mapping::PytorchHalfPixel if resized == 1.0 => -0.5,
+        Mapping::PytorchHalfPixel => (at + 0.5) / scale - 0.5,
+        Mapping::HalfPixelSymmetric => input / 2.0 * (1.0 - output / resized) + (at + 0.5) / scale - 0.5,
+        Mapping::AlignCorners if resized == 1.0 => 0.0,
+        Mapping::AlignCorners => at * (input - 1.0) / (resized - 1.0),
+        Mapping::Asymmetric => at / scale,
+        Mapping::CropAndResize if resized == 1.0 => (roi.0 + roi.1) * (input - 1.0) / 2.0,
+        Mapping::CropAndResize => roi.0 * (input - 1.0) + at * (roi.1 - roi.0) * (input - 1.0) / (resized - 1.0),
+    }
+}
+
+/// The kernel that weighs neighbours.
+enum Kernel {
+    Nearest(String),
+    Linear,
+    Cubic(f64),
+}
+
+impl Kernel {
+    fn of(operator: &Operator) -> Result<Kernel> {
+        match operator.text("mode")?.unwrap_or("nearest") {
+            "nearest" => {
+                let old = operator.is("Upsample") || operator.version < 11;
+                let default = if old { "floor" } else { "round_prefer_floor" };
+                Ok(Kernel::Nearest(operator.text("nearest_mode")?.unwrap_or(default).into()))
+            }
+            "linear" | "bilinear" => Ok(Kernel::Linear),
+            "cubic" => Ok(Kernel::Cubic(f64::from(operator.float("cubic_coeff_a")?.unwrap_or(-0.75)))),
+            other => Err(Error::unsupported(format!("{operator} in mode '{other}'"))),
+        }
+    }
+
+    /// Input positions and weights around `x`. Positions may lie outside the input. `stretch` below 1 widens the kernel, so that
+    /// shrinking averages.
+    fn taps(&self, x: f64, stretch: f64) -> Result<Vec<(i64, f64)>> {
+        let (reach, weight): (f64, Box<dyn Fn(f64) -> f64>) = match self {
+            Kernel::Nearest(rule) => {
+                let chosen = match rule.as_str() {
+                    "round_prefer_floor" => (x - 0.5).ceil(),
+                    "round_prefer_ceil" => (x + 0.5).floor(),
+                    "floor" => x.floor(),
+                    "ceil" => x.ceil(),
+                    other => return Err(Error::invalid_model(format!("nearest_mode '{other}' is unknown"))),
+                };
+                return Ok(vec![(chosen as i64, 1.0)]);
+            }
+            Kernel::Linear => (1.0, Box::new(|t: f64| (1.0 - t.abs()).max(0.0))),
+            &Kernel::Cubic(a) => (2.0, Box::new(move |t: f64| cubic(t.abs(), a))),
+        };
+        let reach = reach / stretch;
+        let (first, last) = ((x - reach).floor() as i64, (x + reach).ceil() as i64);
+        let mut taps: Vec<(i64, f64)> =
+            (first..=last).map(|at| (at, weight((at as f64 - x) * stretch))).filter(|(_, w)| *w != 0.0).collect();
+        if stretch < 1.0 {
+            let sum: f64 = taps.iter().map(|(_, w)| w).sum();
+            taps.iter_mut().for_each(|(_, w)| *w /= sum);
+        }
+        Ok(taps)
+    }
+}
+
+/// Cubic convolution (Keys, 1981) at distance `t`.
+pub(crate) fn cubic(t: f64, a: f64) -> f64 {
+    if t <= 1.0 {
+        ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
+    } else if t < 2.0 {
+        ((a * t - 5.0 * a) * t + 8.0 * a) * t - 4.0 * a
+    } else {
+        0.0
+    }
+}
+
+fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let input = evaluation.input(0)?;
+    let wanted = wanted(operator, |index| evaluation.optional(index).cloned())?
+        .ok_or_else(|| Error::invalid_model(format!("{operator} has neither scales nor sizes")))?;
+    let roi = match operator.version {
+        11.. if operator.is("Resize") => evaluation.optional(1).map(floats).transpose()?,
+        _ => None,
+    };
+    let request = request(operator, input.shape(), &wanted, roi.as_deref())?;
+    evaluation.reserve(input.dtype(), &request.output)?;
+    let kernel = Kernel::of(operator)?;
+    let mapping = mapping(operator)?;
+    let antialias = operator.int("antialias")?.unwrap_or(0) != 0;
+    let exclude_outside = operator.int("exclude_outside")?.unwrap_or(0) != 0;
+    let filler = f64::from(operator.float("extrapolation_value")?.unwrap_or(0.0));
+    let mut shape = input.shape().to_vec();
+    let mut values = floats(input)?;
+    for along in 0..shape.len() {
+        let (from, to) = (shape[along], request.output[along]);
+        let scale = request.scales[along];
+        let cropped = matches!(mapping, Mapping::CropAndResize) && request.roi[along] != (0.0, 1.0);
+        if from == to && scale == 1.0 && !cropped {
+            continue;
+        }
+        let (outer, inner): (usize, usize) = (shape[..along].iter().product(), shape[along + 1..].iter().product());
+        shape[along] = to;
+        evaluation.reserve(hetero_hal::DType::F64, &shape)?;
+        let mut next = vec![0.0; outer * to * inner];
+        for at in 0..to {
+            let x = source(mapping, at as f64, from as f64, to as f64, scale, request.roi[along]);
+            let outside = matches!(mapping, Mapping::CropAndResize) && (x < 0.0 || x > from as f64 - 1.0);
+            let mut taps = kernel.taps(x, if antialias { scale.min(1.0) } else { 1.0 })?;
+            if exclude_outside {
+                taps.retain(|(position, _)| (0..from as i64).contains(position));
+                let sum: f64 = taps.iter().map(|(_, w)| w).sum();
+                taps.iter_mut().for_each(|(_, w)| *w /= sum);
+            }
+            for o in 0..outer {
+                for i in 0..inner {
+                    next[(o * to + at) * inner + i] = if outside {
+                        filler
+                    } else {
+                        let read = |position: i64| {
+                            values[(o * from + position.clamp(0, from as i64 - 1) as usize) * inner + i]
+                        };
+                        taps.iter().map(|&(position, weight)| weight * read(position)).sum()
+                    };
+                }
+            }
+        }
+        values = next;
+    }
+    let numbers = if input.dtype().is_integer() {
+        let (low, high) = crate::numbers::limits(input.dtype());
+        Numbers::Ints(values.into_iter().map(|v| (v.trunc() as i128).clamp(low, high)).collect())
+    } else {
+        Numbers::Floats(values)
+    };
+    Ok(vec![numbers.into_tensor(input.dtype(), &shape)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{Attribute, ErrorKind};
+
+    use super::*;
+
+    fn resized(mode: &str, scale: f32) -> Result<Vec<f32>> {
+        let x = Tensor::from_vec(&[1, 4], vec![1.0f32, 2.0, 3.0, 4.0])?;
+        let scales = Tensor::from_vec(&[2], vec![1.0, scale])?;
+        let op = Operator::new("Resize", 19).with("mode", Attribute::String(mode.as_bytes().into()));
+        let y = crate::evaluate(&op, &[Some(x), None, Some(scales)], 1)?;
+        Ok(y[0].view::<f32>()?.into_owned())
+    }
+
+    #[test]
+    fn half_pixels_meet_in_the_middle() {
+        assert_eq!(resized("linear", 0.5).unwrap(), [1.5, 3.5]);
+        assert_eq!(resized("nearest", 2.0).unwrap(), [1.0, 1.0, 2.0, 2.0, 3.0, 3.0, 4.0, 4.0]);
+        assert_eq!(resized("linear", 2.0).unwrap()[..3], [1.0, 1.25, 1.75]);
+    }
+
+    #[test]
+    fn hostile_factors_end_before_allocation() {
+        assert_eq!(resized("nearest", 1e12).unwrap_err().kind(), ErrorKind::OutOfMemory);
+        assert!(resized("nearest", -1.0).is_err());
+        assert!(resized("nearest", f32::NAN).is_err());
+    }
+}
