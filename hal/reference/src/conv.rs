@@ -1,15 +1,18 @@
 //! Convolutions.
 
-use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
 use crate::indexing::indices;
-use crate::numbers::{floats, pack};
+use crate::numbers::{Numbers, floats, pack};
 use crate::shapes::elements;
 use crate::window::{Padding, Window, output_dims, padding_rule, per_axis};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Conv", 1, (2, 3), infer, conv).counting(flops),
     Definition::new("ConvTranspose", 1, (2, 3), infer_transpose, transpose).counting(transpose_flops),
+    Definition::new("DeformConv", 19, (3, 5), infer, deformed).counting(flops),
+    Definition::new("ConvInteger", 10, (2, 4), infer_integer, integer).counting(flops),
+    Definition::new("QLinearConv", 10, (8, 9), infer_quantized, quantized).counting(quantized_flops),
 ];
 
 /// Each output element takes a multiply-add per weight of its output channel.
@@ -40,6 +43,74 @@ fn ranks(operator: &Operator, input: usize, weights: usize) -> Result<()> {
         return Err(Error::invalid_model(format!("{operator} over rank {input} with weights of rank {weights}")));
     }
     Ok(())
+}
+
+fn infer_integer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dims = infer(inference)?.swap_remove(0).dims;
+    Ok(vec![TensorType { dtype: Some(DType::I32), dims }])
+}
+
+/// Inputs are x, its scale and zero point, w, its scale and zero point, the output's scale and zero point, and a bias.
+fn infer_quantized(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let inputs = [inference.inputs[0].clone(), inference.inputs[3].clone()];
+    let plain = Inference { operator: inference.operator, inputs: &inputs, outputs: 1, subgraph: inference.subgraph };
+    let dims = infer(&plain)?.swap_remove(0).dims;
+    Ok(vec![TensorType { dtype: inference.dtype(7)?, dims }])
+}
+
+fn quantized_flops(operator: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    let plain = [inputs.first().cloned().flatten(), inputs.get(3).cloned().flatten()];
+    flops(operator, &plain, outputs)
+}
+
+/// Integers less their zero point: one for all, or one for each slice along the first axis.
+fn shifted(tensor: &Tensor, zero: Option<&Tensor>) -> Result<Vec<f64>> {
+    let mut values = floats(tensor)?;
+    let Some(zero) = zero else { return Ok(values) };
+    let zeros = floats(zero)?;
+    let slice = values.len() / tensor.shape().first().copied().unwrap_or(1).max(1);
+    let fits = zeros.len() == 1 || tensor.shape().first() == Some(&zeros.len());
+    if !fits {
+        return Err(Error::invalid_model(format!("zero points {zero:?} do not fit {tensor:?}")));
+    }
+    for (index, value) in values.iter_mut().enumerate() {
+        *value -= zeros[if zeros.len() == 1 { 0 } else { index / slice.max(1) }];
+    }
+    Ok(values)
+}
+
+fn integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (input, weights) = (evaluation.input(0)?, evaluation.input(1)?);
+    let x = shifted(input, evaluation.optional(2))?;
+    let w = shifted(weights, evaluation.optional(3))?;
+    let (result, shape) = convolve(evaluation, (&x, input.shape()), (&w, weights.shape()), None, DType::I32)?;
+    Ok(vec![wrapped(&result, DType::I32, &shape)?])
+}
+
+/// Sums of products are whole numbers, and stay exact here up to 2^53.
+fn wrapped(values: &[f64], dtype: DType, shape: &[usize]) -> Result<Tensor> {
+    Numbers::Ints(values.iter().map(|&v| v as i128).collect()).into_tensor(dtype, shape)
+}
+
+fn quantized(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (input, weights, zero) = (evaluation.input(0)?, evaluation.input(3)?, evaluation.input(7)?);
+    let x = shifted(input, Some(evaluation.input(2)?))?;
+    let w = shifted(weights, Some(evaluation.input(5)?))?;
+    let bias = evaluation.optional(8).map(floats).transpose()?;
+    let (result, shape) =
+        convolve(evaluation, (&x, input.shape()), (&w, weights.shape()), bias.as_deref(), DType::I32)?;
+    let w_scales = floats(evaluation.input(4)?)?;
+    let plane: usize = shape[2..].iter().product();
+    let per_channel = |index: usize| if w_scales.len() == 1 { 0 } else { index / plane.max(1) % shape[1] };
+    if w_scales.len() != 1 && w_scales.len() != shape[1] {
+        return Err(Error::invalid_model(format!("{} scales for {} output channels", w_scales.len(), shape[1])));
+    }
+    let first = |index: usize| -> Result<f64> {
+        floats(evaluation.input(index)?)?.first().copied().ok_or_else(|| Error::invalid_model("an empty scale"))
+    };
+    let (x_scale, y_scale, y_zero) = (first(1)?, first(6)?, first(7)?);
+    let real = result.into_iter().enumerate().map(|(index, v)| v * (x_scale * w_scales[per_channel(index)] / y_scale));
+    Ok(vec![crate::quantize::quantized(real, |_| y_zero, zero.dtype(), &shape)?])
 }
 
 fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
@@ -82,9 +153,23 @@ fn check_channels(operator: &Operator, channels: usize, per_group: usize, output
 }
 
 fn conv(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    let operator = evaluation.operator;
     let (input, weights) = (evaluation.input(0)?, evaluation.input(1)?);
-    let (x_shape, w_shape) = (input.shape(), weights.shape());
+    let (x, w) = (floats(input)?, floats(weights)?);
+    let bias = evaluation.optional(2).map(floats).transpose()?;
+    let (result, shape) =
+        convolve(evaluation, (&x, input.shape()), (&w, weights.shape()), bias.as_deref(), input.dtype())?;
+    Ok(vec![pack(result, input.dtype(), &shape)?])
+}
+
+/// The convolution of numbers under their shapes, by the node's attributes; `dtype` is what its result will take.
+pub(crate) fn convolve(
+    evaluation: &Evaluation<'_>,
+    (x, x_shape): (&[f64], &[usize]),
+    (w, w_shape): (&[f64], &[usize]),
+    bias: Option<&[f64]>,
+    dtype: DType,
+) -> Result<(Vec<f64>, Vec<usize>)> {
+    let operator = evaluation.operator;
     ranks(operator, x_shape.len(), w_shape.len())?;
     let (batch, channels, outputs) = (x_shape[0], x_shape[1], w_shape[0]);
     check_channels(operator, channels, w_shape[1], Some(outputs))?;
@@ -94,10 +179,8 @@ fn conv(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let window = Window::resolve(operator, &x_shape[2..], &w_shape[2..])?;
     let mut shape = vec![batch, outputs];
     shape.extend(&window.output);
-    let count = evaluation.reserve(input.dtype(), &shape)?;
-    let (x, w) = (floats(input)?, floats(weights)?);
-    let bias = evaluation.optional(2).map(floats).transpose()?;
-    if bias.as_ref().is_some_and(|bias| bias.len() != outputs) {
+    let count = evaluation.reserve(dtype, &shape)?;
+    if bias.is_some_and(|bias| bias.len() != outputs) {
         return Err(Error::invalid_model(format!("{operator} has another number of biases than {outputs} outputs")));
     }
     let plane: usize = x_shape[2..].iter().product();
@@ -107,7 +190,7 @@ fn conv(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         for m in 0..outputs {
             let first = m / out_per_group * per_group;
             for at in indices(&window.output) {
-                let mut sum = bias.as_ref().map_or(0.0, |bias| bias[m]);
+                let mut sum = bias.map_or(0.0, |bias| bias[m]);
                 window.taps(&at, &x_shape[2..], |tap, position| {
                     for c in 0..per_group {
                         sum += x[(n * channels + first + c) * plane + position] * w[(m * per_group + c) * taps + tap];
@@ -117,7 +200,88 @@ fn conv(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             }
         }
     }
+    Ok((result, shape))
+}
+
+/// Offsets are [n, groups * taps * rank, o1, ..], the mask [n, groups * taps, o1, ..]; each tap reads between elements.
+fn deformed(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let (input, weights, offsets) = (evaluation.input(0)?, evaluation.input(1)?, evaluation.input(2)?);
+    let (x_shape, w_shape) = (input.shape(), weights.shape());
+    ranks(operator, x_shape.len(), w_shape.len())?;
+    let rank = x_shape.len() - 2;
+    let (batch, channels, outputs) = (x_shape[0], x_shape[1], w_shape[0]);
+    check_channels(operator, channels, w_shape[1], Some(outputs))?;
+    declared_kernel(operator, &w_shape[2..])?;
+    let (groups, per_group) = (groups(operator)?, w_shape[1]);
+    let window = Window::resolve(operator, &x_shape[2..], &w_shape[2..])?;
+    let shape = [&[batch, outputs], &window.output[..]].concat();
+    let count = evaluation.reserve(input.dtype(), &shape)?;
+    let offset_groups = match operator.int("offset_group")?.unwrap_or(1) {
+        value if value > 0 && channels % value as usize == 0 => value as usize,
+        value => {
+            return Err(Error::invalid_model(format!("{operator}: {value} groups of offsets for {channels} channels")));
+        }
+    };
+    let taps: usize = w_shape[2..].iter().product();
+    let points: usize = window.output.iter().product();
+    let mask = evaluation.optional(4);
+    let fits = offsets.len() == batch * offset_groups * taps * rank * points
+        && mask.is_none_or(|mask| mask.len() == batch * offset_groups * taps * points)
+        && evaluation.optional(3).is_none_or(|bias| bias.len() == outputs);
+    if !fits {
+        return Err(Error::invalid_model(format!("{operator}: offsets {offsets:?} or the mask do not fit {shape:?}")));
+    }
+    let (x, w, offsets) = (floats(input)?, floats(weights)?, floats(offsets)?);
+    let bias = evaluation.optional(3).map(floats).transpose()?;
+    let mask = mask.map(floats).transpose()?;
+    let plane: usize = x_shape[2..].iter().product();
+    let mut result = Vec::with_capacity(count);
+    for n in 0..batch {
+        for m in 0..outputs {
+            let first = m / (outputs / groups) * per_group;
+            for (point, at) in indices(&window.output).enumerate() {
+                let mut sum = bias.as_ref().map_or(0.0, |bias| bias[m]);
+                for c in 0..per_group {
+                    let channel = first + c;
+                    let group = n * offset_groups + channel / (channels / offset_groups);
+                    for (tap, index) in indices(&w_shape[2..]).enumerate() {
+                        let place: Vec<f64> = (0..rank)
+                            .map(|axis| {
+                                let steps = at[axis] * window.strides[axis] + index[axis] * window.dilations[axis];
+                                let moved = offsets[((group * taps + tap) * rank + axis) * points + point];
+                                steps as f64 - window.begin[axis] as f64 + moved
+                            })
+                            .collect();
+                        let weight = mask.as_ref().map_or(1.0, |mask| mask[(group * taps + tap) * points + point]);
+                        let image = &x[(n * channels + channel) * plane..][..plane];
+                        sum += weight * w[(m * per_group + c) * taps + tap] * between(image, &x_shape[2..], &place);
+                    }
+                }
+                result.push(sum);
+            }
+        }
+    }
     Ok(vec![pack(result, input.dtype(), &shape)?])
+}
+
+/// The value at a place between elements, linear along each axis; zero outside.
+fn between(image: &[f64], shape: &[usize], place: &[f64]) -> f64 {
+    let mut sum = 0.0;
+    for corner in indices(&vec![2; shape.len()]) {
+        let (mut weight, mut position, mut inside) = (1.0, 0, true);
+        for axis in 0..shape.len() {
+            let below = place[axis].floor();
+            let at = below + corner[axis] as f64;
+            weight *= if corner[axis] == 0 { 1.0 - (place[axis] - below) } else { place[axis] - below };
+            inside &= at >= 0.0 && at < shape[axis] as f64;
+            position = position * shape[axis] + if inside { at as usize } else { 0 };
+        }
+        if inside {
+            sum += weight * image[position];
+        }
+    }
+    sum
 }
 
 /// Sizes of a transposed convolution's output, and the padding that it cuts off at the beginning.

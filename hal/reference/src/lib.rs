@@ -20,6 +20,8 @@ mod binary;
 mod cast;
 mod control;
 mod conv;
+mod detection;
+mod einsum;
 mod generate;
 mod grid;
 mod indexing;
@@ -29,6 +31,7 @@ mod matmul;
 mod normalize;
 mod numbers;
 mod pool;
+mod quantize;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -37,6 +40,7 @@ mod shapes;
 mod slicing;
 mod small;
 mod softmax;
+mod spectral;
 mod unary;
 mod window;
 
@@ -56,6 +60,8 @@ static TABLE: &[&[Definition]] = &[
     cast::DEFINITIONS,
     control::DEFINITIONS,
     conv::DEFINITIONS,
+    detection::DEFINITIONS,
+    einsum::DEFINITIONS,
     generate::DEFINITIONS,
     grid::DEFINITIONS,
     layout::DEFINITIONS,
@@ -63,12 +69,14 @@ static TABLE: &[&[Definition]] = &[
     matmul::DEFINITIONS,
     normalize::DEFINITIONS,
     pool::DEFINITIONS,
+    quantize::DEFINITIONS,
     recurrent::DEFINITIONS,
     &reduce::DEFINITIONS,
     resize::DEFINITIONS,
     select::DEFINITIONS,
     slicing::DEFINITIONS,
     softmax::DEFINITIONS,
+    spectral::DEFINITIONS,
 ];
 
 type Index = HashMap<(&'static str, &'static str), Vec<&'static Definition>>;

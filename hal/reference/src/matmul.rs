@@ -10,6 +10,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("MatMul", 1, (2, 2), infer_matmul, matmul).counting(matmul_flops),
     Definition::new("Gemm", 7, (2, 3), infer_gemm, gemm).counting(gemm_flops),
     Definition::new("MatMulInteger", 10, (2, 4), infer_integer, matmul_integer).counting(matmul_flops),
+    Definition::new("QLinearMatMul", 10, (8, 8), infer_quantized, quantized).counting(quantized_flops),
 ];
 
 fn inner(inputs: &[Option<TensorType>], transposed: bool) -> u64 {
@@ -122,32 +123,72 @@ fn matmul(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![numbers.into_tensor(a.dtype(), &product.shape)?])
 }
 
-/// Zero points are scalars, or one per row of the first matrix and per column of the second.
+/// Integers less their zero point: a scalar, or one for each row of the first matrix and each column of the second.
+fn shifted(tensor: &Tensor, zero: Option<&Tensor>, per_row: bool) -> Result<Vec<i128>> {
+    let (Numbers::Ints(mut values), zeros) = (Numbers::of(tensor)?, zero.map(Numbers::of).transpose()?) else {
+        return Err(Error::invalid_model("a product of quantised matrices takes integers"));
+    };
+    let Some(Numbers::Ints(zeros)) = zeros else { return Ok(values) };
+    let at = per_line(tensor.shape(), zeros.len(), per_row);
+    for (index, value) in values.iter_mut().enumerate() {
+        *value -= zeros.get(at(index)).ok_or_else(|| Error::invalid_model("a zero point has the wrong size"))?;
+    }
+    Ok(values)
+}
+
+/// Which of `count` parameters belongs to an element: the only one, that of its row, or that of its column.
+fn per_line(shape: &[usize], count: usize, per_row: bool) -> impl Fn(usize) -> usize {
+    let columns = shape.last().copied().unwrap_or(1).max(1);
+    move |index| match (count, per_row) {
+        (1, _) => 0,
+        (_, true) => (index / columns) % count.max(1),
+        (_, false) => index % columns,
+    }
+}
+
 fn matmul_integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (a, b) = (evaluation.input(0)?, evaluation.input(1)?);
     let product = product(a.shape(), b.shape())?;
     evaluation.reserve(DType::I32, &product.shape)?;
-    let shifted = |tensor: &Tensor, zero: Option<&Tensor>, per_row: bool| -> Result<Vec<i128>> {
-        let (Numbers::Ints(mut values), zeros) = (Numbers::of(tensor)?, zero.map(Numbers::of).transpose()?) else {
-            return Err(Error::invalid_model("MatMulInteger takes integers"));
-        };
-        let Some(Numbers::Ints(zeros)) = zeros else { return Ok(values) };
-        let columns = tensor.shape().last().copied().unwrap_or(1).max(1);
-        for (index, value) in values.iter_mut().enumerate() {
-            let at = if zeros.len() == 1 {
-                0
-            } else if per_row {
-                (index / columns) % zeros.len()
-            } else {
-                index % columns
-            };
-            *value -= zeros.get(at).copied().ok_or_else(|| Error::invalid_model("a zero point has the wrong size"))?;
-        }
-        Ok(values)
-    };
     let x = shifted(a, evaluation.optional(2), true)?;
     let y = shifted(b, evaluation.optional(3), false)?;
     Ok(vec![Numbers::Ints(product.compute(&x, &y)).into_tensor(DType::I32, &product.shape)?])
+}
+
+/// Inputs are a, its scale and zero point, b, its scale and zero point, and the output's scale and zero point.
+fn infer_quantized(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dims = match (inference.dims(0)?, inference.dims(3)?) {
+        (Some(a), Some(b)) => Some(product_dims(a, b)?),
+        _ => None,
+    };
+    Ok(vec![TensorType { dtype: inference.dtype(7)?, dims }])
+}
+
+fn quantized_flops(operator: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    matmul_flops(operator, inputs, outputs)
+}
+
+fn quantized(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let (a, b, zero) = (evaluation.input(0)?, evaluation.input(3)?, evaluation.input(7)?);
+    let product = product(a.shape(), b.shape())?;
+    evaluation.reserve(DType::I32, &product.shape)?;
+    let x = shifted(a, Some(evaluation.input(2)?), true)?;
+    let y = shifted(b, Some(evaluation.input(5)?), false)?;
+    let (a_scale, b_scale) = (floats(evaluation.input(1)?)?, floats(evaluation.input(4)?)?);
+    let (y_scale, y_zero) = (floats(evaluation.input(6)?)?, floats(zero)?);
+    let shape = &product.shape;
+    let at = |values: &[f64], index: usize, per_row: bool| -> Result<f64> {
+        let position = per_line(shape, values.len(), per_row)(index);
+        values.get(position).copied().ok_or_else(|| Error::invalid_model("a scale or zero point has the wrong size"))
+    };
+    let mut real = Vec::new();
+    let mut zeros = Vec::new();
+    for (index, sum) in product.compute(&x, &y).into_iter().enumerate() {
+        let scale = at(&a_scale, index, true)? * at(&b_scale, index, false)? / at(&y_scale, index, true)?;
+        real.push(sum as f64 * scale);
+        zeros.push(at(&y_zero, index, true)?);
+    }
+    Ok(vec![crate::quantize::quantized(real, |index| zeros[index], zero.dtype(), shape)?])
 }
 
 fn flags(operator: &Operator) -> Result<(bool, bool)> {

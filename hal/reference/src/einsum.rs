@@ -1,0 +1,203 @@
+//! Sums of products by an equation over named axes.
+
+use std::collections::BTreeMap;
+
+use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+
+use crate::indexing::{indices, strides};
+use crate::numbers::Numbers;
+use crate::shapes::elements;
+
+pub(crate) static DEFINITIONS: &[Definition] =
+    &[Definition::new("Einsum", 12, (1, usize::MAX), infer, evaluate).counting(flops)];
+
+/// An axis's name: a letter, or a place in the ellipsis counted from its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Label {
+    Ellipsis(usize),
+    Letter(char),
+}
+
+/// An equation, resolved for inputs of given ranks.
+struct Equation {
+    inputs: Vec<Vec<Label>>,
+    output: Vec<Label>,
+}
+
+impl Equation {
+    fn parse(operator: &Operator, ranks: &[usize]) -> Result<Equation> {
+        let text: String =
+            operator.text("equation")?.unwrap_or_default().chars().filter(|c| !c.is_whitespace()).collect();
+        let wrong = |what: &str| Error::invalid_model(format!("Einsum '{text}': {what}"));
+        let (left, right) = match text.split_once("->") {
+            Some((left, right)) => (left, Some(right)),
+            None => (&*text, None),
+        };
+        let terms: Vec<&str> = left.split(',').collect();
+        if terms.len() != ranks.len() {
+            return Err(wrong(&format!("{} terms for {} inputs", terms.len(), ranks.len())));
+        }
+        let labels = |term: &str, rank: Option<usize>, widest: usize| -> Result<Vec<Label>> {
+            let (before, dots, after) = match term.split_once("...") {
+                Some((before, after)) => (before, true, after),
+                None => (term, false, ""),
+            };
+            let letters = before.chars().count() + after.chars().count();
+            if !before.chars().chain(after.chars()).all(|c| c.is_ascii_alphabetic()) {
+                return Err(wrong("only letters name axes"));
+            }
+            let open = match rank {
+                Some(rank) => rank.checked_sub(letters).ok_or_else(|| wrong("a term has more axes than its input"))?,
+                None => widest,
+            };
+            if rank.is_some() && open > 0 && !dots {
+                return Err(wrong("a term has fewer axes than its input"));
+            }
+            let dots = (0..if dots { open } else { 0 }).rev().map(Label::Ellipsis);
+            Ok(before.chars().map(Label::Letter).chain(dots).chain(after.chars().map(Label::Letter)).collect())
+        };
+        let inputs: Vec<Vec<Label>> =
+            terms.iter().zip(ranks).map(|(term, &rank)| labels(term, Some(rank), 0)).collect::<Result<_>>()?;
+        let widest = inputs.iter().map(|term| term.iter().filter(|l| matches!(l, Label::Ellipsis(_))).count()).max();
+        let widest = widest.unwrap_or(0);
+        let output = match right {
+            Some(term) => labels(term, None, widest)?,
+            // Without an arrow: the ellipsis, then every letter that occurs once, in alphabetical order.
+            None => {
+                let mut counts: BTreeMap<Label, usize> = BTreeMap::new();
+                inputs.iter().flatten().for_each(|&label| *counts.entry(label).or_default() += 1);
+                let once = counts.into_iter().filter(|(label, n)| matches!(label, Label::Letter(_)) && *n == 1);
+                (0..widest).rev().map(Label::Ellipsis).chain(once.map(|(label, _)| label)).collect()
+            }
+        };
+        let known = |label: &Label| inputs.iter().flatten().any(|l| l == label);
+        let mut sorted = output.clone();
+        sorted.sort_unstable();
+        if !output.iter().all(known) || sorted.windows(2).any(|pair| pair[0] == pair[1]) {
+            return Err(wrong("the output names an axis twice, or one that no input has"));
+        }
+        Ok(Equation { inputs, output })
+    }
+
+    /// The size of each label.
+    fn sizes(&self, shapes: &[Vec<usize>]) -> Result<BTreeMap<Label, usize>> {
+        let mut sizes: BTreeMap<Label, usize> = BTreeMap::new();
+        for (label, &size) in self.inputs.iter().flatten().zip(shapes.iter().flatten()) {
+            let known = sizes.entry(*label).or_insert(size);
+            if *known == 1 {
+                *known = size;
+            } else if size != 1 && size != *known {
+                return Err(Error::invalid_model(format!("Einsum: an axis has the sizes {known} and {size}")));
+            }
+        }
+        Ok(sizes)
+    }
+}
+
+/// An upper estimate: one multiply-add per input for every point of the output.
+fn flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
+    let largest = inputs.iter().flatten().map(elements).max().unwrap_or(1);
+    let output = outputs.first().map_or(0, elements);
+    output.saturating_mul(2).max(largest.saturating_mul(2))
+}
+
+fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let dtype = inference.dtype(0)?;
+    let shapes: Option<Vec<Vec<usize>>> =
+        inference.inputs.iter().map(|fact| fact.as_ref().and_then(|fact| fact.ty.shape())).collect();
+    let dims = match shapes {
+        Some(shapes) => {
+            let ranks: Vec<usize> = shapes.iter().map(Vec::len).collect();
+            let equation = Equation::parse(inference.operator, &ranks)?;
+            let sizes = equation.sizes(&shapes)?;
+            Some(equation.output.iter().map(|label| Dim::Known(sizes.get(label).copied().unwrap_or(1))).collect())
+        }
+        None => None,
+    };
+    Ok(vec![TensorType { dtype, dims }])
+}
+
+fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let mut tensors = Vec::new();
+    for index in 0..evaluation.inputs.len() {
+        tensors.push(evaluation.input(index)?);
+    }
+    let shapes: Vec<Vec<usize>> = tensors.iter().map(|tensor| tensor.shape().to_vec()).collect();
+    let ranks: Vec<usize> = shapes.iter().map(Vec::len).collect();
+    let equation = Equation::parse(evaluation.operator, &ranks)?;
+    let sizes = equation.sizes(&shapes)?;
+    let summed: Vec<Label> = sizes.keys().filter(|label| !equation.output.contains(label)).copied().collect();
+    let size = |labels: &[Label]| labels.iter().map(|label| sizes[label]).collect::<Vec<usize>>();
+    let (shape, inner) = (size(&equation.output), size(&summed));
+    let dtype = tensors[0].dtype();
+    evaluation.reserve(dtype, &shape)?;
+    // For each input, how far a step along each label moves in it; repeated labels add up to a diagonal.
+    let steps: Vec<BTreeMap<Label, usize>> = equation
+        .inputs
+        .iter()
+        .zip(&shapes)
+        .map(|(labels, shape)| {
+            let mut steps = BTreeMap::new();
+            for ((label, stride), &size) in labels.iter().zip(strides(shape)).zip(shape) {
+                *steps.entry(*label).or_default() += if size == 1 { 0 } else { stride };
+            }
+            steps
+        })
+        .collect();
+    let position = |steps: &BTreeMap<Label, usize>, labels: &[Label], index: &[usize]| -> usize {
+        labels.iter().zip(index).map(|(label, i)| steps.get(label).copied().unwrap_or(0) * i).sum()
+    };
+    let inner: Vec<Vec<usize>> =
+        indices(&inner).map(|index| steps.iter().map(|steps| position(steps, &summed, &index)).collect()).collect();
+    let numbers: Vec<Numbers> = tensors.iter().map(|tensor| Numbers::of(tensor)).collect::<Result<_>>()?;
+    let points = || {
+        indices(&shape)
+            .map(|index| steps.iter().map(|steps| position(steps, &equation.output, &index)).collect::<Vec<usize>>())
+    };
+    let whole: Option<Vec<&Vec<i128>>> =
+        numbers.iter().map(|n| if let Numbers::Ints(values) = n { Some(values) } else { None }).collect();
+    let result = match whole {
+        Some(values) => {
+            let term = |point: &[usize], inner: &[usize]| -> i128 {
+                (0..values.len()).map(|k| values[k][point[k] + inner[k]]).fold(1, i128::wrapping_mul)
+            };
+            Numbers::Ints(points().map(|point| inner.iter().map(|i| term(&point, i)).sum()).collect())
+        }
+        None => {
+            let values: Vec<Vec<f64>> = numbers.into_iter().map(Numbers::floats).collect();
+            let term = |point: &[usize], inner: &[usize]| -> f64 {
+                (0..values.len()).map(|k| values[k][point[k] + inner[k]]).product()
+            };
+            Numbers::Floats(points().map(|point| inner.iter().map(|i| term(&point, i)).sum()).collect())
+        }
+    };
+    Ok(vec![result.into_tensor(dtype, &shape)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::Attribute;
+
+    use super::*;
+
+    fn einsum(equation: &str, inputs: &[(&[usize], Vec<i32>)]) -> Result<Tensor> {
+        let op = Operator::new("Einsum", 12).with("equation", Attribute::String(equation.as_bytes().into()));
+        let inputs: Vec<_> = inputs.iter().map(|(s, v)| Some(Tensor::from_vec(s, v.clone()).unwrap())).collect();
+        Ok(crate::evaluate(&op, &inputs, 1)?.remove(0))
+    }
+
+    #[test]
+    fn products_diagonals_and_implicit_outputs() {
+        let m = (&[2usize, 2][..], vec![1, 2, 3, 4]);
+        let at =
+            |equation: &str, n: usize| einsum(equation, &vec![m.clone(); n]).unwrap().view::<i32>().unwrap().to_vec();
+        assert_eq!(at("ij,jk->ik", 2), [7, 10, 15, 22]);
+        assert_eq!(at("ii", 1), [5]);
+        assert_eq!(at("ii->i", 1), [1, 4]);
+        assert_eq!(at("ba", 1), [1, 3, 2, 4]);
+        assert_eq!(at("...a->...", 1), [3, 7]);
+        assert!(einsum("ij->k", &[m.clone()]).is_err());
+        assert!(einsum("ij,jk", &[m.clone()]).is_err());
+        assert!(einsum("i?", &[m]).is_err());
+    }
+}
