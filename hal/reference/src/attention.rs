@@ -134,7 +134,8 @@ fn attention(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let v_sizes = sizes(operator, v.shape(), "kv_num_heads")?;
     let extended = |fresh: Tensor, past: Option<&Tensor>| match past {
         None => Ok(fresh),
-        Some(past) => join(&[past.clone(), fresh], 2),
+        Some(past) if past.rank() == 4 => join(&[past.clone(), fresh], 2),
+        Some(past) => Err(Error::invalid_model(format!("{operator} takes a cache of rank 4, not {past:?}"))),
     };
     let present_key = extended(by_heads(k, k_sizes)?, evaluation.optional(4))?;
     let present_value = extended(by_heads(v, v_sizes)?, evaluation.optional(5))?;

@@ -64,9 +64,9 @@ const ROWS: [Row; 21] = [
 ];
 
 /// The rows, then what is element-wise but fits none of them.
-pub(crate) static DEFINITIONS: [Definition; ROWS.len() + 5] = {
+pub(crate) static DEFINITIONS: [Definition; ROWS.len() + 6] = {
     let other = Definition::new("", 1, (2, 2), infer_broadcast, evaluate);
-    let mut definitions = [other; ROWS.len() + 5];
+    let mut definitions = [other; ROWS.len() + 6];
     let mut index = 0;
     while index < ROWS.len() {
         let row = &ROWS[index];
@@ -81,6 +81,7 @@ pub(crate) static DEFINITIONS: [Definition; ROWS.len() + 5] = {
     definitions[index + 2] = Definition::new("Not", 1, (1, 1), infer_logical, not).in_place(&[0]);
     definitions[index + 3] = Definition::new("BitwiseNot", 18, (1, 1), infer_broadcast, bitwise_not).in_place(&[0]);
     definitions[index + 4] = Definition::new("IsNaN", 9, (1, 1), infer_logical, is_nan);
+    definitions[index + 5] = Definition::new("IsInf", 10, (1, 1), infer_logical, is_inf);
     definitions
 };
 
@@ -248,6 +249,16 @@ fn bitwise_not(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 fn is_nan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let flags = Numbers::of(input)?.floats().into_iter().map(|x| i128::from(x.is_nan())).collect();
+    Ok(vec![Numbers::Ints(flags).into_tensor(DType::Bool, input.shape())?])
+}
+
+fn is_inf(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let positive = operator.int("detect_positive")?.unwrap_or(1) != 0;
+    let negative = operator.int("detect_negative")?.unwrap_or(1) != 0;
+    let input = evaluation.input(0)?;
+    let infinite = |x: f64| x.is_infinite() && if x > 0.0 { positive } else { negative };
+    let flags = Numbers::of(input)?.floats().into_iter().map(|x| i128::from(infinite(x))).collect();
     Ok(vec![Numbers::Ints(flags).into_tensor(DType::Bool, input.shape())?])
 }
 

@@ -30,8 +30,10 @@ mod loss;
 mod matmul;
 mod normalize;
 mod numbers;
+mod place;
 mod pool;
 mod quantize;
+mod random;
 mod recurrent;
 mod reduce;
 mod resize;
@@ -42,6 +44,7 @@ mod small;
 mod softmax;
 mod spectral;
 mod unary;
+mod unique;
 mod window;
 
 use std::collections::HashMap;
@@ -68,8 +71,10 @@ static TABLE: &[&[Definition]] = &[
     loss::DEFINITIONS,
     matmul::DEFINITIONS,
     normalize::DEFINITIONS,
+    place::DEFINITIONS,
     pool::DEFINITIONS,
     quantize::DEFINITIONS,
+    random::DEFINITIONS,
     recurrent::DEFINITIONS,
     &reduce::DEFINITIONS,
     resize::DEFINITIONS,
@@ -77,6 +82,7 @@ static TABLE: &[&[Definition]] = &[
     slicing::DEFINITIONS,
     softmax::DEFINITIONS,
     spectral::DEFINITIONS,
+    unique::DEFINITIONS,
 ];
 
 type Index = HashMap<(&'static str, &'static str), Vec<&'static Definition>>;

@@ -14,6 +14,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("GlobalAveragePool", 1, (1, 1), infer_global, global).counting(flops_global),
     Definition::new("GlobalMaxPool", 1, (1, 1), infer_global, global).counting(flops_global),
     Definition::new("GlobalLpPool", 2, (1, 1), infer_global, global).counting(flops_global),
+    Definition::new("MaxUnpool", 9, (2, 3), infer_unpool, unpool),
 ];
 
 fn flops(operator: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
@@ -180,4 +181,62 @@ fn global(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mut result = shape[..2].to_vec();
     result.resize(shape.len(), 1);
     Ok(vec![pack(values, input.dtype(), &result)?])
+}
+/// Sizes that a max pooling with these attributes came from.
+fn unpooled(operator: &Operator, input: &[usize]) -> Result<Vec<usize>> {
+    let kernel = kernel(operator, input.len())?;
+    let rank = kernel.len();
+    let strides = per_axis(operator, "strides", rank, 1)?;
+    let pads = per_axis(operator, "pads", 2 * rank, 0)?;
+    let misfit = || Error::invalid_model(format!("{operator} of {input:?} gives no size"));
+    let mut shape = input[..2].to_vec();
+    for axis in 0..rank {
+        let full = input[axis + 2].checked_sub(1).and_then(|steps| steps.checked_mul(strides[axis]));
+        let full = full.and_then(|full| full.checked_add(kernel[axis])).ok_or_else(misfit)?;
+        shape.push(full.checked_sub(pads[axis] + pads[rank + axis]).ok_or_else(misfit)?);
+    }
+    Ok(shape)
+}
+
+fn infer_unpool(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let ty = &inference.input(0)?.ty;
+    let dims = match (inference.optional(2), ty.shape()) {
+        (Some(wanted), _) => match &wanted.value {
+            Some(sizes) => {
+                let sizes = sizes.to_i64_vec()?.into_iter().map(crate::shapes::size).collect::<Result<Vec<_>>>()?;
+                Some(sizes.into_iter().map(Dim::Known).collect())
+            }
+            None => ty.dims.as_ref().map(|dims| vec![Dim::Unknown; dims.len()]),
+        },
+        (None, Some(shape)) => Some(unpooled(inference.operator, &shape)?.into_iter().map(Dim::Known).collect()),
+        (None, None) => None,
+    };
+    Ok(vec![TensorType { dtype: ty.dtype, dims }])
+}
+
+/// Puts each value where its position says; positions count in the tensor that was pooled, batch and channels included.
+fn unpool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let (input, positions) = (evaluation.input(0)?, evaluation.input(1)?.to_i64_vec()?);
+    let natural = unpooled(operator, input.shape())?;
+    let shape = match evaluation.optional(2) {
+        Some(tensor) => tensor.to_i64_vec()?.into_iter().map(crate::shapes::size).collect::<Result<Vec<_>>>()?,
+        None => natural.clone(),
+    };
+    let count = evaluation.reserve(DType::I64, &shape)?;
+    let fits = shape.len() == natural.len() && positions.len() == input.len();
+    let limit = hetero_hal::element_count(&natural).filter(|_| fits);
+    let limit = limit.ok_or_else(|| Error::invalid_model(format!("{operator}: {shape:?} does not fit {input:?}")))?;
+    let (own, steps) = (crate::indexing::strides(&natural), crate::indexing::strides(&shape));
+    let mut from = vec![None; count];
+    for (source, position) in positions.into_iter().enumerate() {
+        let position = usize::try_from(position).ok().filter(|&position| position < limit);
+        let position =
+            position.ok_or_else(|| Error::invalid_model(format!("{operator}: a position is outside {natural:?}")))?;
+        let index: Vec<usize> = own.iter().zip(&natural).map(|(step, size)| position / step % size).collect();
+        if index.iter().zip(&shape).all(|(i, size)| i < size) {
+            from[crate::indexing::offset(&index, &steps)] = Some(source);
+        }
+    }
+    Ok(vec![crate::indexing::pick(input, &shape, from, None)?])
 }

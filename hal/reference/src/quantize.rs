@@ -104,16 +104,17 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         None => DType::F32,
     };
     let ratios = floats(&pack(ratios, precision, input.shape())?)?;
-    if dtype.is_float() {
-        let saturate = operator.int("saturate")?.unwrap_or(1) != 0;
-        return Ok(vec![encode(&ratios, dtype, input.shape(), saturate, RoundScale::Up)?]);
-    }
     let zeros = zero.map(floats).transpose()?.unwrap_or_default();
     let zero = |index: usize| match zeros.len() {
         0 => 0.0,
         1 => zeros[0],
         _ => zeros[at(index)],
     };
+    if dtype.is_float() {
+        let saturate = operator.int("saturate")?.unwrap_or(1) != 0;
+        let moved: Vec<f64> = ratios.iter().enumerate().map(|(index, ratio)| ratio + zero(index)).collect();
+        return Ok(vec![encode(&moved, dtype, input.shape(), saturate, RoundScale::Up)?]);
+    }
     Ok(vec![quantized(ratios, zero, dtype, input.shape())?])
 }
 

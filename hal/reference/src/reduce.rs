@@ -22,9 +22,9 @@ const NAMES: [&str; 10] = [
 ];
 
 /// The reductions by name, then the others.
-pub(crate) static DEFINITIONS: [Definition; NAMES.len() + 4] = {
+pub(crate) static DEFINITIONS: [Definition; NAMES.len() + 5] = {
     let arg = Definition::new("ArgMax", 1, (1, 1), infer_arg, arg).counting(flops);
-    let mut definitions = [arg; NAMES.len() + 4];
+    let mut definitions = [arg; NAMES.len() + 5];
     let mut index = 0;
     while index < NAMES.len() {
         definitions[index] = Definition::new(NAMES[index], 1, (1, 2), infer, reduce).counting(flops);
@@ -32,6 +32,7 @@ pub(crate) static DEFINITIONS: [Definition; NAMES.len() + 4] = {
     }
     definitions[index + 1] = Definition::new("ArgMin", 1, (1, 1), infer_arg, self::arg).counting(flops);
     definitions[index + 2] = Definition::new("CumSum", 11, (2, 2), infer_same, cumulate).counting(flops);
+    definitions[index + 4] = Definition::new("CumProd", 26, (2, 2), infer_same, cumulate).counting(flops);
     definitions[index + 3] = Definition::new("TopK", 1, (1, 2), infer_top, top).outputs(2).counting(flops);
     definitions
 };
@@ -206,22 +207,25 @@ fn cumulate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let along = axis(along.first().copied().unwrap_or(0), input.rank())?;
     let exclusive = operator.int("exclusive")?.unwrap_or(0) != 0;
     let reverse = operator.int("reverse")?.unwrap_or(0) != 0;
-    fn run<T: Copy + std::ops::Add<Output = T>>(x: &mut [T], line: &[usize], zero: T, exclusive: bool) {
-        let mut sum = zero;
+    fn run<T: Copy>(x: &mut [T], line: &[usize], start: T, join: impl Fn(T, T) -> T, exclusive: bool) {
+        let mut total = start;
         for &p in line {
-            let value = x[p];
-            x[p] = if exclusive { sum } else { sum + value };
-            sum = sum + value;
+            let next = join(total, x[p]);
+            x[p] = if exclusive { total } else { next };
+            total = next;
         }
     }
+    let product = operator.is("CumProd");
     let mut numbers = Numbers::of(input)?;
     for mut line in lines(input.shape(), along) {
         if reverse {
             line.reverse();
         }
         match &mut numbers {
-            Numbers::Floats(x) => run(x, &line, 0.0, exclusive),
-            Numbers::Ints(x) => run(x, &line, 0, exclusive),
+            Numbers::Floats(x) if product => run(x, &line, 1.0, |a, b| a * b, exclusive),
+            Numbers::Floats(x) => run(x, &line, 0.0, |a, b| a + b, exclusive),
+            Numbers::Ints(x) if product => run(x, &line, 1, i128::wrapping_mul, exclusive),
+            Numbers::Ints(x) => run(x, &line, 0, i128::wrapping_add, exclusive),
         }
     }
     Ok(vec![numbers.into_tensor(input.dtype(), input.shape())?])

@@ -89,15 +89,22 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
         }
         return Tensor::from_strings(&shape, strings);
     }
-    if !first.dtype().bits().is_multiple_of(8) {
-        return Err(Error::unsupported(format!("Concat of {}", first.dtype())));
-    }
-    let mut bytes = Vec::with_capacity(tensors.iter().map(|tensor| tensor.bytes().len()).sum());
+    let bits = first.dtype().bits();
+    let narrow = !bits.is_multiple_of(8);
+    // Elements that share a byte are taken apart first.
+    let whole = |tensor: &Tensor| -> Vec<u8> {
+        if narrow { crate::small::unpack(tensor.bytes(), bits, tensor.len()) } else { tensor.bytes().to_vec() }
+    };
+    let parts: Vec<Vec<u8>> = tensors.iter().map(whole).collect();
+    let mut bytes = Vec::with_capacity(parts.iter().map(Vec::len).sum());
     for o in 0..outer {
-        for tensor in tensors {
-            let block = tensor.bytes().len() / outer;
-            bytes.extend_from_slice(&tensor.bytes()[o * block..(o + 1) * block]);
+        for part in &parts {
+            let block = part.len() / outer;
+            bytes.extend_from_slice(&part[o * block..(o + 1) * block]);
         }
+    }
+    if narrow {
+        bytes = crate::small::pack(&bytes, bits);
     }
     Tensor::from_bytes(first.dtype(), &shape, bytes.into())
 }

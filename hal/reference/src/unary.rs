@@ -29,7 +29,7 @@ const fn both(name: &'static str, float: fn(f64, &Parameters) -> f64, int: fn(i1
     Row { name, since: 1, float, int: Some(int) }
 }
 
-const ROWS: [Row; 37] = [
+const ROWS: [Row; 38] = [
     both("Abs", |x, _| x.abs(), i128::abs),
     both("Neg", |x, _| -x, |x| -x),
     both("Sign", |x, _| if x == 0.0 || x.is_nan() { x } else { x.signum() }, i128::signum),
@@ -66,6 +66,11 @@ const ROWS: [Row; 37] = [
     float("ThresholdedRelu", 10, |x, p| if x > p.alpha { x } else { 0.0 }),
     float("Mish", 18, |x, _| x * (x.max(0.0) + (-x.abs()).exp().ln_1p()).tanh()),
     float("Gelu", 20, |x, p| if p.tanh { gelu_tanh(x) } else { 0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2)) }),
+    float("Shrink", 9, |x, p| match x {
+        x if x < -p.alpha => x + p.beta,
+        x if x > p.alpha => x - p.beta,
+        _ => 0.0,
+    }),
     float("Swish", 24, |x, p| x * sigmoid(p.alpha * x)),
 ];
 
@@ -86,12 +91,14 @@ fn parameters(operator: &Operator) -> Result<Parameters> {
     let (alpha, beta, gamma) = match &*operator.name {
         "HardSigmoid" => (0.2, 0.5, 0.0),
         "LeakyRelu" => (0.01, 0.0, 0.0),
+        "Shrink" => (0.5, 0.0, 0.0),
         "Selu" => (1.673_263_2, 0.0, 1.050_701),
         _ => (1.0f32, 0.0f32, 0.0f32),
     };
+    let shrink = operator.is("Shrink");
     Ok(Parameters {
-        alpha: f64::from(operator.float("alpha")?.unwrap_or(alpha)),
-        beta: f64::from(operator.float("beta")?.unwrap_or(beta)),
+        alpha: f64::from(operator.float(if shrink { "lambd" } else { "alpha" })?.unwrap_or(alpha)),
+        beta: f64::from(operator.float(if shrink { "bias" } else { "beta" })?.unwrap_or(beta)),
         gamma: f64::from(operator.float("gamma")?.unwrap_or(gamma)),
         tanh: operator.text("approximate")? == Some("tanh"),
     })
