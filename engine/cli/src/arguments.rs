@@ -36,6 +36,12 @@ pub(crate) enum Command {
         after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
     )]
     Run(RunOptions),
+    /// Compare what a device computes with the reference implementation, operator by operator.
+    #[command(
+        args_conflicts_with_subcommands = true,
+        after_help = "Examples:\n  hetero conformance --device cpu:0\n  hetero conformance --device cpu:0 --filter Conv --junit report.xml\n  hetero conformance onnx onnx/backend/test/data\n\nExit code 1 where a case went worse, or better, than expected."
+    )]
+    Conformance(ConformanceOptions),
     /// Classify 500 held-out digits with a small network, on the devices found.
     #[command(after_help = "Examples:\n  hetero demo\n  hetero demo --device cpu:0 --json")]
     Demo(DemoOptions),
@@ -132,6 +138,45 @@ pub(crate) struct RunOptions {
     /// Runs whose time is taken.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ConformanceOptions {
+    #[command(subcommand)]
+    pub(crate) command: Option<ConformanceCommand>,
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
+    /// Run only cases with this text in their name, such as `Conv`.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// Write the results as JUnit XML to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Seed of the generated cases.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConformanceCommand {
+    /// Run the cases that the package `onnx` ships.
+    Onnx(StandardOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StandardOptions {
+    /// The folder `onnx/backend/test/data`, one in it, or one case.
+    pub(crate) folder: PathBuf,
+    /// Device to run on.
+    #[arg(long, value_name = "ID", default_value = "cpu:0")]
+    pub(crate) device: String,
+    /// Cases that are expected to fail, a pattern and a reason on each line; without it, the list for onnx 1.22.0 on the CPU.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) expected: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
 }

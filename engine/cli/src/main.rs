@@ -13,6 +13,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod conformance;
 mod demo;
 mod devices;
 mod failure;
@@ -36,6 +37,10 @@ fn main() -> ExitCode {
         Command::Inspect(options) => inspect::inspect(options),
         Command::Plan(options) => run::plan(options),
         Command::Run(options) => run::run(options),
+        Command::Conformance(options) => match &options.command {
+            None => conformance::generated(options),
+            Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard(options),
+        },
         Command::Demo(options) => demo::demo(options),
     };
     match outcome {

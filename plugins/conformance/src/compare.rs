@@ -13,7 +13,8 @@ pub fn threshold(dtype: DType) -> f64 {
     }
 }
 
-fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
+/// The elements of a floating-point tensor of at least 16 bits.
+pub(crate) fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
     Some(match tensor.dtype() {
         DType::F32 => tensor.view::<f32>().ok()?.iter().map(|&v| f64::from(v)).collect(),
         DType::F64 => tensor.view::<f64>().ok()?.into_owned(),

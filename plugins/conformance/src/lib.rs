@@ -19,6 +19,7 @@
 
 mod cases;
 mod compare;
+mod standard;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +31,9 @@ use hetero_hal::{
 
 pub use cases::suite;
 pub use compare::{difference, threshold};
+pub use standard::{
+    ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
+};
 
 /// One operator with inputs.
 #[derive(Clone, Debug)]
@@ -86,23 +90,26 @@ const DEADLINE: Duration = Duration::from_secs(60);
 #[must_use]
 pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectations) -> Report {
     let mut report = Report::default();
-    let listed =
-        |list: &[(&'static str, &'static str)], name: &str| list.iter().any(|(start, _)| name.starts_with(start));
     for case in cases {
-        let unsupported = listed(&expectations.unsupported, &case.name);
-        let failing = listed(&expectations.failing, &case.name);
-        match check(device, case) {
-            Outcome::Passed(_) if unsupported || failing => {
-                report.wrong.push(format!("{}: passes, but is listed", case.name));
-            }
-            Outcome::Passed(_) => report.passed += 1,
-            Outcome::Unclaimed if unsupported => report.unsupported += 1,
-            Outcome::Unclaimed => report.wrong.push(format!("{}: is not claimed", case.name)),
-            Outcome::Failed(_) if failing => report.failing += 1,
-            Outcome::Failed(reason) => report.wrong.push(format!("{}: {reason}", case.name)),
-        }
+        report.weigh(expectations, &case.name, &check(device, case));
     }
     report
+}
+
+impl Report {
+    /// Weighs one case's outcome against what is expected of it.
+    pub fn weigh(&mut self, expectations: &Expectations, name: &str, outcome: &Outcome) {
+        let listed = |list: &[(&'static str, &'static str)]| list.iter().any(|(start, _)| name.starts_with(start));
+        let (unsupported, failing) = (listed(&expectations.unsupported), listed(&expectations.failing));
+        match outcome {
+            Outcome::Passed(_) if unsupported || failing => self.wrong.push(format!("{name}: passes, but is listed")),
+            Outcome::Passed(_) => self.passed += 1,
+            Outcome::Unclaimed if unsupported => self.unsupported += 1,
+            Outcome::Unclaimed => self.wrong.push(format!("{name}: is not claimed")),
+            Outcome::Failed(_) if failing => self.failing += 1,
+            Outcome::Failed(reason) => self.wrong.push(format!("{name}: {reason}")),
+        }
+    }
 }
 
 /// Runs one case on a device and on the oracle.

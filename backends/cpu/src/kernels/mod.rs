@@ -92,8 +92,8 @@ impl<'a> Site<'a> {
 
 /// Does anything here compute on this element type?
 pub(crate) fn computes(dtype: DType) -> bool {
-    use DType::{BF16, Bool, F16, F32, F64, I8, I16, I32, I64, U8, U16, U32, U64};
-    matches!(dtype, F32 | F16 | BF16 | F64 | I8 | I16 | I32 | I64 | U8 | U16 | U32 | U64 | Bool)
+    // Strings have no bytes, and nothing in the standard computes on pairs.
+    !matches!(dtype, DType::String | DType::C64 | DType::C128)
 }
 
 /// How a node is supported; `None` where it is not.
@@ -120,8 +120,9 @@ pub(crate) fn compile(program: &Program, node: &Node) -> Result<Box<dyn Kernel>>
 
 /// The native kernel for a node, where there is one for its types and shapes.
 fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    // Native kernels are made for exact shapes.
-    if !site.operator().domain.is_empty() || site.values().any(ProgramValue::is_dynamic) {
+    // Native kernels are made for exact shapes, and for elements that do not share a byte.
+    let exact = |value: &ProgramValue| !value.is_dynamic() && value.dtype.bits().is_multiple_of(8);
+    if !site.operator().domain.is_empty() || !site.values().all(exact) {
         return Ok(None);
     }
     match &*site.operator().name {

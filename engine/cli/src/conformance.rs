@@ -1,0 +1,202 @@
+//! `hetero conformance`: is what a device computes right?
+
+use hetero::{Binding, HeteroEngine, Model, Tensor};
+use hetero_conformance::{
+    Expectations, ExpectedFailures, Outcome, StandardReport, check, run_standard, standard_cases, suite,
+};
+use serde_json::json;
+
+use crate::arguments::{ConformanceOptions, StandardOptions};
+use crate::devices;
+use crate::failure::{Failure, Result};
+use crate::progress::Spinner;
+
+/// Most elements of an input that is bound as a constant because shapes depend on it.
+const LARGEST_CONSTANT: usize = 64;
+
+/// Generated cases on one device, each compared with the oracle.
+pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
+    let mut engine = HeteroEngine::builder().build();
+    devices::add(&mut engine, &options.devices)?;
+    let [device] = engine.devices() else {
+        return Err(Failure::usage("conformance is of one device", "name it with `--device ID`"));
+    };
+    let cases: Vec<_> = suite(options.seed)
+        .into_iter()
+        .filter(|case| options.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str())))
+        .collect();
+    if cases.is_empty() {
+        return Err(Failure::usage("no case has this filter in its name", "leave out --filter to run all"));
+    }
+    let spinner = Spinner::start("comparing with the reference");
+    let expectations = Expectations::default();
+    let mut report = hetero_conformance::Report::default();
+    let mut records = Vec::new();
+    for case in &cases {
+        let outcome = check(&**device, case);
+        report.weigh(&expectations, &case.name, &outcome);
+        records.push((case.name.as_str(), outcome));
+    }
+    drop(spinner);
+    if let Some(path) = &options.junit {
+        let text = junit(&device.info().id.to_string(), &records);
+        std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+    }
+    if options.output.json {
+        println!(
+            "{}",
+            json!({
+                "device": device.info().id.to_string(),
+                "emulated": device.info().emulated,
+                "seed": options.seed,
+                "cases": cases.len(),
+                "passed": report.passed,
+                "unsupported": report.unsupported,
+                "expected_failures": report.failing,
+                "wrong": report.wrong,
+            })
+        );
+    } else {
+        report.wrong.iter().for_each(|line| println!("{line}"));
+        println!(
+            "{}{}: {} cases of seed {}, {} passed, {} unsupported, {} expected failures, {} wrong",
+            device.info().id,
+            if device.info().emulated { " (emulated)" } else { "" },
+            cases.len(),
+            options.seed,
+            report.passed,
+            report.unsupported,
+            report.failing,
+            report.wrong.len()
+        );
+    }
+    verdict(report.wrong.len())
+}
+
+fn verdict(wrong: usize) -> Result<()> {
+    if wrong == 0 { Ok(()) } else { Err(Failure::failed(format!("{wrong} cases are wrong"))) }
+}
+
+/// The results in the form that build servers read.
+fn junit(device: &str, records: &[(&str, Outcome)]) -> String {
+    let escaped = |text: &str| {
+        let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
+        text.chars().filter(|c| !c.is_control()).collect::<String>()
+    };
+    let failures = records.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).count();
+    let skipped = records.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Unclaimed)).count();
+    let mut text = format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"conformance {device}\" tests=\"{}\" failures=\"{failures}\" skipped=\"{skipped}\">\n",
+        records.len()
+    );
+    for (name, outcome) in records {
+        let class = name.split(' ').next().unwrap_or_default();
+        text.push_str(&format!("  <testcase classname=\"{}\" name=\"{}\"", escaped(class), escaped(name)));
+        text.push_str(&match outcome {
+            Outcome::Passed(_) => "/>\n".to_owned(),
+            Outcome::Unclaimed => "><skipped message=\"the device does not claim it\"/></testcase>\n".to_owned(),
+            Outcome::Failed(reason) => format!("><failure message=\"{}\"/></testcase>\n", escaped(reason)),
+        });
+    }
+    text.push_str("</testsuite>\n");
+    text
+}
+
+/// The standard's own cases, each through an engine of its own with one device.
+pub(crate) fn standard(options: &StandardOptions) -> Result<()> {
+    let cases =
+        standard_cases(&options.folder).map_err(|error| Failure::usage(error.to_string(), "name another folder"))?;
+    let expected = match &options.expected {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+            ExpectedFailures::parse(&text)
+        }
+        None => ExpectedFailures::onnx(),
+    };
+    let expected = expected.map_err(|error| Failure::failed(error.to_string()))?;
+    let spinner = Spinner::start("running the standard's cases");
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let execute = |model: &Model, inputs: &[(String, Tensor)]| execute(&options.device, model, inputs);
+    let results = run_standard(&cases, threads, &execute);
+    drop(spinner);
+    let report = StandardReport::weigh(&results, &expected);
+    if options.output.json {
+        println!(
+            "{}",
+            json!({
+                "device": options.device,
+                "cases": report.cases,
+                "passed": report.passed,
+                "expected": report.expected,
+                "wrong": report.wrong,
+                "results": results
+                    .iter()
+                    .map(|result| (result.name.clone(), json!(format!("{:?}", result.outcome))))
+                    .collect::<serde_json::Map<_, _>>(),
+            })
+        );
+    } else {
+        println!("{}: {} of {} cases pass", options.device, report.passed, report.cases);
+        for (reason, count) in &report.expected {
+            println!("{count:>6}  expected: {reason}");
+        }
+        report.wrong.iter().for_each(|line| println!("wrong   {line}"));
+    }
+    verdict(report.wrong.len())
+}
+
+/// Runs a model on one device. Where shapes depend on inputs, small integer inputs are bound as constants.
+fn execute(device: &str, model: &Model, inputs: &[(String, Tensor)]) -> std::result::Result<Vec<Tensor>, String> {
+    let text = |error: hetero::Error| error.to_string();
+    let mut engine = HeteroEngine::builder().build();
+    let options = hetero::hal::OpenOptions { threads: Some(1), ..hetero::hal::OpenOptions::default() };
+    engine.add_device(device, options).map_err(text)?;
+    let shape = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shape().to_vec());
+    let mut binding = Binding { shapes: inputs.iter().map(shape).collect(), ..Binding::default() };
+    let plan = match engine.analyze(model, &binding) {
+        Ok(plan) => plan,
+        Err(first) => {
+            let small = |tensor: &Tensor| {
+                tensor.len() <= LARGEST_CONSTANT
+                    && (tensor.dtype().is_integer() || tensor.dtype() == hetero::DType::Bool)
+            };
+            for (name, tensor) in inputs.iter().filter(|(_, tensor)| small(tensor)) {
+                binding.shapes.remove(name);
+                binding.constants.insert(name.clone(), tensor.clone());
+            }
+            match engine.analyze(model, &binding) {
+                Ok(plan) => plan,
+                // Some shapes depend on a size that is given as a float.
+                Err(_) => {
+                    binding.shapes.clear();
+                    binding.constants = inputs.iter().filter(|(_, t)| t.len() <= LARGEST_CONSTANT).cloned().collect();
+                    binding.shapes = inputs.iter().filter(|(_, t)| t.len() > LARGEST_CONSTANT).map(shape).collect();
+                    engine.analyze(model, &binding).map_err(|_| text(first))?
+                }
+            }
+        }
+    };
+    let elsewhere = plan.placement().into_iter().find(|(_, placed)| *placed != device);
+    if let Some((node, placed)) = elsewhere {
+        return Err(format!("{node} was placed on {placed}"));
+    }
+    let session = engine.session(&plan).map_err(text)?;
+    let wanted = |name: &str| session.inputs().iter().any(|port| *port.name == *name);
+    let given: Vec<(&str, Tensor)> =
+        inputs.iter().filter(|(name, _)| wanted(name)).map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let outputs = session.run(&given).map_err(text)?;
+    Ok(outputs.iter().map(|(_, tensor)| tensor.clone()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reports_escape_what_xml_forbids() {
+        let records = [("Add <1>", Outcome::Failed("a & \"b\"".into())), ("Mul", Outcome::Passed(0.0))];
+        let text = junit("cpu:0", &records);
+        assert!(text.contains("tests=\"2\" failures=\"1\" skipped=\"0\""));
+        assert!(text.contains("name=\"Add &lt;1&gt;\"><failure message=\"a &amp; &quot;b&quot;\"/>"));
+    }
+}
