@@ -54,6 +54,8 @@ enum Part {
     Unit,
     /// Every combination of the engine's features compiles.
     Features,
+    /// Generated cases on the CPU, and the standard's own.
+    Conformance,
     /// Real models agree with ONNX Runtime.
     Models {
         /// Seed of weights and inputs.
@@ -91,6 +93,7 @@ fn main() -> ExitCode {
             Part::Lint => steps::lint(&workspace),
             Part::Unit => steps::unit(&workspace),
             Part::Features => steps::features(&workspace),
+            Part::Conformance => steps::conformance(&workspace),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
         },

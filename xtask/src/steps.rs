@@ -14,12 +14,13 @@ const MUTATIONS: u64 = 2000;
 
 /// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 7] = [
+    const STEPS: [Step; 8] = [
         ("setup", setup::setup),
         ("packages", |workspace| setup::models(workspace, &[])),
         ("lint", lint),
         ("unit", unit),
         ("features", features),
+        ("conformance", conformance),
         ("models", |workspace| models(workspace, SEED, &[])),
         ("mutations", |workspace| mutations(workspace, MUTATIONS, SEED)),
     ];
@@ -66,6 +67,15 @@ pub(crate) fn features(workspace: &Workspace) -> Result<()> {
         workspace.cargo(&arguments)?
     }
     workspace.cargo(&["check", "--package", "hetero", "--no-default-features"])
+}
+
+/// Generated cases, then the standard's own, through the command line.
+pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
+    setup::models(workspace, &["onnx".to_owned()])?;
+    let hetero = workspace.hetero()?;
+    workspace.run(&hetero, &["conformance", "--device", "cpu:0"])?;
+    let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
+    workspace.run(&hetero, &["conformance", "onnx", &data.to_string_lossy()])
 }
 
 /// The folder of references for a seed. Its name changes with the script, so that none is stale.

@@ -132,6 +132,8 @@ impl CpuExecutable {
                     let bytes = self.bindings[position].bytes;
                     Operand { bytes, ..bound[position] }
                 }
+                // Where nothing takes memory there may be no scratch buffer at all.
+                Place::Scratch { bytes: 0, .. } => NOTHING,
                 Place::Scratch { offset, bytes } => Operand { address: scratch?.address.wrapping_add(offset), bytes },
                 Place::Constant(index) => {
                     let bytes = self.constants[index].bytes();
@@ -147,14 +149,16 @@ impl CpuExecutable {
             inputs.extend(step.inputs.iter().map(|place| place.and_then(resolve)));
             outputs.clear();
             outputs.extend(step.outputs.iter().map(|place| place.and_then(resolve)));
-            let nothing = Operand { address: std::ptr::dangling_mut(), bytes: 0 };
-            let workspace = step.workspace.and_then(resolve).unwrap_or(nothing);
+            let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
             let mut arguments = Arguments { inputs: &inputs, outputs: &outputs, workspace };
             step.kernel.run(&mut arguments, &runtime).map_err(|error| error.at(step.name.clone()))?;
         }
         Ok(())
     }
 }
+
+/// No bytes, at an address that is aligned for every element type.
+const NOTHING: Operand = Operand { address: std::ptr::without_provenance_mut(ALIGNMENT), bytes: 0 };
 
 impl Executable for CpuExecutable {
     fn bindings(&self) -> &[BindingInfo] {

@@ -174,3 +174,15 @@ fn failures_are_reports_with_exit_codes() {
         assert!(code == 1 && said.contains(word), "{arguments:?}: {code} {said}");
     }
 }
+
+#[test]
+fn conformance_counts_and_writes_junit() {
+    let folder = Folder::new("conformance");
+    let arguments = ["conformance", "--device", "cpu:0", "--filter", "Relu", "--junit", "report.xml", "--json"];
+    let report = folder.json(&arguments);
+    assert!(report["passed"].as_u64().unwrap() >= 6 && report["passed"] == report["cases"]);
+    let text = std::fs::read_to_string(folder.0.join("report.xml")).unwrap();
+    assert!(text.contains("failures=\"0\"") && text.contains("classname=\"Relu\""));
+    assert_eq!(folder.fails(&["conformance", "--device", "cpu:0", "--filter", "no such case"]).0, 2);
+    assert_eq!(folder.fails(&["conformance", "onnx", "."]).0, 2);
+}

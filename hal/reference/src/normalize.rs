@@ -13,6 +13,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("LayerNormalization", 17, (2, 3), infer_layer, layer).outputs(3).counting(flops),
     Definition::new("RMSNormalization", 23, (2, 2), infer_same, layer).counting(flops),
     Definition::new("LpNormalization", 1, (1, 1), infer_same, lp).counting(flops),
+    Definition::new("MeanVarianceNormalization", 9, (1, 1), infer_same, mean_variance).counting(flops),
     Definition::new("LRN", 1, (1, 1), infer_same, lrn).counting(lrn_flops),
 ];
 
@@ -257,4 +258,30 @@ fn lrn(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![pack(values, input.dtype(), input.shape())?])
+}
+/// What stays between the deviation and zero.
+const LEAST_DEVIATION: f64 = 1e-9;
+
+/// Over the axes that are listed: less the mean, over the deviation.
+fn mean_variance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let input = evaluation.input(0)?;
+    let shape = input.shape();
+    let over = crate::shapes::axes(evaluation.operator.ints("axes")?.unwrap_or(&[0, 2, 3]), shape.len())?;
+    let kept: Vec<usize> = (0..shape.len()).map(|axis| if over.contains(&axis) { 1 } else { shape[axis] }).collect();
+    let groups = strided(shape, &broadcast_strides(&kept, shape), 0);
+    let mut sums = vec![(0.0, 0.0, 0.0); kept.iter().product()];
+    let mut x = floats(input)?;
+    for (&group, v) in groups.iter().zip(&x) {
+        let (count, sum, squares) = &mut sums[group];
+        *count += 1.0;
+        *sum += v;
+        *squares += v * v;
+    }
+    for (&group, v) in groups.iter().zip(&mut x) {
+        let (count, sum, squares) = sums[group];
+        let mean: f64 = sum / count;
+        let deviation = (squares / count - mean * mean).max(0.0).sqrt();
+        *v = (*v - mean) / (deviation + LEAST_DEVIATION);
+    }
+    Ok(vec![pack(x, input.dtype(), shape)?])
 }

@@ -8,7 +8,7 @@ use crate::Case;
 const OPSET: u32 = 17;
 
 /// A small generator of pseudo-random numbers (xorshift64*): cases are the same on every machine.
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -31,32 +31,41 @@ impl Random {
         self.between(shape, -1.0, 1.0)
     }
 
-    fn between(&mut self, shape: &[usize], low: f32, high: f32) -> Tensor {
+    pub(crate) fn between(&mut self, shape: &[usize], low: f32, high: f32) -> Tensor {
         let values = (0..shape.iter().product()).map(|_| low + (self.unit() + 1.0) / 2.0 * (high - low)).collect();
         Tensor::from_vec::<f32>(shape, values).unwrap_or_else(|_| Tensor::scalar(0.0f32))
     }
 }
 
-fn i64s(values: &[i64]) -> Tensor {
+pub(crate) fn i64s(values: &[i64]) -> Tensor {
     Tensor::from_vec(&[values.len()], values.to_vec()).unwrap_or_else(|_| Tensor::scalar(0i64))
 }
 
-fn ints(values: &[i64]) -> Attribute {
+pub(crate) fn ints(values: &[i64]) -> Attribute {
     Attribute::Ints(values.to_vec())
 }
 
-struct Suite {
-    random: Random,
+/// Cases so far, and the numbers that the next ones are made of.
+pub(crate) struct Suite {
+    pub(crate) random: Random,
     cases: Vec<Case>,
 }
 
 impl Suite {
-    fn add(&mut self, detail: &str, operator: Operator, inputs: Vec<Tensor>, constants: &[usize], outputs: usize) {
+    pub(crate) fn add(
+        &mut self,
+        detail: &str,
+        operator: Operator,
+        inputs: Vec<Tensor>,
+        constants: &[usize],
+        outputs: usize,
+    ) {
+        let count = inputs.len();
         self.cases.push(Case {
             name: format!("{} {detail}", operator.name),
             operator,
             inputs: inputs.into_iter().map(Some).collect(),
-            constants: constants.to_vec(),
+            constants: constants.iter().copied().filter(|&index| index < count).collect(),
             outputs,
         });
     }
@@ -379,5 +388,6 @@ pub fn suite(seed: u64) -> Vec<Case> {
     suite.products();
     suite.normalisations();
     suite.movement();
+    suite.element_types();
     suite.cases
 }

@@ -20,6 +20,7 @@
 mod cases;
 mod compare;
 mod standard;
+mod types;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
