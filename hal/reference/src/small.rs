@@ -95,7 +95,7 @@ impl Format {
             None => {
                 let next = 2.0 * self.magnitude(self.largest) - self.magnitude(self.largest - 1);
                 let reach = (next + self.magnitude(self.largest)) / 2.0;
-                let rounds_down = size < reach || (size == reach && self.largest % 2 == 0);
+                let rounds_down = size < reach || (size == reach && self.largest.is_multiple_of(2));
                 match self.specials {
                     _ if saturate || rounds_down => self.largest,
                     Specials::None => self.largest,

@@ -41,6 +41,10 @@ pub(crate) fn i64s(values: &[i64]) -> Tensor {
     Tensor::from_vec(&[values.len()], values.to_vec()).unwrap_or_else(|_| Tensor::scalar(0i64))
 }
 
+pub(crate) fn text(value: &str) -> Attribute {
+    Attribute::String(value.as_bytes().into())
+}
+
 pub(crate) fn ints(values: &[i64]) -> Attribute {
     Attribute::Ints(values.to_vec())
 }
@@ -60,12 +64,24 @@ impl Suite {
         constants: &[usize],
         outputs: usize,
     ) {
-        let count = inputs.len();
+        self.add_partial(detail, operator, inputs.into_iter().map(Some).collect(), constants, outputs);
+    }
+
+    /// As [`Suite::add`], where inputs may be left out.
+    pub(crate) fn add_partial(
+        &mut self,
+        detail: &str,
+        operator: Operator,
+        inputs: Vec<Option<Tensor>>,
+        constants: &[usize],
+        outputs: usize,
+    ) {
+        let there = |&index: &usize| inputs.get(index).is_some_and(Option::is_some);
         self.cases.push(Case {
             name: format!("{} {detail}", operator.name),
+            constants: constants.iter().copied().filter(there).collect(),
             operator,
-            inputs: inputs.into_iter().map(Some).collect(),
-            constants: constants.iter().copied().filter(|&index| index < count).collect(),
+            inputs,
             outputs,
         });
     }
@@ -389,5 +405,8 @@ pub fn suite(seed: u64) -> Vec<Case> {
     suite.normalisations();
     suite.movement();
     suite.element_types();
+    suite.vision();
+    suite.sequences();
+    suite.places();
     suite.cases
 }

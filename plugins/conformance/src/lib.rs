@@ -19,8 +19,11 @@
 
 mod cases;
 mod compare;
+mod places;
+mod sequences;
 mod standard;
 mod types;
+mod vision;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -5,13 +5,13 @@ use hetero_hal::{Attribute, DType, Operator, Tensor};
 use crate::cases::{Suite, ints};
 
 /// Newest version of the operator set that these cases are of.
-const OPSET: u32 = 24;
+pub(crate) const OPSET: u32 = 24;
 
-const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
-const INTEGERS: [DType; 8] =
+pub(crate) const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
+pub(crate) const INTEGERS: [DType; 8] =
     [DType::I8, DType::I16, DType::I32, DType::I64, DType::U8, DType::U16, DType::U32, DType::U64];
 /// Types that only move, or that Cast and quantisation make.
-const NARROW: [DType; 10] = [
+pub(crate) const NARROW: [DType; 10] = [
     DType::F8E4M3FN,
     DType::F8E4M3FNUZ,
     DType::F8E5M2,
@@ -31,13 +31,11 @@ impl Suite {
     /// Numbers of a type between two bounds, by way of a Cast.
     pub(crate) fn numbers(&mut self, dtype: DType, shape: &[usize], low: f32, high: f32) -> Tensor {
         let floats = self.random.between(shape, low, high);
-        let cast = Operator::new("Cast", OPSET).with("to", Attribute::Int(i64::from(dtype.onnx_code())));
-        let made = hetero_reference::evaluate(&cast, &[Some(floats.clone())], 1).ok().and_then(|mut made| made.pop());
-        made.unwrap_or(floats)
+        crate::vision::cast(floats, dtype)
     }
 
     /// Booleans, both kinds about as often.
-    fn flags(&mut self, shape: &[usize]) -> Tensor {
+    pub(crate) fn flags(&mut self, shape: &[usize]) -> Tensor {
         let zero = Tensor::scalar(0.0f32);
         let floats = self.random.between(shape, -1.0, 1.0);
         let greater =
