@@ -165,6 +165,20 @@ pub(crate) struct ConformanceOptions {
 pub(crate) enum ConformanceCommand {
     /// Run the cases that the package `onnx` ships.
     Onnx(StandardOptions),
+    /// Write the generated cases as models with inputs and the reference's outputs, for other runtimes.
+    Save(SaveOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SaveOptions {
+    /// Folder for the cases, each in a folder of its number; `names.txt` lists their names.
+    pub(crate) folder: PathBuf,
+    /// Write only cases with this text in their name.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) filter: Option<String>,
+    /// Seed of the generated cases.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]

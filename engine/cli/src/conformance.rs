@@ -4,17 +4,42 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hetero::{Binding, HeteroEngine, Model, Tensor};
 use hetero_conformance::{
-    Expectations, ExpectedFailures, Outcome, StandardReport, check, run_standard, standard_cases, suite,
+    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, run_standard, standard_cases, suite,
+    write_case,
 };
 use serde_json::json;
 
-use crate::arguments::{ConformanceOptions, StandardOptions};
+use crate::arguments::{ConformanceOptions, SaveOptions, StandardOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
 
 /// Most elements of an input that is bound as a constant because shapes depend on it.
 const LARGEST_CONSTANT: usize = 64;
+
+/// The generated cases whose names hold a text.
+fn cases(seed: u64, filter: Option<&str>) -> Result<Vec<Case>> {
+    let mut cases = suite(seed);
+    cases.retain(|case| filter.is_none_or(|filter| case.name.contains(filter)));
+    if cases.is_empty() {
+        return Err(Failure::usage("no case has this filter in its name", "leave out --filter to run all"));
+    }
+    Ok(cases)
+}
+
+/// Generated cases as files.
+pub(crate) fn save(options: &SaveOptions) -> Result<()> {
+    let cases = cases(options.seed, options.filter.as_deref())?;
+    for (number, case) in cases.iter().enumerate() {
+        let written = write_case(&options.folder.join(number.to_string()), case);
+        written.map_err(|error| Failure::failed(format!("{}: {error}", case.name)))?;
+    }
+    let names: String = cases.iter().map(|case| format!("{}\n", case.name)).collect();
+    let path = options.folder.join("names.txt");
+    std::fs::write(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
+    println!("{} cases of seed {} are in {}", cases.len(), options.seed, options.folder.display());
+    Ok(())
+}
 
 /// Generated cases on one device, each compared with the oracle.
 pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
@@ -23,13 +48,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     let [device] = engine.devices() else {
         return Err(Failure::usage("conformance is of one device", "name it with `--device ID`"));
     };
-    let cases: Vec<_> = suite(options.seed)
-        .into_iter()
-        .filter(|case| options.filter.as_ref().is_none_or(|filter| case.name.contains(filter.as_str())))
-        .collect();
-    if cases.is_empty() {
-        return Err(Failure::usage("no case has this filter in its name", "leave out --filter to run all"));
-    }
+    let cases = cases(options.seed, options.filter.as_deref())?;
     let spinner = Spinner::start("comparing with the reference");
     let expectations = Expectations::default();
     let mut report = hetero_conformance::Report::default();

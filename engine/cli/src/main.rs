@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         Command::Conformance(options) => match &options.command {
             None => conformance::generated(options),
             Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard(options),
+            Some(arguments::ConformanceCommand::Save(options)) => conformance::save(options),
         },
         Command::Demo(options) => demo::demo(options),
     };

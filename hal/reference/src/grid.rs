@@ -82,6 +82,8 @@ fn sample(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                 let length = space[axis] as f64;
                 let x = if align { (unit + 1.0) / 2.0 * (length - 1.0) } else { ((unit + 1.0) * length - 1.0) / 2.0 };
                 match beyond {
+                    // A cubic's outer taps repeat the border's elements; the position itself stays, as frameworks train it.
+                    Beyond::Border if x.is_finite() && mode == "cubic" => x.clamp(-3.0, length + 2.0),
                     Beyond::Border if x.is_finite() => x.clamp(0.0, length - 1.0),
                     Beyond::Reflection if x.is_finite() => reflect(x, borders[axis].0, borders[axis].1),
                     _ => x,

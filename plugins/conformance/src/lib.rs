@@ -19,6 +19,7 @@
 
 mod cases;
 mod compare;
+mod export;
 mod places;
 mod sequences;
 mod standard;
@@ -35,6 +36,7 @@ use hetero_hal::{
 
 pub use cases::suite;
 pub use compare::{difference, threshold};
+pub use export::write_case;
 pub use standard::{
     ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
 };

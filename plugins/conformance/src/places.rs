@@ -205,7 +205,9 @@ impl Suite {
         for trips in [0i64, 1, 7] {
             for limit in [100.0f32, 3.0] {
                 let mut body = Body::new("body");
-                let (_, _, carried) = (body.input("trip"), body.input("going"), body.input("carried"));
+                body.input("trip", TensorType::exact(DType::I64, &[]));
+                body.input("going", TensorType::exact(DType::Bool, &[]));
+                let carried = body.input("carried", TensorType::exact(DType::F32, &[3]));
                 let one = body.value("one", Some(Tensor::scalar(1.0f32)));
                 let most = body.value("most", Some(Tensor::scalar(limit)));
                 let next = body.node(Operator::new("Add", 14), &[carried, one]);
@@ -224,7 +226,9 @@ impl Suite {
         }
         for (backwards, axis) in [(0, 0), (1, 0), (0, 1)] {
             let mut body = Body::new("body");
-            let (state, part) = (body.input("state"), body.input("part"));
+            let width = if axis == 0 { 5 } else { 3 };
+            let part = TensorType::exact(DType::F32, &[width]);
+            let (state, part) = (body.input("state", part.clone()), body.input("part", part));
             let next = body.node(Operator::new("Add", 14), &[state, part]);
             let seen = body.node(Operator::new("Neg", 13), &[next]);
             let operator = Operator::new("Scan", 21)
@@ -233,7 +237,6 @@ impl Suite {
                 .with("scan_input_directions", ints(&[backwards]))
                 .with("scan_input_axes", ints(&[axis]))
                 .with("scan_output_axes", ints(&[axis]));
-            let width = if axis == 0 { 5 } else { 3 };
             let inputs = vec![self.random.between(&[width], -1.0, 1.0), x.clone()];
             self.add(&format!("{backwards} {axis}"), operator, inputs, &[], 2);
         }
@@ -254,8 +257,9 @@ impl Body {
         ValueId(self.0.values.len() as u32 - 1)
     }
 
-    fn input(&mut self, name: &str) -> ValueId {
+    fn input(&mut self, name: &str, ty: TensorType) -> ValueId {
         let id = self.value(name, None);
+        self.0.values[id.index()].ty = ty;
         self.0.inputs.push(id);
         id
     }

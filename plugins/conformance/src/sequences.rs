@@ -28,6 +28,7 @@ impl Suite {
                 (3, 0, 1, false, 0.0),
                 (3, 4, 0, true, 0.0),
                 (1, 7, 1, false, 2.0),
+                (4, 7, 1, false, 0.0),
                 (4, 0, 0, true, 5.0),
             ] {
                 for (heads, groups) in [(2, 2), (6, 2)] {
@@ -131,17 +132,31 @@ impl Suite {
                 }
             }
         }
-        let functions =
-            [("Relu", "HardSigmoid"), ("Softsign", "Sigmoid"), ("Affine", "Elu"), ("LeakyRelu", "Softplus")];
+        let functions = [
+            ("ThresholdedRelu", "HardSigmoid"),
+            ("Affine", "Elu"),
+            ("LeakyRelu", "ScaledTanh"),
+            ("HardSigmoid", "Affine"),
+        ];
         for (first, second) in functions {
-            let lists = Attribute::Strings(vec![second.as_bytes().into(), first.as_bytes().into()]);
-            let operator = Operator::new("GRU", 14).with("hidden_size", Attribute::Int(3)).with("activations", lists);
+            let operator = |name: &str, functions: &[&str]| {
+                let list = functions.iter().map(|function| function.as_bytes().into()).collect();
+                Operator::new(name, 14)
+                    .with("hidden_size", Attribute::Int(3))
+                    .with("activations", Attribute::Strings(list))
+                    .with("activation_alpha", Attribute::Floats(vec![0.4, 0.3][..functions.len()].to_vec()))
+                    .with("activation_beta", Attribute::Floats(vec![0.1, 0.2][..functions.len()].to_vec()))
+            };
             let inputs = [&[4, 2, 3], &[1, 9, 3], &[1, 9, 3]].map(|shape| self.random.between(shape, -1.0, 1.0));
-            self.add(&format!("of {first} and {second}"), operator, inputs.to_vec(), &[1, 2], 2);
-            let lists = Attribute::Strings(vec![first.as_bytes().into()]);
-            let operator = Operator::new("RNN", 14).with("hidden_size", Attribute::Int(3)).with("activations", lists);
+            self.add(
+                &format!("of {second} and {first}"),
+                operator("GRU", &[second, first]),
+                inputs.to_vec(),
+                &[1, 2],
+                2,
+            );
             let inputs = [&[4, 2, 3], &[1, 3, 3], &[1, 3, 3]].map(|shape| self.random.between(shape, -1.0, 1.0));
-            self.add(&format!("of {first}"), operator, inputs.to_vec(), &[1, 2], 2);
+            self.add(&format!("of {first}"), operator("RNN", &[first]), inputs.to_vec(), &[1, 2], 2);
         }
     }
 
@@ -199,8 +214,8 @@ impl Suite {
         for name in ["HannWindow", "HammingWindow", "BlackmanWindow"] {
             for size in [1i64, 2, 7, 16] {
                 for periodic in [0, 1] {
-                    // A symmetric window of one sample divides by nothing.
-                    if periodic == 0 && size == 1 {
+                    // A symmetric window of one sample divides by nothing; these of Blackman hold only zeros, whatever the rounding.
+                    if (periodic == 0 && size == 1) || (name == "BlackmanWindow" && size < 3) {
                         continue;
                     }
                     for dtype in FLOATS {

@@ -1,0 +1,35 @@
+//! Cases as files, so that others can run them.
+
+use std::path::Path;
+
+use hetero_hal::{Error, Result, Tensor};
+
+use crate::{Case, program};
+
+/// Writes a case as the standard lays out its own: `model.onnx`, and `test_data_set_0` with `input_N.pb` and, by the oracle, `output_N.pb`.
+/// Constants of the case are initialisers of the model.
+///
+/// # Errors
+/// Where the oracle or inference turns the case down, or a file cannot be written.
+pub fn write_case(folder: &Path, case: &Case) -> Result<()> {
+    let expected = hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs)?;
+    let (program, inputs) = program(case)?;
+    let model = hetero_onnx::model_of(&program);
+    let data = folder.join("test_data_set_0");
+    let broken = |path: &Path, error: std::io::Error| {
+        Error::invalid_argument(format!("cannot write {}: {error}", path.display()))
+    };
+    std::fs::create_dir_all(&data).map_err(|error| broken(&data, error))?;
+    hetero_onnx::write(&model, folder.join("model.onnx")).map_err(Error::from)?;
+    let save = |kind: &str, index: usize, name: &str, tensor: &Tensor| {
+        let path = data.join(format!("{kind}_{index}.pb"));
+        std::fs::write(&path, hetero_onnx::tensor_to_bytes(name, tensor)).map_err(|error| broken(&path, error))
+    };
+    for (index, (id, tensor)) in program.inputs().iter().zip(&inputs).enumerate() {
+        save("input", index, &program.value(*id)?.name, tensor)?;
+    }
+    for (index, (id, tensor)) in program.outputs().iter().zip(&expected).enumerate() {
+        save("output", index, &program.value(*id)?.name, tensor)?;
+    }
+    Ok(())
+}
