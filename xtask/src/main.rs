@@ -56,6 +56,12 @@ enum Part {
     Features,
     /// Generated cases on the CPU, and the standard's own.
     Conformance,
+    /// The oracle agrees with ONNX Runtime on generated cases.
+    Oracle {
+        /// Seed of the cases.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Real models agree with ONNX Runtime.
     Models {
         /// Seed of weights and inputs.
@@ -94,6 +100,7 @@ fn main() -> ExitCode {
             Part::Unit => steps::unit(&workspace),
             Part::Features => steps::features(&workspace),
             Part::Conformance => steps::conformance(&workspace),
+            Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
         },

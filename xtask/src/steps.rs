@@ -14,13 +14,14 @@ const MUTATIONS: u64 = 2000;
 
 /// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 8] = [
+    const STEPS: [Step; 9] = [
         ("setup", setup::setup),
         ("packages", |workspace| setup::models(workspace, &[])),
         ("lint", lint),
         ("unit", unit),
         ("features", features),
         ("conformance", conformance),
+        ("oracle", |workspace| oracle(workspace, SEED)),
         ("models", |workspace| models(workspace, SEED, &[])),
         ("mutations", |workspace| mutations(workspace, MUTATIONS, SEED)),
     ];
@@ -76,6 +77,22 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     workspace.run(&hetero, &["conformance", "--device", "cpu:0"])?;
     let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
     workspace.run(&hetero, &["conformance", "onnx", &data.to_string_lossy()])
+}
+
+/// Generated cases in ONNX Runtime, whose results are those of the oracle.
+pub(crate) fn oracle(workspace: &Workspace, seed: u64) -> Result<()> {
+    setup::setup(workspace)?;
+    let hetero = workspace.hetero()?;
+    let cases = workspace.cache.join(format!("generated-cases-{seed}"));
+    // Cases of an older generator would be compared too.
+    if cases.exists() {
+        std::fs::remove_dir_all(&cases).map_err(|error| format!("cannot remove {}: {error}", cases.display()))?;
+    }
+    let (folder, seed) = (cases.to_string_lossy(), seed.to_string());
+    workspace.run(&hetero, &["conformance", "save", &folder, "--seed", &seed])?;
+    let exceptions = workspace.root.join("plugins/conformance/expected/onnxruntime-1.32.0.txt");
+    let script = workspace.script("oracle.py");
+    workspace.run(workspace.python(), &[&*script.to_string_lossy(), &*folder, &*exceptions.to_string_lossy()])
 }
 
 /// The folder of references for a seed. Its name changes with the script, so that none is stale.

@@ -49,11 +49,15 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![ty(all), ty(last.clone()), ty(last)])
 }
 
+/// Values of `activation_alpha` or `activation_beta` that are left.
+type Parameters<'a> = std::slice::Iter<'a, f32>;
+
 /// An activation with its parameters.
 type Activation = Box<dyn Fn(f64) -> f64>;
 
-fn activation(name: &str, alpha: Option<f32>, beta: Option<f32>) -> Result<Activation> {
-    let or = |value: Option<f32>, default: f32| f64::from(value.unwrap_or(default));
+/// Parameters are consumed in the order of the functions that have one.
+fn activation(name: &str, alphas: &mut Parameters<'_>, betas: &mut Parameters<'_>) -> Result<Activation> {
+    let or = |list: &mut Parameters<'_>, default: f32| f64::from(list.next().copied().unwrap_or(default));
     Ok(match name.to_ascii_lowercase().as_str() {
         "sigmoid" => Box::new(sigmoid),
         "tanh" => Box::new(f64::tanh),
@@ -61,27 +65,27 @@ fn activation(name: &str, alpha: Option<f32>, beta: Option<f32>) -> Result<Activ
         "softsign" => Box::new(|x| x / (1.0 + x.abs())),
         "softplus" => Box::new(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
         "affine" => {
-            let (a, b) = (or(alpha, 1.0), or(beta, 0.0));
+            let (a, b) = (or(alphas, 1.0), or(betas, 0.0));
             Box::new(move |x| a * x + b)
         }
         "leakyrelu" => {
-            let a = or(alpha, 0.01);
+            let a = or(alphas, 0.01);
             Box::new(move |x| if x < 0.0 { a * x } else { x })
         }
         "thresholdedrelu" => {
-            let a = or(alpha, 1.0);
+            let a = or(alphas, 1.0);
             Box::new(move |x| if x > a { x } else { 0.0 })
         }
         "hardsigmoid" => {
-            let (a, b) = (or(alpha, 0.2), or(beta, 0.5));
+            let (a, b) = (or(alphas, 0.2), or(betas, 0.5));
             Box::new(move |x| (a * x + b).clamp(0.0, 1.0))
         }
         "elu" => {
-            let a = or(alpha, 1.0);
+            let a = or(alphas, 1.0);
             Box::new(move |x| if x < 0.0 { a * x.exp_m1() } else { x })
         }
         "scaledtanh" => {
-            let (a, b) = (or(alpha, 1.0), or(beta, 1.0));
+            let (a, b) = (or(alphas, 1.0), or(betas, 1.0));
             Box::new(move |x| a * (b * x).tanh())
         }
         other => return Err(Error::invalid_model(format!("activation '{other}' is unknown"))),
@@ -148,13 +152,9 @@ impl Layer {
         if names.len() != defaults.len() * count {
             return Err(misfit("activations"));
         }
-        let (alpha, beta) = (operator.floats("activation_alpha")?, operator.floats("activation_beta")?);
-        let parameter = |list: Option<&[f32]>, index: usize| list.and_then(|list| list.get(index).copied());
-        let activations = names
-            .iter()
-            .enumerate()
-            .map(|(index, name)| activation(name, parameter(alpha, index), parameter(beta, index)))
-            .collect::<Result<_>>()?;
+        let mut alphas = operator.floats("activation_alpha")?.unwrap_or_default().iter();
+        let mut betas = operator.floats("activation_beta")?.unwrap_or_default().iter();
+        let activations = names.iter().map(|name| activation(name, &mut alphas, &mut betas)).collect::<Result<_>>()?;
         let clip = operator.float("clip")?.map(f64::from);
         let (x, w, r) = (floats(x)?, floats(w)?, floats(r)?);
         Ok(Layer {
