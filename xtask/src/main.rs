@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod mutants;
 mod setup;
 mod steps;
 mod workspace;
@@ -37,6 +38,8 @@ enum Task {
         #[command(subcommand)]
         part: Option<Part>,
     },
+    /// Write docs/operators.md again.
+    Docs,
     /// Measure hetero beside its peers.
     Bench {
         #[command(subcommand)]
@@ -70,6 +73,8 @@ enum Part {
         /// Models; without names, all.
         names: Vec<String>,
     },
+    /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
+    Mutants,
     /// Mutated real models end in an error or a result.
     Mutations {
         /// How many.
@@ -102,8 +107,10 @@ fn main() -> ExitCode {
             Part::Conformance => steps::conformance(&workspace),
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
+            Part::Mutants => mutants::mutants(&workspace),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
         },
+        Task::Docs => steps::docs(&workspace),
         Task::Bench { what: Bench::Models { names } } => steps::bench(&workspace, &names),
     });
     match outcome {

@@ -70,13 +70,40 @@ pub(crate) fn features(workspace: &Workspace) -> Result<()> {
     workspace.cargo(&["check", "--package", "hetero", "--no-default-features"])
 }
 
+/// The table of operators, as the CPU device makes it.
+fn operators(workspace: &Workspace) -> Result<String> {
+    let hetero = workspace.hetero()?;
+    let output = workspace.command(&hetero, &["conformance", "operators", "--device", "cpu:0"]).output();
+    let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
+    if !output.status.success() {
+        return Err(format!("the table of operators: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+pub(crate) fn docs(workspace: &Workspace) -> Result<()> {
+    let path = workspace.root.join("docs").join("operators.md");
+    let written = std::fs::create_dir_all(workspace.root.join("docs")).and_then(|()| {
+        operators(workspace).map_or_else(|error| Err(std::io::Error::other(error)), |text| std::fs::write(&path, text))
+    });
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Is docs/operators.md what the command writes?
+fn docs_are_new(workspace: &Workspace) -> Result<()> {
+    let path = workspace.root.join("docs").join("operators.md");
+    let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    if found == operators(workspace)? { Ok(()) } else { Err("docs/operators.md is old; run `cargo xtask docs`".into()) }
+}
+
 /// Generated cases, then the standard's own, through the command line.
 pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     setup::models(workspace, &["onnx".to_owned()])?;
     let hetero = workspace.hetero()?;
     workspace.run(&hetero, &["conformance", "--device", "cpu:0"])?;
     let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
-    workspace.run(&hetero, &["conformance", "onnx", &data.to_string_lossy()])
+    workspace.run(&hetero, &["conformance", "onnx", &data.to_string_lossy()])?;
+    docs_are_new(workspace)
 }
 
 /// Generated cases in ONNX Runtime, whose results are those of the oracle.

@@ -167,6 +167,14 @@ pub(crate) enum ConformanceCommand {
     Onnx(StandardOptions),
     /// Write the generated cases as models with inputs and the reference's outputs, for other runtimes.
     Save(SaveOptions),
+    /// Print a table of the operators and what the devices do of them, as Markdown.
+    Operators(OperatorsOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OperatorsOptions {
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
 }
 
 #[derive(Debug, Args)]

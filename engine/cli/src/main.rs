@@ -18,6 +18,7 @@ mod demo;
 mod devices;
 mod failure;
 mod inspect;
+mod operators;
 mod progress;
 mod run;
 mod tensors;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Conformance(options) => match &options.command {
             None => conformance::generated(options),
             Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard(options),
+            Some(arguments::ConformanceCommand::Operators(options)) => operators::table(options),
             Some(arguments::ConformanceCommand::Save(options)) => conformance::save(options),
         },
         Command::Demo(options) => demo::demo(options),

@@ -150,7 +150,8 @@ impl Suite {
                 if name == "PRelu" && !one_way {
                     continue;
                 }
-                let (x, y) = (self.random.between(a, 0.5, 2.0), self.random.between(b, 0.5, 2.0));
+                let low = if name == "Pow" { 0.5 } else { -2.0 };
+                let (x, y) = (self.random.between(a, low, 2.0), self.random.between(b, 0.5, 2.0));
                 self.add(&format!("{a:?} {b:?}"), Operator::new(name, OPSET), vec![x, y], &[], 1);
             }
         }
@@ -158,6 +159,16 @@ impl Suite {
             for (a, b) in pairs {
                 let (x, y) = (self.random.floats(a), self.random.floats(b));
                 self.add(&format!("{a:?} {b:?}"), Operator::new(name, OPSET), vec![x, y], &[], 1);
+            }
+        }
+        // Each special value with each.
+        let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0, 1.5];
+        let both = || {
+            Some((Tensor::from_vec(&[6, 1], special.to_vec()).ok()?, Tensor::from_vec(&[6], special.to_vec()).ok()?))
+        };
+        for name in ["Add", "Sub", "Mul", "Max", "Min", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"] {
+            if let Some((x, y)) = both() {
+                self.add("special values", Operator::new(name, OPSET), vec![x, y], &[], 1);
             }
         }
         for count in [1, 3, 5] {

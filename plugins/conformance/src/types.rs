@@ -153,6 +153,17 @@ impl Suite {
                 }
             }
         }
+        for dtype in FLOATS.into_iter().chain(INTEGERS) {
+            for shape in [&[][..], &[0, 3], &[5, 11]] {
+                let x = self.numbers(dtype, shape, 0.0, 9.0);
+                let (low, high) = (self.numbers(dtype, &[], 2.0, 4.0), self.numbers(dtype, &[], 5.0, 7.0));
+                let operator = || Operator::new("Clip", OPSET);
+                let whole = vec![Some(x.clone()), Some(low.clone()), Some(high.clone())];
+                self.add_partial(&format!("{dtype} {shape:?}"), operator(), whole, &[1, 2], 1);
+                let above = vec![Some(x), None, Some(high)];
+                self.add_partial(&format!("{dtype} {shape:?} from above"), operator(), above, &[2], 1);
+            }
+        }
         for dtype in INTEGERS {
             for name in ["BitwiseAnd", "BitwiseOr", "BitwiseXor"] {
                 let (x, y) = (self.numbers(dtype, &[3, 5], 0.0, 100.0), self.numbers(dtype, &[5], 0.0, 100.0));
