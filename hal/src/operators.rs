@@ -136,6 +136,16 @@ pub struct InputFact {
     pub ty: TensorType,
     /// Its content, where it is known before running.
     pub value: Option<Tensor>,
+    /// The most that each of its elements can be, where that is known but not its content: sizes that depend on data have it.
+    pub most: Option<Tensor>,
+}
+
+impl InputFact {
+    /// The content, or the most that its elements can be.
+    #[must_use]
+    pub fn at_most(&self) -> Option<&Tensor> {
+        self.value.as_ref().or(self.most.as_ref())
+    }
 }
 
 /// Everything that a rule of inference may look at.

@@ -23,7 +23,7 @@ const MOST_ELEMENTS: usize = 4096;
 /// # Errors
 /// `Hal` with `InvalidModel` where a node breaks a rule of the standard, with the node's name. A node without a definition is no error here.
 pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
-    let mut inferred = Inferred { values: HashMap::new(), extents: Vec::new() };
+    let mut inferred = Inferred::default();
     walk(graph, operators, &mut inferred)?;
     Ok(inferred)
 }
@@ -33,6 +33,8 @@ pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred>
 pub struct Inferred {
     /// Contents that shapes alone decide.
     pub values: HashMap<ValueId, Tensor>,
+    /// The most that the elements of other contents can be.
+    most: HashMap<ValueId, Tensor>,
     /// Sizes that depend on data.
     pub extents: Vec<Extent>,
 }
@@ -43,7 +45,7 @@ fn walk(graph: &mut Graph, operators: &dyn OperatorSet, inferred: &mut Inferred)
         let Some(definition) = operators.find(&node.operator) else {
             continue;
         };
-        let (mut types, values) =
+        let Facts { mut types, values, most } =
             node_facts(graph, &node, definition, operators, inferred).map_err(|error| error.at(node.to_string()))?;
         for (position, id) in node.outputs.iter().enumerate() {
             let (Some(id), Some(ty)) = (id, types.get_mut(position)) else {
@@ -57,6 +59,7 @@ fn walk(graph: &mut Graph, operators: &dyn OperatorSet, inferred: &mut Inferred)
             }
             merge(&mut graph.values[id.index()].ty, std::mem::take(ty));
         }
+        inferred.most.extend(node.outputs.iter().zip(most).filter_map(|(id, most)| Some(((*id)?, most))));
         for (id, value) in node.outputs.iter().zip(values) {
             if let Some(id) = id {
                 graph.values[id.index()].ty = TensorType::exact(value.dtype(), value.shape());
@@ -78,7 +81,12 @@ fn merge(known: &mut TensorType, found: TensorType) {
     };
 }
 
-type Facts = (Vec<TensorType>, Vec<Tensor>);
+/// What is inferred of a node's outputs; contents and bounds may be empty.
+struct Facts {
+    types: Vec<TensorType>,
+    values: Vec<Tensor>,
+    most: Vec<Tensor>,
+}
 
 fn node_facts(
     graph: &Graph,
@@ -93,7 +101,13 @@ fn node_facts(
     let facts: Vec<Option<InputFact>> = node
         .inputs
         .iter()
-        .map(|id| id.map(|id| InputFact { ty: graph.values[id.index()].ty.clone(), value: content(id) }))
+        .map(|id| {
+            id.map(|id| InputFact {
+                ty: graph.values[id.index()].ty.clone(),
+                value: content(id),
+                most: inferred.most.get(&id).cloned(),
+            })
+        })
         .collect();
     let subgraph = |name: &str, inputs: &[TensorType]| {
         let Some(body) = node.operator.graph(name)? else {
@@ -105,7 +119,39 @@ fn node_facts(
         Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &subgraph };
     let types = (definition.infer)(&context)?;
     let values = computed(node, definition, operators, &facts, &types)?;
-    Ok((types, values))
+    let most = if values.is_empty() { bounded(node, definition, operators, &facts, &types) } else { vec![] };
+    Ok(Facts { types, values, most })
+}
+
+/// Operators that keep the order of their first input, all others being known: a larger element in never makes a smaller one out.
+const MONOTONE: [&str; 8] = ["Identity", "Cast", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Slice", "Sub"];
+/// Operators that keep the order of all their inputs.
+const MONOTONE_IN_ALL: [&str; 4] = ["Add", "Concat", "Max", "Min"];
+
+/// The most that the elements of the outputs can be, where sizes that depend on data decide them.
+fn bounded(
+    node: &Node,
+    definition: &Definition,
+    operators: &dyn OperatorSet,
+    facts: &[Option<InputFact>],
+    types: &[TensorType],
+) -> Vec<Tensor> {
+    if node.operator.is("Shape") || node.operator.is("Size") {
+        let dims = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.dims.as_ref());
+        let sizes: Option<Vec<usize>> = dims.and_then(|dims| dims.iter().map(Dim::bound).collect());
+        return sizes.and_then(|sizes| shape_value(node, &sizes).ok()).unwrap_or_default();
+    }
+    let in_all = MONOTONE_IN_ALL.iter().any(|name| node.operator.is(name));
+    if !in_all && !MONOTONE.iter().any(|name| node.operator.is(name)) {
+        return vec![];
+    }
+    let bounds = facts.iter().enumerate().map(|(index, fact)| {
+        let Some(fact) = fact else { return Some(None) };
+        let content = if in_all || index == 0 { fact.at_most() } else { fact.value.as_ref() };
+        content.filter(|content| content.len() <= MOST_ELEMENTS).cloned().map(Some)
+    });
+    let Some(inputs) = bounds.collect::<Option<Vec<_>>>() else { return vec![] };
+    evaluated(node, definition, operators, &inputs, types).unwrap_or_default()
 }
 
 /// Types of the outputs of a subgraph whose inputs have these types.
@@ -153,13 +199,6 @@ fn computed(
         let shape = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
         return shape.map_or(Ok(vec![]), |shape| shape_value(node, &shape));
     }
-    let small = types
-        .iter()
-        .take(node.outputs.len())
-        .all(|ty| ty.shape().and_then(|shape| element_count(&shape)).is_some_and(|count| count <= MOST_ELEMENTS));
-    if !small || !definition.deterministic || node.subgraphs().next().is_some() {
-        return Ok(vec![]);
-    }
     let mut inputs = Vec::with_capacity(facts.len());
     for fact in facts {
         match fact {
@@ -170,9 +209,27 @@ fn computed(
             Some(_) => return Ok(vec![]),
         }
     }
+    evaluated(node, definition, operators, &inputs, types)
+}
+
+/// The outputs of a node of these inputs, where they are small; nothing where the node is not to be computed here.
+fn evaluated(
+    node: &Node,
+    definition: &Definition,
+    operators: &dyn OperatorSet,
+    inputs: &[Option<Tensor>],
+    types: &[TensorType],
+) -> hetero_hal::Result<Vec<Tensor>> {
+    let small = types
+        .iter()
+        .take(node.outputs.len())
+        .all(|ty| ty.shape().and_then(|shape| element_count(&shape)).is_some_and(|count| count <= MOST_ELEMENTS));
+    if !small || !definition.deterministic || node.subgraphs().next().is_some() {
+        return Ok(vec![]);
+    }
     let evaluation = Evaluation {
         operator: &node.operator,
-        inputs: &inputs,
+        inputs,
         outputs: node.outputs.len(),
         operators,
         outer: &|_| None,

@@ -127,9 +127,18 @@ fn steps(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize> {
 }
 
 fn infer_range(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let values = (&inference.input(0)?.value, &inference.input(1)?.value, &inference.input(2)?.value);
-    let dim = match values {
-        (Some(start), Some(limit), Some(delta)) => Dim::Known(steps(start, limit, delta)?),
+    let (start, limit, delta) = (inference.input(0)?, inference.input(1)?, inference.input(2)?);
+    let dim = match (&start.value, limit.at_most(), &delta.value) {
+        (Some(start), Some(most), Some(delta)) => {
+            let count = steps(start, most, delta)?;
+            let forwards = floats(delta)?.first().is_some_and(|&delta| delta > 0.0);
+            match (&limit.value, forwards) {
+                (Some(_), _) => Dim::Known(count),
+                (None, true) => Dim::Data { bound: count, extent: None },
+                // A range that counts down to a limit is longest where the limit is least, which is not known.
+                (None, false) => Dim::Unknown,
+            }
+        }
         _ => Dim::Unknown,
     };
     Ok(vec![TensorType { dtype: inference.dtype(0)?, dims: Some(vec![dim]) }])
