@@ -167,8 +167,22 @@ pub(crate) enum ConformanceCommand {
     Onnx(StandardOptions),
     /// Write the generated cases as models with inputs and the reference's outputs, for other runtimes.
     Save(SaveOptions),
+    /// Run the operators of a model one by one, with the attributes, shapes and weights that they have there.
+    Model(ModelCasesOptions),
     /// Print a table of the operators and what the devices do of them, as Markdown.
     Operators(OperatorsOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ModelCasesOptions {
+    #[command(flatten)]
+    pub(crate) model: ModelOptions,
+    /// Device to run on.
+    #[arg(long, value_name = "ID", default_value = "cpu:0")]
+    pub(crate) device: String,
+    /// Seed of inputs that the model does not hold.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 #[derive(Debug, Args)]

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hetero::{Binding, HeteroEngine, Model, Tensor};
 use hetero_conformance::{
-    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, run_standard, standard_cases, suite,
-    write_case,
+    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, model_cases, run_standard, standard_cases,
+    suite, write_case,
 };
 use serde_json::json;
 
-use crate::arguments::{ConformanceOptions, SaveOptions, StandardOptions};
+use crate::arguments::{ConformanceOptions, ModelCasesOptions, SaveOptions, StandardOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
@@ -25,6 +25,38 @@ fn cases(seed: u64, filter: Option<&str>) -> Result<Vec<Case>> {
         return Err(Failure::usage("no case has this filter in its name", "leave out --filter to run all"));
     }
     Ok(cases)
+}
+
+/// The operators of a model, each kind once.
+pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
+    let path = &options.model.model;
+    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    let binding =
+        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
+    let bound = hetero::bind(&model, &binding, &hetero_reference::Standard).map_err(hetero::Error::from)?;
+    let mut engine = HeteroEngine::builder().build();
+    engine.add_device(&options.device, hetero::hal::OpenOptions::default())?;
+    let [device] = engine.devices() else {
+        return Err(Failure::usage("conformance is of one device", "name it with `--device ID`"));
+    };
+    let spinner = Spinner::start("comparing with the reference");
+    let mut report = hetero_conformance::Report::default();
+    let cases = model_cases(&bound.program, options.seed);
+    for case in &cases {
+        report.weigh(&Expectations::default(), &case.name, &check(&**device, case));
+    }
+    drop(spinner);
+    report.wrong.iter().for_each(|line| println!("{line}"));
+    println!(
+        "{}: {} kinds of nodes among {} of {}, {} passed, {} wrong",
+        options.device,
+        cases.len(),
+        bound.program.nodes().len(),
+        path.display(),
+        report.passed,
+        report.wrong.len()
+    );
+    verdict(report.wrong.len())
 }
 
 /// Generated cases as files.

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             None => conformance::generated(options),
             Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard(options),
             Some(arguments::ConformanceCommand::Operators(options)) => operators::table(options),
+            Some(arguments::ConformanceCommand::Model(options)) => conformance::model(options),
             Some(arguments::ConformanceCommand::Save(options)) => conformance::save(options),
         },
         Command::Demo(options) => demo::demo(options),

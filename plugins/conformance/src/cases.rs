@@ -56,6 +56,10 @@ pub(crate) struct Suite {
 }
 
 impl Suite {
+    pub(crate) fn new(seed: u64) -> Self {
+        Suite { random: Random(seed | 1), cases: Vec::new() }
+    }
+
     pub(crate) fn add(
         &mut self,
         detail: &str,
@@ -407,7 +411,7 @@ impl Suite {
 /// All cases. Equal seeds make equal cases.
 #[must_use]
 pub fn suite(seed: u64) -> Vec<Case> {
-    let mut suite = Suite { random: Random(seed | 1), cases: Vec::new() };
+    let mut suite = Suite::new(seed);
     suite.unary();
     suite.binary();
     suite.convolutions();

@@ -20,6 +20,7 @@
 mod cases;
 mod compare;
 mod export;
+mod model;
 mod places;
 mod sequences;
 mod standard;
@@ -37,6 +38,7 @@ use hetero_hal::{
 pub use cases::suite;
 pub use compare::{difference, threshold};
 pub use export::write_case;
+pub use model::model_cases;
 pub use standard::{
     ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
 };
