@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hetero::{Binding, HeteroEngine, Model, Tensor};
 use hetero_conformance::{
-    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, model_cases, run_standard, standard_cases,
-    suite, write_case,
+    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, model_cases, run_standard, run_suite,
+    standard_cases, suite, write_case,
 };
 use serde_json::json;
 
@@ -40,11 +40,8 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
         return Err(Failure::usage("conformance is of one device", "name it with `--device ID`"));
     };
     let spinner = Spinner::start("comparing with the reference");
-    let mut report = hetero_conformance::Report::default();
     let cases = model_cases(&bound.program, options.seed);
-    for case in &cases {
-        report.weigh(&Expectations::default(), &case.name, &check(&**device, case));
-    }
+    let report = run_suite(&**device, &cases, &Expectations::default());
     drop(spinner);
     report.wrong.iter().for_each(|line| println!("{line}"));
     println!(

@@ -3,6 +3,7 @@
 use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Result, Tensor, TensorType};
 
 use crate::numbers::Numbers;
+use crate::shapes::named_type;
 use crate::small::RoundScale;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -12,11 +13,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
 ];
 
 fn target(operator: &hetero_hal::Operator) -> Result<DType> {
-    let code = operator.int("to")?.ok_or_else(|| Error::invalid_model("Cast lacks its attribute 'to'"))?;
-    i32::try_from(code)
-        .ok()
-        .and_then(DType::from_onnx_code)
-        .ok_or_else(|| Error::invalid_model(format!("Cast to the unknown element type {code}")))
+    named_type(operator, "to")?.ok_or_else(|| Error::invalid_model(format!("{operator} lacks its attribute 'to'")))
 }
 
 fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {

@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::{indices, pick};
 use crate::numbers::{Numbers, floats};
-use crate::shapes::size;
+use crate::shapes::{named_type, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Constant", 1, (0, 0), infer_constant, constant),
@@ -160,25 +160,14 @@ fn range(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![numbers.into_tensor(start.dtype(), &[count])?])
 }
 
-fn eye_dtype(operator: &Operator, input: Option<DType>) -> Result<Option<DType>> {
-    match operator.int("dtype")? {
-        None => Ok(input),
-        Some(code) => i32::try_from(code)
-            .ok()
-            .and_then(DType::from_onnx_code)
-            .map(Some)
-            .ok_or_else(|| Error::invalid_model(format!("EyeLike of the unknown element type {code}"))),
-    }
-}
-
 fn infer_eye(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let ty = &inference.input(0)?.ty;
-    Ok(vec![TensorType { dtype: eye_dtype(inference.operator, ty.dtype)?, dims: ty.dims.clone() }])
+    Ok(vec![TensorType { dtype: named_type(inference.operator, "dtype")?.or(ty.dtype), dims: ty.dims.clone() }])
 }
 
 fn eye(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let dtype = eye_dtype(evaluation.operator, Some(input.dtype()))?.unwrap_or(DType::F32);
+    let dtype = named_type(evaluation.operator, "dtype")?.unwrap_or(input.dtype());
     let &[rows, columns] = input.shape() else {
         return Err(Error::invalid_model("EyeLike takes a matrix"));
     };

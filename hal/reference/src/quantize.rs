@@ -3,7 +3,7 @@
 use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
 use crate::numbers::{Numbers, floats, limits, pack};
-use crate::shapes::{axis, flops_per_element, size};
+use crate::shapes::{axis, flops_per_element, named_type, size};
 use crate::small::{RoundScale, encode};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -24,19 +24,13 @@ pub(crate) fn quantized(
     Numbers::Ints(values.into_iter().enumerate().map(whole).collect()).into_tensor(dtype, shape)
 }
 
-fn named_type(operator: &Operator, attribute: &str) -> Result<Option<DType>> {
-    match operator.int(attribute)?.unwrap_or(0) {
-        0 => Ok(None),
-        code => i32::try_from(code)
-            .ok()
-            .and_then(DType::from_onnx_code)
-            .map(Some)
-            .ok_or_else(|| Error::invalid_model(format!("{attribute} of {operator} is the unknown type {code}"))),
-    }
+/// A type by its attribute, where 0 says that none is named.
+fn optional_type(operator: &Operator, attribute: &str) -> Result<Option<DType>> {
+    if operator.int(attribute)? == Some(0) { Ok(None) } else { named_type(operator, attribute) }
 }
 
 fn infer_quantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let dtype = match (inference.optional(2), named_type(inference.operator, "output_dtype")?) {
+    let dtype = match (inference.optional(2), optional_type(inference.operator, "output_dtype")?) {
         (Some(zero), _) => zero.ty.dtype,
         (None, named) => Some(named.unwrap_or(DType::U8)),
     };
@@ -44,7 +38,7 @@ fn infer_quantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 fn infer_dequantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let dtype = named_type(inference.operator, "output_dtype")?.or(inference.dtype(1)?);
+    let dtype = optional_type(inference.operator, "output_dtype")?.or(inference.dtype(1)?);
     Ok(vec![TensorType { dtype, dims: inference.input(0)?.ty.dims.clone() }])
 }
 
@@ -89,7 +83,7 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, scale) = (evaluation.input(0)?, evaluation.input(1)?);
     let zero = evaluation.optional(2);
-    let dtype = zero.map(Tensor::dtype).or(named_type(operator, "output_dtype")?).unwrap_or(DType::U8);
+    let dtype = zero.map(Tensor::dtype).or(optional_type(operator, "output_dtype")?).unwrap_or(DType::U8);
     if zero.is_some_and(|zero| zero.shape() != scale.shape() && zero.len() != 1) {
         return Err(Error::invalid_model(format!("{operator}: zero points {zero:?} for scales {scale:?}")));
     }
@@ -98,7 +92,7 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let scales = floats(scale)?;
     let ratios: Vec<f64> = floats(input)?.into_iter().enumerate().map(|(index, x)| x / scales[at(index)]).collect();
     // Quotients are rounded to the precision of the division before they are rounded to whole numbers.
-    let precision = match named_type(operator, "precision")? {
+    let precision = match optional_type(operator, "precision")? {
         Some(named) => named,
         None if input.dtype().is_float() => input.dtype(),
         None => DType::F32,
@@ -121,7 +115,7 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 fn dequantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, scale) = (evaluation.input(0)?, evaluation.input(1)?);
-    let dtype = named_type(operator, "output_dtype")?.unwrap_or(scale.dtype());
+    let dtype = optional_type(operator, "output_dtype")?.unwrap_or(scale.dtype());
     evaluation.reserve(dtype, input.shape())?;
     let at = spread(operator, input.shape(), scale.shape())?;
     let scales = floats(scale)?;

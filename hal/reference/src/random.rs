@@ -3,7 +3,7 @@
 use hetero_hal::{Bool, DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
 use crate::numbers::{Numbers, floats, pack};
-use crate::shapes::size;
+use crate::shapes::{named_type, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("RandomUniform", 1, (0, 0), infer_shaped, shaped).random(),
@@ -40,14 +40,7 @@ impl Source {
 }
 
 fn dtype(operator: &Operator, otherwise: Option<DType>) -> Result<Option<DType>> {
-    match operator.int("dtype")? {
-        None => Ok(otherwise),
-        Some(code) => i32::try_from(code)
-            .ok()
-            .and_then(DType::from_onnx_code)
-            .map(Some)
-            .ok_or_else(|| Error::invalid_model(format!("{operator} of the unknown element type {code}"))),
-    }
+    Ok(named_type(operator, "dtype")?.or(otherwise))
 }
 
 fn shape(operator: &Operator) -> Result<Vec<usize>> {

@@ -1,6 +1,6 @@
 //! Rules of shapes that many operators share: axes, broadcasting, known sizes.
 
-use hetero_hal::{Dim, Error, Evaluation, Inference, Operator, Result, TensorType};
+use hetero_hal::{DType, Dim, Error, Evaluation, Inference, Operator, Result, TensorType};
 
 /// An axis of a tensor of so many dimensions, counted from the end where it is negative.
 pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
@@ -94,6 +94,15 @@ pub(crate) fn elements(ty: &TensorType) -> u64 {
     ty.dims
         .as_ref()
         .map_or(0, |dims| dims.iter().fold(1u64, |count, dim| count.saturating_mul(dim.bound().unwrap_or(1) as u64)))
+}
+
+/// The element type that an attribute names by its code in the standard; `None` where the attribute is absent.
+pub(crate) fn named_type(operator: &Operator, attribute: &str) -> Result<Option<DType>> {
+    let Some(code) = operator.int(attribute)? else { return Ok(None) };
+    let dtype = i32::try_from(code).ok().and_then(DType::from_onnx_code);
+    dtype
+        .map(Some)
+        .ok_or_else(|| Error::invalid_model(format!("{attribute} of {operator} is the unknown element type {code}")))
 }
 
 /// One operation for each element of the result.

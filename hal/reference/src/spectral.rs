@@ -5,7 +5,7 @@ use std::f64::consts::PI;
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
 use crate::numbers::{floats, pack};
-use crate::shapes::{axis, elements, size};
+use crate::shapes::{axis, elements, named_type, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("DFT", 17, (1, 3), infer_dft, dft).counting(flops),
@@ -231,11 +231,7 @@ fn stft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 }
 
 fn output_type(operator: &Operator) -> Result<DType> {
-    let code = operator.int("output_datatype")?.unwrap_or(1);
-    i32::try_from(code)
-        .ok()
-        .and_then(DType::from_onnx_code)
-        .ok_or_else(|| Error::invalid_model(format!("{operator} of the unknown element type {code}")))
+    Ok(named_type(operator, "output_datatype")?.unwrap_or(DType::F32))
 }
 
 fn infer_window(inference: &Inference<'_>) -> Result<Vec<TensorType>> {

@@ -49,6 +49,18 @@ pub(crate) fn ints(values: &[i64]) -> Attribute {
     Attribute::Ints(values.to_vec())
 }
 
+/// The oracle's first output. A case made of what it turns down fails by itself.
+pub(crate) fn evaluate(operator: &Operator, inputs: &[Tensor]) -> Tensor {
+    let inputs: Vec<_> = inputs.iter().cloned().map(Some).collect();
+    let made = hetero_reference::evaluate(operator, &inputs, 1).ok().and_then(|mut made| made.pop());
+    made.unwrap_or_else(|| Tensor::scalar(0.0f32))
+}
+
+pub(crate) fn cast(tensor: Tensor, dtype: DType) -> Tensor {
+    let cast = Operator::new("Cast", crate::types::OPSET).with("to", Attribute::Int(i64::from(dtype.onnx_code())));
+    evaluate(&cast, &[tensor])
+}
+
 /// Cases so far, and the numbers that the next ones are made of.
 pub(crate) struct Suite {
     pub(crate) random: Random,
@@ -181,13 +193,8 @@ impl Suite {
         }
         for dtype in [DType::I64, DType::I32, DType::U8] {
             for name in ["Add", "Mul", "Div", "Sub"] {
-                let tensor = |values: [i64; 4]| -> Option<Tensor> {
-                    let cast = Operator::new("Cast", OPSET).with("to", Attribute::Int(i64::from(dtype.onnx_code())));
-                    hetero_reference::evaluate(&cast, &[Some(i64s(&values))], 1).ok()?.pop()
-                };
-                if let (Some(x), Some(y)) = (tensor([1, 7, 200, 3]), tensor([2, 3, 100, 1])) {
-                    self.add(dtype.name(), Operator::new(name, OPSET), vec![x, y], &[], 1);
-                }
+                let inputs = [[1, 7, 200, 3], [2, 3, 100, 1]].map(|values| cast(i64s(&values), dtype));
+                self.add(dtype.name(), Operator::new(name, OPSET), inputs.to_vec(), &[], 1);
             }
         }
     }

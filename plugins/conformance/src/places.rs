@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use hetero_hal::{Attribute, DType, Graph, Node, Operator, Tensor, TensorType, Value, ValueId};
 
-use crate::cases::{Suite, i64s, ints, text};
+use crate::cases::{Suite, cast, evaluate, i64s, ints, text};
 use crate::types::{FLOATS, INTEGERS, NARROW, OPSET};
-use crate::vision::{cast, evaluate};
 
 impl Suite {
     pub(crate) fn places(&mut self) {

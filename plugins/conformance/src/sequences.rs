@@ -2,9 +2,8 @@
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
-use crate::cases::{Suite, i64s, ints, text};
+use crate::cases::{Suite, cast, evaluate, i64s, ints, text};
 use crate::types::{FLOATS, OPSET};
-use crate::vision::{cast, evaluate};
 
 /// Types of integer products.
 const BYTES: [DType; 2] = [DType::U8, DType::I8];

@@ -2,7 +2,7 @@
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
-use crate::cases::{Suite, i64s, ints, text};
+use crate::cases::{Suite, cast, evaluate, i64s, ints, text};
 use crate::types::{FLOATS, OPSET};
 
 impl Suite {
@@ -358,16 +358,4 @@ impl Suite {
         let inputs = vec![self.random.between(&[1, 2, 5, 4], -1.0, 1.0), self.random.between(&[2, 3, 3, 3], -1.0, 1.0)];
         self.add("of a given shape", operator, inputs, &[1], 1);
     }
-}
-
-/// The oracle's first output. A case made of what it turns down fails by itself.
-pub(crate) fn evaluate(operator: &Operator, inputs: &[Tensor]) -> Tensor {
-    let inputs: Vec<_> = inputs.iter().cloned().map(Some).collect();
-    let made = hetero_reference::evaluate(operator, &inputs, 1).ok().and_then(|mut made| made.pop());
-    made.unwrap_or_else(|| Tensor::scalar(0.0f32))
-}
-
-pub(crate) fn cast(tensor: Tensor, dtype: DType) -> Tensor {
-    let cast = Operator::new("Cast", OPSET).with("to", Attribute::Int(i64::from(dtype.onnx_code())));
-    evaluate(&cast, &[tensor])
 }
