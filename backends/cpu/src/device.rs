@@ -1,5 +1,6 @@
 //! The driver and its device.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -13,7 +14,9 @@ use hetero_hal::{
 use crate::executable::CpuExecutable;
 use crate::kernels;
 use crate::memory::{Budget, CpuMemory};
+use crate::pool::Pool;
 use crate::queue::CpuQueue;
+use crate::simd::Isa;
 
 /// Alignment that this device likes: a cache line, and the widest vector.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -37,28 +40,31 @@ impl Driver for CpuDriver {
             return Err(Error::invalid_argument(format!("there is no cpu:{ordinal}"))
                 .with_remedy("all cores together are cpu:0"));
         }
-        if let Some((key, _)) = options.extra.first() {
-            return Err(Error::invalid_argument(format!("the option '{key}' is unknown"))
-                .on(info.id)
-                .with_remedy("the cpu driver takes `threads` and `memory_limit`"));
+        let mut isa = Isa::widest();
+        for (key, value) in &options.extra {
+            let named = if key == "isa" { Isa::named(value) } else { None };
+            isa = named.ok_or_else(|| {
+                let present: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
+                Error::invalid_argument(format!("the option '{key}={value}' is unknown")).on(info.id.clone()).with_remedy(
+                    format!("the cpu driver takes `threads`, `memory_limit`, and `isa`, one of: {}", present.join(", ")),
+                )
+            })?;
         }
         let threads = options.threads.unwrap_or_else(cores);
         if threads == 0 || threads > 4096 {
             return Err(Error::invalid_argument(format!("{threads} threads")).on(info.id));
         }
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("hetero-cpu-{index}"))
-            .build()
-            .map_err(|error| {
-                Error::new(ErrorKind::OutOfMemory, "cannot start threads").on(info.id.clone()).caused_by(error)
-            })?;
+        let count = NonZeroUsize::new(threads).unwrap_or(NonZeroUsize::MIN);
+        let pool = Pool::new(count).map_err(|error| {
+            Error::new(ErrorKind::OutOfMemory, "cannot start threads").on(info.id.clone()).caused_by(error)
+        })?;
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
         Ok(Arc::new(CpuDevice {
             capabilities: capabilities(threads),
             budget: Arc::new(Budget { used: AtomicU64::new(0), limit }),
             busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
+            isa,
             info,
         }))
     }
@@ -115,7 +121,9 @@ struct CpuDevice {
     budget: Arc<Budget>,
     /// Nanoseconds of work done.
     busy: Arc<AtomicU64>,
-    pool: Arc<rayon::ThreadPool>,
+    pool: Arc<Pool>,
+    /// Instructions that kernels are made for.
+    isa: Isa,
 }
 
 impl Device for CpuDevice {
@@ -129,7 +137,7 @@ impl Device for CpuDevice {
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
         let claim = |(id, node)| {
-            let quality = match kernels::support(program, node)? {
+            let quality = match kernels::support(program, node, self.isa)? {
                 kernels::Support::Native => Quality::Native,
                 kernels::Support::Oracle => Quality::Slow("runs by the reference implementation".to_owned()),
             };
@@ -168,13 +176,13 @@ impl Device for CpuDevice {
     }
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
-        Ok(Arc::new(CpuQueue::start(self.info.id.clone(), options, self.pool.clone(), self.busy.clone())?))
+        Ok(Arc::new(CpuQueue::start(self.info.id.clone(), options, self.busy.clone())?))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         match source {
             Source::Program(program) => {
-                let executable = CpuExecutable::compile(program, options, self.budget.limit);
+                let executable = CpuExecutable::compile(program, options, self.budget.limit, self.isa, &self.pool);
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),

@@ -1,18 +1,22 @@
 //! Compiled programs: a list of steps over an arena.
 
 use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_arena::{Request, plan};
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, Node,
-    OperatorSet, Program, Result, Tensor, ValueId,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, Program, Result,
+    Tensor, ValueId,
 };
-use hetero_reference::Standard;
 
 use crate::device::ALIGNMENT;
-use crate::kernels::{self, Kernel, Runtime};
+use crate::image::{Image, Layout};
+use crate::kernels::{Kernel, Runtime};
+use crate::lower::{self, Draft, Form};
 use crate::memory::CpuMemory;
 use crate::operand::{Arguments, Operand};
+use crate::pool::Pool;
+use crate::simd::Isa;
 
 /// Where a value lies while the program runs.
 #[derive(Clone, Copy, Debug)]
@@ -42,34 +46,44 @@ pub(crate) struct CpuExecutable {
     constants: Vec<Tensor>,
     scratch: usize,
     extents: usize,
+    pool: Arc<Pool>,
 }
 
 impl CpuExecutable {
-    pub(crate) fn compile(program: &Program, options: &CompileOptions, limit: u64) -> Result<Self> {
+    pub(crate) fn compile(
+        program: &Program,
+        options: &CompileOptions,
+        limit: u64,
+        isa: Isa,
+        pool: &Arc<Pool>,
+    ) -> Result<Self> {
         let bindings = BindingInfo::of(program);
-        let mut places: HashMap<ValueId, Place> = HashMap::new();
+        let mut places: HashMap<Form, Place> = HashMap::new();
+        let plain = |value: ValueId| Form { value, layout: Layout::Plain };
         for (position, &id) in program.inputs().iter().chain(program.outputs()).enumerate() {
-            if places.insert(id, Place::Binding(position)).is_some() {
-                let name = &program.value(id)?.name;
-                return Err(Error::unsupported(format!("'{name}' is bound twice, as an input or output")));
+            let value = program.value(id)?;
+            if places.insert(plain(id), Place::Binding(position)).is_some() {
+                return Err(Error::unsupported(format!("'{}' is bound twice, as an input or output", value.name)));
+            }
+            if value.constant.is_some() {
+                return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
             }
         }
+        let drafts = lower::lower(program, isa)?;
+        let kernels = make(program, &drafts, options, isa, pool)?;
         let mut constants = Vec::new();
-        for (index, value) in (0u32..).map(ValueId).zip(program.values()) {
-            if let Some(content) = &value.constant {
-                if places.contains_key(&index) {
-                    return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
+        for (draft, kernel) in drafts.iter().zip(&kernels) {
+            for (index, form) in draft.inputs.iter().enumerate() {
+                let Some(form) = form.filter(|form| kernel.reads(index) && !places.contains_key(form)) else { continue };
+                if let Some(content) = &program.value(form.value)?.constant
+                    && form.layout == Layout::Plain
+                {
+                    places.insert(form, Place::Constant(constants.len()));
+                    constants.push(aligned(content)?);
                 }
-                places.insert(index, Place::Constant(constants.len()));
-                constants.push(aligned(content)?);
             }
         }
-        let mut kernels = Vec::with_capacity(program.nodes().len());
-        for node in program.nodes() {
-            options.check()?;
-            kernels.push(kernels::compile(program, node).map_err(|error| error.at(node.to_string()))?);
-        }
-        let (requests, owners) = requests(program, &kernels, &places);
+        let (requests, owners) = requests(program, isa, &drafts, &kernels, &places, pool.threads())?;
         let layout =
             plan(&requests).map_err(|error| Error::internal("the arena cannot be planned").caused_by(error))?;
         if layout.bytes as u64 > limit {
@@ -81,22 +95,21 @@ impl CpuExecutable {
         for ((owner, request), &offset) in owners.into_iter().zip(&requests).zip(&layout.offsets) {
             let place = Place::Scratch { offset, bytes: request.bytes };
             match owner {
-                Owner::Value(id) => {
-                    places.insert(id, place);
+                Owner::Value(form) => {
+                    places.insert(form, place);
                 }
                 Owner::Workspace(step) => workspaces[step] = Some(place),
             }
         }
         let mut steps = Vec::with_capacity(kernels.len());
-        for ((node, kernel), workspace) in program.nodes().iter().zip(kernels).zip(workspaces) {
-            // Behind the inputs stand the values that subgraphs capture; see `kernels::oracle`.
-            let inputs = node.inputs.iter().map(|id| id.and_then(|id| places.get(&id).copied()));
-            let captured = node.uses().skip(node.inputs.iter().flatten().count()).map(|id| places.get(&id).copied());
-            let outputs = node.outputs.iter().map(|id| id.and_then(|id| places.get(&id).copied())).collect();
-            let inputs = inputs.chain(captured).collect();
-            steps.push(Step { name: node.to_string(), kernel, inputs, outputs, workspace });
+        for ((draft, kernel), workspace) in drafts.into_iter().zip(kernels).zip(workspaces) {
+            let find = |list: &[Option<Form>]| list.iter().map(|form| form.and_then(|f| places.get(&f).copied())).collect();
+            let name = program.nodes().get(draft.node).map_or_else(String::new, ToString::to_string);
+            let (inputs, outputs) = (find(&draft.inputs), find(&draft.outputs));
+            steps.push(Step { name, kernel, inputs, outputs, workspace });
         }
-        Ok(CpuExecutable { bindings, steps, constants, scratch: layout.bytes, extents: program.extents().len() })
+        let (scratch, extents, pool) = (layout.bytes, program.extents().len(), pool.clone());
+        Ok(CpuExecutable { bindings, steps, constants, scratch, extents, pool })
     }
 
     /// Checks what a caller can get wrong.
@@ -142,7 +155,7 @@ impl CpuExecutable {
                 }
             })
         };
-        let runtime = Runtime { extents: execution.extents.as_deref() };
+        let runtime = Runtime { extents: execution.extents.as_deref(), pool: &self.pool };
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for step in &self.steps {
             inputs.clear();
@@ -170,7 +183,8 @@ impl Executable for CpuExecutable {
     }
 
     fn resident_bytes(&self) -> usize {
-        self.constants.iter().map(|tensor| tensor.bytes().len()).sum()
+        let constants: usize = self.constants.iter().map(|tensor| tensor.bytes().len()).sum();
+        constants + self.steps.iter().map(|step| step.kernel.resident_bytes()).sum::<usize>()
     }
 }
 
@@ -209,67 +223,83 @@ fn aligned(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_bytes(tensor.dtype(), tensor.shape(), whole.bytes().slice(..bytes.len()))
 }
 
+/// The steps' kernels, made on all threads: packing weights takes as long as reading them from memory.
+fn make(
+    program: &Program,
+    drafts: &[Draft],
+    options: &CompileOptions,
+    isa: Isa,
+    pool: &Pool,
+) -> Result<Vec<Box<dyn Kernel>>> {
+    let slots: Vec<Mutex<Option<Result<Box<dyn Kernel>>>>> = drafts.iter().map(|_| Mutex::new(None)).collect();
+    pool.for_each(drafts.len(), |index, _| {
+        let named = |error: Error| match program.nodes().get(drafts[index].node) {
+            Some(node) => error.at(node.to_string()),
+            None => error,
+        };
+        let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index]).map_err(named));
+        *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel);
+    });
+    let missing = || Err(Error::internal("a kernel was not made"));
+    slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(missing)).collect()
+}
+
 /// Whom memory in the arena is for.
 enum Owner {
-    Value(ValueId),
+    Value(Form),
     Workspace(usize),
+}
+
+/// Bytes of a value in a layout.
+fn bytes(program: &Program, isa: Isa, form: Form) -> Result<usize> {
+    let value = program.value(form.value)?;
+    let Layout::Blocked(halo) = form.layout else { return Ok(value.bytes()) };
+    let elements = Image::of(&value.shape, halo, isa.lanes()).and_then(|image| image.elements());
+    let bytes = elements.and_then(|count| count.checked_mul(size_of::<f32>()));
+    bytes.ok_or_else(|| Error::internal(format!("the size of '{}' overflows", value.name)))
 }
 
 /// Everything that the arena holds: values that nobody outside sees, and the kernels' workspaces. A value lives from the step that writes it
 /// to the last that reads it.
 fn requests(
     program: &Program,
+    isa: Isa,
+    drafts: &[Draft],
     kernels: &[Box<dyn Kernel>],
-    places: &HashMap<ValueId, Place>,
-) -> (Vec<Request>, Vec<Owner>) {
-    let mut last_use = vec![0; program.values().len()];
-    for (step, node) in program.nodes().iter().enumerate() {
-        for id in node.uses().chain(node.outputs.iter().flatten().copied()) {
-            last_use[id.index()] = step;
+    places: &HashMap<Form, Place>,
+    threads: usize,
+) -> Result<(Vec<Request>, Vec<Owner>)> {
+    let mut last_use: HashMap<Form, usize> = HashMap::new();
+    for (step, draft) in drafts.iter().enumerate() {
+        for &form in draft.inputs.iter().chain(&draft.outputs).flatten() {
+            last_use.insert(form, step);
         }
     }
     let (mut requests, mut owners): (Vec<Request>, Vec<Owner>) = (Vec::new(), Vec::new());
-    let mut request_of: HashMap<ValueId, usize> = HashMap::new();
-    for (step, node) in program.nodes().iter().enumerate() {
-        for (position, &id) in node.outputs.iter().enumerate() {
-            let Some(id) = id.filter(|id| !places.contains_key(id)) else { continue };
-            let mut request = Request::new(program.values()[id.index()].bytes(), step, last_use[id.index()]);
+    let mut request_of: HashMap<Form, usize> = HashMap::new();
+    for (step, (draft, kernel)) in drafts.iter().zip(kernels).enumerate() {
+        for (position, &form) in draft.outputs.iter().enumerate() {
+            let Some(form) = form.filter(|form| !places.contains_key(form)) else { continue };
+            let size = bytes(program, isa, form)?;
+            let mut request = Request::new(size, step, last_use.get(&form).copied().unwrap_or(step));
             request.alignment = ALIGNMENT;
             if position == 0 {
-                let ends_here = |id: ValueId| last_use[id.index()] == step;
-                request.in_place_of = takeovers(program, node, id, kernels[step].in_place(), ends_here, &request_of);
+                // Inputs whose memory the output may take over: of the same size, read once by this step and by no later one.
+                let once = |input: Form| draft.inputs.iter().filter(|&&other| other == Some(input)).count() == 1;
+                let candidates = kernel.in_place().iter().filter_map(|&index| draft.inputs.get(index).copied().flatten());
+                let candidates = candidates.filter(|&input| last_use.get(&input) == Some(&step) && once(input));
+                let candidates = candidates.filter_map(|input| request_of.get(&input).copied());
+                request.in_place_of = candidates.filter(|&index| requests[index].bytes == size).collect();
             }
-            request_of.insert(id, requests.len());
+            request_of.insert(form, requests.len());
             requests.push(request);
-            owners.push(Owner::Value(id));
+            owners.push(Owner::Value(form));
         }
-        let bytes = kernels[step].workspace();
+        let bytes = kernel.workspace(threads);
         if bytes > 0 {
             requests.push(Request { bytes, alignment: ALIGNMENT, first: step, last: step, in_place_of: vec![] });
             owners.push(Owner::Workspace(step));
         }
     }
-    (requests, owners)
-}
-
-/// Inputs whose memory the first output may take over: those that operator and kernel allow, of the same size, read once by this node
-/// and by no later one.
-fn takeovers(
-    program: &Program,
-    node: &Node,
-    output: ValueId,
-    kernel_allows: &[usize],
-    ends_here: impl Fn(ValueId) -> bool,
-    request_of: &HashMap<ValueId, usize>,
-) -> Vec<usize> {
-    let allowed = Standard.find(&node.operator).map_or(&[][..], |definition| definition.in_place);
-    let bytes = program.values()[output.index()].bytes();
-    allowed
-        .iter()
-        .filter(|index| kernel_allows.contains(index))
-        .filter_map(|&index| node.inputs.get(index).copied().flatten())
-        .filter(|&input| ends_here(input) && node.uses().filter(|&id| id == input).count() == 1)
-        .filter(|input| program.values()[input.index()].bytes() == bytes)
-        .filter_map(|input| request_of.get(&input).copied())
-        .collect()
+    Ok((requests, owners))
 }

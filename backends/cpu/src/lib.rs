@@ -19,9 +19,13 @@
 
 mod device;
 mod executable;
+mod image;
 mod kernels;
+mod lower;
 mod memory;
 mod operand;
+mod pool;
 mod queue;
+mod simd;
 
 pub use device::CpuDriver;

@@ -15,6 +15,46 @@ unsafe impl Send for Operand {}
 // SAFETY: as above.
 unsafe impl Sync for Operand {}
 
+/// Memory that the tasks of a parallel region divide among themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shared<T = f32>(*mut T);
+
+// SAFETY: an address; who accesses what behind it is settled where `at` and `slice` are called.
+unsafe impl<T> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(memory: &mut [T]) -> Self {
+        Shared(memory.as_mut_ptr())
+    }
+
+    /// Memory that is only read.
+    pub(crate) fn constant(memory: *const T) -> Self {
+        Shared(memory.cast_mut())
+    }
+
+    /// The address of an element.
+    ///
+    /// # Safety
+    /// The memory has that many elements, and whoever reads or writes there sees to it that nobody else writes.
+    #[inline]
+    pub(crate) unsafe fn at(self, index: usize) -> *mut T {
+        // SAFETY: the caller's promise.
+        unsafe { self.0.add(index) }
+    }
+
+    /// A part of it.
+    ///
+    /// # Safety
+    /// It lies inside, and nobody else accesses it meanwhile.
+    #[inline]
+    pub(crate) unsafe fn slice<'a>(self, start: usize, count: usize) -> &'a mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), count) }
+    }
+}
+
 /// The operands of one step.
 ///
 /// While a step runs, its outputs and workspace are written by nobody else, and its inputs are not written at all, except that the
@@ -53,6 +93,12 @@ impl<'a> Arguments<'a> {
             None => Ok(None),
             Some(_) => self.input(index).map(Some),
         }
+    }
+
+    /// An input that may share its memory with the output.
+    pub(crate) fn shared_input(&self, index: usize) -> Result<Shared> {
+        let (address, _) = Self::typed::<f32>(Self::find(self.inputs, index, "input")?)?;
+        Ok(Shared::constant(address))
     }
 
     /// Is an output wanted?

@@ -63,12 +63,11 @@ impl CpuQueue {
     pub(crate) fn start(
         device: DeviceId,
         options: &QueueOptions,
-        pool: Arc<rayon::ThreadPool>,
         busy: Arc<AtomicU64>,
     ) -> Result<Self> {
         let (ready, jobs) = channel();
         let taken = Arc::new(AtomicUsize::new(0));
-        let worker = Worker { device: device.clone(), pool, busy, taken: taken.clone() };
+        let worker = Worker { device: device.clone(), busy, taken: taken.clone() };
         let name = if options.name.is_empty() { "hetero-cpu-queue" } else { &options.name };
         std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run(&jobs)).map_err(|error| {
             Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(device.clone()).caused_by(error)
@@ -149,7 +148,6 @@ impl Queue for CpuQueue {
 /// The queue's thread. Parallelism is inside the work.
 struct Worker {
     device: DeviceId,
-    pool: Arc<rayon::ThreadPool>,
     busy: Arc<AtomicU64>,
     taken: Arc<AtomicUsize>,
 }
@@ -161,7 +159,7 @@ impl Worker {
             let began = Instant::now();
             let outcome = work.and_then(|work| {
                 // A kernel does not panic; if one does, its waiters are told rather than left behind.
-                catch_unwind(AssertUnwindSafe(|| self.pool.install(|| perform(&work))))
+                catch_unwind(AssertUnwindSafe(|| perform(&work)))
                     .unwrap_or_else(|_| Err(Error::internal("a kernel panicked").with_remedy("report this model")))
             });
             let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);

@@ -1,22 +1,24 @@
 //! Element-wise operators on f32.
 
 use hetero_hal::{DType, Result};
-use rayon::prelude::*;
 
+use super::tile::piece;
+use super::vector::{Activation, Pairwise, Second};
 use super::{Kernel, Runtime, Site};
-use crate::operand::Arguments;
+use crate::operand::{Arguments, Shared};
+use crate::simd::Isa;
 
-/// Elements that one task works on: enough to pay for handing it over.
-const CHUNK: usize = 16 * 1024;
+/// Elements that one task works on: enough to pay for handing it over, few enough to stay in the first cache.
+const CHUNK: usize = 4 * 1024;
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !site.all(DType::F32) {
         return Ok(None);
     }
     if let Some(function) = unary(site)? {
-        return Ok(Some(Box::new(Unary(function))));
+        return Ok(Some(Box::new(Unary { isa: site.isa, function })));
     }
-    let Some(function) = binary(&site.operator().name) else {
+    let Some(function) = binary(site) else {
         return Ok(None);
     };
     let Some(output) = site.output(0) else { return Ok(None) };
@@ -29,30 +31,31 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     let pieces = |shape: &[usize]| Broadcast::new(shape, &output.shape);
-    Ok(Some(Box::new(Binary { function, first: pieces(first), others: others.into_iter().map(pieces).collect() })))
+    let (first, others) = (pieces(first), others.into_iter().map(pieces).collect());
+    Ok(Some(Box::new(Binary { isa: site.isa, function, first, others })))
 }
 
-type Function = Box<dyn Fn(f32) -> f32 + Send + Sync>;
-
 /// The function of a unary operator.
-fn unary(site: Site<'_>) -> Result<Option<Function>> {
+pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
     let operator = site.operator();
     Ok(Some(match &*operator.name {
-        "Relu" => Box::new(|x: f32| if x < 0.0 { 0.0 } else { x }),
-        "Sigmoid" => Box::new(sigmoid),
-        "Tanh" => Box::new(f32::tanh),
-        "Exp" => Box::new(f32::exp),
-        "Log" => Box::new(f32::ln),
-        "Sqrt" => Box::new(f32::sqrt),
-        "Neg" => Box::new(|x: f32| -x),
-        "Abs" => Box::new(f32::abs),
-        "Reciprocal" => Box::new(f32::recip),
-        "Floor" => Box::new(f32::floor),
-        "Ceil" => Box::new(f32::ceil),
-        "LeakyRelu" => {
-            let alpha = operator.float("alpha")?.unwrap_or(0.01);
-            Box::new(move |x: f32| if x < 0.0 { alpha * x } else { x })
+        "Relu" => Activation::Clamp(0.0, f32::INFINITY),
+        "Sigmoid" => Activation::Sigmoid,
+        "Tanh" => Activation::Tanh,
+        "Exp" => Activation::Exp,
+        "Erf" => Activation::Erf,
+        "Log" => Activation::Each(f32::ln),
+        "Sqrt" => Activation::Sqrt,
+        "Neg" => Activation::Neg,
+        "Abs" => Activation::Abs,
+        "Reciprocal" => Activation::Reciprocal,
+        "Floor" => Activation::Each(f32::floor),
+        "Ceil" => Activation::Each(f32::ceil),
+        "LeakyRelu" => Activation::Leaky(operator.float("alpha")?.unwrap_or(0.01)),
+        "HardSigmoid" => {
+            Activation::HardSigmoid(operator.float("alpha")?.unwrap_or(0.2), operator.float("beta")?.unwrap_or(0.5))
         }
+        "HardSwish" => Activation::HardSwish,
         "Clip" => {
             let limit = |index: usize, name: &str| -> Result<Option<Option<f32>>> {
                 if let Some(value) = operator.float(name)? {
@@ -67,31 +70,35 @@ fn unary(site: Site<'_>) -> Result<Option<Function>> {
             let (Some(low), Some(high)) = (limit(1, "min")?, limit(2, "max")?) else {
                 return Ok(None);
             };
-            let (low, high) = (low.unwrap_or(f32::NEG_INFINITY), high.unwrap_or(f32::INFINITY));
-            Box::new(move |x: f32| {
-                let x = if x < low { low } else { x };
-                if x > high { high } else { x }
-            })
+            Activation::Clamp(low.unwrap_or(f32::NEG_INFINITY), high.unwrap_or(f32::INFINITY))
         }
         _ => return Ok(None),
     }))
 }
 
-/// The logistic function, without overflow on either side.
-pub(super) fn sigmoid(x: f32) -> f32 {
-    let e = (-x.abs()).exp();
-    if x >= 0.0 { 1.0 / (1.0 + e) } else { e / (1.0 + e) }
+/// Applies a function over many elements, on all threads.
+pub(crate) fn spread(count: usize, runtime: &Runtime<'_>, body: impl Fn(std::ops::Range<usize>) + Sync) {
+    let chunks = count.div_ceil(CHUNK);
+    let pieces = runtime.pieces(chunks, CHUNK);
+    runtime.pool.for_each(pieces, |number, _| {
+        for chunk in piece(chunks, pieces, number) {
+            body(chunk * CHUNK..((chunk + 1) * CHUNK).min(count));
+        }
+    });
 }
 
-struct Unary(Function);
+pub(super) struct Unary {
+    pub(super) isa: Isa,
+    pub(super) function: Activation,
+}
 
 impl Kernel for Unary {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let values = arguments.start_from::<f32>(0)?;
-        values.par_chunks_mut(CHUNK).for_each(|chunk| {
-            for value in chunk {
-                *value = (self.0)(*value);
-            }
+        let (count, values) = (values.len(), Shared::new(values));
+        spread(count, runtime, |range| {
+            // SAFETY: each range is one task's.
+            self.function.apply(self.isa, unsafe { values.slice(range.start, range.len()) });
         });
         Ok(())
     }
@@ -101,16 +108,20 @@ impl Kernel for Unary {
     }
 }
 
-fn binary(name: &str) -> Option<fn(f32, f32) -> f32> {
-    Some(match name {
-        "Add" | "Sum" => |a, b| a + b,
-        "Sub" => |a, b| a - b,
-        "Mul" => |a, b| a * b,
-        "Div" => |a, b| a / b,
-        "Max" => |a, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) },
-        "Min" => |a, b| if a.is_nan() || b.is_nan() { f32::NAN } else { a.min(b) },
-        "Pow" => f32::powf,
-        "PRelu" => |x, slope| if x < 0.0 { slope * x } else { x },
+pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
+    Some(match &*site.operator().name {
+        "Add" | "Sum" => Pairwise::Add,
+        "Sub" => Pairwise::Sub,
+        "Mul" => Pairwise::Mul,
+        "Div" => Pairwise::Div,
+        "Max" => Pairwise::Max,
+        "Min" => Pairwise::Min,
+        // A square is the usual power.
+        "Pow" => match site.constant(1).map(|tensor| tensor.view::<f32>()) {
+            Some(Ok(exponents)) if exponents.iter().all(|&exponent| exponent == 2.0) => Pairwise::Each(|x, _| x * x),
+            _ => Pairwise::Each(f32::powf),
+        },
+        "PRelu" => Pairwise::PRelu,
         _ => return None,
     })
 }
@@ -140,10 +151,24 @@ impl Broadcast {
             }
             stride *= shape[axis];
         }
-        let row = target.last().copied().unwrap_or(1);
+        // Dimensions at the end over which it repeats, or does not, all along are one row.
+        let mut sizes = target.to_vec();
+        while sizes.len() > 1 {
+            let (last, before) = (sizes.len() - 1, sizes.len() - 2);
+            let merged = strides[before] == strides[last] * sizes[last] || sizes[before] == 1;
+            if !merged && sizes[last] != 1 {
+                break;
+            }
+            if sizes[last] == 1 {
+                strides[last] = strides[before];
+            }
+            strides.remove(before);
+            let size = sizes.remove(before);
+            sizes[before] *= size;
+        }
+        let row = sizes.pop().unwrap_or(1);
         let step = strides.pop().unwrap_or(0);
-        let outer = target[..target.len().saturating_sub(1)].to_vec();
-        Broadcast { outer, strides, row, step, same: shape == target }
+        Broadcast { outer: sizes, strides, row, step, same: shape == target }
     }
 
     /// Where the smaller tensor's elements for a row begin.
@@ -155,56 +180,79 @@ impl Broadcast {
         }
         start
     }
+
+    /// Calls `body` for each run of elements of `range` over which the smaller tensor is contiguous or one number.
+    fn runs(&self, range: std::ops::Range<usize>, mut body: impl FnMut(std::ops::Range<usize>, usize)) {
+        let row = self.row.max(1);
+        let mut at = range.start;
+        while at < range.end {
+            let (number, offset) = (at / row, at % row);
+            let end = (at + row - offset).min(range.end);
+            body(at..end, self.start(number) + offset * self.step);
+            at = end;
+        }
+    }
+}
+
+/// A function over several operands of one shape and layout.
+pub(super) struct Same {
+    pub(super) isa: Isa,
+    pub(super) function: Pairwise,
+    pub(super) inputs: usize,
+}
+
+impl Kernel for Same {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let others = (1..self.inputs).map(|index| arguments.input::<f32>(index)).collect::<Result<Vec<_>>>()?;
+        let result = arguments.start_from::<f32>(0)?;
+        let (count, result) = (result.len(), Shared::new(result));
+        spread(count, runtime, |range| {
+            for other in &others {
+                // SAFETY: each range is one task's.
+                let own = unsafe { result.slice(range.start, range.len()) };
+                self.function.apply(self.isa, own, Second::Same(&other[range.clone()]), false);
+            }
+        });
+        Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        &[0]
+    }
 }
 
 struct Binary {
-    function: fn(f32, f32) -> f32,
+    isa: Isa,
+    function: Pairwise,
     first: Broadcast,
     others: Vec<Broadcast>,
 }
 
 impl Kernel for Binary {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
-        let function = self.function;
-        let result = if self.first.same {
-            arguments.start_from::<f32>(0)?
-        } else {
-            let a = arguments.input::<f32>(0)?;
-            let result = arguments.output::<f32>(0)?;
-            let rows = result.par_chunks_mut(self.first.row.max(1)).enumerate();
-            rows.for_each(|(row, into)| {
-                let start = self.first.start(row);
-                for (index, value) in into.iter_mut().enumerate() {
-                    *value = a[start + index * self.first.step];
-                }
-            });
-            result
-        };
-        for (index, pattern) in self.others.iter().enumerate() {
-            let b = arguments.input::<f32>(index + 1)?;
-            if pattern.same {
-                result.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).for_each(|(a, b)| {
-                    for (a, b) in a.iter_mut().zip(b) {
-                        *a = function(*a, *b);
-                    }
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let first = if self.first.same { None } else { Some(arguments.input::<f32>(0)?) };
+        let others = (1..=self.others.len()).map(|index| arguments.input::<f32>(index)).collect::<Result<Vec<_>>>()?;
+        let result = if self.first.same { arguments.start_from::<f32>(0)? } else { arguments.output::<f32>(0)? };
+        let (count, result) = (result.len(), Shared::new(result));
+        spread(count, runtime, |range| {
+            // SAFETY: each range is one task's.
+            let own = |range: &std::ops::Range<usize>| unsafe { result.slice(range.start, range.len()) };
+            if let Some(a) = first {
+                self.first.runs(range.clone(), |range, start| match self.first.step {
+                    1 => own(&range).copy_from_slice(&a[start..start + range.len()]),
+                    step => own(&range).iter_mut().enumerate().for_each(|(i, value)| *value = a[start + i * step]),
                 });
-                continue;
             }
-            // Whole rows per task, as many as make a chunk.
-            let row = pattern.row.max(1);
-            let rows = (CHUNK / row).max(1);
-            result.par_chunks_mut(row * rows).enumerate().for_each(|(task, chunk)| {
-                for (index, a) in chunk.chunks_mut(row).enumerate() {
-                    let start = pattern.start(task * rows + index);
-                    if pattern.step == 0 {
-                        let b = b[start];
-                        a.iter_mut().for_each(|a| *a = function(*a, b));
-                    } else {
-                        a.iter_mut().zip(&b[start..]).for_each(|(a, b)| *a = function(*a, *b));
-                    }
-                }
-            });
-        }
+            for (pattern, b) in self.others.iter().zip(&others) {
+                pattern.runs(range.clone(), |range, start| {
+                    let second = match pattern.step {
+                        0 => Second::One(b[start]),
+                        _ => Second::Same(&b[start..start + range.len()]),
+                    };
+                    self.function.apply(self.isa, own(&range), second, false);
+                });
+            }
+        });
         Ok(())
     }
 

@@ -2,12 +2,12 @@
 
 use hetero_hal::{Attribute, DType, Result};
 
-use super::elementwise::sigmoid;
-use super::matmul::{Matrix, multiply};
+use super::matmul::{Product, Shape};
 use super::{Kernel, Runtime, Site};
 use crate::operand::Arguments;
+use crate::simd::{self, Isa, Job, Simd};
 
-/// Peepholes, lengths, clipping, other activations and the batch-first layout are the oracle's.
+/// Weights that are not constant, peepholes, lengths, clipping, other activations and the batch-first layout are the oracle's.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let operator = site.operator();
     let usual = match operator.attribute("activations") {
@@ -42,29 +42,88 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !fits || !usual || !plain || !site.all(DType::F32) {
         return Ok(None);
     }
-    Ok(Some(Box::new(Lstm { steps, batch, width, hidden, backwards })))
+    let (gates, isa) = (4 * hidden, site.isa);
+    let of_input = Shape { m: steps * batch, n: gates, k: width, a: (width, 1), b: (1, width) };
+    let of_state = Shape { m: batch, n: gates, k: hidden, a: (hidden, 1), b: (1, hidden) };
+    // One product for each direction.
+    let products = |index: usize, shape: Shape| -> Result<Vec<Product>> {
+        let Some(weights) = site.constant(index) else { return Ok(vec![]) };
+        let weights = weights.view::<f32>()?;
+        let each = weights.chunks_exact((shape.n * shape.k).max(1));
+        Ok(each.map(|of| Product::new(isa, shape, site.packs.then_some(of))).collect())
+    };
+    let (input, state) = (products(1, of_input)?, products(2, of_state)?);
+    if input.len() != directions || state.len() != directions {
+        return Ok(None);
+    }
+    Ok(Some(Box::new(Lstm { isa, steps, batch, hidden, backwards, input, state })))
 }
 
 struct Lstm {
+    isa: Isa,
     steps: usize,
     batch: usize,
-    width: usize,
     hidden: usize,
     backwards: Vec<bool>,
+    /// Inputs times weights, of all steps at once; one for each direction.
+    input: Vec<Product>,
+    /// States times recurrent weights, of one step.
+    state: Vec<Product>,
 }
 
 impl Lstm {
     fn gates(&self) -> usize {
         4 * self.hidden
     }
+
+    /// Elements of the workspace beside what the products need.
+    fn own(&self) -> usize {
+        self.steps * self.batch * self.gates() + 2 * self.batch * self.hidden
+    }
+}
+
+/// The new states of one item, from its four gates' sums.
+struct Cell<'a> {
+    /// In the standard's order: input, output, forget, cell.
+    gates: &'a [f32],
+    c: &'a mut [f32],
+    h: &'a mut [f32],
+}
+
+impl Job for Cell<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let hidden = self.h.len();
+        let mut unit = 0;
+        while unit < hidden {
+            let lanes = (hidden - unit).min(S::LANES);
+            // SAFETY: `lanes` elements from `unit` on lie in each slice, as there are four gates of `hidden`.
+            unsafe {
+                let whole = lanes == S::LANES;
+                let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };
+                let gate = |index: usize| load(self.gates.as_ptr().add(index * hidden + unit));
+                let kept = S::mul(simd::sigmoid::<S>(gate(2)), load(self.c.as_ptr().add(unit)));
+                let c = S::fma(simd::sigmoid::<S>(gate(0)), simd::tanh::<S>(gate(3)), kept);
+                let h = S::mul(simd::sigmoid::<S>(gate(1)), simd::tanh::<S>(c));
+                if whole {
+                    S::store(self.c.as_mut_ptr().add(unit), c);
+                    S::store(self.h.as_mut_ptr().add(unit), h);
+                } else {
+                    S::store_first(self.c.as_mut_ptr().add(unit), lanes, c);
+                    S::store_first(self.h.as_mut_ptr().add(unit), lanes, h);
+                }
+            }
+            unit += lanes;
+        }
+    }
 }
 
 impl Kernel for Lstm {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let (steps, batch, hidden, gates) = (self.steps, self.batch, self.hidden, self.gates());
         let x = arguments.input::<f32>(0)?;
-        let w = arguments.input::<f32>(1)?;
-        let r = arguments.input::<f32>(2)?;
         let bias = arguments.optional::<f32>(3)?;
         let (initial_h, initial_c) = (arguments.optional::<f32>(5)?, arguments.optional::<f32>(6)?);
         let mut outputs = [None, None, None];
@@ -74,45 +133,33 @@ impl Kernel for Lstm {
             }
         }
         let [mut all, mut last_h, mut last_c] = outputs;
-        let workspace = arguments.workspace::<f32>()?;
-        let (projected, rest) = workspace.split_at_mut(steps * batch * gates);
+        let (own, space) = arguments.workspace::<f32>()?.split_at_mut(self.own());
+        let (projected, rest) = own.split_at_mut(steps * batch * gates);
         let (h, c) = rest.split_at_mut(batch * hidden);
         let state = batch * hidden;
         for (direction, &backwards) in self.backwards.iter().enumerate() {
             // Input times weights for all steps at once, with both biases.
-            for row in projected.chunks_mut(gates) {
-                match bias {
-                    Some(bias) => {
-                        let (of_w, of_r) = bias[direction * 2 * gates..][..2 * gates].split_at(gates);
-                        row.iter_mut().zip(of_w.iter().zip(of_r)).for_each(|(value, (w, r))| *value = w + r);
-                    }
-                    None => row.fill(0.0),
+            if let Some(bias) = bias {
+                let (of_w, of_r) = bias[direction * 2 * gates..][..2 * gates].split_at(gates);
+                for row in projected.chunks_mut(gates.max(1)) {
+                    row.iter_mut().zip(of_w.iter().zip(of_r)).for_each(|(value, (w, r))| *value = w + r);
                 }
             }
-            let transposed = |data, row: usize| Matrix { data, row_stride: 1, column_stride: row };
-            let input = Matrix { data: x, row_stride: self.width, column_stride: 1 };
-            let weights = transposed(&w[direction * gates * self.width..][..gates * self.width], self.width);
-            multiply((steps * batch, gates, self.width), projected, gates, true, input, weights, 1.0);
-            let recurrent = transposed(&r[direction * gates * hidden..][..gates * hidden], hidden);
+            self.input[direction].run(x, &[], None, bias.is_some(), projected, space, runtime);
             let start = |into: &mut [f32], initial: Option<&[f32]>| match initial {
                 Some(initial) => into.copy_from_slice(&initial[direction * state..][..state]),
                 None => into.fill(0.0),
             };
             start(h, initial_h);
-            start(&mut c[..state], initial_c);
+            start(c, initial_c);
             for number in 0..steps {
                 let step = if backwards { steps - 1 - number } else { number };
                 let rows = &mut projected[step * batch * gates..][..batch * gates];
-                let before = Matrix { data: h, row_stride: hidden, column_stride: 1 };
-                multiply((batch, gates, hidden), rows, gates, true, before, recurrent, 1.0);
-                for (item, row) in rows.chunks(gates).enumerate() {
-                    for unit in 0..hidden {
-                        // The standard's order: input, output, forget, cell.
-                        let gate = |index: usize| row[index * hidden + unit];
-                        let at = item * hidden + unit;
-                        c[at] = sigmoid(gate(2)) * c[at] + sigmoid(gate(0)) * gate(3).tanh();
-                        h[at] = sigmoid(gate(1)) * c[at].tanh();
-                    }
+                self.state[direction].run(h, &[], None, true, rows, space, runtime);
+                let states = h.chunks_mut(hidden.max(1)).zip(c.chunks_mut(hidden.max(1)));
+                for (row, (h, c)) in rows.chunks(gates.max(1)).zip(states) {
+                    // SAFETY: the slices have `hidden` and four times `hidden` elements.
+                    unsafe { self.isa.run(Cell { gates: row, c, h }) };
                 }
                 if let Some(all) = &mut all {
                     all[(step * self.backwards.len() + direction) * state..][..state].copy_from_slice(h);
@@ -120,7 +167,7 @@ impl Kernel for Lstm {
             }
             let keep = |into: &mut Option<&mut [f32]>, from: &[f32]| {
                 if let Some(into) = into {
-                    into[direction * state..][..state].copy_from_slice(&from[..state]);
+                    into[direction * state..][..state].copy_from_slice(from);
                 }
             };
             keep(&mut last_h, h);
@@ -129,7 +176,16 @@ impl Kernel for Lstm {
         Ok(())
     }
 
-    fn workspace(&self) -> usize {
-        (self.steps * self.batch * self.gates() + 2 * self.batch * self.hidden) * size_of::<f32>()
+    fn workspace(&self, threads: usize) -> usize {
+        let products = self.input.iter().chain(&self.state).map(|product| product.workspace(threads));
+        self.own() * size_of::<f32>() + products.max().unwrap_or(0)
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.input.iter().chain(&self.state).map(Product::resident_bytes).sum()
+    }
+
+    fn reads(&self, input: usize) -> bool {
+        input != 1 && input != 2
     }
 }

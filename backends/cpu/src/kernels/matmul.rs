@@ -1,72 +1,293 @@
-//! Matrix products on f32, by the crate `gemm`.
+//! Matrix products on f32.
+//!
+//! The right matrix is packed into panels, a vector's columns wide, so that the microkernel reads it in one stream: at compile time where
+//! it is constant, in pieces of [`DEPTH`] rows while running where it is large, and not at all where it is small. Rows of the left one are packed
+//! where they are long, because rows a power of two apart would fight for the same lines of the cache. The order of the loops is that
+//! of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
 
 use hetero_hal::{DType, Result};
-use rayon::prelude::*;
 
+use super::tile::{self, Bias, Tile, piece};
+use super::vector::{Activation, Pairwise, Second};
 use super::{Kernel, Runtime, Site};
-use crate::operand::Arguments;
+use crate::operand::{Arguments, Shared};
+use crate::simd::Isa;
 
-/// A matrix operand: where it begins, and its strides in elements.
+/// Rows of the right matrix that are multiplied in one go: two panels of so many rows are 32 KiB of AVX-512 vectors.
+const DEPTH: usize = 256;
+
+/// Space behind each packed row, so that rows do not fall into the same lines of the cache.
+const SKEW: usize = 16;
+
+/// Rows that a task multiplies with all panels of its share: a multiple of every tile.
+const ROWS: usize = 84;
+
+/// Rows from which packing the right matrix while running pays.
+const PACK_FROM: usize = 24;
+
+/// Sizes and strides of a product; both operands may be transposed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) m: usize,
+    pub(super) n: usize,
+    pub(super) k: usize,
+    /// Strides of the left matrix by row and by column, in elements.
+    pub(super) a: (usize, usize),
+    /// Strides of the right matrix by row and by column.
+    pub(super) b: (usize, usize),
+}
+
+/// The right matrix.
 #[derive(Clone, Copy)]
-pub(super) struct Matrix<'a> {
-    pub(super) data: &'a [f32],
-    pub(super) row_stride: usize,
-    pub(super) column_stride: usize,
+enum Right {
+    /// Panels of all rows of it.
+    Packed(Shared),
+    /// As it stands; its columns are contiguous.
+    Rows(Shared),
 }
 
-impl Matrix<'_> {
-    /// Is every element of a matrix of this size inside?
-    fn holds(&self, rows: usize, columns: usize) -> bool {
-        rows == 0 || columns == 0 || (rows - 1) * self.row_stride + (columns - 1) * self.column_stride < self.data.len()
+/// A matrix in panels: for each `lanes` columns, row after row.
+pub(super) struct Panels {
+    lanes: usize,
+    rows: usize,
+    data: Vec<f32>,
+}
+
+impl Panels {
+    pub(super) fn pack(isa: Isa, matrix: &[f32], rows: usize, columns: usize, strides: (usize, usize)) -> Self {
+        let lanes = isa.lanes();
+        let mut data = vec![0.0; columns.div_ceil(lanes) * lanes * rows];
+        for (number, panel) in data.chunks_exact_mut((lanes * rows).max(1)).enumerate() {
+            pack_panel(matrix, (0..rows, number * lanes..((number + 1) * lanes).min(columns)), strides, lanes, panel);
+        }
+        Panels { lanes, rows, data }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
     }
 }
 
-/// `into = keep * into + alpha * a * b`, all threads of the current pool at work. `into` is row-major with rows of `into_stride`; `a` is m×k, `b` is k×n.
-pub(super) fn multiply(
-    (m, n, k): (usize, usize, usize),
-    into: &mut [f32],
-    into_stride: usize,
-    keep: bool,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    alpha: f32,
+/// Packs a panel's rows: a vector each, 0 behind the last column.
+fn pack_panel(
+    matrix: &[f32],
+    (rows, columns): (std::ops::Range<usize>, std::ops::Range<usize>),
+    strides: (usize, usize),
+    lanes: usize,
+    panel: &mut [f32],
 ) {
-    if m == 0 || n == 0 {
-        return;
+    for (row, into) in rows.zip(panel.chunks_exact_mut(lanes)) {
+        let start = row * strides.0 + columns.start * strides.1;
+        if strides.1 == 1 && columns.len() == lanes {
+            into.copy_from_slice(&matrix[start..start + lanes]);
+        } else {
+            for (lane, value) in into.iter_mut().enumerate() {
+                *value = if lane < columns.len() { matrix[start + lane * strides.1] } else { 0.0 };
+            }
+        }
     }
-    let target = Matrix { data: into, row_stride: into_stride, column_stride: 1 };
-    // Kernels are made for checked shapes; a slip here must not become a wild write.
-    assert!(target.holds(m, n) && a.holds(m, k) && b.holds(k, n), "a matrix operand is too small");
-    let threads = rayon::current_num_threads();
-    // Below some work a second thread costs more than it does.
-    let parallelism = if threads == 1 || m * n * k < 64 * 64 * 64 {
-        gemm::Parallelism::None
-    } else {
-        gemm::Parallelism::Rayon(threads)
-    };
-    // SAFETY: the assertion above keeps every access of the three matrices inside their slices, and `into` is exclusive.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            into.as_mut_ptr(),
-            1,
-            into_stride as isize,
-            keep,
-            a.data.as_ptr(),
-            a.column_stride as isize,
-            a.row_stride as isize,
-            b.data.as_ptr(),
-            b.column_stride as isize,
-            b.row_stride as isize,
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            parallelism,
-        );
+}
+
+/// A product, ready to run. The result is row-major with rows of `n`.
+pub(super) struct Product {
+    isa: Isa,
+    shape: Shape,
+    /// The right matrix, where it is constant.
+    panels: Option<Panels>,
+    pub(super) clamp: (f32, f32),
+}
+
+impl Product {
+    /// `right` is the right matrix's content, where it is constant.
+    pub(super) fn new(isa: Isa, shape: Shape, right: Option<&[f32]>) -> Self {
+        let panels = right.map(|right| Panels::pack(isa, right, shape.k, shape.n, shape.b));
+        Product { isa, shape, panels, clamp: (f32::NEG_INFINITY, f32::INFINITY) }
+    }
+
+    /// Is the right matrix packed while running?
+    fn packs(&self) -> bool {
+        self.panels.is_none() && (self.shape.b.1 != 1 || self.shape.m >= PACK_FROM)
+    }
+
+    /// Are the left matrix's rows packed?
+    fn packs_left(&self) -> bool {
+        self.shape.k > DEPTH && self.shape.m >= self.isa.rows()
+    }
+
+    /// Elements of the workspace for the packed right matrix: a piece of it.
+    fn right_space(&self) -> usize {
+        let s = &self.shape;
+        if self.packs() { s.n.next_multiple_of(self.isa.lanes()) * s.k.min(DEPTH) } else { 0 }
+    }
+
+    /// Elements of the workspace of a thread, for packed rows.
+    fn left_space(&self) -> usize {
+        if self.packs_left() { ROWS.min(self.shape.m) * (DEPTH + SKEW) } else { 0 }
+    }
+
+    pub(super) fn workspace(&self, threads: usize) -> usize {
+        (self.right_space() + threads * self.left_space()) * size_of::<f32>()
+    }
+
+    pub(super) fn resident_bytes(&self) -> usize {
+        self.panels.as_ref().map_or(0, Panels::bytes)
+    }
+
+    /// `into = left * right + bias`, or added to what `into` holds where `keep` is set. `bias` has one element for each column.
+    pub(super) fn run(
+        &self,
+        left: &[f32],
+        right: &[f32],
+        bias: Option<&[f32]>,
+        keep: bool,
+        into: &mut [f32],
+        workspace: &mut [f32],
+        runtime: &Runtime<'_>,
+    ) {
+        let s = self.shape;
+        let holds = |rows: usize, columns: usize, (row, column): (usize, usize), len: usize| {
+            rows == 0 || columns == 0 || (rows - 1) * row + (columns - 1) * column < len
+        };
+        // Kernels are made for checked shapes; a slip here must not become a wild write.
+        let fits = holds(s.m, s.k, s.a, left.len()) && (self.panels.is_some() || holds(s.k, s.n, s.b, right.len()));
+        let room = self.workspace(runtime.pool.threads()) <= size_of_val(workspace);
+        assert!(fits && room && into.len() >= s.m * s.n && bias.is_none_or(|bias| bias.len() >= s.n));
+        if s.m == 0 || s.n == 0 {
+            return;
+        }
+        let (right_space, left_space) = workspace.split_at_mut(self.right_space());
+        let (packed, rows) = (Shared::new(right_space), Shared::new(left_space));
+        let into = Shared::new(into);
+        let lanes = self.isa.lanes();
+        // Pieces of the depth; one where nothing asks for more. Without depth there is still the bias.
+        let step = if self.packs() || self.packs_left() { DEPTH } else { s.k.max(1) };
+        for start in (0..s.k.max(1)).step_by(step) {
+            let depth = start..(start + step).min(s.k);
+            let right = match &self.panels {
+                Some(panels) => {
+                    debug_assert_eq!((panels.lanes, panels.rows), (lanes, s.k));
+                    Right::Packed(Shared::constant(panels.data.as_ptr()))
+                }
+                None if self.packs() => {
+                    let panels = s.n.div_ceil(lanes);
+                    let size = depth.len() * lanes;
+                    let pieces = runtime.pieces(panels, size * 2);
+                    runtime.pool.for_each(pieces, |number, _| {
+                        for number in piece(panels, pieces, number) {
+                            let columns = number * lanes..((number + 1) * lanes).min(s.n);
+                            // SAFETY: each panel is one task's.
+                            let panel = unsafe { packed.slice(number * size, size) };
+                            pack_panel(right, (depth.clone(), columns), s.b, lanes, panel);
+                        }
+                    });
+                    Right::Packed(packed)
+                }
+                None => Right::Rows(Shared::constant(right.as_ptr())),
+            };
+            let first = start == 0;
+            let bias = if first { bias } else { None };
+            let last = depth.end == s.k;
+            self.slice(left, right, depth, bias, keep || !first, last, into, rows, runtime);
+        }
+    }
+
+    /// The part of the product that some of the depth gives.
+    #[allow(clippy::too_many_arguments)]
+    fn slice(
+        &self,
+        left: &[f32],
+        right: Right,
+        depth: std::ops::Range<usize>,
+        bias: Option<&[f32]>,
+        keep: bool,
+        last: bool,
+        into: Shared,
+        rows: Shared,
+        runtime: &Runtime<'_>,
+    ) {
+        let (s, lanes) = (self.shape, self.isa.lanes());
+        let panels = s.n.div_ceil(lanes);
+        let tiles = tile::tiles(s.m, self.isa.rows());
+        // Blocks of rows first; columns are divided where there are few.
+        let blocks = s.m.div_ceil(ROWS);
+        let threads = runtime.pool.threads();
+        let shares = if threads == 1 { 1 } else { (threads * 6).div_ceil(blocks).min(panels.div_ceil(4)) };
+        let work = s.m * s.n * depth.len() / lanes;
+        let (blocks, shares) = if work < 1 << 13 { (1, 1) } else { (blocks, shares) };
+        runtime.pool.for_each(blocks * shares, |number, thread| {
+            let (block, share) = (number / shares, number % shares);
+            let block = piece(tiles, blocks, block);
+            let quads = piece(panels.div_ceil(4), shares, share);
+            let panels = quads.start * 4..(quads.end * 4).min(panels);
+            let tile_rows = |number: usize| piece(s.m, tiles, number);
+            let block_rows = if block.is_empty() { 0..0 } else { tile_rows(block.start).start..tile_rows(block.end - 1).end };
+            // A block that is only made smaller by dividing the work has the same number of rows at most.
+            let packs = self.packs_left() && block_rows.len() <= ROWS.min(s.m);
+            let row = DEPTH + SKEW;
+            if packs {
+                for (number, line) in block_rows.clone().enumerate() {
+                    // SAFETY: each thread has rows of its own.
+                    let line_of = unsafe { rows.slice((thread * ROWS.min(s.m) + number) * row, depth.len()) };
+                    let start = line * s.a.0 + depth.start * s.a.1;
+                    if s.a.1 == 1 {
+                        line_of.copy_from_slice(&left[start..start + depth.len()]);
+                    } else {
+                        for (index, value) in line_of.iter_mut().enumerate() {
+                            *value = left[start + index * s.a.1];
+                        }
+                    }
+                }
+            }
+            let mut panel = panels.start;
+            while panel < panels.end {
+                let widest = tile::vectors(self.isa, s.m.div_ceil(tiles));
+                let left_over = panels.end - panel;
+                let vectors = if left_over >= 4 && widest == 4 { 4 } else { left_over.min(2) };
+                for number in block.clone() {
+                    let own = tile_rows(number);
+                    let at = own.start * s.n + panel * lanes;
+                    // SAFETY: rows, columns and depth lie in the operands, as `run` has checked; the results are this task's.
+                    unsafe {
+                        let (x, x_row, x_k) = if packs {
+                            let number = thread * ROWS.min(s.m) + own.start - block_rows.start;
+                            (rows.at(number * row).cast_const(), row, 1)
+                        } else {
+                            (left.as_ptr().add(own.start * s.a.0 + depth.start * s.a.1), s.a.0, s.a.1)
+                        };
+                        let (w, w_k, w_vector) = match right {
+                            Right::Packed(data) if self.panels.is_some() => {
+                                (data.at((panel * s.k + depth.start) * lanes), lanes, s.k * lanes)
+                            }
+                            Right::Packed(data) => {
+                                (data.at(panel * depth.len() * lanes), lanes, depth.len() * lanes)
+                            }
+                            Right::Rows(data) => (data.at(depth.start * s.b.0 + panel * lanes), s.b.0, lanes),
+                        };
+                        let out = into.at(at);
+                        let columns = s.n - panel * lanes;
+                        let tile = Tile {
+                            x,
+                            x_row,
+                            x_k,
+                            taps: &[0],
+                            run: depth.len(),
+                            w: w.cast_const(),
+                            w_k,
+                            w_vector,
+                            out,
+                            out_row: s.n,
+                            out_vector: lanes,
+                            bias: bias.map_or(Bias::None, |bias| Bias::Vectors(bias.as_ptr().add(panel * lanes))),
+                            addend: keep.then_some(out.cast_const()),
+                            clamp: if last { self.clamp } else { (f32::NEG_INFINITY, f32::INFINITY) },
+                            last: (columns - (vectors - 1) * lanes).min(lanes),
+                        };
+                        tile::compute(self.isa, vectors, own.len(), tile);
+                    }
+                }
+                panel += vectors;
+            }
+        });
     }
 }
 
@@ -74,7 +295,7 @@ pub(super) fn gemm(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let operator = site.operator();
     let flag = |name: &str| operator.int(name).map(|flag| flag.unwrap_or(0) != 0);
     let (trans_a, trans_b) = (flag("transA")?, flag("transB")?);
-    let (Some(&[a0, a1]), Some(output)) = (site.shape(0), site.output(0)) else {
+    let (Some(&[a0, a1]), Some(&[b0, b1]), Some(output)) = (site.shape(0), site.shape(1), site.output(0)) else {
         return Ok(None);
     };
     let &[m, n] = output.shape.as_slice() else { return Ok(None) };
@@ -90,12 +311,18 @@ pub(super) fn gemm(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !site.all(DType::F32) {
         return Ok(None);
     }
-    Ok(Some(Box::new(Gemm {
+    let shape = Shape {
         m,
         n,
         k: if trans_a { a0 } else { a1 },
-        trans_a,
-        trans_b,
+        a: if trans_a { (1, a1) } else { (a1, 1) },
+        b: if trans_b { (1, b1) } else { (b1, 1) },
+    };
+    debug_assert_eq!(if trans_b { b1 } else { b0 }, shape.k);
+    let right = site.constant(1).filter(|_| site.packs).map(|b| b.view::<f32>()).transpose()?;
+    Ok(Some(Box::new(Gemm {
+        isa: site.isa,
+        product: Product::new(site.isa, shape, right.as_deref()),
         alpha: operator.float("alpha")?.unwrap_or(1.0),
         beta: operator.float("beta")?.unwrap_or(1.0),
         addend,
@@ -103,11 +330,8 @@ pub(super) fn gemm(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 struct Gemm {
-    m: usize,
-    n: usize,
-    k: usize,
-    trans_a: bool,
-    trans_b: bool,
+    isa: Isa,
+    product: Product,
     alpha: f32,
     beta: f32,
     /// Strides of C by row and column.
@@ -115,25 +339,47 @@ struct Gemm {
 }
 
 impl Kernel for Gemm {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
-        let (m, n, k) = (self.m, self.n, self.k);
-        let strided = |data, rows: usize, columns: usize, transposed: bool| {
-            let (row_stride, column_stride) = if transposed { (1, rows) } else { (columns, 1) };
-            Matrix { data, row_stride, column_stride }
-        };
-        let a = strided(arguments.input::<f32>(0)?, m, k, self.trans_a);
-        let b = strided(arguments.input::<f32>(1)?, k, n, self.trans_b);
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let Shape { n, .. } = self.product.shape;
+        let a = arguments.input::<f32>(0)?;
+        let b = if self.product.panels.is_some() { &[][..] } else { arguments.input::<f32>(1)? };
         let c = arguments.optional::<f32>(2)?;
         let into = arguments.output::<f32>(0)?;
+        let workspace = arguments.workspace::<f32>()?;
+        let plain = self.alpha == 1.0 && self.beta == 1.0;
+        if let (true, Some((0, 1)), Some(c)) = (plain, self.addend, c) {
+            self.product.run(a, b, Some(c), false, into, workspace, runtime);
+            return Ok(());
+        }
+        self.product.run(a, b, None, false, into, workspace, runtime);
+        if self.alpha != 1.0 {
+            Activation::Affine(self.alpha, 0.0).apply(self.isa, into);
+        }
         if let (Some((rows, columns)), Some(c)) = (self.addend, c) {
             for (row, line) in into.chunks_mut(n.max(1)).enumerate() {
-                for (column, value) in line.iter_mut().enumerate() {
-                    *value = self.beta * c[row * rows + column * columns];
+                if columns == 0 {
+                    let second = Second::One(self.beta * c[row * rows]);
+                    Pairwise::Add.apply(self.isa, line, second, false);
+                } else if self.beta == 1.0 {
+                    Pairwise::Add.apply(self.isa, line, Second::Same(&c[row * rows..][..n]), false);
+                } else {
+                    line.iter_mut().zip(&c[row * rows..]).for_each(|(value, c)| *value += self.beta * c);
                 }
             }
         }
-        multiply((m, n, k), into, n, self.addend.is_some(), a, b, self.alpha);
         Ok(())
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        self.product.workspace(threads)
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.product.resident_bytes()
+    }
+
+    fn reads(&self, input: usize) -> bool {
+        input != 1 || self.product.panels.is_none()
     }
 }
 
@@ -146,10 +392,13 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     let [a_batch @ .., m, k] = a else { return Ok(None) };
     let [b_batch @ .., _, n] = b else { return Ok(None) };
+    let shape = |m: usize| Shape { m, n: *n, k: *k, a: (*k, 1), b: (*n, 1) };
     // Rows of a stack times one matrix are one product.
     if b_batch.iter().all(|&size| size == 1) && a_batch.len() >= b_batch.len() {
         let rows = a_batch.iter().product::<usize>() * m;
-        return Ok(Some(Box::new(MatMul { m: rows, n: *n, k: *k, pairs: vec![(0, 0)] })));
+        let right = site.constant(1).filter(|_| site.packs).map(|b| b.view::<f32>()).transpose()?;
+        let product = Product::new(site.isa, shape(rows), right.as_deref());
+        return Ok(Some(Box::new(MatMul { product, pairs: vec![(0, 0)] })));
     }
     let batch = &output.shape[..output.shape.len() - 2];
     let place = |shape: &[usize], mut number: usize| {
@@ -166,35 +415,42 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let count: usize = batch.iter().product();
     let pairs = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
-    Ok(Some(Box::new(MatMul { m: *m, n: *n, k: *k, pairs })))
+    Ok(Some(Box::new(MatMul { product: Product::new(site.isa, shape(*m), None), pairs })))
 }
 
 struct MatMul {
-    m: usize,
-    n: usize,
-    k: usize,
+    product: Product,
     /// For each product, the numbers of its two matrices.
     pairs: Vec<(usize, usize)>,
 }
 
 impl Kernel for MatMul {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
-        let (m, n, k) = (self.m, self.n, self.k);
-        let (a, b) = (arguments.input::<f32>(0)?, arguments.input::<f32>(1)?);
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let Shape { m, n, k, .. } = self.product.shape;
+        let a = arguments.input::<f32>(0)?;
+        let b = if self.product.panels.is_some() { &[][..] } else { arguments.input::<f32>(1)? };
         let output = arguments.output::<f32>(0)?;
+        let workspace = arguments.workspace::<f32>()?;
         if m * n == 0 {
             return Ok(());
         }
-        let product = |into: &mut [f32], &(first, second): &(usize, usize)| {
-            let a = Matrix { data: &a[first * m * k..][..m * k], row_stride: k, column_stride: 1 };
-            let b = Matrix { data: &b[second * k * n..][..k * n], row_stride: n, column_stride: 1 };
-            multiply((m, n, k), into, n, false, a, b, 1.0);
-        };
-        if self.pairs.len() == 1 {
-            product(output, &self.pairs[0]);
-        } else {
-            output.par_chunks_mut(m * n).zip(&self.pairs).for_each(|(into, pair)| product(into, pair));
+        for (into, &(first, second)) in output.chunks_mut(m * n).zip(&self.pairs) {
+            let a = &a[first * m * k..][..m * k];
+            let b = if b.is_empty() { b } else { &b[second * k * n..][..k * n] };
+            self.product.run(a, b, None, false, into, workspace, runtime);
         }
         Ok(())
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        self.product.workspace(threads)
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.product.resident_bytes()
+    }
+
+    fn reads(&self, input: usize) -> bool {
+        input != 1 || self.product.panels.is_none()
     }
 }

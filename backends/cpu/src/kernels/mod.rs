@@ -1,26 +1,34 @@
 //! Kernels: one type per family, made for a node's shapes, run many times.
 
-mod conv;
-mod elementwise;
+pub(crate) mod affine;
+pub(crate) mod conv;
+pub(crate) mod elementwise;
 mod lstm;
 mod matmul;
 mod movement;
 mod normalize;
 mod oracle;
-mod pool;
+pub(crate) mod pooling;
+pub(crate) mod reorder;
+mod tile;
+pub(crate) mod vector;
 
 use hetero_hal::{DType, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor};
 use hetero_reference::Standard;
 
+use crate::lower::Recipe;
 use crate::operand::Arguments;
+use crate::pool::Pool;
+use crate::simd::Isa;
 
 /// A compiled node.
 pub(crate) trait Kernel: Send + Sync {
-    /// Computes the outputs, on the threads of the pool that it is called in.
+    /// Computes the outputs, on the threads of the runtime's pool.
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()>;
 
-    /// Bytes of memory that a run needs besides its operands.
-    fn workspace(&self) -> usize {
+    /// Bytes of memory that a run on so many threads needs besides its operands.
+    fn workspace(&self, threads: usize) -> usize {
+        let _ = threads;
         0
     }
 
@@ -28,12 +36,37 @@ pub(crate) trait Kernel: Send + Sync {
     fn in_place(&self) -> &'static [usize] {
         &[]
     }
+
+    /// Bytes of packed weights.
+    fn resident_bytes(&self) -> usize {
+        0
+    }
+
+    /// Does a run read this input? Constants that were packed are not.
+    fn reads(&self, input: usize) -> bool {
+        let _ = input;
+        true
+    }
 }
+
+/// Scalar operations that pay for handing a task to a thread.
+const TASK: usize = 1 << 14;
 
 /// What a run knows beside its operands.
 pub(crate) struct Runtime<'a> {
     /// True sizes of what depends on data.
     pub(crate) extents: Option<&'a Extents>,
+    /// The device's threads.
+    pub(crate) pool: &'a Pool,
+}
+
+impl Runtime<'_> {
+    /// Into how many tasks `count` things are divided that cost so many scalar operations each: enough for all threads to be busy until the
+    /// end, where each task is still worth its handing over.
+    pub(crate) fn pieces(&self, count: usize, cost: usize) -> usize {
+        let worth = count.saturating_mul(cost) / TASK;
+        worth.clamp(1, self.pool.threads() * 8).min(count)
+    }
 }
 
 /// How a node is supported.
@@ -47,8 +80,12 @@ pub(crate) enum Support {
 /// A node with its program: what kernels are made from.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
-    program: &'a Program,
+    pub(crate) program: &'a Program,
     pub(crate) node: &'a Node,
+    /// Instructions that kernels are made for.
+    pub(crate) isa: Isa,
+    /// Are weights packed? Not where it is only asked whether there is a kernel.
+    pub(crate) packs: bool,
 }
 
 impl<'a> Site<'a> {
@@ -97,8 +134,8 @@ pub(crate) fn computes(dtype: DType) -> bool {
 }
 
 /// How a node is supported; `None` where it is not.
-pub(crate) fn support(program: &Program, node: &Node) -> Option<Support> {
-    let site = Site { program, node };
+pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Support> {
+    let site = Site { program, node, isa, packs: false };
     Standard.find(&node.operator)?;
     if !site.values().all(|value| computes(value.dtype)) {
         return None;
@@ -109,13 +146,32 @@ pub(crate) fn support(program: &Program, node: &Node) -> Option<Support> {
     }
 }
 
-/// The kernel for a node.
-pub(crate) fn compile(program: &Program, node: &Node) -> Result<Box<dyn Kernel>> {
-    let site = Site { program, node };
-    match native(site)? {
-        Some(kernel) => Ok(kernel),
-        None => Ok(Box::new(oracle::Oracle::new(site)?)),
-    }
+/// The kernel of a recipe.
+pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
+    let isa = site.isa;
+    Ok(match recipe {
+        Recipe::Node => match native(site)? {
+            Some(kernel) => kernel,
+            None => Box::new(oracle::Oracle::new(site)?),
+        },
+        Recipe::Conv { geometry, input, output, weights, finish } => {
+            let (weights, finish) = (weights.view::<f32>()?, finish.clone());
+            match (input, output) {
+                (Some(from), Some(to)) if geometry.is_depthwise() => {
+                    Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, &weights, finish))
+                }
+                (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, &weights, finish)),
+                _ if geometry.channels == 1 => Box::new(conv::PlainDepthwise::finished(isa, *geometry, &weights, finish)),
+                _ => Box::new(conv::Plain::finished(isa, *geometry, &weights, finish)?),
+            }
+        }
+        Recipe::Affine(affine) => Box::new(affine.clone()),
+        Recipe::Pool { input, output } => Box::new(pooling::blocked(site, *input, *output)?),
+        &Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
+        &Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
+        Recipe::Concat { blocks } => Box::new(movement::Concat { blocks: blocks.clone() }),
+        Recipe::Reorder(reorder) => Box::new(*reorder),
+    })
 }
 
 /// The native kernel for a node, where there is one for its types and shapes.
@@ -127,7 +183,7 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),
-        "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pool::compile(site),
+        "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pooling::compile(site),
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
         "LSTM" => lstm::compile(site),
@@ -136,7 +192,7 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Softmax" => normalize::softmax(site),
         "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::copy(site),
         "Concat" => movement::concat(site),
-        "Transpose" => movement::transpose(site),
+        "Transpose" | "Expand" | "Slice" => movement::view(site),
         _ => elementwise::compile(site),
     }
 }

@@ -1,10 +1,10 @@
 //! Operators that move elements and compute nothing.
 
-use hetero_hal::Result;
-use rayon::prelude::*;
+use hetero_hal::{DType, Result};
 
+use super::tile::piece;
 use super::{Kernel, Runtime, Site};
-use crate::operand::Arguments;
+use crate::operand::{Arguments, Shared};
 
 /// Operators that keep the bytes and change the shape: nothing to do where the output shares the input's memory.
 pub(super) fn copy(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -14,7 +14,8 @@ pub(super) fn copy(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(plain.then(|| Box::new(Copy) as Box<dyn Kernel>))
 }
 
-struct Copy;
+/// The first output holds the bytes of the first input, as many as it has room for.
+pub(super) struct Copy;
 
 impl Kernel for Copy {
     fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
@@ -43,76 +44,212 @@ pub(super) fn concat(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 /// For each input, the bytes that it adds to each row of the output.
-struct Concat {
-    blocks: Vec<usize>,
+pub(super) struct Concat {
+    pub(super) blocks: Vec<usize>,
 }
 
 impl Kernel for Concat {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
-        let inputs = (0..self.blocks.len()).map(|i| arguments.input::<u8>(i)).collect::<Result<Vec<_>>>()?;
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let row: usize = self.blocks.iter().sum();
         if row == 0 {
             return Ok(());
         }
-        for (number, into) in arguments.output::<u8>(0)?.chunks_exact_mut(row).enumerate() {
-            let mut at = 0;
-            for (input, &block) in inputs.iter().zip(&self.blocks) {
-                into[at..at + block].copy_from_slice(&input[number * block..(number + 1) * block]);
-                at += block;
-            }
+        let output = arguments.output::<u8>(0)?;
+        let rows = output.len() / row;
+        let output = Shared::new(output);
+        let mut at = 0;
+        for (index, &block) in self.blocks.iter().enumerate() {
+            let input = arguments.input::<u8>(index)?;
+            // SAFETY: what lies in the output already has the output's address.
+            let lies_there = rows == 1 && std::ptr::eq(input.as_ptr(), unsafe { output.at(at) });
+            let pieces = if lies_there { 0 } else { runtime.pieces(rows, block) };
+            runtime.pool.for_each(pieces, |number, _| {
+                for number in piece(rows, pieces, number) {
+                    // SAFETY: each row's part is one task's.
+                    let into = unsafe { output.slice(number * row + at, block) };
+                    into.copy_from_slice(&input[number * block..(number + 1) * block]);
+                }
+            });
+            at += block;
         }
         Ok(())
     }
 }
 
-pub(super) fn transpose(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+/// Operators whose output reads the input with other strides: Transpose, Expand, Slice.
+pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else {
         return Ok(None);
     };
     let rank = input.shape.len();
-    if rank == 0 || input.dtype.bits() != 32 {
-        return Ok(None);
-    }
-    let order: Vec<usize> = match site.operator().ints("perm")? {
-        None => (0..rank).rev().collect(),
-        Some(perm) => perm.iter().map(|&axis| if axis < 0 { axis + rank as i64 } else { axis } as usize).collect(),
-    };
-    let mut own = vec![1; rank];
+    let mut own = vec![1isize; rank];
     for axis in (1..rank).rev() {
-        own[axis - 1] = own[axis] * input.shape[axis];
+        own[axis - 1] = own[axis] * input.shape[axis] as isize;
     }
-    let strides: Option<Vec<usize>> = order.iter().map(|&axis| own.get(axis).copied()).collect();
-    let Some(strides) = strides.filter(|strides| strides.len() == rank) else {
+    let mut start = 0isize;
+    let strides: Option<Vec<isize>> = match &*site.operator().name {
+        "Transpose" => {
+            let order: Vec<usize> = match site.operator().ints("perm")? {
+                None => (0..rank).rev().collect(),
+                Some(perm) => {
+                    perm.iter().map(|&axis| if axis < 0 { axis + rank as i64 } else { axis } as usize).collect()
+                }
+            };
+            order.iter().map(|&axis| own.get(axis).copied()).collect()
+        }
+        "Expand" => {
+            let lead = output.shape.len().checked_sub(rank);
+            lead.map(|lead| {
+                let of = |axis: usize| if input.shape[axis] == 1 { 0 } else { own[axis] };
+                std::iter::repeat_n(0, lead).chain((0..rank).map(of)).collect()
+            })
+        }
+        "Slice" => {
+            let list = |index: usize, name: &str| -> Result<Option<Vec<i64>>> {
+                if let Some(list) = site.operator().ints(name)? {
+                    return Ok(Some(list.to_vec()));
+                }
+                match site.constant(index) {
+                    Some(tensor) if tensor.dtype() == DType::I64 => Ok(Some(tensor.view::<i64>()?.to_vec())),
+                    Some(tensor) if tensor.dtype() == DType::I32 => {
+                        Ok(Some(tensor.view::<i32>()?.iter().map(|&x| i64::from(x)).collect()))
+                    }
+                    _ => Ok(None),
+                }
+            };
+            let Some(starts) = list(1, "starts")? else { return Ok(None) };
+            let axes = list(3, "axes")?;
+            let steps = list(4, "steps")?;
+            if (site.input(3).is_some() && axes.is_none()) || (site.input(4).is_some() && steps.is_none()) {
+                return Ok(None);
+            }
+            let mut strides = own.clone();
+            for (index, &from) in starts.iter().enumerate() {
+                let axis = axes.as_ref().map_or(index as i64, |axes| axes[index]);
+                let axis = usize::try_from(if axis < 0 { axis + rank as i64 } else { axis }).unwrap_or(usize::MAX);
+                let step = steps.as_ref().map_or(1, |steps| steps[index]);
+                let Some(&size) = input.shape.get(axis) else { return Ok(None) };
+                let size = size as i64;
+                let from = if from < 0 { from.saturating_add(size) } else { from };
+                let from = if step > 0 { from.clamp(0, size) } else { from.clamp(0, (size - 1).max(0)) };
+                start += from as isize * own[axis];
+                strides[axis] = own[axis].saturating_mul(step as isize);
+            }
+            Some(strides)
+        }
+        _ => None,
+    };
+    let Some(strides) = strides.filter(|strides| strides.len() == output.shape.len()) else {
         return Ok(None);
     };
-    Ok(Some(Box::new(Transpose { shape: output.shape.clone(), strides })))
+    let width = output.dtype.bits() / 8;
+    // Every element that it reads must be there, whatever the node says.
+    let mut reach = (start, start);
+    for (&size, &stride) in output.shape.iter().zip(&strides) {
+        let far = stride.saturating_mul(size.saturating_sub(1) as isize);
+        reach = (reach.0.saturating_add(far.min(0)), reach.1.saturating_add(far.max(0)));
+    }
+    let empty = output.elements() == 0;
+    if !empty && (reach.0 < 0 || reach.1 >= input.elements() as isize) {
+        return Ok(None);
+    }
+    Ok(match width {
+        1 => Some(Box::new(View::<u8>::new(&output.shape, strides, start))),
+        2 => Some(Box::new(View::<u16>::new(&output.shape, strides, start))),
+        4 => Some(Box::new(View::<u32>::new(&output.shape, strides, start))),
+        8 => Some(Box::new(View::<u64>::new(&output.shape, strides, start))),
+        _ => None,
+    })
 }
 
-/// The output's sizes, and the input's stride in each.
-struct Transpose {
+/// The output's sizes, the input's stride in each, and its first element.
+struct View<T> {
     shape: Vec<usize>,
-    strides: Vec<usize>,
+    strides: Vec<isize>,
+    start: isize,
+    element: std::marker::PhantomData<T>,
 }
 
-impl Kernel for Transpose {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
-        let input = arguments.input::<u32>(0)?;
-        let last = self.shape.len() - 1;
-        let (row, step) = (self.shape[last], self.strides[last]);
-        if input.is_empty() {
+impl<T> View<T> {
+    /// Dimensions that lie one behind the other on both sides become one.
+    fn new(shape: &[usize], strides: Vec<isize>, start: isize) -> Self {
+        let (mut merged, mut steps): (Vec<usize>, Vec<isize>) = (vec![], vec![]);
+        for (&size, &stride) in shape.iter().zip(&strides) {
+            if size == 1 {
+                continue;
+            }
+            match (merged.last_mut(), steps.last_mut()) {
+                (Some(last), Some(step)) if *step == stride.saturating_mul(size as isize) => {
+                    *last *= size;
+                    *step = stride;
+                }
+                _ => {
+                    merged.push(size);
+                    steps.push(stride);
+                }
+            }
+        }
+        if merged.is_empty() {
+            merged.push(1);
+            steps.push(1);
+        }
+        View { shape: merged, strides: steps, start, element: std::marker::PhantomData }
+    }
+}
+
+/// Rows and columns that are transposed together: so many lines of the cache are held open.
+const TILE: usize = 16;
+
+impl<T: hetero_hal::Element + std::marker::Copy> Kernel for View<T> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<T>(0)?;
+        let output = arguments.output::<T>(0)?;
+        if output.is_empty() {
             return Ok(());
         }
-        arguments.output::<u32>(0)?.par_chunks_mut(row).enumerate().with_min_len(64).for_each(|(number, into)| {
-            let (mut start, mut rest) = (0, number);
-            for axis in (0..last).rev() {
-                start += rest % self.shape[axis] * self.strides[axis];
-                rest /= self.shape[axis];
+        let count = output.len();
+        let target = Shared::new(output);
+        let last = self.shape.len() - 1;
+        let (row, step) = (self.shape[last], self.strides[last]);
+        // Planes of the last two dimensions, so that a transposition goes tile by tile.
+        let high = if last > 0 { self.shape[last - 1] } else { 1 };
+        let high_step = if last > 0 { self.strides[last - 1] } else { 0 };
+        let origin = |mut plane: usize| {
+            let mut start = self.start;
+            for axis in (0..last.saturating_sub(1)).rev() {
+                start += (plane % self.shape[axis]) as isize * self.strides[axis];
+                plane /= self.shape[axis];
             }
-            if step == 1 {
-                into.copy_from_slice(&input[start..start + row]);
-            } else {
-                for (index, value) in into.iter_mut().enumerate() {
-                    *value = input[start + index * step];
+            start
+        };
+        let planes = count / (row * high);
+        let bands = high.div_ceil(TILE);
+        let tasks = planes * bands;
+        let pieces = runtime.pieces(tasks, row * TILE.min(high));
+        runtime.pool.for_each(pieces, |number, _| {
+            for task in piece(tasks, pieces, number) {
+                let (plane, band) = (task / bands, task % bands);
+                let lines = band * TILE..((band + 1) * TILE).min(high);
+                let start = origin(plane);
+                // SAFETY: each band of lines is one task's; the view was checked to lie in the input, whose size is the node's.
+                let into = unsafe { target.slice((plane * high + lines.start) * row, lines.len() * row) };
+                let source = |line: usize, column: usize| {
+                    (start + line as isize * high_step + column as isize * step) as usize
+                };
+                if step == 1 {
+                    for (line, into) in lines.zip(into.chunks_exact_mut(row)) {
+                        let from = source(line, 0);
+                        into.copy_from_slice(&input[from..from + row]);
+                    }
+                    continue;
+                }
+                for columns in (0..row).step_by(TILE) {
+                    for (line, into) in lines.clone().zip(into.chunks_exact_mut(row)) {
+                        let end = (columns + TILE).min(row);
+                        for (column, value) in (columns..end).zip(&mut into[columns..end]) {
+                            *value = input[source(line, column)];
+                        }
+                    }
                 }
             }
         });

@@ -1,10 +1,11 @@
 //! Normalisation and softmax on f32.
 
 use hetero_hal::{DType, Result};
-use rayon::prelude::*;
 
+use super::tile::piece;
 use super::{Kernel, Runtime, Site};
-use crate::operand::Arguments;
+use crate::operand::{Arguments, Shared};
+use crate::simd::{self, Isa, Job, Simd};
 
 /// Batch, channels and elements of a channel; `None` below rank 2.
 fn channels(shape: &[usize]) -> Option<(usize, usize, usize)> {
@@ -35,14 +36,14 @@ struct Batch {
 }
 
 impl Kernel for Batch {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let [scale, shift, mean, variance] = [1, 2, 3, 4].map(|index| arguments.input::<f32>(index));
         let (scale, shift, mean, variance) = (scale?, shift?, mean?, variance?);
         let values = arguments.start_from::<f32>(0)?;
         if self.plane == 0 {
             return Ok(());
         }
-        values.par_chunks_mut(self.plane).enumerate().for_each(|(number, plane)| {
+        planes(values, self.plane, 2, runtime, |number, plane| {
             let c = number % self.channels;
             let factor = scale[c] / (variance[c] + self.epsilon).sqrt();
             let offset = shift[c] - mean[c] * factor;
@@ -86,13 +87,13 @@ struct Lrn {
 }
 
 impl Kernel for Lrn {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<f32>(0)?;
         let output = arguments.output::<f32>(0)?;
         if self.plane == 0 {
             return Ok(());
         }
-        output.par_chunks_mut(self.plane).enumerate().for_each(|(number, into)| {
+        planes(output, self.plane, 8 + self.size, runtime, |number, into| {
             let (item, c) = (number / self.channels, number % self.channels);
             let low = c.saturating_sub((self.size - 1) / 2);
             let high = c.saturating_add(self.size / 2).min(self.channels - 1);
@@ -127,25 +128,70 @@ pub(super) fn softmax(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         Some(from) if flattened || from[1..].iter().product::<usize>() == 1 => from.iter().product::<usize>(),
         _ => return Ok(None),
     };
-    Ok((line > 0).then(|| Box::new(Softmax { line }) as Box<dyn Kernel>))
+    Ok((line > 0).then(|| Box::new(Softmax { isa: site.isa, line }) as Box<dyn Kernel>))
 }
 
 struct Softmax {
+    isa: Isa,
     line: usize,
 }
 
-impl Kernel for Softmax {
-    fn run(&self, arguments: &mut Arguments<'_>, _: &Runtime<'_>) -> Result<()> {
-        arguments.start_from::<f32>(0)?.par_chunks_mut(self.line).for_each(|line| {
-            let largest = line.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-            let mut sum = 0.0;
-            for value in line.iter_mut() {
-                *value = (*value - largest).exp();
-                sum += *value;
+/// Runs `body` for each part of `size` elements, on all threads; `cost` is the work of an element.
+fn planes(values: &mut [f32], size: usize, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, &mut [f32]) + Sync) {
+    let count = values.len() / size.max(1);
+    let values = Shared::new(values);
+    let pieces = runtime.pieces(count, size * cost);
+    runtime.pool.for_each(pieces, |number, _| {
+        for part in piece(count, pieces, number) {
+            // SAFETY: each part is one task's.
+            body(part, unsafe { values.slice(part * size, size) });
+        }
+    });
+}
+
+/// The softmax of a line.
+struct Line<'a>(&'a mut [f32]);
+
+impl Job for Line<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let line = self.0;
+        // SAFETY: each vector lies in the line.
+        unsafe {
+            let (whole, rest) = line.split_at_mut(line.len() / S::LANES * S::LANES);
+            let mut most = S::splat(f32::NEG_INFINITY);
+            for chunk in whole.chunks_exact(S::LANES) {
+                most = S::max(most, S::load(chunk.as_ptr()));
+            }
+            let largest = rest.iter().copied().fold(S::largest(most), f32::max);
+            let shift = S::splat(largest);
+            let mut sums = S::splat(0.0);
+            for chunk in whole.chunks_exact_mut(S::LANES) {
+                let value = simd::exp::<S>(S::sub(S::load(chunk.as_ptr()), shift));
+                sums = S::add(sums, value);
+                S::store(chunk.as_mut_ptr(), value);
+            }
+            let mut sum = S::sum(sums);
+            if !rest.is_empty() {
+                let value = simd::exp::<S>(S::sub(S::load_first(rest.as_ptr(), rest.len()), shift));
+                S::store_first(rest.as_mut_ptr(), rest.len(), value);
+                sum += rest.iter().sum::<f32>();
             }
             for value in line {
                 *value /= sum;
             }
+        }
+    }
+}
+
+impl Kernel for Softmax {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let values = arguments.start_from::<f32>(0)?;
+        planes(values, self.line, 8, runtime, |_, line| {
+            // SAFETY: the job has no further conditions.
+            unsafe { self.isa.run(Line(line)) };
         });
         Ok(())
     }

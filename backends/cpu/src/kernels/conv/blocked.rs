@@ -1,0 +1,345 @@
+//! Convolution into a blocked layout, directly: no im2col, and padding read from the halo.
+//!
+//! A tile is a few pixels of a row by two or four blocks of filters. For each tap of the window and each block of input channels the
+//! microkernel walks the block's lanes: they lie together, as do the filters' weights for them. Inputs of few channels (photographs) are
+//! rewritten with their channels last instead, so that a whole row of the window is one run.
+
+use hetero_hal::Result;
+
+use super::{Finish, Geometry};
+use crate::image::{Halo, Image};
+use crate::kernels::tile::{self, Bias, Tile};
+use crate::kernels::vector::Activation;
+use crate::kernels::{Kernel, Runtime};
+use crate::operand::{Arguments, Shared};
+use crate::simd::Isa;
+
+/// Multiply-adds that pay for handing a task to a thread: some ten microseconds.
+const TASK: usize = 1 << 19;
+
+/// Bytes of weights that stay in a core's cache while rows of the image pass.
+const RESIDENT: usize = 1 << 19;
+
+/// What the kernel reads its input from.
+enum Source {
+    /// The blocked input, with a halo as wide as the padding at least.
+    Blocked(Image),
+    /// A plain input, rewritten with channels last into the workspace: sizes with the padding.
+    ChannelsLast { height: usize, width: usize },
+}
+
+pub(in crate::kernels) struct Blocked {
+    isa: Isa,
+    geometry: Geometry,
+    source: Source,
+    output: Image,
+    /// Blocks of filters of a group.
+    blocks: usize,
+    /// Where each run of the input begins, from a window's first pixel.
+    taps: Vec<usize>,
+    run: usize,
+    /// Elements of the source from one output row, pixel, group and batch item to the next.
+    steps: [usize; 4],
+    /// Elements of the source before the first window.
+    origin: usize,
+    /// Panels of one filter block each: run after run, a vector of filters for each element.
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    clamp: (f32, f32),
+    activation: Option<Activation>,
+    /// Is the second input added?
+    addend: bool,
+    /// Are all rows one?
+    flat: bool,
+}
+
+impl Blocked {
+    /// `input` is the blocked input's halo, where it is blocked.
+    pub(in crate::kernels) fn new(
+        isa: Isa,
+        geometry: Geometry,
+        input: Option<Halo>,
+        halo: Halo,
+        weights: &[f32],
+        finish: Finish,
+    ) -> Self {
+        let (g, lanes) = (geometry, isa.lanes());
+        let image = |size: [usize; 2], channels: usize, halo: Halo| Image {
+            batch: g.batch,
+            channels,
+            height: size[0],
+            width: size[1],
+            halo,
+            lanes,
+        };
+        let output = image(g.output, g.groups * g.outputs, halo);
+        let (source, taps, run, steps, origin) = match input {
+            Some(halo) => {
+                let image = image(g.input, g.groups * g.channels, halo);
+                let mut taps = Vec::new();
+                for block in 0..g.channels.div_ceil(lanes) {
+                    for (y, x) in g.windows() {
+                        taps.push(block * image.plane() + y * image.row() + x * lanes);
+                    }
+                }
+                let group = g.channels.div_ceil(lanes) * image.plane();
+                let steps =
+                    [g.strides[0] * image.row(), g.strides[1] * lanes, group, group * g.groups];
+                let origin = (halo.top - g.begin[0]) * image.row() + (halo.left - g.begin[1]) * lanes;
+                (Source::Blocked(image), taps, lanes, steps, origin)
+            }
+            None => {
+                // As far as the last window reaches.
+                let reach = |axis: usize| {
+                    let last = g.output[axis].saturating_sub(1) * g.strides[axis];
+                    last + (g.kernel[axis] - 1) * g.dilations[axis] + 1
+                };
+                let (height, width) = (reach(0), reach(1));
+                let row = width * g.channels;
+                let (taps, run) = if g.dilations[1] == 1 {
+                    let taps = (0..g.kernel[0]).map(|y| y * g.dilations[0] * row).collect();
+                    (taps, g.kernel[1] * g.channels)
+                } else {
+                    (g.windows().map(|(y, x)| y * row + x * g.channels).collect(), g.channels)
+                };
+                let steps = [g.strides[0] * row, g.strides[1] * g.channels, 0, height * row];
+                (Source::ChannelsLast { height, width }, taps, run, steps, 0)
+            }
+        };
+        let blocks = g.outputs.div_ceil(lanes);
+        let unpadded = matches!(&source, Source::Blocked(image) if image.halo == Halo::NONE) && halo == Halo::NONE;
+        let flat = unpadded && g.kernel == [1, 1] && g.strides == [1, 1] && g.output == g.input;
+        let packed = pack(&g, lanes, matches!(source, Source::Blocked(_)), weights, &finish.scale);
+        let mut bias = vec![0.0; g.groups * blocks * lanes];
+        bias[..finish.bias.len()].copy_from_slice(&finish.bias);
+        Blocked {
+            isa,
+            geometry,
+            source,
+            output,
+            blocks,
+            taps,
+            run,
+            steps,
+            origin,
+            weights: packed,
+            bias,
+            clamp: finish.clamp,
+            activation: finish.activation,
+            addend: finish.addend,
+            flat,
+        }
+    }
+
+    /// Elements of one filter block's weights.
+    fn panel(&self) -> usize {
+        self.taps.len() * self.run * self.isa.lanes()
+    }
+
+    /// Output rows and pixels of a row.
+    fn extent(&self) -> (usize, usize) {
+        let [height, width] = self.geometry.output;
+        if self.flat { (1, height * width) } else { (height, width) }
+    }
+
+    /// Elements of the workspace of one batch item.
+    fn rewritten(&self) -> usize {
+        match self.source {
+            Source::Blocked(_) => 0,
+            Source::ChannelsLast { height, width } => height * width * self.geometry.channels,
+        }
+    }
+
+    /// Rewrites the plain input with channels last and zeros around it.
+    fn rewrite(&self, input: &[f32], into: &mut [f32], runtime: &Runtime<'_>) {
+        let Source::ChannelsLast { height, width } = self.source else { return };
+        let g = &self.geometry;
+        let row = width * g.channels;
+        let into = Shared::new(into);
+        let pieces = runtime.pieces(g.batch * height, row * 4);
+        runtime.pool.for_each(pieces, |number, _| {
+            for line in tile::piece(g.batch * height, pieces, number) {
+                let (item, y) = (line / height, line % height);
+                // SAFETY: each line is one task's.
+                let target = unsafe { into.slice(line * row, row) };
+                target.fill(0.0);
+                let Some(y) = y.checked_sub(g.begin[0]).filter(|&y| y < g.input[0]) else { continue };
+                let columns = width.saturating_sub(g.begin[1]).min(g.input[1]);
+                for channel in 0..g.channels {
+                    let plane = (item * g.channels + channel) * g.input[0] + y;
+                    let source = &input[plane * g.input[1]..][..columns];
+                    let target = target.get_mut(g.begin[1] * g.channels + channel..).unwrap_or_default();
+                    for (into, value) in target.iter_mut().step_by(g.channels).zip(source) {
+                        *into = *value;
+                    }
+                }
+            }
+        });
+    }
+
+    /// Output rows `rows` of some filter blocks of one group of one batch item.
+    ///
+    /// # Safety
+    /// `source` holds what the kernel was made for, and nobody else writes those rows of `output`.
+    unsafe fn rows(
+        &self,
+        source: *const f32,
+        addend: Option<*const f32>,
+        output: Shared,
+        (item, group): (usize, usize),
+        blocks: std::ops::Range<usize>,
+        pixels: (std::ops::Range<usize>, usize),
+    ) {
+        let (lanes, panel, (_, width)) = (self.isa.lanes(), self.panel(), self.extent());
+        let (rows, tiles) = pixels;
+        let plane = self.output.plane();
+        let x = source.wrapping_add(self.origin + group * self.steps[2] + item * self.steps[3]);
+        let per_row = tile::tiles(width, self.isa.rows());
+        let mut first = blocks.start;
+        while first < blocks.end {
+            let left = blocks.end - first;
+            let widest = tile::vectors(self.isa, width.div_ceil(per_row.max(1)));
+            let vectors = if left >= 4 && widest == 4 { 4 } else { left.min(2) };
+            let block = group * self.blocks + first;
+            // A flat image is one row, divided into its tiles; another is divided into its rows.
+            for number in rows.clone() {
+                let (y, number) = (number / tiles, number % tiles);
+                let own = if tiles > 1 { number..number + 1 } else { 0..per_row };
+                for number in own {
+                    let pixels = tile::piece(width, per_row, number);
+                    let at = (item * self.output.blocks() + block) * plane + self.output.pixel(y, pixels.start);
+                    let step = if self.flat { lanes } else { self.steps[1] };
+                    // SAFETY: the steps, taps and panels are those of the sizes that the kernel was made for.
+                    unsafe {
+                        let out = output.at(at);
+                        let tile = Tile {
+                            x: x.add(y * self.steps[0] + pixels.start * step),
+                            x_row: step,
+                            x_k: 1,
+                            taps: &self.taps,
+                            run: self.run,
+                            w: self.weights.as_ptr().add(block * panel),
+                            w_k: lanes,
+                            w_vector: panel,
+                            out,
+                            out_row: lanes,
+                            out_vector: plane,
+                            bias: Bias::Vectors(self.bias.as_ptr().add(block * lanes)),
+                            addend: addend.map(|addend| addend.add(at)),
+                            clamp: self.clamp,
+                            last: lanes,
+                        };
+                        tile::compute(self.isa, vectors, pixels.len(), tile);
+                        if let Some(activation) = self.activation {
+                            for vector in 0..vectors {
+                                let written = output.slice(at + vector * plane, pixels.len() * lanes);
+                                activation.apply(self.isa, written);
+                            }
+                        }
+                    }
+                }
+                for vector in 0..if self.output.halo == Halo::NONE { 0 } else { vectors } {
+                    let start = (item * self.output.blocks() + block + vector) * plane;
+                    // SAFETY: this task's rows, and the halo beside them; above the first and below the last nobody else writes.
+                    unsafe { self.output.clear_around(output, start, y) };
+                }
+            }
+            first += vectors;
+        }
+    }
+}
+
+/// The weights `[filter][channel][y][x]` as panels; see [`Blocked::weights`].
+fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Vec<f32> {
+    let (blocks, taps) = (g.outputs.div_ceil(lanes), g.kernel[0] * g.kernel[1]);
+    let per_filter = g.channels * taps;
+    let padded = if blocked { g.channels.div_ceil(lanes) * lanes * taps } else { per_filter };
+    let mut packed = vec![0.0; g.groups * blocks * lanes * padded];
+    for group in 0..g.groups {
+        for filter in 0..g.outputs {
+            let number = group * g.outputs + filter;
+            let source = &weights[number * per_filter..][..per_filter];
+            let scale = scale.get(number).copied().unwrap_or(1.0);
+            let panel = &mut packed[(group * blocks + filter / lanes) * lanes * padded..][..lanes * padded];
+            for channel in 0..g.channels {
+                for tap in 0..taps {
+                    let position = if blocked {
+                        (channel / lanes * taps + tap) * lanes + channel % lanes
+                    } else {
+                        tap * g.channels + channel
+                    };
+                    panel[position * lanes + filter % lanes] = source[channel * taps + tap] * scale;
+                }
+            }
+        }
+    }
+    packed
+}
+
+impl Kernel for Blocked {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let (g, lanes) = (&self.geometry, self.isa.lanes());
+        let input = arguments.input::<f32>(0)?;
+        let addend = if self.addend { Some(arguments.shared_input(1)?) } else { None };
+        let output = arguments.output::<f32>(0)?;
+        let source = match self.source {
+            Source::Blocked(image) => {
+                debug_assert!(input.len() >= image.elements().unwrap_or(usize::MAX));
+                input.as_ptr()
+            }
+            Source::ChannelsLast { .. } => {
+                let into = arguments.workspace::<f32>()?;
+                self.rewrite(input, into, runtime);
+                into.as_ptr()
+            }
+        };
+        let source = Shared::constant(source);
+        debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
+        let output = Shared::new(output);
+        let (height, width) = self.extent();
+        // Units of rows, or of tiles where there is one row.
+        let tiles = if self.flat { tile::tiles(width, self.isa.rows()) } else { 1 };
+        let units = height * tiles;
+        let unit_work = width / tiles.max(1) * self.taps.len() * self.run;
+        let panels = self.blocks * self.panel() * size_of::<f32>();
+        // Few weights stay in the cache while the image passes once; many pass once over an image that stays.
+        let filters = if panels <= RESIDENT { 1 } else { (panels / RESIDENT + 1).min(self.blocks.div_ceil(4)) };
+        let work = unit_work * self.blocks.div_ceil(filters);
+        let mut chunks = (units * work * lanes).div_ceil(TASK).min(units);
+        let outer = g.batch * g.groups * filters;
+        if outer * chunks < runtime.pool.threads() * 4 {
+            chunks = (runtime.pool.threads() * 4).div_ceil(outer).min(units);
+        }
+        if self.output.elements() == Some(0) || units == 0 {
+            return Ok(());
+        }
+        // Four blocks together make the widest tiles.
+        let quads = self.blocks.div_ceil(4);
+        runtime.pool.for_each(outer * chunks, |number, _| {
+            let (outer, chunk) = (number / chunks, number % chunks);
+            let (image, filter) = (outer / filters, outer % filters);
+            let quads = tile::piece(quads, filters, filter);
+            let blocks = quads.start * 4..(quads.end * 4).min(self.blocks);
+            let rows = tile::piece(units, chunks, chunk);
+            // SAFETY: each task has rows and filters of its own, and the operands are as large as the layouts say.
+            unsafe {
+                let addend = addend.map(|addend| addend.at(0).cast_const());
+                let place = (image / g.groups, image % g.groups);
+                self.rows(source.at(0), addend, output, place, blocks, (rows, tiles));
+            }
+        });
+        Ok(())
+    }
+
+    fn workspace(&self, _: usize) -> usize {
+        self.geometry.batch * self.rewritten() * size_of::<f32>()
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        if self.addend { &[1] } else { &[] }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        (self.weights.len() + self.bias.len()) * size_of::<f32>()
+    }
+}

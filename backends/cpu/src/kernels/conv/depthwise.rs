@@ -1,0 +1,275 @@
+//! Convolution of each channel by itself.
+
+use hetero_hal::Result;
+
+use super::{Finish, Geometry};
+use crate::image::{Halo, Image};
+use crate::kernels::tile::piece;
+use crate::kernels::vector::{Activation, Pairwise, Second};
+use crate::kernels::{Kernel, Runtime};
+use crate::operand::{Arguments, Shared};
+use crate::simd::{Isa, Job, Simd};
+
+/// Pixels that are summed side by side.
+const PIXELS: usize = 7;
+
+/// In a blocked layout: a block's lanes are a vector of channels, so that no lane depends on another.
+pub(in crate::kernels) struct Depthwise {
+    isa: Isa,
+    geometry: Geometry,
+    input: Image,
+    output: Image,
+    /// Offsets of the taps in the input.
+    taps: Vec<usize>,
+    /// For each block, a vector for each tap.
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    clamp: (f32, f32),
+    activation: Option<Activation>,
+    addend: bool,
+}
+
+impl Depthwise {
+    pub(in crate::kernels) fn new(
+        isa: Isa,
+        geometry: Geometry,
+        input: Halo,
+        output: Halo,
+        weights: &[f32],
+        finish: Finish,
+    ) -> Self {
+        let (g, lanes) = (geometry, isa.lanes());
+        let image = |size: [usize; 2], halo: Halo| Image {
+            batch: g.batch,
+            channels: g.groups,
+            height: size[0],
+            width: size[1],
+            halo,
+            lanes,
+        };
+        let (input, output) = (image(g.input, input), image(g.output, output));
+        let mut packed = vec![0.0; input.blocks() * g.taps() * lanes];
+        for (channel, source) in weights.chunks_exact(g.taps()).enumerate() {
+            let scale = finish.scale.get(channel).copied().unwrap_or(1.0);
+            for (tap, weight) in source.iter().enumerate() {
+                packed[(channel / lanes * g.taps() + tap) * lanes + channel % lanes] = weight * scale;
+            }
+        }
+        let mut bias = vec![0.0; output.blocks() * lanes];
+        bias[..finish.bias.len()].copy_from_slice(&finish.bias);
+        Depthwise {
+            isa,
+            geometry,
+            input,
+            output,
+            taps: g.windows().map(|(y, x)| y * input.row() + x * lanes).collect(),
+            weights: packed,
+            bias,
+            clamp: finish.clamp,
+            activation: finish.activation,
+            addend: finish.addend,
+        }
+    }
+}
+
+/// One row of one block.
+struct Row<'a> {
+    x: *const f32,
+    x_step: usize,
+    taps: &'a [usize],
+    weights: *const f32,
+    bias: *const f32,
+    out: *mut f32,
+    addend: Option<*const f32>,
+    width: usize,
+    clamp: (f32, f32),
+}
+
+impl Row<'_> {
+    /// # Safety
+    /// `P` pixels from `x` on are there.
+    #[inline(always)]
+    unsafe fn pixels<S: Simd, const P: usize>(&self, x: usize) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [S::load(self.bias); P];
+            for (number, &tap) in self.taps.iter().enumerate() {
+                let weight = S::load(self.weights.add(number * S::LANES));
+                let from = self.x.add(x * self.x_step + tap);
+                for (p, sum) in sums.iter_mut().enumerate() {
+                    *sum = S::fma(S::load(from.add(p * self.x_step)), weight, *sum);
+                }
+            }
+            for (p, &sum) in sums.iter().enumerate() {
+                let at = (x + p) * S::LANES;
+                let sum = match self.addend {
+                    Some(addend) => S::add(sum, S::load(addend.add(at))),
+                    None => sum,
+                };
+                let (low, high) = (S::splat(self.clamp.0), S::splat(self.clamp.1));
+                S::store(self.out.add(at), S::min(high, S::max(low, sum)));
+            }
+        }
+    }
+}
+
+impl Job for Row<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// The row, its windows and its vectors are valid.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut x = 0;
+            while x + PIXELS <= self.width {
+                self.pixels::<S, PIXELS>(x);
+                x += PIXELS;
+            }
+            while x < self.width {
+                self.pixels::<S, 1>(x);
+                x += 1;
+            }
+        }
+    }
+}
+
+impl Kernel for Depthwise {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let g = &self.geometry;
+        let input = Shared::constant(arguments.input::<f32>(0)?.as_ptr());
+        let addend = if self.addend { Some(arguments.shared_input(1)?) } else { None };
+        let output = Shared::new(arguments.output::<f32>(0)?);
+        let lanes = self.isa.lanes();
+        let rows = g.batch * self.output.blocks() * self.output.height;
+        let origin = self.input.pixel(0, 0) - g.begin[0] * self.input.row() - g.begin[1] * lanes;
+        let pieces = runtime.pieces(rows, self.output.width * lanes * (g.taps() + 2));
+        runtime.pool.for_each(pieces, |number, _| {
+            for row in piece(rows, pieces, number) {
+                let (block, y) = (row / self.output.height, row % self.output.height);
+                let channels = block % self.output.blocks();
+                // SAFETY: each task has rows of its own, and the operands are as large as the layouts say.
+                unsafe {
+                    let at = block * self.output.plane() + self.output.pixel(y, 0);
+                    let job = Row {
+                        x: input.at(block * self.input.plane() + origin + y * g.strides[0] * self.input.row()),
+                        x_step: g.strides[1] * lanes,
+                        taps: &self.taps,
+                        weights: self.weights.as_ptr().add(channels * g.taps() * lanes),
+                        bias: self.bias.as_ptr().add(channels * lanes),
+                        out: output.at(at),
+                        addend: addend.map(|addend| addend.at(at).cast_const()),
+                        width: self.output.width,
+                        clamp: self.clamp,
+                    };
+                    self.isa.run(job);
+                    if let Some(activation) = self.activation {
+                        activation.apply(self.isa, output.slice(at, self.output.width * lanes));
+                    }
+                    self.output.clear_around(output, block * self.output.plane(), y);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        if self.addend { &[1] } else { &[] }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        (self.weights.len() + self.bias.len()) * size_of::<f32>()
+    }
+}
+
+/// On plain operands: every tap adds a scaled row.
+pub(in crate::kernels) struct PlainDepthwise {
+    isa: Isa,
+    geometry: Geometry,
+    /// Constant weights, and what is done with the sums.
+    finish: Option<(Vec<f32>, Finish)>,
+}
+
+impl PlainDepthwise {
+    pub(in crate::kernels) fn new(isa: Isa, geometry: Geometry) -> Self {
+        PlainDepthwise { isa, geometry, finish: None }
+    }
+
+    /// With constant weights. A second input is added where `finish` says so.
+    pub(in crate::kernels) fn finished(isa: Isa, geometry: Geometry, weights: &[f32], finish: Finish) -> Self {
+        PlainDepthwise { isa, geometry, finish: Some((finish.scaled(weights), finish)) }
+    }
+
+    /// Outputs along the x axis whose tap lies on the input.
+    fn columns(&self, tap: usize) -> std::ops::Range<usize> {
+        let g = &self.geometry;
+        let shift = tap * g.dilations[1];
+        // x * stride + shift - begin >= 0, and < width.
+        let first = g.begin[1].saturating_sub(shift).div_ceil(g.strides[1]);
+        let end = (g.input[1] + g.begin[1]).saturating_sub(shift).div_ceil(g.strides[1]).min(g.output[1]);
+        first.min(end)..end
+    }
+}
+
+impl Kernel for PlainDepthwise {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let g = &self.geometry;
+        let input = arguments.input::<f32>(0)?;
+        let (weights, bias) = match &self.finish {
+            None => (arguments.input::<f32>(1)?, arguments.optional::<f32>(2)?),
+            Some((weights, finish)) => (&weights[..], Some(&finish.bias[..])),
+        };
+        let finish = self.finish.as_ref().map(|(_, finish)| finish);
+        let addend = match finish {
+            Some(finish) if finish.addend => Some(arguments.input::<f32>(1)?),
+            _ => None,
+        };
+        let output = arguments.output::<f32>(0)?;
+        let planes = g.batch * g.groups * g.outputs;
+        let output = Shared::new(output);
+        let pieces = runtime.pieces(planes, g.output_plane() * g.taps() * 4);
+        let plane = |number: usize, into: &mut [f32]| {
+            let (item, channel) = (number / (g.groups * g.outputs), number % (g.groups * g.outputs));
+            let plane = &input[(item * g.groups + channel / g.outputs) * g.input_plane()..][..g.input_plane()];
+            let weights = &weights[channel * g.taps()..][..g.taps()];
+            into.fill(bias.map_or(0.0, |bias| bias[channel]));
+            for (y, line) in into.chunks_mut(g.output[1].max(1)).enumerate() {
+                for tap_y in 0..g.kernel[0] {
+                    let row = (y * g.strides[0] + tap_y * g.dilations[0]).checked_sub(g.begin[0]);
+                    let Some(row) = row.filter(|&row| row < g.input[0]) else { continue };
+                    let source = &plane[row * g.input[1]..][..g.input[1]];
+                    for tap_x in 0..g.kernel[1] {
+                        let weight = weights[tap_y * g.kernel[1] + tap_x];
+                        let columns = self.columns(tap_x);
+                        let first = (columns.start * g.strides[1] + tap_x * g.dilations[1]).saturating_sub(g.begin[1]);
+                        let taps = source.get(first..).unwrap_or_default().iter().step_by(g.strides[1]);
+                        for (value, tap) in line[columns].iter_mut().zip(taps) {
+                            *value += weight * tap;
+                        }
+                    }
+                }
+            }
+            let Some(finish) = finish else { return };
+            if let Some(addend) = addend {
+                let own = &addend[number * g.output_plane()..][..g.output_plane()];
+                Pairwise::Add.apply(self.isa, into, Second::Same(own), false);
+            }
+            Activation::Clamp(finish.clamp.0, finish.clamp.1).apply(self.isa, into);
+            if let Some(activation) = finish.activation {
+                activation.apply(self.isa, into);
+            }
+        };
+        runtime.pool.for_each(pieces, |number, _| {
+            for channel in piece(planes, pieces, number) {
+                // SAFETY: each plane is one task's.
+                plane(channel, unsafe { output.slice(channel * g.output_plane(), g.output_plane()) });
+            }
+        });
+        Ok(())
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.finish.as_ref().map_or(0, |(weights, _)| size_of_val(&weights[..]))
+    }
+}

@@ -1,0 +1,158 @@
+//! Convolution over one or two spatial dimensions, on f32.
+
+mod blocked;
+mod depthwise;
+mod plain;
+
+use hetero_hal::{DType, Error, Result};
+use hetero_reference::Window;
+
+pub(super) use self::blocked::Blocked;
+pub(super) use self::depthwise::{Depthwise, PlainDepthwise};
+pub(super) use self::plain::Plain;
+use super::vector::Activation;
+use super::{Kernel, Site};
+use crate::image::Halo;
+
+/// The kernel for plain operands, where a convolution could not be given a better layout.
+pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let Some(geometry) = Geometry::of(site)? else { return Ok(None) };
+    Ok(Some(if geometry.channels == 1 {
+        Box::new(PlainDepthwise::new(site.isa, geometry))
+    } else {
+        Box::new(Plain::new(site.isa, geometry)?)
+    }))
+}
+
+/// What is done with the sums of a convolution besides the bias. Made by `lower` of the nodes that follow.
+#[derive(Clone, Debug)]
+pub(crate) struct Finish {
+    /// Factor of each filter's weights; empty where all are 1.
+    pub(crate) scale: Vec<f32>,
+    /// One for each filter.
+    pub(crate) bias: Vec<f32>,
+    /// Is a second input, of the output's shape and layout, added?
+    pub(crate) addend: bool,
+    /// Least and largest result.
+    pub(crate) clamp: (f32, f32),
+    /// Any other function, at the end.
+    pub(crate) activation: Option<Activation>,
+}
+
+impl Finish {
+    /// The weights with their filters' factors.
+    fn scaled(&self, weights: &[f32]) -> Vec<f32> {
+        let mut scaled = weights.to_vec();
+        if !self.scale.is_empty() {
+            let each = (weights.len() / self.scale.len()).max(1);
+            for (filter, scale) in scaled.chunks_mut(each).zip(&self.scale) {
+                filter.iter_mut().for_each(|weight| *weight *= scale);
+            }
+        }
+        scaled
+    }
+}
+
+/// Sizes of a convolution over two spatial dimensions; one is two, the first of size 1.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Geometry {
+    pub(crate) batch: usize,
+    /// Input channels of a group.
+    pub(crate) channels: usize,
+    /// Filters of a group.
+    pub(crate) outputs: usize,
+    pub(crate) groups: usize,
+    pub(crate) input: [usize; 2],
+    pub(crate) kernel: [usize; 2],
+    pub(crate) strides: [usize; 2],
+    pub(crate) dilations: [usize; 2],
+    /// Padding before the first row and column.
+    pub(crate) begin: [usize; 2],
+    pub(crate) output: [usize; 2],
+}
+
+impl Geometry {
+    /// Of a node `Conv`; `None` where its types or rank are not for this crate.
+    pub(crate) fn of(site: Site<'_>) -> Result<Option<Geometry>> {
+        let (Some(x), Some(w)) = (site.shape(0), site.shape(1)) else {
+            return Ok(None);
+        };
+        if !site.all(DType::F32) || !(3..=4).contains(&x.len()) || w.len() != x.len() {
+            return Ok(None);
+        }
+        if site.shape(2).is_some_and(|bias| bias != [w[0]]) {
+            return Err(Error::invalid_model(format!("the bias {:?} does not fit {} outputs", site.shape(2), w[0])));
+        }
+        let groups = usize::try_from(site.operator().int("group")?.unwrap_or(1)).unwrap_or(0);
+        if groups == 0 || w[1] * groups != x[1] || w[0] % groups != 0 {
+            return Err(Error::invalid_model(format!("{groups} groups do not fit {x:?} and {w:?}")));
+        }
+        let resolved = Window::resolve(site.operator(), &x[2..], &w[2..])?;
+        let axis = |list: &[usize], one: usize| match *list {
+            [only] => [one, only],
+            [first, second, ..] => [first, second],
+            [] => [one, one],
+        };
+        Ok(Some(Geometry {
+            batch: x[0],
+            channels: w[1],
+            outputs: w[0] / groups,
+            groups,
+            input: axis(&x[2..], 1),
+            kernel: axis(&resolved.kernel, 1),
+            strides: axis(&resolved.strides, 1),
+            dilations: axis(&resolved.dilations, 1),
+            begin: axis(&resolved.begin, 0),
+            output: axis(&resolved.output, 1),
+        }))
+    }
+
+    pub(crate) fn input_plane(&self) -> usize {
+        self.input[0] * self.input[1]
+    }
+
+    pub(crate) fn output_plane(&self) -> usize {
+        self.output[0] * self.output[1]
+    }
+
+    pub(crate) fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Is it a product on the input as it stands?
+    pub(crate) fn pointwise(&self) -> bool {
+        self.kernel == [1, 1] && self.strides == [1, 1] && self.begin == [0, 0] && self.output == self.input
+    }
+
+    /// Is a plain input rewritten with channels last, because they would fill less than half a vector?
+    pub(crate) fn takes_plain(&self, lanes: usize) -> bool {
+        self.groups == 1 && self.channels * 2 < lanes
+    }
+
+    /// Is there a kernel into a blocked layout that wastes less than half of it?
+    pub(crate) fn fits_blocks(&self, lanes: usize) -> bool {
+        let whole = |channels: usize| self.groups == 1 || channels.is_multiple_of(lanes);
+        whole(self.channels) && whole(self.outputs) && self.outputs * 2 >= lanes
+    }
+
+    /// Is each channel by itself?
+    pub(crate) fn is_depthwise(&self) -> bool {
+        self.channels == 1 && self.outputs == 1 && self.groups > 1
+    }
+
+    /// Offsets of a window's taps from its first row and column.
+    pub(crate) fn windows(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (kernel, dilations) = (self.kernel, self.dilations);
+        (0..kernel[0]).flat_map(move |y| (0..kernel[1]).map(move |x| (y * dilations[0], x * dilations[1])))
+    }
+
+    /// Zeros that the windows reach around the input.
+    pub(crate) fn halo(&self) -> Halo {
+        let behind = |axis: usize| {
+            let last = self.output[axis].saturating_sub(1) * self.strides[axis];
+            let reach = last + self.kernel[axis].saturating_sub(1) * self.dilations[axis] + 1;
+            reach.saturating_sub(self.begin[axis] + self.input[axis])
+        };
+        Halo { top: self.begin[0], left: self.begin[1], bottom: behind(0), right: behind(1) }
+    }
+}

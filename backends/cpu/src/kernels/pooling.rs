@@ -1,0 +1,230 @@
+//! Pooling over two spatial dimensions, and over all of space, on f32.
+
+use hetero_hal::{DType, Result};
+use hetero_reference::Window;
+
+use super::tile::piece;
+use super::{Kernel, Runtime, Site};
+use crate::image::Image;
+use crate::operand::{Arguments, Shared};
+use crate::simd::{Isa, Job, Simd};
+
+pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let Some(shape) = site.shape(0).filter(|shape| shape.len() >= 3) else {
+        return Ok(None);
+    };
+    let operator = site.operator();
+    if !site.all(DType::F32) || site.node.outputs.len() > 1 {
+        return Ok(None);
+    }
+    let average = operator.name.ends_with("AveragePool");
+    if operator.name.starts_with("Global") {
+        let plane = shape[2..].iter().product();
+        return Ok(Some(Box::new(Global { plane, average })));
+    }
+    let (&[_, _, height, width], Some(kernel)) = (shape, operator.ints("kernel_shape")?) else {
+        return Ok(None);
+    };
+    let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
+    let window = Window::resolve(operator, &shape[2..], &kernel)?;
+    let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
+    Ok(Some(Box::new(Pool { height, width, window, average, with_padding })))
+}
+
+struct Global {
+    plane: usize,
+    average: bool,
+}
+
+impl Kernel for Global {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<f32>(0)?;
+        let output = arguments.output::<f32>(0)?;
+        let planes = output.len();
+        let output = Shared::new(output);
+        let pieces = runtime.pieces(planes, self.plane * 4);
+        runtime.pool.for_each(pieces, |number, _| {
+            for channel in piece(planes, pieces, number) {
+                let plane = &input[channel * self.plane..][..self.plane];
+                // SAFETY: each element is one task's.
+                let into = unsafe { output.slice(channel, 1) };
+                into[0] = if self.average { plane.iter().sum::<f32>() / plane.len() as f32 } else { highest(plane) };
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The largest value; NaN wins.
+fn highest(values: &[f32]) -> f32 {
+    values.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a })
+}
+
+struct Pool {
+    height: usize,
+    width: usize,
+    window: Window,
+    average: bool,
+    with_padding: bool,
+}
+
+/// Taps of one window along one axis: positions on the input, and how many lie on input or padding.
+fn reach(window: &Window, axis: usize, at: usize, size: usize) -> (impl Iterator<Item = usize> + Clone, usize) {
+    let (stride, dilation, begin) = (window.strides[axis], window.dilations[axis], window.begin[axis]);
+    let limit = size + begin + window.end[axis];
+    let taps = (0..window.kernel[axis]).map(move |tap| at * stride + tap * dilation);
+    let padded = taps.clone().filter(|&tap| tap < limit).count();
+    (taps.filter_map(move |tap| tap.checked_sub(begin).filter(|&tap| tap < size)), padded)
+}
+
+impl Kernel for Pool {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<f32>(0)?;
+        let output = arguments.output::<f32>(0)?;
+        let (rows, columns) = (self.window.output[0], self.window.output[1]);
+        if rows * columns == 0 {
+            return Ok(());
+        }
+        let planes = output.len() / (rows * columns);
+        let output = Shared::new(output);
+        let taps = self.window.kernel.iter().product::<usize>();
+        let pieces = runtime.pieces(planes, rows * columns * taps * 8);
+        let pool = |number: usize, into: &mut [f32]| {
+            let plane = &input[number * self.height * self.width..][..self.height * self.width];
+            for (row, line) in into.chunks_mut(columns).enumerate() {
+                let (vertical, padded_rows) = reach(&self.window, 0, row, self.height);
+                for (column, value) in line.iter_mut().enumerate() {
+                    let (horizontal, padded_columns) = reach(&self.window, 1, column, self.width);
+                    let (mut sum, mut largest, mut count) = (0.0f32, f32::NEG_INFINITY, 0usize);
+                    for y in vertical.clone() {
+                        for x in horizontal.clone() {
+                            let tap = plane[y * self.width + x];
+                            sum += tap;
+                            largest = if tap > largest || tap.is_nan() { tap } else { largest };
+                            count += 1;
+                        }
+                    }
+                    let count = if self.with_padding { padded_rows * padded_columns } else { count };
+                    *value = if self.average { sum / count as f32 } else { largest };
+                }
+            }
+        };
+        runtime.pool.for_each(pieces, |number, _| {
+            for plane in piece(planes, pieces, number) {
+                // SAFETY: each plane is one task's.
+                pool(plane, unsafe { output.slice(plane * rows * columns, rows * columns) });
+            }
+        });
+        Ok(())
+    }
+}
+
+/// Is there a kernel for it in a blocked layout?
+pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
+    if site.operator().name.starts_with("Global") {
+        return Ok(true);
+    }
+    let Some(shape) = site.shape(0).filter(|shape| matches!(shape.len(), 3 | 4)) else { return Ok(false) };
+    let Some(kernel) = site.operator().ints("kernel_shape")? else { return Ok(false) };
+    Ok(kernel.len() + 2 == shape.len() && kernel.iter().all(|&size| size > 0))
+}
+
+/// In a blocked layout: a block's lanes are a vector of channels.
+pub(crate) struct Blocked {
+    isa: Isa,
+    input: Image,
+    output: Image,
+    /// Along rows and columns: for each output, its taps on the input, and how many lie on input or padding.
+    taps: [Vec<(Vec<usize>, usize)>; 2],
+    average: bool,
+    with_padding: bool,
+}
+
+pub(crate) fn blocked(site: Site<'_>, input: Image, output: Image) -> Result<Blocked> {
+    let operator = site.operator();
+    let average = operator.name.ends_with("AveragePool");
+    let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
+    let sizes = [input.height, input.width];
+    let taps = if operator.name.starts_with("Global") {
+        sizes.map(|size| vec![((0..size).collect(), size)])
+    } else {
+        let kernel = operator.ints("kernel_shape")?.unwrap_or_default();
+        let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
+        let spatial = if kernel.len() == 1 { &sizes[1..] } else { &sizes[..] };
+        let window = Window::resolve(operator, spatial, &kernel)?;
+        let along = |axis: usize| {
+            let reach = |at: usize| {
+                let (taps, padded) = reach(&window, axis, at, spatial[axis]);
+                (taps.collect(), padded)
+            };
+            (0..window.output[axis]).map(reach).collect::<Vec<_>>()
+        };
+        if kernel.len() == 1 { [vec![(vec![0], 1)], along(0)] } else { [along(0), along(1)] }
+    };
+    Ok(Blocked { isa: site.isa, input, output, taps, average, with_padding })
+}
+
+/// A row of outputs of one block.
+struct Row<'a> {
+    pool: &'a Blocked,
+    plane: *const f32,
+    into: *mut f32,
+    y: usize,
+}
+
+impl Job for Row<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// `plane` is a plane of the input and `into` a row of the output.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (pool, image) = (self.pool, &self.pool.input);
+        let (rows, padded_rows) = &pool.taps[0][self.y];
+        for (x, (columns, padded_columns)) in pool.taps[1].iter().enumerate() {
+            let count = if pool.with_padding { padded_rows * padded_columns } else { rows.len() * columns.len() };
+            // SAFETY: the taps lie on the input.
+            unsafe {
+                let start = if pool.average { S::splat(0.0) } else { S::splat(f32::NEG_INFINITY) };
+                let mut result = start;
+                for &row in rows {
+                    let line = self.plane.add(image.pixel(row, 0));
+                    for &column in columns {
+                        let tap = S::load(line.add(column * S::LANES));
+                        // The comparison gives its second operand for NaN, and NaN wins.
+                        let largest = S::select_nan(result, S::max(result, tap));
+                        result = if pool.average { S::add(result, tap) } else { largest };
+                    }
+                }
+                if pool.average {
+                    result = S::div(result, S::splat(count as f32));
+                }
+                S::store(self.into.add(x * S::LANES), result);
+            }
+        }
+    }
+}
+
+impl Kernel for Blocked {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = Shared::constant(arguments.input::<f32>(0)?.as_ptr());
+        let output = Shared::new(arguments.output::<f32>(0)?);
+        let (from, to) = (&self.input, &self.output);
+        let rows = to.batch * to.blocks() * to.height;
+        let taps = self.taps[0].first().map_or(0, |taps| taps.0.len()) * self.taps[1].first().map_or(0, |taps| taps.0.len());
+        let pieces = runtime.pieces(rows, to.width * to.lanes * taps.max(1));
+        runtime.pool.for_each(pieces, |number, _| {
+            for row in piece(rows, pieces, number) {
+                let (block, y) = (row / to.height, row % to.height);
+                // SAFETY: each row is one task's; the operands are as large as the layouts say.
+                unsafe {
+                    let plane = input.at(block * from.plane()).cast_const();
+                    let into = output.at(block * to.plane() + to.pixel(y, 0));
+                    self.isa.run(Row { pool: self, plane, into, y });
+                    to.clear_around(output, block * to.plane(), y);
+                }
+            }
+        });
+        Ok(())
+    }
+}

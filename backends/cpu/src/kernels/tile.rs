@@ -1,0 +1,156 @@
+//! The matrix microkernel: every convolution and matrix product ends here.
+//!
+//! A tile is `rows × vectors` sums held in registers. For each `k` it loads its vectors of `w`, broadcasts its rows of `x`, and multiplies
+//! and adds them. With 14 rows of two AVX-512 vectors that is 28 multiply-adds for 16 loads, half of what the load ports can do; `w` comes
+//! through the caches at a fourteenth of a vector per multiply-add, so that it may stream from the second level.
+
+use crate::simd::{Isa, Job, Simd};
+
+/// Where the sums begin, beside zero.
+#[derive(Clone, Copy)]
+pub(crate) enum Bias {
+    None,
+    /// A vector's worth for each vector of the tile: contiguous.
+    Vectors(*const f32),
+    /// One number for each row, so many elements apart.
+    Rows(*const f32, usize),
+}
+
+/// A tile's operands; strides in elements.
+///
+/// `out[p][f] = clamp(bias + addend + Σ_t Σ_k x[taps[t] + p * x_row + k * x_k] * w[(t * run + k) * w_k + f * w_vector + lane])`
+#[derive(Clone, Copy)]
+pub(crate) struct Tile<'a> {
+    pub(crate) x: *const f32,
+    pub(crate) x_row: usize,
+    pub(crate) x_k: usize,
+    /// Offsets into `x`: one run of `k` begins at each.
+    pub(crate) taps: &'a [usize],
+    /// Length of each run.
+    pub(crate) run: usize,
+    pub(crate) w: *const f32,
+    pub(crate) w_k: usize,
+    pub(crate) w_vector: usize,
+    pub(crate) out: *mut f32,
+    pub(crate) out_row: usize,
+    pub(crate) out_vector: usize,
+    pub(crate) bias: Bias,
+    /// Added to the sums; it has the strides of `out`, and may be `out`.
+    pub(crate) addend: Option<*const f32>,
+    /// Least and largest result.
+    pub(crate) clamp: (f32, f32),
+    /// Lanes of the last vector that exist, of `w` and `out` alike.
+    pub(crate) last: usize,
+}
+
+/// Compiles the tile for its number of vectors and rows, and for whether its last vector is whole.
+struct Sums<'a, const F: usize, const P: usize, const WHOLE: bool>(Tile<'a>);
+
+impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, WHOLE> {
+    type Output = ();
+
+    /// # Safety
+    /// Every element that the tile names is valid.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let t = self.0;
+        // SAFETY: the caller's promise; partial vectors are read and written for their lanes only.
+        unsafe {
+            let partial = |f: usize| !WHOLE && f == F - 1;
+            let load = |at: *const f32, f: usize| if partial(f) { S::load_first(at, t.last) } else { S::load(at) };
+            let mut sums = [[S::splat(0.0); F]; P];
+            match t.bias {
+                Bias::None => {}
+                Bias::Vectors(bias) => {
+                    for f in 0..F {
+                        let bias = load(bias.add(f * S::LANES), f);
+                        for sum in &mut sums {
+                            sum[f] = bias;
+                        }
+                    }
+                }
+                Bias::Rows(bias, step) => {
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        *sum = [S::splat(*bias.add(p * step)); F];
+                    }
+                }
+            }
+            let mut w = t.w;
+            for &tap in t.taps {
+                let mut x = t.x.add(tap);
+                for _ in 0..t.run {
+                    let mut vectors = [S::splat(0.0); F];
+                    for (f, vector) in vectors.iter_mut().enumerate() {
+                        *vector = load(w.add(f * t.w_vector), f);
+                    }
+                    for (p, sum) in sums.iter_mut().enumerate() {
+                        let x = S::splat(*x.add(p * t.x_row));
+                        for f in 0..F {
+                            sum[f] = S::fma(x, vectors[f], sum[f]);
+                        }
+                    }
+                    x = x.add(t.x_k);
+                    w = w.add(t.w_k);
+                }
+            }
+            let (low, high) = (S::splat(t.clamp.0), S::splat(t.clamp.1));
+            for (p, sum) in sums.iter().enumerate() {
+                for (f, &sum) in sum.iter().enumerate() {
+                    let at = p * t.out_row + f * t.out_vector;
+                    let sum = match t.addend {
+                        Some(addend) => S::add(sum, load(addend.add(at), f)),
+                        None => sum,
+                    };
+                    let result = S::min(high, S::max(low, sum));
+                    if partial(f) {
+                        S::store_first(t.out.add(at), t.last, result);
+                    } else {
+                        S::store(t.out.add(at), result);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Vectors that a tile of so many rows should have: as many as the registers hold.
+pub(crate) fn vectors(isa: Isa, rows: usize) -> usize {
+    if rows * 4 <= isa.rows() * 2 - 4 { 4 } else { 2 }
+}
+
+/// Computes a tile of 1 to `isa.rows()` rows and 1, 2 or 4 vectors; four only where [`vectors`] says so.
+///
+/// # Safety
+/// Every element that the tile names is valid, and nobody else accesses those of `out`.
+#[inline]
+pub(crate) unsafe fn compute(isa: Isa, vectors: usize, rows: usize, tile: Tile<'_>) {
+    macro_rules! of {
+        ($f:literal: $($p:literal)*) => {
+            match (rows, tile.last == isa.lanes()) {
+                // SAFETY: the caller's promise.
+                $(($p, true) => unsafe { isa.run(Sums::<$f, $p, true>(tile)) },)*
+                // SAFETY: the caller's promise.
+                $(($p, false) => unsafe { isa.run(Sums::<$f, $p, false>(tile)) },)*
+                _ => debug_assert!(false, "a tile of {rows} rows"),
+            }
+        };
+    }
+    match vectors {
+        1 => of!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+        2 => of!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+        4 => of!(4: 1 2 3 4 5 6),
+        _ => debug_assert!(false, "a tile of {vectors} vectors"),
+    }
+}
+
+/// Divides `count` rows into tiles of nearly equal size: how many of them, for rows up to `most`.
+pub(crate) fn tiles(count: usize, most: usize) -> usize {
+    count.div_ceil(most.max(1))
+}
+
+/// The part of `0..count` that piece `number` of `pieces` covers.
+pub(crate) fn piece(count: usize, pieces: usize, number: usize) -> std::ops::Range<usize> {
+    let (each, more) = (count / pieces.max(1), count % pieces.max(1));
+    let start = number * each + number.min(more);
+    start..start + each + usize::from(number < more)
+}

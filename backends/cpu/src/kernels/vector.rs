@@ -1,0 +1,204 @@
+//! Functions of contiguous elements, in vectors.
+
+use crate::simd::{self, Isa, Job, Simd};
+
+/// A function of one element.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Activation {
+    /// Between two limits; NaN stays.
+    Clamp(f32, f32),
+    /// `x`, or so much of it below 0.
+    Leaky(f32),
+    Sigmoid,
+    Tanh,
+    /// `clamp(a * x + b, 0, 1)`.
+    HardSigmoid(f32, f32),
+    /// `x * clamp(x / 6 + 1 / 2, 0, 1)`.
+    HardSwish,
+    Exp,
+    Erf,
+    Sqrt,
+    Abs,
+    Neg,
+    Reciprocal,
+    /// `a * x + b`.
+    Affine(f32, f32),
+    /// `x * x`.
+    Square,
+    /// `x` to a power, one element at a time.
+    Each(fn(f32) -> f32),
+}
+
+impl Activation {
+    /// Applies it in place.
+    pub(crate) fn apply(self, isa: Isa, values: &mut [f32]) {
+        // SAFETY: the job's pointers are those of the slice.
+        unsafe { isa.run(Apply(self, values)) };
+    }
+
+    /// Is 0 for 0, so that unused lanes stay 0?
+    pub(crate) fn keeps_zero(self) -> bool {
+        match self {
+            Activation::Clamp(low, high) => low <= 0.0 && high >= 0.0,
+            Activation::Leaky(_) | Activation::Tanh | Activation::HardSwish | Activation::Erf => true,
+            Activation::Sqrt | Activation::Abs | Activation::Neg | Activation::Square => true,
+            Activation::Affine(_, shift) => shift == 0.0,
+            Activation::Sigmoid | Activation::HardSigmoid(..) | Activation::Exp => false,
+            Activation::Reciprocal | Activation::Each(_) => false,
+        }
+    }
+
+    /// The function on a vector. `Each` is left to the caller.
+    #[inline(always)]
+    pub(crate) unsafe fn vector<S: Simd>(self, x: S::V) -> S::V {
+        // SAFETY: the instruction set is there by the caller's promise.
+        unsafe {
+            let zero = S::splat(0.0);
+            let one = S::splat(1.0);
+            match self {
+                Activation::Clamp(low, high) => S::min(S::splat(high), S::max(S::splat(low), x)),
+                Activation::Leaky(slope) => S::select_lt(x, zero, S::mul(S::splat(slope), x), x),
+                Activation::Sigmoid => simd::sigmoid::<S>(x),
+                Activation::Tanh => simd::tanh::<S>(x),
+                Activation::HardSigmoid(a, b) => {
+                    S::min(one, S::max(zero, S::fma(S::splat(a), x, S::splat(b))))
+                }
+                Activation::HardSwish => {
+                    let gate = S::fma(x, S::splat(1.0 / 6.0), S::splat(0.5));
+                    S::mul(x, S::min(one, S::max(zero, gate)))
+                }
+                Activation::Exp => simd::exp::<S>(x),
+                Activation::Erf => simd::erf::<S>(x),
+                Activation::Sqrt => S::sqrt(x),
+                // The sum makes 0 of -0.
+                Activation::Abs => S::add(S::max(S::sub(zero, x), x), zero),
+                Activation::Neg => S::mul(x, S::splat(-1.0)),
+                Activation::Reciprocal => S::div(one, x),
+                Activation::Affine(scale, shift) => S::add(S::mul(x, S::splat(scale)), S::splat(shift)),
+                Activation::Square => S::mul(x, x),
+                Activation::Each(_) => x,
+            }
+        }
+    }
+}
+
+struct Apply<'a>(Activation, &'a mut [f32]);
+
+impl Job for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Apply(function, values) = self;
+        if let Activation::Each(function) = function {
+            values.iter_mut().for_each(|value| *value = function(*value));
+            return;
+        }
+        // SAFETY: each vector lies in the slice.
+        unsafe {
+            let mut chunks = values.chunks_exact_mut(S::LANES);
+            for chunk in &mut chunks {
+                S::store(chunk.as_mut_ptr(), function.vector::<S>(S::load(chunk.as_ptr())));
+            }
+            let rest = chunks.into_remainder();
+            if !rest.is_empty() {
+                let result = function.vector::<S>(S::load_first(rest.as_ptr(), rest.len()));
+                S::store_first(rest.as_mut_ptr(), rest.len(), result);
+            }
+        }
+    }
+}
+
+/// A function of two elements.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pairwise {
+    Add,
+    Sub,
+    Mul,
+    Div,
+    Max,
+    Min,
+    /// The first, or the second times it below 0.
+    PRelu,
+    Each(fn(f32, f32) -> f32),
+}
+
+/// The second operand of a pairwise function.
+#[derive(Clone, Copy)]
+pub(crate) enum Second<'a> {
+    Same(&'a [f32]),
+    One(f32),
+}
+
+impl Pairwise {
+    /// `a[i] = f(a[i], b[i])`, or with the two exchanged.
+    pub(crate) fn apply(self, isa: Isa, values: &mut [f32], second: Second<'_>, exchanged: bool) {
+        // SAFETY: the job's pointers are those of the slices.
+        unsafe { isa.run(Pair(self, values, second, exchanged)) };
+    }
+
+    #[inline(always)]
+    unsafe fn vector<S: Simd>(self, a: S::V, b: S::V) -> S::V {
+        // SAFETY: the instruction set is there by the caller's promise.
+        unsafe {
+            match self {
+                Pairwise::Add => S::add(a, b),
+                Pairwise::Sub => S::sub(a, b),
+                Pairwise::Mul => S::mul(a, b),
+                Pairwise::Div => S::div(a, b),
+                Pairwise::Max => S::select_nan(a, S::max(a, b)),
+                Pairwise::Min => S::select_nan(a, S::min(a, b)),
+                Pairwise::PRelu => S::select_lt(a, S::splat(0.0), S::mul(a, b), a),
+                Pairwise::Each(_) => a,
+            }
+        }
+    }
+}
+
+struct Pair<'a>(Pairwise, &'a mut [f32], Second<'a>, bool);
+
+impl Job for Pair<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Pair(function, values, second, exchanged) = self;
+        if let Pairwise::Each(function) = function {
+            for (index, value) in values.iter_mut().enumerate() {
+                let other = match second {
+                    Second::Same(other) => other[index],
+                    Second::One(other) => other,
+                };
+                *value = if exchanged { function(other, *value) } else { function(*value, other) };
+            }
+            return;
+        }
+        let count = match second {
+            Second::Same(other) => values.len().min(other.len()),
+            Second::One(_) => values.len(),
+        };
+        // SAFETY: each vector lies in both slices.
+        unsafe {
+            let at = values.as_mut_ptr();
+            let mut index = 0;
+            while index < count {
+                let lanes = (count - index).min(S::LANES);
+                let whole = lanes == S::LANES;
+                let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };
+                let a = load(at.add(index));
+                let b = match second {
+                    Second::Same(other) => load(other.as_ptr().add(index)),
+                    Second::One(other) => S::splat(other),
+                };
+                let result =
+                    if exchanged { function.vector::<S>(b, a) } else { function.vector::<S>(a, b) };
+                if whole {
+                    S::store(at.add(index), result);
+                } else {
+                    S::store_first(at.add(index), lanes, result);
+                }
+                index += lanes;
+            }
+        }
+    }
+}

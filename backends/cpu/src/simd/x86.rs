@@ -1,0 +1,200 @@
+//! AVX2 with FMA, and AVX-512.
+
+use std::arch::x86_64::*;
+
+use super::{Job, Simd};
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+
+/// # Safety
+/// The processor has AVX2 and FMA; and as the job says.
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn run_avx2<J: Job>(job: J) -> J::Output {
+    // SAFETY: the caller's promise.
+    unsafe { job.run::<Avx2>() }
+}
+
+/// # Safety
+/// The processor has AVX-512 F, DQ, BW and VL; and as the job says.
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+pub(super) unsafe fn run_avx512<J: Job>(job: J) -> J::Output {
+    // SAFETY: the caller's promise.
+    unsafe { job.run::<Avx512>() }
+}
+
+/// Lane numbers, to compare with a count.
+static NUMBERS: [i32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
+
+/// A mask of the first `count` lanes.
+#[inline(always)]
+unsafe fn first(count: usize) -> __m256i {
+    // SAFETY: AVX2 is there, and `NUMBERS` has eight lanes.
+    unsafe { _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_loadu_si256(NUMBERS.as_ptr().cast())) }
+}
+
+macro_rules! forward {
+    ($($name:ident ( $($argument:ident),* ) = $intrinsic:ident;)*) => {
+        $(
+            #[inline(always)]
+            unsafe fn $name($($argument: Self::V),*) -> Self::V {
+                // SAFETY: the instruction set is there by the trait's rule.
+                unsafe { $intrinsic($($argument),*) }
+            }
+        )*
+    };
+}
+
+impl Simd for Avx2 {
+    type V = __m256;
+    const LANES: usize = 8;
+    const ROWS: usize = 6;
+
+    forward! {
+        add(a, b) = _mm256_add_ps;
+        sub(a, b) = _mm256_sub_ps;
+        mul(a, b) = _mm256_mul_ps;
+        div(a, b) = _mm256_div_ps;
+        fma(a, b, c) = _mm256_fmadd_ps;
+        max(a, b) = _mm256_max_ps;
+        min(a, b) = _mm256_min_ps;
+        sqrt(a) = _mm256_sqrt_ps;
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        // SAFETY: the instruction set is there by the trait's rule; so below.
+        unsafe { _mm256_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self::V {
+        // SAFETY: valid for eight lanes by the trait's rule.
+        unsafe { _mm256_loadu_ps(at) }
+    }
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, v: Self::V) {
+        // SAFETY: as above.
+        unsafe { _mm256_storeu_ps(at, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(at: *const f32, count: usize) -> Self::V {
+        // SAFETY: masked lanes are not touched.
+        unsafe { _mm256_maskload_ps(at, first(count)) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(at: *mut f32, count: usize, v: Self::V) {
+        // SAFETY: masked lanes are not touched.
+        unsafe { _mm256_maskstore_ps(at, first(count), v) }
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::V) -> Self::V {
+        // SAFETY: AVX2 is there.
+        unsafe { _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn scale(v: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: AVX2 is there.
+        unsafe {
+            let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+            _mm256_mul_ps(v, _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
+        // SAFETY: AVX2 is there.
+        unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
+    }
+    #[inline(always)]
+    unsafe fn select_nan(a: Self::V, other: Self::V) -> Self::V {
+        // SAFETY: AVX2 is there.
+        unsafe { _mm256_blendv_ps(other, a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
+    }
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        // SAFETY: AVX2 is there.
+        unsafe {
+            let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn largest(v: Self::V) -> f32 {
+        // SAFETY: AVX2 is there.
+        unsafe {
+            let four = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+            let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+            _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+        }
+    }
+}
+
+impl Simd for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+    const ROWS: usize = 14;
+
+    forward! {
+        add(a, b) = _mm512_add_ps;
+        sub(a, b) = _mm512_sub_ps;
+        mul(a, b) = _mm512_mul_ps;
+        div(a, b) = _mm512_div_ps;
+        fma(a, b, c) = _mm512_fmadd_ps;
+        max(a, b) = _mm512_max_ps;
+        min(a, b) = _mm512_min_ps;
+        sqrt(a) = _mm512_sqrt_ps;
+        scale(v, n) = _mm512_scalef_ps;
+    }
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> Self::V {
+        // SAFETY: the instruction set is there by the trait's rule; so below.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    unsafe fn load(at: *const f32) -> Self::V {
+        // SAFETY: valid for sixteen lanes by the trait's rule.
+        unsafe { _mm512_loadu_ps(at) }
+    }
+    #[inline(always)]
+    unsafe fn store(at: *mut f32, v: Self::V) {
+        // SAFETY: as above.
+        unsafe { _mm512_storeu_ps(at, v) }
+    }
+    #[inline(always)]
+    unsafe fn load_first(at: *const f32, count: usize) -> Self::V {
+        // SAFETY: masked lanes are not touched.
+        unsafe { _mm512_maskz_loadu_ps(((1u32 << count) - 1) as u16, at) }
+    }
+    #[inline(always)]
+    unsafe fn store_first(at: *mut f32, count: usize, v: Self::V) {
+        // SAFETY: masked lanes are not touched.
+        unsafe { _mm512_mask_storeu_ps(at, ((1u32 << count) - 1) as u16, v) }
+    }
+    #[inline(always)]
+    unsafe fn round(a: Self::V) -> Self::V {
+        // SAFETY: AVX-512 is there.
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
+        // SAFETY: AVX-512 is there.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), no, yes) }
+    }
+    #[inline(always)]
+    unsafe fn select_nan(a: Self::V, other: Self::V) -> Self::V {
+        // SAFETY: AVX-512 is there.
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), other, a) }
+    }
+    #[inline(always)]
+    unsafe fn sum(v: Self::V) -> f32 {
+        // SAFETY: AVX-512 is there.
+        unsafe { _mm512_reduce_add_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn largest(v: Self::V) -> f32 {
+        // SAFETY: AVX-512 is there.
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+}
