@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use hetero_arena::Request;
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Error as HalError, ErrorKind,
-    Executable, Execution, Extents, ExternalMemory, HandleKind, HostMemory, HostSemantics, NodeId, Program, Queue,
-    QueueOptions, Source, Tensor, Timeline, ValueId, Work,
+    Executable, Execution, Extents, ExternalMemory, HandleKind, HostMemory, HostSemantics, NodeId, Probe, Program,
+    Queue, QueueOptions, Source, Tensor, Timeline, ValueId, Work,
 };
 
 use crate::{Error, HeteroEngine, Result};
@@ -350,13 +350,26 @@ impl Session {
     /// # Errors
     /// As [`Session::run`]; `Input` too where the number of inputs or outputs is not the model's.
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [Vec<u8>]) -> Result<Vec<Vec<usize>>> {
+        self.run_probed(inputs, outputs, None)
+    }
+
+    /// [`Session::run_into`] with a probe, which is told how long each kernel took, on devices that can tell.
+    ///
+    /// # Errors
+    /// As [`Session::run_into`].
+    pub fn run_probed(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [Vec<u8>],
+        probe: Option<&Arc<dyn Probe>>,
+    ) -> Result<Vec<Vec<usize>>> {
         self.check(inputs, outputs.len())?;
         let pooled = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut context = match pooled {
             Some(context) => context,
             None => self.context()?,
         };
-        let shapes = self.replay(inputs, outputs, &mut context)?;
+        let shapes = self.replay(inputs, outputs, &mut context, probe)?;
         // A context whose run failed is dropped: its timeline has failed for good.
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner).push(context);
         Ok(shapes)
@@ -428,7 +441,13 @@ impl Session {
         Ok(Context { buffers, scratch, timeline, base: 0 })
     }
 
-    fn replay(&self, inputs: &[Tensor], outputs: &mut [Vec<u8>], context: &mut Context) -> Result<Vec<Vec<usize>>> {
+    fn replay(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [Vec<u8>],
+        context: &mut Context,
+        probe: Option<&Arc<dyn Probe>>,
+    ) -> Result<Vec<Vec<usize>>> {
         let Context { buffers, scratch, timeline, base } = context;
         for (buffer, (slot, storage)) in buffers.iter_mut().zip(&self.slots) {
             if let Storage::Input(position) = storage {
@@ -452,6 +471,7 @@ impl Session {
                         bindings,
                         scratch: scratch[number].clone(),
                         extents: extents.clone(),
+                        probe: probe.cloned(),
                     };
                     (*device, Work::Execute(execution))
                 }

@@ -70,7 +70,7 @@ pub use operators::{
     Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
 };
 pub use program::{Extent, Program, ProgramValue};
-pub use queue::{Execution, Extents, HostTask, Queue, QueueOptions, Work, copy_through_host};
+pub use queue::{Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host};
 pub use telemetry::{ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, Point, Timeline};

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::device::Executable;
 use crate::error::{Error, Result};
@@ -98,6 +99,25 @@ pub struct Execution {
     pub scratch: Option<Buffer>,
     /// The true sizes of what depends on data; `None` where nothing does.
     pub extents: Option<Arc<Extents>>,
+    /// Told of each part of the run as it ends; `None` where nobody asks. A device that cannot tell its parts apart tells nothing.
+    pub probe: Option<Arc<dyn Probe>>,
+}
+
+/// Hears how long the parts of a run took. Called on the device's threads, so it should be quick.
+pub trait Probe: Send + Sync {
+    /// A part has ended.
+    fn span(&self, span: &Span<'_>);
+}
+
+/// A part of a run: one kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// Names of the nodes that it does; none where it only changes a layout.
+    pub nodes: &'a [Arc<str>],
+    /// The kernel, in the device's own words.
+    pub kernel: &'a str,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// The true sizes, in one run, of dimensions that depend on data. Each is written by the node that produces it, before that work's signal.

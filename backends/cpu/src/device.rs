@@ -45,9 +45,12 @@ impl Driver for CpuDriver {
             let named = if key == "isa" { Isa::named(value) } else { None };
             isa = named.ok_or_else(|| {
                 let present: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
-                Error::invalid_argument(format!("the option '{key}={value}' is unknown")).on(info.id.clone()).with_remedy(
-                    format!("the cpu driver takes `threads`, `memory_limit`, and `isa`, one of: {}", present.join(", ")),
-                )
+                Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
+                    .on(info.id.clone())
+                    .with_remedy(format!(
+                        "the cpu driver takes `threads`, `memory_limit`, and `isa`, one of: {}",
+                        present.join(", ")
+                    ))
             })?;
         }
         let threads = options.threads.unwrap_or_else(cores);

@@ -2,11 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use hetero_arena::{Request, plan};
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, Program, Result,
-    Tensor, ValueId,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, Program,
+    Result, Span, Tensor, ValueId,
 };
 
 use crate::device::ALIGNMENT;
@@ -33,6 +34,8 @@ enum Place {
 struct Step {
     /// Shown in errors.
     name: String,
+    /// Names of the nodes that it does.
+    nodes: Vec<Arc<str>>,
     kernel: Box<dyn Kernel>,
     inputs: Vec<Option<Place>>,
     outputs: Vec<Option<Place>>,
@@ -74,7 +77,9 @@ impl CpuExecutable {
         let mut constants = Vec::new();
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
-                let Some(form) = form.filter(|form| kernel.reads(index) && !places.contains_key(form)) else { continue };
+                let Some(form) = form.filter(|form| kernel.reads(index) && !places.contains_key(form)) else {
+                    continue;
+                };
                 if let Some(content) = &program.value(form.value)?.constant
                     && form.layout == Layout::Plain
                 {
@@ -103,10 +108,13 @@ impl CpuExecutable {
         }
         let mut steps = Vec::with_capacity(kernels.len());
         for ((draft, kernel), workspace) in drafts.into_iter().zip(kernels).zip(workspaces) {
-            let find = |list: &[Option<Form>]| list.iter().map(|form| form.and_then(|f| places.get(&f).copied())).collect();
+            let find =
+                |list: &[Option<Form>]| list.iter().map(|form| form.and_then(|f| places.get(&f).copied())).collect();
             let name = program.nodes().get(draft.node).map_or_else(String::new, ToString::to_string);
             let (inputs, outputs) = (find(&draft.inputs), find(&draft.outputs));
-            steps.push(Step { name, kernel, inputs, outputs, workspace });
+            let nodes = draft.nodes.iter().filter_map(|&node| program.nodes().get(node)).map(|node| node.name.clone());
+            let nodes = nodes.collect();
+            steps.push(Step { name, nodes, kernel, inputs, outputs, workspace });
         }
         let (scratch, extents, pool) = (layout.bytes, program.extents().len(), pool.clone());
         Ok(CpuExecutable { bindings, steps, constants, scratch, extents, pool })
@@ -164,7 +172,11 @@ impl CpuExecutable {
             outputs.extend(step.outputs.iter().map(|place| place.and_then(resolve)));
             let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
             let mut arguments = Arguments { inputs: &inputs, outputs: &outputs, workspace };
+            let began = execution.probe.as_ref().map(|_| Instant::now());
             step.kernel.run(&mut arguments, &runtime).map_err(|error| error.at(step.name.clone()))?;
+            if let (Some(probe), Some(began)) = (&execution.probe, began) {
+                probe.span(&Span { nodes: &step.nodes, kernel: step.kernel.name(), took: began.elapsed() });
+            }
         }
         Ok(())
     }
@@ -241,7 +253,10 @@ fn make(
         *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel);
     });
     let missing = || Err(Error::internal("a kernel was not made"));
-    slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(missing)).collect()
+    slots
+        .into_iter()
+        .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(missing))
+        .collect()
 }
 
 /// Whom memory in the arena is for.
@@ -286,7 +301,8 @@ fn requests(
             if position == 0 {
                 // Inputs whose memory the output may take over: of the same size, read once by this step and by no later one.
                 let once = |input: Form| draft.inputs.iter().filter(|&&other| other == Some(input)).count() == 1;
-                let candidates = kernel.in_place().iter().filter_map(|&index| draft.inputs.get(index).copied().flatten());
+                let candidates =
+                    kernel.in_place().iter().filter_map(|&index| draft.inputs.get(index).copied().flatten());
                 let candidates = candidates.filter(|&input| last_use.get(&input) == Some(&step) && once(input));
                 let candidates = candidates.filter_map(|input| request_of.get(&input).copied());
                 request.in_place_of = candidates.filter(|&index| requests[index].bytes == size).collect();

@@ -52,6 +52,8 @@ impl Image {
     pub(crate) fn of(shape: &[usize], halo: Halo, lanes: usize) -> Option<Image> {
         let (batch, channels, height, width) = match *shape {
             [batch, channels, width] => (batch, channels, 1, width),
+            // A column is as good as a row.
+            [batch, channels, height, 1] => (batch, channels, 1, height),
             [batch, channels, height, width] => (batch, channels, height, width),
             _ => return None,
         };

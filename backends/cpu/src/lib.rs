@@ -17,6 +17,7 @@
 //! # Ok::<(), hetero_hal::Error>(())
 //! ```
 
+mod ceiling;
 mod device;
 mod executable;
 mod image;
@@ -28,4 +29,5 @@ mod pool;
 mod queue;
 mod simd;
 
+pub use ceiling::Ceiling;
 pub use device::CpuDriver;

@@ -35,6 +35,8 @@ impl Form {
 pub(crate) struct Draft {
     /// Index of the node that it ends with; what errors and profiles name.
     pub(crate) node: usize,
+    /// Indices of all nodes that it does; none for a reordering.
+    pub(crate) nodes: Vec<usize>,
     pub(crate) recipe: Recipe,
     pub(crate) inputs: Vec<Option<Form>>,
     pub(crate) outputs: Vec<Option<Form>>,
@@ -54,11 +56,16 @@ pub(crate) enum Recipe {
         finish: Finish,
     },
     Affine(Affine),
-    Pool { input: Image, output: Image },
+    Pool {
+        input: Image,
+        output: Image,
+    },
     Unary(Activation),
     Pairwise(Pairwise),
     /// Bytes of each input.
-    Concat { blocks: Vec<usize> },
+    Concat {
+        blocks: Vec<usize>,
+    },
     Reorder(Reorder),
 }
 
@@ -72,6 +79,8 @@ pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft) -> Result<Box<dyn
 struct Chain {
     /// Its first node.
     head: usize,
+    /// All its nodes.
+    nodes: Vec<usize>,
     /// What it writes.
     output: ValueId,
     /// Added to a convolution's sums.
@@ -180,7 +189,9 @@ impl<'a> Lowering<'a> {
     /// The one node that reads a value, where nobody else needs it.
     fn sole_consumer(&self, value: ValueId) -> Option<usize> {
         match self.consumers[value.index()].as_slice() {
-            [only] if !self.is_output[value.index()] && self.node(*only).uses().filter(|&id| id == value).count() == 1 => {
+            [only]
+                if !self.is_output[value.index()] && self.node(*only).uses().filter(|&id| id == value).count() == 1 =>
+            {
                 Some(*only)
             }
             _ => None,
@@ -200,9 +211,8 @@ impl<'a> Lowering<'a> {
         }
         // Aligned at the end, the channels stand second.
         let lead = rank - shape.len();
-        let fits = shape.iter().enumerate().all(|(axis, &size)| {
-            if axis + lead == 1 { size == channels } else { size == 1 }
-        });
+        let fits =
+            shape.iter().enumerate().all(|(axis, &size)| if axis + lead == 1 { size == channels } else { size == 1 });
         (fits && content.len() == channels).then(|| content.to_vec())
     }
 
@@ -265,7 +275,8 @@ impl<'a> Lowering<'a> {
             return Ok(());
         }
         let site = self.site(node);
-        let (Some(input), Some(output)) = (self.input(node, 0), self.node(node).outputs.first().copied().flatten()) else {
+        let (Some(input), Some(output)) = (self.input(node, 0), self.node(node).outputs.first().copied().flatten())
+        else {
             return Ok(());
         };
         if !site.operator().domain.is_empty() || !self.may_be_blocked(output) {
@@ -299,7 +310,10 @@ impl<'a> Lowering<'a> {
                 if let Some(function) = self.activation(node, input)? {
                     in_blocked && (whole(output) || function.keeps_zero())
                 } else if let Some(function) = elementwise::binary(site) {
-                    let keeps = matches!(function, Pairwise::Add | Pairwise::Sub | Pairwise::Mul | Pairwise::Max | Pairwise::Min);
+                    let keeps = matches!(
+                        function,
+                        Pairwise::Add | Pairwise::Sub | Pairwise::Mul | Pairwise::Max | Pairwise::Min
+                    );
                     let shape = self.shape(output);
                     let same = operands().all(|id| id.is_some_and(|id| self.shape(id) == shape));
                     same && values.len() >= 2 && (keeps || whole(output))
@@ -328,12 +342,12 @@ impl<'a> Lowering<'a> {
         let unbounded = (f32::NEG_INFINITY, f32::INFINITY);
         let mut finish = Finish { scale: vec![], bias, addend: false, clamp: unbounded, activation: None };
         let fits = geometry.fits_blocks(self.isa.lanes());
-        let blocks = self.may_be_blocked(input)
-            && if geometry.is_depthwise() { self.blocked[input.index()] } else { fits };
-        let from_plain = !geometry.is_depthwise()
-            && geometry.takes_plain(self.isa.lanes())
-            && !self.blocked[input.index()];
+        let blocks =
+            self.may_be_blocked(input) && if geometry.is_depthwise() { self.blocked[input.index()] } else { fits };
+        let from_plain =
+            !geometry.is_depthwise() && geometry.takes_plain(self.isa.lanes()) && !self.blocked[input.index()];
         let (mut last, mut addend) = (node, None);
+        let mut chain = vec![node];
         while let Some(next) = self.sole_consumer(output) {
             let Some(result) = self.only_output(next) else { break };
             if self.absorbed[next] {
@@ -357,13 +371,13 @@ impl<'a> Lowering<'a> {
                     other => finish.activation = Some(other),
                 }
                 (last, output) = (next, result);
-                self.absorbed[next] = true;
+                chain.push(next);
                 break;
             } else {
                 break;
             }
             (last, output) = (next, result);
-            self.absorbed[next] = true;
+            chain.push(next);
         }
         finish.addend = addend.is_some();
         if blocks {
@@ -372,9 +386,11 @@ impl<'a> Lowering<'a> {
                 self.halos.insert(node, geometry.halo());
             }
         }
-        self.absorbed[node] = true;
+        for &node in &chain {
+            self.absorbed[node] = true;
+        }
         let kind = ChainKind::Conv { geometry, weights, finish };
-        self.chains.insert(last, Chain { head: node, output, addend, kind });
+        self.chains.insert(last, Chain { head: node, nodes: chain, output, addend, kind });
         Ok(())
     }
 
@@ -420,12 +436,12 @@ impl<'a> Lowering<'a> {
         if !blocked && chain.len() == 1 && !self.site(node).operator().is("BatchNormalization") {
             return Ok(());
         }
-        for node in chain {
+        for &node in &chain {
             self.absorbed[node] = true;
         }
         self.blocked[output.index()] = blocked;
         let kind = ChainKind::Affine { scale, shift, clamp };
-        self.chains.insert(last, Chain { head: node, output, addend: None, kind });
+        self.chains.insert(last, Chain { head: node, nodes: chain, output, addend: None, kind });
         Ok(())
     }
 
@@ -451,7 +467,8 @@ impl<'a> Lowering<'a> {
             return Ok(Form { value, layout });
         }
         if let Layout::Blocked(wanted) = layout {
-            let wide = there.iter().find(|layout| matches!(layout, Layout::Blocked(halo) if halo.union(wanted) == *halo));
+            let wide =
+                there.iter().find(|layout| matches!(layout, Layout::Blocked(halo) if halo.union(wanted) == *halo));
             if let (Some(&layout), true) = (wide, wanted != Halo::NONE) {
                 return Ok(Form { value, layout });
             }
@@ -464,6 +481,7 @@ impl<'a> Lowering<'a> {
         let recipe = Recipe::Reorder(Reorder::new(image(from)?, image(layout)?));
         self.drafts.push(Draft {
             node,
+            nodes: vec![],
             recipe,
             inputs: vec![Some(Form { value, layout: from })],
             outputs: vec![Some(Form { value, layout })],
@@ -498,7 +516,7 @@ impl<'a> Lowering<'a> {
         for form in outputs.iter().flatten() {
             self.made(*form);
         }
-        self.drafts.push(Draft { node, recipe: Recipe::Node, inputs, outputs });
+        self.drafts.push(Draft { node, nodes: vec![node], recipe: Recipe::Node, inputs, outputs });
         Ok(())
     }
 
@@ -550,7 +568,7 @@ impl<'a> Lowering<'a> {
             inputs.push(Some(self.want(node, addend, layout)?));
         }
         self.made(output);
-        self.drafts.push(Draft { node, recipe, inputs, outputs: vec![Some(output)] });
+        self.drafts.push(Draft { node, nodes: chain.nodes, recipe, inputs, outputs: vec![Some(output)] });
         Ok(())
     }
 
@@ -584,7 +602,7 @@ impl<'a> Lowering<'a> {
             Recipe::Pairwise(function)
         };
         self.made(form);
-        self.drafts.push(Draft { node, recipe, inputs, outputs: vec![Some(form)] });
+        self.drafts.push(Draft { node, nodes: vec![node], recipe, inputs, outputs: vec![Some(form)] });
         Ok(())
     }
 }

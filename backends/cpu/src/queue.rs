@@ -60,11 +60,7 @@ pub(crate) struct CpuQueue {
 }
 
 impl CpuQueue {
-    pub(crate) fn start(
-        device: DeviceId,
-        options: &QueueOptions,
-        busy: Arc<AtomicU64>,
-    ) -> Result<Self> {
+    pub(crate) fn start(device: DeviceId, options: &QueueOptions, busy: Arc<AtomicU64>) -> Result<Self> {
         let (ready, jobs) = channel();
         let taken = Arc::new(AtomicUsize::new(0));
         let worker = Worker { device: device.clone(), busy, taken: taken.clone() };

@@ -36,6 +36,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
     )]
     Run(RunOptions),
+    /// Say where a run's time goes: time, GFLOP/s and share of the measured ceiling, by kind of kernel or layer by layer.
+    #[command(
+        after_help = "Examples:\n  hetero profile model.onnx --random 1 --threads 1\n  hetero profile model.onnx --random 1 --layers --repeat 20"
+    )]
+    Profile(ProfileOptions),
     /// Compare what a device computes with the reference implementation, operator by operator.
     #[command(
         args_conflicts_with_subcommands = true,
@@ -140,6 +145,15 @@ pub(crate) struct RunOptions {
     pub(crate) repeat: u32,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileOptions {
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// A line for each kernel in the order of the run, instead of one for each kind.
+    #[arg(long)]
+    pub(crate) layers: bool,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ mod devices;
 mod failure;
 mod inspect;
 mod operators;
+mod profile;
 mod progress;
 mod run;
 mod tensors;
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
         Command::Inspect(options) => inspect::inspect(options),
         Command::Plan(options) => run::plan(options),
         Command::Run(options) => run::run(options),
+        Command::Profile(options) => profile::profile(options),
         Command::Conformance(options) => match &options.command {
             None => conformance::generated(options),
             Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard(options),

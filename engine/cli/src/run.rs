@@ -106,50 +106,79 @@ impl Latencies {
     }
 }
 
+/// A model, ready to run with its inputs.
+pub(crate) struct Prepared {
+    pub(crate) plan: Plan,
+    pub(crate) session: std::sync::Arc<hetero::Session>,
+    /// By name.
+    inputs: Vec<(String, Tensor)>,
+    /// Inputs that were bound as constants.
+    fixed: Vec<String>,
+    load_time: Duration,
+    plan_time: Duration,
+    compile_time: Duration,
+}
+
+impl Prepared {
+    pub(crate) fn new(options: &RunOptions, spinner: &Spinner) -> Result<Prepared> {
+        let engine = engine(&options.model, &options.devices, None)?;
+        let (model, load_time) = load(&options.model.model)?;
+        let mut given: Vec<(String, Tensor)> = Vec::new();
+        for (name, path) in &options.inputs {
+            given.push((name.clone(), tensors::read(path)?));
+        }
+        spinner.say("planning");
+        let began = Instant::now();
+        let plan = match &options.plan {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+                engine.load_plan(&model, &text)?
+            }
+            None => analyze(&engine, &model, binding(options, &given)?, &given)?,
+        };
+        let plan_time = began.elapsed();
+        spinner.say("compiling");
+        let began = Instant::now();
+        let session = engine.session(&plan)?;
+        let compile_time = began.elapsed();
+        // What was bound as a constant is no input any more.
+        let constant = |name: &str| {
+            model.graph.inputs.iter().any(|id| *model.graph.values[id.index()].name == *name)
+                && !session.inputs().iter().any(|port| *port.name == *name)
+        };
+        let (fixed, free): (Vec<_>, Vec<_>) = given.into_iter().partition(|(name, _)| constant(name));
+        let fixed = fixed.into_iter().map(|(name, _)| name).collect();
+        let mut inputs = free;
+        for (index, port) in session.inputs().iter().enumerate() {
+            if inputs.iter().any(|(name, _)| **name == *port.name) {
+                continue;
+            }
+            let Some(seed) = options.random else {
+                return Err(Failure::usage(
+                    format!("input '{}' ({}{:?}) has no content", port.name, port.dtype, port.shape),
+                    "give `--input NAME=FILE`, or `--random SEED` for all that have none",
+                ));
+            };
+            // Each input has numbers of its own.
+            let seed = seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9));
+            inputs.push((port.name.to_string(), tensors::random(port.dtype, &port.shape, seed)?));
+        }
+        Ok(Prepared { plan, session, inputs, fixed, load_time, plan_time, compile_time })
+    }
+
+    /// The inputs in the session's order.
+    pub(crate) fn ordered(&self) -> Result<Vec<Tensor>> {
+        let ports = self.session.inputs().iter();
+        let found = ports.map(|port| self.inputs.iter().find(|(name, _)| **name == *port.name).map(|(_, t)| t.clone()));
+        found.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::failed("an input is missing"))
+    }
+}
+
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
-    let engine = engine(&options.model, &options.devices, None)?;
-    let (model, load_time) = load(&options.model.model)?;
-    let mut given: Vec<(String, Tensor)> = Vec::new();
-    for (name, path) in &options.inputs {
-        given.push((name.clone(), tensors::read(path)?));
-    }
-    spinner.say("planning");
-    let began = Instant::now();
-    let plan = match &options.plan {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
-            engine.load_plan(&model, &text)?
-        }
-        None => analyze(&engine, &model, binding(options, &given)?, &given)?,
-    };
-    let plan_time = began.elapsed();
-    spinner.say("compiling");
-    let began = Instant::now();
-    let session = engine.session(&plan)?;
-    let compile_time = began.elapsed();
-    // What was bound as a constant is no input any more.
-    let constant = |name: &str| {
-        model.graph.inputs.iter().any(|id| *model.graph.values[id.index()].name == *name)
-            && !session.inputs().iter().any(|port| *port.name == *name)
-    };
-    let fixed: Vec<&str> = given.iter().map(|(name, _)| name.as_str()).filter(|name| constant(name)).collect();
-    let free = given.iter().filter(|(name, _)| !fixed.contains(&name.as_str()));
-    let mut inputs: Vec<(&str, Tensor)> = free.map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
-    for (index, port) in session.inputs().iter().enumerate() {
-        if given.iter().any(|(name, _)| **name == *port.name) {
-            continue;
-        }
-        let Some(seed) = options.random else {
-            return Err(Failure::usage(
-                format!("input '{}' ({}{:?}) has no content", port.name, port.dtype, port.shape),
-                "give `--input NAME=FILE`, or `--random SEED` for all that have none",
-            ));
-        };
-        // Each input has numbers of its own.
-        let seed = seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9));
-        inputs.push((&port.name, tensors::random(port.dtype, &port.shape, seed)?));
-    }
+    let Prepared { plan, session, inputs, fixed, load_time, plan_time, compile_time } =
+        Prepared::new(options, &spinner)?;
+    let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     spinner.say("running");
     for _ in 0..options.warmup {
         session.run(&inputs)?;

@@ -220,6 +220,7 @@ pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) ->
         bindings: buffers.clone().into(),
         scratch,
         extents: extents.clone(),
+        probe: None,
     };
     queue.submit(&[], Work::Execute(execution), std::slice::from_ref(&done))?;
     done.wait(Instant::now() + DEADLINE)?;

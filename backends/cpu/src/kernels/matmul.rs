@@ -220,7 +220,8 @@ impl Product {
             let quads = piece(panels.div_ceil(4), shares, share);
             let panels = quads.start * 4..(quads.end * 4).min(panels);
             let tile_rows = |number: usize| piece(s.m, tiles, number);
-            let block_rows = if block.is_empty() { 0..0 } else { tile_rows(block.start).start..tile_rows(block.end - 1).end };
+            let block_rows =
+                if block.is_empty() { 0..0 } else { tile_rows(block.start).start..tile_rows(block.end - 1).end };
             // A block that is only made smaller by dividing the work has the same number of rows at most.
             let packs = self.packs_left() && block_rows.len() <= ROWS.min(s.m);
             let row = DEPTH + SKEW;
@@ -258,9 +259,7 @@ impl Product {
                             Right::Packed(data) if self.panels.is_some() => {
                                 (data.at((panel * s.k + depth.start) * lanes), lanes, s.k * lanes)
                             }
-                            Right::Packed(data) => {
-                                (data.at(panel * depth.len() * lanes), lanes, depth.len() * lanes)
-                            }
+                            Right::Packed(data) => (data.at(panel * depth.len() * lanes), lanes, depth.len() * lanes),
                             Right::Rows(data) => (data.at(depth.start * s.b.0 + panel * lanes), s.b.0, lanes),
                         };
                         let out = into.at(at);

@@ -8,6 +8,7 @@ mod matmul;
 mod movement;
 mod normalize;
 mod oracle;
+mod planes;
 pub(crate) mod pooling;
 pub(crate) mod reorder;
 mod tile;
@@ -40,6 +41,12 @@ pub(crate) trait Kernel: Send + Sync {
     /// Bytes of packed weights.
     fn resident_bytes(&self) -> usize {
         0
+    }
+
+    /// What profiles call it.
+    fn name(&self) -> &'static str {
+        let path = std::any::type_name::<Self>();
+        path.split_once("kernels::").map_or(path, |(_, name)| name)
     }
 
     /// Does a run read this input? Constants that were packed are not.
@@ -161,7 +168,9 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
                     Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, &weights, finish))
                 }
                 (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, &weights, finish)),
-                _ if geometry.channels == 1 => Box::new(conv::PlainDepthwise::finished(isa, *geometry, &weights, finish)),
+                _ if geometry.channels == 1 => {
+                    Box::new(conv::PlainDepthwise::finished(isa, *geometry, &weights, finish)?)
+                }
                 _ => Box::new(conv::Plain::finished(isa, *geometry, &weights, finish)?),
             }
         }

@@ -233,9 +233,8 @@ impl<T: hetero_hal::Element + std::marker::Copy> Kernel for View<T> {
                 let start = origin(plane);
                 // SAFETY: each band of lines is one task's; the view was checked to lie in the input, whose size is the node's.
                 let into = unsafe { target.slice((plane * high + lines.start) * row, lines.len() * row) };
-                let source = |line: usize, column: usize| {
-                    (start + line as isize * high_step + column as isize * step) as usize
-                };
+                let source =
+                    |line: usize, column: usize| (start + line as isize * high_step + column as isize * step) as usize;
                 if step == 1 {
                     for (line, into) in lines.zip(into.chunks_exact_mut(row)) {
                         let from = source(line, 0);

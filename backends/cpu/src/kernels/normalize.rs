@@ -137,7 +137,13 @@ struct Softmax {
 }
 
 /// Runs `body` for each part of `size` elements, on all threads; `cost` is the work of an element.
-fn planes(values: &mut [f32], size: usize, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, &mut [f32]) + Sync) {
+fn planes(
+    values: &mut [f32],
+    size: usize,
+    cost: usize,
+    runtime: &Runtime<'_>,
+    body: impl Fn(usize, &mut [f32]) + Sync,
+) {
     let count = values.len() / size.max(1);
     let values = Shared::new(values);
     let pieces = runtime.pieces(count, size * cost);

@@ -3,7 +3,9 @@
 use hetero_hal::{DType, Result};
 use hetero_reference::Window;
 
+use super::planes::{Fold, Frame, Planes};
 use super::tile::piece;
+use super::vector::{Pairwise, Second};
 use super::{Kernel, Runtime, Site};
 use crate::image::Image;
 use crate::operand::{Arguments, Shared};
@@ -20,7 +22,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let average = operator.name.ends_with("AveragePool");
     if operator.name.starts_with("Global") {
         let plane = shape[2..].iter().product();
-        return Ok(Some(Box::new(Global { plane, average })));
+        return Ok(Some(Box::new(Global { isa: site.isa, plane, average })));
     }
     let (&[_, _, height, width], Some(kernel)) = (shape, operator.ints("kernel_shape")?) else {
         return Ok(None);
@@ -28,10 +30,33 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
     let window = Window::resolve(operator, &shape[2..], &kernel)?;
     let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
-    Ok(Some(Box::new(Pool { height, width, window, average, with_padding })))
+    let axis = |list: &[usize]| [list[0], list[1]];
+    let frame = Frame {
+        input: [height, width],
+        output: axis(&window.output),
+        kernel: axis(&window.kernel),
+        strides: axis(&window.strides),
+        dilations: axis(&window.dilations),
+        begin: axis(&window.begin),
+    };
+    let Some(planes) = Planes::new(site.isa, frame) else { return Ok(None) };
+    let mut shares = Vec::new();
+    for row in 0..if average { frame.output[0] } else { 0 } {
+        let (vertical, padded_rows) = reach(&window, 0, row, height);
+        for column in 0..frame.output[1] {
+            let (horizontal, padded_columns) = reach(&window, 1, column, width);
+            let inside = vertical.clone().count() * horizontal.count();
+            let count = if with_padding { padded_rows * padded_columns } else { inside };
+            shares.push(1.0 / count as f32);
+        }
+    }
+    let ones = vec![1.0; frame.kernel[0] * frame.kernel[1]];
+    let shares = average.then_some(shares);
+    Ok(Some(Box::new(Pool { isa: site.isa, plane: height * width, planes, ones, shares })))
 }
 
 struct Global {
+    isa: Isa,
     plane: usize,
     average: bool,
 }
@@ -48,24 +73,61 @@ impl Kernel for Global {
                 let plane = &input[channel * self.plane..][..self.plane];
                 // SAFETY: each element is one task's.
                 let into = unsafe { output.slice(channel, 1) };
-                into[0] = if self.average { plane.iter().sum::<f32>() / plane.len() as f32 } else { highest(plane) };
+                // SAFETY: the job has no further conditions.
+                into[0] = unsafe { self.isa.run(Whole { plane, average: self.average }) };
             }
         });
         Ok(())
     }
 }
 
-/// The largest value; NaN wins.
-fn highest(values: &[f32]) -> f32 {
-    values.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a || b.is_nan() { b } else { a })
+/// The average of a plane, or its largest value, where NaN wins.
+struct Whole<'a> {
+    plane: &'a [f32],
+    average: bool,
 }
 
+impl Job for Whole<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) -> f32 {
+        // SAFETY: each vector lies in the plane.
+        unsafe {
+            let chunks = self.plane.chunks_exact(S::LANES * 4);
+            let rest = chunks.remainder();
+            let start = S::splat(if self.average { 0.0 } else { f32::NEG_INFINITY });
+            let (mut results, mut checks) = ([start; 4], S::splat(0.0));
+            for chunk in chunks {
+                for (index, result) in results.iter_mut().enumerate() {
+                    let x = S::load(chunk.as_ptr().add(index * S::LANES));
+                    *result = if self.average { S::add(*result, x) } else { S::max(*result, x) };
+                    // 0 times anything finite is 0; NaN stays NaN, and infinities are asked again below.
+                    checks = if self.average { checks } else { S::fma(x, S::splat(0.0), checks) };
+                }
+            }
+            if self.average {
+                let sum = results.into_iter().fold(S::splat(0.0), |a, b| S::add(a, b));
+                return (S::sum(sum) + rest.iter().sum::<f32>()) / self.plane.len() as f32;
+            }
+            if S::sum(checks).is_nan() && self.plane.iter().any(|x| x.is_nan()) {
+                return f32::NAN;
+            }
+            let most = results.into_iter().fold(start, |a, b| S::max(a, b));
+            rest.iter().copied().fold(S::largest(most), |a, b| if b > a || b.is_nan() { b } else { a })
+        }
+    }
+}
+
+/// On plain planes.
 struct Pool {
-    height: usize,
-    width: usize,
-    window: Window,
-    average: bool,
-    with_padding: bool,
+    isa: Isa,
+    plane: usize,
+    planes: Planes,
+    /// One for each tap.
+    ones: Vec<f32>,
+    /// For an average, what each sum is multiplied with.
+    shares: Option<Vec<f32>>,
 }
 
 /// Taps of one window along one axis: positions on the input, and how many lie on input or padding.
@@ -81,41 +143,24 @@ impl Kernel for Pool {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<f32>(0)?;
         let output = arguments.output::<f32>(0)?;
-        let (rows, columns) = (self.window.output[0], self.window.output[1]);
-        if rows * columns == 0 {
-            return Ok(());
-        }
-        let planes = output.len() / (rows * columns);
-        let output = Shared::new(output);
-        let taps = self.window.kernel.iter().product::<usize>();
-        let pieces = runtime.pieces(planes, rows * columns * taps * 8);
-        let pool = |number: usize, into: &mut [f32]| {
-            let plane = &input[number * self.height * self.width..][..self.height * self.width];
-            for (row, line) in into.chunks_mut(columns).enumerate() {
-                let (vertical, padded_rows) = reach(&self.window, 0, row, self.height);
-                for (column, value) in line.iter_mut().enumerate() {
-                    let (horizontal, padded_columns) = reach(&self.window, 1, column, self.width);
-                    let (mut sum, mut largest, mut count) = (0.0f32, f32::NEG_INFINITY, 0usize);
-                    for y in vertical.clone() {
-                        for x in horizontal.clone() {
-                            let tap = plane[y * self.width + x];
-                            sum += tap;
-                            largest = if tap > largest || tap.is_nan() { tap } else { largest };
-                            count += 1;
-                        }
-                    }
-                    let count = if self.with_padding { padded_rows * padded_columns } else { count };
-                    *value = if self.average { sum / count as f32 } else { largest };
-                }
+        let workspace = arguments.workspace::<f32>()?;
+        let fold = match self.shares {
+            Some(_) => Fold::Sum { weights: &self.ones, bias: 0.0 },
+            None => Fold::Max,
+        };
+        let finish = |_: usize, into: &mut [f32]| {
+            if let Some(shares) = &self.shares {
+                Pairwise::Mul.apply(self.isa, into, Second::Same(shares), false);
             }
         };
-        runtime.pool.for_each(pieces, |number, _| {
-            for plane in piece(planes, pieces, number) {
-                // SAFETY: each plane is one task's.
-                pool(plane, unsafe { output.slice(plane * rows * columns, rows * columns) });
-            }
-        });
+        let plane = |number: usize| &input[number * self.plane..][..self.plane];
+        let count = input.len() / self.plane.max(1);
+        self.planes.run_all(count, workspace, output, runtime, (plane, |_| fold, finish));
         Ok(())
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        self.planes.workspace(threads)
     }
 }
 
@@ -126,6 +171,11 @@ pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
     }
     let Some(shape) = site.shape(0).filter(|shape| matches!(shape.len(), 3 | 4)) else { return Ok(false) };
     let Some(kernel) = site.operator().ints("kernel_shape")? else { return Ok(false) };
+    // Columns lie as rows in a blocked layout.
+    let column = |shape: Option<&[usize]>| matches!(shape, Some([_, _, height, 1]) if *height > 1);
+    if column(Some(shape)) || column(site.output(0).map(|value| value.shape.as_slice())) {
+        return Ok(false);
+    }
     Ok(kernel.len() + 2 == shape.len() && kernel.iter().all(|&size| size > 0))
 }
 
@@ -211,7 +261,8 @@ impl Kernel for Blocked {
         let output = Shared::new(arguments.output::<f32>(0)?);
         let (from, to) = (&self.input, &self.output);
         let rows = to.batch * to.blocks() * to.height;
-        let taps = self.taps[0].first().map_or(0, |taps| taps.0.len()) * self.taps[1].first().map_or(0, |taps| taps.0.len());
+        let taps =
+            self.taps[0].first().map_or(0, |taps| taps.0.len()) * self.taps[1].first().map_or(0, |taps| taps.0.len());
         let pieces = runtime.pieces(rows, to.width * to.lanes * taps.max(1));
         runtime.pool.for_each(pieces, |number, _| {
             for row in piece(rows, pieces, number) {

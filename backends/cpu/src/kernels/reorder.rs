@@ -7,6 +7,9 @@ use super::{Kernel, Runtime};
 use crate::image::Image;
 use crate::operand::{Arguments, Shared};
 
+/// Pixels that are reordered together.
+const SQUARE: usize = 16;
+
 /// Both sides of a reordering: the sizes, and whether that side is blocked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reorder {
@@ -47,13 +50,23 @@ impl Kernel for Reorder {
                 let (target, into_channel, into_pixel) = Self::place(self.to, item, first, y);
                 // SAFETY: each row of a block is one task's; the places lie in the operands, which are as large as the layouts say.
                 unsafe {
-                    for x in 0..image.width {
-                        let (from, to) = (source + x * pixel_step, target + x * into_pixel);
-                        for channel in 0..channels {
-                            *output.at(to + channel * into_channel) = input[from + channel * channel_step];
-                        }
-                        for channel in channels..if self.to.1 { image.lanes } else { channels } {
-                            *output.at(to + channel * into_channel) = 0.0;
+                    // Square by square, so that both sides keep few lines of the cache open.
+                    for start in (0..image.width).step_by(SQUARE) {
+                        let pixels = start..(start + SQUARE).min(image.width);
+                        if self.to.1 {
+                            for x in pixels {
+                                let into = output.slice(target + x * into_pixel, image.lanes);
+                                for (channel, value) in into.iter_mut().enumerate() {
+                                    let from = source + x * pixel_step + channel * channel_step;
+                                    *value = if channel < channels { input[from] } else { 0.0 };
+                                }
+                            }
+                        } else {
+                            for channel in 0..channels {
+                                let into = output.slice(target + channel * into_channel + pixels.start, pixels.len());
+                                let from = &input[source + channel * channel_step + pixels.start * pixel_step..];
+                                into.iter_mut().zip(from.iter().step_by(pixel_step)).for_each(|(a, b)| *a = *b);
+                            }
                         }
                     }
                     if self.to.1 {

@@ -23,8 +23,7 @@ pub(crate) enum Activation {
     Reciprocal,
     /// `a * x + b`.
     Affine(f32, f32),
-    /// `x * x`.
-    Square,
+
     /// `x` to a power, one element at a time.
     Each(fn(f32) -> f32),
 }
@@ -41,7 +40,7 @@ impl Activation {
         match self {
             Activation::Clamp(low, high) => low <= 0.0 && high >= 0.0,
             Activation::Leaky(_) | Activation::Tanh | Activation::HardSwish | Activation::Erf => true,
-            Activation::Sqrt | Activation::Abs | Activation::Neg | Activation::Square => true,
+            Activation::Sqrt | Activation::Abs | Activation::Neg => true,
             Activation::Affine(_, shift) => shift == 0.0,
             Activation::Sigmoid | Activation::HardSigmoid(..) | Activation::Exp => false,
             Activation::Reciprocal | Activation::Each(_) => false,
@@ -60,9 +59,7 @@ impl Activation {
                 Activation::Leaky(slope) => S::select_lt(x, zero, S::mul(S::splat(slope), x), x),
                 Activation::Sigmoid => simd::sigmoid::<S>(x),
                 Activation::Tanh => simd::tanh::<S>(x),
-                Activation::HardSigmoid(a, b) => {
-                    S::min(one, S::max(zero, S::fma(S::splat(a), x, S::splat(b))))
-                }
+                Activation::HardSigmoid(a, b) => S::min(one, S::max(zero, S::fma(S::splat(a), x, S::splat(b)))),
                 Activation::HardSwish => {
                     let gate = S::fma(x, S::splat(1.0 / 6.0), S::splat(0.5));
                     S::mul(x, S::min(one, S::max(zero, gate)))
@@ -75,7 +72,7 @@ impl Activation {
                 Activation::Neg => S::mul(x, S::splat(-1.0)),
                 Activation::Reciprocal => S::div(one, x),
                 Activation::Affine(scale, shift) => S::add(S::mul(x, S::splat(scale)), S::splat(shift)),
-                Activation::Square => S::mul(x, x),
+
                 Activation::Each(_) => x,
             }
         }
@@ -190,8 +187,7 @@ impl Job for Pair<'_> {
                     Second::Same(other) => load(other.as_ptr().add(index)),
                     Second::One(other) => S::splat(other),
                 };
-                let result =
-                    if exchanged { function.vector::<S>(b, a) } else { function.vector::<S>(a, b) };
+                let result = if exchanged { function.vector::<S>(b, a) } else { function.vector::<S>(a, b) };
                 if whole {
                     S::store(at.add(index), result);
                 } else {

@@ -83,8 +83,7 @@ impl Blocked {
                     }
                 }
                 let group = g.channels.div_ceil(lanes) * image.plane();
-                let steps =
-                    [g.strides[0] * image.row(), g.strides[1] * lanes, group, group * g.groups];
+                let steps = [g.strides[0] * image.row(), g.strides[1] * lanes, group, group * g.groups];
                 let origin = (halo.top - g.begin[0]) * image.row() + (halo.left - g.begin[1]) * lanes;
                 (Source::Blocked(image), taps, lanes, steps, origin)
             }

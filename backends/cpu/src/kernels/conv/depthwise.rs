@@ -1,9 +1,10 @@
 //! Convolution of each channel by itself.
 
-use hetero_hal::Result;
+use hetero_hal::{Error, Result};
 
 use super::{Finish, Geometry};
 use crate::image::{Halo, Image};
+use crate::kernels::planes::{Fold, Frame, Planes};
 use crate::kernels::tile::piece;
 use crate::kernels::vector::{Activation, Pairwise, Second};
 use crate::kernels::{Kernel, Runtime};
@@ -183,32 +184,34 @@ impl Kernel for Depthwise {
     }
 }
 
-/// On plain operands: every tap adds a scaled row.
+/// On plain operands.
 pub(in crate::kernels) struct PlainDepthwise {
     isa: Isa,
     geometry: Geometry,
+    planes: Planes,
     /// Constant weights, and what is done with the sums.
     finish: Option<(Vec<f32>, Finish)>,
 }
 
 impl PlainDepthwise {
-    pub(in crate::kernels) fn new(isa: Isa, geometry: Geometry) -> Self {
-        PlainDepthwise { isa, geometry, finish: None }
+    pub(in crate::kernels) fn new(isa: Isa, geometry: Geometry) -> Result<Self> {
+        let frame = Frame {
+            input: geometry.input,
+            output: geometry.output,
+            kernel: geometry.kernel,
+            strides: geometry.strides,
+            dilations: geometry.dilations,
+            begin: geometry.begin,
+        };
+        let planes = Planes::new(isa, frame);
+        let planes = planes.ok_or_else(|| Error::invalid_model("the workspace of a convolution overflows"))?;
+        Ok(PlainDepthwise { isa, geometry, planes, finish: None })
     }
 
     /// With constant weights. A second input is added where `finish` says so.
-    pub(in crate::kernels) fn finished(isa: Isa, geometry: Geometry, weights: &[f32], finish: Finish) -> Self {
-        PlainDepthwise { isa, geometry, finish: Some((finish.scaled(weights), finish)) }
-    }
-
-    /// Outputs along the x axis whose tap lies on the input.
-    fn columns(&self, tap: usize) -> std::ops::Range<usize> {
-        let g = &self.geometry;
-        let shift = tap * g.dilations[1];
-        // x * stride + shift - begin >= 0, and < width.
-        let first = g.begin[1].saturating_sub(shift).div_ceil(g.strides[1]);
-        let end = (g.input[1] + g.begin[1]).saturating_sub(shift).div_ceil(g.strides[1]).min(g.output[1]);
-        first.min(end)..end
+    pub(in crate::kernels) fn finished(isa: Isa, geometry: Geometry, weights: &[f32], finish: Finish) -> Result<Self> {
+        let finish = Some((finish.scaled(weights), finish));
+        Ok(PlainDepthwise { finish, ..PlainDepthwise::new(isa, geometry)? })
     }
 }
 
@@ -226,47 +229,38 @@ impl Kernel for PlainDepthwise {
             _ => None,
         };
         let output = arguments.output::<f32>(0)?;
-        let planes = g.batch * g.groups * g.outputs;
-        let output = Shared::new(output);
-        let pieces = runtime.pieces(planes, g.output_plane() * g.taps() * 4);
-        let plane = |number: usize, into: &mut [f32]| {
-            let (item, channel) = (number / (g.groups * g.outputs), number % (g.groups * g.outputs));
-            let plane = &input[(item * g.groups + channel / g.outputs) * g.input_plane()..][..g.input_plane()];
-            let weights = &weights[channel * g.taps()..][..g.taps()];
-            into.fill(bias.map_or(0.0, |bias| bias[channel]));
-            for (y, line) in into.chunks_mut(g.output[1].max(1)).enumerate() {
-                for tap_y in 0..g.kernel[0] {
-                    let row = (y * g.strides[0] + tap_y * g.dilations[0]).checked_sub(g.begin[0]);
-                    let Some(row) = row.filter(|&row| row < g.input[0]) else { continue };
-                    let source = &plane[row * g.input[1]..][..g.input[1]];
-                    for tap_x in 0..g.kernel[1] {
-                        let weight = weights[tap_y * g.kernel[1] + tap_x];
-                        let columns = self.columns(tap_x);
-                        let first = (columns.start * g.strides[1] + tap_x * g.dilations[1]).saturating_sub(g.begin[1]);
-                        let taps = source.get(first..).unwrap_or_default().iter().step_by(g.strides[1]);
-                        for (value, tap) in line[columns].iter_mut().zip(taps) {
-                            *value += weight * tap;
-                        }
-                    }
-                }
+        let workspace = arguments.workspace::<f32>()?;
+        let filters = g.groups * g.outputs;
+        let plane = |number: usize| {
+            let (item, filter) = (number / filters, number % filters);
+            &input[(item * g.groups + filter / g.outputs) * g.input_plane()..][..g.input_plane()]
+        };
+        let fold = |number: usize| {
+            let filter = number % filters;
+            Fold::Sum {
+                weights: &weights[filter * g.taps()..][..g.taps()],
+                bias: bias.map_or(0.0, |bias| bias[filter]),
             }
+        };
+        let end = |number: usize, into: &mut [f32]| {
             let Some(finish) = finish else { return };
             if let Some(addend) = addend {
                 let own = &addend[number * g.output_plane()..][..g.output_plane()];
                 Pairwise::Add.apply(self.isa, into, Second::Same(own), false);
             }
-            Activation::Clamp(finish.clamp.0, finish.clamp.1).apply(self.isa, into);
+            if finish.clamp != (f32::NEG_INFINITY, f32::INFINITY) {
+                Activation::Clamp(finish.clamp.0, finish.clamp.1).apply(self.isa, into);
+            }
             if let Some(activation) = finish.activation {
                 activation.apply(self.isa, into);
             }
         };
-        runtime.pool.for_each(pieces, |number, _| {
-            for channel in piece(planes, pieces, number) {
-                // SAFETY: each plane is one task's.
-                plane(channel, unsafe { output.slice(channel * g.output_plane(), g.output_plane()) });
-            }
-        });
+        self.planes.run_all(g.batch * filters, workspace, output, runtime, (plane, fold, end));
         Ok(())
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        self.planes.workspace(threads)
     }
 
     fn resident_bytes(&self) -> usize {

@@ -18,7 +18,7 @@ use crate::image::Halo;
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(geometry) = Geometry::of(site)? else { return Ok(None) };
     Ok(Some(if geometry.channels == 1 {
-        Box::new(PlainDepthwise::new(site.isa, geometry))
+        Box::new(PlainDepthwise::new(site.isa, geometry)?)
     } else {
         Box::new(Plain::new(site.isa, geometry)?)
     }))
@@ -88,8 +88,11 @@ impl Geometry {
             return Err(Error::invalid_model(format!("{groups} groups do not fit {x:?} and {w:?}")));
         }
         let resolved = Window::resolve(site.operator(), &x[2..], &w[2..])?;
+        // A column is as good as a row, and rows are what kernels divide.
+        let column = matches!((&x[2..], &w[2..]), ([height, 1], [_, 1]) if *height > 1) && resolved.output[1] == 1;
         let axis = |list: &[usize], one: usize| match *list {
             [only] => [one, only],
+            [first, second, ..] if column => [second, first],
             [first, second, ..] => [first, second],
             [] => [one, one],
         };
@@ -131,6 +134,11 @@ impl Geometry {
 
     /// Is there a kernel into a blocked layout that wastes less than half of it?
     pub(crate) fn fits_blocks(&self, lanes: usize) -> bool {
+        // Blocked columns lie as rows, so both sides must be columns, or neither.
+        let column = |size: [usize; 2]| size[1] == 1 && size[0] > 1;
+        if column(self.input) || column(self.output) {
+            return false;
+        }
         let whole = |channels: usize| self.groups == 1 || channels.is_multiple_of(lanes);
         whole(self.channels) && whole(self.outputs) && self.outputs * 2 >= lanes
     }

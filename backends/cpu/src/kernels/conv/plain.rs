@@ -97,7 +97,8 @@ impl Kernel for Plain {
         let chunks = plane.div_ceil(self.columns);
         let groups = g.batch * g.groups;
         // Filters are divided too where the pixels alone give too few tasks.
-        let filters = (runtime.pool.threads() * 2).div_ceil(groups * chunks).clamp(1, tile::tiles(g.outputs, self.isa.rows()));
+        let filters =
+            (runtime.pool.threads() * 2).div_ceil(groups * chunks).clamp(1, tile::tiles(g.outputs, self.isa.rows()));
         let per_task = g.outputs.div_ceil(filters) * self.columns * depth;
         let tasks = groups * chunks * filters;
         let pieces = if tasks * per_task < 1 << 14 { 1 } else { tasks };

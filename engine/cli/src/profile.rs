@@ -1,0 +1,197 @@
+//! `hetero profile`: where a run's time goes, beside what the processor could do.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hetero::Tensor;
+use hetero::hal::{Probe, Span};
+use hetero_cpu::Ceiling;
+use hetero_reference::Standard;
+use serde_json::json;
+
+use crate::arguments::ProfileOptions;
+use crate::failure::Result;
+use crate::progress::Spinner;
+use crate::run::Prepared;
+
+/// What one part of a run was told to take, run after run.
+struct Part {
+    nodes: Vec<Arc<str>>,
+    kernel: String,
+    times: Vec<Duration>,
+}
+
+/// Collects spans. The parts of a run come in the same order every time.
+#[derive(Default)]
+struct Recorder {
+    parts: Mutex<(usize, Vec<Part>)>,
+}
+
+impl Recorder {
+    fn begin(&self) {
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
+    }
+}
+
+impl Probe for Recorder {
+    fn span(&self, span: &Span<'_>) {
+        let mut guard = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, parts) = &mut *guard;
+        match parts.get_mut(*next) {
+            Some(part) => part.times.push(span.took),
+            None => {
+                parts.push(Part { nodes: span.nodes.to_vec(), kernel: span.kernel.to_owned(), times: vec![span.took] })
+            }
+        }
+        *next += 1;
+    }
+}
+
+fn median(times: &mut [Duration]) -> Duration {
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
+}
+
+/// A row of the report.
+struct Row {
+    label: String,
+    operators: String,
+    kernel: String,
+    seconds: f64,
+    flops: f64,
+    /// Bytes of inputs, weights and outputs, each once.
+    bytes: f64,
+}
+
+impl Row {
+    /// The least time that operations and bytes allow.
+    fn floor(&self, ceiling: &Ceiling) -> f64 {
+        (self.flops / ceiling.flops).max(self.bytes / ceiling.bandwidth)
+    }
+}
+
+pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
+    let spinner = Spinner::start("reading the model");
+    let prepared = Prepared::new(&options.run, &spinner)?;
+    let session = &prepared.session;
+    let inputs: Vec<Tensor> = prepared.ordered()?;
+    let mut outputs = vec![Vec::new(); session.outputs().len()];
+    spinner.say("measuring the ceiling");
+    let threads = options.run.devices.threads.map_or_else(cores, |threads| threads as usize);
+    let ceiling = Ceiling::measure(threads).map_err(hetero::Error::from)?;
+    spinner.say("running");
+    for _ in 0..options.run.warmup.max(2) {
+        session.run_into(&inputs, &mut outputs)?;
+    }
+    let recorder = Arc::new(Recorder::default());
+    let probe: Arc<dyn Probe> = recorder.clone();
+    let mut whole = Vec::new();
+    for _ in 0..options.run.repeat.max(5) {
+        recorder.begin();
+        let began = Instant::now();
+        session.run_probed(&inputs, &mut outputs, Some(&probe))?;
+        whole.push(began.elapsed());
+    }
+    drop(spinner);
+    let whole = median(&mut whole).as_secs_f64();
+    let program = prepared.plan.program();
+    let by_name: HashMap<&str, _> = program.nodes().iter().map(|node| (&*node.name, node)).collect();
+    let mut guard = recorder.parts.lock().unwrap_or_else(PoisonError::into_inner);
+    let rows: Vec<Row> = guard
+        .1
+        .iter_mut()
+        .map(|part| {
+            let nodes: Vec<_> = part.nodes.iter().filter_map(|name| by_name.get(&**name).copied()).collect();
+            let inside: Vec<_> = nodes.iter().flat_map(|node| node.outputs.iter().flatten()).collect();
+            let last = nodes.last().map(|node| node.outputs.clone()).unwrap_or_default();
+            let outer = nodes.iter().flat_map(|node| node.uses()).filter(|id| !inside.contains(&id));
+            let mut touched: Vec<_> = outer.chain(last.into_iter().flatten()).collect();
+            touched.sort_unstable();
+            touched.dedup();
+            let bytes = |id: &hetero::hal::ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes());
+            Row {
+                label: part.nodes.first().map_or_else(|| "-".to_owned(), ToString::to_string),
+                operators: nodes.iter().map(|node| &*node.operator.name).collect::<Vec<_>>().join("+"),
+                kernel: part.kernel.clone(),
+                seconds: median(&mut part.times).as_secs_f64(),
+                flops: nodes.iter().map(|node| hetero::flops(program, node, &Standard) as f64).sum(),
+                bytes: touched.iter().map(bytes).sum::<usize>() as f64,
+            }
+        })
+        .collect();
+    let rows = if options.layers { rows } else { by_kind(rows) };
+    let floor: f64 = rows.iter().map(|row| row.floor(&ceiling)).sum();
+    let flops: f64 = rows.iter().map(|row| row.flops).sum();
+    if options.run.output.json {
+        let described = rows.iter().map(|row| {
+            json!({
+                "node": row.label, "operators": row.operators, "kernel": row.kernel, "us": row.seconds * 1e6,
+                "flops": row.flops, "bytes": row.bytes, "floor_us": row.floor(&ceiling) * 1e6,
+            })
+        });
+        println!(
+            "{}",
+            json!({
+                "threads": threads,
+                "ceiling": { "flops_per_s": ceiling.flops, "bytes_per_s": ceiling.bandwidth },
+                "whole_us": whole * 1e6,
+                "floor_us": floor * 1e6,
+                "rows": described.collect::<Vec<_>>(),
+            })
+        );
+        return Ok(());
+    }
+    println!(
+        "ceiling with {threads} threads: {:.0} GFLOP/s, {:.1} GB/s, measured now",
+        ceiling.flops / 1e9,
+        ceiling.bandwidth / 1e9
+    );
+    println!(
+        "{:>9} {:>6} {:>9} {:>6} {:>9}  operators, kernel, first node",
+        "µs", "share", "GFLOP/s", "peak", "floor µs"
+    );
+    for row in &rows {
+        println!(
+            "{:9.1} {:5.1}% {:9.1} {:5.1}% {:9.1}  {}  {}  {}",
+            row.seconds * 1e6,
+            row.seconds / whole * 100.0,
+            row.flops / row.seconds.max(1e-12) / 1e9,
+            row.flops / row.seconds.max(1e-12) / ceiling.flops * 100.0,
+            row.floor(&ceiling) * 1e6,
+            if row.operators.is_empty() { "(layout)" } else { &row.operators },
+            row.kernel,
+            row.label
+        );
+    }
+    println!(
+        "whole run {:.1} µs, {:.1} GFLOP/s, {:.1} % of the peak; floor {:.1} µs (the larger of operations ÷ peak and bytes ÷ bandwidth, of each part)",
+        whole * 1e6,
+        flops / whole / 1e9,
+        flops / whole / ceiling.flops * 100.0,
+        floor * 1e6
+    );
+    Ok(())
+}
+
+/// Sums rows of the same operators and kernel, longest first.
+fn by_kind(rows: Vec<Row>) -> Vec<Row> {
+    let mut sums: Vec<(Row, usize)> = Vec::new();
+    for row in rows {
+        match sums.iter_mut().find(|(sum, _)| sum.operators == row.operators && sum.kernel == row.kernel) {
+            Some((sum, count)) => {
+                sum.seconds += row.seconds;
+                sum.flops += row.flops;
+                sum.bytes += row.bytes;
+                *count += 1;
+            }
+            None => sums.push((row, 1)),
+        }
+    }
+    sums.sort_by(|a, b| b.0.seconds.total_cmp(&a.0.seconds));
+    sums.into_iter().map(|(row, count)| Row { label: format!("×{count}"), ..row }).collect()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
