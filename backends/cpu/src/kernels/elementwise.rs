@@ -127,7 +127,7 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
 }
 
 /// How a smaller tensor repeats over a larger one, row by row of the larger one's last dimension.
-struct Broadcast {
+pub(super) struct Broadcast {
     /// Sizes of the larger tensor but its last.
     outer: Vec<usize>,
     /// The smaller tensor's stride in each of those.
@@ -135,13 +135,13 @@ struct Broadcast {
     /// Length of a row.
     row: usize,
     /// The smaller tensor's stride within a row: 1, or 0 where it repeats.
-    step: usize,
+    pub(super) step: usize,
     /// Is nothing repeated at all?
     same: bool,
 }
 
 impl Broadcast {
-    fn new(shape: &[usize], target: &[usize]) -> Self {
+    pub(super) fn new(shape: &[usize], target: &[usize]) -> Self {
         let mut strides = vec![0; target.len()];
         let lead = target.len() - shape.len();
         let mut stride = 1;
@@ -182,7 +182,7 @@ impl Broadcast {
     }
 
     /// Calls `body` for each run of elements of `range` over which the smaller tensor is contiguous or one number.
-    fn runs(&self, range: std::ops::Range<usize>, mut body: impl FnMut(std::ops::Range<usize>, usize)) {
+    pub(super) fn runs(&self, range: std::ops::Range<usize>, mut body: impl FnMut(std::ops::Range<usize>, usize)) {
         let row = self.row.max(1);
         let mut at = range.start;
         while at < range.end {

@@ -2,6 +2,7 @@
 
 pub(crate) mod affine;
 pub(crate) mod conv;
+mod convert;
 pub(crate) mod elementwise;
 mod lstm;
 mod matmul;
@@ -10,6 +11,7 @@ mod normalize;
 mod oracle;
 mod planes;
 pub(crate) mod pooling;
+mod reduce;
 pub(crate) mod reorder;
 mod tile;
 pub(crate) mod vector;
@@ -200,6 +202,9 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "LRN" => normalize::lrn(site),
         "Softmax" => normalize::softmax(site),
         "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::copy(site),
+        "Cast" => convert::cast(site),
+        "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => convert::compare(site),
+        "ReduceSum" | "ReduceMean" | "ReduceSumSquare" | "ReduceMax" | "ReduceMin" => reduce::compile(site),
         "Concat" => movement::concat(site),
         "Transpose" | "Expand" | "Slice" => movement::view(site),
         _ => elementwise::compile(site),

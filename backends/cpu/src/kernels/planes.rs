@@ -176,6 +176,7 @@ impl Job for Window<'_> {
         let run = planes.run();
         // The last tap's view ends with the phases; behind it there is room for the vector that the last row does not fill.
         debug_assert!(planes.taps.iter().all(|tap| tap + run <= phases.len() + planes.phase[1]));
+        let last = planes.taps.iter().copied().max().unwrap_or(0);
         let mut at = 0;
         while at < run {
             // SAFETY: views reach less than a row and a vector beyond the phases; the last bounds check is below.
@@ -183,33 +184,43 @@ impl Job for Window<'_> {
                 let from = phases.as_ptr().add(at);
                 let lanes = (run - at).min(S::LANES);
                 // Near the end, a view that begins late must not leave the phases.
-                let load = |tap: usize| {
-                    let room = phases.len().saturating_sub(at + tap);
-                    if room >= S::LANES {
-                        S::load(from.add(tap))
-                    } else {
+                let value = if at + last + S::LANES <= phases.len() {
+                    fold_taps::<S>(fold, &planes.taps, |tap| S::load(from.add(tap)))
+                } else {
+                    let some = |tap: usize| {
+                        let room = phases.len().saturating_sub(at + tap);
                         S::load_first(from.add(tap), room.min(lanes))
-                    }
-                };
-                let value = match fold {
-                    Fold::Sum { weights, bias } => {
-                        let mut sum = S::splat(bias);
-                        for (&tap, &weight) in planes.taps.iter().zip(weights) {
-                            sum = S::fma(load(tap), S::splat(weight), sum);
-                        }
-                        sum
-                    }
-                    Fold::Max => {
-                        let mut most = S::splat(f32::NEG_INFINITY);
-                        for &tap in &planes.taps {
-                            most = S::select_nan(most, S::max(most, load(tap)));
-                        }
-                        most
-                    }
+                    };
+                    fold_taps::<S>(fold, &planes.taps, some)
                 };
                 S::store(result.as_mut_ptr().add(at), value);
             }
             at += S::LANES;
+        }
+    }
+}
+
+/// # Safety
+/// The instruction set is there.
+#[inline(always)]
+unsafe fn fold_taps<S: Simd>(fold: Fold<'_>, taps: &[usize], load: impl Fn(usize) -> S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match fold {
+            Fold::Sum { weights, bias } => {
+                let mut sum = S::splat(bias);
+                for (&tap, &weight) in taps.iter().zip(weights) {
+                    sum = S::fma(load(tap), S::splat(weight), sum);
+                }
+                sum
+            }
+            Fold::Max => {
+                let mut most = S::splat(f32::NEG_INFINITY);
+                for &tap in taps {
+                    most = S::select_nan(most, S::max(most, load(tap)));
+                }
+                most
+            }
         }
     }
 }

@@ -1,0 +1,123 @@
+//! Comparisons, and conversions between the usual element types.
+
+use hetero_hal::{DType, Element, Result};
+
+use super::elementwise::{Broadcast, spread};
+use super::{Kernel, Runtime, Site};
+use crate::operand::{Arguments, Shared};
+
+/// Conversions that every value survives: to wider types, and from booleans and integers to f32.
+pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
+    if site.node.outputs.len() != 1 || input.shape != output.shape {
+        return Ok(None);
+    }
+    fn of<A: Element, B: Element>(convert: fn(A) -> B) -> Option<Box<dyn Kernel>> {
+        Some(Box::new(Cast(convert)))
+    }
+    Ok(match (input.dtype, output.dtype) {
+        (DType::Bool | DType::U8, DType::F32) => of(|x: u8| f32::from(x)),
+        (DType::Bool | DType::U8, DType::I32) => of(|x: u8| i32::from(x)),
+        (DType::Bool | DType::U8, DType::I64) => of(|x: u8| i64::from(x)),
+        (DType::I8, DType::F32) => of(|x: i8| f32::from(x)),
+        (DType::I32, DType::F32) => of(|x: i32| x as f32),
+        (DType::I64, DType::F32) => of(|x: i64| x as f32),
+        (DType::I32, DType::I64) => of(|x: i32| i64::from(x)),
+        (DType::F32, DType::F64) => of(|x: f32| f64::from(x)),
+        _ => None,
+    })
+}
+
+struct Cast<A, B>(fn(A) -> B);
+
+impl<A: Element, B: Element> Kernel for Cast<A, B> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<A>(0)?;
+        let output = arguments.output::<B>(0)?;
+        let (count, output) = (input.len().min(output.len()), Shared::new(output));
+        spread(count, runtime, |range| {
+            // SAFETY: each range is one task's.
+            let into = unsafe { output.slice(range.start, range.len()) };
+            into.iter_mut().zip(&input[range]).for_each(|(into, x)| *into = (self.0)(*x));
+        });
+        Ok(())
+    }
+}
+
+/// Comparisons of numbers.
+pub(super) fn compare(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let (Some(a), Some(b), Some(output)) = (site.input(0), site.input(1), site.output(0)) else { return Ok(None) };
+    if a.dtype != b.dtype || output.dtype != DType::Bool {
+        return Ok(None);
+    }
+    let of = |shape: &[usize]| Broadcast::new(shape, &output.shape);
+    let (first, second) = (of(&a.shape), of(&b.shape));
+    fn test<T: Element + PartialOrd>(name: &str) -> Option<fn(T, T) -> bool> {
+        Some(match name {
+            "Equal" => |a, b| a == b,
+            "Less" => |a, b| a < b,
+            "LessOrEqual" => |a, b| a <= b,
+            "Greater" => |a, b| a > b,
+            "GreaterOrEqual" => |a, b| a >= b,
+            _ => return None,
+        })
+    }
+    let name = &*site.operator().name;
+    fn boxed<T: Element>(
+        test: Option<fn(T, T) -> bool>,
+        first: Broadcast,
+        second: Broadcast,
+    ) -> Option<Box<dyn Kernel>> {
+        test.map(|test| Box::new(Compare { test, first, second }) as Box<dyn Kernel>)
+    }
+    Ok(match a.dtype {
+        DType::F32 => boxed(test::<f32>(name), first, second),
+        DType::I32 => boxed(test::<i32>(name), first, second),
+        DType::I64 => boxed(test::<i64>(name), first, second),
+        DType::U8 | DType::Bool => boxed(test::<u8>(name), first, second),
+        _ => None,
+    })
+}
+
+struct Compare<T> {
+    test: fn(T, T) -> bool,
+    first: Broadcast,
+    second: Broadcast,
+}
+
+impl<T: Element> Kernel for Compare<T> {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let (a, b) = (arguments.input::<T>(0)?, arguments.input::<T>(1)?);
+        let output = arguments.output::<u8>(0)?;
+        let (count, output) = (output.len(), Shared::new(output));
+        spread(count, runtime, |range| {
+            self.first.runs(range, |range, first| {
+                let offset = range.start;
+                let step = self.first.step;
+                self.second.runs(range, |range, second| {
+                    let first = first + (range.start - offset) * step;
+                    // SAFETY: each range is one task's.
+                    let into = unsafe { output.slice(range.start, range.len()) };
+                    match (step, self.second.step) {
+                        (0, 1) => {
+                            let x = a[first];
+                            let other = &b[second..second + into.len()];
+                            into.iter_mut().zip(other).for_each(|(into, y)| *into = u8::from((self.test)(x, *y)));
+                        }
+                        (1, 0) => {
+                            let y = b[second];
+                            let other = &a[first..first + into.len()];
+                            into.iter_mut().zip(other).for_each(|(into, x)| *into = u8::from((self.test)(*x, y)));
+                        }
+                        (step, other) => {
+                            for (index, into) in into.iter_mut().enumerate() {
+                                *into = u8::from((self.test)(a[first + index * step], b[second + index * other]));
+                            }
+                        }
+                    }
+                });
+            });
+        });
+        Ok(())
+    }
+}
