@@ -1,5 +1,7 @@
 //! Comparisons, and conversions between the usual element types.
 
+use std::marker::PhantomData;
+
 use hetero_hal::{DType, Element, Result};
 
 use super::elementwise::{Broadcast, spread};
@@ -12,8 +14,8 @@ pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if site.node.outputs.len() != 1 || input.shape != output.shape {
         return Ok(None);
     }
-    fn of<A: Element, B: Element>(convert: fn(A) -> B) -> Option<Box<dyn Kernel>> {
-        Some(Box::new(Cast(convert)))
+    fn of<A: Element, B: Element>(convert: impl Fn(A) -> B + Send + Sync + 'static) -> Option<Box<dyn Kernel>> {
+        Some(Box::new(Cast(convert, PhantomData)))
     }
     Ok(match (input.dtype, output.dtype) {
         (DType::Bool | DType::U8, DType::F32) => of(|x: u8| f32::from(x)),
@@ -28,9 +30,13 @@ pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })
 }
 
-struct Cast<A, B>(fn(A) -> B);
+struct Cast<A, B, F>(F, PhantomData<fn(A) -> B>);
 
-impl<A: Element, B: Element> Kernel for Cast<A, B> {
+impl<A: Element, B: Element, F: Fn(A) -> B + Send + Sync> Kernel for Cast<A, B, F> {
+    fn name(&self) -> &'static str {
+        "convert::Cast"
+    }
+
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<A>(0)?;
         let output = arguments.output::<B>(0)?;
@@ -52,40 +58,47 @@ pub(super) fn compare(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     let of = |shape: &[usize]| Broadcast::new(shape, &output.shape);
     let (first, second) = (of(&a.shape), of(&b.shape));
-    fn test<T: Element + PartialOrd>(name: &str) -> Option<fn(T, T) -> bool> {
-        Some(match name {
-            "Equal" => |a, b| a == b,
-            "Less" => |a, b| a < b,
-            "LessOrEqual" => |a, b| a <= b,
-            "Greater" => |a, b| a > b,
-            "GreaterOrEqual" => |a, b| a >= b,
-            _ => return None,
-        })
-    }
     let name = &*site.operator().name;
-    fn boxed<T: Element>(
-        test: Option<fn(T, T) -> bool>,
-        first: Broadcast,
-        second: Broadcast,
-    ) -> Option<Box<dyn Kernel>> {
-        test.map(|test| Box::new(Compare { test, first, second }) as Box<dyn Kernel>)
-    }
     Ok(match a.dtype {
-        DType::F32 => boxed(test::<f32>(name), first, second),
-        DType::I32 => boxed(test::<i32>(name), first, second),
-        DType::I64 => boxed(test::<i64>(name), first, second),
-        DType::U8 | DType::Bool => boxed(test::<u8>(name), first, second),
+        DType::F32 => test::<f32>(name, first, second),
+        DType::I32 => test::<i32>(name, first, second),
+        DType::I64 => test::<i64>(name, first, second),
+        DType::U8 | DType::Bool => test::<u8>(name, first, second),
         _ => None,
     })
 }
 
-struct Compare<T> {
-    test: fn(T, T) -> bool,
-    first: Broadcast,
-    second: Broadcast,
+fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast) -> Option<Box<dyn Kernel>> {
+    // A type of its own for each comparison, so that its loop is vectors.
+    fn of<T: Element>(
+        test: impl Fn(T, T) -> bool + Send + Sync + 'static,
+        first: Broadcast,
+        second: Broadcast,
+    ) -> Option<Box<dyn Kernel>> {
+        Some(Box::new(Compare { test, first, second, element: PhantomData::<fn(T)> }))
+    }
+    match name {
+        "Equal" => of(|a: T, b: T| a == b, first, second),
+        "Less" => of(|a: T, b: T| a < b, first, second),
+        "LessOrEqual" => of(|a: T, b: T| a <= b, first, second),
+        "Greater" => of(|a: T, b: T| a > b, first, second),
+        "GreaterOrEqual" => of(|a: T, b: T| a >= b, first, second),
+        _ => None,
+    }
 }
 
-impl<T: Element> Kernel for Compare<T> {
+struct Compare<T, F> {
+    test: F,
+    first: Broadcast,
+    second: Broadcast,
+    element: PhantomData<fn(T)>,
+}
+
+impl<T: Element, F: Fn(T, T) -> bool + Send + Sync> Kernel for Compare<T, F> {
+    fn name(&self) -> &'static str {
+        "convert::Compare"
+    }
+
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let (a, b) = (arguments.input::<T>(0)?, arguments.input::<T>(1)?);
         let output = arguments.output::<u8>(0)?;

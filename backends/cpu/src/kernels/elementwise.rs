@@ -127,6 +127,7 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
 }
 
 /// How a smaller tensor repeats over a larger one, row by row of the larger one's last dimension.
+#[derive(Clone, Debug)]
 pub(super) struct Broadcast {
     /// Sizes of the larger tensor but its last.
     outer: Vec<usize>,

@@ -1,6 +1,7 @@
 //! Kernels: one type per family, made for a node's shapes, run many times.
 
 pub(crate) mod affine;
+pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
@@ -177,6 +178,7 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
             }
         }
         Recipe::Affine(affine) => Box::new(affine.clone()),
+        Recipe::Chain(chain) => Box::new(chain.clone()),
         Recipe::Pool { input, output } => Box::new(pooling::blocked(site, *input, *output)?),
         &Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
         &Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),

@@ -119,8 +119,16 @@ impl Planes {
                 unsafe { self.isa.run(Window { planes: self, fold, phases, result }) };
                 // SAFETY: as above.
                 let into = unsafe { output.slice(number * size, size) };
-                for (row, into) in into.chunks_exact_mut(self.frame.output[1]).enumerate() {
-                    into.copy_from_slice(&result[row * self.phase[1]..][..self.frame.output[1]]);
+                let width = self.frame.output[1];
+                // SAFETY: as many rows as both have; each is as wide as the output's.
+                unsafe {
+                    let rows = Rows {
+                        from: result.as_ptr(),
+                        from_step: self.phase[1],
+                        into: into.as_mut_ptr(),
+                        into_step: width,
+                    };
+                    self.isa.run(CopyRows { rows, count: self.frame.output[0], width });
                 }
                 finish(number, into);
             }
@@ -131,6 +139,19 @@ impl Planes {
     fn spread(&self, input: &[f32], border: f32, phases: &mut [f32]) {
         let f = &self.frame;
         let plane = self.plane();
+        if f.strides == [1, 1] {
+            // The rows in one go, on a ground of border.
+            phases[..plane].fill(border);
+            let rows = f.input[0].min(self.phase[0].saturating_sub(f.begin[0]));
+            let width = f.input[1].min(self.phase[1].saturating_sub(f.begin[1]));
+            if rows > 0 && width > 0 {
+                let into = phases[f.begin[0] * self.phase[1] + f.begin[1]..].as_mut_ptr();
+                let rows_of = Rows { from: input.as_ptr(), from_step: f.input[1], into, into_step: self.phase[1] };
+                // SAFETY: the rows lie in the input, and behind the border in the phase.
+                unsafe { self.isa.run(CopyRows { rows: rows_of, count: rows, width }) };
+            }
+            return;
+        }
         for number in 0..f.strides[0] * f.strides[1] {
             let (first_y, first_x) = (number / f.strides[1], number % f.strides[1]);
             for (y, line) in phases[number * plane..][..plane].chunks_exact_mut(self.phase[1]).enumerate() {
@@ -220,6 +241,46 @@ unsafe fn fold_taps<S: Simd>(fold: Fold<'_>, taps: &[usize], load: impl Fn(usize
                     most = S::select_nan(most, S::max(most, load(tap)));
                 }
                 most
+            }
+        }
+    }
+}
+
+/// Rows of two planes, elements apart.
+struct Rows {
+    from: *const f32,
+    from_step: usize,
+    into: *mut f32,
+    into_step: usize,
+}
+
+/// Copies short rows, for which a call of `memcpy` each would take longer than the copy.
+struct CopyRows {
+    rows: Rows,
+    count: usize,
+    width: usize,
+}
+
+impl Job for CopyRows {
+    type Output = ();
+
+    /// # Safety
+    /// The rows are valid, and do not overlap.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let CopyRows { rows, count, width } = self;
+        for row in 0..count {
+            // SAFETY: the caller's promise.
+            unsafe {
+                let (from, into) = (rows.from.add(row * rows.from_step), rows.into.add(row * rows.into_step));
+                let mut at = 0;
+                while at + S::LANES <= width {
+                    S::store(into.add(at), S::load(from.add(at)));
+                    at += S::LANES;
+                }
+                if at < width {
+                    S::store_first(into.add(at), width - at, S::load_first(from.add(at), width - at));
+                }
             }
         }
     }

@@ -124,6 +124,8 @@ pub(crate) enum Pairwise {
 #[derive(Clone, Copy)]
 pub(crate) enum Second<'a> {
     Same(&'a [f32]),
+    /// The first operand again.
+    Itself,
     One(f32),
 }
 
@@ -164,6 +166,7 @@ impl Job for Pair<'_> {
             for (index, value) in values.iter_mut().enumerate() {
                 let other = match second {
                     Second::Same(other) => other[index],
+                    Second::Itself => *value,
                     Second::One(other) => other,
                 };
                 *value = if exchanged { function(other, *value) } else { function(*value, other) };
@@ -172,7 +175,7 @@ impl Job for Pair<'_> {
         }
         let count = match second {
             Second::Same(other) => values.len().min(other.len()),
-            Second::One(_) => values.len(),
+            Second::One(_) | Second::Itself => values.len(),
         };
         // SAFETY: each vector lies in both slices.
         unsafe {
@@ -185,6 +188,7 @@ impl Job for Pair<'_> {
                 let a = load(at.add(index));
                 let b = match second {
                     Second::Same(other) => load(other.as_ptr().add(index)),
+                    Second::Itself => a,
                     Second::One(other) => S::splat(other),
                 };
                 let result = if exchanged { function.vector::<S>(b, a) } else { function.vector::<S>(a, b) };
