@@ -10,8 +10,10 @@
 //! caller closes the gate, then waits until the count is 0. Sleepers are counted before they look at the gate a last time, and the caller
 //! looks at that count after it has opened the gate; one of the two sees the other.
 
+mod affinity;
+
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -60,9 +62,38 @@ struct Shared {
     lock: Mutex<()>,
     opened: Condvar,
     emptied: Condvar,
+    /// The workers' numbers in the system, and the cores that they are kept on; none where there are more threads than cores.
+    seats: Vec<Seat>,
+    /// The core that no worker is kept on.
+    free: AtomicUsize,
+}
+
+/// A worker's place.
+struct Seat {
+    thread: AtomicI32,
+    core: AtomicUsize,
 }
 
 impl Shared {
+    /// Each worker is kept on a core of its own, so that two threads never share one while another is idle: the system takes milliseconds to
+    /// notice that. The caller goes where it likes; a worker on whose core it is found moves to the one that is free.
+    fn make_room(&self) {
+        if self.seats.is_empty() {
+            return;
+        }
+        let Some(here) = affinity::current() else { return };
+        let taken = self.seats.iter().find(|seat| seat.core.load(Ordering::Relaxed) == here);
+        if let Some(seat) = taken {
+            let free = self.free.swap(here, Ordering::Relaxed);
+            seat.core.store(free, Ordering::SeqCst);
+            let thread = seat.thread.load(Ordering::SeqCst);
+            // A worker that has not begun sits down by itself; 0 would be this thread.
+            if thread != 0 {
+                affinity::pin(thread, free);
+            }
+        }
+    }
+
     fn locked(&self) -> MutexGuard<'_, ()> {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -88,6 +119,10 @@ impl Shared {
 
     /// A worker's life.
     fn serve(&self, thread: usize) {
+        if let Some(seat) = self.seats.get(thread - 1) {
+            seat.thread.store(affinity::thread(), Ordering::SeqCst);
+            affinity::pin(affinity::thread(), seat.core.load(Ordering::SeqCst));
+        }
         let mut last = 0;
         loop {
             let fresh = || {
@@ -169,7 +204,13 @@ impl Pool {
     /// # Errors
     /// The system's, where it gives no thread.
     pub(crate) fn new(threads: NonZeroUsize) -> std::io::Result<Self> {
+        let cores = affinity::cores();
+        let seat = |&core: &usize| Seat { thread: AtomicI32::new(0), core: AtomicUsize::new(core) };
+        let seated = cores.len() >= threads.get() && threads.get() > 1;
+        let seats = if seated { cores[1..threads.get()].iter().map(seat).collect() } else { vec![] };
         let shared = Arc::new(Shared {
+            seats,
+            free: AtomicUsize::new(cores.first().copied().unwrap_or(0)),
             gate: AtomicU64::new(NUMBER),
             region: AtomicPtr::new(std::ptr::null_mut()),
             sleepers: AtomicUsize::new(0),
@@ -215,6 +256,7 @@ impl Pool {
             }
         }
         let shared = &*self.shared;
+        shared.make_room();
         shared.region.store(std::ptr::from_ref(&region).cast_mut().cast(), Ordering::Release);
         let close = Close(self);
         // The gate is shut and empty, so nobody else writes it.
