@@ -243,7 +243,8 @@ fn make(
     isa: Isa,
     pool: &Pool,
 ) -> Result<Vec<Box<dyn Kernel>>> {
-    let slots: Vec<Mutex<Option<Result<Box<dyn Kernel>>>>> = drafts.iter().map(|_| Mutex::new(None)).collect();
+    type Slot = Mutex<Option<Result<Box<dyn Kernel>>>>;
+    let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();
     pool.for_each(drafts.len(), |index, _| {
         let named = |error: Error| match program.nodes().get(drafts[index].node) {
             Some(node) => error.at(node.to_string()),

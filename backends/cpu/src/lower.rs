@@ -91,7 +91,7 @@ struct Chain {
 }
 
 enum ChainKind {
-    Conv { geometry: Geometry, weights: Tensor, finish: Finish },
+    Conv { geometry: Box<Geometry>, weights: Tensor, finish: Finish },
     Affine { scale: Vec<f32>, shift: Vec<f32>, clamp: (f32, f32) },
 }
 
@@ -397,7 +397,7 @@ impl<'a> Lowering<'a> {
         for &node in &chain {
             self.absorbed[node] = true;
         }
-        let kind = ChainKind::Conv { geometry, weights, finish };
+        let kind = ChainKind::Conv { geometry: Box::new(geometry), weights, finish };
         self.chains.insert(last, Chain { head: node, nodes: chain, output, addend, kind });
         Ok(())
     }
@@ -453,8 +453,8 @@ impl<'a> Lowering<'a> {
         Ok(())
     }
 
-    /// The function of an element-wise node on plain f32 values of exact sizes, and its output.
-    fn elementwise(&self, node: usize) -> Result<Option<(Option<Activation>, Option<Pairwise>, ValueId)>> {
+    /// The output of an element-wise node on plain f32 values of exact sizes.
+    fn elementwise(&self, node: usize) -> Result<Option<ValueId>> {
         let (site, Some(output)) = (self.site(node), self.only_output(node)) else { return Ok(None) };
         let exact = |id: ValueId| {
             let value = &self.program.values()[id.index()];
@@ -464,23 +464,21 @@ impl<'a> Lowering<'a> {
         if !usual || !self.node(node).uses().all(exact) || self.program.values()[output.index()].elements() == 0 {
             return Ok(None);
         }
-        if let Some(function) = elementwise::unary(site)? {
-            return Ok(Some((Some(function), None, output)));
-        }
         let two = self.node(node).inputs.len() == 2 && self.node(node).inputs.iter().all(Option::is_some);
-        Ok(elementwise::binary(site).filter(|_| two).map(|function| (None, Some(function), output)))
+        let known = elementwise::unary(site)?.is_some() || (two && elementwise::binary(site).is_some());
+        Ok(known.then_some(output))
     }
 
     /// Gathers the element-wise nodes that only feed this one, directly or through each other.
     fn gather(&mut self, node: usize) -> Result<()> {
-        let Some((_, _, output)) = self.elementwise(node)? else { return Ok(()) };
+        let Some(output) = self.elementwise(node)? else { return Ok(()) };
         let shape = self.shape(output);
         let mut members = vec![node];
         for other in (0..node).rev() {
             if node - other > 256 {
                 break;
             }
-            let Some((_, _, result)) = self.elementwise(other)? else { continue };
+            let Some(result) = self.elementwise(other)? else { continue };
             let readers = &self.consumers[result.index()];
             let inside = !readers.is_empty() && readers.iter().all(|reader| members.contains(reader));
             if inside && !self.is_output[result.index()] && self.shape(result) == shape {
@@ -691,7 +689,7 @@ impl<'a> Lowering<'a> {
                     Layout::Blocked(halo) => Some(halo),
                 };
                 let (from, to) = (of(input.layout), of(layout));
-                (Recipe::Conv { geometry, input: from, output: to, weights, finish }, vec![Some(input)])
+                (Recipe::Conv { geometry: *geometry, input: from, output: to, weights, finish }, vec![Some(input)])
             }
             ChainKind::Affine { scale, shift, clamp } => {
                 let from = if blocked { Layout::Blocked(Halo::NONE) } else { Layout::Plain };

@@ -1,6 +1,5 @@
 //! Passes: standard ONNX in, standard ONNX out. Each is one file.
 
-mod batch_norm;
 mod common;
 mod dead;
 mod fold;
@@ -30,12 +29,7 @@ pub struct PassContext<'a> {
 /// The passes that every program goes through, in order.
 #[must_use]
 pub fn standard() -> Vec<Box<dyn Pass>> {
-    vec![
-        Box::new(fold::ConstantFolding),
-        Box::new(common::CommonSubexpressions),
-        Box::new(batch_norm::BatchNormIntoConv),
-        Box::new(dead::DeadCode),
-    ]
+    vec![Box::new(fold::ConstantFolding), Box::new(common::CommonSubexpressions), Box::new(dead::DeadCode)]
 }
 
 /// Runs passes over a program.

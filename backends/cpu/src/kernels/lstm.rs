@@ -2,7 +2,7 @@
 
 use hetero_hal::{Attribute, DType, Result};
 
-use super::matmul::{Product, Shape};
+use super::matmul::{Operands, Product, Shape};
 use super::{Kernel, Runtime, Site};
 use crate::operand::Arguments;
 use crate::simd::{self, Isa, Job, Simd};
@@ -145,7 +145,8 @@ impl Kernel for Lstm {
                     row.iter_mut().zip(of_w.iter().zip(of_r)).for_each(|(value, (w, r))| *value = w + r);
                 }
             }
-            self.input[direction].run(x, &[], None, bias.is_some(), projected, space, runtime);
+            let of_input = Operands { left: x, right: &[], bias: None, keep: bias.is_some() };
+            self.input[direction].run(of_input, projected, space, runtime);
             let start = |into: &mut [f32], initial: Option<&[f32]>| match initial {
                 Some(initial) => into.copy_from_slice(&initial[direction * state..][..state]),
                 None => into.fill(0.0),
@@ -155,7 +156,8 @@ impl Kernel for Lstm {
             for number in 0..steps {
                 let step = if backwards { steps - 1 - number } else { number };
                 let rows = &mut projected[step * batch * gates..][..batch * gates];
-                self.state[direction].run(h, &[], None, true, rows, space, runtime);
+                let of_state = Operands { left: h, right: &[], bias: None, keep: true };
+                self.state[direction].run(of_state, rows, space, runtime);
                 let states = h.chunks_mut(hidden.max(1)).zip(c.chunks_mut(hidden.max(1)));
                 for (row, (h, c)) in rows.chunks(gates.max(1)).zip(states) {
                     // SAFETY: the slices have `hidden` and four times `hidden` elements.

@@ -88,6 +88,18 @@ fn pack_panel(
     }
 }
 
+/// What a product reads.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub(super) left: &'a [f32],
+    /// Not looked at where the product was made with the right matrix.
+    pub(super) right: &'a [f32],
+    /// One element for each column.
+    pub(super) bias: Option<&'a [f32]>,
+    /// Is the product added to what the result holds?
+    pub(super) keep: bool,
+}
+
 /// A product, ready to run. The result is row-major with rows of `n`.
 pub(super) struct Product {
     isa: Isa,
@@ -133,13 +145,10 @@ impl Product {
         self.panels.as_ref().map_or(0, Panels::bytes)
     }
 
-    /// `into = left * right + bias`, or added to what `into` holds where `keep` is set. `bias` has one element for each column.
+    /// `into = left * right + bias`, or added to what `into` holds.
     pub(super) fn run(
         &self,
-        left: &[f32],
-        right: &[f32],
-        bias: Option<&[f32]>,
-        keep: bool,
+        Operands { left, right, bias, keep }: Operands<'_>,
         into: &mut [f32],
         workspace: &mut [f32],
         runtime: &Runtime<'_>,
@@ -347,10 +356,12 @@ impl Kernel for Gemm {
         let workspace = arguments.workspace::<f32>()?;
         let plain = self.alpha == 1.0 && self.beta == 1.0;
         if let (true, Some((0, 1)), Some(c)) = (plain, self.addend, c) {
-            self.product.run(a, b, Some(c), false, into, workspace, runtime);
+            let operands = Operands { left: a, right: b, bias: Some(c), keep: false };
+            self.product.run(operands, into, workspace, runtime);
             return Ok(());
         }
-        self.product.run(a, b, None, false, into, workspace, runtime);
+        let operands = Operands { left: a, right: b, bias: None, keep: false };
+        self.product.run(operands, into, workspace, runtime);
         if self.alpha != 1.0 {
             Activation::Affine(self.alpha, 0.0).apply(self.isa, into);
         }
@@ -436,7 +447,8 @@ impl Kernel for MatMul {
         for (into, &(first, second)) in output.chunks_mut(m * n).zip(&self.pairs) {
             let a = &a[first * m * k..][..m * k];
             let b = if b.is_empty() { b } else { &b[second * k * n..][..k * n] };
-            self.product.run(a, b, None, false, into, workspace, runtime);
+            let operands = Operands { left: a, right: b, bias: None, keep: false };
+            self.product.run(operands, into, workspace, runtime);
         }
         Ok(())
     }

@@ -261,7 +261,7 @@ impl Pool {
         let close = Close(self);
         // The gate is shut and empty, so nobody else writes it.
         let number = shared.gate.load(Ordering::Relaxed) / NUMBER + 1;
-        shared.gate.store(number * NUMBER | OPEN, Ordering::SeqCst);
+        shared.gate.store((number * NUMBER) | OPEN, Ordering::SeqCst);
         if shared.sleepers.load(Ordering::SeqCst) > 0 {
             drop(shared.locked());
             shared.opened.notify_all();

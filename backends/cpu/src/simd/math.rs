@@ -10,7 +10,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the instruction set is there by the caller's promise.
     unsafe {
         // ln 2 in two parts, the first with few enough bits that its product with n is exact.
-        const HIGH: f32 = 0.693_359_375;
+        const HIGH: f32 = 355.0 / 512.0;
         const LOW: f32 = -2.121_944_4e-4;
         // NaN passes through `min` and `max`, as their second operand.
         let bounded = S::max(S::splat(-87.336_54), S::min(S::splat(88.722_83), x));
