@@ -34,36 +34,74 @@ const MUTANTS: [Mutant; 20] = [
         "if a.is_nan() && b.is_nan() { f64::NAN }",
     ),
     mutant("Trilu", "hal/reference/src/slicing.rs", "if upper { distance >= k }", "if upper { distance > k }"),
-    mutant("AveragePool", "backends/cpu/src/kernels/pool.rs", "|&tap| tap < limit", "|&tap| tap <= limit"),
-    mutant(
-        "Conv",
-        "backends/cpu/src/kernels/conv.rs",
-        ".saturating_sub(shift).div_ceil(g.strides[1]).min(g.output[1])",
-        ".saturating_sub(shift).div_ceil(g.strides[1]).saturating_sub(1).min(g.output[1])",
-    ),
+    mutant("AveragePool", "backends/cpu/src/kernels/pooling.rs", "|&tap| tap < limit", "|&tap| tap <= limit"),
     mutant(
         "GlobalAveragePool",
-        "backends/cpu/src/kernels/pool.rs",
-        "/ plane.len() as f32",
-        "/ (plane.len() + 1) as f32",
+        "backends/cpu/src/kernels/pooling.rs",
+        "/ self.plane.len() as f32",
+        "/ (self.plane.len() + 1) as f32",
     ),
     mutant("LRN", "backends/cpu/src/kernels/normalize.rs", "(self.size - 1) / 2", "self.size / 2"),
-    mutant("LSTM", "backends/cpu/src/kernels/lstm.rs", "sigmoid(gate(2)) * c[at]", "sigmoid(gate(1)) * c[at]"),
-    mutant("Min", "backends/cpu/src/kernels/elementwise.rs", "else { a.min(b) }", "else { a.max(b) }"),
+    mutant("LSTM", "backends/cpu/src/kernels/lstm.rs", "simd::sigmoid::<S>(gate(2))", "simd::sigmoid::<S>(gate(1))"),
+    mutant("Min", "backends/cpu/src/kernels/vector.rs", "S::select_nan(a, S::min(a, b))", "S::min(a, b)"),
+    mutant("Max", "backends/cpu/src/kernels/vector.rs", "S::select_nan(a, S::max(a, b))", "S::max(a, b)"),
     mutant(
-        "Max",
-        "backends/cpu/src/kernels/elementwise.rs",
-        "if a.is_nan() || b.is_nan() { f32::NAN } else { a.max(b) }",
-        "if a.is_nan() && b.is_nan() { f32::NAN } else { a.max(b) }",
+        "PRelu",
+        "backends/cpu/src/kernels/vector.rs",
+        "S::select_lt(a, S::splat(0.0), S::mul(a, b), a)",
+        "S::select_lt(a, S::splat(0.0), S::add(a, b), a)",
     ),
-    mutant("PRelu", "backends/cpu/src/kernels/elementwise.rs", "{ slope * x }", "{ slope + x }"),
-    mutant("Sigmoid", "backends/cpu/src/kernels/elementwise.rs", "{ 1.0 / (1.0 + e) }", "{ e / (1.0 + e) }"),
+    mutant("Sigmoid", "backends/cpu/src/simd/math.rs", "exp::<S>(S::sub(S::splat(0.0), x))))", "exp::<S>(x)))"),
     mutant("Transpose", "backends/cpu/src/kernels/movement.rs", "if step == 1 {", "if step >= 1 {"),
+    mutant(
+        "Conv, plain",
+        "backends/cpu/src/kernels/conv/plain.rs",
+        "tap % g.kernel[1] * g.dilations[1]",
+        "tap % g.kernel[1]",
+    ),
+    mutant(
+        "Conv, blocked",
+        "backends/cpu/src/kernels/conv/blocked.rs",
+        "(halo.left - g.begin[1]) * lanes",
+        "halo.left * lanes",
+    ),
+    mutant(
+        "Conv, depthwise",
+        "backends/cpu/src/kernels/conv/depthwise.rs",
+        "g.begin[1] * lanes;",
+        "g.begin[0] * lanes;",
+    ),
+    mutant("MatMul", "backends/cpu/src/kernels/matmul.rs", "keep || !first", "keep"),
+    mutant(
+        "chains",
+        "backends/cpu/src/kernels/chain.rs",
+        "if last || index != operation.into",
+        "if index != operation.into",
+    ),
+    mutant(
+        "per-channel factors",
+        "backends/cpu/src/lower.rs",
+        "Some((ones(), negated(&constant)))",
+        "Some((ones(), constant))",
+    ),
 ];
 
 /// The tests that have to notice.
-const TESTS: [&str; 9] =
-    ["test", "--quiet", "--package", "hetero-conformance", "--test", "standard", "--test", "cpu", "--no-fail-fast"];
+const TESTS: [&str; 13] = [
+    "test",
+    "--quiet",
+    "--package",
+    "hetero-conformance",
+    "--package",
+    "hetero-cpu",
+    "--test",
+    "standard",
+    "--test",
+    "cpu",
+    "--test",
+    "kernels",
+    "--no-fail-fast",
+];
 
 /// Makes each mistake in a copy of the sources and runs the conformance tests on it.
 pub(crate) fn mutants(workspace: &Workspace) -> Result<()> {
