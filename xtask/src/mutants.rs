@@ -18,7 +18,7 @@ const fn mutant(operator: &'static str, file: &'static str, original: &'static s
     Mutant { operator, file, original, mistake }
 }
 
-const MUTANTS: [Mutant; 20] = [
+const MUTANTS: [Mutant; 25] = [
     mutant("Attention", "hal/reference/src/attention.rs", "j > i + past", "j >= i + past"),
     mutant("Clip", "hal/reference/src/select.rs", "if x > high { high }", "if x < high { high }"),
     mutant("ConvInteger", "hal/reference/src/conv.rs", "*value -= zeros[", "*value += zeros["),
