@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::lower::{CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
 use crate::plan::{Inner, Plan, fingerprint};
-use crate::session::{Outputs, Session};
+use crate::session::{OutputBuffer, Outputs, Session};
 use crate::{Error, Model, Result};
 
 /// How often a device may turn down at compile time what it claimed, before the engine gives up.
@@ -278,7 +278,7 @@ impl HeteroEngine {
     ///
     /// # Errors
     /// As [`HeteroEngine::run`].
-    pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [Vec<u8>], plan: &Plan) -> Result<Vec<Vec<usize>>> {
+    pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], plan: &Plan) -> Result<()> {
         self.session(plan)?.run_into(inputs, outputs)
     }
 

@@ -59,4 +59,4 @@ pub use hetero_onnx::{
 pub use hetero_scheduler as scheduler;
 pub use lower::{CostModel, Roofline, flops};
 pub use plan::Plan;
-pub use session::{Outputs, Port, Report, Session};
+pub use session::{OutputBuffer, Outputs, Port, Report, Session};

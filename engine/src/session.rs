@@ -110,9 +110,20 @@ enum OutputSource {
     Constant(Tensor),
 }
 
+/// Memory that a run writes an output into; runs use its room again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputBuffer {
+    /// The elements' bytes.
+    pub bytes: Vec<u8>,
+    /// The true sizes of the dimensions.
+    pub shape: Vec<usize>,
+}
+
 /// What a run needs for itself; contexts are pooled.
 struct Context {
     buffers: Vec<Option<Buffer>>,
+    /// For each step, what it binds; made anew where an input's buffer changes.
+    bound: Vec<Option<Arc<[Buffer]>>>,
     scratch: Vec<Option<Buffer>>,
     timeline: Timeline,
     /// Value of the timeline before the run.
@@ -330,26 +341,25 @@ impl Session {
                 }
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut bytes = vec![Vec::new(); self.outputs.len()];
-        let shapes = self.run_into(&ordered, &mut bytes)?;
-        let tensors =
-            self.outputs.iter().zip(bytes).zip(shapes).zip(&self.sources).map(|(((port, bytes), shape), source)| {
-                let tensor = match source {
-                    OutputSource::Constant(tensor) => tensor.clone(),
-                    OutputSource::Input(position) => ordered[*position].clone(),
-                    OutputSource::Slot(_) => Tensor::from_bytes(port.dtype, &shape, bytes.into())?,
-                };
-                Ok((port.name.clone(), tensor))
-            });
+        let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
+        self.run_into(&ordered, &mut buffers)?;
+        let tensors = self.outputs.iter().zip(buffers).zip(&self.sources).map(|((port, buffer), source)| {
+            let tensor = match source {
+                OutputSource::Constant(tensor) => tensor.clone(),
+                OutputSource::Input(position) => ordered[*position].clone(),
+                OutputSource::Slot(_) => Tensor::from_bytes(port.dtype, &buffer.shape, buffer.bytes.into())?,
+            };
+            Ok((port.name.clone(), tensor))
+        });
         Ok(Outputs(tensors.collect::<Result<Vec<_>>>()?))
     }
 
-    /// Runs once, with inputs in the order of [`Session::inputs`], into memory of the caller's: each output's bytes replace the content of its
-    /// vector, whose capacity is used again. Gives the outputs' true shapes.
+    /// Runs once, with inputs in the order of [`Session::inputs`], into memory of the caller's, whose capacity is used again: after the first run
+    /// with the same buffers, nothing of the engine's allocates, nor of the CPU device's fast kernels.
     ///
     /// # Errors
     /// As [`Session::run`]; `Input` too where the number of inputs or outputs is not the model's.
-    pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [Vec<u8>]) -> Result<Vec<Vec<usize>>> {
+    pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer]) -> Result<()> {
         self.run_probed(inputs, outputs, None)
     }
 
@@ -360,19 +370,19 @@ impl Session {
     pub fn run_probed(
         &self,
         inputs: &[Tensor],
-        outputs: &mut [Vec<u8>],
+        outputs: &mut [OutputBuffer],
         probe: Option<&Arc<dyn Probe>>,
-    ) -> Result<Vec<Vec<usize>>> {
+    ) -> Result<()> {
         self.check(inputs, outputs.len())?;
         let pooled = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut context = match pooled {
             Some(context) => context,
             None => self.context()?,
         };
-        let shapes = self.replay(inputs, outputs, &mut context, probe)?;
+        self.replay(inputs, outputs, &mut context, probe)?;
         // A context whose run failed is dropped: its timeline has failed for good.
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner).push(context);
-        Ok(shapes)
+        Ok(())
     }
 
     fn check(&self, inputs: &[Tensor], outputs: usize) -> Result<()> {
@@ -438,25 +448,29 @@ impl Session {
             Some(device) => device.timeline(0)?,
             None => Timeline::new(0),
         };
-        Ok(Context { buffers, scratch, timeline, base: 0 })
+        let bound = vec![None; self.steps.len()];
+        Ok(Context { buffers, bound, scratch, timeline, base: 0 })
     }
 
     fn replay(
         &self,
         inputs: &[Tensor],
-        outputs: &mut [Vec<u8>],
+        outputs: &mut [OutputBuffer],
         context: &mut Context,
         probe: Option<&Arc<dyn Probe>>,
-    ) -> Result<Vec<Vec<usize>>> {
-        let Context { buffers, scratch, timeline, base } = context;
+    ) -> Result<()> {
+        let Context { buffers, bound, scratch, timeline, base } = context;
         for (buffer, (slot, storage)) in buffers.iter_mut().zip(&self.slots) {
-            if let Storage::Input(position) = storage {
-                *buffer = Some(bring_in(&*self.devices[slot.device], &inputs[*position], buffer.take())?);
+            if let Storage::Input(position) = storage
+                && !bring_in(&*self.devices[slot.device], &inputs[*position], buffer)?
+            {
+                bound.iter_mut().for_each(|bound| *bound = None);
             }
         }
         let sizes = self.program.extents().len();
         let extents = (sizes > 0).then(|| Arc::new(Extents::new(sizes)));
         let buffer = |slot: usize| buffers[slot].clone().ok_or_else(|| HalError::internal("a value has no memory"));
+        let deadline = Instant::now() + self.deadline;
         for (number, step) in self.steps.iter().enumerate() {
             let wait = timeline.at(*base + number as u64);
             let signal = timeline.at(*base + number as u64 + 1);
@@ -465,7 +479,14 @@ impl Session {
                     (*device, Work::Copy { source: buffer(*from)?, target: buffer(*to)? })
                 }
                 Step::Execute { executable, bindings, device, .. } => {
-                    let bindings = bindings.iter().map(|&slot| buffer(slot)).collect::<std::result::Result<_, _>>()?;
+                    let bindings = match &bound[number] {
+                        Some(bound) => bound.clone(),
+                        None => {
+                            let made = bindings.iter().map(|&slot| buffer(slot));
+                            let made = made.collect::<std::result::Result<Arc<[Buffer]>, _>>()?;
+                            bound[number].insert(made).clone()
+                        }
+                    };
                     let execution = Execution {
                         executable: executable.clone(),
                         bindings,
@@ -476,7 +497,12 @@ impl Session {
                     (*device, Work::Execute(execution))
                 }
             };
-            if let Err(error) = self.queues[device].submit(&[wait], work, &[signal]) {
+            let (queue, wait, signal) = (&self.queues[device], [wait], [signal]);
+            // Whoever waits for the last step may as well do it.
+            let last = number + 1 == self.steps.len();
+            let outcome =
+                if last { queue.run(&wait, work, &signal, deadline) } else { queue.submit(&wait, work, &signal) };
+            if let Err(error) = outcome {
                 // What was submitted before must not run on into memory that the caller thinks free.
                 let submitted = *base + number as u64;
                 let _ = timeline.wait(submitted, Instant::now() + self.deadline);
@@ -485,37 +511,37 @@ impl Session {
             }
         }
         let end = *base + self.steps.len() as u64;
-        timeline.wait(end, Instant::now() + self.deadline)?;
+        timeline.wait(end, deadline)?;
         *base = end;
-        let mut shapes = Vec::with_capacity(outputs.len());
         for ((port, source), into) in self.outputs.iter().zip(&self.sources).zip(outputs) {
+            let OutputBuffer { bytes, shape } = into;
+            shape.clear();
             match source {
                 OutputSource::Constant(tensor) => {
-                    into.clear();
-                    into.extend_from_slice(tensor.bytes());
-                    shapes.push(tensor.shape().to_vec());
+                    bytes.clear();
+                    bytes.extend_from_slice(tensor.bytes());
+                    shape.extend_from_slice(tensor.shape());
                 }
                 OutputSource::Input(position) => {
-                    into.clear();
-                    into.extend_from_slice(inputs[*position].bytes());
-                    shapes.push(inputs[*position].shape().to_vec());
+                    bytes.clear();
+                    bytes.extend_from_slice(inputs[*position].bytes());
+                    shape.extend_from_slice(inputs[*position].shape());
                 }
                 OutputSource::Slot(slot) => {
                     let value = self.program.value(self.slots[*slot].0.value)?;
-                    let mut shape = value.shape.clone();
+                    shape.extend_from_slice(&value.shape);
                     for (size, extent) in shape.iter_mut().zip(&value.extents) {
                         if let (Some(extent), Some(extents)) = (extent, &extents) {
                             *size = extents.get(*extent)?;
                         }
                     }
-                    let count = hetero_hal::element_count(&shape).and_then(|count| port.dtype.bytes_for(count));
-                    into.resize(count.unwrap_or(0), 0);
-                    buffers[*slot].as_ref().map_or(Ok(()), |buffer| buffer.read(0, into))?;
-                    shapes.push(shape);
+                    let count = hetero_hal::element_count(shape).and_then(|count| port.dtype.bytes_for(count));
+                    bytes.resize(count.unwrap_or(0), 0);
+                    buffers[*slot].as_ref().map_or(Ok(()), |buffer| buffer.read(0, bytes))?;
                 }
             }
         }
-        Ok(shapes)
+        Ok(())
     }
 }
 
@@ -535,24 +561,33 @@ fn compile(device: &Arc<dyn Device>, program: &Program, deadline: Duration) -> R
     Ok(executable)
 }
 
-/// The input as the device's memory: in place where it can import host memory and the bytes are aligned for it, else copied into
-/// `former`, or into fresh memory.
-fn bring_in(device: &dyn Device, tensor: &Tensor, former: Option<Buffer>) -> Result<Buffer> {
+/// Makes `buffer` the input: in place where the device can import host memory and the bytes are aligned for it, else by a copy. `false` where
+/// it is another buffer than before.
+fn bring_in(device: &dyn Device, tensor: &Tensor, buffer: &mut Option<Buffer>) -> Result<bool> {
     let capabilities = device.capabilities();
     let bytes = tensor.bytes();
     let aligned = (bytes.as_ptr() as usize).is_multiple_of(capabilities.alignment.max(1));
     if aligned && capabilities.imports.contains(&HandleKind::Host) {
         let memory = ExternalMemory::Host(HostMemory::constant(bytes.clone()));
-        return Ok(device.import(memory, HostSemantics::Immutable)?);
+        if let Some(former) = buffer
+            && device.import_over(&memory, former)?
+        {
+            return Ok(true);
+        }
+        *buffer = Some(device.import(memory, HostSemantics::Immutable)?);
+        return Ok(false);
     }
     // Memory that was imported by an earlier run cannot be written.
-    let fresh = || device.allocate(BufferLayout::new(bytes.len()));
-    let buffer = match former {
-        Some(buffer) if buffer.len() == bytes.len() && buffer.write(0, bytes).is_ok() => return Ok(buffer),
-        _ => fresh()?,
-    };
-    buffer.write(0, bytes)?;
-    Ok(buffer)
+    if let Some(former) = buffer
+        && former.len() == bytes.len()
+        && former.write(0, bytes).is_ok()
+    {
+        return Ok(true);
+    }
+    let fresh = device.allocate(BufferLayout::new(bytes.len()))?;
+    fresh.write(0, bytes)?;
+    *buffer = Some(fresh);
+    Ok(false)
 }
 
 /// Bytes of the inputs and outputs that a device holds during a run.

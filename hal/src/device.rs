@@ -42,6 +42,16 @@ pub trait Device: Any + Send + Sync {
     /// `Unsupported` where the kind is not among [`Capabilities::imports`], `InvalidArgument` for an address or length that it cannot map.
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer>;
 
+    /// [`Device::import`] into a buffer that was imported before: all clones of `former` then are the new memory. Where the device can, that
+    /// allocates nothing; `false` where it cannot, and the caller imports afresh. Work under way keeps the memory that it began with.
+    ///
+    /// # Errors
+    /// As [`Device::import`].
+    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
+        let _ = (memory, former);
+        Ok(false)
+    }
+
     /// Hands out memory of its own for others to import.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::device::Executable;
 use crate::error::{Error, Result};
@@ -35,6 +35,16 @@ pub trait Queue: Any + Send + Sync {
     /// `InvalidArgument` where the work does not fit the device (foreign buffer or executable, wrong number of bindings); such work has
     /// not been taken and its signals stay unreached. `DeviceLost` where the device is gone.
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()>;
+
+    /// Submits work and waits for what it signals. A device that works on the host may do it on the calling thread, which saves two hand-overs
+    /// between threads.
+    ///
+    /// # Errors
+    /// As [`Queue::submit`]; the failure of the work; `Timeout` where the deadline passes first, and the work may still be under way.
+    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
+        self.submit(wait, work, signal)?;
+        signal.iter().try_for_each(|point| point.wait(deadline))
+    }
 }
 
 /// A piece of work. It owns what it needs, so that nothing is freed under it.

@@ -178,6 +178,13 @@ impl Device for CpuDevice {
         }
     }
 
+    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
+        let (ExternalMemory::Host(host), Some(own)) = (memory, former.memory::<CpuMemory>()) else {
+            return Ok(false);
+        };
+        Ok(own.replace(host.clone()))
+    }
+
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
         Ok(Arc::new(CpuQueue::start(self.info.id.clone(), options, self.busy.clone())?))
     }

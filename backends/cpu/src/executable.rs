@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use hetero_arena::{Request, plan};
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, Program,
-    Result, Span, Tensor, ValueId,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, HostMemory,
+    Program, Result, Span, Tensor, ValueId,
 };
 
 use crate::device::ALIGNMENT;
@@ -50,6 +50,18 @@ pub(crate) struct CpuExecutable {
     scratch: usize,
     extents: usize,
     pool: Arc<Pool>,
+    /// Lists for runs, used again.
+    frames: Mutex<Vec<Frame>>,
+}
+
+/// What a run writes down. A run takes one that an earlier run left, so that it allocates nothing.
+#[derive(Default)]
+struct Frame {
+    /// Keeps the bound memory alive.
+    held: Vec<HostMemory>,
+    bound: Vec<Operand>,
+    inputs: Vec<Option<Operand>>,
+    outputs: Vec<Option<Operand>>,
 }
 
 impl CpuExecutable {
@@ -117,7 +129,8 @@ impl CpuExecutable {
             steps.push(Step { name, nodes, kernel, inputs, outputs, workspace });
         }
         let (scratch, extents, pool) = (layout.bytes, program.extents().len(), pool.clone());
-        Ok(CpuExecutable { bindings, steps, constants, scratch, extents, pool })
+        let frames = Mutex::new(Vec::new());
+        Ok(CpuExecutable { bindings, steps, constants, scratch, extents, pool, frames })
     }
 
     /// Checks what a caller can get wrong.
@@ -144,8 +157,24 @@ impl CpuExecutable {
 
     /// Runs the steps one after the other; each is parallel inside.
     pub(crate) fn run(&self, execution: &Execution) -> Result<()> {
-        let bound = execution.bindings.iter().map(address).collect::<Result<Vec<Operand>>>()?;
-        let scratch = execution.scratch.as_ref().map(address).transpose()?;
+        let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let outcome = self.run_in(execution, &mut frame);
+        // What the run held on to is let go; the lists keep their room.
+        frame.held.clear();
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        outcome
+    }
+
+    fn run_in(&self, execution: &Execution, frame: &mut Frame) -> Result<()> {
+        let Frame { held, bound, inputs, outputs } = frame;
+        bound.clear();
+        for buffer in execution.bindings.iter().chain(&execution.scratch) {
+            let host = memory(buffer)?.host();
+            let address = host.as_ptr().cast_mut().wrapping_add(buffer.offset());
+            bound.push(Operand { address, bytes: buffer.len() });
+            held.push(host);
+        }
+        let scratch = execution.scratch.as_ref().and_then(|_| bound.last().copied());
         let resolve = |place: Place| -> Option<Operand> {
             Some(match place {
                 Place::Binding(position) => {
@@ -164,14 +193,13 @@ impl CpuExecutable {
             })
         };
         let runtime = Runtime { extents: execution.extents.as_deref(), pool: &self.pool };
-        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for step in &self.steps {
             inputs.clear();
             inputs.extend(step.inputs.iter().map(|place| place.and_then(resolve)));
             outputs.clear();
             outputs.extend(step.outputs.iter().map(|place| place.and_then(resolve)));
             let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
-            let mut arguments = Arguments { inputs: &inputs, outputs: &outputs, workspace };
+            let mut arguments = Arguments { inputs: &inputs[..], outputs: &outputs[..], workspace };
             let began = execution.probe.as_ref().map(|_| Instant::now());
             step.kernel.run(&mut arguments, &runtime).map_err(|error| error.at(step.name.clone()))?;
             if let (Some(probe), Some(began)) = (&execution.probe, began) {
@@ -202,12 +230,6 @@ impl Executable for CpuExecutable {
 
 fn memory(buffer: &Buffer) -> Result<&CpuMemory> {
     buffer.memory().ok_or_else(|| Error::internal(format!("{buffer:?} is another device's memory")))
-}
-
-fn address(buffer: &Buffer) -> Result<Operand> {
-    let host = memory(buffer)?.host();
-    let address = host.as_ptr().cast_mut().wrapping_add(buffer.offset());
-    Ok(Operand { address, bytes: buffer.len() })
 }
 
 /// The tensor, its bytes copied where they are not aligned for its elements.

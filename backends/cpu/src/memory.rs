@@ -1,7 +1,7 @@
 //! Host memory as a device's: pages of its own, or imported ones.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use hetero_hal::{Buffer, DeviceId, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
 
@@ -28,7 +28,9 @@ impl Budget {
 
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
-    host: HostMemory,
+    /// Replaced where something else is imported into the same buffer.
+    host: RwLock<HostMemory>,
+    bytes: usize,
     /// Present for memory that counts against the device's limit.
     owned: Option<Arc<Budget>>,
 }
@@ -37,7 +39,11 @@ impl CpuMemory {
     /// Fresh memory that counts against the budget.
     pub(crate) fn allocate(device: &DeviceId, bytes: usize, budget: &Arc<Budget>) -> Result<Buffer> {
         budget.take(device, bytes as u64)?;
-        let memory = HostMemory::allocate(bytes).map(|host| CpuMemory { host, owned: Some(budget.clone()) });
+        let memory = HostMemory::allocate(bytes).map(|host| CpuMemory {
+            host: RwLock::new(host),
+            bytes,
+            owned: Some(budget.clone()),
+        });
         match memory {
             Ok(memory) => Ok(Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(memory))),
             Err(error) => {
@@ -50,19 +56,34 @@ impl CpuMemory {
     /// Memory of somebody else's, in place.
     pub(crate) fn import(device: &DeviceId, host: HostMemory) -> Buffer {
         let bytes = host.len();
-        Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(CpuMemory { host, owned: None }))
+        Buffer::new(
+            device.clone(),
+            MemoryKind::Host,
+            bytes,
+            Arc::new(CpuMemory { host: RwLock::new(host), bytes, owned: None }),
+        )
     }
 
-    pub(crate) fn host(&self) -> &HostMemory {
-        &self.host
+    /// The memory; the clone keeps it alive whatever is imported meanwhile.
+    pub(crate) fn host(&self) -> HostMemory {
+        self.host.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes other memory in place of what was imported; `false` where this is the device's own, or of another size.
+    pub(crate) fn replace(&self, host: HostMemory) -> bool {
+        let fits = self.owned.is_none() && host.len() == self.bytes;
+        if fits {
+            *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
+        }
+        fits
     }
 
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {
         match offset.checked_add(bytes) {
-            Some(end) if end <= self.host.len() => Ok(()),
+            Some(end) if end <= self.bytes => Ok(()),
             _ => Err(Error::invalid_argument(format!(
                 "bytes {offset} to {offset}+{bytes} are outside memory of {} bytes",
-                self.host.len()
+                self.bytes
             ))),
         }
     }
@@ -71,7 +92,7 @@ impl CpuMemory {
 impl Drop for CpuMemory {
     fn drop(&mut self) {
         if let Some(budget) = &self.owned {
-            budget.used.fetch_sub(self.host.len() as u64, Ordering::Relaxed);
+            budget.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
         }
     }
 }
@@ -79,16 +100,17 @@ impl Drop for CpuMemory {
 impl Memory for CpuMemory {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
         self.check(offset, into.len())?;
-        // SAFETY: the range was checked to lie inside memory that `self.host` keeps alive, `into` is exclusive, and by the contract of
-        // `Memory` nothing writes the range now.
-        unsafe { std::ptr::copy(self.host.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
+        let host = self.host();
+        // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is exclusive, and by the contract of `Memory`
+        // nothing writes the range now.
+        unsafe { std::ptr::copy(host.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
         Ok(())
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
         self.check(offset, from.len())?;
-        let target = self
-            .host
+        let host = self.host();
+        let target = host
             .as_mut_ptr()
             .ok_or_else(|| Error::invalid_argument("this memory was imported as constant and cannot be written"))?;
         // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing else accesses the range now.

@@ -54,6 +54,8 @@ fn send(ready: &Sender<Job>, job: Job) {
 pub(crate) struct CpuQueue {
     device: DeviceId,
     ready: Sender<Job>,
+    /// For work on a caller's thread.
+    here: Worker,
     /// Submissions under way.
     taken: Arc<AtomicUsize>,
     capacity: usize,
@@ -64,11 +66,12 @@ impl CpuQueue {
         let (ready, jobs) = channel();
         let taken = Arc::new(AtomicUsize::new(0));
         let worker = Worker { device: device.clone(), busy, taken: taken.clone() };
+        let here = worker.clone();
         let name = if options.name.is_empty() { "hetero-cpu-queue" } else { &options.name };
         std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run(&jobs)).map_err(|error| {
             Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(device.clone()).caused_by(error)
         })?;
-        Ok(CpuQueue { device, ready, taken, capacity: options.capacity.unwrap_or(CAPACITY) })
+        Ok(CpuQueue { device, ready, here, taken, capacity: options.capacity.unwrap_or(CAPACITY) })
     }
 
     fn check(&self, work: &Work) -> Result<()> {
@@ -139,9 +142,22 @@ impl Queue for CpuQueue {
         }
         Ok(())
     }
+
+    /// On the calling thread, where nothing else is under way and nothing has to be waited for.
+    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
+        let ready = wait.iter().all(|point| point.timeline.value() >= point.value);
+        let alone = || self.taken.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok();
+        self.check(&work)?;
+        if self.capacity > 0 && ready && alone() {
+            return self.here.finish(Ok(work), signal);
+        }
+        self.submit(wait, work, signal)?;
+        signal.iter().try_for_each(|point| point.wait(deadline))
+    }
 }
 
-/// The queue's thread. Parallelism is inside the work.
+/// Does work, on the queue's thread or on a caller's. Parallelism is inside the work.
+#[derive(Clone)]
 struct Worker {
     device: DeviceId,
     busy: Arc<AtomicU64>,
@@ -152,23 +168,29 @@ impl Worker {
     /// Ends when the queue and everything that waits for it are dropped.
     fn run(&self, jobs: &Receiver<Job>) {
         while let Ok(Job { work, signal }) = jobs.recv() {
-            let began = Instant::now();
-            let outcome = work.and_then(|work| {
-                // A kernel does not panic; if one does, its waiters are told rather than left behind.
-                catch_unwind(AssertUnwindSafe(|| perform(&work)))
-                    .unwrap_or_else(|_| Err(Error::internal("a kernel panicked").with_remedy("report this model")))
-            });
-            let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.busy.fetch_add(nanos, Ordering::Relaxed);
-            self.taken.fetch_sub(1, Ordering::AcqRel);
-            match outcome {
-                Ok(()) => signal.iter().for_each(Point::signal),
-                Err(error) => {
-                    let error = if error.device().is_none() { error.on(self.device.clone()) } else { error };
-                    signal.iter().for_each(|point| point.timeline.fail(error.clone()));
-                }
-            }
+            // The waiters hear of it through the points.
+            let _ = self.finish(work, &signal);
         }
+    }
+
+    /// Does the work and reaches the points, or fails their timelines.
+    fn finish(&self, work: Result<Work>, signal: &[Point]) -> Result<()> {
+        let began = Instant::now();
+        let outcome = work.and_then(|work| {
+            // A kernel does not panic; if one does, its waiters are told rather than left behind.
+            catch_unwind(AssertUnwindSafe(|| perform(&work)))
+                .unwrap_or_else(|_| Err(Error::internal("a kernel panicked").with_remedy("report this model")))
+        });
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.busy.fetch_add(nanos, Ordering::Relaxed);
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        let outcome =
+            outcome.map_err(|error| if error.device().is_none() { error.on(self.device.clone()) } else { error });
+        match &outcome {
+            Ok(()) => signal.iter().for_each(Point::signal),
+            Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
+        }
+        outcome
     }
 }
 

@@ -76,7 +76,7 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
     let prepared = Prepared::new(&options.run, &spinner)?;
     let session = &prepared.session;
     let inputs: Vec<Tensor> = prepared.ordered()?;
-    let mut outputs = vec![Vec::new(); session.outputs().len()];
+    let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
     spinner.say("measuring the ceiling");
     let threads = options.run.devices.threads.map_or_else(cores, |threads| threads as usize);
     let ceiling = Ceiling::measure(threads).map_err(hetero::Error::from)?;

@@ -1,0 +1,112 @@
+//! After the first run, a run into buffers that were used before allocates nothing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hetero::hal::{Attribute, DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
+use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Tensor};
+
+/// The system's allocator, counting.
+struct Counting;
+
+static CALLS: AtomicUsize = AtomicUsize::new(0);
+
+// SAFETY: everything is the system allocator's; the count is on the side.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise.
+        unsafe { System.dealloc(at, layout) }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise.
+        unsafe { System.realloc(at, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn tensor(shape: &[usize], phase: f32) -> Tensor {
+    let count: usize = shape.iter().product();
+    Tensor::from_vec(shape, (0..count).map(|i| (i as f32 * 0.37 + phase).sin() * 0.2).collect()).unwrap()
+}
+
+/// Convolutions with a residual sum, pooling, a dense layer, element-wise nodes, a softmax.
+fn model() -> Model {
+    let mut graph = Graph { name: "small".into(), ..Graph::default() };
+    let mut value = |name: &str, constant: Option<Tensor>| {
+        let ty = constant.as_ref().map_or_else(TensorType::default, |t| TensorType::exact(t.dtype(), t.shape()));
+        graph.values.push(Value { name: name.into(), ty, constant });
+        ValueId(graph.values.len() as u32 - 1)
+    };
+    let x = value("x", None);
+    let w1 = value("w1", Some(tensor(&[32, 3, 3, 3], 0.1)));
+    let w2 = value("w2", Some(tensor(&[32, 32, 3, 3], 0.2)));
+    let w3 = value("w3", Some(tensor(&[32, 10], 0.3)));
+    let half = value("half", Some(tensor(&[1, 10], 0.4)));
+    let names = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "y"];
+    let ids: Vec<ValueId> = names.iter().map(|name| value(name, None)).collect();
+    let pads = || Attribute::Ints(vec![1, 1, 1, 1]);
+    let conv = || Operator::new("Conv", 11).with("pads", pads());
+    let plain = |name: &str, version| Operator::new(name, version);
+    let steps = [
+        (conv(), vec![x, w1]),
+        (plain("Relu", 14), vec![ids[0]]),
+        (conv(), vec![ids[1], w2]),
+        (plain("Add", 14), vec![ids[2], ids[1]]),
+        (plain("GlobalAveragePool", 1), vec![ids[3]]),
+        (plain("Flatten", 13), vec![ids[4]]),
+        (plain("MatMul", 13), vec![ids[5], w3]),
+        (plain("Mul", 14), vec![ids[6], half]),
+        (plain("Tanh", 13), vec![ids[7]]),
+        (plain("Softmax", 13), vec![ids[8]]),
+    ];
+    for (number, ((operator, inputs), output)) in steps.into_iter().zip(&ids).enumerate() {
+        graph.nodes.push(Node {
+            name: format!("n{number}").into(),
+            operator,
+            inputs: inputs.into_iter().map(Some).collect(),
+            outputs: vec![Some(*output)],
+        });
+    }
+    graph.values[x.index()].ty = TensorType::exact(DType::F32, &[1, 3, 20, 20]);
+    graph.inputs = vec![x];
+    graph.outputs = vec![ids[9]];
+    Model { graph, opsets: [("".into(), 14)].into(), ..Model::default() }
+}
+
+#[test]
+fn a_run_into_known_buffers_allocates_nothing() {
+    for threads in [1, 2] {
+        let mut engine = HeteroEngine::new().unwrap();
+        engine.add_device("cpu:0", DeviceOptions { threads: Some(threads), ..DeviceOptions::default() }).unwrap();
+        let plan = engine.analyze(&model(), &Binding::default()).unwrap();
+        let session = engine.session(&plan).unwrap();
+        // Different inputs, so that the engine cannot know their memory.
+        let inputs: Vec<[Tensor; 1]> = (0..20).map(|i| [tensor(&[1, 3, 20, 20], i as f32)]).collect();
+        let mut outputs = vec![OutputBuffer::default()];
+        let mut seen = Vec::with_capacity(inputs.len());
+        session.run_into(&inputs[0], &mut outputs).unwrap();
+        // A thread that has just been started allocates in the standard library, on its own time.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let before = CALLS.load(Ordering::SeqCst);
+        for input in &inputs {
+            session.run_into(input, &mut outputs).unwrap();
+            seen.push(f32::from_ne_bytes(outputs[0].bytes[..4].try_into().unwrap()));
+        }
+        let calls = CALLS.load(Ordering::SeqCst) - before;
+        assert_eq!(calls, 0, "{threads} threads: {calls} allocations in {} runs", inputs.len());
+        assert_eq!(outputs[0].shape, [1, 10]);
+        assert!(seen.windows(2).any(|pair| pair[0] != pair[1]), "every input gave the same");
+    }
+}
