@@ -1,10 +1,14 @@
 #!/usr/bin/env python3
-"""Times hetero beside ONNX Runtime: `bench.py HETERO REFERENCES OUT.json [NAME...]`; see models.py for the folders.
+"""Times hetero beside ONNX Runtime and OpenVINO: `bench.py HETERO REFERENCES OUT [--taken] [NAME...]`; see models.py for the folders.
 
-Both run the same model on the same input, one after the other, ROUNDS times; a figure is the median of the rounds' ratios. Each row says how
-much of the machine other processes took meanwhile; a row above 8 % is measured once more.
+All run the same model on the same input, in turn: ROUNDS times each runs for BLOCK seconds without a pause, of which the second half counts; a
+figure is the median of the rounds' ratios. (On a virtual machine a core that wakes up may share a physical core with the other for some tenths of a
+second, and threads that spin while idle do not see that; hence the first half.) Each row says how much of the machine other processes took meanwhile; a
+row above 8 % is measured again, twice at most. With `--taken` another process holds one core all the time.
+Writes OUT.json and OUT.md.
 """
 import json
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -13,64 +17,158 @@ import time
 
 import numpy as np
 import onnxruntime
+import openvino
 
-ROUNDS, WARMUP, REPEAT = 5, 2, 8
+ROUNDS, BLOCK, LEAST = 5, 0.8, 6
 FOREIGN = 8.0
+# Spinning threads of one have stopped before the next begins.
+PAUSE = 0.05
 
 
 def jiffies():
-    """Busy time of the machine, and of this process with its ended children, in seconds."""
+    """Busy time of the machine, steal included, and of this process, in seconds."""
     with open("/proc/stat") as file:
         fields = [int(field) for field in file.readline().split()[1:]]
-    busy = (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")
-    own = os.times()
-    return busy, own.user + own.system + own.children_user + own.children_system
+    return (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:2])
 
 
-def row(hetero, folder, threads):
+def seconds_of(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Hetero:
+    name = "hetero"
+
+    def __init__(self, hetero, folder, ports, threads):
+        source = os.path.join(folder, "case_0")
+        command = [hetero, "run", os.path.join(folder, "model.onnx"), "--threads", str(threads), "--on-request"]
+        for port, stem in ports["inputs"].items():
+            command += ["--input", f"{port}={os.path.join(source, stem)}.npy"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def block(self, count):
+        self.process.stdin.write("\n" * count)
+        self.process.stdin.flush()
+        return [float(self.process.stdout.readline()) / 1e3 for _ in range(count)]
+
+    def close(self):
+        self.process.stdin.close()
+        if self.process.wait() != 0:
+            sys.exit("hetero failed")
+
+
+class Library:
+    def block(self, count):
+        times = []
+        for _ in range(count):
+            start = time.perf_counter()
+            self.run()
+            times.append((time.perf_counter() - start) * 1e3)
+        return times
+
+
+class OnnxRuntime(Library):
+    name = "onnxruntime"
+
+    def __init__(self, model, feeds, threads):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self.feeds = feeds
+
+    def run(self):
+        self.session.run(None, self.feeds)
+
+
+class OpenVino(Library):
+    name = "openvino"
+
+    def __init__(self, model, feeds, threads):
+        core = openvino.Core()
+        # f32 like the others; its default on some processors is bf16.
+        settings = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        network = core.read_model(model)
+        network.reshape({port: list(array.shape) for port, array in feeds.items()})
+        self.request = core.compile_model(network, "CPU", settings).create_infer_request()
+        self.feeds = feeds
+
+    def run(self):
+        self.request.infer(self.feeds, share_inputs=True)
+
+
+def hold():
+    while True:
+        pass
+
+
+def measure(hetero, folder, threads, taken):
     with open(os.path.join(folder, "names.json")) as file:
         ports = json.load(file)
-    source = os.path.join(folder, "case_0")
+    source, model = os.path.join(folder, "case_0"), os.path.join(folder, "model.onnx")
     feeds = {port: np.load(os.path.join(source, stem) + ".npy") for port, stem in ports["inputs"].items()}
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    session = onnxruntime.InferenceSession(os.path.join(folder, "model.onnx"), options, providers=["CPUExecutionProvider"])
-    command = [hetero, "run", os.path.join(folder, "model.onnx"), "--threads", str(threads), "--json"]
-    command += ["--warmup", str(WARMUP), "--repeat", str(REPEAT)]
-    for port, stem in ports["inputs"].items():
-        command += ["--input", f"{port}={os.path.join(source, stem)}.npy"]
-    began, (busy, own) = time.time(), jiffies()
-    ours, theirs = [], []
-    for _ in range(ROUNDS):
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        ours.append(json.loads(done.stdout)["latency_us"]["p50"] / 1e3)
-        times = []
-        for number in range(WARMUP + REPEAT):
-            start = time.perf_counter()
-            session.run(None, feeds)
-            times.append((time.perf_counter() - start) * 1e3)
-        theirs.append(statistics.median(times[WARMUP:]))
+    ours = Hetero(hetero, folder, ports, threads)
+    runners = [ours, OnnxRuntime(model, feeds, threads)]
+    try:
+        runners.append(OpenVino(model, feeds, threads))
+    except Exception as error:
+        print(f"OpenVINO does not take {os.path.basename(folder)}: {str(error).splitlines()[0]}", file=sys.stderr)
+    other = multiprocessing.Process(target=hold, daemon=True)
+    if taken:
+        other.start()
+    counts = [max(LEAST, int(BLOCK * 1e3 / statistics.median(runner.block(3)))) for runner in runners]
+    times = [[] for _ in runners]
+    began, (busy, own), mine = time.time(), jiffies(), seconds_of(ours.process.pid)
+    for number in range(ROUNDS):
+        # Who comes first changes.
+        order = list(range(len(runners)))
+        for index in order[number % len(order):] + order[:number % len(order)]:
+            time.sleep(PAUSE)
+            block = runners[index].block(counts[index])
+            times[index].append(statistics.median(block[len(block) // 2:]))
     (busy_end, own_end), wall = jiffies(), time.time() - began
-    foreign = max(0.0, (busy_end - busy) - (own_end - own)) / (wall * os.cpu_count()) * 100
-    ratio = statistics.median(a / b for a, b in zip(ours, theirs))
-    return {"model": os.path.basename(folder), "threads": threads, "hetero_ms": statistics.median(ours),
-            "onnxruntime_ms": statistics.median(theirs), "ratio": ratio, "foreign_cpu_percent": foreign}
+    spent = own_end - own + seconds_of(ours.process.pid) - mine + (wall if taken else 0)
+    foreign = max(0.0, busy_end - busy - spent) / (wall * os.cpu_count()) * 100
+    ours.close()
+    if taken:
+        other.terminate()
+        other.join()
+    row = {"model": os.path.basename(folder), "threads": threads, "core_taken": taken, "rounds": ROUNDS, "runs_per_round": counts[0], "foreign_cpu_percent": foreign}
+    for runner, of in zip(runners, times):
+        row[runner.name + "_ms"] = statistics.median(of)
+        if runner is not ours:
+            row["ratio_" + runner.name] = statistics.median(a / b for a, b in zip(times[0], of))
+    return row
 
 
 def main():
-    hetero, references, out = sys.argv[1:4]
-    names = sys.argv[4:] or [n for n in sorted(os.listdir(references)) if not n.endswith("_original")]
+    arguments = [a for a in sys.argv[1:] if a != "--taken"]
+    taken = "--taken" in sys.argv
+    hetero, references, out = arguments[:3]
+    names = arguments[3:] or [n for n in sorted(os.listdir(references)) if not n.endswith("_original")]
+    columns = ["model", "threads", "hetero ms", "ONNX Runtime ms", "OpenVINO ms", "hetero ÷ ONNX Runtime", "hetero ÷ OpenVINO", "foreign CPU %"]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    print("\n".join(lines), flush=True)
     rows = []
-    print("| model | threads | hetero ms | ONNX Runtime ms | ratio | foreign CPU % |\n|---|---|---|---|---|---|")
     for name in names:
-        for threads in (1, 2):
-            found = row(hetero, os.path.join(references, name), threads)
-            if found["foreign_cpu_percent"] > FOREIGN:
-                found = row(hetero, os.path.join(references, name), threads)
+        for threads in (2,) if taken else (1, 2):
+            for _ in range(3):
+                found = measure(hetero, os.path.join(references, name), threads, taken)
+                if found["foreign_cpu_percent"] <= FOREIGN:
+                    break
             rows.append(found)
-            print("| {model} | {threads} | {hetero_ms:.2f} | {onnxruntime_ms:.2f} | {ratio:.2f} | {foreign_cpu_percent:.1f} |".format(**found), flush=True)
-    with open(out, "w") as file:
-        json.dump({"onnxruntime": onnxruntime.__version__, "rows": rows}, file, indent=1)
+            number = lambda key: f"{found[key]:.2f}" if key in found else "-"
+            cells = [name, str(threads), number("hetero_ms"), number("onnxruntime_ms"), number("openvino_ms")]
+            cells += [number("ratio_onnxruntime"), number("ratio_openvino"), f"{found['foreign_cpu_percent']:.1f}"]
+            lines.append("| " + " | ".join(cells) + " |")
+            print(lines[-1], flush=True)
+    versions = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
+    with open(out + ".json", "w") as file:
+        json.dump({"versions": versions, "core_taken": taken, "rows": rows}, file, indent=1)
+    with open(out + ".md", "w") as file:
+        file.write("\n".join(lines) + "\n")
 
 
-main()
+if __name__ == "__main__":
+    main()

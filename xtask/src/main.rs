@@ -88,8 +88,11 @@ enum Part {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Bench {
-    /// Whole models, beside ONNX Runtime; writes Markdown to stdout and JSON to target/bench-models.json.
+    /// Whole models, beside ONNX Runtime and OpenVINO; writes target/bench-models.json and .md.
     Models {
+        /// Another process holds one core meanwhile.
+        #[arg(long)]
+        taken: bool,
         /// Models; without names, all.
         names: Vec<String>,
     },
@@ -111,7 +114,7 @@ fn main() -> ExitCode {
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
         },
         Task::Docs => steps::docs(&workspace),
-        Task::Bench { what: Bench::Models { names } } => steps::bench(&workspace, &names),
+        Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

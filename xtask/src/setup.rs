@@ -6,6 +6,8 @@ use crate::workspace::{Result, Workspace, succeeds};
 
 /// What the Python environment holds: the file format's own tools, the peer, and what prepares inputs.
 const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
+/// What only benchmarks need.
+const OPENVINO: &str = "openvino==2026.4.1";
 const CARGO_HACK: &str = "0.6.46";
 
 /// Installs everything that tests need. What is there already is left alone.
@@ -31,6 +33,11 @@ fn python(workspace: &Workspace) -> Result<()> {
     let install = [&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"][..], &PYTHON_PACKAGES].concat();
     workspace.run(workspace.python(), &install)?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("cannot write {}: {error}", stamp.display()))
+}
+
+/// Installs the second peer of the benchmarks, which no test needs.
+pub(crate) fn openvino(workspace: &Workspace) -> Result<()> {
+    workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", OPENVINO])
 }
 
 /// Installs Debian packages; as root, or through sudo.

@@ -172,14 +172,16 @@ pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<
         .env("HETERO_SEED", seed.to_string()))
 }
 
-pub(crate) fn bench(workspace: &Workspace, names: &[String]) -> Result<()> {
+pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Result<()> {
     let hetero = workspace.hetero()?;
     let folder = prepare(workspace, SEED, names)?;
     let script = workspace.script("bench.py");
-    let out = workspace.root.join("target").join("bench-models.json");
+    let out = workspace.root.join("target").join(if taken { "bench-models-taken" } else { "bench-models" });
+    setup::openvino(workspace)?;
     let (script, hetero) = (script.to_string_lossy(), hetero.to_string_lossy());
     let (folder, out) = (folder.to_string_lossy(), out.to_string_lossy());
     let mut arguments = vec![&*script, &*hetero, &*folder, &*out];
+    arguments.extend(taken.then_some("--taken"));
     arguments.extend(names.iter().map(String::as_str));
     workspace.run(workspace.python(), &arguments)
 }

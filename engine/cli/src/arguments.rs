@@ -143,6 +143,9 @@ pub(crate) struct RunOptions {
     /// Runs whose time is taken.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
+    /// Run once for each line of the standard input, and answer with the run's microseconds: for benchmarks that alternate between programs.
+    #[arg(long, conflicts_with_all = ["repeat", "json", "out"])]
+    pub(crate) on_request: bool,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
 }

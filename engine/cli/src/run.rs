@@ -174,8 +174,26 @@ impl Prepared {
     }
 }
 
+/// Runs whenever a line comes in, until the input ends.
+fn on_request(prepared: &Prepared) -> Result<()> {
+    let inputs = prepared.ordered()?;
+    let mut outputs = vec![hetero::OutputBuffer::default(); prepared.session.outputs().len()];
+    for line in std::io::stdin().lines() {
+        line.map_err(|error| Failure::failed(format!("cannot read the standard input: {error}")))?;
+        let began = Instant::now();
+        prepared.session.run_into(&inputs, &mut outputs)?;
+        println!("{:.3}", began.elapsed().as_secs_f64() * 1e6);
+    }
+    Ok(())
+}
+
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
+    if options.on_request {
+        let prepared = Prepared::new(options, &spinner)?;
+        drop(spinner);
+        return on_request(&prepared);
+    }
     let Prepared { plan, session, inputs, fixed, load_time, plan_time, compile_time } =
         Prepared::new(options, &spinner)?;
     let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
