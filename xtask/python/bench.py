@@ -8,7 +8,6 @@ row above 8 % is measured again, twice at most. With `--taken` another process h
 Writes OUT.json and OUT.md.
 """
 import json
-import multiprocessing
 import os
 import statistics
 import subprocess
@@ -98,11 +97,6 @@ class OpenVino(Library):
         self.request.infer(self.feeds, share_inputs=True)
 
 
-def hold():
-    while True:
-        pass
-
-
 def measure(hetero, folder, threads, taken):
     with open(os.path.join(folder, "names.json")) as file:
         ports = json.load(file)
@@ -114,9 +108,7 @@ def measure(hetero, folder, threads, taken):
         runners.append(OpenVino(model, feeds, threads))
     except Exception as error:
         print(f"OpenVINO does not take {os.path.basename(folder)}: {str(error).splitlines()[0]}", file=sys.stderr)
-    other = multiprocessing.Process(target=hold, daemon=True)
-    if taken:
-        other.start()
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if taken else None
     counts = [max(LEAST, int(BLOCK * 1e3 / statistics.median(runner.block(3)))) for runner in runners]
     times = [[] for _ in runners]
     began, (busy, own), mine = time.time(), jiffies(), seconds_of(ours.process.pid)
@@ -131,9 +123,9 @@ def measure(hetero, folder, threads, taken):
     spent = own_end - own + seconds_of(ours.process.pid) - mine + (wall if taken else 0)
     foreign = max(0.0, busy_end - busy - spent) / (wall * os.cpu_count()) * 100
     ours.close()
-    if taken:
-        other.terminate()
-        other.join()
+    if other:
+        other.kill()
+        other.wait()
     row = {"model": os.path.basename(folder), "threads": threads, "core_taken": taken, "rounds": ROUNDS, "runs_per_round": counts[0], "foreign_cpu_percent": foreign}
     for runner, of in zip(runners, times):
         row[runner.name + "_ms"] = statistics.median(of)

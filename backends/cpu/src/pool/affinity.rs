@@ -15,9 +15,9 @@ pub(super) fn thread() -> i32 {
     imp::thread()
 }
 
-/// Keeps a thread on a core; where that is refused, it stays where it likes.
-pub(super) fn pin(thread: i32, core: usize) {
-    imp::pin(thread, core);
+/// Keeps a thread on some cores; where that is refused, it stays where it likes.
+pub(super) fn keep(thread: i32, cores: &[usize]) {
+    imp::keep(thread, cores);
 }
 
 #[cfg(target_os = "linux")]
@@ -47,14 +47,13 @@ mod imp {
         unsafe { libc::gettid() }
     }
 
-    pub(super) fn pin(thread: i32, core: usize) {
-        if core >= libc::CPU_SETSIZE as usize {
-            return;
-        }
-        // SAFETY: the set is zeroed and then holds one core below its size; the system only reads it. A thread that has ended is refused.
+    pub(super) fn keep(thread: i32, cores: &[usize]) {
+        // SAFETY: the set is zeroed and then holds cores below its size; the system only reads it. A thread that has ended is refused.
         unsafe {
             let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed().assume_init();
-            libc::CPU_SET(core, &mut set);
+            for &core in cores.iter().filter(|&&core| core < libc::CPU_SETSIZE as usize) {
+                libc::CPU_SET(core, &mut set);
+            }
             libc::sched_setaffinity(thread, size_of::<libc::cpu_set_t>(), &raw const set);
         }
     }
@@ -74,5 +73,5 @@ mod imp {
         0
     }
 
-    pub(super) fn pin(_: i32, _: usize) {}
+    pub(super) fn keep(_: i32, _: &[usize]) {}
 }

@@ -64,6 +64,8 @@ struct Shared {
     emptied: Condvar,
     /// The workers' numbers in the system, and the cores that they are kept on; none where there are more threads than cores.
     seats: Vec<Seat>,
+    /// All cores that the process may use.
+    cores: Vec<usize>,
     /// The core that no worker is kept on.
     free: AtomicUsize,
 }
@@ -72,6 +74,10 @@ struct Shared {
 struct Seat {
     thread: AtomicI32,
     core: AtomicUsize,
+    /// Is it at a region?
+    inside: AtomicBool,
+    /// May it use any core for now?
+    loose: AtomicBool,
 }
 
 impl Shared {
@@ -89,7 +95,7 @@ impl Shared {
             let thread = seat.thread.load(Ordering::SeqCst);
             // A worker that has not begun sits down by itself; 0 would be this thread.
             if thread != 0 {
-                affinity::pin(thread, free);
+                affinity::keep(thread, &[free]);
             }
         }
     }
@@ -121,7 +127,7 @@ impl Shared {
     fn serve(&self, thread: usize) {
         if let Some(seat) = self.seats.get(thread - 1) {
             seat.thread.store(affinity::thread(), Ordering::SeqCst);
-            affinity::pin(affinity::thread(), seat.core.load(Ordering::SeqCst));
+            affinity::keep(affinity::thread(), &[seat.core.load(Ordering::SeqCst)]);
         }
         let mut last = 0;
         loop {
@@ -142,7 +148,14 @@ impl Shared {
             }
             if let Some(number) = self.enter() {
                 last = number;
+                let inside = |inside| {
+                    if let Some(seat) = self.seats.get(thread - 1) {
+                        seat.inside.store(inside, Ordering::Relaxed);
+                    }
+                };
+                inside(true);
                 self.visit(thread);
+                inside(false);
                 self.leave();
             }
         }
@@ -180,13 +193,24 @@ impl Shared {
         if gate & INSIDE == 0 || Self::watch(empty) {
             return;
         }
-        // A worker has lost its core in the middle of a task. Sleeping gives it this one.
+        // Some worker has lost its core to another process in the middle of a task, for milliseconds. It may use any core now, and this thread
+        // sleeps, so that the system moves it here at once.
+        let late = || self.seats.iter().filter(|seat| seat.loose.load(Ordering::Relaxed));
+        for seat in self.seats.iter().filter(|seat| seat.inside.load(Ordering::Relaxed)) {
+            seat.loose.store(true, Ordering::Relaxed);
+            affinity::keep(seat.thread.load(Ordering::SeqCst), &self.cores);
+        }
         let mut guard = self.locked();
         self.waiting.store(true, Ordering::SeqCst);
         while !empty() {
             guard = self.emptied.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
         self.waiting.store(false, Ordering::SeqCst);
+        drop(guard);
+        for seat in late() {
+            seat.loose.store(false, Ordering::Relaxed);
+            affinity::keep(seat.thread.load(Ordering::SeqCst), &[seat.core.load(Ordering::SeqCst)]);
+        }
     }
 }
 
@@ -205,11 +229,17 @@ impl Pool {
     /// The system's, where it gives no thread.
     pub(crate) fn new(threads: NonZeroUsize) -> std::io::Result<Self> {
         let cores = affinity::cores();
-        let seat = |&core: &usize| Seat { thread: AtomicI32::new(0), core: AtomicUsize::new(core) };
+        let seat = |&core: &usize| Seat {
+            thread: AtomicI32::new(0),
+            core: AtomicUsize::new(core),
+            inside: AtomicBool::new(false),
+            loose: AtomicBool::new(false),
+        };
         let seated = cores.len() >= threads.get() && threads.get() > 1;
         let seats = if seated { cores[1..threads.get()].iter().map(seat).collect() } else { vec![] };
         let shared = Arc::new(Shared {
             seats,
+            cores: cores.clone(),
             free: AtomicUsize::new(cores.first().copied().unwrap_or(0)),
             gate: AtomicU64::new(NUMBER),
             region: AtomicPtr::new(std::ptr::null_mut()),
