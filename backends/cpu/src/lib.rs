@@ -1,9 +1,11 @@
 //! The CPU backend of hetero: its embedded default.
 //!
 //! [`CpuDriver`] offers one device, `cpu:0`: all cores that the process may use. It takes every operator of `hetero-reference`, the usual
-//! ones with kernels of its own and the others, declared slow, by the oracle. Matrix products come from the crate `gemm`; convolutions
-//! are sums of such products over shifted views of the input, without an im2col buffer. Inside a program, values lie in one arena that
-//! `hetero-arena` plans.
+//! ones with kernels of its own and the others, declared slow, by the oracle.
+//!
+//! A program is lowered to steps: chains of nodes that one kernel does, on values whose layout suits them. Convolutions work on blocks of channels,
+//! with weights packed at compile time; all of them and the matrix products end in one microkernel, compiled for every instruction set and chosen
+//! at run time. Inside a program, values lie in one arena that `hetero-arena` plans. The device's threads are its own.
 //!
 //! ```
 //! use hetero_hal::{Driver, OpenOptions, BufferLayout};
