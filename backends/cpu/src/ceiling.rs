@@ -1,8 +1,8 @@
 //! What the processor can do at most, measured: the denominators of every share of a peak.
 
 use std::num::NonZeroUsize;
-use std::sync::Mutex;
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{Error, ErrorKind, Result};
@@ -18,6 +18,35 @@ pub struct Ceiling {
     pub flops: f64,
     /// Reading memory that no cache holds: bytes per second.
     pub bandwidth: f64,
+    /// From the call of a parallel region until every thread is at work in it, and back: right after another region, when threads still
+    /// watch for one; the median. With one thread, next to nothing.
+    pub hot_region: Duration,
+    /// The same after a pause, when they sleep.
+    pub cold_region: Duration,
+}
+
+/// Median time of an empty region that every thread takes part in, after so long a pause.
+fn region(pool: &Pool, pause: Duration, rounds: usize) -> Duration {
+    let threads = pool.threads();
+    let mut times: Vec<Duration> = (0..rounds)
+        .map(|_| {
+            if !pause.is_zero() {
+                std::thread::sleep(pause);
+            }
+            let arrived = AtomicUsize::new(0);
+            let began = Instant::now();
+            pool.for_each(threads, |_, _| {
+                arrived.fetch_add(1, Ordering::AcqRel);
+                // Until all have come; a thread that another process keeps away is not waited for.
+                while arrived.load(Ordering::Acquire) < threads && began.elapsed() < Duration::from_millis(2) {
+                    std::hint::spin_loop();
+                }
+            });
+            began.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Multiply-adds of one call.
@@ -70,7 +99,7 @@ impl Job for Read<'_> {
 }
 
 impl Ceiling {
-    /// Measures with so many threads; takes about half a second and 128 MiB.
+    /// Measures with so many threads; takes about a second and 128 MiB.
     ///
     /// # Errors
     /// `OutOfMemory` where the system gives no thread.
@@ -108,6 +137,8 @@ impl Ceiling {
             });
             BYTES as f64 / began.elapsed().max(Duration::from_nanos(1)).as_secs_f64()
         });
-        Ok(Ceiling { flops, bandwidth })
+        let hot_region = region(&pool, Duration::ZERO, 2000);
+        let cold_region = region(&pool, Duration::from_millis(1), 100);
+        Ok(Ceiling { flops, bandwidth, hot_region, cold_region })
     }
 }

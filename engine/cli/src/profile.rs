@@ -134,7 +134,9 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
             "{}",
             json!({
                 "threads": threads,
-                "ceiling": { "flops_per_s": ceiling.flops, "bytes_per_s": ceiling.bandwidth },
+                "ceiling": { "flops_per_s": ceiling.flops, "bytes_per_s": ceiling.bandwidth,
+                             "hot_region_us": ceiling.hot_region.as_secs_f64() * 1e6,
+                             "cold_region_us": ceiling.cold_region.as_secs_f64() * 1e6 },
                 "whole_us": whole * 1e6,
                 "floor_us": floor * 1e6,
                 "rows": described.collect::<Vec<_>>(),
@@ -143,9 +145,11 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         return Ok(());
     }
     println!(
-        "ceiling with {threads} threads: {:.0} GFLOP/s, {:.1} GB/s, measured now",
+        "ceiling with {threads} threads: {:.0} GFLOP/s, {:.1} GB/s; a parallel region starts and ends in {:.1} µs hot, {:.1} µs cold; measured now",
         ceiling.flops / 1e9,
-        ceiling.bandwidth / 1e9
+        ceiling.bandwidth / 1e9,
+        ceiling.hot_region.as_secs_f64() * 1e6,
+        ceiling.cold_region.as_secs_f64() * 1e6
     );
     println!(
         "{:>9} {:>6} {:>9} {:>6} {:>9}  operators, kernel, first node",

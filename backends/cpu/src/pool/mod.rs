@@ -4,29 +4,30 @@
 //! whenever they are free. It is over once every task has been done, not once every worker has come: a worker whose core another process
 //! holds takes no task, and nobody waits for it. Between regions a worker watches for the next one for [`SPIN`], then sleeps.
 //!
-//! # How a region is published
-//! `gate` holds the region's number, whether it is open, and how many workers are inside. A worker enters by raising that count with a
-//! compare-and-swap that succeeds only while the gate is open, so the region's data, which lie on the caller's stack, outlive its visit: the
-//! caller closes the gate, then waits until the count is 0. Sleepers are counted before they look at the gate a last time, and the caller
-//! looks at that count after it has opened the gate; one of the two sees the other.
+//! A worker may lose its core in the middle of a task. Its owner sees that the worker's clock stands still, brings it to its own core, and
+//! sleeps until the task is done; see [`seats`].
 
 mod affinity;
+mod gate;
+mod seats;
 
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+
+use gate::Gate;
+use seats::Seats;
 
 /// How long a thread watches before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// The gate's lowest bits count the workers inside.
-const INSIDE: u64 = 0xFFFF;
-/// Set while the region takes workers in.
-const OPEN: u64 = 1 << 16;
-/// What one region adds to the number of the next.
-const NUMBER: u64 = 1 << 17;
+/// How often a region's owner looks whether a worker that it waits for is running.
+const LOOK: Duration = Duration::from_micros(10);
+
+/// The same once it sleeps.
+const REST: Duration = Duration::from_millis(1);
 
 type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
@@ -51,125 +52,58 @@ impl Region<'_> {
     }
 }
 
-struct Shared {
-    gate: AtomicU64,
-    region: AtomicPtr<()>,
-    /// Workers that sleep, or are about to.
-    sleepers: AtomicUsize,
-    /// The caller that waits for the last worker sleeps.
-    waiting: AtomicBool,
-    stop: AtomicBool,
-    lock: Mutex<()>,
-    opened: Condvar,
-    emptied: Condvar,
-    /// The workers' numbers in the system, and the cores that they are kept on; none where there are more threads than cores.
-    seats: Vec<Seat>,
-    /// All cores that the process may use.
-    cores: Vec<usize>,
-    /// The core that no worker is kept on.
-    free: AtomicUsize,
+/// Watches until the condition holds; `false` where that took longer than `most`.
+fn watch(most: Duration, condition: impl Fn() -> bool) -> bool {
+    if condition() {
+        return true;
+    }
+    let began = Instant::now();
+    loop {
+        for _ in 0..32 {
+            std::hint::spin_loop();
+            if condition() {
+                return true;
+            }
+        }
+        if began.elapsed() > most {
+            return false;
+        }
+    }
 }
 
-/// A worker's place.
-struct Seat {
-    thread: AtomicI32,
-    core: AtomicUsize,
-    /// Is it at a region?
-    inside: AtomicBool,
-    /// May it use any core for now?
-    loose: AtomicBool,
+struct Shared {
+    gate: Gate,
+    seats: Seats,
+    region: AtomicPtr<()>,
 }
 
 impl Shared {
-    /// Each worker is kept on a core of its own, so that two threads never share one while another is idle: the system takes milliseconds to
-    /// notice that. The caller goes where it likes; a worker on whose core it is found moves to the one that is free.
-    fn make_room(&self) {
-        if self.seats.is_empty() {
-            return;
-        }
-        let Some(here) = affinity::current() else { return };
-        let taken = self.seats.iter().find(|seat| seat.core.load(Ordering::Relaxed) == here);
-        if let Some(seat) = taken {
-            let free = self.free.swap(here, Ordering::Relaxed);
-            seat.core.store(free, Ordering::SeqCst);
-            let thread = seat.thread.load(Ordering::SeqCst);
-            // A worker that has not begun sits down by itself; 0 would be this thread.
-            if thread != 0 {
-                affinity::keep(thread, &[free]);
-            }
-        }
-    }
-
-    fn locked(&self) -> MutexGuard<'_, ()> {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Watches until the condition holds; `false` where that took too long.
-    fn watch(condition: impl Fn() -> bool) -> bool {
-        if condition() {
-            return true;
-        }
-        let began = Instant::now();
-        loop {
-            for _ in 0..32 {
-                std::hint::spin_loop();
-                if condition() {
-                    return true;
-                }
-            }
-            if began.elapsed() > SPIN {
-                return false;
-            }
-        }
-    }
-
     /// A worker's life.
     fn serve(&self, thread: usize) {
-        if let Some(seat) = self.seats.get(thread - 1) {
-            seat.thread.store(affinity::thread(), Ordering::SeqCst);
-            affinity::keep(affinity::thread(), &[seat.core.load(Ordering::SeqCst)]);
-        }
+        let worker = thread - 1;
+        self.seats.sit(worker);
         let mut last = 0;
         loop {
-            let fresh = || {
-                let gate = self.gate.load(Ordering::SeqCst);
-                (gate & OPEN != 0 && gate / NUMBER != last) || self.stop.load(Ordering::Relaxed)
-            };
-            if !Self::watch(fresh) {
-                let mut guard = self.locked();
-                self.sleepers.fetch_add(1, Ordering::SeqCst);
-                while !fresh() {
-                    guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
-                }
-                self.sleepers.fetch_sub(1, Ordering::SeqCst);
+            if !watch(SPIN, || self.gate.calls(last)) {
+                self.gate.sleep_until_called(last);
             }
-            if self.stop.load(Ordering::Relaxed) {
+            if self.gate.is_stopped() {
                 return;
             }
-            if let Some(number) = self.enter() {
+            if let Some(number) = self.gate.enter() {
                 last = number;
-                let inside = |inside| {
-                    if let Some(seat) = self.seats.get(thread - 1) {
-                        seat.inside.store(inside, Ordering::Relaxed);
-                    }
-                };
-                inside(true);
+                self.seats.enter(worker);
                 self.visit(thread);
-                inside(false);
-                self.leave();
+                self.seats.leave(worker);
+                self.gate.leave();
+                self.seats.go_back(worker);
             }
         }
-    }
-
-    /// Goes in while the gate is open, and says which region it is.
-    fn enter(&self) -> Option<u64> {
-        let enter = |gate: u64| (gate & OPEN != 0).then_some(gate + 1);
-        self.gate.fetch_update(Ordering::SeqCst, Ordering::SeqCst, enter).ok().map(|gate| gate / NUMBER)
     }
 
     fn visit(&self, thread: usize) {
         let region = self.region.load(Ordering::Acquire).cast::<Region<'_>>();
-        // SAFETY: this thread is counted inside, so the caller that owns the region waits for it; see the module's text.
+        // SAFETY: this thread is counted inside, so the caller that owns the region waits for it; see `gate`.
         let region = unsafe { &*region };
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| region.work(thread)));
         if done.is_err() {
@@ -177,40 +111,26 @@ impl Shared {
         }
     }
 
-    fn leave(&self) {
-        let before = self.gate.fetch_sub(1, Ordering::SeqCst);
-        let emptied = before & INSIDE == 1 && before & OPEN == 0;
-        if emptied && self.waiting.load(Ordering::SeqCst) {
-            drop(self.locked());
-            self.emptied.notify_all();
-        }
-    }
-
-    /// Closes the gate, and waits until nobody is inside.
+    /// Shuts the gate, and waits until nobody is inside.
     fn close(&self) {
-        let gate = self.gate.fetch_and(!OPEN, Ordering::SeqCst);
-        let empty = || self.gate.load(Ordering::SeqCst) & INSIDE == 0;
-        if gate & INSIDE == 0 || Self::watch(empty) {
+        let empty = || self.gate.is_empty();
+        if self.gate.shut() || watch(LOOK, empty) {
             return;
         }
-        // Some worker has lost its core to another process in the middle of a task, for milliseconds. It may use any core now, and this thread
-        // sleeps, so that the system moves it here at once.
-        let late = || self.seats.iter().filter(|seat| seat.loose.load(Ordering::Relaxed));
-        for seat in self.seats.iter().filter(|seat| seat.inside.load(Ordering::Relaxed)) {
-            seat.loose.store(true, Ordering::Relaxed);
-            affinity::keep(seat.thread.load(Ordering::SeqCst), &self.cores);
+        let began = Instant::now();
+        self.seats.look();
+        while began.elapsed() < SPIN {
+            if watch(LOOK, empty) {
+                return;
+            }
+            if self.seats.fetch() {
+                break;
+            }
         }
-        let mut guard = self.locked();
-        self.waiting.store(true, Ordering::SeqCst);
-        while !empty() {
-            guard = self.emptied.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        while !self.gate.sleep_until_empty(REST) {
+            self.seats.fetch();
         }
-        self.waiting.store(false, Ordering::SeqCst);
-        drop(guard);
-        for seat in late() {
-            seat.loose.store(false, Ordering::Relaxed);
-            affinity::keep(seat.thread.load(Ordering::SeqCst), &[seat.core.load(Ordering::SeqCst)]);
-        }
+        self.seats.all_back();
     }
 }
 
@@ -228,27 +148,10 @@ impl Pool {
     /// # Errors
     /// The system's, where it gives no thread.
     pub(crate) fn new(threads: NonZeroUsize) -> std::io::Result<Self> {
-        let cores = affinity::cores();
-        let seat = |&core: &usize| Seat {
-            thread: AtomicI32::new(0),
-            core: AtomicUsize::new(core),
-            inside: AtomicBool::new(false),
-            loose: AtomicBool::new(false),
-        };
-        let seated = cores.len() >= threads.get() && threads.get() > 1;
-        let seats = if seated { cores[1..threads.get()].iter().map(seat).collect() } else { vec![] };
         let shared = Arc::new(Shared {
-            seats,
-            cores: cores.clone(),
-            free: AtomicUsize::new(cores.first().copied().unwrap_or(0)),
-            gate: AtomicU64::new(NUMBER),
+            gate: Gate::new(),
+            seats: Seats::new(threads),
             region: AtomicPtr::new(std::ptr::null_mut()),
-            sleepers: AtomicUsize::new(0),
-            waiting: AtomicBool::new(false),
-            stop: AtomicBool::new(false),
-            lock: Mutex::new(()),
-            opened: Condvar::new(),
-            emptied: Condvar::new(),
         });
         let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false) };
         for index in 1..threads.get() {
@@ -286,16 +189,10 @@ impl Pool {
             }
         }
         let shared = &*self.shared;
-        shared.make_room();
+        shared.seats.make_room();
         shared.region.store(std::ptr::from_ref(&region).cast_mut().cast(), Ordering::Release);
         let close = Close(self);
-        // The gate is shut and empty, so nobody else writes it.
-        let number = shared.gate.load(Ordering::Relaxed) / NUMBER + 1;
-        shared.gate.store((number * NUMBER) | OPEN, Ordering::SeqCst);
-        if shared.sleepers.load(Ordering::SeqCst) > 0 {
-            drop(shared.locked());
-            shared.opened.notify_all();
-        }
+        shared.gate.open();
         region.work(0);
         drop(close);
         assert!(!region.panicked.load(Ordering::Relaxed), "a task of a parallel region panicked");
@@ -304,9 +201,7 @@ impl Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::SeqCst);
-        drop(self.shared.locked());
-        self.shared.opened.notify_all();
+        self.shared.gate.stop();
         for worker in self.workers.drain(..) {
             // A worker catches what its tasks throw, so it ends well.
             let _ = worker.join();

@@ -1,0 +1,212 @@
+//! How a region is published to the workers, and how its owner knows that all of them have left: the lock-free part of the pool.
+//!
+//! The gate's state holds the region's number, whether it is open, and how many workers are inside. A worker enters by raising that count with a
+//! compare-and-swap that succeeds only while the gate is open, so what the region's owner has on its stack outlives the visit: the owner shuts
+//! the gate, then waits until the count is 0. Sleepers are counted before they look at the gate a last time, and the owner looks at that count
+//! after it has opened the gate; one of the two sees the other. The same holds of an owner that is about to sleep and the last worker
+//! that leaves.
+//!
+//! `cargo xtask test loom` tries every order of these steps.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+#[cfg(loom)]
+use loom::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+#[cfg(not(loom))]
+use std::sync::{
+    Condvar, Mutex, MutexGuard,
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+};
+
+/// The lowest bits count the workers inside.
+const INSIDE: u64 = 0xFFFF;
+/// Set while the region takes workers in.
+const OPEN: u64 = 1 << 16;
+/// What one region adds to the number of the next.
+const NUMBER: u64 = 1 << 17;
+
+pub(super) struct Gate {
+    state: AtomicU64,
+    /// Workers that sleep, or are about to.
+    sleepers: AtomicUsize,
+    /// The owner sleeps until the last worker has left, or is about to.
+    waiting: AtomicBool,
+    stopped: AtomicBool,
+    lock: Mutex<()>,
+    opened: Condvar,
+    emptied: Condvar,
+}
+
+impl Gate {
+    /// A gate that is shut.
+    pub(super) fn new() -> Self {
+        Gate {
+            state: AtomicU64::new(NUMBER),
+            sleepers: AtomicUsize::new(0),
+            waiting: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            lock: Mutex::new(()),
+            opened: Condvar::new(),
+            emptied: Condvar::new(),
+        }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, ()> {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens it for the next region. By the region's owner, once the gate is shut and empty.
+    pub(super) fn open(&self) {
+        // Nobody else writes the state of a gate that is shut and empty.
+        let number = self.state.load(Ordering::Relaxed) / NUMBER + 1;
+        self.state.store((number * NUMBER) | OPEN, Ordering::SeqCst);
+        if self.sleepers.load(Ordering::SeqCst) > 0 {
+            drop(self.locked());
+            self.opened.notify_all();
+        }
+    }
+
+    /// Is it open for another region than `last`, or stopped?
+    pub(super) fn calls(&self, last: u64) -> bool {
+        let state = self.state.load(Ordering::SeqCst);
+        (state & OPEN != 0 && state / NUMBER != last) || self.is_stopped()
+    }
+
+    /// Sleeps until [`Gate::calls`].
+    pub(super) fn sleep_until_called(&self, last: u64) {
+        let mut guard = self.locked();
+        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        while !self.calls(last) {
+            guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
+        }
+        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// Goes in while the gate is open, and says which region it is. Whoever is in must [`Gate::leave`].
+    pub(super) fn enter(&self) -> Option<u64> {
+        let mut state = self.state.load(Ordering::SeqCst);
+        while state & OPEN != 0 {
+            match self.state.compare_exchange_weak(state, state + 1, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) => return Some(state / NUMBER),
+                Err(now) => state = now,
+            }
+        }
+        None
+    }
+
+    pub(super) fn leave(&self) {
+        let before = self.state.fetch_sub(1, Ordering::SeqCst);
+        let emptied = before & INSIDE == 1 && before & OPEN == 0;
+        if emptied && self.waiting.load(Ordering::SeqCst) {
+            drop(self.locked());
+            self.emptied.notify_all();
+        }
+    }
+
+    /// Lets nobody in any more; `true` where nobody is inside.
+    pub(super) fn shut(&self) -> bool {
+        self.state.fetch_and(!OPEN, Ordering::SeqCst) & INSIDE == 0
+    }
+
+    /// Of a gate that is shut: have all left?
+    pub(super) fn is_empty(&self) -> bool {
+        self.state.load(Ordering::SeqCst) & INSIDE == 0
+    }
+
+    /// Sleeps until a gate that is shut is empty, or for so long at most; `true` where it is empty.
+    pub(super) fn sleep_until_empty(&self, most: Duration) -> bool {
+        let guard = self.locked();
+        self.waiting.store(true, Ordering::SeqCst);
+        if !self.is_empty() {
+            drop(self.emptied.wait_timeout(guard, most).unwrap_or_else(PoisonError::into_inner));
+        }
+        self.waiting.store(false, Ordering::SeqCst);
+        self.is_empty()
+    }
+
+    /// Calls the workers for the last time.
+    pub(super) fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        drop(self.locked());
+        self.opened.notify_all();
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
+    }
+}
+
+#[cfg(all(loom, test))]
+mod tests {
+    use loom::cell::UnsafeCell;
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    /// An owner with two regions and one worker, and what lies on the owner's stack: loom fails where a visit overlaps a change of it, where
+    /// somebody sleeps on for ever, and where a visit does not see what the owner wrote before it opened the gate.
+    fn regions(sleeps: bool) {
+        struct Shared {
+            gate: Gate,
+            stack: UnsafeCell<u64>,
+        }
+        let shared = Arc::new(Shared { gate: Gate::new(), stack: UnsafeCell::new(0) });
+        let worker = {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                let mut last = 0;
+                loop {
+                    if sleeps {
+                        shared.gate.sleep_until_called(last);
+                    } else {
+                        while !shared.gate.calls(last) {
+                            thread::yield_now();
+                        }
+                    }
+                    if shared.gate.is_stopped() {
+                        return;
+                    }
+                    if let Some(number) = shared.gate.enter() {
+                        last = number;
+                        // SAFETY: what is tested: nobody writes while a worker is inside.
+                        shared.stack.with(|value| assert_ne!(unsafe { *value }, 0));
+                        shared.gate.leave();
+                    }
+                }
+            })
+        };
+        for region in 1..=2 {
+            // SAFETY: what is tested: the gate is shut and empty.
+            shared.stack.with_mut(|value| unsafe { *value = region });
+            shared.gate.open();
+            if !shared.gate.shut() {
+                if sleeps {
+                    while !shared.gate.sleep_until_empty(Duration::MAX) {}
+                } else {
+                    while !shared.gate.is_empty() {
+                        thread::yield_now();
+                    }
+                }
+            }
+            // SAFETY: as above.
+            shared.stack.with_mut(|value| unsafe { *value = 0 });
+        }
+        shared.gate.stop();
+        worker.join().unwrap();
+    }
+
+    #[test]
+    fn no_visit_outlives_its_region() {
+        loom::model(|| regions(false));
+    }
+
+    #[test]
+    fn nobody_sleeps_for_ever() {
+        loom::model(|| regions(true));
+    }
+}

@@ -1,0 +1,45 @@
+//! Any bytes as a model that is bound, planned, compiled and run on the CPU with bounded memory: a result or an error, never a panic, a wild access or
+//! a hang.
+
+#![no_main]
+
+use std::sync::OnceLock;
+
+use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Tensor};
+use libfuzzer_sys::fuzz_target;
+
+/// Bytes that constants and intermediate values may take.
+const MEMORY: u64 = 16 << 20;
+
+/// Operations of a model that is run: what takes longer than a moment teaches nothing.
+const OPERATIONS: u64 = 1 << 28;
+
+fn engine() -> &'static HeteroEngine {
+    static ENGINE: OnceLock<HeteroEngine> = OnceLock::new();
+    ENGINE.get_or_init(|| {
+        let mut engine = HeteroEngine::builder().memory_limit(MEMORY).build();
+        let options = DeviceOptions { threads: Some(2), ..DeviceOptions::default() };
+        engine.add_device("cpu:0", options).expect("the CPU is always there");
+        engine
+    })
+}
+
+fuzz_target!(|bytes: &[u8]| {
+    let Ok(model) = hetero::read_model_bytes(bytes.to_vec().into()) else { return };
+    let binding = Binding { default_size: Some(2), ..Binding::default() };
+    let Ok(plan) = engine().analyze(&model, &binding) else { return };
+    let program = plan.program();
+    let values: u64 = program.values().iter().map(|value| value.elements() as u64).sum();
+    if values > OPERATIONS >> 4 {
+        return;
+    }
+    let Ok(session) = engine().session(&plan) else { return };
+    let inputs = session.inputs().iter().map(|port| {
+        let count = port.shape.iter().product::<usize>();
+        let bytes = port.dtype.bytes_for(count).unwrap_or(0);
+        Tensor::from_bytes(port.dtype, &port.shape, vec![1u8; bytes].into())
+    });
+    let Ok(inputs) = inputs.collect::<Result<Vec<_>, _>>() else { return };
+    let mut outputs = vec![OutputBuffer::default(); session.outputs().len()];
+    let _ = session.run_into(&inputs, &mut outputs);
+});
