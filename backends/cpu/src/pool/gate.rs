@@ -14,12 +14,12 @@ use std::time::Duration;
 #[cfg(loom)]
 use loom::sync::{
     Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 #[cfg(not(loom))]
 use std::sync::{
     Condvar, Mutex, MutexGuard,
-    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
 /// The lowest bits count the workers inside.
@@ -63,8 +63,10 @@ impl Gate {
     pub(super) fn open(&self) {
         // Nobody else writes the state of a gate that is shut and empty.
         let number = self.state.load(Ordering::Relaxed) / NUMBER + 1;
-        self.state.store((number * NUMBER) | OPEN, Ordering::SeqCst);
-        if self.sleepers.load(Ordering::SeqCst) > 0 {
+        self.state.store((number * NUMBER) | OPEN, Ordering::Release);
+        // Either this thread sees the sleeper, or the sleeper sees the gate.
+        fence(Ordering::SeqCst);
+        if self.sleepers.load(Ordering::Relaxed) > 0 {
             drop(self.locked());
             self.opened.notify_all();
         }
@@ -72,25 +74,26 @@ impl Gate {
 
     /// Is it open for another region than `last`, or stopped?
     pub(super) fn calls(&self, last: u64) -> bool {
-        let state = self.state.load(Ordering::SeqCst);
+        let state = self.state.load(Ordering::Acquire);
         (state & OPEN != 0 && state / NUMBER != last) || self.is_stopped()
     }
 
     /// Sleeps until [`Gate::calls`].
     pub(super) fn sleep_until_called(&self, last: u64) {
         let mut guard = self.locked();
-        self.sleepers.fetch_add(1, Ordering::SeqCst);
+        self.sleepers.fetch_add(1, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         while !self.calls(last) {
             guard = self.opened.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
-        self.sleepers.fetch_sub(1, Ordering::SeqCst);
+        self.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Goes in while the gate is open, and says which region it is. Whoever is in must [`Gate::leave`].
     pub(super) fn enter(&self) -> Option<u64> {
-        let mut state = self.state.load(Ordering::SeqCst);
+        let mut state = self.state.load(Ordering::Relaxed);
         while state & OPEN != 0 {
-            match self.state.compare_exchange_weak(state, state + 1, Ordering::SeqCst, Ordering::SeqCst) {
+            match self.state.compare_exchange_weak(state, state + 1, Ordering::Acquire, Ordering::Relaxed) {
                 Ok(_) => return Some(state / NUMBER),
                 Err(now) => state = now,
             }
@@ -99,9 +102,11 @@ impl Gate {
     }
 
     pub(super) fn leave(&self) {
-        let before = self.state.fetch_sub(1, Ordering::SeqCst);
+        let before = self.state.fetch_sub(1, Ordering::Release);
         let emptied = before & INSIDE == 1 && before & OPEN == 0;
-        if emptied && self.waiting.load(Ordering::SeqCst) {
+        // As in `open`: this thread sees that the owner waits, or the owner that the gate is empty.
+        fence(Ordering::SeqCst);
+        if emptied && self.waiting.load(Ordering::Relaxed) {
             drop(self.locked());
             self.emptied.notify_all();
         }
@@ -109,34 +114,35 @@ impl Gate {
 
     /// Lets nobody in any more; `true` where nobody is inside.
     pub(super) fn shut(&self) -> bool {
-        self.state.fetch_and(!OPEN, Ordering::SeqCst) & INSIDE == 0
+        self.state.fetch_and(!OPEN, Ordering::Acquire) & INSIDE == 0
     }
 
     /// Of a gate that is shut: have all left?
     pub(super) fn is_empty(&self) -> bool {
-        self.state.load(Ordering::SeqCst) & INSIDE == 0
+        self.state.load(Ordering::Acquire) & INSIDE == 0
     }
 
     /// Sleeps until a gate that is shut is empty, or for so long at most; `true` where it is empty.
     pub(super) fn sleep_until_empty(&self, most: Duration) -> bool {
         let guard = self.locked();
-        self.waiting.store(true, Ordering::SeqCst);
+        self.waiting.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
         if !self.is_empty() {
             drop(self.emptied.wait_timeout(guard, most).unwrap_or_else(PoisonError::into_inner));
         }
-        self.waiting.store(false, Ordering::SeqCst);
+        self.waiting.store(false, Ordering::Relaxed);
         self.is_empty()
     }
 
     /// Calls the workers for the last time.
     pub(super) fn stop(&self) {
-        self.stopped.store(true, Ordering::SeqCst);
+        self.stopped.store(true, Ordering::Release);
         drop(self.locked());
         self.opened.notify_all();
     }
 
     pub(super) fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
+        self.stopped.load(Ordering::Acquire)
     }
 }
 
@@ -200,13 +206,20 @@ mod tests {
         worker.join().unwrap();
     }
 
+    /// Every order in which threads are interrupted three times at most between their steps; more take hours, and errors of this kind need two.
+    fn model(sleeps: bool) {
+        let mut builder = loom::model::Builder::new();
+        builder.preemption_bound = Some(3);
+        builder.check(move || regions(sleeps));
+    }
+
     #[test]
     fn no_visit_outlives_its_region() {
-        loom::model(|| regions(false));
+        model(false);
     }
 
     #[test]
     fn nobody_sleeps_for_ever() {
-        loom::model(|| regions(true));
+        model(true);
     }
 }
