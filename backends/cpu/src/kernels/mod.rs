@@ -5,6 +5,7 @@ pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
+mod gru;
 mod lstm;
 mod matmul;
 mod movement;
@@ -12,6 +13,7 @@ mod normalize;
 mod oracle;
 mod planes;
 pub(crate) mod pooling;
+mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
 mod tile;
@@ -200,6 +202,7 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
         "LSTM" => lstm::compile(site),
+        "GRU" => gru::compile(site),
         "BatchNormalization" => normalize::batch(site),
         "LRN" => normalize::lrn(site),
         "Softmax" => normalize::softmax(site),
