@@ -6,8 +6,10 @@ pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
 mod gru;
+mod lines;
 mod lstm;
 mod matmul;
+mod moments;
 mod movement;
 mod normalize;
 mod oracle;
@@ -205,7 +207,11 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "GRU" => gru::compile(site),
         "BatchNormalization" => normalize::batch(site),
         "LRN" => normalize::lrn(site),
-        "Softmax" => normalize::softmax(site),
+        "LayerNormalization" | "RMSNormalization" => moments::layer(site),
+        "InstanceNormalization" | "GroupNormalization" => moments::channels(site),
+        "MeanVarianceNormalization" => moments::mean_variance(site),
+        "Softmax" | "LogSoftmax" => lines::softmax(site),
+        "LpNormalization" => lines::lp(site),
         "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::copy(site),
         "Cast" => convert::cast(site),
         "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => convert::compare(site),

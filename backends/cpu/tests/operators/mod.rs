@@ -105,3 +105,175 @@ fn recurrent_layers() {
         (case(operator, inputs, constants, outputs), true)
     });
 }
+
+/// Sizes of so many dimensions, few elements in all.
+fn sizes(random: &mut Random, rank: usize) -> Vec<usize> {
+    (0..rank).map(|_| random.pick(&[1, 2, 3, 5, 8, 19])).collect()
+}
+
+/// Numbers that have something in common, or not.
+fn numbers(random: &mut Random, shape: &[usize]) -> Tensor {
+    let (scale, common) = random.pick(&[(1.0, 0.0), (3.0, 0.0), (1.0, 20.0)]);
+    let mut values = random.floats(shape.iter().product(), scale);
+    values.iter_mut().for_each(|value| *value += common);
+    Tensor::from_vec(shape, values).unwrap()
+}
+
+#[test]
+fn normalisations() {
+    agree(2, 300, |random| {
+        let rank = random.size(2, 5);
+        let mut shape = sizes(random, rank);
+        let name = random.pick(&[
+            "LayerNormalization",
+            "RMSNormalization",
+            "InstanceNormalization",
+            "GroupNormalization",
+            "MeanVarianceNormalization",
+            "LpNormalization",
+        ]);
+        let axis = random.size(0, rank - 1);
+        let signed = if random.chance(2) { axis as i64 } else { axis as i64 - rank as i64 };
+        let epsilon = Attribute::Float(random.pick(&[1e-5, 1e-2]));
+        let constants = random.pick(&[&[][..], &[1, 2]]);
+        match name {
+            "LayerNormalization" | "RMSNormalization" => {
+                let operator = Operator::new(name, 23).with("axis", Attribute::Int(signed)).with("epsilon", epsilon);
+                let mut inputs = vec![Some(numbers(random, &shape)), Some(random.tensor(&shape[axis..], 1.0))];
+                let outputs = if name == "LayerNormalization" {
+                    inputs.push(random.chance(2).then(|| random.tensor(&shape[axis..], 1.0)));
+                    random.pick(&[1, 3])
+                } else {
+                    1
+                };
+                (case(operator, inputs, constants, outputs), true)
+            }
+            "InstanceNormalization" | "GroupNormalization" => {
+                let (groups, version) = (random.size(1, 4), random.pick(&[18, 21]));
+                shape[1] = groups * random.size(1, 5);
+                let mut operator = Operator::new(name, version).with("epsilon", epsilon);
+                let mut parameters = shape[1];
+                if name == "GroupNormalization" {
+                    operator = operator.with("num_groups", int(groups));
+                    parameters = if version < 21 { groups } else { parameters };
+                }
+                let of = |random: &mut Random| Some(random.tensor(&[parameters], 1.0));
+                let inputs = vec![Some(numbers(random, &shape)), of(random), of(random)];
+                (case(operator, inputs, constants, 1), true)
+            }
+            "MeanVarianceNormalization" => {
+                let mut operator = Operator::new(name, 13);
+                let axes = match rank {
+                    4 if random.chance(2) => vec![0, 2, 3],
+                    _ => {
+                        let axes = random.pick(&[&[0, 2][..], &[-1], &[0], &[1]]);
+                        let axes = if rank == 2 && axes.len() == 2 { &[0, 1] } else { axes };
+                        operator = operator.with("axes", Attribute::Ints(axes.to_vec()));
+                        axes.to_vec()
+                    }
+                };
+                // A kernel does what is reduced, kept, and reduced again.
+                let place = |axis: i64| axis.rem_euclid(rank as i64) as usize;
+                let over = (0..rank).filter(|&axis| shape[axis] != 1);
+                let over: Vec<bool> = over.map(|axis| axes.iter().any(|&other| place(other) == axis)).collect();
+                let first = over.iter().position(|over| !over).unwrap_or(over.len());
+                let second = over[first..].iter().position(|over| *over).map_or(over.len(), |at| at + first);
+                let native = over[second..].iter().all(|over| *over);
+                (case(operator, vec![Some(numbers(random, &shape))], &[], 1), native)
+            }
+            _ => {
+                let operator =
+                    Operator::new(name, 22).with("axis", Attribute::Int(signed)).with("p", int(random.size(1, 2)));
+                (case(operator, vec![Some(numbers(random, &shape))], &[], 1), true)
+            }
+        }
+    });
+}
+
+#[test]
+fn softmax_along_any_axis() {
+    agree(3, 200, |random| {
+        let rank = random.size(1, 4);
+        let shape = sizes(random, rank);
+        let axis = random.size(0, rank - 1) as i64 - if random.chance(2) { rank as i64 } else { 0 };
+        let name = random.pick(&["Softmax", "LogSoftmax"]);
+        let operator = Operator::new(name, random.pick(&[11, 13])).with("axis", Attribute::Int(axis));
+        let mut values = random.floats(shape.iter().product(), 9.0);
+        if random.chance(4) {
+            let at = random.size(0, values.len() - 1);
+            values[at] = random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+        }
+        (case(operator, vec![Some(Tensor::from_vec(&shape, values).unwrap())], &[], 1), true)
+    });
+}
+
+#[test]
+fn constant_blocks_normalise_to_zero() {
+    for name in ["MeanVarianceNormalization", "LpNormalization", "LayerNormalization"] {
+        agree(4, 1, |_| {
+            let value = if name == "LpNormalization" { 0.0f32 } else { 1000.1 };
+            let x = Tensor::from_vec(&[2, 3, 37, 5], vec![value; 1110]).unwrap();
+            let scale = Tensor::from_vec(&[5], vec![1.0f32; 5]).unwrap();
+            let scale = (name == "LayerNormalization").then_some(scale);
+            let inputs = [Some(Some(x)), scale.map(Some)].into_iter().flatten().collect();
+            (case(Operator::new(name, 23), inputs, &[], 1), true)
+        });
+    }
+}
+
+#[test]
+fn functions_of_one_number() {
+    let names = [
+        ("Log", 1),
+        ("Round", 1),
+        ("Floor", 1),
+        ("Ceil", 1),
+        ("Sign", 1),
+        ("Softplus", 1),
+        ("Softsign", 1),
+        ("Mish", 1),
+        ("Elu", 2),
+        ("Celu", 2),
+        ("Selu", 3),
+        ("Swish", 2),
+        ("Gelu", 1),
+        ("GeluTanh", 1),
+        ("ThresholdedRelu", 2),
+        ("Shrink", 1),
+        ("Sin", 1),
+        ("Cos", 1),
+        ("Tan", 1),
+        ("Asin", 1),
+        ("Acos", 1),
+        ("Atan", 1),
+        ("Sinh", 1),
+        ("Cosh", 1),
+    ];
+    for (name, attributes) in names {
+        agree(5, 6, |random| {
+            let mut operator = Operator::new(name.strip_suffix("Tanh").unwrap_or(name), 24);
+            if name == "GeluTanh" {
+                operator = operator.with("approximate", text("tanh"));
+            }
+            if attributes > 1 && random.chance(2) {
+                operator = operator.with("alpha", Attribute::Float(random.pick(&[0.3, 1.7])));
+            }
+            if attributes > 2 && random.chance(2) {
+                operator = operator.with("gamma", Attribute::Float(1.3));
+            }
+            if name == "Shrink" && random.chance(2) {
+                operator = operator.with("lambd", Attribute::Float(0.7)).with("bias", Attribute::Float(0.2));
+            }
+            let scale = random.pick(&[0.9, 3.0, 10.0]);
+            let count = random.size(1, 70);
+            let mut values = random.floats(count, scale);
+            values.extend([f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, -0.0, 1e-40, 0.5, -0.5, 1.5, -2.5]);
+            values.extend([1.0, -1.0, 1e-5, -1e-5]);
+            if matches!(name, "Round" | "Floor" | "Ceil" | "Sign") {
+                values.extend([4_194_304.5, -4_194_305.5, 8_388_607.5, 1e30, -0.2]);
+            }
+            let x = Tensor::from_vec(&[values.len()], values).unwrap();
+            (case(operator, vec![Some(x)], &[], 1), true)
+        });
+    }
+}
