@@ -13,11 +13,14 @@ mod moments;
 mod movement;
 mod normalize;
 mod oracle;
+mod pad;
 mod planes;
 pub(crate) mod pooling;
 mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
+mod resize;
+mod select;
 mod tile;
 pub(crate) mod vector;
 
@@ -217,7 +220,13 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => convert::compare(site),
         "ReduceSum" | "ReduceMean" | "ReduceSumSquare" | "ReduceMax" | "ReduceMin" => reduce::compile(site),
         "Concat" => movement::concat(site),
-        "Transpose" | "Expand" | "Slice" => movement::view(site),
+        "Split" => movement::split(site),
+        "Transpose" | "Expand" | "Slice" | "Tile" | "DepthToSpace" | "SpaceToDepth" => movement::view(site),
+        "Gather" => select::gather(site),
+        "GatherElements" => select::gather_elements(site),
+        "Where" => select::choose(site),
+        "Pad" => pad::compile(site),
+        "Resize" | "Upsample" => resize::compile(site),
         _ => elementwise::compile(site),
     }
 }

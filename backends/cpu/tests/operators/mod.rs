@@ -277,3 +277,208 @@ fn functions_of_one_number() {
         });
     }
 }
+
+/// Numbers of a type, or booleans.
+fn of_type(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
+    let x = random.tensor(shape, if dtype == DType::Bool { 1.0 } else { 60.0 });
+    let (operator, more) = match dtype {
+        DType::F32 => return x,
+        DType::Bool => (Operator::new("Greater", 13), Some(Tensor::scalar(0.0f32))),
+        DType::U8 | DType::U16 | DType::U32 | DType::U64 => {
+            let x = hetero_reference::evaluate(&Operator::new("Abs", 13), &[Some(x)], 1).unwrap().remove(0);
+            return cast(x, dtype);
+        }
+        _ => return cast(x, dtype),
+    };
+    hetero_reference::evaluate(&operator, &[Some(x), more], 1).unwrap().remove(0)
+}
+
+fn cast(x: Tensor, dtype: DType) -> Tensor {
+    let operator = Operator::new("Cast", 13).with("to", Attribute::Int(i64::from(dtype.onnx_code())));
+    hetero_reference::evaluate(&operator, &[Some(x)], 1).unwrap().remove(0)
+}
+
+/// Types of each width.
+const TYPES: [DType; 6] = [DType::F32, DType::I64, DType::U8, DType::Bool, DType::F16, DType::I32];
+
+/// An axis, from either end.
+fn axis(random: &mut Random, rank: usize) -> (usize, Attribute) {
+    let axis = random.size(0, rank - 1);
+    (axis, Attribute::Int(if random.chance(2) { axis as i64 } else { axis as i64 - rank as i64 }))
+}
+
+/// A shape that repeats to another.
+fn part_of(random: &mut Random, shape: &[usize]) -> Vec<usize> {
+    let lead = random.size(0, shape.len());
+    shape[lead..].iter().map(|&size| if random.chance(3) { 1 } else { size }).collect()
+}
+
+#[test]
+fn splits_and_views() {
+    agree(6, 400, |random| {
+        let dtype = random.pick(&TYPES);
+        let rank = random.size(1, 4);
+        let mut shape = sizes(random, rank);
+        match random.size(0, 3) {
+            0 => {
+                let (axis, attribute) = axis(random, rank);
+                let parts: Vec<usize> = (0..random.size(1, 4)).map(|_| random.size(0, 5)).collect();
+                shape[axis] = parts.iter().sum();
+                let list = i64s(&parts.iter().map(|&part| part as i64).collect::<Vec<_>>());
+                let inputs = vec![Some(of_type(random, dtype, &shape)), Some(list)];
+                (case(Operator::new("Split", 13).with("axis", attribute), inputs, &[1], parts.len()), true)
+            }
+            1 => {
+                let (axis, attribute) = axis(random, rank);
+                let count = random.size(1, 4).min(shape[axis]);
+                let operator = Operator::new("Split", 18).with("axis", attribute).with("num_outputs", int(count));
+                (case(operator, vec![Some(of_type(random, dtype, &shape))], &[], count), true)
+            }
+            2 => {
+                let repeats: Vec<i64> = shape.iter().map(|_| random.pick(&[0, 1, 1, 2, 3])).collect();
+                let inputs = vec![Some(of_type(random, dtype, &shape)), Some(i64s(&repeats))];
+                (case(Operator::new("Tile", 13), inputs, &[1], 1), true)
+            }
+            _ => {
+                let (name, mode) =
+                    random.pick(&[("DepthToSpace", "DCR"), ("DepthToSpace", "CRD"), ("SpaceToDepth", "")]);
+                let (block, mut shape) = (random.size(1, 3), sizes(random, 4));
+                let mut operator = Operator::new(name, 13).with("blocksize", int(block));
+                if name == "DepthToSpace" {
+                    operator = operator.with("mode", text(mode));
+                    shape[1] = block * block * random.size(1, 3);
+                } else {
+                    shape[2] *= block;
+                    shape[3] *= block;
+                }
+                (case(operator, vec![Some(of_type(random, dtype, &shape))], &[], 1), true)
+            }
+        }
+    });
+}
+
+#[test]
+fn elements_chosen_by_others() {
+    agree(7, 400, |random| {
+        let dtype = random.pick(&TYPES);
+        let rank = random.size(1, 4);
+        let shape = sizes(random, rank);
+        let constants = random.pick(&[&[][..], &[1]]);
+        let name = random.pick(&["Gather", "GatherElements", "Where"]);
+        if name == "Where" {
+            let parts = [(); 3].map(|()| part_of(random, &shape));
+            let whole = random.size(0, 2);
+            let of = |at: usize| if at == whole { shape.clone() } else { parts[at].clone() };
+            let inputs = vec![
+                Some(of_type(random, DType::Bool, &of(0))),
+                Some(of_type(random, dtype, &of(1))),
+                Some(of_type(random, dtype, &of(2))),
+            ];
+            return (case(Operator::new(name, 16), inputs, constants, 1), true);
+        }
+        let (axis, attribute) = axis(random, rank);
+        let wanted: Vec<usize> = if name == "Gather" {
+            let rank = random.size(0, 2);
+            sizes(random, rank)
+        } else {
+            let of = |(at, &size): (usize, &usize)| if at == axis { random.size(0, 9) } else { random.size(1, size) };
+            shape.iter().enumerate().map(of).collect()
+        };
+        let limit = shape[axis] as i64;
+        let count = wanted.iter().product::<usize>();
+        let places = (0..count).map(|_| (random.next() % (2 * limit as u64)) as i64 - limit).collect();
+        let places = cast(Tensor::from_vec(&wanted, places).unwrap(), random.pick(&[DType::I32, DType::I64]));
+        let inputs = vec![Some(of_type(random, dtype, &shape)), Some(places)];
+        (case(Operator::new(name, 13).with("axis", attribute), inputs, constants, 1), true)
+    });
+}
+
+#[test]
+fn an_index_outside_is_the_error_of_the_oracle() {
+    for (name, dims) in [("Gather", &[2][..]), ("GatherElements", &[2, 3])] {
+        for wrong in [3i64, -4, i64::MIN] {
+            let mut places = vec![1i64; dims.iter().product()];
+            places[1] = wrong;
+            let x = Tensor::from_vec(&[3, 3], vec![0.5f32; 9]).unwrap();
+            let inputs = vec![Some(x), Some(Tensor::from_vec(dims, places).unwrap())];
+            let case = case(Operator::new(name, 13), inputs, &[], 1);
+            let expected = hetero_reference::evaluate(&case.operator, &case.inputs, 1).unwrap_err();
+            let (program, inputs) = program(&case).unwrap();
+            for (device, opened) in devices() {
+                let error = run_program(&*opened, &program, &inputs).unwrap_err();
+                assert!(
+                    error.to_string().contains(&format!("index {wrong} is outside a dimension of size 3")),
+                    "{error}"
+                );
+                assert!(expected.to_string().contains(&format!("index {wrong} is outside")), "{device}: {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn pads() {
+    agree(8, 500, |random| {
+        let dtype = random.pick(&TYPES);
+        let rank = random.size(1, 4);
+        let shape = sizes(random, rank);
+        let mode = random.pick(&["constant", "constant", "edge", "reflect", "wrap"]);
+        let mut axes: Vec<usize> = (0..rank).collect();
+        let chosen = random.chance(3);
+        if chosen {
+            axes.retain(|_| random.chance(2));
+            axes.reverse();
+        }
+        let (mut before, mut after) = (vec![], vec![]);
+        for &axis in &axes {
+            let size = shape[axis] as i64;
+            let pick = |random: &mut Random| random.pick(&[0i64, 0, 0, 1, 2, 7, -1, -2]).max(-size);
+            let first = pick(random);
+            before.push(first);
+            after.push(pick(random).max(-size - first));
+        }
+        before.extend(after);
+        let fill = random.chance(2).then(|| of_type(random, dtype, &[]));
+        let axes: Vec<i64> = axes.iter().map(|&a| a as i64 - if random.chance(2) { rank as i64 } else { 0 }).collect();
+        let inputs = vec![Some(of_type(random, dtype, &shape)), Some(i64s(&before)), fill, chosen.then(|| i64s(&axes))];
+        let operator = Operator::new("Pad", 19).with("mode", text(mode));
+        (case(operator, inputs, random.pick(&[&[1, 3][..], &[1, 2, 3]]), 1), true)
+    });
+}
+
+#[test]
+fn resizes() {
+    agree(9, 400, |random| {
+        let shape = [random.size(1, 2), random.size(3, 9), random.size(3, 21), random.size(3, 40)];
+        let axes = random.pick(&[&[2, 3][..], &[2, 3], &[3], &[1, 2], &[2], &[1, 2, 3]]);
+        let mode = random.pick(&["nearest", "linear", "cubic"]);
+        let transform =
+            random.pick(&["half_pixel", "asymmetric", "align_corners", "pytorch_half_pixel", "half_pixel_symmetric"]);
+        let mut operator = Operator::new("Resize", 19)
+            .with("mode", text(mode))
+            .with("coordinate_transformation_mode", text(transform));
+        if mode == "nearest" {
+            let rule = random.pick(&["round_prefer_floor", "floor", "ceil", "round_prefer_ceil"]);
+            operator = operator.with("nearest_mode", text(rule));
+        } else {
+            operator = operator.with("antialias", int(random.size(0, 1)));
+            operator = operator.with("exclude_outside", int(if mode == "cubic" { random.size(0, 1) } else { 0 }));
+        }
+        let mut values = random.floats(shape.iter().product(), 1.0);
+        if random.chance(5) {
+            values[0] = f32::INFINITY;
+        }
+        let mut inputs = vec![Some(Tensor::from_vec(&shape, values).unwrap()), None];
+        if random.chance(2) {
+            let mut scales = [1.0f32; 4];
+            axes.iter().for_each(|&axis| scales[axis] = random.pick(&[0.4, 0.5, 1.5, 2.0, 3.0, 2.7]));
+            inputs.push(Some(Tensor::from_vec(&[4], scales.to_vec()).unwrap()));
+        } else {
+            let mut sizes = shape.map(|size| size as i64);
+            axes.iter().for_each(|&axis| sizes[axis] += random.pick(&[-2, 1, 3, 17]));
+            inputs.push(None);
+            inputs.push(Some(i64s(&sizes)));
+        }
+        (case(operator, inputs, &[2, 3], 1), axes.len() < 3)
+    });
+}
