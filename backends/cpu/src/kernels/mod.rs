@@ -22,6 +22,7 @@ pub(crate) mod reorder;
 mod resize;
 mod select;
 mod tile;
+mod transposed;
 pub(crate) mod vector;
 
 use hetero_hal::{DType, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor};
@@ -203,6 +204,7 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),
+        "ConvTranspose" => transposed::compile(site),
         "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pooling::compile(site),
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),

@@ -482,3 +482,47 @@ fn resizes() {
         (case(operator, inputs, &[2, 3], 1), axes.len() < 3)
     });
 }
+
+#[test]
+fn transposed_convolutions() {
+    agree(10, 300, |random| {
+        let rank = random.size(1, 2);
+        let groups = random.pick(&[1, 1, 2, 3]);
+        let (channels, outputs) = (groups * random.size(1, 9), random.size(1, 9));
+        let mut x = vec![random.size(1, 2), channels];
+        let mut w = vec![channels, outputs];
+        let (mut strides, mut dilations, mut extra) = (vec![], vec![], vec![]);
+        let (mut begin, mut end, mut wanted) = (vec![], vec![], vec![]);
+        for _ in 0..rank {
+            let (kernel, stride, dilation) = (random.size(1, 4), random.size(1, 3), random.size(1, 2));
+            let size = random.size(2, 17);
+            let add = random.size(0, stride - 1);
+            let full = (size - 1) * stride + add + (kernel - 1) * dilation + 1;
+            let first = random.size(0, 2.min(full - 1));
+            x.push(size);
+            w.push(kernel);
+            strides.push(stride as i64);
+            dilations.push(dilation as i64);
+            extra.push(add as i64);
+            begin.push(first as i64);
+            end.push(random.size(0, 2.min(full - 1 - first)) as i64);
+            wanted.push(random.size(1, full + 2) as i64);
+        }
+        let mut operator = Operator::new("ConvTranspose", 11)
+            .with("group", int(groups))
+            .with("strides", Attribute::Ints(strides))
+            .with("dilations", Attribute::Ints(dilations))
+            .with("output_padding", Attribute::Ints(extra));
+        operator = match random.size(0, 5) {
+            0 => operator.with("output_shape", Attribute::Ints(wanted)),
+            1 => operator.with("auto_pad", text(random.pick(&["SAME_UPPER", "SAME_LOWER", "VALID"]))),
+            _ => {
+                begin.extend(end);
+                operator.with("pads", Attribute::Ints(begin))
+            }
+        };
+        let bias = random.chance(2).then(|| random.tensor(&[outputs * groups], 1.0));
+        let inputs = vec![Some(random.tensor(&x, 1.0)), Some(random.tensor(&w, 1.0)), bias];
+        (case(operator, inputs, random.pick(&[&[][..], &[1], &[1, 2]]), 1), true)
+    });
+}
