@@ -1,11 +1,13 @@
 //! Kernels: one type per family, made for a node's shapes, run many times.
 
 pub(crate) mod affine;
+mod arg;
 pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
 mod gru;
+mod integers;
 mod lines;
 mod lstm;
 mod matmul;
@@ -220,7 +222,10 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::copy(site),
         "Cast" => convert::cast(site),
         "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => convert::compare(site),
-        "ReduceSum" | "ReduceMean" | "ReduceSumSquare" | "ReduceMax" | "ReduceMin" => reduce::compile(site),
+        "ArgMax" | "ArgMin" => arg::compile(site),
+        name if name.starts_with("Reduce") => reduce::compile(site),
+        "IsNaN" | "IsInf" => integers::kinds(site),
+        "And" | "Or" | "Xor" | "Not" => integers::logic(site),
         "Concat" => movement::concat(site),
         "Split" => movement::split(site),
         "Transpose" | "Expand" | "Slice" | "Tile" | "DepthToSpace" | "SpaceToDepth" => movement::view(site),
@@ -229,6 +234,7 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Where" => select::choose(site),
         "Pad" => pad::compile(site),
         "Resize" | "Upsample" => resize::compile(site),
-        _ => elementwise::compile(site),
+        _ if site.all(DType::F32) => elementwise::compile(site),
+        _ => integers::compile(site),
     }
 }

@@ -526,3 +526,183 @@ fn transposed_convolutions() {
         (case(operator, inputs, random.pick(&[&[][..], &[1], &[1, 2]]), 1), true)
     });
 }
+
+#[test]
+fn reductions() {
+    let names = ["Sum", "Mean", "SumSquare", "Max", "Min", "L1", "L2", "Prod", "LogSum", "LogSumExp"]
+        .map(|n| format!("Reduce{n}"));
+    agree(11, 600, |random| {
+        let rank = random.size(1, 5);
+        let shape = sizes(random, rank);
+        let name = &names[random.size(0, names.len() - 1)];
+        let dtype = random.pick(&[DType::F32, DType::F32, DType::F32, DType::I32, DType::I64]);
+        let axes: Vec<usize> = (0..rank).filter(|_| random.chance(2)).collect();
+        let operator = Operator::new(name.as_str(), 18).with("keepdims", int(random.size(0, 1)));
+        let x = match dtype {
+            DType::F32 => {
+                let low = if name == "ReduceLogSum" { 1.5 } else { 0.0 };
+                let mut values = random.floats(shape.iter().product(), 1.4);
+                values.iter_mut().for_each(|value| *value += low);
+                if random.chance(6) {
+                    let at = random.size(0, values.len() - 1);
+                    values[at] = random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY]);
+                }
+                Tensor::from_vec(&shape, values).unwrap()
+            }
+            _ => of_type(random, dtype, &shape),
+        };
+        // A kernel does up to two groups of dimensions.
+        let over = |at: &usize| axes.is_empty() || axes.contains(at);
+        let list: Vec<bool> = (0..rank).filter(|&at| shape[at] != 1).map(|at| over(&at)).collect();
+        let groups = list.iter().enumerate().filter(|&(at, &over)| over && (at == 0 || !list[at - 1])).count();
+        let float = matches!(name.as_str(), "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp");
+        let native = groups <= 2 && (dtype == DType::F32 || !float);
+        let signed = axes.iter().map(|&a| a as i64 - if random.chance(2) { rank as i64 } else { 0 });
+        let signed: Vec<i64> = signed.collect();
+        let list = (!signed.is_empty()).then(|| i64s(&signed));
+        (case(operator, vec![Some(x), list], &[1], 1), native)
+    });
+}
+
+#[test]
+fn sums_in_between_do_not_overflow() {
+    for (name, values) in [
+        ("ReduceL2", [1e30f32, 2e30, 3e30]),
+        ("ReduceProd", [1e30, 1e30, 1e-35]),
+        ("ReduceLogSum", [3e38, 3e38, 1e38]),
+        ("ReduceLogSumExp", [500.0, 501.0, -500.0]),
+    ] {
+        for keep in [[3, 1], [1, 3]] {
+            agree(12, 1, |_| {
+                let x = Tensor::from_vec(&keep, values.to_vec()).unwrap();
+                (case(Operator::new(name, 13), vec![Some(x)], &[], 1), true)
+            });
+            agree(12, 1, |_| {
+                let list = values.iter().flat_map(|&value| [value; 2]).collect();
+                let x = Tensor::from_vec(&[3, 2], list).unwrap();
+                let operator = Operator::new(name, 13).with("axes", Attribute::Ints(vec![0]));
+                (case(operator, vec![Some(x)], &[], 1), true)
+            });
+        }
+    }
+}
+
+#[test]
+fn places_of_the_largest() {
+    agree(13, 300, |random| {
+        let rank = random.size(1, 4);
+        let shape = sizes(random, rank);
+        let (_, attribute) = axis(random, rank);
+        let operator = Operator::new(random.pick(&["ArgMax", "ArgMin"]), 13)
+            .with("axis", attribute)
+            .with("keepdims", int(random.size(0, 1)))
+            .with("select_last_index", int(random.size(0, 1)));
+        // Few different values, so that many are equal.
+        let values = (0..shape.iter().product::<usize>()).map(|_| {
+            let value = random.size(0, 6) as f32 - 3.0;
+            if random.chance(9) { random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0]) } else { value }
+        });
+        let values = values.collect();
+        (case(operator, vec![Some(Tensor::from_vec(&shape, values).unwrap())], &[], 1), true)
+    });
+}
+
+#[test]
+fn integers_and_booleans() {
+    agree(14, 600, |random| {
+        let rank = random.size(0, 4);
+        let shape = sizes(random, rank);
+        let whole = random.chance(2);
+        let parts = [(); 2].map(|()| part_of(random, &shape));
+        let shapes = if whole { [shape.clone(), parts[0].clone()] } else { [parts[0].clone(), shape.clone()] };
+        let dtype = random.pick(&[DType::I32, DType::I64, DType::U8, DType::Bool]);
+        if dtype == DType::Bool {
+            let name = random.pick(&["And", "Or", "Xor", "Not"]);
+            let mut inputs = vec![Some(of_type(random, dtype, &shapes[0]))];
+            if name != "Not" {
+                inputs.push(Some(of_type(random, dtype, &shapes[1])));
+            }
+            return (case(Operator::new(name, 7), inputs, &[], 1), true);
+        }
+        let extreme = random.chance(4);
+        let mut number = |shape: &[usize]| {
+            let x = of_type(random, dtype, shape);
+            // The largest and smallest numbers, where results wrap around.
+            let most = match dtype {
+                DType::I32 => Tensor::scalar(i32::MIN),
+                DType::I64 => Tensor::scalar(i64::MIN),
+                _ => Tensor::scalar(200u8),
+            };
+            let add = Operator::new("Add", 14);
+            let moved = || hetero_reference::evaluate(&add, &[Some(x.clone()), Some(most)], 1).unwrap().remove(0);
+            Some(if extreme { moved() } else { x })
+        };
+        let inputs = vec![number(&shapes[0]), number(&shapes[1])];
+        let name = random.pick(&[
+            "Add",
+            "Sub",
+            "Mul",
+            "Div",
+            "Mod",
+            "Max",
+            "Min",
+            "Sum",
+            "BitwiseAnd",
+            "BitwiseOr",
+            "BitwiseXor",
+            "Neg",
+            "Abs",
+            "Relu",
+            "BitwiseNot",
+        ]);
+        let one = matches!(name, "Neg" | "Abs" | "Relu" | "BitwiseNot");
+        let mut operator = Operator::new(name, 18);
+        if name == "Mod" {
+            operator = operator.with("fmod", int(random.size(0, 1)));
+        }
+        let inputs = inputs.into_iter().take(if one { 1 } else { 2 }).collect();
+        // The standard has these on signed numbers only.
+        let name = if dtype == DType::U8 && matches!(name, "Neg" | "Relu") { "Abs" } else { name };
+        operator.name = name.into();
+        (case(operator, inputs, &[], 1), true)
+    });
+}
+
+#[test]
+fn division_by_zero_and_what_wraps() {
+    let pairs = |name: &str, a: [i32; 6], b: [i32; 6]| {
+        agree(15, 1, |_| {
+            let of = |values: [i32; 6]| Some(Tensor::from_vec(&[6], values.to_vec()).unwrap());
+            (case(Operator::new(name, 14), vec![of(a), of(b)], &[], 1), true)
+        });
+    };
+    for name in ["Add", "Sub", "Mul", "Div", "Mod"] {
+        let (least, most) = (i32::MIN, i32::MAX);
+        pairs(name, [5, least, -7, most, 0, least], [0, -1, 2, -1, 0, most]);
+    }
+}
+
+#[test]
+fn which_numbers_are_special() {
+    for operator in [
+        Operator::new("IsNaN", 20),
+        Operator::new("IsInf", 20),
+        Operator::new("IsInf", 20).with("detect_positive", int(0)),
+        Operator::new("IsInf", 20).with("detect_negative", int(0)),
+    ] {
+        agree(16, 1, |_| {
+            let x = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 0.0, 1e-40, f32::MAX, -1.0];
+            (case(operator.clone(), vec![Some(Tensor::from_vec(&[7], x).unwrap())], &[], 1), true)
+        });
+    }
+}
+
+#[test]
+fn remainders_of_floats() {
+    agree(17, 20, |random| {
+        let shape = sizes(random, 3);
+        let other = part_of(random, &shape);
+        let inputs = vec![Some(random.tensor(&shape, 9.0)), Some(random.tensor(&other, 2.0))];
+        (case(Operator::new("Mod", 13).with("fmod", int(1)), inputs, &[], 1), true)
+    });
+}
