@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod operators;
+
 use std::sync::Arc;
 
 use hetero_conformance::{Case, Expectations, run_program, run_suite, suite};

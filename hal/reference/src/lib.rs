@@ -53,6 +53,7 @@ use std::sync::LazyLock;
 use hetero_hal::{Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
 pub use control::run;
+pub use resize::Resampling;
 pub use window::{Padding, Window};
 
 /// Every definition, a list per family.

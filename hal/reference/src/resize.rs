@@ -220,6 +220,69 @@ impl Kernel {
         }
         Ok(taps)
     }
+
+    /// The same along an axis of `size` elements: positions outside are those at the edge, or are left out where the operator says so.
+    fn inside(&self, operator: &Operator, x: f64, scale: f64, size: usize) -> Result<Vec<(usize, f64)>> {
+        let antialias = operator.int("antialias")?.unwrap_or(0) != 0;
+        let mut taps = self.taps(x, if antialias { scale.min(1.0) } else { 1.0 })?;
+        if operator.int("exclude_outside")?.unwrap_or(0) != 0 {
+            taps.retain(|(position, _)| (0..size as i64).contains(position));
+            let sum: f64 = taps.iter().map(|(_, w)| w).sum();
+            taps.iter_mut().for_each(|(_, w)| *w /= sum);
+        }
+        Ok(taps.into_iter().map(|(position, weight)| (position.clamp(0, size as i64 - 1) as usize, weight)).collect())
+    }
+}
+
+/// What the result of a Resize or Upsample reads along one axis.
+///
+/// ```
+/// use hetero_hal::{Attribute, Operator, Tensor};
+/// use hetero_reference::Resampling;
+///
+/// let resize = Operator::new("Resize", 19).with("mode", Attribute::String(b"linear"[..].into()));
+/// let scales = Tensor::from_vec(&[2], vec![1.0f32, 0.5])?;
+/// let axes = Resampling::resolve(&resize, &[3, 4], |index| (index == 2).then(|| scales.clone()))?;
+/// let [along] = &axes.unwrap_or_default()[..] else { panic!("only one axis changes") };
+/// assert_eq!((along.axis, &along.taps[0]), (1, &vec![(0, 0.5), (1, 0.5)]));
+/// # Ok::<(), hetero_hal::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Resampling {
+    /// The axis.
+    pub axis: usize,
+    /// For each position of the result, those of the input and their weights.
+    pub taps: Vec<Vec<(usize, f64)>>,
+}
+
+impl Resampling {
+    /// For each axis that `operator` changes on an input of this shape, in their order. `content` gives what is known of its inputs. `None` where
+    /// neither scales nor sizes are known, and where a region of interest may lie outside the input.
+    ///
+    /// # Errors
+    /// `InvalidModel` where attributes, scales or sizes do not fit the shape.
+    pub fn resolve(
+        operator: &Operator,
+        input: &[usize],
+        content: impl Fn(usize) -> Option<Tensor>,
+    ) -> Result<Option<Vec<Resampling>>> {
+        let (kernel, mapping) = (Kernel::of(operator)?, mapping(operator)?);
+        let Some(wanted) = wanted(operator, content)?.filter(|_| !matches!(mapping, Mapping::CropAndResize)) else {
+            return Ok(None);
+        };
+        let request = request(operator, input, &wanted, None)?;
+        let mut axes = Vec::new();
+        for axis in 0..input.len() {
+            let (from, to, scale) = (input[axis], request.output[axis], request.scales[axis]);
+            if from == to && scale == 1.0 {
+                continue;
+            }
+            let place = |at: usize| source(mapping, at as f64, from as f64, to as f64, scale, request.roi[axis]);
+            let taps = (0..to).map(|at| kernel.inside(operator, place(at), scale, from)).collect::<Result<_>>()?;
+            axes.push(Resampling { axis, taps });
+        }
+        Ok(Some(axes))
+    }
 }
 
 /// Cubic convolution (Keys, 1981) at distance `t`.
@@ -246,8 +309,6 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(input.dtype(), &request.output)?;
     let kernel = Kernel::of(operator)?;
     let mapping = mapping(operator)?;
-    let antialias = operator.int("antialias")?.unwrap_or(0) != 0;
-    let exclude_outside = operator.int("exclude_outside")?.unwrap_or(0) != 0;
     let filler = f64::from(operator.float("extrapolation_value")?.unwrap_or(0.0));
     let mut shape = input.shape().to_vec();
     let mut values = floats(input)?;
@@ -265,20 +326,13 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         for at in 0..to {
             let x = source(mapping, at as f64, from as f64, to as f64, scale, request.roi[along]);
             let outside = matches!(mapping, Mapping::CropAndResize) && (x < 0.0 || x > from as f64 - 1.0);
-            let mut taps = kernel.taps(x, if antialias { scale.min(1.0) } else { 1.0 })?;
-            if exclude_outside {
-                taps.retain(|(position, _)| (0..from as i64).contains(position));
-                let sum: f64 = taps.iter().map(|(_, w)| w).sum();
-                taps.iter_mut().for_each(|(_, w)| *w /= sum);
-            }
+            let taps = kernel.inside(operator, x, scale, from)?;
             for o in 0..outer {
                 for i in 0..inner {
                     next[(o * to + at) * inner + i] = if outside {
                         filler
                     } else {
-                        let read = |position: i64| {
-                            values[(o * from + position.clamp(0, from as i64 - 1) as usize) * inner + i]
-                        };
+                        let read = |position: usize| values[(o * from + position) * inner + i];
                         taps.iter().map(|&(position, weight)| weight * read(position)).sum()
                     };
                 }

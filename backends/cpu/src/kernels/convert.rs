@@ -1,4 +1,4 @@
-//! Comparisons, and conversions between the usual element types.
+//! Comparisons, conversions between the usual element types, and other functions whose result is of another type than f32.
 
 use std::marker::PhantomData;
 
@@ -15,7 +15,7 @@ pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     fn of<A: Element, B: Element>(convert: impl Fn(A) -> B + Send + Sync + 'static) -> Option<Box<dyn Kernel>> {
-        Some(Box::new(Cast(convert, PhantomData)))
+        Some(Box::new(Cast::new(convert)))
     }
     Ok(match (input.dtype, output.dtype) {
         (DType::Bool | DType::U8, DType::F32) => of(|x: u8| f32::from(x)),
@@ -30,7 +30,13 @@ pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })
 }
 
-struct Cast<A, B, F>(F, PhantomData<fn(A) -> B>);
+pub(super) struct Cast<A, B, F>(F, PhantomData<fn(A) -> B>);
+
+impl<A, B, F: Fn(A) -> B> Cast<A, B, F> {
+    pub(super) fn new(function: F) -> Self {
+        Cast(function, PhantomData)
+    }
+}
 
 impl<A: Element, B: Element, F: Fn(A) -> B + Send + Sync> Kernel for Cast<A, B, F> {
     fn name(&self) -> &'static str {
@@ -75,7 +81,7 @@ fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast
         first: Broadcast,
         second: Broadcast,
     ) -> Option<Box<dyn Kernel>> {
-        Some(Box::new(Compare { test, first, second, element: PhantomData::<fn(T)> }))
+        Some(Box::new(Pairs::new(move |a, b| u8::from(test(a, b)), first, second)))
     }
     match name {
         "Equal" => of(|a: T, b: T| a == b, first, second),
@@ -87,21 +93,28 @@ fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast
     }
 }
 
-struct Compare<T, F> {
-    test: F,
+/// A function of two operands that repeat.
+pub(super) struct Pairs<A, B, F> {
+    function: F,
     first: Broadcast,
     second: Broadcast,
-    element: PhantomData<fn(T)>,
+    element: PhantomData<fn(A) -> B>,
 }
 
-impl<T: Element, F: Fn(T, T) -> bool + Send + Sync> Kernel for Compare<T, F> {
+impl<A, B, F: Fn(A, A) -> B> Pairs<A, B, F> {
+    pub(super) fn new(function: F, first: Broadcast, second: Broadcast) -> Self {
+        Pairs { function, first, second, element: PhantomData }
+    }
+}
+
+impl<A: Element, B: Element, F: Fn(A, A) -> B + Send + Sync> Kernel for Pairs<A, B, F> {
     fn name(&self) -> &'static str {
-        "convert::Compare"
+        "convert::Pairs"
     }
 
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let (a, b) = (arguments.input::<T>(0)?, arguments.input::<T>(1)?);
-        let output = arguments.output::<u8>(0)?;
+        let (a, b) = (arguments.input::<A>(0)?, arguments.input::<A>(1)?);
+        let output = arguments.output::<B>(0)?;
         let (count, output) = (output.len(), Shared::new(output));
         spread(count, runtime, |range| {
             self.first.runs(range, |range, first| {
@@ -112,19 +125,23 @@ impl<T: Element, F: Fn(T, T) -> bool + Send + Sync> Kernel for Compare<T, F> {
                     // SAFETY: each range is one task's.
                     let into = unsafe { output.slice(range.start, range.len()) };
                     match (step, self.second.step) {
+                        (1, 1) => {
+                            let pairs = a[first..first + into.len()].iter().zip(&b[second..second + into.len()]);
+                            into.iter_mut().zip(pairs).for_each(|(into, (x, y))| *into = (self.function)(*x, *y));
+                        }
                         (0, 1) => {
                             let x = a[first];
                             let other = &b[second..second + into.len()];
-                            into.iter_mut().zip(other).for_each(|(into, y)| *into = u8::from((self.test)(x, *y)));
+                            into.iter_mut().zip(other).for_each(|(into, y)| *into = (self.function)(x, *y));
                         }
                         (1, 0) => {
                             let y = b[second];
                             let other = &a[first..first + into.len()];
-                            into.iter_mut().zip(other).for_each(|(into, x)| *into = u8::from((self.test)(*x, y)));
+                            into.iter_mut().zip(other).for_each(|(into, x)| *into = (self.function)(*x, y));
                         }
                         (step, other) => {
                             for (index, into) in into.iter_mut().enumerate() {
-                                *into = u8::from((self.test)(a[first + index * step], b[second + index * other]));
+                                *into = (self.function)(a[first + index * step], b[second + index * other]);
                             }
                         }
                     }

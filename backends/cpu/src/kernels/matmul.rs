@@ -116,6 +116,11 @@ impl Product {
         Product { isa, shape, panels, clamp: (f32::NEG_INFINITY, f32::INFINITY) }
     }
 
+    /// Was it made with the right matrix?
+    pub(super) fn is_packed(&self) -> bool {
+        self.panels.is_some()
+    }
+
     /// Is the right matrix packed while running?
     fn packs(&self) -> bool {
         self.panels.is_none() && (self.shape.b.1 != 1 || self.shape.m >= PACK_FROM)

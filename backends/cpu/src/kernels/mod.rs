@@ -1,20 +1,30 @@
 //! Kernels: one type per family, made for a node's shapes, run many times.
 
 pub(crate) mod affine;
+mod arg;
 pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
+mod gru;
+mod integers;
+mod lines;
 mod lstm;
 mod matmul;
+mod moments;
 mod movement;
 mod normalize;
 mod oracle;
+mod pad;
 mod planes;
 pub(crate) mod pooling;
+mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
+mod resize;
+mod select;
 mod tile;
+mod transposed;
 pub(crate) mod vector;
 
 use hetero_hal::{DType, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor};
@@ -196,19 +206,35 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),
+        "ConvTranspose" => transposed::compile(site),
         "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pooling::compile(site),
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
         "LSTM" => lstm::compile(site),
+        "GRU" => gru::compile(site),
         "BatchNormalization" => normalize::batch(site),
         "LRN" => normalize::lrn(site),
-        "Softmax" => normalize::softmax(site),
+        "LayerNormalization" | "RMSNormalization" => moments::layer(site),
+        "InstanceNormalization" | "GroupNormalization" => moments::channels(site),
+        "MeanVarianceNormalization" => moments::mean_variance(site),
+        "Softmax" | "LogSoftmax" => lines::softmax(site),
+        "LpNormalization" => lines::lp(site),
         "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::copy(site),
         "Cast" => convert::cast(site),
         "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => convert::compare(site),
-        "ReduceSum" | "ReduceMean" | "ReduceSumSquare" | "ReduceMax" | "ReduceMin" => reduce::compile(site),
+        "ArgMax" | "ArgMin" => arg::compile(site),
+        name if name.starts_with("Reduce") => reduce::compile(site),
+        "IsNaN" | "IsInf" => integers::kinds(site),
+        "And" | "Or" | "Xor" | "Not" => integers::logic(site),
         "Concat" => movement::concat(site),
-        "Transpose" | "Expand" | "Slice" => movement::view(site),
-        _ => elementwise::compile(site),
+        "Split" => movement::split(site),
+        "Transpose" | "Expand" | "Slice" | "Tile" | "DepthToSpace" | "SpaceToDepth" => movement::view(site),
+        "Gather" => select::gather(site),
+        "GatherElements" => select::gather_elements(site),
+        "Where" => select::choose(site),
+        "Pad" => pad::compile(site),
+        "Resize" | "Upsample" => resize::compile(site),
+        _ if site.all(DType::F32) => elementwise::compile(site),
+        _ => integers::compile(site),
     }
 }

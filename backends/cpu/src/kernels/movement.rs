@@ -6,6 +6,20 @@ use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
+/// A kernel for elements of so many bytes, whatever they mean.
+macro_rules! of_width {
+    ($width:expr, $kernel:ident::new($($argument:expr),*)) => {
+        match $width {
+            1 => Some(Box::new($kernel::<u8>::new($($argument),*)) as Box<dyn Kernel>),
+            2 => Some(Box::new($kernel::<u16>::new($($argument),*)) as Box<dyn Kernel>),
+            4 => Some(Box::new($kernel::<u32>::new($($argument),*)) as Box<dyn Kernel>),
+            8 => Some(Box::new($kernel::<u64>::new($($argument),*)) as Box<dyn Kernel>),
+            _ => None,
+        }
+    };
+}
+pub(super) use of_width;
+
 /// Operators that keep the bytes and change the shape: nothing to do where the output shares the input's memory.
 pub(super) fn copy(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // Dropout that may be in training mode, or gives a mask, is the oracle's.
@@ -76,7 +90,87 @@ impl Kernel for Concat {
     }
 }
 
-/// Operators whose output reads the input with other strides: Transpose, Expand, Slice.
+pub(super) fn split(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let Some(input) = site.input(0) else { return Ok(None) };
+    let axis = site.operator().int("axis")?.unwrap_or(0);
+    let axis = if axis < 0 { axis + input.shape.len() as i64 } else { axis };
+    let axis = usize::try_from(axis).unwrap_or(usize::MAX);
+    let width = input.dtype.bits() / 8;
+    let Some(row) = input.shape.get(axis..).map(|sizes| sizes.iter().product::<usize>() * width) else {
+        return Ok(None);
+    };
+    let block = |index: usize| site.output(index).map(|part| part.shape[axis..].iter().product::<usize>() * width);
+    // A part that nobody wants has no size here.
+    let blocks = (0..site.node.outputs.len()).map(block).collect::<Option<Vec<_>>>();
+    let blocks = blocks.filter(|blocks| blocks.iter().sum::<usize>() == row);
+    Ok(blocks.map(|blocks| Box::new(Split { blocks }) as Box<dyn Kernel>))
+}
+
+/// For each output, the bytes that it takes of each row of the input.
+struct Split {
+    blocks: Vec<usize>,
+}
+
+impl Kernel for Split {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let row: usize = self.blocks.iter().sum();
+        let input = arguments.input::<u8>(0)?;
+        let mut at = 0;
+        for (index, &block) in self.blocks.iter().enumerate().filter(|(_, block)| **block > 0) {
+            let output = arguments.output::<u8>(index)?;
+            let rows = output.len() / block;
+            let output = Shared::new(output);
+            let pieces = runtime.pieces(rows, block);
+            runtime.pool.for_each(pieces, |number, _| {
+                for number in piece(rows, pieces, number) {
+                    // SAFETY: each row is one task's.
+                    let into = unsafe { output.slice(number * block, block) };
+                    into.copy_from_slice(&input[number * row + at..][..block]);
+                }
+            });
+            at += block;
+        }
+        Ok(())
+    }
+}
+
+/// Sizes and strides of a view: those of the output, or with more dimensions.
+type Strided = (Vec<usize>, Vec<isize>);
+
+/// Each dimension of the input, repeated.
+fn tiled(site: Site<'_>, own: &[isize], shape: &[usize]) -> Result<Option<Strided>> {
+    let repeats = match site.constant(1) {
+        Some(tensor) if tensor.dtype() == DType::I64 => tensor.view::<i64>()?.to_vec(),
+        _ => return Ok(None),
+    };
+    let repeats = repeats.into_iter().map(|count| usize::try_from(count).ok()).collect::<Option<Vec<_>>>();
+    let pairs = |repeats: Vec<usize>| -> Strided {
+        let sizes = repeats.iter().zip(shape).flat_map(|(&count, &size)| [count, size]).collect();
+        (sizes, own.iter().flat_map(|&stride| [0, stride]).collect())
+    };
+    Ok(repeats.filter(|repeats| repeats.len() == shape.len()).map(pairs))
+}
+
+/// Blocks as dimensions of their own, transposed.
+fn blocks(site: Site<'_>, shape: &[usize]) -> Result<Option<Strided>> {
+    let operator = site.operator();
+    let block = operator.int("blocksize")?.and_then(|block| usize::try_from(block).ok()).filter(|&block| block > 0);
+    let (Some(b), &[n, c, h, w]) = (block, shape) else { return Ok(None) };
+    let (view, order) = if operator.is("SpaceToDepth") {
+        ([n, c, h / b, b, w / b, b], [0, 3, 5, 1, 2, 4])
+    } else if operator.text("mode")? == Some("CRD") {
+        ([n, c / (b * b), b, b, h, w], [0, 1, 4, 2, 5, 3])
+    } else {
+        ([n, b, b, c / (b * b), h, w], [0, 3, 4, 1, 5, 2])
+    };
+    let mut steps = [1isize; 6];
+    for axis in (1..6).rev() {
+        steps[axis - 1] = steps[axis] * view[axis] as isize;
+    }
+    Ok(Some((order.map(|axis| view[axis]).to_vec(), order.map(|axis| steps[axis]).to_vec())))
+}
+
+/// Operators whose output reads the input with other strides: Transpose, Expand, Slice, Tile, DepthToSpace, SpaceToDepth.
 pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else {
         return Ok(None);
@@ -87,6 +181,7 @@ pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         own[axis - 1] = own[axis] * input.shape[axis] as isize;
     }
     let mut start = 0isize;
+    let mut shape = output.shape.clone();
     let strides: Option<Vec<isize>> = match &*site.operator().name {
         "Transpose" => {
             let order: Vec<usize> = match site.operator().ints("perm")? {
@@ -137,15 +232,24 @@ pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
             }
             Some(strides)
         }
-        _ => None,
+        name => {
+            let strided = if name == "Tile" { tiled(site, &own, &input.shape)? } else { blocks(site, &input.shape)? };
+            strided.map(|(sizes, strides)| {
+                shape = sizes;
+                strides
+            })
+        }
     };
-    let Some(strides) = strides.filter(|strides| strides.len() == output.shape.len()) else {
+    let Some(strides) = strides.filter(|strides| strides.len() == shape.len()) else {
         return Ok(None);
     };
+    if shape.iter().product::<usize>() != output.elements() {
+        return Ok(None);
+    }
     let width = output.dtype.bits() / 8;
     // Every element that it reads must be there, whatever the node says.
     let mut reach = (start, start);
-    for (&size, &stride) in output.shape.iter().zip(&strides) {
+    for (&size, &stride) in shape.iter().zip(&strides) {
         let far = stride.saturating_mul(size.saturating_sub(1) as isize);
         reach = (reach.0.saturating_add(far.min(0)), reach.1.saturating_add(far.max(0)));
     }
@@ -153,13 +257,7 @@ pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !empty && (reach.0 < 0 || reach.1 >= input.elements() as isize) {
         return Ok(None);
     }
-    Ok(match width {
-        1 => Some(Box::new(View::<u8>::new(&output.shape, strides, start))),
-        2 => Some(Box::new(View::<u16>::new(&output.shape, strides, start))),
-        4 => Some(Box::new(View::<u32>::new(&output.shape, strides, start))),
-        8 => Some(Box::new(View::<u64>::new(&output.shape, strides, start))),
-        _ => None,
-    })
+    Ok(of_width!(width, View::new(&shape, strides, start)))
 }
 
 /// The output's sizes, the input's stride in each, and its first element.

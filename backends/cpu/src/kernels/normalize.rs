@@ -1,11 +1,10 @@
-//! Normalisation and softmax on f32.
+//! Normalisation by given statistics, and over neighbouring channels, on f32.
 
 use hetero_hal::{DType, Result};
 
 use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
-use crate::simd::{self, Isa, Job, Simd};
 
 /// Batch, channels and elements of a channel; `None` below rank 2.
 fn channels(shape: &[usize]) -> Option<(usize, usize, usize)> {
@@ -112,30 +111,6 @@ impl Kernel for Lrn {
     }
 }
 
-/// Until opset 12 the dimensions from the axis on count as one.
-pub(super) fn softmax(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let Some(shape) = site.shape(0).filter(|shape| !shape.is_empty() && site.all(DType::F32)) else {
-        return Ok(None);
-    };
-    let flattened = site.operator().version < 13;
-    let rank = shape.len() as i64;
-    let axis = site.operator().int("axis")?.unwrap_or(if flattened { 1.min(rank - 1) } else { -1 });
-    let Ok(axis) = usize::try_from(if axis < 0 { axis + rank } else { axis }) else {
-        return Ok(None);
-    };
-    // Lines that are not contiguous are the oracle's.
-    let line = match shape.get(axis..) {
-        Some(from) if flattened || from[1..].iter().product::<usize>() == 1 => from.iter().product::<usize>(),
-        _ => return Ok(None),
-    };
-    Ok((line > 0).then(|| Box::new(Softmax { isa: site.isa, line }) as Box<dyn Kernel>))
-}
-
-struct Softmax {
-    isa: Isa,
-    line: usize,
-}
-
 /// Runs `body` for each part of `size` elements, on all threads; `cost` is the work of an element.
 fn planes(
     values: &mut [f32],
@@ -153,56 +128,4 @@ fn planes(
             body(part, unsafe { values.slice(part * size, size) });
         }
     });
-}
-
-/// The softmax of a line.
-struct Line<'a>(&'a mut [f32]);
-
-impl Job for Line<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let line = self.0;
-        // SAFETY: each vector lies in the line.
-        unsafe {
-            let (whole, rest) = line.split_at_mut(line.len() / S::LANES * S::LANES);
-            let mut most = S::splat(f32::NEG_INFINITY);
-            for chunk in whole.chunks_exact(S::LANES) {
-                most = S::max(most, S::load(chunk.as_ptr()));
-            }
-            let largest = rest.iter().copied().fold(S::largest(most), f32::max);
-            let shift = S::splat(largest);
-            let mut sums = S::splat(0.0);
-            for chunk in whole.chunks_exact_mut(S::LANES) {
-                let value = simd::exp::<S>(S::sub(S::load(chunk.as_ptr()), shift));
-                sums = S::add(sums, value);
-                S::store(chunk.as_mut_ptr(), value);
-            }
-            let mut sum = S::sum(sums);
-            if !rest.is_empty() {
-                let value = simd::exp::<S>(S::sub(S::load_first(rest.as_ptr(), rest.len()), shift));
-                S::store_first(rest.as_mut_ptr(), rest.len(), value);
-                sum += rest.iter().sum::<f32>();
-            }
-            for value in line {
-                *value /= sum;
-            }
-        }
-    }
-}
-
-impl Kernel for Softmax {
-    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let values = arguments.start_from::<f32>(0)?;
-        planes(values, self.line, 8, runtime, |_, line| {
-            // SAFETY: the job has no further conditions.
-            unsafe { self.isa.run(Line(line)) };
-        });
-        Ok(())
-    }
-
-    fn in_place(&self) -> &'static [usize] {
-        &[0]
-    }
 }

@@ -1,38 +1,19 @@
-//! Reductions of f32 over neighbouring dimensions.
+//! Reductions, over neighbouring dimensions or two groups of them: of f32 in vectors, of integers one by one.
 
-use hetero_hal::{DType, Result};
+use std::marker::PhantomData;
+
+use hetero_hal::{DType, Element, Result};
 
 use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
-use crate::simd::{Isa, Job, Simd};
+use crate::simd::{self, Isa, Job, Simd, WIDEST};
 
 /// Elements of a line that are reduced side by side, where the reduced dimensions are not the innermost.
 const COLUMNS: usize = 256;
 
-#[derive(Clone, Copy)]
-enum Fold {
-    Sum,
-    Mean,
-    SumSquare,
-    Max,
-    Min,
-}
-
-pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let fold = match &*site.operator().name {
-        "ReduceSum" => Fold::Sum,
-        "ReduceMean" => Fold::Mean,
-        "ReduceSumSquare" => Fold::SumSquare,
-        "ReduceMax" => Fold::Max,
-        "ReduceMin" => Fold::Min,
-        _ => return Ok(None),
-    };
-    let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
-    if input.dtype != DType::F32 || output.dtype != DType::F32 || input.elements() == 0 {
-        return Ok(None);
-    }
-    let rank = input.shape.len();
+/// What is reduced. Until version 12 and 17 the axes are an attribute, then an input; one that is not constant is the oracle's.
+fn reduced(site: Site<'_>, rank: usize) -> Result<Option<Vec<bool>>> {
     let axes: Vec<i64> = match (site.operator().ints("axes")?, site.input(1), site.constant(1)) {
         (Some(axes), ..) => axes.to_vec(),
         (None, Some(_), Some(axes)) if axes.dtype() == DType::I64 => axes.view::<i64>()?.to_vec(),
@@ -50,39 +31,107 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
             None => return Ok(None),
         }
     }
-    // Sizes before, of, and behind the reduced dimensions, which must be neighbours but for sizes of 1.
-    let mut sizes = [1usize, 1, 1];
-    let mut part = 0;
-    for (&size, &reduced) in input.shape.iter().zip(&reduced) {
-        if size == 1 {
-            continue;
+    Ok(Some(reduced))
+}
+
+/// Sizes of a tensor's dimensions in groups: kept, reduced, kept, reduced, kept. One reduced group is the second.
+#[derive(Clone, Copy)]
+struct Groups {
+    before: usize,
+    high: usize,
+    between: usize,
+    low: usize,
+    behind: usize,
+}
+
+impl Groups {
+    /// `None` where there are more.
+    fn of(shape: &[usize], reduced: &[bool]) -> Option<Groups> {
+        let mut groups: Vec<(bool, usize)> = Vec::new();
+        for (&size, &reduced) in shape.iter().zip(reduced).filter(|(size, _)| **size != 1) {
+            match groups.last_mut() {
+                Some((last, total)) if *last == reduced => *total *= size,
+                _ => groups.push((reduced, size)),
+            }
         }
-        part = match (part, reduced) {
-            (0, false) => 0,
-            (0 | 1, true) => 1,
-            (1 | 2, false) => 2,
-            _ => return Ok(None),
+        let mut rest = &groups[..];
+        let mut next = |reduced: bool| match rest {
+            [(kind, size), behind @ ..] if *kind == reduced => {
+                rest = behind;
+                *size
+            }
+            _ => 1,
         };
-        sizes[part] *= size;
+        let (before, high, between, low, behind) = (next(false), next(true), next(false), next(true), next(false));
+        let groups = if low > 1 {
+            Groups { before, high, between, low, behind }
+        } else {
+            Groups { before, high: 1, between: 1, low: high, behind: between }
+        };
+        rest.is_empty().then_some(groups)
     }
-    Ok(Some(Box::new(Reduce { isa: site.isa, fold, sizes })))
+
+    fn count(&self) -> usize {
+        self.high * self.low
+    }
+
+    /// Calls `body` with the first element of some results, the first of these and their number, on all threads.
+    fn for_each(self, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, usize, usize) + Sync) {
+        let Groups { before, between, low, behind, .. } = self;
+        let shares = behind.div_ceil(COLUMNS);
+        let tasks = before * between * shares;
+        let pieces = runtime.pieces(tasks, self.count() * behind.min(COLUMNS) * cost);
+        runtime.pool.for_each(pieces, |number, _| {
+            for task in piece(tasks, pieces, number) {
+                let (position, columns) = (task / shares, piece(behind, shares, task % shares));
+                let (outer, middle) = (position / between, position % between);
+                let start = (outer * self.high * between + middle) * low * behind + columns.start;
+                body(start, position * behind + columns.start, columns.len());
+            }
+        });
+    }
 }
 
-struct Reduce {
-    isa: Isa,
-    fold: Fold,
-    /// Before, reduced, behind.
-    sizes: [usize; 3],
+pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
+    if input.dtype != output.dtype || input.elements() == 0 {
+        return Ok(None);
+    }
+    let reduced = reduced(site, input.shape.len())?;
+    let Some(groups) = reduced.and_then(|reduced| Groups::of(&input.shape, &reduced)) else { return Ok(None) };
+    let name = &*site.operator().name;
+    match input.dtype {
+        DType::F32 => {}
+        DType::I32 => return Ok(Integers::<i32>::of(name, groups, |value| value as i32)),
+        DType::I64 => return Ok(Integers::<i64>::of(name, groups, |value| value as i64)),
+        _ => return Ok(None),
+    }
+    let isa = site.isa;
+    let fold = match name {
+        "ReduceSum" => Fold::Sum,
+        "ReduceMean" => Fold::Mean,
+        "ReduceSumSquare" => Fold::SumSquare,
+        "ReduceL1" => Fold::SumMagnitude,
+        "ReduceMax" => Fold::Max,
+        "ReduceMin" => Fold::Min,
+        "ReduceProd" => return Ok(Some(Box::new(Wide { isa, fold: WideFold::Product, groups }))),
+        "ReduceL2" => return Ok(Some(Box::new(Wide { isa, fold: WideFold::Norm, groups }))),
+        "ReduceLogSum" => return Ok(Some(Box::new(Wide { isa, fold: WideFold::LogSum, groups }))),
+        "ReduceLogSumExp" => return Ok(Some(Box::new(LogSumExp { isa, groups }))),
+        _ => return Ok(None),
+    };
+    Ok(Some(Box::new(Reduce { isa, fold, groups })))
 }
 
-/// Some columns of the result of one outer position.
-struct Columns<'a> {
-    fold: Fold,
-    /// From the first of the columns on.
-    input: &'a [f32],
-    lines: usize,
-    step: usize,
-    into: &'a mut [f32],
+/// Sums, and what is as large as an element.
+#[derive(Clone, Copy)]
+enum Fold {
+    Sum,
+    Mean,
+    SumSquare,
+    SumMagnitude,
+    Max,
+    Min,
 }
 
 impl Fold {
@@ -101,6 +150,7 @@ impl Fold {
             match self {
                 Fold::Sum | Fold::Mean => S::add(result, x),
                 Fold::SumSquare => S::fma(x, x, result),
+                Fold::SumMagnitude => S::add(result, S::max(S::sub(S::splat(0.0), x), x)),
                 Fold::Max => S::select_nan(result, S::max(result, x)),
                 Fold::Min => S::select_nan(result, S::min(result, x)),
             }
@@ -111,6 +161,7 @@ impl Fold {
         match self {
             Fold::Sum | Fold::Mean => result + x,
             Fold::SumSquare => x * x + result,
+            Fold::SumMagnitude => x.abs() + result,
             Fold::Max if result.is_nan() || x.is_nan() => f32::NAN,
             Fold::Min if result.is_nan() || x.is_nan() => f32::NAN,
             Fold::Max => result.max(x),
@@ -119,70 +170,297 @@ impl Fold {
     }
 }
 
-impl Job for Columns<'_> {
+/// Some results that lie side by side.
+struct Columns<'a> {
+    /// From the first of the columns on.
+    input: &'a [f32],
+    groups: Groups,
+    into: &'a mut [f32],
+}
+
+impl<'a> Columns<'a> {
+    /// The lines of which each has an element of every column, as offsets into the input.
+    fn lines(groups: Groups) -> impl Iterator<Item = usize> {
+        let Groups { high, between, low, behind, .. } = groups;
+        (0..high).flat_map(move |h| (0..low).map(move |l| (h * between * low + l) * behind))
+    }
+
+    /// Where one column is all, its runs of neighbouring elements.
+    fn runs(input: &'a [f32], groups: Groups) -> impl Iterator<Item = &'a [f32]> {
+        let Groups { high, between, low, .. } = groups;
+        (0..high).map(move |h| &input[h * between * low..][..low])
+    }
+}
+
+struct Sums<'a>(Fold, Columns<'a>);
+
+impl Job for Sums<'_> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Columns { fold, input, lines, step, into } = self;
-        let count = into.len();
-        let mean = if matches!(fold, Fold::Mean) { 1.0 / lines as f32 } else { 1.0 };
-        // SAFETY: each vector lies in its line or in the result.
-        unsafe {
-            if step == 1 {
-                // One column, whose lines lie together.
-                let line = &input[..lines];
-                let chunks = line.chunks_exact(S::LANES * 2);
-                let rest = chunks.remainder();
-                let mut sums = [S::splat(fold.start()); 2];
-                for chunk in chunks {
-                    for (index, sum) in sums.iter_mut().enumerate() {
-                        *sum = fold.step::<S>(*sum, S::load(chunk.as_ptr().add(index * S::LANES)));
+        let Sums(fold, Columns { input, groups, into }) = self;
+        let share = if matches!(fold, Fold::Mean) { 1.0 / groups.count() as f32 } else { 1.0 };
+        if groups.behind == 1 {
+            let mut sums = [fold.start(); WIDEST * 2];
+            let mut single = fold.start();
+            // SAFETY: each vector lies in its run or in `sums`.
+            unsafe {
+                let mut vectors = [S::splat(fold.start()); 2];
+                for run in Columns::runs(input, groups) {
+                    let chunks = run.chunks_exact(S::LANES * 2);
+                    single = chunks.remainder().iter().fold(single, |a, &b| fold.one(a, b));
+                    for chunk in chunks {
+                        for (index, vector) in vectors.iter_mut().enumerate() {
+                            *vector = fold.step::<S>(*vector, S::load(chunk.as_ptr().add(index * S::LANES)));
+                        }
                     }
                 }
-                let mut lanes = [fold.start(); crate::simd::WIDEST * 2];
-                S::store(lanes.as_mut_ptr(), sums[0]);
-                S::store(lanes.as_mut_ptr().add(S::LANES), sums[1]);
-                // The lanes are folded already, so a sum of squares adds them.
-                let last = if matches!(fold, Fold::SumSquare) { Fold::Sum } else { fold };
-                let whole = lanes[..S::LANES * 2].iter().fold(fold.start(), |a, &b| last.one(a, b));
-                into[0] = rest.iter().fold(whole, |a, &b| fold.one(a, b)) * mean;
-                return;
+                S::store(sums.as_mut_ptr(), vectors[0]);
+                S::store(sums.as_mut_ptr().add(S::LANES), vectors[1]);
             }
-            let mut at = 0;
-            while at < count {
-                let lanes = (count - at).min(S::LANES);
-                let whole = lanes == S::LANES;
+            // The lanes are folded already, so that sums of squares are added.
+            let last = if matches!(fold, Fold::SumSquare | Fold::SumMagnitude) { Fold::Sum } else { fold };
+            into[0] = sums[..S::LANES * 2].iter().fold(single, |a, &b| last.one(a, b)) * share;
+            return;
+        }
+        for at in (0..into.len()).step_by(S::LANES) {
+            let lanes = (into.len() - at).min(S::LANES);
+            let whole = lanes == S::LANES;
+            // SAFETY: each line has all columns; partial vectors are read and written for their lanes only.
+            unsafe {
                 let mut result = S::splat(fold.start());
-                for line in 0..lines {
-                    let from = input.as_ptr().add(line * step + at);
+                for line in Columns::lines(groups) {
+                    let from = input.as_ptr().add(line + at);
                     let x = if whole { S::load(from) } else { S::load_first(from, lanes) };
                     result = fold.step::<S>(result, x);
                 }
-                result = S::mul(result, S::splat(mean));
-                S::store_first(into.as_mut_ptr().add(at), lanes, result);
-                at += lanes;
+                S::store_first(into.as_mut_ptr().add(at), lanes, S::mul(result, S::splat(share)));
             }
         }
     }
 }
 
+struct Reduce {
+    isa: Isa,
+    fold: Fold,
+    groups: Groups,
+}
+
 impl Kernel for Reduce {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let [outer, lines, inner] = self.sizes;
         let input = arguments.input::<f32>(0)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
-        let shares = inner.div_ceil(COLUMNS);
-        let pieces = runtime.pieces(outer * shares, lines * inner.min(COLUMNS));
-        runtime.pool.for_each(pieces, |number, _| {
-            for task in piece(outer * shares, pieces, number) {
-                let (position, columns) = (task / shares, piece(inner, shares, task % shares));
-                let input = &input[position * lines * inner + columns.start..(position + 1) * lines * inner];
-                // SAFETY: each part of the result is one task's; the job reads `lines` lines of it, `inner` apart.
-                unsafe {
-                    let into = output.slice(position * inner + columns.start, columns.len());
-                    self.isa.run(Columns { fold: self.fold, input, lines, step: inner, into });
+        self.groups.for_each(1, runtime, |start, first, count| {
+            // SAFETY: each result is one task's.
+            let into = unsafe { output.slice(first, count) };
+            let columns = Columns { input: &input[start..], groups: self.groups, into };
+            // SAFETY: every column lies in the input, as the groups are its shape.
+            unsafe { self.isa.run(Sums(self.fold, columns)) };
+        });
+        Ok(())
+    }
+}
+
+/// What leaves the range of f32 on the way to a result inside.
+#[derive(Clone, Copy)]
+enum WideFold {
+    Product,
+    Norm,
+    LogSum,
+}
+
+/// The same in f64.
+struct Widely<'a>(WideFold, Columns<'a>);
+
+impl WideFold {
+    fn one(self, result: f64, x: f32) -> f64 {
+        let x = f64::from(x);
+        match self {
+            WideFold::Product => result * x,
+            WideFold::Norm => x * x + result,
+            WideFold::LogSum => result + x,
+        }
+    }
+}
+
+impl Job for Widely<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Widely(fold, Columns { input, groups, into }) = self;
+        let start = if matches!(fold, WideFold::Product) { 1.0 } else { 0.0 };
+        let finish = |value: f64| match fold {
+            WideFold::Product => value as f32,
+            WideFold::Norm => value.sqrt() as f32,
+            WideFold::LogSum => value.ln() as f32,
+        };
+        let mut results = [start; WIDEST];
+        if groups.behind == 1 {
+            let mut single = start;
+            for run in Columns::runs(input, groups) {
+                let (chunks, rest) = run.as_chunks::<WIDEST>();
+                for chunk in chunks {
+                    results.iter_mut().zip(chunk).for_each(|(result, &x)| *result = fold.one(*result, x));
                 }
+                single = rest.iter().fold(single, |result, &x| fold.one(result, x));
+            }
+            let join = |a: f64, b: &f64| if matches!(fold, WideFold::Product) { a * b } else { a + b };
+            into[0] = finish(results.iter().fold(single, join));
+            return;
+        }
+        for (number, into) in into.chunks_mut(WIDEST).enumerate() {
+            results.fill(start);
+            for line in Columns::lines(groups) {
+                let from = &input[line + number * WIDEST..][..into.len()];
+                results.iter_mut().zip(from).for_each(|(result, &x)| *result = fold.one(*result, x));
+            }
+            into.iter_mut().zip(&results).for_each(|(into, &result)| *into = finish(result));
+        }
+    }
+}
+
+struct Wide {
+    isa: Isa,
+    fold: WideFold,
+    groups: Groups,
+}
+
+impl Kernel for Wide {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<f32>(0)?;
+        let output = Shared::new(arguments.output::<f32>(0)?);
+        self.groups.for_each(2, runtime, |start, first, count| {
+            // SAFETY: each result is one task's.
+            let into = unsafe { output.slice(first, count) };
+            let columns = Columns { input: &input[start..], groups: self.groups, into };
+            // SAFETY: the job has no further conditions.
+            unsafe { self.isa.run(Widely(self.fold, columns)) };
+        });
+        Ok(())
+    }
+}
+
+struct LogSumExp {
+    isa: Isa,
+    groups: Groups,
+}
+
+/// Logarithms of sums of exponentials. Where the largest element is infinite it is the result.
+struct Exponentials<'a>(Columns<'a>);
+
+impl Job for Exponentials<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Columns { input, groups, into } = self.0;
+        let finish = |most: f32, sum: f32| if most.is_infinite() { most } else { most + sum.ln() };
+        let least = f32::NEG_INFINITY;
+        if groups.behind == 1 {
+            // SAFETY: each vector lies in its run.
+            unsafe {
+                let (mut largest, mut most) = (S::splat(least), least);
+                for run in Columns::runs(input, groups) {
+                    let chunks = run.chunks_exact(S::LANES);
+                    most = chunks.remainder().iter().fold(most, |most, &x| most.max(x));
+                    // The second operand is taken where the first is NaN.
+                    chunks.for_each(|chunk| largest = S::max(S::load(chunk.as_ptr()), largest));
+                }
+                most = most.max(S::largest(largest));
+                let (mut sums, mut sum) = (S::splat(0.0), 0.0);
+                for run in Columns::runs(input, groups) {
+                    let chunks = run.chunks_exact(S::LANES);
+                    sum = chunks.remainder().iter().fold(sum, |sum, x| sum + (x - most).exp());
+                    for chunk in chunks {
+                        sums = S::add(sums, simd::exp::<S>(S::sub(S::load(chunk.as_ptr()), S::splat(most))));
+                    }
+                }
+                into[0] = finish(most, sum + S::sum(sums));
+            }
+            return;
+        }
+        for at in (0..into.len()).step_by(S::LANES) {
+            let lanes = (into.len() - at).min(S::LANES);
+            // SAFETY: each line has all columns; only the lanes that are there are read and written.
+            unsafe {
+                let load = |line: usize| S::load_first(input.as_ptr().add(line + at), lanes);
+                let mut most = S::splat(least);
+                for line in Columns::lines(groups) {
+                    most = S::max(load(line), most);
+                }
+                let mut sum = S::splat(0.0);
+                for line in Columns::lines(groups) {
+                    sum = S::add(sum, simd::exp::<S>(S::sub(load(line), most)));
+                }
+                let (mut mosts, mut sums) = ([0.0; WIDEST], [0.0; WIDEST]);
+                S::store(mosts.as_mut_ptr(), most);
+                S::store(sums.as_mut_ptr(), sum);
+                let results = mosts.iter().zip(&sums).map(|(&most, &sum)| finish(most, sum));
+                into[at..at + lanes].iter_mut().zip(results).for_each(|(into, result)| *into = result);
+            }
+        }
+    }
+}
+
+impl Kernel for LogSumExp {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<f32>(0)?;
+        let output = Shared::new(arguments.output::<f32>(0)?);
+        self.groups.for_each(8, runtime, |start, first, count| {
+            // SAFETY: each result is one task's.
+            let into = unsafe { output.slice(first, count) };
+            let columns = Columns { input: &input[start..], groups: self.groups, into };
+            // SAFETY: every column lies in the input, as the groups are its shape.
+            unsafe { self.isa.run(Exponentials(columns)) };
+        });
+        Ok(())
+    }
+}
+
+/// Reductions of integers: wide enough for every sum, then wrapped around.
+struct Integers<T> {
+    start: i128,
+    fold: fn(i128, i128) -> i128,
+    mean: bool,
+    narrow: fn(i128) -> T,
+    groups: Groups,
+    element: PhantomData<fn(T)>,
+}
+
+impl<T: Element + Into<i128>> Integers<T> {
+    /// Logarithms and roots of integers are the oracle's.
+    fn of(name: &str, groups: Groups, narrow: fn(i128) -> T) -> Option<Box<dyn Kernel>> {
+        let (start, fold): (i128, fn(i128, i128) -> i128) = match name {
+            "ReduceSum" | "ReduceMean" => (0, |a, b| a + b),
+            "ReduceL1" => (0, |a, b| a + b.abs()),
+            "ReduceSumSquare" => (0, |a, b| a.wrapping_add(b * b)),
+            "ReduceProd" => (1, i128::wrapping_mul),
+            "ReduceMax" => (i128::MIN, i128::max),
+            "ReduceMin" => (i128::MAX, i128::min),
+            _ => return None,
+        };
+        let mean = name == "ReduceMean";
+        Some(Box::new(Integers { start, fold, mean, narrow, groups, element: PhantomData }))
+    }
+}
+
+impl<T: Element + Into<i128>> Kernel for Integers<T> {
+    fn name(&self) -> &'static str {
+        "reduce::Integers"
+    }
+
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<T>(0)?;
+        let output = Shared::new(arguments.output::<T>(0)?);
+        self.groups.for_each(4, runtime, |start, first, count| {
+            // SAFETY: each result is one task's.
+            let into = unsafe { output.slice(first, count) };
+            for (column, into) in into.iter_mut().enumerate() {
+                let elements = Columns::lines(self.groups).map(|line| input[start + column + line].into());
+                let result = elements.fold(self.start, self.fold);
+                *into = (self.narrow)(if self.mean { result / self.groups.count() as i128 } else { result });
             }
         });
         Ok(())

@@ -23,8 +23,32 @@ pub(crate) enum Activation {
     Reciprocal,
     /// `a * x + b`.
     Affine(f32, f32),
+    Log,
+    Softplus,
+    Softsign,
+    /// `x`, or `a * (exp(x) - 1)` below 0.
+    Elu(f32),
+    /// The same with `exp(x / a)`; 0 for NaN.
+    Celu(f32),
+    /// `b * x`, or `b * a * (exp(x) - 1)` up to 0.
+    Selu(f32, f32),
+    /// By the error function.
+    Gelu,
+    /// By the hyperbolic tangent.
+    GeluTanh,
+    Mish,
+    /// `x * sigmoid(a * x)`.
+    Swish(f32),
+    /// `x` above the limit, else 0.
+    Threshold(f32),
+    /// Outside the limit, nearer to 0 by the bias; inside 0.
+    Shrink(f32, f32),
+    Round,
+    Floor,
+    Ceil,
+    Sign,
 
-    /// `x` to a power, one element at a time.
+    /// One element at a time.
     Each(fn(f32) -> f32),
 }
 
@@ -41,9 +65,13 @@ impl Activation {
             Activation::Clamp(low, high) => low <= 0.0 && high >= 0.0,
             Activation::Leaky(_) | Activation::Tanh | Activation::HardSwish | Activation::Erf => true,
             Activation::Sqrt | Activation::Abs | Activation::Neg => true,
+            Activation::Softsign | Activation::Elu(_) | Activation::Celu(_) | Activation::Selu(..) => true,
+            Activation::Gelu | Activation::GeluTanh | Activation::Mish | Activation::Swish(_) => true,
+            Activation::Round | Activation::Floor | Activation::Ceil | Activation::Sign => true,
             Activation::Affine(_, shift) => shift == 0.0,
-            Activation::Sigmoid | Activation::HardSigmoid(..) | Activation::Exp => false,
-            Activation::Reciprocal | Activation::Each(_) => false,
+            Activation::Threshold(limit) | Activation::Shrink(limit, _) => limit >= 0.0,
+            Activation::Sigmoid | Activation::HardSigmoid(..) | Activation::Exp | Activation::Softplus => false,
+            Activation::Reciprocal | Activation::Log | Activation::Each(_) => false,
         }
     }
 
@@ -72,11 +100,70 @@ impl Activation {
                 Activation::Neg => S::mul(x, S::splat(-1.0)),
                 Activation::Reciprocal => S::div(one, x),
                 Activation::Affine(scale, shift) => S::add(S::mul(x, S::splat(scale)), S::splat(shift)),
-
+                Activation::Log => simd::ln::<S>(x),
+                Activation::Softplus => softplus::<S>(x),
+                Activation::Softsign => S::div(x, S::add(one, S::max(S::sub(zero, x), x))),
+                Activation::Elu(a) => S::select_lt(x, zero, S::mul(S::splat(a), simd::exp_m1::<S>(x)), x),
+                Activation::Celu(a) => {
+                    let below = S::mul(S::splat(a), simd::exp_m1::<S>(S::div(x, S::splat(a))));
+                    S::add(S::max(x, zero), S::min(below, zero))
+                }
+                Activation::Selu(a, b) => {
+                    let below = S::mul(S::splat(a), simd::exp_m1::<S>(x));
+                    S::mul(S::splat(b), S::select_lt(zero, x, x, below))
+                }
+                Activation::Gelu => {
+                    let share = S::add(one, simd::erf::<S>(S::mul(x, S::splat(std::f32::consts::FRAC_1_SQRT_2))));
+                    S::mul(S::mul(S::splat(0.5), x), share)
+                }
+                Activation::GeluTanh => {
+                    let cube = S::mul(S::mul(x, x), x);
+                    // The square root of 2/pi.
+                    let inner = S::mul(S::splat(0.797_884_6), S::fma(S::splat(0.044_715), cube, x));
+                    S::mul(S::mul(S::splat(0.5), x), S::add(one, simd::tanh::<S>(inner)))
+                }
+                Activation::Mish => S::mul(x, simd::tanh::<S>(softplus::<S>(x))),
+                Activation::Swish(a) => S::mul(x, simd::sigmoid::<S>(S::mul(S::splat(a), x))),
+                Activation::Threshold(limit) => S::select_lt(S::splat(limit), x, x, zero),
+                Activation::Shrink(limit, bias) => {
+                    let above = S::select_lt(S::splat(limit), x, S::sub(x, S::splat(bias)), zero);
+                    S::select_lt(x, S::splat(-limit), S::add(x, S::splat(bias)), above)
+                }
+                Activation::Round => whole::<S>(x, S::round(x)),
+                Activation::Floor => {
+                    let near = S::round(x);
+                    whole::<S>(x, S::select_lt(x, near, S::sub(near, one), near))
+                }
+                Activation::Ceil => {
+                    let near = S::round(x);
+                    whole::<S>(x, S::select_lt(near, x, S::add(near, one), near))
+                }
+                Activation::Sign => {
+                    let below = S::select_lt(x, zero, S::splat(-1.0), x);
+                    S::select_lt(zero, x, one, below)
+                }
                 Activation::Each(_) => x,
             }
         }
     }
+}
+
+/// `ln(1 + exp(x))`, without overflow.
+#[inline(always)]
+unsafe fn softplus<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: the instruction set is there by the caller's promise.
+    unsafe {
+        let zero = S::splat(0.0);
+        let small = simd::exp::<S>(S::min(S::sub(zero, x), x));
+        S::add(S::max(x, zero), simd::ln_1p::<S>(small))
+    }
+}
+
+/// `rounded`, or `x` itself where it is so large that it has no fraction, or NaN.
+#[inline(always)]
+unsafe fn whole<S: Simd>(x: S::V, rounded: S::V) -> S::V {
+    // SAFETY: the instruction set is there by the caller's promise.
+    unsafe { S::select_lt(S::max(S::sub(S::splat(0.0), x), x), S::splat(8_388_608.0), rounded, x) }
 }
 
 struct Apply<'a>(Activation, &'a mut [f32]);

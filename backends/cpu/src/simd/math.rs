@@ -29,6 +29,68 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
+/// `exp(x) - 1`, to 3 ulp: its Taylor polynomial near 0, where the difference would cancel.
+#[inline(always)]
+pub(crate) unsafe fn exp_m1<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: as above.
+    unsafe {
+        let one = S::splat(1.0);
+        let magnitude = S::max(S::sub(S::splat(0.0), x), x);
+        let mut p = S::splat(1.0 / 40_320.0);
+        for c in [1.0 / 5040.0, 1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5] {
+            p = S::fma(p, x, S::splat(c));
+        }
+        let small = S::fma(S::mul(p, x), x, x);
+        S::select_lt(magnitude, S::splat(0.4), small, S::sub(exp::<S>(x), one))
+    }
+}
+
+/// The natural logarithm, to 2 ulp; NaN below 0, where it is not defined.
+///
+/// `ln(2^e * (1 + f)) = e * ln 2 + ln(1 + f)`, and with `s = f / (2 + f)` the last is `f - (f^2/2 - s * (f^2/2 + R(s^2)))`, which keeps
+/// all bits of `f`; `R` is the rest of the series of `2 * artanh(s)`.
+#[inline(always)]
+pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: as above.
+    unsafe {
+        // As in `exp`.
+        const HIGH: f32 = 355.0 / 512.0;
+        const LOW: f32 = -2.121_944_4e-4;
+        let (zero, one, least) = (S::splat(0.0), S::splat(1.0), S::splat(f32::MIN_POSITIVE));
+        // What is subnormal is made normal first.
+        let normal = S::select_lt(x, least, S::mul(x, S::splat(8_388_608.0)), x);
+        let (m, e) = S::split(normal);
+        let e = S::sub(e, S::select_lt(x, least, S::splat(23.0), zero));
+        let middle = S::splat(std::f32::consts::SQRT_2);
+        let e = S::add(e, S::select_lt(middle, m, one, zero));
+        let f = S::sub(S::select_lt(middle, m, S::mul(m, S::splat(0.5)), m), one);
+        let s = S::div(f, S::add(f, S::splat(2.0)));
+        let z = S::mul(s, s);
+        let mut r = S::splat(2.0 / 9.0);
+        for c in [2.0 / 7.0, 2.0 / 5.0, 2.0 / 3.0] {
+            r = S::fma(r, z, S::splat(c));
+        }
+        let half = S::mul(S::mul(f, f), S::splat(0.5));
+        let rest = S::fma(s, S::fma(r, z, half), S::mul(e, S::splat(LOW)));
+        let result = S::fma(e, S::splat(HIGH), S::sub(f, S::sub(half, rest)));
+        let result = S::select_lt(S::splat(f32::MAX), x, x, result);
+        let other = S::select_lt(x, zero, S::splat(f32::NAN), S::select_nan(x, S::splat(f32::NEG_INFINITY)));
+        S::select_lt(zero, x, result, other)
+    }
+}
+
+/// `ln(1 + x)` for `x >= 0`, to 4 ulp: what rounding adds to `1 + x` is taken out again by a factor.
+#[inline(always)]
+pub(crate) unsafe fn ln_1p<S: Simd>(x: S::V) -> S::V {
+    // SAFETY: as above.
+    unsafe {
+        let one = S::splat(1.0);
+        let sum = S::add(one, x);
+        let seen = S::sub(sum, one);
+        S::select_lt(S::splat(0.0), seen, S::mul(ln::<S>(sum), S::div(x, seen)), x)
+    }
+}
+
 /// The logistic function `1 / (1 + exp(-x))`, to 4 ulp.
 #[inline(always)]
 pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
@@ -94,6 +156,10 @@ mod tests {
         Sigmoid,
         Tanh,
         Erf,
+        ExpM1,
+        Ln,
+        Ln1p,
+        Round,
     }
 
     struct Apply<'a>(Function, &'a mut [f32; WIDEST]);
@@ -111,6 +177,10 @@ mod tests {
                         Function::Sigmoid => super::sigmoid::<S>(x),
                         Function::Tanh => super::tanh::<S>(x),
                         Function::Erf => super::erf::<S>(x),
+                        Function::ExpM1 => super::exp_m1::<S>(x),
+                        Function::Ln => super::ln::<S>(x),
+                        Function::Ln1p => super::ln_1p::<S>(x),
+                        Function::Round => S::round(x),
                     };
                     S::store(chunk.as_mut_ptr(), y);
                 }
@@ -155,6 +225,28 @@ mod tests {
                 close("sigmoid", x, apply(isa, Function::Sigmoid, x), 1.0 / (1.0 + (-wide).exp()), 4.0, 1.2e-38);
                 close("tanh", x * 0.1, apply(isa, Function::Tanh, x * 0.1), f64::from(x * 0.1).tanh(), 5.0, 0.0);
                 close("erf", x * 0.05, apply(isa, Function::Erf, x * 0.05), erf(f64::from(x * 0.05)), 4.0, 1e-6);
+            }
+            for number in -20_000..=20_000 {
+                let x = number as f32 * 0.000_37;
+                close("exp_m1", x, apply(isa, Function::ExpM1, x), f64::from(x).exp_m1(), 3.0, 0.0);
+                // From subnormal numbers to the largest, and many around 1.
+                for x in [x.exp2(), (x * 20.0).exp2()].into_iter().filter(|x| x.is_finite() && *x > 0.0) {
+                    close("ln", x, apply(isa, Function::Ln, x), f64::from(x).ln(), 2.0, 0.0);
+                    close("ln_1p", x, apply(isa, Function::Ln1p, x), f64::from(x).ln_1p(), 4.0, 0.0);
+                }
+                let x = number as f32 * 0.05;
+                assert_eq!(apply(isa, Function::Round, x).to_bits(), x.round_ties_even().to_bits(), "{isa}: {x}");
+                let x = 4_194_304.0 + number as f32 * 0.5;
+                assert_eq!(apply(isa, Function::Round, x), x.round_ties_even(), "{isa}: {x}");
+            }
+            assert_eq!(apply(isa, Function::Ln, 0.0), f32::NEG_INFINITY);
+            assert_eq!(apply(isa, Function::Ln, -0.0), f32::NEG_INFINITY);
+            assert_eq!(apply(isa, Function::Ln, f32::INFINITY), f32::INFINITY);
+            assert!(apply(isa, Function::Ln, -1.0).is_nan() && apply(isa, Function::Ln, f32::NEG_INFINITY).is_nan());
+            assert_eq!(apply(isa, Function::ExpM1, f32::NEG_INFINITY), -1.0);
+            assert_eq!(apply(isa, Function::ExpM1, f32::INFINITY), f32::INFINITY);
+            for function in [Function::Ln, Function::Ln1p, Function::ExpM1] {
+                assert!(apply(isa, function, f32::NAN).is_nan(), "{isa}");
             }
             for function in [Function::Exp, Function::Sigmoid, Function::Tanh, Function::Erf] {
                 assert!(apply(isa, function, f32::NAN).is_nan(), "{isa}");

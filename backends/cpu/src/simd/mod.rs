@@ -12,7 +12,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use math::{erf, exp, sigmoid, tanh};
+pub(crate) use math::{erf, exp, exp_m1, ln, ln_1p, sigmoid, tanh};
 
 /// Most lanes of any vector.
 pub(crate) const WIDEST: usize = 16;
@@ -45,10 +45,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The smaller; `b` where either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// To the nearest whole number, halves to even, for magnitudes below 2^22.
+    /// To the nearest whole number, halves to even, for magnitudes below 2^23.
     unsafe fn round(a: Self::V) -> Self::V;
     /// `v * 2^n` for a whole number `n` between -126 and 127.
     unsafe fn scale(v: Self::V, n: Self::V) -> Self::V;
+    /// `(m, e)` with `v = m * 2^e` and `1 <= m < 2`, for positive normal numbers.
+    unsafe fn split(v: Self::V) -> (Self::V, Self::V);
     /// `yes` where `a < b`, else `no`.
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// `a` where it is NaN, else `other`.

@@ -104,6 +104,21 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn split(v: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: NEON is there.
+        unsafe {
+            let mantissa = |v| {
+                let fraction = vandq_u32(vreinterpretq_u32_f32(v), vdupq_n_u32(0x007f_ffff));
+                vreinterpretq_f32_u32(vorrq_u32(fraction, vdupq_n_u32(0x3f80_0000)))
+            };
+            let exponent = |v| {
+                let biased = vreinterpretq_s32_u32(vshrq_n_u32::<23>(vreinterpretq_u32_f32(v)));
+                vcvtq_f32_s32(vsubq_s32(biased, vdupq_n_s32(127)))
+            };
+            (Pair(mantissa(v.0), mantissa(v.1)), Pair(exponent(v.0), exponent(v.1)))
+        }
+    }
+    #[inline(always)]
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         // SAFETY: NEON is there.
         unsafe { Pair(vbslq_f32(vcltq_f32(a.0, b.0), yes.0, no.0), vbslq_f32(vcltq_f32(a.1, b.1), yes.1, no.1)) }

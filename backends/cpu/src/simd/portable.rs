@@ -85,13 +85,18 @@ impl Simd for Portable {
     }
     #[inline(always)]
     unsafe fn round(a: Self::V) -> Self::V {
-        // Adding 1.5 * 2^23 leaves no bits for a fraction.
-        const SHIFT: f32 = 12_582_912.0;
-        a.map(|x| (x + SHIFT) - SHIFT)
+        // Adding 2^23 leaves no bits for a fraction.
+        const SHIFT: f32 = 8_388_608.0;
+        a.map(|x| ((x.abs() + SHIFT) - SHIFT).copysign(x))
     }
     #[inline(always)]
     unsafe fn scale(v: Self::V, n: Self::V) -> Self::V {
         zip(v, n, |v, n| v * f32::from_bits(((n as i32 + 127) as u32) << 23))
+    }
+    #[inline(always)]
+    unsafe fn split(v: Self::V) -> (Self::V, Self::V) {
+        let mantissa = v.map(|x| f32::from_bits((x.to_bits() & 0x007f_ffff) | 0x3f80_0000));
+        (mantissa, v.map(|x| ((x.to_bits() >> 23) as i32 - 127) as f32))
     }
     #[inline(always)]
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {

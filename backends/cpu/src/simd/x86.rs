@@ -102,6 +102,17 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
+    unsafe fn split(v: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: AVX2 is there.
+        unsafe {
+            let bits = _mm256_castps_si256(v);
+            let fraction = _mm256_and_si256(bits, _mm256_set1_epi32(0x007f_ffff));
+            let mantissa = _mm256_castsi256_ps(_mm256_or_si256(fraction, _mm256_set1_epi32(0x3f80_0000)));
+            let exponent = _mm256_sub_epi32(_mm256_srli_epi32::<23>(bits), _mm256_set1_epi32(127));
+            (mantissa, _mm256_cvtepi32_ps(exponent))
+        }
+    }
+    #[inline(always)]
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {
         // SAFETY: AVX2 is there.
         unsafe { _mm256_blendv_ps(no, yes, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) }
@@ -176,6 +187,11 @@ impl Simd for Avx512 {
     unsafe fn round(a: Self::V) -> Self::V {
         // SAFETY: AVX-512 is there.
         unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a) }
+    }
+    #[inline(always)]
+    unsafe fn split(v: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: AVX-512 is there.
+        unsafe { (_mm512_getmant_ps::<_MM_MANT_NORM_1_2, _MM_MANT_SIGN_ZERO>(v), _mm512_getexp_ps(v)) }
     }
     #[inline(always)]
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V {

@@ -1,0 +1,95 @@
+//! Places of the largest and smallest elements along an axis, of f32.
+
+use hetero_hal::{DType, Result};
+
+use super::lines::Lines;
+use super::{Kernel, Runtime, Site};
+use crate::operand::{Arguments, Shared};
+use crate::simd::{Isa, Job, Simd, WIDEST};
+
+pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    let operator = site.operator();
+    let Some(input) = site.input(0).filter(|input| input.dtype == DType::F32) else { return Ok(None) };
+    let Some(lines) = Lines::of(&input.shape, operator.int("axis")?.unwrap_or(0)) else { return Ok(None) };
+    let last = operator.int("select_last_index")?.unwrap_or(0) != 0;
+    Ok(Some(Box::new(Arg { isa: site.isa, lines, smallest: operator.is("ArgMin"), last })))
+}
+
+struct Arg {
+    isa: Isa,
+    lines: Lines,
+    smallest: bool,
+    /// Of equal elements, is it the last?
+    last: bool,
+}
+
+/// Up to [`WIDEST`] lines that lie side by side, or one whose elements do.
+struct Places<'a> {
+    arg: &'a Arg,
+    /// From the lines' first element on.
+    input: &'a [f32],
+    into: &'a mut [i64],
+}
+
+impl Job for Places<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Places { arg, input, into } = self;
+        let Lines { length, inner, .. } = arg.lines;
+        // NaN is not better than anything, and nothing is better than NaN.
+        if inner == 1 {
+            let line = &input[..length];
+            let first = line[0];
+            let chunks = line.chunks_exact(S::LANES);
+            let better =
+                |best: f32, &x: &f32| if (x < best) == arg.smallest && x != best && !x.is_nan() { x } else { best };
+            let mut best = chunks.remainder().iter().fold(first, better);
+            let mut lanes = [first; WIDEST];
+            // SAFETY: each vector lies in the line, or in `lanes`.
+            unsafe {
+                let mut vector = S::splat(first);
+                for chunk in chunks {
+                    // The second operand is taken where the first is NaN.
+                    let x = S::load(chunk.as_ptr());
+                    vector = if arg.smallest { S::min(x, vector) } else { S::max(x, vector) };
+                }
+                S::store(lanes.as_mut_ptr(), vector);
+            }
+            best = lanes.iter().fold(best, better);
+            let found = |x: &f32| *x == best;
+            let place = if arg.last { line.iter().rposition(found) } else { line.iter().position(found) };
+            into[0] = if first.is_nan() { 0 } else { place.unwrap_or(0) as i64 };
+            return;
+        }
+        let mut best = [0.0f32; WIDEST];
+        best[..into.len()].copy_from_slice(&input[..into.len()]);
+        into.fill(0);
+        for k in 1..length {
+            let row = &input[k * inner..][..into.len()];
+            for ((&x, best), into) in row.iter().zip(&mut best).zip(into.iter_mut()) {
+                let better = if arg.smallest { x < *best } else { x > *best };
+                if better || (arg.last && x == *best) {
+                    (*best, *into) = (x, k as i64);
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for Arg {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<f32>(0)?;
+        let output = Shared::new(arguments.output::<i64>(0)?);
+        let Lines { length, inner, .. } = self.lines;
+        self.lines.for_each(2, runtime, |start, columns| {
+            let first = start / (length * inner) * inner + start % (length * inner);
+            // SAFETY: each result is one task's.
+            let into = unsafe { output.slice(first, columns) };
+            // SAFETY: the job has no further conditions.
+            unsafe { self.isa.run(Places { arg: self, input: &input[start..], into }) };
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,292 @@
+//! What LSTM and GRU share: the products with their weights, and the walk over the steps.
+//!
+//! Inputs are multiplied with their weights for all steps at once; states are step by step. A cell makes the new states of both.
+
+use std::ops::Range;
+
+use hetero_hal::{Attribute, DType, Result};
+
+use super::matmul::{Operands, Product, Shape};
+use super::{Kernel, Runtime, Site};
+use crate::operand::Arguments;
+use crate::simd::Isa;
+
+/// Sizes of a layer.
+#[derive(Clone)]
+pub(super) struct Layer {
+    pub(super) isa: Isa,
+    steps: usize,
+    pub(super) batch: usize,
+    width: usize,
+    pub(super) hidden: usize,
+    /// Gates of a cell.
+    gates: usize,
+    /// For each direction, whether it goes from the last step to the first.
+    backwards: Vec<bool>,
+    /// Does the batch stand before the steps?
+    batch_first: bool,
+}
+
+impl Layer {
+    /// Lengths, peepholes, clipping, coupled gates and other activations than the usual ones are the oracle's.
+    pub(super) fn of(site: Site<'_>, gates: usize, functions: &[&str]) -> Result<Option<Layer>> {
+        let operator = site.operator();
+        let (Some(&[first, second, width]), Some(&[directions, _, hidden])) = (site.shape(0), site.shape(2)) else {
+            return Ok(None);
+        };
+        let backwards = match (operator.text("direction")?.unwrap_or("forward"), directions) {
+            ("forward", 1) => vec![false],
+            ("reverse", 1) => vec![true],
+            ("bidirectional", 2) => vec![false, true],
+            _ => return Ok(None),
+        };
+        let usual = match operator.attribute("activations") {
+            None => true,
+            Some(Attribute::Strings(names)) => {
+                let usual = functions.iter().cycle();
+                let same = names.iter().zip(usual).all(|(name, usual)| name.eq_ignore_ascii_case(usual.as_bytes()));
+                same && names.len() == functions.len() * directions
+            }
+            Some(_) => false,
+        };
+        let plain = operator.int("input_forget")?.unwrap_or(0) == 0
+            && operator.float("clip")?.is_none()
+            && operator.int("hidden_size")?.is_none_or(|size| size == hidden as i64)
+            && site.input(4).is_none()
+            && site.input(7).is_none();
+        let batch_first = operator.int("layout")?.unwrap_or(0) != 0;
+        let (steps, batch) = if batch_first { (second, first) } else { (first, second) };
+        let rows = gates * hidden;
+        let state = if batch_first { [batch, directions, hidden] } else { [directions, batch, hidden] };
+        let optional = |index: usize, shape: &[usize]| site.shape(index).is_none_or(|found| found == shape);
+        let fits = site.shape(1) == Some(&[directions, rows, width])
+            && site.shape(2) == Some(&[directions, rows, hidden])
+            && optional(3, &[directions, 2 * rows])
+            && optional(5, &state)
+            && optional(6, &state);
+        if !fits || !usual || !plain || !site.all(DType::F32) {
+            return Ok(None);
+        }
+        Ok(Some(Layer { isa: site.isa, steps, batch, width, hidden, gates, backwards, batch_first }))
+    }
+
+    /// Results of a product for one item.
+    pub(super) fn rows(&self) -> usize {
+        self.gates * self.hidden
+    }
+
+    /// Elements of all items' states in one direction.
+    fn state(&self) -> usize {
+        self.batch * self.hidden
+    }
+
+    /// Number of an item's row among the inputs.
+    fn row(&self, step: usize, item: usize) -> usize {
+        if self.batch_first { item * self.steps + step } else { step * self.batch + item }
+    }
+
+    /// Number of an item's row among the first and last states.
+    fn place(&self, direction: usize, item: usize) -> usize {
+        if self.batch_first { item * self.backwards.len() + direction } else { direction * self.batch + item }
+    }
+
+    /// Number of an item's row among all states.
+    fn place_of_step(&self, step: usize, direction: usize, item: usize) -> usize {
+        let directions = self.backwards.len();
+        if self.batch_first {
+            self.row(step, item) * directions + direction
+        } else {
+            (step * directions + direction) * self.batch + item
+        }
+    }
+
+    /// Recurrent weights of some gates.
+    pub(super) fn recurrent(&self, site: Site<'_>, gates: Range<usize>) -> Result<Weights> {
+        let rows = gates.start * self.hidden..gates.end * self.hidden;
+        Weights::new(site, self, 2, self.batch, rows, self.hidden)
+    }
+}
+
+/// Some rows of one of the weights, which vectors are multiplied with: a product for each direction.
+pub(super) struct Weights {
+    products: Vec<Product>,
+    /// Number of the node's input.
+    input: usize,
+    /// Elements of a direction's weights, and which of them these are.
+    each: usize,
+    part: Range<usize>,
+}
+
+impl Weights {
+    /// The weights `input`, to multiply `count` vectors of `width` with.
+    fn new(
+        site: Site<'_>,
+        layer: &Layer,
+        input: usize,
+        count: usize,
+        rows: Range<usize>,
+        width: usize,
+    ) -> Result<Weights> {
+        let shape = Shape { m: count, n: rows.len(), k: width, a: (width, 1), b: (1, width) };
+        let (each, part) = (layer.rows() * width, rows.start * width..rows.end * width);
+        let content = site.constant(input).filter(|_| site.packs).map(|tensor| tensor.view::<f32>()).transpose()?;
+        let of = |direction: usize| content.as_ref().map(|content| &content[direction * each..][part.clone()]);
+        let products =
+            (0..layer.backwards.len()).map(|direction| Product::new(site.isa, shape, of(direction))).collect();
+        Ok(Weights { products, input, each, part })
+    }
+
+    /// Vectors times the weights of a direction.
+    fn run(
+        &self,
+        direction: usize,
+        (left, bias): (&[f32], Option<&[f32]>),
+        into: &mut [f32],
+        space: &mut [f32],
+        (arguments, runtime): (&Arguments<'_>, &Runtime<'_>),
+    ) -> Result<()> {
+        let product = &self.products[direction];
+        let right = if product.is_packed() {
+            &[][..]
+        } else {
+            &arguments.input::<f32>(self.input)?[direction * self.each..][self.part.clone()]
+        };
+        product.run(Operands { left, right, bias, keep: false }, into, space, runtime);
+        Ok(())
+    }
+}
+
+/// What a cell reads and writes in a step.
+pub(super) struct Step<'a> {
+    /// Of each item the input times its weights, with their bias.
+    pub(super) inputs: &'a dyn Fn(usize) -> &'a [f32],
+    /// The states' bias.
+    pub(super) bias: Option<&'a [f32]>,
+    pub(super) h: &'a mut [f32],
+    /// Of the size of `h`: the cells of an LSTM.
+    pub(super) c: &'a mut [f32],
+    /// For products of states.
+    pub(super) sums: &'a mut [f32],
+}
+
+/// `into = states * weights + bias`: weights, states, bias and `into`.
+pub(super) type Multiply<'a> = dyn FnMut(&Weights, &[f32], Option<&[f32]>, &mut [f32]) -> Result<()> + 'a;
+
+/// One kind of layer.
+pub(super) trait Cell: Send + Sync {
+    const NAME: &'static str;
+
+    /// What states are multiplied with.
+    fn weights(&self) -> &[Weights];
+
+    /// Makes the new states.
+    fn step(&self, layer: &Layer, step: Step<'_>, multiply: &mut Multiply<'_>) -> Result<()>;
+}
+
+pub(super) struct Recurrent<C> {
+    layer: Layer,
+    input: Weights,
+    cell: C,
+}
+
+impl<C: Cell> Recurrent<C> {
+    pub(super) fn new(site: Site<'_>, layer: Layer, cell: C) -> Result<Self> {
+        let (count, rows) = (layer.steps * layer.batch, 0..layer.rows());
+        let input = Weights::new(site, &layer, 1, count, rows, layer.width)?;
+        Ok(Recurrent { layer, input, cell })
+    }
+
+    fn products(&self) -> impl Iterator<Item = &Product> {
+        self.cell.weights().iter().chain([&self.input]).flat_map(|weights| &weights.products)
+    }
+
+    /// Elements of the workspace beside what the products need.
+    fn own(&self) -> usize {
+        let layer = &self.layer;
+        (layer.steps + 1) * layer.batch * layer.rows() + 2 * layer.state()
+    }
+}
+
+impl<C: Cell> Kernel for Recurrent<C> {
+    fn name(&self) -> &'static str {
+        C::NAME
+    }
+
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let layer = &self.layer;
+        let (steps, batch, hidden, rows) = (layer.steps, layer.batch, layer.hidden, layer.rows());
+        let x = arguments.input::<f32>(0)?;
+        let bias = arguments.optional::<f32>(3)?;
+        let (initial_h, initial_c) = (arguments.optional::<f32>(5)?, arguments.optional::<f32>(6)?);
+        let mut outputs = [None, None, None];
+        for (index, slot) in outputs.iter_mut().enumerate() {
+            if arguments.wants(index) {
+                *slot = Some(arguments.output::<f32>(index)?);
+            }
+        }
+        let [mut all, mut last_h, mut last_c] = outputs;
+        let (own, space) = arguments.workspace::<f32>()?.split_at_mut(self.own());
+        let (projected, rest) = own.split_at_mut(steps * batch * rows);
+        let (sums, rest) = rest.split_at_mut(batch * rows);
+        let (h, c) = rest.split_at_mut(layer.state());
+        for (direction, &backwards) in layer.backwards.iter().enumerate() {
+            let (of_w, of_r) = match bias {
+                Some(bias) => {
+                    let (of_w, of_r) = bias[direction * 2 * rows..][..2 * rows].split_at(rows);
+                    (Some(of_w), Some(of_r))
+                }
+                None => (None, None),
+            };
+            self.input.run(direction, (x, of_w), projected, space, (arguments, runtime))?;
+            let start = |into: &mut [f32], initial: Option<&[f32]>| match initial {
+                Some(initial) => {
+                    for (item, into) in into.chunks_mut(hidden.max(1)).enumerate() {
+                        into.copy_from_slice(&initial[layer.place(direction, item) * hidden..][..hidden]);
+                    }
+                }
+                None => into.fill(0.0),
+            };
+            start(h, initial_h);
+            start(c, initial_c);
+            let projected = &*projected;
+            for number in 0..steps {
+                let step = if backwards { steps - 1 - number } else { number };
+                let inputs = |item: usize| &projected[layer.row(step, item) * rows..][..rows];
+                let part = Step { inputs: &inputs, bias: of_r, h: &mut *h, c: &mut *c, sums: &mut *sums };
+                self.cell.step(layer, part, &mut |weights, states, bias, into| {
+                    weights.run(direction, (states, bias), into, space, (arguments, runtime))
+                })?;
+                if let Some(all) = &mut all {
+                    for (item, h) in h.chunks(hidden.max(1)).enumerate() {
+                        let place = layer.place_of_step(step, direction, item);
+                        all[place * hidden..][..hidden].copy_from_slice(h);
+                    }
+                }
+            }
+            let keep = |into: &mut Option<&mut [f32]>, from: &[f32]| {
+                if let Some(into) = into {
+                    for (item, from) in from.chunks(hidden.max(1)).enumerate() {
+                        into[layer.place(direction, item) * hidden..][..hidden].copy_from_slice(from);
+                    }
+                }
+            };
+            keep(&mut last_h, h);
+            keep(&mut last_c, c);
+        }
+        Ok(())
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        let products = self.products().map(|product| product.workspace(threads));
+        self.own() * size_of::<f32>() + products.max().unwrap_or(0)
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.products().map(Product::resident_bytes).sum()
+    }
+
+    fn reads(&self, input: usize) -> bool {
+        let mut weights = self.cell.weights().iter().chain([&self.input]).filter(|weights| weights.input == input);
+        !weights.any(|weights| weights.products.iter().all(Product::is_packed))
+    }
+}
