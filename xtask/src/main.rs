@@ -75,6 +75,21 @@ enum Part {
     },
     /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
     Mutants,
+    /// Every order of the steps of the CPU pool's lock-free part.
+    Loom,
+    /// Coverage-guided fuzzing of the importer and of whole runs, from the standard's cases on, for so long each; needs a nightly compiler, so
+    /// not part of all tests.
+    Fuzz {
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// 20 000 mutated real models and five minutes of each fuzz target: for every night, not part of all tests.
+    Nightly {
+        /// Seed of the mutations.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Mutated real models end in an error or a result.
     Mutations {
         /// How many.
@@ -111,6 +126,9 @@ fn main() -> ExitCode {
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
             Part::Mutants => mutants::mutants(&workspace),
+            Part::Loom => steps::loom(&workspace),
+            Part::Fuzz { seconds } => steps::fuzz(&workspace, seconds),
+            Part::Nightly { seed } => steps::nightly(&workspace, seed),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
         },
         Task::Docs => steps::docs(&workspace),

@@ -9,6 +9,7 @@ const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "nump
 /// What only benchmarks need.
 const OPENVINO: &str = "openvino==2026.4.1";
 const CARGO_HACK: &str = "0.6.46";
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// Installs everything that tests need. What is there already is left alone.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
@@ -62,6 +63,20 @@ fn cargo_hack(workspace: &Workspace) -> Result<()> {
     }
     let root = workspace.cache.join("cargo").to_string_lossy().into_owned();
     workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_HACK, "cargo-hack"])
+}
+
+/// The cargo-fuzz of the cache, installed where it is missing.
+pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<std::path::PathBuf> {
+    let root = workspace.cache.join("cargo");
+    let binary = root.join("bin").join("cargo-fuzz");
+    if !binary.exists() {
+        if !succeeds(Command::new("rustup").args(["run", "nightly", "rustc", "--version"])) {
+            return Err("fuzzing needs a nightly compiler; run: rustup toolchain install nightly".to_owned());
+        }
+        let root = root.to_string_lossy().into_owned();
+        workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_FUZZ, "cargo-fuzz"])?;
+    }
+    Ok(binary)
 }
 
 /// The cargo-hack of the cache.

@@ -11,16 +11,20 @@ type Step = (&'static str, fn(&Workspace) -> Result<()>);
 
 const SEED: u64 = 1;
 const MUTATIONS: u64 = 2000;
+/// What a night has time for.
+const NIGHTLY_MUTATIONS: u64 = 20_000;
+const NIGHTLY_SECONDS: u64 = 300;
 /// Models whose operators are compared one by one; the oracle takes too long for the larger ones.
 const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "squeezenet", "resnet50"];
 
 /// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 9] = [
+    const STEPS: [Step; 10] = [
         ("setup", setup::setup),
         ("packages", |workspace| setup::models(workspace, &[])),
         ("lint", lint),
         ("unit", unit),
+        ("loom", loom),
         ("features", features),
         ("conformance", conformance),
         ("oracle", |workspace| oracle(workspace, SEED)),
@@ -170,6 +174,56 @@ pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<
         .command("cargo", &arguments)
         .env("HETERO_MUTATIONS", count.to_string())
         .env("HETERO_SEED", seed.to_string()))
+}
+
+/// The lock-free part of the CPU device's pool, in every order that three interruptions give; see `backends/cpu/src/pool/gate.rs`.
+pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
+    let target = workspace.root.join("target").join("loom");
+    let target = target.to_string_lossy();
+    // A folder of its own: the flag would have everything else built again.
+    let arguments = ["test", "--package", "hetero-cpu", "--lib", "--target-dir", &*target, "gate"];
+    run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
+}
+
+/// Fuzzes each target of `fuzz`, beginning with the standard's smaller models.
+pub(crate) fn fuzz(workspace: &Workspace, seconds: u64) -> Result<()> {
+    setup::models(workspace, &["onnx".to_owned()])?;
+    let cargo_fuzz = setup::cargo_fuzz(workspace)?;
+    let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
+    for target in ["import", "run"] {
+        let corpus = workspace.cache.join("corpus").join(target);
+        seeds(&data, &corpus).map_err(|error| format!("cannot fill {}: {error}", corpus.display()))?;
+        let target_folder = workspace.root.join("target").join("fuzz");
+        let target_folder = target_folder.to_string_lossy();
+        let limits = [format!("-max_total_time={seconds}"), "-timeout=20".to_owned(), "-rss_limit_mb=4096".to_owned()];
+        let mut arguments = vec!["fuzz", "run", "--fuzz-dir", "fuzz", "--target-dir", &*target_folder, target];
+        let corpus = corpus.to_string_lossy();
+        arguments.extend([&*corpus, "--", "-print_final_stats=1"]);
+        arguments.extend(limits.iter().map(String::as_str));
+        run(workspace.command(&cargo_fuzz, &arguments).env("RUSTUP_TOOLCHAIN", "nightly"))?;
+    }
+    Ok(())
+}
+
+/// Copies the standard's models of up to 4 KiB into a corpus, where they are not there yet.
+fn seeds(data: &std::path::Path, corpus: &std::path::Path) -> std::io::Result<()> {
+    const LARGEST: u64 = 4096;
+    std::fs::create_dir_all(corpus)?;
+    for family in ["node", "simple", "pytorch-operator", "pytorch-converted"] {
+        for case in std::fs::read_dir(data.join(family))? {
+            let case = case?;
+            let (model, seed) = (case.path().join("model.onnx"), corpus.join(case.file_name()));
+            if !seed.exists() && model.metadata().is_ok_and(|found| found.len() <= LARGEST) {
+                std::fs::copy(model, seed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn nightly(workspace: &Workspace, seed: u64) -> Result<()> {
+    mutations(workspace, NIGHTLY_MUTATIONS, seed)?;
+    fuzz(workspace, NIGHTLY_SECONDS)
 }
 
 pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Result<()> {
