@@ -272,8 +272,8 @@ impl Resampling {
         };
         let request = request(operator, input, &wanted, None)?;
         let mut axes = Vec::new();
-        for axis in 0..input.len() {
-            let (from, to, scale) = (input[axis], request.output[axis], request.scales[axis]);
+        for (axis, &from) in input.iter().enumerate() {
+            let (to, scale) = (request.output[axis], request.scales[axis]);
             if from == to && scale == 1.0 {
                 continue;
             }

@@ -8,7 +8,7 @@ use super::elementwise::{Broadcast, spread};
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
-/// Conversions that every value survives: to wider types, and from booleans and integers to f32.
+/// Between the usual types: floats become integers towards zero, and saturate; integers keep their low bits.
 pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
     if site.node.outputs.len() != 1 || input.shape != output.shape {
@@ -17,15 +17,32 @@ pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     fn of<A: Element, B: Element>(convert: impl Fn(A) -> B + Send + Sync + 'static) -> Option<Box<dyn Kernel>> {
         Some(Box::new(Cast::new(convert)))
     }
+    macro_rules! to {
+        ($from:ty, $zero:literal) => {
+            match output.dtype {
+                DType::F32 => of(|x: $from| x as f32),
+                DType::F64 => of(|x: $from| x as f64),
+                DType::I8 => of(|x: $from| x as i8),
+                DType::I32 => of(|x: $from| x as i32),
+                DType::I64 => of(|x: $from| x as i64),
+                DType::U8 => of(|x: $from| x as u8),
+                DType::Bool => of(|x: $from| u8::from(x != $zero)),
+                _ => None,
+            }
+        };
+    }
     Ok(match (input.dtype, output.dtype) {
-        (DType::Bool | DType::U8, DType::F32) => of(|x: u8| f32::from(x)),
-        (DType::Bool | DType::U8, DType::I32) => of(|x: u8| i32::from(x)),
-        (DType::Bool | DType::U8, DType::I64) => of(|x: u8| i64::from(x)),
-        (DType::I8, DType::F32) => of(|x: i8| f32::from(x)),
-        (DType::I32, DType::F32) => of(|x: i32| x as f32),
-        (DType::I64, DType::F32) => of(|x: i64| x as f32),
-        (DType::I32, DType::I64) => of(|x: i32| i64::from(x)),
-        (DType::F32, DType::F64) => of(|x: f32| f64::from(x)),
+        (from, to) if from == to => Some(Box::new(super::movement::Copy)),
+        (DType::F32, _) => to!(f32, 0.0),
+        (DType::F64, _) => to!(f64, 0.0),
+        (DType::I8, _) => to!(i8, 0),
+        (DType::I32, _) => to!(i32, 0),
+        (DType::I64, _) => to!(i64, 0),
+        (DType::U8, _) => to!(u8, 0),
+        // Everything but 0 is true, and true is 1.
+        (DType::Bool, DType::F32) => of(|x: u8| f32::from(u8::from(x != 0))),
+        (DType::Bool, DType::I32) => of(|x: u8| i32::from(x != 0)),
+        (DType::Bool, DType::I64) => of(|x: u8| i64::from(x != 0)),
         _ => None,
     })
 }

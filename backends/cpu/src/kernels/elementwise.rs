@@ -140,9 +140,9 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
         "Div" => Pairwise::Div,
         "Max" => Pairwise::Max,
         "Min" => Pairwise::Min,
-        // A square is the usual power.
-        "Pow" => match site.constant(1).map(|tensor| tensor.view::<f32>()) {
-            Some(Ok(exponents)) if exponents.iter().all(|&exponent| exponent == 2.0) => Pairwise::Each(|x, _| x * x),
+        // Squares, roots and the like are the usual powers.
+        "Pow" => match site.constant(1).and_then(|tensor| tensor.view::<f32>().ok()) {
+            Some(exponents) if exponents.iter().all(|&exponent| exponent == exponents[0]) => power(exponents.first()),
             _ => Pairwise::Each(f32::powf),
         },
         // Without the flag it is for integers.
@@ -150,6 +150,18 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
         "PRelu" => Pairwise::PRelu,
         _ => return None,
     })
+}
+
+/// `x` to a known power.
+fn power(exponent: Option<&f32>) -> Pairwise {
+    match exponent {
+        Some(2.0) => Pairwise::Each(|x, _| x * x),
+        Some(3.0) => Pairwise::Each(|x, _| x * x * x),
+        Some(-1.0) => Pairwise::Each(|x, _| 1.0 / x),
+        // The power of -0 is 0, and of minus infinity infinite, which their roots are not.
+        Some(0.5) => Pairwise::Each(|x, _| if x == f32::NEG_INFINITY { f32::INFINITY } else { x.sqrt() + 0.0 }),
+        _ => Pairwise::Each(f32::powf),
+    }
 }
 
 /// How a smaller tensor repeats over a larger one, row by row of the larger one's last dimension.

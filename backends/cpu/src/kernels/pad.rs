@@ -64,10 +64,10 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let padded = rank - (0..rank).rev().take_while(same).count();
     let block = input.shape[padded..].iter().product();
     let mut sources = Vec::with_capacity(padded);
-    for axis in 0..padded {
+    for (axis, &before) in before.iter().enumerate().take(padded) {
         let length = input.shape[axis] as i64;
         let stride: usize = input.shape[axis + 1..].iter().product();
-        let from = (0..output.shape[axis]).map(|at| fold(mode, at as i64 - before[axis], length));
+        let from = (0..output.shape[axis]).map(|at| fold(mode, at as i64 - before, length));
         sources.push(from.map(|from| from.map(|from| from * stride)).collect::<Vec<_>>());
     }
     Ok(of_width!(input.dtype.bits() / 8, Pad::new(sources, block)))

@@ -179,10 +179,15 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// The lines of which each has an element of every column, as offsets into the input.
-    fn lines(groups: Groups) -> impl Iterator<Item = usize> {
+    /// Calls `body` with the offset of each line, of which each has an element of every column.
+    #[inline(always)]
+    fn lines(groups: Groups, mut body: impl FnMut(usize)) {
         let Groups { high, between, low, behind, .. } = groups;
-        (0..high).flat_map(move |h| (0..low).map(move |l| (h * between * low + l) * behind))
+        for h in 0..high {
+            for l in 0..low {
+                body((h * between * low + l) * behind);
+            }
+        }
     }
 
     /// Where one column is all, its runs of neighbouring elements.
@@ -230,11 +235,11 @@ impl Job for Sums<'_> {
             // SAFETY: each line has all columns; partial vectors are read and written for their lanes only.
             unsafe {
                 let mut result = S::splat(fold.start());
-                for line in Columns::lines(groups) {
+                Columns::lines(groups, |line| {
                     let from = input.as_ptr().add(line + at);
                     let x = if whole { S::load(from) } else { S::load_first(from, lanes) };
                     result = fold.step::<S>(result, x);
-                }
+                });
                 S::store_first(into.as_mut_ptr().add(at), lanes, S::mul(result, S::splat(share)));
             }
         }
@@ -312,10 +317,10 @@ impl Job for Widely<'_> {
         }
         for (number, into) in into.chunks_mut(WIDEST).enumerate() {
             results.fill(start);
-            for line in Columns::lines(groups) {
+            Columns::lines(groups, |line| {
                 let from = &input[line + number * WIDEST..][..into.len()];
                 results.iter_mut().zip(from).for_each(|(result, &x)| *result = fold.one(*result, x));
-            }
+            });
             into.iter_mut().zip(&results).for_each(|(into, &result)| *into = finish(result));
         }
     }
@@ -387,13 +392,9 @@ impl Job for Exponentials<'_> {
             unsafe {
                 let load = |line: usize| S::load_first(input.as_ptr().add(line + at), lanes);
                 let mut most = S::splat(least);
-                for line in Columns::lines(groups) {
-                    most = S::max(load(line), most);
-                }
+                Columns::lines(groups, |line| most = S::max(load(line), most));
                 let mut sum = S::splat(0.0);
-                for line in Columns::lines(groups) {
-                    sum = S::add(sum, simd::exp::<S>(S::sub(load(line), most)));
-                }
+                Columns::lines(groups, |line| sum = S::add(sum, simd::exp::<S>(S::sub(load(line), most))));
                 let (mut mosts, mut sums) = ([0.0; WIDEST], [0.0; WIDEST]);
                 S::store(mosts.as_mut_ptr(), most);
                 S::store(sums.as_mut_ptr(), sum);
@@ -458,8 +459,8 @@ impl<T: Element + Into<i128>> Kernel for Integers<T> {
             // SAFETY: each result is one task's.
             let into = unsafe { output.slice(first, count) };
             for (column, into) in into.iter_mut().enumerate() {
-                let elements = Columns::lines(self.groups).map(|line| input[start + column + line].into());
-                let result = elements.fold(self.start, self.fold);
+                let mut result = self.start;
+                Columns::lines(self.groups, |line| result = (self.fold)(result, input[start + column + line].into()));
                 *into = (self.narrow)(if self.mean { result / self.groups.count() as i128 } else { result });
             }
         });

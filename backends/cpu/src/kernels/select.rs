@@ -95,15 +95,24 @@ impl<T: Element> Kernel for Gather<T> {
         let input = arguments.input::<T>(0)?;
         let output = Shared::new(arguments.output::<T>(0)?);
         let rows = outer * self.count;
+        if rows == 0 {
+            return Ok(());
+        }
         let pieces = runtime.pieces(rows, inner);
         runtime.pool.for_each(pieces, |number, _| {
-            for row in piece(rows, pieces, number) {
-                let from = row / self.count * length + indices.at(row % self.count, length);
+            let rows = piece(rows, pieces, number);
+            let (mut position, mut index) = (rows.start / self.count, rows.start % self.count);
+            for row in rows {
+                let from = position * length + indices.at(index, length);
                 // SAFETY: each row is one task's.
                 let into = unsafe { output.slice(row * inner, inner) };
                 match into {
                     [only] => *only = input[from],
                     into => into.copy_from_slice(&input[from * inner..][..inner]),
+                }
+                index += 1;
+                if index == self.count {
+                    (position, index) = (position + 1, 0);
                 }
             }
         });
