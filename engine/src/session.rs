@@ -493,6 +493,7 @@ impl Session {
                         scratch: scratch[number].clone(),
                         extents: extents.clone(),
                         probe: probe.cloned(),
+                        deadline: Some(deadline),
                     };
                     (*device, Work::Execute(execution))
                 }

@@ -212,3 +212,40 @@ fn a_branch_is_taken_by_data() {
         assert_eq!(made[0].view::<f32>().unwrap().to_vec(), expected);
     }
 }
+
+#[test]
+fn a_loop_ends_with_the_runs_deadline() {
+    // The body passes its condition and its number on.
+    let mut body = Graph { name: "body".into(), ..Graph::default() };
+    for (name, dtype) in [("trip", DType::I64), ("going", DType::Bool), ("value", DType::F32)] {
+        let ty = TensorType::exact(dtype, &[]);
+        body.inputs.push(ValueId(body.values.len() as u32));
+        body.values.push(Value { name: name.into(), ty, constant: None });
+    }
+    for (name, operator, from) in [("on", "Identity", 1), ("next", "Neg", 2)] {
+        let to = ValueId(body.values.len() as u32);
+        body.values.push(Value { name: name.into(), ..Value::default() });
+        body.outputs.push(to);
+        let operator = Operator::new(operator, 13);
+        body.nodes.push(Node {
+            name: name.into(),
+            operator,
+            inputs: vec![Some(ValueId(from))],
+            outputs: vec![Some(to)],
+        });
+    }
+    let operator = Operator::new("Loop", 13).with("body", Attribute::Graph(std::sync::Arc::new(body)));
+    let trips = |count: i64| {
+        [Fed(Tensor::scalar(count)), Constant(Tensor::scalar(Bool::from(true))), Fed(Tensor::scalar(2.0f32))]
+    };
+    let mut engine = HeteroEngine::builder().deadline(std::time::Duration::from_millis(200)).build();
+    engine.add_device("cpu:0", DeviceOptions::default()).unwrap();
+    let plan = engine.analyze_model(&model(operator, &trips(0), 1)).unwrap();
+    let session = engine.session(&plan).unwrap();
+    let run = |count: i64| session.run(&[("x0", Tensor::scalar(count)), ("x2", Tensor::scalar(2.0f32))]);
+    assert_eq!(run(3).unwrap().tensor("y0").unwrap().view::<f32>().unwrap().to_vec(), [-2.0]);
+    match run(i64::MAX).unwrap_err() {
+        hetero::Error::Device(error) => assert_eq!(error.kind(), ErrorKind::Timeout, "{error}"),
+        other => panic!("{other}"),
+    }
+}

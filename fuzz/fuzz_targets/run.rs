@@ -4,6 +4,7 @@
 #![no_main]
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Tensor};
 use libfuzzer_sys::fuzz_target;
@@ -11,13 +12,16 @@ use libfuzzer_sys::fuzz_target;
 /// Bytes that constants and intermediate values may take.
 const MEMORY: u64 = 16 << 20;
 
+/// A loop may go on for as long as its trip count says; a run may not.
+const DEADLINE: Duration = Duration::from_secs(4);
+
 /// Operations of a model that is run: what takes longer than a moment teaches nothing.
 const OPERATIONS: u64 = 1 << 28;
 
 fn engine() -> &'static HeteroEngine {
     static ENGINE: OnceLock<HeteroEngine> = OnceLock::new();
     ENGINE.get_or_init(|| {
-        let mut engine = HeteroEngine::builder().memory_limit(MEMORY).build();
+        let mut engine = HeteroEngine::builder().memory_limit(MEMORY).deadline(DEADLINE).build();
         let options = DeviceOptions { threads: Some(2), ..DeviceOptions::default() };
         engine.add_device("cpu:0", options).expect("the CPU is always there");
         engine

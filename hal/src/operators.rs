@@ -3,6 +3,8 @@
 //! A [`Definition`] says how one operator infers the types of its outputs and how it computes them, plainly. The table that holds
 //! those of the ONNX standard is the crate `hetero-reference`; an integrator can put another in front of it for a domain of its own.
 
+use std::time::Instant;
+
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::graph::{Dim, Operator, TensorType, ValueId};
@@ -209,6 +211,8 @@ pub struct Evaluation<'a> {
     pub outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
     /// Largest number of bytes that one tensor may take. Checked before it is allocated.
     pub max_tensor_bytes: usize,
+    /// When a computation that goes on and on, such as a loop, gives up with a `Timeout`; `None` lets it go on.
+    pub deadline: Option<Instant>,
 }
 
 impl Evaluation<'_> {
@@ -266,6 +270,7 @@ mod tests {
             operators: &Nothing,
             outer: &|_| None,
             max_tensor_bytes: 64,
+            deadline: None,
         };
         assert_eq!(evaluation.reserve(DType::F32, &[4, 4]).unwrap(), 16);
         let error = evaluation.reserve(DType::F32, &[1 << 40, 1 << 40]).unwrap_err();

@@ -111,6 +111,8 @@ pub struct Execution {
     pub extents: Option<Arc<Extents>>,
     /// Told of each part of the run as it ends; `None` where nobody asks. A device that cannot tell its parts apart tells nothing.
     pub probe: Option<Arc<dyn Probe>>,
+    /// When the device may give up with a `Timeout`, where it can do so between the parts of the run; `None` lets it go on.
+    pub deadline: Option<Instant>,
 }
 
 /// Hears how long the parts of a run took. Called on the device's threads, so it should be quick.

@@ -186,7 +186,7 @@ impl Device for CpuDevice {
     }
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
-        Ok(Arc::new(CpuQueue::start(self.info.id.clone(), options, self.busy.clone())?))
+        Ok(Arc::new(CpuQueue::new(self.info.id.clone(), options, self.busy.clone())))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {

@@ -192,8 +192,13 @@ impl CpuExecutable {
                 }
             })
         };
-        let runtime = Runtime { extents: execution.extents.as_deref(), pool: &self.pool };
+        let runtime = Runtime { extents: execution.extents.as_deref(), pool: &self.pool, deadline: execution.deadline };
         for step in &self.steps {
+            if execution.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return Err(Error::new(ErrorKind::Timeout, "the run's deadline has passed")
+                    .at(step.name.clone())
+                    .with_remedy("allow the engine more time"));
+            }
             inputs.clear();
             inputs.extend(step.inputs.iter().map(|place| place.and_then(resolve)));
             outputs.clear();

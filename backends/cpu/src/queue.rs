@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{Buffer, DeviceId, Error, ErrorKind, Point, Queue, QueueOptions, Result, Work, copy_through_host};
@@ -53,7 +53,9 @@ fn send(ready: &Sender<Job>, job: Job) {
 
 pub(crate) struct CpuQueue {
     device: DeviceId,
-    ready: Sender<Job>,
+    name: String,
+    /// To the queue's own thread, which begins with the first submission: whoever only calls [`Queue::run`] needs none.
+    ready: OnceLock<Sender<Job>>,
     /// For work on a caller's thread.
     here: Worker,
     /// Submissions under way.
@@ -62,16 +64,26 @@ pub(crate) struct CpuQueue {
 }
 
 impl CpuQueue {
-    pub(crate) fn start(device: DeviceId, options: &QueueOptions, busy: Arc<AtomicU64>) -> Result<Self> {
-        let (ready, jobs) = channel();
+    pub(crate) fn new(device: DeviceId, options: &QueueOptions, busy: Arc<AtomicU64>) -> Self {
         let taken = Arc::new(AtomicUsize::new(0));
-        let worker = Worker { device: device.clone(), busy, taken: taken.clone() };
-        let here = worker.clone();
-        let name = if options.name.is_empty() { "hetero-cpu-queue" } else { &options.name };
-        std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run(&jobs)).map_err(|error| {
-            Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(device.clone()).caused_by(error)
+        let here = Worker { device: device.clone(), busy, taken: taken.clone() };
+        let name = if options.name.is_empty() { "hetero-cpu-queue".to_owned() } else { options.name.clone() };
+        CpuQueue { device, name, ready: OnceLock::new(), here, taken, capacity: options.capacity.unwrap_or(CAPACITY) }
+    }
+
+    /// The way to the queue's thread.
+    fn ready(&self) -> Result<&Sender<Job>> {
+        if let Some(ready) = self.ready.get() {
+            return Ok(ready);
+        }
+        let (ready, jobs) = channel();
+        let worker = self.here.clone();
+        let started = std::thread::Builder::new().name(self.name.clone()).spawn(move || worker.run(&jobs));
+        started.map_err(|error| {
+            Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(self.device.clone()).caused_by(error)
         })?;
-        Ok(CpuQueue { device, ready, here, taken, capacity: options.capacity.unwrap_or(CAPACITY) })
+        // Where another caller was first, this thread's sender is dropped, and the thread ends.
+        Ok(self.ready.get_or_init(|| ready))
     }
 
     fn check(&self, work: &Work) -> Result<()> {
@@ -116,6 +128,7 @@ impl CpuQueue {
 impl Queue for CpuQueue {
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
         self.check(&work)?;
+        let ready = self.ready()?;
         if self.taken.fetch_add(1, Ordering::AcqRel) >= self.capacity {
             self.taken.fetch_sub(1, Ordering::AcqRel);
             return Err(Error::new(
@@ -128,14 +141,11 @@ impl Queue for CpuQueue {
         }
         let job = Job { work: Ok(work), signal: signal.to_vec() };
         if wait.iter().all(|point| point.timeline.value() >= point.value) {
-            send(&self.ready, job);
+            send(ready, job);
             return Ok(());
         }
-        let pending = Arc::new(Pending {
-            left: AtomicUsize::new(wait.len()),
-            job: Mutex::new(Some(job)),
-            ready: self.ready.clone(),
-        });
+        let pending =
+            Arc::new(Pending { left: AtomicUsize::new(wait.len()), job: Mutex::new(Some(job)), ready: ready.clone() });
         for point in wait {
             let pending = pending.clone();
             point.timeline.on_reach(point.value, Box::new(move |outcome| pending.reached(outcome)));

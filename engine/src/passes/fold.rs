@@ -44,6 +44,8 @@ impl Pass for ConstantFolding {
                 operators: context.operators,
                 outer: &|_| None,
                 max_tensor_bytes: room,
+                // Nodes with subgraphs are not folded, so nothing loops.
+                deadline: None,
             };
             match (definition.evaluate)(&evaluation) {
                 Ok(results) if results.len() >= node.outputs.len() => {

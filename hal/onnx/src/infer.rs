@@ -234,6 +234,7 @@ fn evaluated(
         operators,
         outer: &|_| None,
         max_tensor_bytes: MOST_ELEMENTS * 16,
+        deadline: None,
     };
     match (definition.evaluate)(&evaluation) {
         Ok(values) => Ok(values),

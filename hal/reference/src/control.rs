@@ -1,6 +1,7 @@
 //! Control flow, and the plain interpreter that runs graphs for it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use hetero_hal::{
     Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program, Result,
@@ -59,7 +60,7 @@ pub fn run(
             )));
         }
     }
-    let interpreter = Interpreter { operators, outer: &|_| None, max_tensor_bytes };
+    let interpreter = Interpreter { operators, outer: &|_| None, max_tensor_bytes, deadline: None };
     interpreter.run(&program.to_graph(), inputs)
 }
 
@@ -67,10 +68,15 @@ struct Interpreter<'a> {
     operators: &'a dyn OperatorSet,
     outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
     max_tensor_bytes: usize,
+    deadline: Option<Instant>,
 }
 
 impl Interpreter<'_> {
     fn run(&self, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Error::new(ErrorKind::Timeout, "the run's deadline has passed inside a subgraph")
+                .with_remedy("check the trip counts of the model's loops, or allow the engine more time"));
+        }
         let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|value| value.constant.clone()).collect();
         for (id, tensor) in graph.inputs.iter().zip(inputs) {
             values[id.index()] = Some(tensor.clone());
@@ -106,6 +112,7 @@ impl Interpreter<'_> {
                 operators: self.operators,
                 outer: &|id| known.get(id.index()).cloned().flatten(),
                 max_tensor_bytes: self.max_tensor_bytes,
+                deadline: self.deadline,
             };
             let results = evaluate_node(&evaluation).map_err(|error| error.at(node.to_string()))?;
             drop(arguments);
@@ -149,6 +156,7 @@ fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor]) -> Re
         operators: evaluation.operators,
         outer: evaluation.outer,
         max_tensor_bytes: evaluation.max_tensor_bytes,
+        deadline: evaluation.deadline,
     };
     interpreter.run(graph, inputs)
 }

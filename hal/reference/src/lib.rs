@@ -125,8 +125,15 @@ impl OperatorSet for Standard {
 /// # Errors
 /// `Unsupported` for an operator that is not here, and whatever the operator turns down, with its name.
 pub fn evaluate(operator: &Operator, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<Tensor>> {
-    let evaluation =
-        Evaluation { operator, inputs, outputs, operators: &Standard, outer: &|_| None, max_tensor_bytes: 1 << 32 };
+    let evaluation = Evaluation {
+        operator,
+        inputs,
+        outputs,
+        operators: &Standard,
+        outer: &|_| None,
+        max_tensor_bytes: 1 << 32,
+        deadline: None,
+    };
     control::evaluate_node(&evaluation)
 }
 

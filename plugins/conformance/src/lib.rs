@@ -221,6 +221,7 @@ pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) ->
         scratch,
         extents: extents.clone(),
         probe: None,
+        deadline: Some(Instant::now() + DEADLINE),
     };
     queue.submit(&[], Work::Execute(execution), std::slice::from_ref(&done))?;
     done.wait(Instant::now() + DEADLINE)?;

@@ -27,6 +27,8 @@ mod tile;
 mod transposed;
 pub(crate) mod vector;
 
+use std::time::Instant;
+
 use hetero_hal::{DType, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor};
 use hetero_reference::Standard;
 
@@ -72,12 +74,18 @@ pub(crate) trait Kernel: Send + Sync {
 /// Scalar operations that pay for handing a task to a thread.
 const TASK: usize = 1 << 14;
 
+/// Longest dimension whose positions a kernel keeps a table of. A model chooses its sizes, and asking whether there is a kernel must not take
+/// the memory that a run of it would.
+const TABLE: usize = 1 << 20;
+
 /// What a run knows beside its operands.
 pub(crate) struct Runtime<'a> {
     /// True sizes of what depends on data.
     pub(crate) extents: Option<&'a Extents>,
     /// The device's threads.
     pub(crate) pool: &'a Pool,
+    /// When the run gives up.
+    pub(crate) deadline: Option<Instant>,
 }
 
 impl Runtime<'_> {

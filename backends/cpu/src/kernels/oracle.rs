@@ -93,6 +93,7 @@ impl Kernel for Oracle {
             operators: &Standard,
             outer: &|id| outer.get(&id).cloned(),
             max_tensor_bytes: MOST_BYTES,
+            deadline: runtime.deadline,
         };
         let results = (definition.evaluate)(&evaluation)?;
         for (index, (signature, result)) in self.outputs.iter().zip(results).enumerate() {

@@ -7,7 +7,7 @@ use hetero_hal::{DType, Element, Result};
 
 use super::movement::of_width;
 use super::tile::piece;
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Runtime, Site, TABLE};
 use crate::operand::{Arguments, Shared};
 
 /// Where the position `at` of an axis with `length` elements comes from; `None` for the fill.
@@ -48,7 +48,8 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let known = matches!(mode, "constant" | "edge" | "reflect" | "wrap");
     let fits = operator.float("value")?.is_none_or(|fill| fill == 0.0)
         && site.input(2).is_none_or(|fill| fill.dtype == input.dtype);
-    if !known || !fits || pads.len() != 2 * axes.len() || (mode != "constant" && input.shape.contains(&0)) {
+    let long = output.shape.iter().any(|&size| size > TABLE);
+    if long || !known || !fits || pads.len() != 2 * axes.len() || (mode != "constant" && input.shape.contains(&0)) {
         return Ok(None);
     }
     let mut before = vec![0i64; rank];

@@ -7,7 +7,7 @@ use hetero_reference::Resampling;
 
 use super::movement::Copy;
 use super::tile::piece;
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Runtime, Site, TABLE};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
@@ -16,7 +16,8 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
     let unknown =
         (1..site.node.inputs.len()).any(|index| site.input(index).is_some() && site.constant(index).is_none());
-    if unknown || input.dtype != DType::F32 || input.elements() == 0 || output.elements() == 0 {
+    let long = input.shape.iter().chain(&output.shape).any(|&size| size > TABLE);
+    if long || unknown || input.dtype != DType::F32 || input.elements() == 0 || output.elements() == 0 {
         return Ok(None);
     }
     let shape = &input.shape;
