@@ -306,7 +306,10 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         _ => None,
     };
     let request = request(operator, input.shape(), &wanted, roi.as_deref())?;
-    evaluation.reserve(input.dtype(), &request.output)?;
+    if evaluation.reserve(input.dtype(), &request.output)? == 0 {
+        // Beside a size of 0 the others are not bounded by memory, so no loop goes over them.
+        return Ok(vec![Numbers::Floats(vec![]).into_tensor(input.dtype(), &request.output)?]);
+    }
     let kernel = Kernel::of(operator)?;
     let mapping = mapping(operator)?;
     let filler = f64::from(operator.float("extrapolation_value")?.unwrap_or(0.0));
@@ -354,6 +357,14 @@ mod tests {
     use hetero_hal::{Attribute, ErrorKind};
 
     use super::*;
+
+    #[test]
+    fn huge_sizes_beside_none_end_at_once() {
+        let x = Tensor::from_vec(&[0, 2], Vec::<f32>::new()).unwrap();
+        let sizes = Tensor::from_vec(&[2], vec![0i64, 1 << 56]).unwrap();
+        let y = crate::evaluate(&Operator::new("Resize", 19), &[Some(x), None, None, Some(sizes)], 1).unwrap();
+        assert_eq!(y[0].shape(), [0, 1 << 56]);
+    }
 
     fn resized(mode: &str, scale: f32) -> Result<Vec<f32>> {
         let x = Tensor::from_vec(&[1, 4], vec![1.0f32, 2.0, 3.0, 4.0])?;
