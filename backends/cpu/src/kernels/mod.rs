@@ -188,6 +188,9 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
                 (Some(from), Some(to)) if geometry.is_depthwise() => {
                     Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, &weights, finish))
                 }
+                (Some(from), Some(to)) if conv::Winograd::pays(geometry, isa.lanes()) => {
+                    Box::new(conv::Winograd::new(isa, *geometry, *from, *to, &weights, finish))
+                }
                 (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, &weights, finish)),
                 _ if geometry.channels == 1 => {
                     Box::new(conv::PlainDepthwise::finished(isa, *geometry, &weights, finish)?)

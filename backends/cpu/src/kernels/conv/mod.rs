@@ -3,6 +3,7 @@
 mod blocked;
 mod depthwise;
 mod plain;
+mod winograd;
 
 use hetero_hal::{DType, Error, Result};
 use hetero_reference::Window;
@@ -10,6 +11,7 @@ use hetero_reference::Window;
 pub(super) use self::blocked::Blocked;
 pub(super) use self::depthwise::{Depthwise, PlainDepthwise};
 pub(super) use self::plain::Plain;
+pub(super) use self::winograd::Winograd;
 use super::vector::Activation;
 use super::{Kernel, Site};
 use crate::image::Halo;

@@ -1,0 +1,567 @@
+//! Convolution with 3×3 windows and stride 1 by Winograd's minimal filtering, F(4×4, 3×3): Winograd, *Arithmetic Complexity of Computations*
+//! (1980); Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks* (2016).
+//!
+//! Each 4×4 tile of the output needs 36 products for each pair of channel and filter instead of 144. A tile's 6×6 window of the input is
+//! transformed, `BᵀdB`; at each of its 36 positions all tiles and channels are one matrix product with the transformed weights, `GgGᵀ`, made while
+//! compiling; and the sums are transformed back, `AᵀmA`. The polynomials behind this are evaluated at 0, ±1/√2, ±√2 and infinity, where the rounding
+//! errors of f32 grow least of the usual choices (`error_is_small` measures them).
+//!
+//! Tiles are done in bands, so that what is transformed stays in the caches and the workspace small. Weights take four times the memory of
+//! the direct kernel's; where reading them would take longer than computing, [`Winograd::pays`] says no. An infinite or NaN element spoils every
+//! tile that reads it, where the direct kernel spoils the pixels around it.
+
+use hetero_hal::Result;
+
+use super::{Finish, Geometry};
+use crate::image::{Halo, Image};
+use crate::kernels::tile::{self, Bias, Tile};
+use crate::kernels::vector::Activation;
+use crate::kernels::{Kernel, Runtime};
+use crate::operand::{Arguments, Shared};
+use crate::simd::{Isa, Job, Simd, WIDEST};
+
+/// Pixels of a tile of the output along each axis, and of the input that it reads.
+const OUT: usize = 4;
+const IN: usize = 6;
+/// Positions of a transformed tile.
+const PLACES: usize = IN * IN;
+
+/// The points ±A and ±B at which polynomials are evaluated, beside 0 and infinity: A·B is 1, and A² + B² is 2.5.
+const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
+const B: f32 = std::f32::consts::SQRT_2;
+
+/// Elements of a band's transformed input: half of what the second-level caches of two cores hold.
+const BAND: usize = 1 << 19;
+
+/// Tiles that a task multiplies at once, about; twice the rows of the widest microkernel.
+const TILES: usize = 28;
+
+pub(in crate::kernels) struct Winograd {
+    isa: Isa,
+    geometry: Geometry,
+    input: Image,
+    output: Image,
+    /// Channels, up to a whole block.
+    channels: usize,
+    /// For each position, for each block of filters, a panel: a vector of filters for each channel.
+    weights: Vec<f32>,
+    bias: Vec<f32>,
+    clamp: (f32, f32),
+    activation: Option<Activation>,
+    addend: bool,
+}
+
+/// How the work of a run is divided.
+#[derive(Clone, Copy)]
+struct Division {
+    /// Rows of tiles of all batch items that are done at a time.
+    band: usize,
+    /// Parts into which a band's rows are divided.
+    parts: usize,
+    /// Blocks of filters of a task.
+    filters: usize,
+}
+
+impl Winograd {
+    /// Is it for such a convolution, and faster than the direct kernel? Counted in multiply-adds on one thread.
+    pub(in crate::kernels) fn pays(g: &Geometry, lanes: usize) -> bool {
+        let usual = g.kernel == [3, 3] && g.strides == [1, 1] && g.dilations == [1, 1] && g.groups == 1;
+        let wide = g.channels >= lanes && g.outputs >= lanes;
+        if !usual || !wide {
+            return false;
+        }
+        // What the time to read a weight from memory would compute, and what transforming a tile costs for each channel and filter: twelve
+        // transforms of six numbers, and ten, which are no multiply-adds and go through the first-level cache.
+        const WEIGHT: usize = 10;
+        const BEFORE: usize = 400;
+        const AFTER: usize = 350;
+        let tiles = g.batch * g.output[0].div_ceil(OUT) * g.output[1].div_ceil(OUT);
+        let pairs = g.channels * g.outputs;
+        let direct = pairs * 9 * (g.batch * g.output_plane() + WEIGHT);
+        let transforms = tiles * (g.channels * BEFORE + g.outputs * AFTER);
+        let ours = pairs * PLACES * (tiles + WEIGHT) + transforms;
+        ours + ours / 8 < direct
+    }
+
+    /// `input` and `output` are the halos of the blocked operands; the input's is as wide as the padding at least.
+    pub(in crate::kernels) fn new(
+        isa: Isa,
+        geometry: Geometry,
+        input: Halo,
+        output: Halo,
+        weights: &[f32],
+        finish: Finish,
+    ) -> Self {
+        let (g, lanes) = (geometry, isa.lanes());
+        let image = |size: [usize; 2], channels: usize, halo: Halo| Image {
+            batch: g.batch,
+            channels,
+            height: size[0],
+            width: size[1],
+            halo,
+            lanes,
+        };
+        let (input, output) = (image(g.input, g.channels, input), image(g.output, g.outputs, output));
+        let mut bias = vec![0.0; output.blocks() * lanes];
+        bias[..finish.bias.len()].copy_from_slice(&finish.bias);
+        Winograd {
+            isa,
+            geometry,
+            input,
+            output,
+            channels: input.blocks() * lanes,
+            weights: pack(&g, lanes, weights, &finish.scale),
+            bias,
+            clamp: finish.clamp,
+            activation: finish.activation,
+            addend: finish.addend,
+        }
+    }
+
+    /// Rows of tiles of a batch item, and tiles of a row.
+    fn tiles(&self) -> (usize, usize) {
+        (self.output.height.div_ceil(OUT), self.output.width.div_ceil(OUT))
+    }
+
+    fn division(&self, threads: usize) -> Division {
+        let (height, width) = self.tiles();
+        let rows = height * self.geometry.batch;
+        // All weights are read for each band, so that where there are many, bands are large.
+        let room = BAND.max(self.weights.len() / 8);
+        let band = (room / (PLACES * width * self.channels).max(1)).clamp(1, rows.max(1));
+        let band = rows.div_ceil(rows.div_ceil(band).max(1));
+        let parts = (band * width / TILES).clamp(1, band);
+        let enough = |filters: usize| self.output.blocks().div_ceil(filters) * parts >= threads * 4;
+        let filters = if threads == 1 || enough(4) { 4 } else { 2 };
+        Division { band, parts, filters: filters.min(self.output.blocks()) }
+    }
+
+    /// Elements of a band's transformed input, and of a task's sums.
+    fn room(&self, division: Division) -> (usize, usize) {
+        let (_, width) = self.tiles();
+        let sums = PLACES * division.filters * division.band.div_ceil(division.parts) * width * self.isa.lanes();
+        (PLACES * division.band * width * self.channels, sums)
+    }
+
+    /// The sums of some rows of tiles of the band at some blocks of filters, transformed back into the output.
+    ///
+    /// # Safety
+    /// `transformed` holds the band, whose first row of tiles is `first`; `sums` is this task's; nobody else writes those pixels and filters.
+    unsafe fn task(
+        &self,
+        transformed: *const f32,
+        sums: *mut f32,
+        (output, addend): (Shared, Option<*const f32>),
+        (first, division): (usize, Division),
+        rows: std::ops::Range<usize>,
+        blocks: std::ops::Range<usize>,
+    ) {
+        let (lanes, (height, width)) = (self.isa.lanes(), self.tiles());
+        let (band, panel) = (division.band * width, self.channels * lanes);
+        let count = rows.len() * width;
+        let per_place = tile::tiles(count, self.isa.rows());
+        let widest = tile::vectors(self.isa, count.div_ceil(per_place.max(1)));
+        for place in 0..PLACES {
+            let mut block = blocks.start;
+            while block < blocks.end {
+                let left = blocks.end - block;
+                let vectors = if left >= 4 && widest == 4 { 4 } else { left.min(2) };
+                for number in 0..per_place {
+                    let part = tile::piece(count, per_place, number);
+                    let at = (place * blocks.len() + block - blocks.start) * count + part.start;
+                    // SAFETY: the position's tiles, panels and sums are those that `room` and `pack` made.
+                    unsafe {
+                        let tile = Tile {
+                            x: transformed.add((place * band + rows.start * width + part.start) * self.channels),
+                            x_row: self.channels,
+                            x_k: 1,
+                            taps: &[0],
+                            run: self.channels,
+                            w: self.weights.as_ptr().add((place * self.output.blocks() + block) * panel),
+                            w_k: lanes,
+                            w_vector: panel,
+                            out: sums.add(at * lanes),
+                            out_row: lanes,
+                            out_vector: count * lanes,
+                            bias: Bias::None,
+                            addend: None,
+                            clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                            last: lanes,
+                        };
+                        tile::compute(self.isa, vectors, part.len(), tile);
+                    }
+                }
+                block += vectors;
+            }
+        }
+        for (index, row) in rows.clone().enumerate() {
+            let (item, y) = ((first + row) / height, (first + row) % height * OUT);
+            let lines = OUT.min(self.output.height - y);
+            for (number, block) in blocks.clone().enumerate() {
+                let plane = (item * self.output.blocks() + block) * self.output.plane();
+                let at = plane + self.output.pixel(y, 0);
+                // SAFETY: as above; the row's pixels of this block, and the halo beside them, are this task's.
+                unsafe {
+                    self.isa.run(After {
+                        sums: sums.add((number * count + index * width) * lanes),
+                        step: blocks.len() * count * lanes,
+                        out: output.at(at),
+                        addend: addend.map(|addend| addend.add(at)),
+                        row: self.output.row(),
+                        lines,
+                        columns: self.output.width,
+                        bias: self.bias.as_ptr().add(block * lanes),
+                        clamp: self.clamp,
+                    });
+                    for line in 0..lines {
+                        if let Some(activation) = self.activation {
+                            let written = output.slice(at + line * self.output.row(), self.output.width * lanes);
+                            activation.apply(self.isa, written);
+                        }
+                        self.output.clear_around(output, plane, y + line);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Kernel for Winograd {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let input = arguments.input::<f32>(0)?;
+        let addend = if self.addend { Some(arguments.shared_input(1)?) } else { None };
+        let output = arguments.output::<f32>(0)?;
+        debug_assert!(input.len() >= self.input.elements().unwrap_or(usize::MAX));
+        debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
+        let (source, output) = (Shared::constant(input.as_ptr()), Shared::new(output));
+        let threads = runtime.pool.threads();
+        let division = self.division(threads);
+        let (band, task) = self.room(division);
+        let (transformed, sums) = arguments.workspace::<f32>()?.split_at_mut(band);
+        debug_assert!(sums.len() >= task * threads);
+        let (transformed, sums) = (Shared::new(transformed), Shared::new(sums));
+        let (lanes, (height, width)) = (self.isa.lanes(), self.tiles());
+        let rows = height * self.geometry.batch;
+        let (blocks, groups) = (self.input.blocks(), self.output.blocks().div_ceil(division.filters));
+        for first in (0..rows).step_by(division.band) {
+            let count = division.band.min(rows - first);
+            let pieces = runtime.pieces(count * blocks, width * lanes * 64);
+            runtime.pool.for_each(pieces, |number, _| {
+                for unit in tile::piece(count * blocks, pieces, number) {
+                    let (row, block) = (unit / blocks, unit % blocks);
+                    let (item, y) = ((first + row) / height, (first + row) % height * OUT);
+                    let halo = self.input.halo;
+                    let (above, beside) = (halo.top - self.geometry.begin[0], halo.left - self.geometry.begin[1]);
+                    let plane = (item * blocks + block) * self.input.plane();
+                    // SAFETY: the input is as large as its layout says; the row of tiles at this block is one task's.
+                    unsafe {
+                        self.isa.run(Before {
+                            input: source.at(plane),
+                            row: self.input.row(),
+                            lines: self.input.height + halo.top + halo.bottom,
+                            columns: self.input.width + halo.left + halo.right,
+                            from: (y + above, beside),
+                            into: transformed.at(row * width * self.channels + block * lanes),
+                            tiles: width,
+                            tile: self.channels,
+                            place: division.band * width * self.channels,
+                        });
+                    }
+                }
+            });
+            let parts = division.parts.min(count);
+            runtime.pool.for_each(groups * parts, |number, thread| {
+                let (group, part) = (number / parts, number % parts);
+                let blocks = group * division.filters..((group + 1) * division.filters).min(self.output.blocks());
+                let rows = tile::piece(count, parts, part);
+                // SAFETY: each task has rows and filters of its own, and each thread its sums; the operands are as large as the layouts say.
+                unsafe {
+                    let addend = addend.map(|addend| addend.at(0).cast_const());
+                    let sums = sums.at(thread * task);
+                    self.task(transformed.at(0), sums, (output, addend), (first, division), rows, blocks);
+                }
+            });
+        }
+        Ok(())
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        let (band, task) = self.room(self.division(threads));
+        (band + task * threads) * size_of::<f32>()
+    }
+
+    fn in_place(&self) -> &'static [usize] {
+        if self.addend { &[1] } else { &[] }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        (self.weights.len() + self.bias.len()) * size_of::<f32>()
+    }
+}
+
+/// Transforms the input of a row of tiles, of one block of channels.
+struct Before {
+    /// The block's plane, halo included.
+    input: *const f32,
+    row: usize,
+    lines: usize,
+    columns: usize,
+    /// Line and column where the first tile begins.
+    from: (usize, usize),
+    /// The first tile's first position; tiles and positions are so many elements apart.
+    into: *mut f32,
+    tiles: usize,
+    tile: usize,
+    place: usize,
+}
+
+/// `Bᵀx`.
+#[inline(always)]
+unsafe fn before<S: Simd>(x: [S::V; IN]) -> [S::V; IN] {
+    // SAFETY: the caller's promise that the processor has the instructions.
+    unsafe {
+        let of = |c: f32, a: S::V, b: S::V| S::fma(S::splat(c), a, b);
+        let (even, odd) = (of(-B * B, x[2], x[4]), S::mul(S::splat(A), of(-B * B, x[1], x[3])));
+        let (even_b, odd_b) = (of(-A * A, x[2], x[4]), S::mul(S::splat(B), of(-A * A, x[1], x[3])));
+        [
+            of(-2.5, x[2], S::add(x[0], x[4])),
+            S::add(even, odd),
+            S::sub(even, odd),
+            S::add(even_b, odd_b),
+            S::sub(even_b, odd_b),
+            of(-2.5, x[3], S::add(x[1], x[5])),
+        ]
+    }
+}
+
+impl Job for Before {
+    type Output = ();
+
+    /// # Safety
+    /// The plane, and the positions of the row of tiles, are valid.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise; what is outside the plane is not read.
+        unsafe {
+            let zero = S::splat(0.0);
+            let lines = self.lines.saturating_sub(self.from.0).min(IN);
+            for number in 0..self.tiles {
+                let column = self.from.1 + number * OUT;
+                let columns = self.columns.saturating_sub(column).min(IN);
+                let at = self.input.wrapping_add(self.from.0 * self.row + column * S::LANES);
+                let mut half = [[zero; IN]; IN];
+                for x in 0..columns {
+                    let mut line = [zero; IN];
+                    for (y, value) in line.iter_mut().enumerate() {
+                        if y < lines {
+                            *value = S::load(at.add(y * self.row + x * S::LANES));
+                        }
+                    }
+                    for (y, value) in before::<S>(line).into_iter().enumerate() {
+                        half[y][x] = value;
+                    }
+                }
+                let into = self.into.add(number * self.tile);
+                for (y, line) in half.into_iter().enumerate() {
+                    for (x, value) in before::<S>(line).into_iter().enumerate() {
+                        S::store(into.add((y * IN + x) * self.place), value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms the sums of a row of tiles back, for one block of filters, and finishes them.
+struct After {
+    /// The first tile's first position; tiles lie together, positions `step` apart.
+    sums: *const f32,
+    step: usize,
+    /// The first pixel, and the elements to the next row.
+    out: *mut f32,
+    addend: Option<*const f32>,
+    row: usize,
+    /// Pixels that exist.
+    lines: usize,
+    columns: usize,
+    bias: *const f32,
+    clamp: (f32, f32),
+}
+
+/// `Aᵀm`.
+#[inline(always)]
+unsafe fn after<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
+    // SAFETY: the caller's promise that the processor has the instructions.
+    unsafe {
+        let of = |c: f32, a: S::V, b: S::V| S::fma(S::splat(c), a, b);
+        let scaled = |c: f32, a: S::V| S::mul(S::splat(c), a);
+        let (sum, difference) = (S::add(m[1], m[2]), S::sub(m[1], m[2]));
+        let (sum_b, difference_b) = (S::add(m[3], m[4]), S::sub(m[3], m[4]));
+        [
+            S::add(m[0], S::add(sum, sum_b)),
+            of(A, difference, scaled(B, difference_b)),
+            of(A * A, sum, scaled(B * B, sum_b)),
+            of(A * A * A, difference, of(B * B * B, difference_b, m[5])),
+        ]
+    }
+}
+
+impl Job for After {
+    type Output = ();
+
+    /// # Safety
+    /// The sums of as many tiles as the columns need, and the pixels that exist, are valid.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise; what is behind the last line and column is not touched.
+        unsafe {
+            let (low, high, bias) = (S::splat(self.clamp.0), S::splat(self.clamp.1), S::load(self.bias));
+            for number in 0..self.columns.div_ceil(OUT) {
+                let sums = self.sums.add(number * S::LANES);
+                let mut half = [[S::splat(0.0); IN]; OUT];
+                for x in 0..IN {
+                    let mut line = [S::splat(0.0); IN];
+                    for (y, value) in line.iter_mut().enumerate() {
+                        *value = S::load(sums.add((y * IN + x) * self.step));
+                    }
+                    for (y, value) in after::<S>(line).into_iter().enumerate() {
+                        half[y][x] = value;
+                    }
+                }
+                let columns = OUT.min(self.columns - number * OUT);
+                for (y, line) in half.into_iter().enumerate().take(self.lines) {
+                    let at = y * self.row + number * OUT * S::LANES;
+                    for (x, value) in after::<S>(line).into_iter().enumerate().take(columns) {
+                        let at = at + x * S::LANES;
+                        let sum = S::add(value, bias);
+                        let sum = match self.addend {
+                            Some(addend) => S::add(sum, S::load(addend.add(at))),
+                            None => sum,
+                        };
+                        S::store(self.out.add(at), S::min(high, S::max(low, sum)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// `Gg` of a vector of filters each, where `g` holds three elements.
+fn weighted(g: [[f32; WIDEST]; 3]) -> [[f32; WIDEST]; IN] {
+    // The products of the differences between a point and the others, from which Lagrange's polynomials have their factors.
+    let (of_a, of_b) = (1.0 / (2.0 * A * A * (A * A - B * B)), 1.0 / (2.0 * B * B * (B * B - A * A)));
+    let mut made = [[0.0; WIDEST]; IN];
+    for lane in 0..WIDEST {
+        let [zero, one, two] = [g[0][lane], g[1][lane], g[2][lane]];
+        let (even, odd) = ((zero + A * A * two) * of_a, A * one * of_a);
+        let (even_b, odd_b) = ((zero + B * B * two) * of_b, B * one * of_b);
+        for (place, value) in
+            [zero, even + odd, even - odd, even_b + odd_b, even_b - odd_b, two].into_iter().enumerate()
+        {
+            made[place][lane] = value;
+        }
+    }
+    made
+}
+
+/// The weights `[filter][channel][3][3]` transformed, as panels; see [`Winograd::weights`].
+fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Vec<f32> {
+    let (blocks, channels) = (g.outputs.div_ceil(lanes), g.channels.next_multiple_of(lanes));
+    let mut packed = vec![0.0; PLACES * blocks * channels * lanes];
+    for block in 0..blocks {
+        let filters = lanes.min(g.outputs - block * lanes);
+        for channel in 0..g.channels {
+            let mut window = [[[0.0; WIDEST]; 3]; 3];
+            for lane in 0..filters {
+                let filter = block * lanes + lane;
+                let scale = scale.get(filter).copied().unwrap_or(1.0);
+                let source = &weights[(filter * g.channels + channel) * 9..][..9];
+                for (tap, weight) in source.iter().enumerate() {
+                    window[tap / 3][tap % 3][lane] = weight * scale;
+                }
+            }
+            let half = window.map(weighted);
+            for y in 0..IN {
+                for (x, vector) in weighted([half[0][y], half[1][y], half[2][y]]).iter().enumerate() {
+                    // Columns were transformed first, so positions come transposed.
+                    let panel = ((x * IN + y) * blocks + block) * channels + channel;
+                    packed[panel * lanes..][..lanes].copy_from_slice(&vector[..lanes]);
+                }
+            }
+        }
+    }
+    packed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One tile by the definition of each step, in f64, is the convolution: the matrices are right.
+    #[test]
+    fn error_is_small() {
+        let mut state = 1u64;
+        let mut random = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        let mut worst = 0f32;
+        for _ in 0..200 {
+            let d: Vec<f32> = (0..36).map(|_| random()).collect();
+            let g: Vec<f32> = (0..9).map(|_| random()).collect();
+            let geometry = Geometry {
+                batch: 1,
+                channels: 1,
+                outputs: 1,
+                groups: 1,
+                input: [6, 6],
+                kernel: [3, 3],
+                strides: [1, 1],
+                dilations: [1, 1],
+                begin: [0, 0],
+                output: [4, 4],
+            };
+            for isa in Isa::available() {
+                let lanes = isa.lanes();
+                let finish = Finish {
+                    scale: vec![],
+                    bias: vec![0.0],
+                    addend: false,
+                    clamp: (f32::NEG_INFINITY, f32::INFINITY),
+                    activation: None,
+                };
+                let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, &g, finish);
+                let mut input = vec![0.0; 36 * lanes];
+                input.iter_mut().step_by(lanes).zip(&d).for_each(|(into, d)| *into = *d);
+                let mut transformed = vec![0.0; PLACES * lanes];
+                let mut sums = vec![0.0; PLACES * lanes];
+                let mut output = vec![0.0f32; 16 * lanes];
+                let division = kernel.division(1);
+                // SAFETY: one tile of one block; each list is as large as that needs.
+                unsafe {
+                    isa.run(Before {
+                        input: input.as_ptr(),
+                        row: 6 * lanes,
+                        lines: 6,
+                        columns: 6,
+                        from: (0, 0),
+                        into: transformed.as_mut_ptr(),
+                        tiles: 1,
+                        tile: lanes,
+                        place: lanes,
+                    });
+                    let out = (Shared::new(&mut output), None);
+                    kernel.task(transformed.as_ptr(), sums.as_mut_ptr(), out, (0, division), 0..1, 0..1);
+                }
+                for (pixel, value) in output.iter().step_by(lanes).enumerate() {
+                    let (y, x) = (pixel / 4, pixel % 4);
+                    let taps = (0..9).map(|t| f64::from(d[(y + t / 3) * 6 + x + t % 3]) * f64::from(g[t]));
+                    worst = worst.max((f64::from(*value) - taps.sum::<f64>()).abs() as f32);
+                }
+            }
+        }
+        // Sums of nine products of numbers up to 1: some units in the last place of 9.
+        assert!(worst < 1e-5, "{worst:e}");
+        assert!(worst > 0.0);
+    }
+}
