@@ -18,7 +18,7 @@ const fn mutant(operator: &'static str, file: &'static str, original: &'static s
     Mutant { operator, file, original, mistake }
 }
 
-const MUTANTS: [Mutant; 25] = [
+const MUTANTS: [Mutant; 30] = [
     mutant("Attention", "hal/reference/src/attention.rs", "j > i + past", "j >= i + past"),
     mutant("Clip", "hal/reference/src/select.rs", "if x > high { high }", "if x < high { high }"),
     mutant("ConvInteger", "hal/reference/src/conv.rs", "*value -= zeros[", "*value += zeros["),
@@ -83,6 +83,31 @@ const MUTANTS: [Mutant; 25] = [
         "backends/cpu/src/lower.rs",
         "Some((ones(), negated(&constant)))",
         "Some((ones(), constant))",
+    ),
+    mutant(
+        "GRU",
+        "backends/cpu/src/kernels/gru.rs",
+        "S::sub(before, candidate), candidate)",
+        "S::sub(before, candidate), before)",
+    ),
+    mutant(
+        "Gather",
+        "backends/cpu/src/kernels/select.rs",
+        "if value < 0 { value + size as i64 }",
+        "if value <= 0 { value + size as i64 }",
+    ),
+    mutant("Resize", "backends/cpu/src/kernels/resize.rs", "(weight / 2.0) as f32", "weight as f32"),
+    mutant(
+        "ConvTranspose",
+        "backends/cpu/src/kernels/transposed.rs",
+        "tap_x * self.dilations[1] - self.begin[1]",
+        "tap_x * self.dilations[1] - self.begin[0]",
+    ),
+    mutant(
+        "Conv, minimal filtering",
+        "backends/cpu/src/kernels/conv/winograd.rs",
+        "of(A, difference, scaled(B, difference_b))",
+        "of(A, difference, scaled(A, difference_b))",
     ),
 ];
 

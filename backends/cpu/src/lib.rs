@@ -4,8 +4,9 @@
 //! ones with kernels of its own and the others, declared slow, by the oracle.
 //!
 //! A program is lowered to steps: chains of nodes that one kernel does, on values whose layout suits them. Convolutions work on blocks of channels,
-//! with weights packed at compile time; all of them and the matrix products end in one microkernel, compiled for every instruction set and chosen
-//! at run time. Inside a program, values lie in one arena that `hetero-arena` plans. The device's threads are its own.
+//! with weights packed at compile time, those with 3×3 windows by minimal filtering where it pays. All of them and the matrix products end in one
+//! microkernel, compiled for every instruction set and chosen at run time. Inside a program, values lie in one arena that `hetero-arena` plans.
+//! The device's threads are its own.
 //!
 //! ```
 //! use hetero_hal::{Driver, OpenOptions, BufferLayout};

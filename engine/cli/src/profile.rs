@@ -175,6 +175,11 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         flops / whole / ceiling.flops * 100.0,
         floor * 1e6
     );
+    if rows.iter().any(|row| row.flops > ceiling.flops * row.seconds) {
+        println!(
+            "operations are those of the definition; kernels of minimal filtering (winograd) need fewer, and go beyond the peak"
+        );
+    }
     Ok(())
 }
 
