@@ -357,8 +357,8 @@ impl Job for Before {
                             *value = S::load(at.add(y * self.row + x * S::LANES));
                         }
                     }
-                    for (y, value) in before::<S>(line).into_iter().enumerate() {
-                        half[y][x] = value;
+                    for (row, value) in half.iter_mut().zip(before::<S>(line)) {
+                        row[x] = value;
                     }
                 }
                 let into = self.into.add(number * self.tile);
@@ -424,8 +424,8 @@ impl Job for After {
                     for (y, value) in line.iter_mut().enumerate() {
                         *value = S::load(sums.add((y * IN + x) * self.step));
                     }
-                    for (y, value) in after::<S>(line).into_iter().enumerate() {
-                        half[y][x] = value;
+                    for (row, value) in half.iter_mut().zip(after::<S>(line)) {
+                        row[x] = value;
                     }
                 }
                 let columns = OUT.min(self.columns - number * OUT);
@@ -469,20 +469,18 @@ fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Vec<f32> 
     let (blocks, channels) = (g.outputs.div_ceil(lanes), g.channels.next_multiple_of(lanes));
     let mut packed = vec![0.0; PLACES * blocks * channels * lanes];
     for block in 0..blocks {
-        let filters = lanes.min(g.outputs - block * lanes);
         for channel in 0..g.channels {
             let mut window = [[[0.0; WIDEST]; 3]; 3];
-            for lane in 0..filters {
-                let filter = block * lanes + lane;
+            for (lane, filter) in (block * lanes..g.outputs).take(lanes).enumerate() {
                 let scale = scale.get(filter).copied().unwrap_or(1.0);
                 let source = &weights[(filter * g.channels + channel) * 9..][..9];
                 for (tap, weight) in source.iter().enumerate() {
                     window[tap / 3][tap % 3][lane] = weight * scale;
                 }
             }
-            let half = window.map(weighted);
-            for y in 0..IN {
-                for (x, vector) in weighted([half[0][y], half[1][y], half[2][y]]).iter().enumerate() {
+            let [zero, one, two] = window.map(weighted);
+            for (y, ((zero, one), two)) in zero.into_iter().zip(one).zip(two).enumerate() {
+                for (x, vector) in weighted([zero, one, two]).iter().enumerate() {
                     // Columns were transformed first, so positions come transposed.
                     let panel = ((x * IN + y) * blocks + block) * channels + channel;
                     packed[panel * lanes..][..lanes].copy_from_slice(&vector[..lanes]);
