@@ -1,7 +1,7 @@
 //! The device's threads: regions of tasks, made for inference.
 //!
-//! A region runs a function for task 0, 1, … on the calling thread and on the device's workers, which take the next task from one counter
-//! whenever they are free. It is over once every task has been done, not once every worker has come: a worker whose core another process
+//! A region runs a function for task 0, 1, … on the calling thread and on the device's workers. Each has a share of the tasks, and takes of the
+//! others' where it is done early; see [`shares`]. The region is over once every task has been done, not once every worker has come: a worker whose core another process
 //! holds takes no task, and nobody waits for it. Between regions a worker watches for the next one for [`SPIN`], then sleeps.
 //!
 //! A worker may lose its core in the middle of a task. Its owner sees that the worker's clock stands still, brings it to its own core, and
@@ -10,15 +10,17 @@
 mod affinity;
 mod gate;
 mod seats;
+mod shares;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gate::Gate;
 use seats::Seats;
+use shares::Shares;
 
 /// How long a thread watches before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
@@ -34,19 +36,13 @@ type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
 /// What a region's visitors share. It lies on the caller's stack.
 struct Region<'a> {
     body: &'a Body<'a>,
-    tasks: usize,
-    next: AtomicUsize,
     panicked: AtomicBool,
 }
 
 impl Region<'_> {
     /// Does tasks until none is left, as the thread of that number.
-    fn work(&self, thread: usize) {
-        loop {
-            let task = self.next.fetch_add(1, Ordering::Relaxed);
-            if task >= self.tasks {
-                return;
-            }
+    fn work(&self, shares: &Shares, thread: usize) {
+        while let Some(task) = shares.take(thread) {
             (self.body)(task, thread);
         }
     }
@@ -74,6 +70,7 @@ fn watch(most: Duration, condition: impl Fn() -> bool) -> bool {
 struct Shared {
     gate: Gate,
     seats: Seats,
+    shares: Shares,
     region: AtomicPtr<()>,
 }
 
@@ -105,7 +102,7 @@ impl Shared {
         let region = self.region.load(Ordering::Acquire).cast::<Region<'_>>();
         // SAFETY: this thread is counted inside, so the caller that owns the region waits for it; see `gate`.
         let region = unsafe { &*region };
-        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| region.work(thread)));
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| region.work(&self.shares, thread)));
         if done.is_err() {
             region.panicked.store(true, Ordering::Relaxed);
         }
@@ -151,6 +148,7 @@ impl Pool {
         let shared = Arc::new(Shared {
             gate: Gate::new(),
             seats: Seats::new(threads),
+            shares: Shares::new(threads.get()),
             region: AtomicPtr::new(std::ptr::null_mut()),
         });
         let mut pool = Pool { shared, workers: Vec::new(), busy: AtomicBool::new(false) };
@@ -174,12 +172,12 @@ impl Pool {
     /// # Panics
     /// Where `body` does, once every thread has left it.
     pub(crate) fn for_each(&self, tasks: usize, body: impl Fn(usize, usize) + Sync) {
-        let alone = tasks < 2 || self.workers.is_empty();
+        let alone = tasks < 2 || tasks > shares::MOST || self.workers.is_empty();
         if alone || self.busy.swap(true, Ordering::Acquire) {
             (0..tasks).for_each(|task| body(task, 0));
             return;
         }
-        let region = Region { body: &body, tasks, next: AtomicUsize::new(0), panicked: AtomicBool::new(false) };
+        let region = Region { body: &body, panicked: AtomicBool::new(false) };
         /// Closes the region even where its body panics on the calling thread.
         struct Close<'a>(&'a Pool);
         impl Drop for Close<'_> {
@@ -190,10 +188,11 @@ impl Pool {
         }
         let shared = &*self.shared;
         shared.seats.make_room();
+        shared.shares.deal(tasks);
         shared.region.store(std::ptr::from_ref(&region).cast_mut().cast(), Ordering::Release);
         let close = Close(self);
         shared.gate.open();
-        region.work(0);
+        region.work(&shared.shares, 0);
         drop(close);
         assert!(!region.panicked.load(Ordering::Relaxed), "a task of a parallel region panicked");
     }
@@ -211,6 +210,8 @@ impl Drop for Pool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
+
     use super::*;
 
     fn pool(threads: usize) -> Pool {
