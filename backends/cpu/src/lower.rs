@@ -614,7 +614,7 @@ impl<'a> Lowering<'a> {
             Layout::Plain => Ok((self.image(value, Halo::NONE)?, false)),
             Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
         };
-        let recipe = Recipe::Reorder(Reorder::new(image(from)?, image(layout)?));
+        let recipe = Recipe::Reorder(Reorder::new(self.isa, image(from)?, image(layout)?));
         self.drafts.push(Draft {
             node,
             nodes: vec![],

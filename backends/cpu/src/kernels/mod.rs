@@ -72,7 +72,7 @@ pub(crate) trait Kernel: Send + Sync {
 }
 
 /// Scalar operations that pay for handing a task to a thread.
-const TASK: usize = 1 << 14;
+const TASK: usize = 1 << 13;
 
 /// Longest dimension whose positions a kernel keeps a table of. A model chooses its sizes, and asking whether there is a kernel must not take
 /// the memory that a run of it would.

@@ -1,8 +1,8 @@
 //! Windows over the planes of plain operands, each channel by itself: depthwise convolution and pooling.
 //!
 //! A plane is first copied into the workspace with its border, split into its phases under the stride, so that every tap of the window is a shifted
-//! view of unit stride. Then all rows are one: vectors run over the ends of rows, where they compute what nobody reads, and do not care how narrow
-//! the plane is.
+//! view of unit stride. Four rows of the output are folded side by side, a vector of pixels of each, so that their sums do not wait for each other; the
+//! last vector of a row overlaps the one before it.
 
 use super::Runtime;
 use super::tile::piece;
@@ -61,19 +61,14 @@ impl Planes {
         Some(planes)
     }
 
-    /// Elements of a thread's workspace: the phases, a vector behind them, and the result with the phases' rows.
+    /// Elements of a thread's workspace: the phases, and a vector behind them that a narrow plane's last row is read with.
     fn space(&self) -> Option<usize> {
         let phases = self.frame.strides[0].checked_mul(self.frame.strides[1])?.checked_mul(self.plane())?;
-        phases.checked_add(self.run())?.checked_add(WIDEST * 2)
+        phases.checked_add(WIDEST)
     }
 
     fn plane(&self) -> usize {
         self.phase[0] * self.phase[1]
-    }
-
-    /// Elements from the first output to the last, rows as long as a phase's.
-    fn run(&self) -> usize {
-        self.frame.output[0] * self.phase[1]
     }
 
     /// Bytes of the workspace.
@@ -83,10 +78,11 @@ impl Planes {
 
     /// Scalar operations of a plane.
     fn cost(&self) -> usize {
-        self.run() * self.taps.len() / 4 + self.frame.input[0] * self.frame.input[1]
+        let [height, width] = self.frame.output;
+        height * width * self.taps.len() / 4 + self.frame.input[0] * self.frame.input[1]
     }
 
-    /// Folds `count` planes: `plane` gives the input of each, `fold` what is done, and `finish` sees the output.
+    /// Folds `count` planes: `plane` gives the input of each, `fold` what is done, which is of one kind for all, and `finish` sees the output.
     pub(crate) fn run_all<'a>(
         &self,
         count: usize,
@@ -109,72 +105,102 @@ impl Planes {
         let pieces = runtime.pieces(count, self.cost());
         runtime.pool.for_each(pieces, |number, thread| {
             // SAFETY: each thread has a part of the workspace, and each plane is one task's.
-            let space = unsafe { workspace.slice(thread * own, own) };
-            let (phases, result) = space.split_at_mut(own - self.run() - WIDEST);
-            for number in piece(count, pieces, number) {
-                let fold = fold(number);
-                let border = if matches!(fold, Fold::Max) { f32::NEG_INFINITY } else { 0.0 };
-                self.spread(plane(number), border, phases);
-                // SAFETY: the job reads the phases and a vector behind them, and writes the result and a vector behind it.
-                unsafe { self.isa.run(Window { planes: self, fold, phases, result }) };
-                // SAFETY: as above.
-                let into = unsafe { output.slice(number * size, size) };
-                let width = self.frame.output[1];
-                // SAFETY: as many rows as both have; each is as wide as the output's.
+            let phases = unsafe { workspace.slice(thread * own, own) };
+            let numbers = piece(count, pieces, number);
+            // Every plane is spread over the same elements, so the border around them is written once.
+            phases.fill(if matches!(fold(numbers.start), Fold::Max) { f32::NEG_INFINITY } else { 0.0 });
+            for number in numbers {
+                let input = plane(number);
+                assert_eq!(input.len(), self.frame.input[0] * self.frame.input[1]);
+                // SAFETY: as above; the workspace has the phases' size and the input the plane's.
                 unsafe {
-                    let rows = Rows {
-                        from: result.as_ptr(),
-                        from_step: self.phase[1],
-                        into: into.as_mut_ptr(),
-                        into_step: width,
-                    };
-                    self.isa.run(CopyRows { rows, count: self.frame.output[0], width });
+                    let into = output.slice(number * size, size);
+                    self.isa.run(Spread { planes: self, input: input.as_ptr(), phases: phases.as_mut_ptr() });
+                    let (phases, target) = (phases.as_ptr(), into.as_mut_ptr());
+                    self.isa.run(Window { planes: self, fold: fold(number), phases, into: target });
+                    finish(number, into);
                 }
-                finish(number, into);
             }
         });
     }
+}
 
-    /// Copies a plane with its border into its phases.
-    fn spread(&self, input: &[f32], border: f32, phases: &mut [f32]) {
-        let f = &self.frame;
-        let plane = self.plane();
-        if f.strides == [1, 1] {
-            // The rows in one go, on a ground of border.
-            phases[..plane].fill(border);
-            let rows = f.input[0].min(self.phase[0].saturating_sub(f.begin[0]));
-            let width = f.input[1].min(self.phase[1].saturating_sub(f.begin[1]));
-            if rows > 0 && width > 0 {
-                let into = phases[f.begin[0] * self.phase[1] + f.begin[1]..].as_mut_ptr();
-                let rows_of = Rows { from: input.as_ptr(), from_step: f.input[1], into, into_step: self.phase[1] };
-                // SAFETY: the rows lie in the input, and behind the border in the phase.
-                unsafe { self.isa.run(CopyRows { rows: rows_of, count: rows, width }) };
+/// Copies a plane into its phases; their border stays as it is.
+struct Spread<'a> {
+    planes: &'a Planes,
+    input: *const f32,
+    phases: *mut f32,
+}
+
+impl Job for Spread<'_> {
+    type Output = ();
+
+    /// # Safety
+    /// `input` is a plane and `phases` its workspace.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let (f, [rows, columns]) = (&self.planes.frame, self.planes.phase);
+        let (plane, begin, stride) = (self.planes.plane(), f.begin[1], f.strides[1]);
+        for y in 0..f.input[0] {
+            let (phase, row) = ((y + f.begin[0]) % f.strides[0], (y + f.begin[0]) / f.strides[0]);
+            if row >= rows {
+                continue;
             }
-            return;
-        }
-        for number in 0..f.strides[0] * f.strides[1] {
-            let (first_y, first_x) = (number / f.strides[1], number % f.strides[1]);
-            for (y, line) in phases[number * plane..][..plane].chunks_exact_mut(self.phase[1]).enumerate() {
-                let row = (y * f.strides[0] + first_y).checked_sub(f.begin[0]).filter(|&row| row < f.input[0]);
-                let Some(row) = row else {
-                    line.fill(border);
-                    continue;
+            // SAFETY: what is written lies in the row `row` of the phases, of `columns` elements each.
+            unsafe {
+                let from = self.input.add(y * f.input[1]);
+                // Column `first` of the plane, and each `stride` columns further, to their phase.
+                let target = |first: usize| {
+                    let (number, start) = ((first + begin) % stride, (first + begin) / stride);
+                    let count = f.input[1].saturating_sub(first).div_ceil(stride).min(columns.saturating_sub(start));
+                    let at = (phase * stride + number) * plane + row * columns + start.min(columns);
+                    (self.phases.add(at), count)
                 };
-                let source = &input[row * f.input[1]..][..f.input[1]];
-                // Columns whose source lies on the input: x * stride + first >= begin, and below begin + width.
-                let low = f.begin[1].saturating_sub(first_x).div_ceil(f.strides[1]).min(line.len());
-                let high =
-                    (f.begin[1] + f.input[1]).saturating_sub(first_x).div_ceil(f.strides[1]).clamp(low, line.len());
-                line[..low].fill(border);
-                line[high..].fill(border);
-                let start = (low * f.strides[1] + first_x).saturating_sub(f.begin[1]);
-                let source = source.get(start..).unwrap_or_default();
-                if f.strides[1] == 1 {
-                    line[low..high].copy_from_slice(&source[..high - low]);
-                } else {
-                    line[low..high].iter_mut().zip(source.iter().step_by(f.strides[1])).for_each(|(a, b)| *a = *b);
+                match stride {
+                    1 => {
+                        let (into, count) = target(0);
+                        copy::<S>(from, into, count);
+                    }
+                    2 => {
+                        let ((even, evens), (odd, odds)) = (target(0), target(1));
+                        let mut at = 0;
+                        while at + S::LANES <= evens.min(odds) {
+                            let (a, b) = (S::load(from.add(at * 2)), S::load(from.add(at * 2 + S::LANES)));
+                            let (a, b) = S::deinterleave(a, b);
+                            S::store(even.add(at), a);
+                            S::store(odd.add(at), b);
+                            at += S::LANES;
+                        }
+                        (at..evens).for_each(|at| *even.add(at) = *from.add(at * 2));
+                        (at..odds).for_each(|at| *odd.add(at) = *from.add(at * 2 + 1));
+                    }
+                    _ => {
+                        for first in 0..stride {
+                            let (into, count) = target(first);
+                            (0..count).for_each(|at| *into.add(at) = *from.add(first + at * stride));
+                        }
+                    }
                 }
             }
+        }
+    }
+}
+
+/// Copies a short row, for which a call of `memcpy` would take longer than the copy.
+///
+/// # Safety
+/// Both have `count` elements, and do not overlap.
+#[inline(always)]
+unsafe fn copy<S: Simd>(from: *const f32, into: *mut f32, count: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if count < S::LANES {
+            S::store_first(into, count, S::load_first(from, count));
+            return;
+        }
+        let last = count - S::LANES;
+        for at in (0..last).step_by(S::LANES).chain([last]) {
+            S::store(into.add(at), S::load(from.add(at)));
         }
     }
 }
@@ -182,105 +208,91 @@ impl Planes {
 struct Window<'a> {
     planes: &'a Planes,
     fold: Fold<'a>,
-    phases: &'a [f32],
-    result: &'a mut [f32],
+    phases: *const f32,
+    into: *mut f32,
 }
+
+/// Rows of the output that are folded side by side.
+const ROWS: usize = 4;
 
 impl Job for Window<'_> {
     type Output = ();
 
     /// # Safety
-    /// `phases` and `result` each have room for a vector behind what the planes say.
+    /// `phases` is the workspace and `into` the output's plane.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Window { planes, fold, phases, result } = self;
-        let run = planes.run();
-        // The last tap's view ends with the phases; behind it there is room for the vector that the last row does not fill.
-        debug_assert!(planes.taps.iter().all(|tap| tap + run <= phases.len() + planes.phase[1]));
-        let last = planes.taps.iter().copied().max().unwrap_or(0);
-        let mut at = 0;
-        while at < run {
-            // SAFETY: views reach less than a row and a vector beyond the phases; the last bounds check is below.
-            unsafe {
-                let from = phases.as_ptr().add(at);
-                let lanes = (run - at).min(S::LANES);
-                // Near the end, a view that begins late must not leave the phases.
-                let value = if at + last + S::LANES <= phases.len() {
-                    fold_taps::<S>(fold, &planes.taps, |tap| S::load(from.add(tap)))
-                } else {
-                    let some = |tap: usize| {
-                        let room = phases.len().saturating_sub(at + tap);
-                        S::load_first(from.add(tap), room.min(lanes))
-                    };
-                    fold_taps::<S>(fold, &planes.taps, some)
-                };
-                S::store(result.as_mut_ptr().add(at), value);
-            }
-            at += S::LANES;
+        let height = self.planes.frame.output[0];
+        let whole = height - height % ROWS;
+        // SAFETY: the rows are there.
+        unsafe {
+            (0..whole).step_by(ROWS).for_each(|y| self.rows::<S, ROWS>(y));
+            (whole..height).for_each(|y| self.rows::<S, 1>(y));
         }
     }
 }
 
+impl Window<'_> {
+    /// # Safety
+    /// The output has `R` rows from `y` on; and as for the job.
+    #[inline(always)]
+    unsafe fn rows<S: Simd, const R: usize>(&self, y: usize) {
+        let (width, pitch) = (self.planes.frame.output[1], self.planes.phase[1]);
+        // SAFETY: a tap's view of a row is as long as the output's; behind the last there is room for a vector.
+        unsafe {
+            let (from, into) = (self.phases.add(y * pitch), self.into.add(y * width));
+            let fold = |x: usize| fold_taps::<S, R>(self.fold, &self.planes.taps, from.add(x), pitch);
+            match width.checked_sub(S::LANES) {
+                None => {
+                    for (row, value) in fold(0).into_iter().enumerate() {
+                        S::store_first(into.add(row * width), width, value);
+                    }
+                }
+                Some(last) => {
+                    for x in (0..last).step_by(S::LANES).chain([last]) {
+                        for (row, value) in fold(x).into_iter().enumerate() {
+                            S::store(into.add(row * width + x), value);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A vector of pixels in each of `R` rows.
+///
 /// # Safety
-/// The instruction set is there.
+/// Each tap's view has a vector there.
 #[inline(always)]
-unsafe fn fold_taps<S: Simd>(fold: Fold<'_>, taps: &[usize], load: impl Fn(usize) -> S::V) -> S::V {
+unsafe fn fold_taps<S: Simd, const R: usize>(
+    fold: Fold<'_>,
+    taps: &[usize],
+    from: *const f32,
+    pitch: usize,
+) -> [S::V; R] {
     // SAFETY: the caller's promise.
     unsafe {
         match fold {
             Fold::Sum { weights, bias } => {
-                let mut sum = S::splat(bias);
+                let mut sums = [S::splat(bias); R];
                 for (&tap, &weight) in taps.iter().zip(weights) {
-                    sum = S::fma(load(tap), S::splat(weight), sum);
+                    let (from, weight) = (from.add(tap), S::splat(weight));
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        *sum = S::fma(S::load(from.add(row * pitch)), weight, *sum);
+                    }
                 }
-                sum
+                sums
             }
             Fold::Max => {
-                let mut most = S::splat(f32::NEG_INFINITY);
+                let mut most = [S::splat(f32::NEG_INFINITY); R];
                 for &tap in taps {
-                    most = S::select_nan(most, S::max(most, load(tap)));
+                    let from = from.add(tap);
+                    for (row, most) in most.iter_mut().enumerate() {
+                        *most = S::select_nan(*most, S::max(*most, S::load(from.add(row * pitch))));
+                    }
                 }
                 most
-            }
-        }
-    }
-}
-
-/// Rows of two planes, elements apart.
-struct Rows {
-    from: *const f32,
-    from_step: usize,
-    into: *mut f32,
-    into_step: usize,
-}
-
-/// Copies short rows, for which a call of `memcpy` each would take longer than the copy.
-struct CopyRows {
-    rows: Rows,
-    count: usize,
-    width: usize,
-}
-
-impl Job for CopyRows {
-    type Output = ();
-
-    /// # Safety
-    /// The rows are valid, and do not overlap.
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let CopyRows { rows, count, width } = self;
-        for row in 0..count {
-            // SAFETY: the caller's promise.
-            unsafe {
-                let (from, into) = (rows.from.add(row * rows.from_step), rows.into.add(row * rows.into_step));
-                let mut at = 0;
-                while at + S::LANES <= width {
-                    S::store(into.add(at), S::load(from.add(at)));
-                    at += S::LANES;
-                }
-                if at < width {
-                    S::store_first(into.add(at), width - at, S::load_first(from.add(at), width - at));
-                }
             }
         }
     }

@@ -34,6 +34,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn load_first(at: *const f32, count: usize) -> Self::V;
     /// Stores the first `count` lanes.
     unsafe fn store_first(at: *mut f32, count: usize, v: Self::V);
+    /// The elements at even places of `a` with `b` behind it, and those at odd ones.
+    unsafe fn deinterleave(a: Self::V, b: Self::V) -> (Self::V, Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;

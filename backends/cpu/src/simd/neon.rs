@@ -96,6 +96,14 @@ impl Simd for Neon {
         }
     }
     #[inline(always)]
+    unsafe fn deinterleave(a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        // SAFETY: NEON is there.
+        unsafe {
+            let (even, odd) = (|a, b| vuzp1q_f32(a, b), |a, b| vuzp2q_f32(a, b));
+            (Pair(even(a.0, a.1), even(b.0, b.1)), Pair(odd(a.0, a.1), odd(b.0, b.1)))
+        }
+    }
+    #[inline(always)]
     unsafe fn scale(v: Self::V, n: Self::V) -> Self::V {
         // SAFETY: NEON is there.
         unsafe {

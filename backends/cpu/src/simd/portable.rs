@@ -52,6 +52,11 @@ impl Simd for Portable {
         }
     }
     #[inline(always)]
+    unsafe fn deinterleave(a: Self::V, b: Self::V) -> (Self::V, Self::V) {
+        let at = |place: usize| if place < LANES { a[place] } else { b[place - LANES] };
+        (std::array::from_fn(|i| at(i * 2)), std::array::from_fn(|i| at(i * 2 + 1)))
+    }
+    #[inline(always)]
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V {
         zip(a, b, |a, b| a + b)
     }
