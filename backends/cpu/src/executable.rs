@@ -4,14 +4,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use hetero_arena::{Request, plan};
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, HostMemory,
     Program, Result, Span, Tensor, ValueId,
 };
 
+use crate::arena::{Arena, Range, Steps};
 use crate::device::ALIGNMENT;
-use crate::image::{Image, Layout};
+use crate::image::Layout;
 use crate::kernels::{Kernel, Runtime};
 use crate::lower::{self, Draft, Form};
 use crate::memory::CpuMemory;
@@ -100,35 +100,26 @@ impl CpuExecutable {
                 }
             }
         }
-        let (requests, owners) = requests(program, isa, &drafts, &kernels, &places, pool.threads())?;
-        let layout =
-            plan(&requests).map_err(|error| Error::internal("the arena cannot be planned").caused_by(error))?;
-        if layout.bytes as u64 > limit {
+        let steps = Steps { program, isa, drafts: &drafts, kernels: &kernels, threads: pool.threads() };
+        let arena = Arena::plan(&steps, |form| places.contains_key(form))?;
+        if arena.bytes as u64 > limit {
             return Err(Error::new(ErrorKind::OutOfMemory, "the intermediate values do not fit the device's memory")
-                .with_sizes(layout.bytes as u64, Some(limit))
+                .with_sizes(arena.bytes as u64, Some(limit))
                 .with_remedy("bind smaller shapes, or raise the device's memory limit"));
         }
-        let mut workspaces: Vec<Option<Place>> = vec![None; kernels.len()];
-        for ((owner, request), &offset) in owners.into_iter().zip(&requests).zip(&layout.offsets) {
-            let place = Place::Scratch { offset, bytes: request.bytes };
-            match owner {
-                Owner::Value(form) => {
-                    places.insert(form, place);
-                }
-                Owner::Workspace(step) => workspaces[step] = Some(place),
-            }
-        }
+        let scratch = |range: Range| Place::Scratch { offset: range.offset, bytes: range.bytes };
+        places.extend(arena.values.into_iter().map(|(form, range)| (form, scratch(range))));
         let mut steps = Vec::with_capacity(kernels.len());
-        for ((draft, kernel), workspace) in drafts.into_iter().zip(kernels).zip(workspaces) {
+        for ((draft, kernel), workspace) in drafts.into_iter().zip(kernels).zip(arena.workspaces) {
             let find =
                 |list: &[Option<Form>]| list.iter().map(|form| form.and_then(|f| places.get(&f).copied())).collect();
             let name = program.nodes().get(draft.node).map_or_else(String::new, ToString::to_string);
             let (inputs, outputs) = (find(&draft.inputs), find(&draft.outputs));
             let nodes = draft.nodes.iter().filter_map(|&node| program.nodes().get(node)).map(|node| node.name.clone());
             let nodes = nodes.collect();
-            steps.push(Step { name, nodes, kernel, inputs, outputs, workspace });
+            steps.push(Step { name, nodes, kernel, inputs, outputs, workspace: workspace.map(scratch) });
         }
-        let (scratch, extents, pool) = (layout.bytes, program.extents().len(), pool.clone());
+        let (scratch, extents, pool) = (arena.bytes, program.extents().len(), pool.clone());
         let frames = Mutex::new(Vec::new());
         Ok(CpuExecutable { bindings, steps, constants, scratch, extents, pool, frames })
     }
@@ -285,65 +276,4 @@ fn make(
         .into_iter()
         .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(missing))
         .collect()
-}
-
-/// Whom memory in the arena is for.
-enum Owner {
-    Value(Form),
-    Workspace(usize),
-}
-
-/// Bytes of a value in a layout.
-fn bytes(program: &Program, isa: Isa, form: Form) -> Result<usize> {
-    let value = program.value(form.value)?;
-    let Layout::Blocked(halo) = form.layout else { return Ok(value.bytes()) };
-    let elements = Image::of(&value.shape, halo, isa.lanes()).and_then(|image| image.elements());
-    let bytes = elements.and_then(|count| count.checked_mul(size_of::<f32>()));
-    bytes.ok_or_else(|| Error::internal(format!("the size of '{}' overflows", value.name)))
-}
-
-/// Everything that the arena holds: values that nobody outside sees, and the kernels' workspaces. A value lives from the step that writes it
-/// to the last that reads it.
-fn requests(
-    program: &Program,
-    isa: Isa,
-    drafts: &[Draft],
-    kernels: &[Box<dyn Kernel>],
-    places: &HashMap<Form, Place>,
-    threads: usize,
-) -> Result<(Vec<Request>, Vec<Owner>)> {
-    let mut last_use: HashMap<Form, usize> = HashMap::new();
-    for (step, draft) in drafts.iter().enumerate() {
-        for &form in draft.inputs.iter().chain(&draft.outputs).flatten() {
-            last_use.insert(form, step);
-        }
-    }
-    let (mut requests, mut owners): (Vec<Request>, Vec<Owner>) = (Vec::new(), Vec::new());
-    let mut request_of: HashMap<Form, usize> = HashMap::new();
-    for (step, (draft, kernel)) in drafts.iter().zip(kernels).enumerate() {
-        for (position, &form) in draft.outputs.iter().enumerate() {
-            let Some(form) = form.filter(|form| !places.contains_key(form)) else { continue };
-            let size = bytes(program, isa, form)?;
-            let mut request = Request::new(size, step, last_use.get(&form).copied().unwrap_or(step));
-            request.alignment = ALIGNMENT;
-            if position == 0 {
-                // Inputs whose memory the output may take over: of the same size, read once by this step and by no later one.
-                let once = |input: Form| draft.inputs.iter().filter(|&&other| other == Some(input)).count() == 1;
-                let candidates =
-                    kernel.in_place().iter().filter_map(|&index| draft.inputs.get(index).copied().flatten());
-                let candidates = candidates.filter(|&input| last_use.get(&input) == Some(&step) && once(input));
-                let candidates = candidates.filter_map(|input| request_of.get(&input).copied());
-                request.in_place_of = candidates.filter(|&index| requests[index].bytes == size).collect();
-            }
-            request_of.insert(form, requests.len());
-            requests.push(request);
-            owners.push(Owner::Value(form));
-        }
-        let bytes = kernel.workspace(threads);
-        if bytes > 0 {
-            requests.push(Request { bytes, alignment: ALIGNMENT, first: step, last: step, in_place_of: vec![] });
-            owners.push(Owner::Workspace(step));
-        }
-    }
-    Ok((requests, owners))
 }

@@ -20,6 +20,7 @@
 //! # Ok::<(), hetero_hal::Error>(())
 //! ```
 
+mod arena;
 mod ceiling;
 mod device;
 mod executable;

@@ -64,8 +64,9 @@ pub(crate) enum Recipe {
     },
     Unary(Activation),
     Pairwise(Pairwise),
-    /// Bytes of each input.
+    /// Bytes of each input in each of so many rows.
     Concat {
+        rows: usize,
         blocks: Vec<usize>,
     },
     Reorder(Reorder),
@@ -735,7 +736,8 @@ impl<'a> Lowering<'a> {
                 let image = self.image(form.value, Halo::NONE)?;
                 blocks.push(image.blocks() * image.plane() * size_of::<f32>());
             }
-            Recipe::Concat { blocks }
+            let rows = self.image(output, Halo::NONE)?.batch;
+            Recipe::Concat { rows, blocks }
         } else {
             let function = elementwise::binary(site).ok_or_else(|| Error::internal("no function of two operands"))?;
             Recipe::Pairwise(function)

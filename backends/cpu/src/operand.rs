@@ -96,8 +96,8 @@ impl<'a> Arguments<'a> {
     }
 
     /// An input that may share its memory with the output.
-    pub(crate) fn shared_input(&self, index: usize) -> Result<Shared> {
-        let (address, _) = Self::typed::<f32>(Self::find(self.inputs, index, "input")?)?;
+    pub(crate) fn shared_input<T: Element>(&self, index: usize) -> Result<Shared<T>> {
+        let (address, _) = Self::typed::<T>(Self::find(self.inputs, index, "input")?)?;
         Ok(Shared::constant(address))
     }
 

@@ -79,7 +79,7 @@ impl Job for Row<'_> {
 
 impl Kernel for Affine {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let source = arguments.shared_input(0)?;
+        let source = arguments.shared_input::<f32>(0)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
         let (from, to, lanes) = (self.input, self.output, self.isa.lanes());
         // Planes of blocks, or of channels; the plain ones are one long row each.

@@ -175,7 +175,7 @@ impl Job for Columns {
 
 impl Kernel for Softmax {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let input = arguments.shared_input(0)?;
+        let input = arguments.shared_input::<f32>(0)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
         let Lines { length, inner, .. } = self.lines;
         self.lines.for_each(8, runtime, |start, columns| {
@@ -274,7 +274,7 @@ impl Job for Norms {
 
 impl Kernel for Lp {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let input = arguments.shared_input(0)?;
+        let input = arguments.shared_input::<f32>(0)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
         let Lines { length, inner, .. } = self.lines;
         self.lines.for_each(4, runtime, |start, columns| {

@@ -53,6 +53,11 @@ pub(crate) trait Kernel: Send + Sync {
         &[]
     }
 
+    /// Bytes of each input, where the output is nothing but the inputs one behind the other. A run leaves alone what lies there already.
+    fn joins(&self) -> Option<&[usize]> {
+        None
+    }
+
     /// Bytes of packed weights.
     fn resident_bytes(&self) -> usize {
         0
@@ -203,7 +208,7 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
         Recipe::Pool { input, output } => Box::new(pooling::blocked(site, *input, *output)?),
         &Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
         &Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
-        Recipe::Concat { blocks } => Box::new(movement::Concat { blocks: blocks.clone() }),
+        Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows: *rows, blocks: blocks.clone() }),
         Recipe::Reorder(reorder) => Box::new(*reorder),
     })
 }

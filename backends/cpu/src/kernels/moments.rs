@@ -266,7 +266,7 @@ impl Normalise {
 
 impl Kernel for Normalise {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let input = arguments.shared_input(0)?;
+        let input = arguments.shared_input::<f32>(0)?;
         let (scale, shift) = match self.factors {
             Factors::None => (None, None),
             _ => (arguments.optional::<f32>(1)?, arguments.optional::<f32>(2)?),

@@ -54,11 +54,16 @@ pub(super) fn concat(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let width = output.dtype.bits() / 8;
     let block = |shape: &[usize]| shape[axis..].iter().product::<usize>() * width;
-    Ok(Some(Box::new(Concat { blocks: inputs.into_iter().map(block).collect() })))
+    let rows = output.shape[..axis].iter().product();
+    Ok(Some(Box::new(Concat { rows, blocks: inputs.into_iter().map(block).collect() })))
 }
 
-/// For each input, the bytes that it adds to each row of the output.
+/// Bytes of a row that a task copies at least.
+const PART: usize = 1 << 14;
+
 pub(super) struct Concat {
+    pub(super) rows: usize,
+    /// For each input, the bytes that it adds to each row of the output.
     pub(super) blocks: Vec<usize>,
 }
 
@@ -68,25 +73,33 @@ impl Kernel for Concat {
         if row == 0 {
             return Ok(());
         }
-        let output = arguments.output::<u8>(0)?;
-        let rows = output.len() / row;
-        let output = Shared::new(output);
+        let rows = self.rows;
+        let output = Shared::new(&mut arguments.output::<u8>(0)?[..rows * row]);
         let mut at = 0;
         for (index, &block) in self.blocks.iter().enumerate() {
-            let input = arguments.input::<u8>(index)?;
-            // SAFETY: what lies in the output already has the output's address.
-            let lies_there = rows == 1 && std::ptr::eq(input.as_ptr(), unsafe { output.at(at) });
-            let pieces = if lies_there { 0 } else { runtime.pieces(rows, block) };
-            runtime.pool.for_each(pieces, |number, _| {
-                for number in piece(rows, pieces, number) {
-                    // SAFETY: each row's part is one task's.
-                    let into = unsafe { output.slice(number * row + at, block) };
-                    into.copy_from_slice(&input[number * block..(number + 1) * block]);
-                }
-            });
+            // SAFETY: each part lies in the output; only addresses are compared.
+            let lies_there = unsafe { arguments.shared_input::<u8>(index)?.at(0) == output.at(at) };
+            if !(rows == 1 && lies_there) {
+                let input = arguments.input::<u8>(index)?;
+                // A single row is divided too.
+                let parts = if rows == 1 { block.div_ceil(PART) } else { 1 };
+                let pieces = runtime.pieces(rows * parts, block / parts.max(1));
+                runtime.pool.for_each(pieces, |number, _| {
+                    for number in piece(rows * parts, pieces, number) {
+                        let (row_number, part) = (number / parts, piece(block, parts, number % parts));
+                        // SAFETY: each row's part is one task's.
+                        let into = unsafe { output.slice(row_number * row + at + part.start, part.len()) };
+                        into.copy_from_slice(&input[row_number * block..][part]);
+                    }
+                });
+            }
             at += block;
         }
         Ok(())
+    }
+
+    fn joins(&self) -> Option<&[usize]> {
+        (self.rows == 1).then_some(&self.blocks)
     }
 }
 

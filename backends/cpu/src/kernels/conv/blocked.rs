@@ -279,7 +279,7 @@ impl Kernel for Blocked {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let (g, lanes) = (&self.geometry, self.isa.lanes());
         let input = arguments.input::<f32>(0)?;
-        let addend = if self.addend { Some(arguments.shared_input(1)?) } else { None };
+        let addend = if self.addend { Some(arguments.shared_input::<f32>(1)?) } else { None };
         let output = arguments.output::<f32>(0)?;
         let source = match self.source {
             Source::Blocked(image) => {

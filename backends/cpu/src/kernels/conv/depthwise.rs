@@ -140,7 +140,7 @@ impl Kernel for Depthwise {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let g = &self.geometry;
         let input = Shared::constant(arguments.input::<f32>(0)?.as_ptr());
-        let addend = if self.addend { Some(arguments.shared_input(1)?) } else { None };
+        let addend = if self.addend { Some(arguments.shared_input::<f32>(1)?) } else { None };
         let output = Shared::new(arguments.output::<f32>(0)?);
         let lanes = self.isa.lanes();
         let rows = g.batch * self.output.blocks() * self.output.height;

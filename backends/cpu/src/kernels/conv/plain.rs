@@ -83,7 +83,7 @@ impl Kernel for Plain {
                 (weights, bias, None, (f32::NEG_INFINITY, f32::INFINITY), None)
             }
             Some((weights, finish)) => {
-                let addend = if finish.addend { Some(arguments.shared_input(1)?) } else { None };
+                let addend = if finish.addend { Some(arguments.shared_input::<f32>(1)?) } else { None };
                 (&weights[..], Some(&finish.bias[..]), addend, finish.clamp, finish.activation)
             }
         };

@@ -229,7 +229,7 @@ impl Winograd {
 impl Kernel for Winograd {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<f32>(0)?;
-        let addend = if self.addend { Some(arguments.shared_input(1)?) } else { None };
+        let addend = if self.addend { Some(arguments.shared_input::<f32>(1)?) } else { None };
         let output = arguments.output::<f32>(0)?;
         debug_assert!(input.len() >= self.input.elements().unwrap_or(usize::MAX));
         debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
