@@ -18,7 +18,7 @@ const fn mutant(operator: &'static str, file: &'static str, original: &'static s
     Mutant { operator, file, original, mistake }
 }
 
-const MUTANTS: [Mutant; 30] = [
+const MUTANTS: [Mutant; 33] = [
     mutant("Attention", "hal/reference/src/attention.rs", "j > i + past", "j >= i + past"),
     mutant("Clip", "hal/reference/src/select.rs", "if x > high { high }", "if x < high { high }"),
     mutant("ConvInteger", "hal/reference/src/conv.rs", "*value -= zeros[", "*value += zeros["),
@@ -109,6 +109,19 @@ const MUTANTS: [Mutant; 30] = [
         "of(A, difference, scaled(B, difference_b))",
         "of(A, difference, scaled(A, difference_b))",
     ),
+    mutant(
+        "Conv, plain depthwise",
+        "backends/cpu/src/kernels/planes.rs",
+        "((y + f.begin[0]) % f.strides[0],",
+        "((y + f.begin[1]) % f.strides[0],",
+    ),
+    mutant(
+        "Concat in place",
+        "backends/cpu/src/arena.rs",
+        "last_use.insert(own(form), step)",
+        "last_use.insert(form, step)",
+    ),
+    mutant("layouts", "backends/cpu/src/kernels/reorder.rs", "(0, row * pixels)", "(0, row * to.width)"),
 ];
 
 /// The tests that have to notice.

@@ -414,6 +414,47 @@ fn filtered(seed: u64) -> (Program, Vec<Tensor>) {
     network.finish()
 }
 
+/// Values of one spatial size, concatenated again and again, as in dense blocks; see `arena.rs`.
+fn joined(seed: u64) -> (Program, Vec<Tensor>) {
+    let mut network = Network { graph: Graph { name: "joined".into(), ..Graph::default() }, random: Random(seed) };
+    let r = &mut network.random;
+    let [height, width] = [r.size(1, 9), r.size(1, 9)];
+    let (batch, layers) = (if r.chance(6) { 2 } else { 1 }, r.size(3, 14));
+    let channels = r.pick(&[8, 16, 16, 32, 5]);
+    let mut values = vec![network.input(&[batch, channels, height, width])];
+    for _ in 0..layers {
+        let recent = values.len().saturating_sub(5);
+        let pick = |network: &mut Network| values[network.random.size(recent, values.len() - 1)];
+        let x = pick(&mut network);
+        let channels = network.shape(x)[1];
+        let made = match network.random.size(0, 9) {
+            0..=2 => {
+                let filters = network.random.pick(&[8, 16, 16, 32, 3]);
+                let window = network.random.pick(&[1, 3]);
+                let weights = network.constant(&[filters, channels, window, window], 0.2);
+                let pads = Attribute::Ints(vec![window as i64 / 2; 4]);
+                network.node(Operator::new("Conv", 11).with("pads", pads), &[x, weights])
+            }
+            3 => network.activation(x),
+            4 => network.per_channel(x),
+            5 => network.node(Operator::new("Identity", 16), &[x]),
+            _ => {
+                let mut parts = vec![x];
+                for _ in 0..network.random.size(1, 3) {
+                    parts.push(pick(&mut network));
+                }
+                parts.retain(|&part| network.shape(part)[1] <= 64);
+                if parts.is_empty() {
+                    parts.push(values[0]);
+                }
+                network.node(Operator::new("Concat", 13).with("axis", Attribute::Int(1)), &parts)
+            }
+        };
+        values.push(made);
+    }
+    network.finish()
+}
+
 /// The largest magnitude of a tensor's elements.
 fn largest(tensor: &Tensor) -> f32 {
     tensor.view::<f32>().unwrap().iter().fold(0.0, |most, x| most.max(x.abs()))
@@ -482,6 +523,11 @@ fn agree(make: fn(u64) -> (Program, Vec<Tensor>), usual: u32) {
 #[test]
 fn random_networks_agree_with_the_oracle() {
     agree(network, 300);
+}
+
+#[test]
+fn concatenations_agree_with_the_oracle() {
+    agree(joined, 200);
 }
 
 #[test]
