@@ -155,21 +155,34 @@ impl Blocked {
         let g = &self.geometry;
         let row = width * g.channels;
         let into = Shared::new(into);
-        let pieces = runtime.pieces(g.batch * height, row * 4);
+        let plane = g.input_plane();
+        assert_eq!(input.len(), g.batch * g.channels * plane);
+        let pieces = runtime.pieces(g.batch * height, row * 2);
         runtime.pool.for_each(pieces, |number, _| {
             for line in tile::piece(g.batch * height, pieces, number) {
                 let (item, y) = (line / height, line % height);
                 // SAFETY: each line is one task's.
                 let target = unsafe { into.slice(line * row, row) };
-                target.fill(0.0);
-                let Some(y) = y.checked_sub(g.begin[0]).filter(|&y| y < g.input[0]) else { continue };
-                let columns = width.saturating_sub(g.begin[1]).min(g.input[1]);
-                for channel in 0..g.channels {
-                    let plane = (item * g.channels + channel) * g.input[0] + y;
-                    let source = &input[plane * g.input[1]..][..columns];
-                    let target = target.get_mut(g.begin[1] * g.channels + channel..).unwrap_or_default();
-                    for (into, value) in target.iter_mut().step_by(g.channels).zip(source) {
-                        *into = *value;
+                let Some(y) = y.checked_sub(g.begin[0]).filter(|&y| y < g.input[0]) else {
+                    target.fill(0.0);
+                    continue;
+                };
+                let before = g.begin[1].min(width);
+                let columns = (width - before).min(g.input[1]);
+                let (left, rest) = target.split_at_mut(before * g.channels);
+                let (pixels, right) = rest.split_at_mut(columns * g.channels);
+                left.fill(0.0);
+                right.fill(0.0);
+                let source = &input[item * g.channels * plane + y * g.input[1]..];
+                match g.channels {
+                    1 => pixels.copy_from_slice(&source[..columns]),
+                    2 => interleave::<2>(source, plane, pixels),
+                    3 => interleave::<3>(source, plane, pixels),
+                    4 => interleave::<4>(source, plane, pixels),
+                    channels => {
+                        for (x, pixel) in pixels.chunks_exact_mut(channels).enumerate() {
+                            pixel.iter_mut().zip(source[x..].iter().step_by(plane)).for_each(|(a, b)| *a = *b);
+                        }
                     }
                 }
             }
@@ -245,6 +258,15 @@ impl Blocked {
             }
             first += vectors;
         }
+    }
+}
+
+/// Pixels of `C` channels, from rows that lie `plane` elements apart.
+fn interleave<const C: usize>(source: &[f32], plane: usize, pixels: &mut [f32]) {
+    let (pixels, _) = pixels.as_chunks_mut::<C>();
+    let rows: [&[f32]; C] = std::array::from_fn(|channel| &source[channel * plane..][..pixels.len()]);
+    for (x, pixel) in pixels.iter_mut().enumerate() {
+        *pixel = std::array::from_fn(|channel| rows[channel][x]);
     }
 }
 
