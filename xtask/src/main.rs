@@ -75,8 +75,10 @@ enum Part {
     },
     /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
     Mutants,
-    /// Every order of the steps of the CPU pool's lock-free part.
+    /// Every order of the steps of the CPU pool's lock-free parts.
     Loom,
+    /// The CPU's NEON kernels, with Arm's instructions emulated where there are none.
+    Neon,
     /// Coverage-guided fuzzing of the importer and of whole runs, from the standard's cases on, for so long each; needs a nightly compiler, so
     /// not part of all tests.
     Fuzz {
@@ -127,6 +129,7 @@ fn main() -> ExitCode {
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
             Part::Mutants => mutants::mutants(&workspace),
             Part::Loom => steps::loom(&workspace),
+            Part::Neon => steps::neon(&workspace),
             Part::Fuzz { seconds } => steps::fuzz(&workspace, seconds),
             Part::Nightly { seed } => steps::nightly(&workspace, seed),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),

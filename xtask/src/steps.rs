@@ -19,12 +19,13 @@ const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "s
 
 /// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 10] = [
+    const STEPS: [Step; 11] = [
         ("setup", setup::setup),
         ("packages", |workspace| setup::models(workspace, &[])),
         ("lint", lint),
         ("unit", unit),
         ("loom", loom),
+        ("neon", neon),
         ("features", features),
         ("conformance", conformance),
         ("oracle", |workspace| oracle(workspace, SEED)),
@@ -176,13 +177,24 @@ pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<
         .env("HETERO_SEED", seed.to_string()))
 }
 
-/// The lock-free part of the CPU device's pool, in every order that three interruptions give; see `backends/cpu/src/pool/gate.rs`.
+/// The lock-free parts of the CPU device's pool, in every order that three interruptions give; see `backends/cpu/src/pool`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("loom");
     let target = target.to_string_lossy();
     // A folder of its own: the flag would have everything else built again.
-    let arguments = ["test", "--package", "hetero-cpu", "--lib", "--target-dir", &*target, "gate"];
+    let arguments = ["test", "--package", "hetero-cpu", "--lib", "--target-dir", &*target, "--", "gate", "shares"];
     run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
+}
+
+/// The CPU device's NEON kernels where there is no such processor: its instructions are emulated, so this says nothing of speed.
+pub(crate) fn neon(workspace: &Workspace) -> Result<()> {
+    let target = workspace.root.join("target").join("neon");
+    let target = target.to_string_lossy();
+    let arguments = ["test", "--package", "hetero-cpu", "--lib", "--test", "kernels", "--target-dir", &*target];
+    run(workspace
+        .command("cargo", &[&arguments[..], &["--", "--nocapture"]].concat())
+        .env("RUSTFLAGS", "--cfg emulated_neon")
+        .env("HETERO_ISA", "neon"))
 }
 
 /// Fuzzes each target of `fuzz`, beginning with the standard's smaller models.

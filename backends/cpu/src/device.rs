@@ -40,18 +40,22 @@ impl Driver for CpuDriver {
             return Err(Error::invalid_argument(format!("there is no cpu:{ordinal}"))
                 .with_remedy("all cores together are cpu:0"));
         }
-        let mut isa = Isa::widest();
+        let (mut isa, mut filters) = (Isa::widest(), true);
         for (key, value) in &options.extra {
-            let named = if key == "isa" { Isa::named(value) } else { None };
-            isa = named.ok_or_else(|| {
-                let present: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
-                Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
-                    .on(info.id.clone())
-                    .with_remedy(format!(
-                        "the cpu driver takes `threads`, `memory_limit`, and `isa`, one of: {}",
-                        present.join(", ")
-                    ))
-            })?;
+            match (&**key, &**value, Isa::named(value)) {
+                ("isa", _, Some(named)) => isa = named,
+                ("convolution", "direct", _) => filters = false,
+                ("convolution", "fastest", _) => filters = true,
+                _ => {
+                    let present: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
+                    return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
+                        .on(info.id)
+                        .with_remedy(format!(
+                            "the cpu driver takes `threads`, `memory_limit`, `convolution` (`fastest` or `direct`), and `isa`, one of: {}",
+                            present.join(", ")
+                        )));
+                }
+            }
         }
         let threads = options.threads.unwrap_or_else(cores);
         if threads == 0 || threads > 4096 {
@@ -68,6 +72,7 @@ impl Driver for CpuDriver {
             busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
             isa,
+            filters,
             info,
         }))
     }
@@ -127,6 +132,8 @@ struct CpuDevice {
     pool: Arc<Pool>,
     /// Instructions that kernels are made for.
     isa: Isa,
+    /// May convolutions be done by minimal filtering? It is faster, and less exact.
+    filters: bool,
 }
 
 impl Device for CpuDevice {
@@ -192,7 +199,8 @@ impl Device for CpuDevice {
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         match source {
             Source::Program(program) => {
-                let executable = CpuExecutable::compile(program, options, self.budget.limit, self.isa, &self.pool);
+                let executable =
+                    CpuExecutable::compile(program, options, self.budget.limit, (self.isa, self.filters), &self.pool);
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),

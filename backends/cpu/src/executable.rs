@@ -69,7 +69,7 @@ impl CpuExecutable {
         program: &Program,
         options: &CompileOptions,
         limit: u64,
-        isa: Isa,
+        (isa, filters): (Isa, bool),
         pool: &Arc<Pool>,
     ) -> Result<Self> {
         let bindings = BindingInfo::of(program);
@@ -84,7 +84,7 @@ impl CpuExecutable {
                 return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
             }
         }
-        let drafts = lower::lower(program, isa)?;
+        let drafts = lower::lower(program, isa, filters)?;
         let kernels = make(program, &drafts, options, isa, pool)?;
         let mut constants = Vec::new();
         for (draft, kernel) in drafts.iter().zip(&kernels) {

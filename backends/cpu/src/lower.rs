@@ -55,6 +55,8 @@ pub(crate) enum Recipe {
         output: Option<Halo>,
         weights: Tensor,
         finish: Finish,
+        /// May it be done by minimal filtering?
+        filters: bool,
     },
     Affine(Affine),
     Chain(chain::Chain),
@@ -99,6 +101,7 @@ enum ChainKind {
 struct Lowering<'a> {
     program: &'a Program,
     isa: Isa,
+    filters: bool,
     consumers: Vec<Vec<usize>>,
     producers: Vec<Option<usize>>,
     is_output: Vec<bool>,
@@ -117,8 +120,8 @@ struct Lowering<'a> {
     drafts: Vec<Draft>,
 }
 
-/// The steps of a program.
-pub(crate) fn lower(program: &Program, isa: Isa) -> Result<Vec<Draft>> {
+/// The steps of a program; `filters` says whether convolutions may be done by minimal filtering.
+pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
     let index = |ids: Vec<hetero_hal::NodeId>| ids.into_iter().map(|id| id.index()).collect();
     let mut is_output = vec![false; program.values().len()];
     for id in program.outputs() {
@@ -128,6 +131,7 @@ pub(crate) fn lower(program: &Program, isa: Isa) -> Result<Vec<Draft>> {
     let mut lowering = Lowering {
         program,
         isa,
+        filters,
         consumers: program.consumers().into_iter().map(index).collect(),
         producers: program.producers().into_iter().map(|id| id.map(|id| id.index())).collect(),
         is_output,
@@ -690,7 +694,15 @@ impl<'a> Lowering<'a> {
                     Layout::Blocked(halo) => Some(halo),
                 };
                 let (from, to) = (of(input.layout), of(layout));
-                (Recipe::Conv { geometry: *geometry, input: from, output: to, weights, finish }, vec![Some(input)])
+                let recipe = Recipe::Conv {
+                    geometry: *geometry,
+                    input: from,
+                    output: to,
+                    weights,
+                    finish,
+                    filters: self.filters,
+                };
+                (recipe, vec![Some(input)])
             }
             ChainKind::Affine { scale, shift, clamp } => {
                 let from = if blocked { Layout::Blocked(Halo::NONE) } else { Layout::Plain };

@@ -93,6 +93,17 @@ pub(crate) struct DeviceOptions {
     /// Bytes that constants and intermediate values may take, such as 512M or 2G.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) memory_limit: Option<u64>,
+    /// Option that only this driver knows, such as cpu.isa=avx2 or cpu.convolution=direct; may be repeated.
+    #[arg(long = "option", value_name = "DRIVER.KEY=VALUE", value_parser = parse_option)]
+    pub(crate) options: Vec<DriverOption>,
+}
+
+/// Of which driver, the key, and the value.
+#[derive(Clone, Debug)]
+pub(crate) struct DriverOption {
+    pub(crate) driver: String,
+    pub(crate) key: String,
+    pub(crate) value: String,
 }
 
 #[derive(Debug, Args)]
@@ -258,6 +269,16 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
     match text.split_once('=') {
         Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
         _ => Err(format!("'{text}' is not NAME=FILE")),
+    }
+}
+
+fn parse_option(text: &str) -> Result<DriverOption, String> {
+    let parts = text.split_once('=').and_then(|(name, value)| Some((name.split_once('.')?, value)));
+    match parts {
+        Some(((driver, key), value)) if !driver.is_empty() && !key.is_empty() => {
+            Ok(DriverOption { driver: driver.to_ascii_lowercase(), key: key.to_owned(), value: value.to_owned() })
+        }
+        _ => Err(format!("'{text}' is not DRIVER.KEY=VALUE")),
     }
 }
 

@@ -84,11 +84,17 @@ pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<
     if ids.is_empty() {
         return Err(Failure::failed("there is no device; `hetero check --compatibility` says why"));
     }
+    let of = |id: &str, driver: &str| id.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case(driver));
+    if let Some(option) = options.options.iter().find(|option| !ids.iter().any(|id| of(id, &option.driver))) {
+        let used = format!("the devices are {}", ids.join(", "));
+        return Err(Failure::usage(format!("no device of the driver '{}' is used", option.driver), used));
+    }
     for id in ids {
+        let extra = options.options.iter().filter(|option| of(&id, &option.driver));
         let open = hetero::DeviceOptions {
             threads: options.threads.map(|threads| threads as usize),
             memory_limit: options.memory_limit,
-            ..hetero::DeviceOptions::default()
+            extra: extra.map(|option| (option.key.clone(), option.value.clone())).collect(),
         };
         engine.add_device(&id, open)?;
     }

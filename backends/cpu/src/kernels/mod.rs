@@ -187,13 +187,13 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
             Some(kernel) => kernel,
             None => Box::new(oracle::Oracle::new(site)?),
         },
-        Recipe::Conv { geometry, input, output, weights, finish } => {
+        Recipe::Conv { geometry, input, output, weights, finish, filters } => {
             let (weights, finish) = (weights.view::<f32>()?, finish.clone());
             match (input, output) {
                 (Some(from), Some(to)) if geometry.is_depthwise() => {
                     Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, &weights, finish))
                 }
-                (Some(from), Some(to)) if conv::Winograd::pays(geometry, isa.lanes()) => {
+                (Some(from), Some(to)) if *filters && conv::Winograd::pays(geometry, isa.lanes()) => {
                     Box::new(conv::Winograd::new(isa, *geometry, *from, *to, &weights, finish))
                 }
                 (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, &weights, finish)),

@@ -172,7 +172,7 @@ impl Pool {
     /// # Panics
     /// Where `body` does, once every thread has left it.
     pub(crate) fn for_each(&self, tasks: usize, body: impl Fn(usize, usize) + Sync) {
-        let alone = tasks < 2 || tasks > shares::MOST || self.workers.is_empty();
+        let alone = !(2..=shares::MOST).contains(&tasks) || self.workers.is_empty();
         if alone || self.busy.swap(true, Ordering::Acquire) {
             (0..tasks).for_each(|task| body(task, 0));
             return;

@@ -5,8 +5,10 @@
 
 use std::fmt;
 
+#[cfg(all(emulated_neon, not(target_arch = "aarch64")))]
+mod emulated;
 mod math;
-#[cfg(target_arch = "aarch64")]
+#[cfg(any(emulated_neon, target_arch = "aarch64"))]
 mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -80,7 +82,7 @@ pub(crate) enum Isa {
     /// Eight lanes, without any intrinsic.
     Portable,
     /// Arm's 128-bit vectors, two by two.
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(any(emulated_neon, target_arch = "aarch64"))]
     Neon,
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
@@ -93,7 +95,7 @@ pub(crate) enum Isa {
 /// Every instruction set of this architecture, narrowest first.
 const ALL: &[Isa] = &[
     Isa::Portable,
-    #[cfg(target_arch = "aarch64")]
+    #[cfg(any(emulated_neon, target_arch = "aarch64"))]
     Isa::Neon,
     #[cfg(target_arch = "x86_64")]
     Isa::Avx2,
@@ -120,6 +122,8 @@ impl Isa {
     fn present(self) -> bool {
         match self {
             Isa::Portable => true,
+            #[cfg(all(emulated_neon, not(target_arch = "aarch64")))]
+            Isa::Neon => true,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "x86_64")]
@@ -160,7 +164,7 @@ impl Isa {
         unsafe {
             match self {
                 Isa::Portable => portable::run(job),
-                #[cfg(target_arch = "aarch64")]
+                #[cfg(any(emulated_neon, target_arch = "aarch64"))]
                 Isa::Neon => neon::run(job),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => x86::run_avx2(job),
@@ -175,7 +179,7 @@ impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Isa::Portable => "portable",
-            #[cfg(target_arch = "aarch64")]
+            #[cfg(any(emulated_neon, target_arch = "aarch64"))]
             Isa::Neon => "neon",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",

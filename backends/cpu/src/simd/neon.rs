@@ -1,7 +1,10 @@
 //! Arm's vectors of four, two by two.
 
+#[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
 
+#[cfg(not(target_arch = "aarch64"))]
+use super::emulated::*;
 use super::{Job, Simd};
 
 #[derive(Clone, Copy)]
@@ -9,7 +12,7 @@ pub(crate) struct Neon;
 
 /// # Safety
 /// The processor has NEON; and as the job says.
-#[target_feature(enable = "neon")]
+#[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 pub(super) unsafe fn run<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.
     unsafe { job.run::<Neon>() }
