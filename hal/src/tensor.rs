@@ -9,20 +9,22 @@ use bytes::Bytes;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 
-/// Number of elements of a shape; `None` where the product overflows `usize`.
+/// Number of elements of a shape; `None` where that, or what is left of it without the sizes that are 0, is more than any memory holds. So neither the
+/// elements of a part of a tensor nor their bytes overflow, even where the whole is empty.
 ///
 /// ```
 /// assert_eq!(hetero_hal::element_count(&[2, 3, 4]), Some(24));
 /// assert_eq!(hetero_hal::element_count(&[]), Some(1));
-/// assert_eq!(hetero_hal::element_count(&[0, usize::MAX, 2]), Some(0));
+/// assert_eq!(hetero_hal::element_count(&[0, 1 << 40, 2]), Some(0));
+/// assert_eq!(hetero_hal::element_count(&[0, usize::MAX, 2]), None);
 /// assert_eq!(hetero_hal::element_count(&[usize::MAX, 2]), None);
 /// ```
 #[must_use]
 pub fn element_count(shape: &[usize]) -> Option<usize> {
-    if shape.contains(&0) {
-        return Some(0);
-    }
-    shape.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim))
+    const MOST: usize = isize::MAX as usize / 16;
+    let mut sizes = shape.iter().filter(|&&size| size != 0);
+    let count = sizes.try_fold(1usize, |count, &size| count.checked_mul(size)).filter(|&count| count <= MOST)?;
+    Some(if shape.contains(&0) { 0 } else { count })
 }
 
 #[derive(Clone)]
@@ -201,7 +203,8 @@ impl Tensor {
 fn check_count(shape: &[usize], elements: usize) -> Result<()> {
     match element_count(shape) {
         Some(count) if count == elements => Ok(()),
-        _ => Err(Error::invalid_argument(format!("{elements} elements do not fill the shape {shape:?}"))),
+        Some(_) => Err(Error::invalid_argument(format!("{elements} elements do not fill the shape {shape:?}"))),
+        None => Err(Error::invalid_argument(format!("the size of the shape {shape:?} overflows the address space"))),
     }
 }
 
@@ -228,6 +231,14 @@ impl fmt::Debug for Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parts_of_empty_tensors_do_not_overflow() {
+        assert_eq!(element_count(&[3, 0, 5]), Some(0));
+        let error = Tensor::from_vec::<f32>(&[1 << 40, 0, 1 << 40], vec![]).unwrap_err();
+        assert!(error.to_string().contains("overflows"), "{error}");
+        assert!(Tensor::from_strings(&[usize::MAX, usize::MAX, 0], vec![]).is_err());
+    }
 
     #[test]
     fn bytes_must_fill_the_shape() {

@@ -86,7 +86,11 @@ pub(super) fn compare(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         DType::F32 => test::<f32>(name, first, second),
         DType::I32 => test::<i32>(name, first, second),
         DType::I64 => test::<i64>(name, first, second),
-        DType::U8 | DType::Bool => test::<u8>(name, first, second),
+        DType::U8 => test::<u8>(name, first, second),
+        DType::Bool if name == "Equal" => {
+            // Any byte but 0 is true.
+            Some(Box::new(Pairs::new(|a: u8, b: u8| u8::from((a != 0) == (b != 0)), first, second)))
+        }
         _ => None,
     })
 }
