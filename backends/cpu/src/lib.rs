@@ -5,8 +5,12 @@
 //!
 //! A program is lowered to steps: chains of nodes that one kernel does, on values whose layout suits them. Convolutions work on blocks of channels,
 //! with weights packed at compile time, those with 3×3 windows by minimal filtering where it pays. All of them and the matrix products end in one
-//! microkernel, compiled for every instruction set and chosen at run time. Inside a program, values lie in one arena that `hetero-arena` plans.
-//! The device's threads are its own.
+//! microkernel, compiled for every instruction set and chosen at run time. Inside a program, values lie in one arena that `hetero-arena` plans. The device's
+//! threads are its own.
+//!
+//! # Options
+//! `isa` is one of the instruction sets that the processor has: `portable`, `neon`, `avx2`, `avx512`; without it, the widest. `convolution` is `fastest`,
+//! or `direct` for none by minimal filtering, whose rounding errors are others, but no larger on the networks tried.
 //!
 //! ```
 //! use hetero_hal::{Driver, OpenOptions, BufferLayout};
