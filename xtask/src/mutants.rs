@@ -18,7 +18,7 @@ const fn mutant(operator: &'static str, file: &'static str, original: &'static s
     Mutant { operator, file, original, mistake }
 }
 
-const MUTANTS: [Mutant; 33] = [
+const MUTANTS: [Mutant; 34] = [
     mutant("Attention", "hal/reference/src/attention.rs", "j > i + past", "j >= i + past"),
     mutant("Clip", "hal/reference/src/select.rs", "if x > high { high }", "if x < high { high }"),
     mutant("ConvInteger", "hal/reference/src/conv.rs", "*value -= zeros[", "*value += zeros["),
@@ -121,6 +121,7 @@ const MUTANTS: [Mutant; 33] = [
         "last_use.insert(own(form), step)",
         "last_use.insert(form, step)",
     ),
+    mutant("Conv, pooled", "backends/cpu/src/kernels/conv/pooled.rs", "next = end;", "next = end + 1;"),
     mutant("layouts", "backends/cpu/src/kernels/reorder.rs", "(0, row * pixels)", "(0, row * to.width)"),
 ];
 

@@ -12,7 +12,7 @@ use hetero_hal::{DType, Error, Node, Program, Result, Tensor, ValueId};
 use crate::image::{Halo, Image, Layout};
 use crate::kernels::affine::Affine;
 use crate::kernels::chain::{self, Function, Operation, Source};
-use crate::kernels::conv::{Finish, Geometry};
+use crate::kernels::conv::{self, Finish, Geometry};
 use crate::kernels::elementwise;
 use crate::kernels::reorder::Reorder;
 use crate::kernels::vector::{Activation, Pairwise};
@@ -58,6 +58,16 @@ pub(crate) enum Recipe {
         /// May it be done by minimal filtering?
         filters: bool,
     },
+    /// With the pooling of what lies between.
+    ConvPool {
+        geometry: Geometry,
+        /// Halo of the input, where it is blocked.
+        input: Option<Halo>,
+        between: Image,
+        output: Image,
+        weights: Tensor,
+        finish: Finish,
+    },
     Affine(Affine),
     Chain(chain::Chain),
     Pool {
@@ -94,8 +104,18 @@ struct Chain {
 }
 
 enum ChainKind {
-    Conv { geometry: Box<Geometry>, weights: Tensor, finish: Finish },
-    Affine { scale: Vec<f32>, shift: Vec<f32>, clamp: (f32, f32) },
+    /// `pooled` is what a pooling at the end reads.
+    Conv {
+        geometry: Box<Geometry>,
+        weights: Tensor,
+        finish: Finish,
+        pooled: Option<ValueId>,
+    },
+    Affine {
+        scale: Vec<f32>,
+        shift: Vec<f32>,
+        clamp: (f32, f32),
+    },
 }
 
 struct Lowering<'a> {
@@ -393,6 +413,15 @@ impl<'a> Lowering<'a> {
             chain.push(next);
         }
         finish.addend = addend.is_some();
+        let mut pooled = None;
+        if blocks
+            && addend.is_none()
+            && let Some((pool, result)) = self.pooling(&geometry, output)?
+        {
+            pooled = Some(output);
+            (last, output) = (pool, result);
+            chain.push(pool);
+        }
         if blocks {
             self.blocked[output.index()] = true;
             if !from_plain {
@@ -402,9 +431,21 @@ impl<'a> Lowering<'a> {
         for &node in &chain {
             self.absorbed[node] = true;
         }
-        let kind = ChainKind::Conv { geometry: Box::new(geometry), weights, finish };
+        let kind = ChainKind::Conv { geometry: Box::new(geometry), weights, finish, pooled };
         self.chains.insert(last, Chain { head: node, nodes: chain, output, addend, kind });
         Ok(())
+    }
+
+    /// The pooling that alone reads a convolution's result, where one kernel for both pays, and what it gives.
+    fn pooling(&self, geometry: &Geometry, value: ValueId) -> Result<Option<(usize, ValueId)>> {
+        if self.shape(value).len() != 4 || !conv::pools(geometry, self.isa.lanes(), self.filters) {
+            return Ok(None);
+        }
+        let Some(pool) = self.sole_consumer(value).filter(|&node| !self.absorbed[node]) else { return Ok(None) };
+        let (site, Some(result)) = (self.site(pool), self.only_output(pool)) else { return Ok(None) };
+        let usual = site.operator().domain.is_empty() && matches!(&*site.operator().name, "MaxPool" | "AveragePool");
+        let fits = usual && self.may_be_blocked(result) && kernels::pooling::fits(site)?;
+        Ok(fits.then_some((pool, result)))
     }
 
     /// The other operand, where the node adds one of the same shape and layout, made before the convolution `conv`, to `value`.
@@ -678,7 +719,7 @@ impl<'a> Lowering<'a> {
         };
         let source = source.ok_or_else(|| Error::internal("a chain has no input"))?;
         let (recipe, mut inputs) = match chain.kind {
-            ChainKind::Conv { geometry, weights, finish } => {
+            ChainKind::Conv { geometry, weights, finish, pooled } => {
                 let wanted = self.halos.get(&chain.head).copied();
                 let input = match wanted {
                     Some(halo) => {
@@ -694,15 +735,21 @@ impl<'a> Lowering<'a> {
                     Layout::Blocked(halo) => Some(halo),
                 };
                 let (from, to) = (of(input.layout), of(layout));
-                let recipe = Recipe::Conv {
-                    geometry: *geometry,
-                    input: from,
-                    output: to,
-                    weights,
-                    finish,
-                    filters: self.filters,
-                };
-                (recipe, vec![Some(input)])
+                if let (Some(between), Some(halo)) = (pooled, to) {
+                    let (between, output) = (self.image(between, Halo::NONE)?, self.image(chain.output, halo)?);
+                    let geometry = *geometry;
+                    (Recipe::ConvPool { geometry, input: from, between, output, weights, finish }, vec![Some(input)])
+                } else {
+                    let recipe = Recipe::Conv {
+                        geometry: *geometry,
+                        input: from,
+                        output: to,
+                        weights,
+                        finish,
+                        filters: self.filters,
+                    };
+                    (recipe, vec![Some(input)])
+                }
             }
             ChainKind::Affine { scale, shift, clamp } => {
                 let from = if blocked { Layout::Blocked(Halo::NONE) } else { Layout::Plain };

@@ -418,6 +418,40 @@ fn filtered(seed: u64) -> (Program, Vec<Tensor>) {
     network.finish()
 }
 
+/// A convolution whose result is too large for a core's cache and is read by a pooling; see `conv/pooled.rs`.
+fn pooled(seed: u64) -> (Program, Vec<Tensor>) {
+    let mut network = Network { graph: Graph { name: "pooled".into(), ..Graph::default() }, random: Random(seed) };
+    let r = &mut network.random;
+    let (batch, groups) = (if r.chance(5) { 2 } else { 1 }, if r.chance(4) { 2 } else { 1 });
+    let (channels, filters) =
+        (r.pick(&[1, 2, 3, 4, 5, 16, 20]) * groups, if groups == 1 { r.size(33, 80) } else { 64 });
+    let (window, stride) = (r.pick(&[1, 2, 3, 5]), r.pick(&[1, 2]));
+    let side = |r: &mut Random| (64 + r.size(0, 20)) * stride + window;
+    let shape = [batch, channels, side(r), side(r)];
+    let pads: Vec<i64> = (0..4).map(|_| r.size(0, window - 1) as i64).collect();
+    let x = network.input(&shape);
+    let weights = network.constant(&[filters, channels / groups, window, window], 0.3);
+    let bias = network.constant(&[filters], 1.0);
+    let operator = Operator::new("Conv", 11)
+        .with("pads", Attribute::Ints(pads))
+        .with("strides", Attribute::Ints(vec![stride as i64; 2]))
+        .with("group", Attribute::Int(groups as i64));
+    let mut y = network.node(operator, &[x, weights, bias]);
+    if network.random.chance(3) {
+        y = network.per_channel(y);
+    }
+    if !network.random.chance(3) {
+        y = network.activation(y);
+    }
+    let y = network.pool(y);
+    if network.random.chance(2) {
+        let after = network.constant(&[20, filters, 3, 3], 0.1);
+        let operator = Operator::new("Conv", 11).with("pads", Attribute::Ints(vec![1; 4]));
+        network.node(operator, &[y, after]);
+    }
+    network.finish()
+}
+
 /// Values of one spatial size, concatenated again and again, as in dense blocks; see `arena.rs`.
 fn joined(seed: u64) -> (Program, Vec<Tensor>) {
     let mut network = Network { graph: Graph { name: "joined".into(), ..Graph::default() }, random: Random(seed) };
@@ -532,6 +566,11 @@ fn random_networks_agree_with_the_oracle() {
 #[test]
 fn concatenations_agree_with_the_oracle() {
     agree(joined, 200);
+}
+
+#[test]
+fn convolutions_with_pooling_agree_with_the_oracle() {
+    agree(pooled, 16);
 }
 
 #[test]

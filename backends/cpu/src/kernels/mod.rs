@@ -203,6 +203,10 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
                 _ => Box::new(conv::Plain::finished(isa, *geometry, &weights, finish)?),
             }
         }
+        Recipe::ConvPool { geometry, input, between, output, weights, finish } => {
+            let (weights, pool) = (weights.view::<f32>()?, pooling::blocked(site, *between, *output)?);
+            Box::new(conv::Pooled::new(isa, *geometry, *input, &weights, finish.clone(), pool))
+        }
         Recipe::Affine(affine) => Box::new(affine.clone()),
         Recipe::Chain(chain) => Box::new(chain.clone()),
         Recipe::Pool { input, output } => Box::new(pooling::blocked(site, *input, *output)?),

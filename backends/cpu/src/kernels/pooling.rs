@@ -218,15 +218,38 @@ pub(crate) fn blocked(site: Site<'_>, input: Image, output: Image) -> Result<Blo
 struct Row<'a> {
     pool: &'a Blocked,
     plane: *const f32,
+    /// Row `y` of the plane is its row `y % ring`.
+    ring: usize,
     into: *mut f32,
     y: usize,
+}
+
+impl Blocked {
+    /// For each row of the output, the rows of the input that it reads, in order.
+    pub(super) fn rows(&self) -> impl Iterator<Item = &[usize]> {
+        self.taps[0].iter().map(|(rows, _)| rows.as_slice())
+    }
+
+    /// Row `y` of a block of the output, counted over all batch items.
+    ///
+    /// # Safety
+    /// `plane` is that block's plane of the input, or a ring of its rows, and nobody else writes the row.
+    pub(super) unsafe fn row(&self, plane: *const f32, ring: usize, output: Shared, block: usize, y: usize) {
+        let to = &self.output;
+        // SAFETY: the caller's promise; the output is as large as its layout says.
+        unsafe {
+            let into = output.at(block * to.plane() + to.pixel(y, 0));
+            self.isa.run(Row { pool: self, plane, ring, into, y });
+            to.clear_around(output, block * to.plane(), y);
+        }
+    }
 }
 
 impl Job for Row<'_> {
     type Output = ();
 
     /// # Safety
-    /// `plane` is a plane of the input and `into` a row of the output.
+    /// `plane` is a plane of the input, or a ring of its rows, and `into` a row of the output.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (pool, image) = (self.pool, &self.pool.input);
@@ -238,7 +261,7 @@ impl Job for Row<'_> {
                 let start = if pool.average { S::splat(0.0) } else { S::splat(f32::NEG_INFINITY) };
                 let mut result = start;
                 for &row in rows {
-                    let line = self.plane.add(image.pixel(row, 0));
+                    let line = self.plane.add(image.pixel(row % self.ring, 0));
                     for &column in columns {
                         let tap = S::load(line.add(column * S::LANES));
                         // The comparison gives its second operand for NaN, and NaN wins.
@@ -268,12 +291,7 @@ impl Kernel for Blocked {
             for row in piece(rows, pieces, number) {
                 let (block, y) = (row / to.height, row % to.height);
                 // SAFETY: each row is one task's; the operands are as large as the layouts say.
-                unsafe {
-                    let plane = input.at(block * from.plane()).cast_const();
-                    let into = output.at(block * to.plane() + to.pixel(y, 0));
-                    self.isa.run(Row { pool: self, plane, into, y });
-                    to.clear_around(output, block * to.plane(), y);
-                }
+                unsafe { self.row(input.at(block * from.plane()), usize::MAX, output, block, y) };
             }
         });
         Ok(())

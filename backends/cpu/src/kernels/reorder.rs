@@ -57,6 +57,7 @@ impl Kernel for Reorder {
                 // SAFETY: each row of a block is one task's; the places lie in the operands, which are as large as the layouts say.
                 unsafe {
                     self.isa.run(Row {
+                        blocked: (self.from.1, self.to.1),
                         from: input.at(source),
                         from_channel,
                         from_pixel,
@@ -75,8 +76,10 @@ impl Kernel for Reorder {
     }
 }
 
-/// Pixels that lie one after the other, of one block of channels. One of each side's steps is 1.
+/// Pixels that lie one after the other, of one block of channels.
 struct Row {
+    /// Is the source, and the target, blocked?
+    blocked: (bool, bool),
     from: *const f32,
     from_channel: usize,
     from_pixel: usize,
@@ -94,12 +97,11 @@ impl Job for Row {
     /// The pixels' channels are there on both sides.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let (into_blocked, from_blocked) = (self.into_channel == 1, self.from_channel == 1);
         // SAFETY: the caller's promise.
         unsafe {
             let from =
                 |pixel: usize, channel: usize| self.from.add(pixel * self.from_pixel + channel * self.from_channel);
-            match (from_blocked, into_blocked) {
+            match self.blocked {
                 (true, true) => {
                     for pixel in 0..self.pixels {
                         S::store(self.into.add(pixel * S::LANES), S::load(self.from.add(pixel * S::LANES)));
@@ -122,6 +124,51 @@ impl Job for Row {
                         (0..self.pixels).for_each(|pixel| *into.add(pixel) = *from(pixel, channel));
                     }
                 }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::operand::Operand;
+    use crate::pool::Pool;
+
+    /// Of a single pixel too: there a plain value's channels lie together as well.
+    #[test]
+    fn lanes_behind_the_last_channel_are_zero() {
+        let pool = Pool::new(NonZeroUsize::MIN).unwrap();
+        let runtime = Runtime { extents: None, pool: &pool, deadline: None };
+        for isa in Isa::available() {
+            for (height, width) in [(1, 1), (1, 3), (2, 2)] {
+                let image = Image { batch: 1, channels: 5, height, width, halo: Halo::NONE, lanes: isa.lanes() };
+                let pixels = height * width;
+                // Whoever reads behind the value finds NaN.
+                let mut plain: Vec<f32> = (0..5 * pixels).map(|x| x as f32).collect();
+                plain.resize(plain.len() + isa.lanes() * pixels, f32::NAN);
+                let mut blocked = vec![f32::NAN; isa.lanes() * pixels];
+                let operand = |slice: &mut [f32], count: usize| {
+                    Some(Operand { address: slice.as_mut_ptr().cast(), bytes: count * size_of::<f32>() })
+                };
+                let run = |reorder: Reorder, input: Option<Operand>, output: Option<Operand>| {
+                    let nothing = Operand { address: std::ptr::dangling_mut::<f32>().cast(), bytes: 0 };
+                    let mut arguments = Arguments { inputs: &[input], outputs: &[output], workspace: nothing };
+                    reorder.run(&mut arguments, &runtime).unwrap();
+                };
+                let count = blocked.len();
+                let ends = (operand(&mut plain, 5 * pixels), operand(&mut blocked, count));
+                run(Reorder::new(isa, (image, false), (image, true)), ends.0, ends.1);
+                for (pixel, lanes) in blocked.chunks(isa.lanes()).enumerate() {
+                    let expected = |lane: usize| if lane < 5 { (lane * pixels + pixel) as f32 } else { 0.0 };
+                    assert!(lanes.iter().enumerate().all(|(lane, x)| *x == expected(lane)), "{isa}: {lanes:?}");
+                }
+                let mut back = vec![-1.0; 5 * pixels];
+                let ends = (operand(&mut blocked, count), operand(&mut back, 5 * pixels));
+                run(Reorder::new(isa, (image, true), (image, false)), ends.0, ends.1);
+                assert_eq!(back, plain[..5 * pixels]);
             }
         }
     }

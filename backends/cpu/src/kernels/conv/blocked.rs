@@ -28,6 +28,18 @@ enum Source {
     ChannelsLast { height: usize, width: usize },
 }
 
+/// Where rows go: the output, or a ring of rows.
+pub(super) struct Target {
+    pub(super) memory: Shared,
+    /// Elements before the block `first`.
+    pub(super) start: usize,
+    pub(super) first: usize,
+    /// Elements from one block to the next.
+    pub(super) plane: usize,
+    /// Row `y` is written to row `y % ring`.
+    pub(super) ring: usize,
+}
+
 pub(in crate::kernels) struct Blocked {
     isa: Isa,
     geometry: Geometry,
@@ -130,6 +142,56 @@ impl Blocked {
         }
     }
 
+    /// Without a halo, and never with all rows as one.
+    pub(super) fn by_rows(isa: Isa, geometry: Geometry, input: Option<Halo>, weights: &[f32], finish: Finish) -> Self {
+        Blocked { flat: false, ..Blocked::new(isa, geometry, input, Halo::NONE, weights, finish) }
+    }
+
+    pub(super) fn output(&self) -> &Image {
+        &self.output
+    }
+
+    /// Groups of all batch items.
+    pub(super) fn groups(&self) -> usize {
+        self.geometry.batch * self.geometry.groups
+    }
+
+    /// Blocks of filters of a group.
+    pub(super) fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// The blocked input, or the plain one rewritten.
+    pub(super) fn source(&self, input: &[f32], into: &mut [f32], runtime: &Runtime<'_>) -> *const f32 {
+        match self.source {
+            Source::Blocked(image) => {
+                debug_assert!(input.len() >= image.elements().unwrap_or(usize::MAX));
+                input.as_ptr()
+            }
+            Source::ChannelsLast { .. } => {
+                self.rewrite(input, into, runtime);
+                into.as_ptr()
+            }
+        }
+    }
+
+    /// Rows of some filter blocks of a group, counted over all batch items.
+    ///
+    /// # Safety
+    /// As for [`Blocked::rows`].
+    pub(super) unsafe fn some_rows(
+        &self,
+        source: Shared,
+        target: &Target,
+        group: usize,
+        blocks: std::ops::Range<usize>,
+        rows: std::ops::Range<usize>,
+    ) {
+        let place = (group / self.geometry.groups, group % self.geometry.groups);
+        // SAFETY: the caller's promise.
+        unsafe { self.rows(source.at(0), None, target, place, blocks, (rows, 1)) }
+    }
+
     /// Elements of one filter block's weights.
     fn panel(&self) -> usize {
         self.taps.len() * self.run * self.isa.lanes()
@@ -141,11 +203,11 @@ impl Blocked {
         if self.flat { (1, height * width) } else { (height, width) }
     }
 
-    /// Elements of the workspace of one batch item.
-    fn rewritten(&self) -> usize {
+    /// Elements of the workspace for the rewritten input.
+    pub(super) fn rewritten(&self) -> usize {
         match self.source {
             Source::Blocked(_) => 0,
-            Source::ChannelsLast { height, width } => height * width * self.geometry.channels,
+            Source::ChannelsLast { height, width } => self.geometry.batch * height * width * self.geometry.channels,
         }
     }
 
@@ -192,19 +254,19 @@ impl Blocked {
     /// Output rows `rows` of some filter blocks of one group of one batch item.
     ///
     /// # Safety
-    /// `source` holds what the kernel was made for, and nobody else writes those rows of `output`.
+    /// `source` holds what the kernel was made for, and nobody else writes those rows of the target.
     unsafe fn rows(
         &self,
         source: *const f32,
         addend: Option<*const f32>,
-        output: Shared,
+        target: &Target,
         (item, group): (usize, usize),
         blocks: std::ops::Range<usize>,
         pixels: (std::ops::Range<usize>, usize),
     ) {
         let (lanes, panel, (_, width)) = (self.isa.lanes(), self.panel(), self.extent());
         let (rows, tiles) = pixels;
-        let plane = self.output.plane();
+        let plane = target.plane;
         let x = source.wrapping_add(self.origin + group * self.steps[2] + item * self.steps[3]);
         let per_row = tile::tiles(width, self.isa.rows());
         let mut first = blocks.start;
@@ -213,17 +275,18 @@ impl Blocked {
             let widest = tile::vectors(self.isa, width.div_ceil(per_row.max(1)));
             let vectors = if left >= 4 && widest == 4 { 4 } else { left.min(2) };
             let block = group * self.blocks + first;
+            let start = target.start + (first - target.first) * plane;
             // A flat image is one row, divided into its tiles; another is divided into its rows.
             for number in rows.clone() {
                 let (y, number) = (number / tiles, number % tiles);
                 let own = if tiles > 1 { number..number + 1 } else { 0..per_row };
                 for number in own {
                     let pixels = tile::piece(width, per_row, number);
-                    let at = (item * self.output.blocks() + block) * plane + self.output.pixel(y, pixels.start);
+                    let at = start + self.output.pixel(y % target.ring, pixels.start);
                     let step = if self.flat { lanes } else { self.steps[1] };
                     // SAFETY: the steps, taps and panels are those of the sizes that the kernel was made for.
                     unsafe {
-                        let out = output.at(at);
+                        let out = target.memory.at(at);
                         let tile = Tile {
                             x: x.add(y * self.steps[0] + pixels.start * step),
                             x_row: step,
@@ -244,16 +307,15 @@ impl Blocked {
                         tile::compute(self.isa, vectors, pixels.len(), tile);
                         if let Some(activation) = self.activation {
                             for vector in 0..vectors {
-                                let written = output.slice(at + vector * plane, pixels.len() * lanes);
+                                let written = target.memory.slice(at + vector * plane, pixels.len() * lanes);
                                 activation.apply(self.isa, written);
                             }
                         }
                     }
                 }
                 for vector in 0..if self.output.halo == Halo::NONE { 0 } else { vectors } {
-                    let start = (item * self.output.blocks() + block + vector) * plane;
                     // SAFETY: this task's rows, and the halo beside them; above the first and below the last nobody else writes.
-                    unsafe { self.output.clear_around(output, start, y) };
+                    unsafe { self.output.clear_around(target.memory, start + vector * plane, y) };
                 }
             }
             first += vectors;
@@ -303,18 +365,8 @@ impl Kernel for Blocked {
         let input = arguments.input::<f32>(0)?;
         let addend = if self.addend { Some(arguments.shared_input::<f32>(1)?) } else { None };
         let output = arguments.output::<f32>(0)?;
-        let source = match self.source {
-            Source::Blocked(image) => {
-                debug_assert!(input.len() >= image.elements().unwrap_or(usize::MAX));
-                input.as_ptr()
-            }
-            Source::ChannelsLast { .. } => {
-                let into = arguments.workspace::<f32>()?;
-                self.rewrite(input, into, runtime);
-                into.as_ptr()
-            }
-        };
-        let source = Shared::constant(source);
+        let workspace = if self.rewritten() > 0 { arguments.workspace::<f32>()? } else { &mut [] };
+        let source = Shared::constant(self.source(input, workspace, runtime));
         debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
         let output = Shared::new(output);
         let (height, width) = self.extent();
@@ -346,14 +398,17 @@ impl Kernel for Blocked {
             unsafe {
                 let addend = addend.map(|addend| addend.at(0).cast_const());
                 let place = (image / g.groups, image % g.groups);
-                self.rows(source.at(0), addend, output, place, blocks, (rows, tiles));
+                let plane = self.output.plane();
+                let start = (place.0 * self.output.blocks() + place.1 * self.blocks) * plane;
+                let target = Target { memory: output, start, first: 0, plane, ring: usize::MAX };
+                self.rows(source.at(0), addend, &target, place, blocks, (rows, tiles));
             }
         });
         Ok(())
     }
 
     fn workspace(&self, _: usize) -> usize {
-        self.geometry.batch * self.rewritten() * size_of::<f32>()
+        self.rewritten() * size_of::<f32>()
     }
 
     fn in_place(&self) -> &'static [usize] {

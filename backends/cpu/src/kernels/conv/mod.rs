@@ -3,6 +3,7 @@
 mod blocked;
 mod depthwise;
 mod plain;
+mod pooled;
 mod winograd;
 
 use hetero_hal::{DType, Error, Result};
@@ -11,6 +12,7 @@ use hetero_reference::Window;
 pub(super) use self::blocked::Blocked;
 pub(super) use self::depthwise::{Depthwise, PlainDepthwise};
 pub(super) use self::plain::Plain;
+pub(super) use self::pooled::Pooled;
 pub(super) use self::winograd::Winograd;
 use super::vector::Activation;
 use super::{Kernel, Site};
@@ -24,6 +26,13 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     } else {
         Box::new(Plain::new(site.isa, geometry)?)
     }))
+}
+
+/// Does a kernel for a convolution into a blocked layout and the pooling of what it gives pay? `filters` says whether minimal filtering is an
+/// alternative.
+pub(crate) fn pools(geometry: &Geometry, lanes: usize, filters: bool) -> bool {
+    let filtered = filters && !geometry.takes_plain(lanes) && Winograd::pays(geometry, lanes);
+    !geometry.is_depthwise() && !filtered && Pooled::pays(geometry)
 }
 
 /// What is done with the sums of a convolution besides the bias. Made by `lower` of the nodes that follow.
