@@ -123,7 +123,9 @@ impl Window {
     /// Calls `visit(tap, position)` for each element of the window at `output` that lies on the input: its number in the window and its
     /// row-major position in `input`.
     pub(crate) fn taps(&self, output: &[usize], input: &[usize], mut visit: impl FnMut(usize, usize)) {
-        for (tap, index) in crate::indexing::indices(&self.kernel).enumerate() {
+        // One index that counts on: windows are many, and may be large.
+        let mut index = vec![0; self.kernel.len()];
+        for tap in 0..self.kernel.iter().product() {
             let mut position = 0;
             let mut inside = true;
             for axis in 0..input.len() {
@@ -135,6 +137,13 @@ impl Window {
             }
             if inside {
                 visit(tap, position);
+            }
+            for (place, &size) in index.iter_mut().zip(&self.kernel).rev() {
+                *place += 1;
+                if *place < size {
+                    break;
+                }
+                *place = 0;
             }
         }
     }

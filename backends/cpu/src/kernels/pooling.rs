@@ -24,35 +24,43 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         let plane = shape[2..].iter().product();
         return Ok(Some(Box::new(Global { isa: site.isa, plane, average })));
     }
-    let (&[_, _, height, width], Some(kernel)) = (shape, operator.ints("kernel_shape")?) else {
+    let (&[_, _, ref spatial @ ..], Some(kernel)) = (shape, operator.ints("kernel_shape")?) else {
         return Ok(None);
     };
+    if spatial.len() > 2 {
+        return Ok(None);
+    }
     let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
-    let window = Window::resolve(operator, &shape[2..], &kernel)?;
+    let window = Window::resolve(operator, spatial, &kernel)?;
     let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
-    let axis = |list: &[usize]| [list[0], list[1]];
+    // One dimension is a row.
+    let axis = |list: &[usize], one: usize| if let [only] = *list { [one, only] } else { [list[0], list[1]] };
     let frame = Frame {
-        input: [height, width],
-        output: axis(&window.output),
-        kernel: axis(&window.kernel),
-        strides: axis(&window.strides),
-        dilations: axis(&window.dilations),
-        begin: axis(&window.begin),
+        input: axis(spatial, 1),
+        output: axis(&window.output, 1),
+        kernel: axis(&window.kernel, 1),
+        strides: axis(&window.strides, 1),
+        dilations: axis(&window.dilations, 1),
+        begin: axis(&window.begin, 0),
     };
     let Some(planes) = Planes::new(site.isa, frame) else { return Ok(None) };
     let mut shares = Vec::new();
+    let along = |axis: usize, at: usize| {
+        let (taps, padded) = reach(&window, axis, at, spatial[axis]);
+        (taps.count(), padded)
+    };
     for row in 0..if average { frame.output[0] } else { 0 } {
-        let (vertical, padded_rows) = reach(&window, 0, row, height);
+        let (vertical, padded_rows) = if spatial.len() == 1 { (1, 1) } else { along(0, row) };
         for column in 0..frame.output[1] {
-            let (horizontal, padded_columns) = reach(&window, 1, column, width);
-            let inside = vertical.clone().count() * horizontal.count();
+            let (horizontal, padded_columns) = along(spatial.len() - 1, column);
+            let inside = vertical * horizontal;
             let count = if with_padding { padded_rows * padded_columns } else { inside };
             shares.push(1.0 / count as f32);
         }
     }
     let ones = vec![1.0; frame.kernel[0] * frame.kernel[1]];
     let shares = average.then_some(shares);
-    Ok(Some(Box::new(Pool { isa: site.isa, plane: height * width, planes, ones, shares })))
+    Ok(Some(Box::new(Pool { isa: site.isa, plane: spatial.iter().product(), planes, ones, shares })))
 }
 
 struct Global {
