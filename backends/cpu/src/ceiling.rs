@@ -99,7 +99,7 @@ impl Job for Read<'_> {
 }
 
 impl Ceiling {
-    /// Measures with so many threads; takes about a second and 128 MiB.
+    /// Measures with so many threads; takes about two seconds and 128 MiB.
     ///
     /// # Errors
     /// `OutOfMemory` where the system gives no thread.
@@ -114,10 +114,11 @@ impl Ceiling {
             // The best of some rounds: whatever disturbs makes it slower.
             (0..ROUNDS).map(|_| work()).fold(0.0, f64::max)
         };
+        // A round is long enough, near a tenth of a second, for the clock to be the one that lasts: for some milliseconds processors go faster.
         let flops = best(&|| {
             let done = Mutex::new(0.0);
             let began = Instant::now();
-            pool.for_each(threads * 8, |_, _| {
+            pool.for_each(threads * 256, |_, _| {
                 // SAFETY: the job has no further conditions.
                 let (operations, result) = unsafe { isa.run(Multiply) };
                 std::hint::black_box(result);

@@ -75,6 +75,12 @@ impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, W
                     }
                 }
             }
+            // Rows of a large result lie too far apart for the processor to see which come next.
+            if let Some(addend) = t.addend {
+                for p in 0..P {
+                    (0..F).for_each(|f| S::prefetch(addend.wrapping_add(p * t.out_row + f * t.out_vector)));
+                }
+            }
             let mut w = t.w;
             for &tap in t.taps {
                 let mut x = t.x.add(tap);

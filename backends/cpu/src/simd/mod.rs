@@ -32,6 +32,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(at: *const f32) -> Self::V;
     unsafe fn store(at: *mut f32, v: Self::V);
+    /// Asks for the line of the cache that holds an element, wherever that lies.
+    #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        let _ = at;
+    }
     /// The first `count` lanes (at most [`Self::LANES`]); the others are 0.
     unsafe fn load_first(at: *const f32, count: usize) -> Self::V;
     /// Stores the first `count` lanes.

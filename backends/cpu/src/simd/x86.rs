@@ -79,6 +79,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_storeu_ps(at, v) }
     }
     #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        // SAFETY: a hint, of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+    #[inline(always)]
     unsafe fn load_first(at: *const f32, count: usize) -> Self::V {
         // SAFETY: masked lanes are not touched.
         unsafe { _mm256_maskload_ps(at, first(count)) }
@@ -201,6 +206,11 @@ impl Simd for Avx512 {
     unsafe fn store(at: *mut f32, v: Self::V) {
         // SAFETY: as above.
         unsafe { _mm512_storeu_ps(at, v) }
+    }
+    #[inline(always)]
+    unsafe fn prefetch(at: *const f32) {
+        // SAFETY: a hint, of any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
     unsafe fn load_first(at: *const f32, count: usize) -> Self::V {
