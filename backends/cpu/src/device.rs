@@ -132,7 +132,7 @@ struct CpuDevice {
     pool: Arc<Pool>,
     /// Instructions that kernels are made for.
     isa: Isa,
-    /// May convolutions be done by minimal filtering? It is faster, and less exact.
+    /// May convolutions be done by minimal filtering? It is faster, and rounds differently.
     filters: bool,
 }
 

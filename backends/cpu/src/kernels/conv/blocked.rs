@@ -76,18 +76,10 @@ impl Blocked {
         finish: Finish,
     ) -> Self {
         let (g, lanes) = (geometry, isa.lanes());
-        let image = |size: [usize; 2], channels: usize, halo: Halo| Image {
-            batch: g.batch,
-            channels,
-            height: size[0],
-            width: size[1],
-            halo,
-            lanes,
-        };
-        let output = image(g.output, g.groups * g.outputs, halo);
+        let output = g.output_image(halo, lanes);
         let (source, taps, run, steps, origin) = match input {
             Some(halo) => {
-                let image = image(g.input, g.groups * g.channels, halo);
+                let image = g.input_image(halo, lanes);
                 let mut taps = Vec::new();
                 for block in 0..g.channels.div_ceil(lanes) {
                     for (y, x) in g.windows() {

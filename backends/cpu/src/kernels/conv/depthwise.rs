@@ -40,15 +40,7 @@ impl Depthwise {
         finish: Finish,
     ) -> Self {
         let (g, lanes) = (geometry, isa.lanes());
-        let image = |size: [usize; 2], halo: Halo| Image {
-            batch: g.batch,
-            channels: g.groups,
-            height: size[0],
-            width: size[1],
-            halo,
-            lanes,
-        };
-        let (input, output) = (image(g.input, input), image(g.output, output));
+        let (input, output) = (g.input_image(input, lanes), g.output_image(output, lanes));
         let mut packed = vec![0.0; input.blocks() * g.taps() * lanes];
         for (channel, source) in weights.chunks_exact(g.taps()).enumerate() {
             let scale = finish.scale.get(channel).copied().unwrap_or(1.0);

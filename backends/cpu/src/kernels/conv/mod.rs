@@ -16,7 +16,7 @@ pub(super) use self::pooled::Pooled;
 pub(super) use self::winograd::Winograd;
 use super::vector::Activation;
 use super::{Kernel, Site};
-use crate::image::Halo;
+use crate::image::{Halo, Image};
 
 /// The kernel for plain operands, where a convolution could not be given a better layout.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -119,6 +119,18 @@ impl Geometry {
             begin: axis(&resolved.begin, 0),
             output: axis(&resolved.output, 1),
         }))
+    }
+
+    /// The input in a blocked layout.
+    pub(crate) fn input_image(&self, halo: Halo, lanes: usize) -> Image {
+        let (channels, [height, width]) = (self.groups * self.channels, self.input);
+        Image { batch: self.batch, channels, height, width, halo, lanes }
+    }
+
+    /// The output in a blocked layout.
+    pub(crate) fn output_image(&self, halo: Halo, lanes: usize) -> Image {
+        let (channels, [height, width]) = (self.groups * self.outputs, self.output);
+        Image { batch: self.batch, channels, height, width, halo, lanes }
     }
 
     pub(crate) fn input_plane(&self) -> usize {

@@ -93,15 +93,7 @@ impl Winograd {
         finish: Finish,
     ) -> Self {
         let (g, lanes) = (geometry, isa.lanes());
-        let image = |size: [usize; 2], channels: usize, halo: Halo| Image {
-            batch: g.batch,
-            channels,
-            height: size[0],
-            width: size[1],
-            halo,
-            lanes,
-        };
-        let (input, output) = (image(g.input, g.channels, input), image(g.output, g.outputs, output));
+        let (input, output) = (g.input_image(input, lanes), g.output_image(output, lanes));
         let mut bias = vec![0.0; output.blocks() * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
         Winograd {
