@@ -1,0 +1,144 @@
+//! Operators that pick elements by indexes which are known only when running. An index outside is an index to the nearest element: a kernel reports no
+//! error, and touches no memory that isn't the input's.
+
+use hetero_hal::DType;
+
+use crate::draft::{Draft, Drafts, Operand};
+use crate::language::Scalar;
+use crate::site::{Answer, Output, Site, strides};
+
+const ITEMS: u32 = 64;
+
+/// The type that elements are moved as.
+fn moved(dtype: DType, long: bool) -> Answer<DType> {
+    Ok(match dtype.bits() {
+        8 => DType::U8,
+        16 => DType::U16,
+        32 => DType::U32,
+        64 if long => DType::U64,
+        bits => return Err(format!("kernels do not gather elements of {bits} bits on this device")),
+    })
+}
+
+fn indexes(site: &Site<'_>, index: usize) -> Answer<()> {
+    match Scalar::of(site.need(index)?.dtype) {
+        Some(Scalar::Int | Scalar::Long) => Ok(()),
+        _ => Err(format!("indexes of type {}", site.need(index)?.dtype)),
+    }
+}
+
+/// Statements that make `name` the index at an expression, from the front and inside.
+fn index(name: &str, at: &str, size: &str) -> String {
+    format!(
+        "int {name} = to_int(LOAD(i, {at}));\nif ({name} < 0) {{\n{name} = {name} + to_int({size});\n}}\n\
+         {name} = min2_int(max2_int({name}, 0), to_int({size}) - 1);\n"
+    )
+}
+
+fn draft(site: Site<'_>, output: Output<'_>, family: &'static str, inner: &str) -> Answer<Draft> {
+    let (value, elements) = (site.need(0)?, output.value.elements());
+    let unit = moved(value.dtype, site.target.long)?;
+    let body = format!("const uint o = LINEAR;\nif (o < n) {{\n{inner}}}\n");
+    let draft = Draft::new(family, body).number("n", elements).line(elements, ITEMS, site.target.groups).read(
+        "x",
+        unit,
+        value.elements(),
+        Operand::Value(site.id(0).ok_or("its input is missing")?),
+    );
+    let draft = site.reads(draft, "i", 1)?;
+    Ok(draft.write("y", unit, elements, Operand::Value(output.id)))
+}
+
+pub(super) fn gather(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    indexes(&site, 1)?;
+    let shape = &site.need(0)?.shape;
+    let at = site.axis("axis", 0, shape.len())?;
+    let inner: usize = shape[at + 1..].iter().product();
+    let count = site.need(1)?.elements();
+    let text = index("k", "(o / inner) % count", "size")
+        + "STORE(y, o, LOAD(x, (o / inner / count * size + to_uint(k)) * inner + o % inner));\n";
+    let draft = draft(site, output, "gather", &text)?;
+    Ok(Drafts::of(draft.number("inner", inner).number("count", count).number("size", shape[at])))
+}
+
+pub(super) fn elements(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    indexes(&site, 1)?;
+    let shape = &site.need(0)?.shape;
+    let at = site.axis("axis", 0, shape.len())?;
+    let own = strides(shape);
+    let terms: Vec<(usize, usize)> = output
+        .value
+        .shape
+        .iter()
+        .zip(&own)
+        .enumerate()
+        .map(|(number, (&size, &stride))| (size, if number == at { 0 } else { stride }))
+        .collect();
+    let mut numbers = Vec::new();
+    let rest = crate::site::indexed("x", "o", &terms, &mut numbers);
+    let text = index("k", "o", "size") + &format!("STORE(y, o, LOAD(x, {rest} + to_uint(k) * step));\n");
+    let mut draft = draft(site, output, "gather_elements", &text)?.number("size", shape[at]).number("step", own[at]);
+    draft.numbers.extend(numbers);
+    Ok(Drafts::of(draft))
+}
+
+pub(super) fn nd(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    indexes(&site, 1)?;
+    let (shape, list) = (&site.need(0)?.shape, &site.need(1)?.shape);
+    let batch = usize::try_from(site.int("batch_dims", 0)?).map_err(|_| "negative batch_dims".to_owned())?;
+    let depth = *list.last().ok_or("its indexes have no dimension")?;
+    if batch + depth > shape.len() || list.len() <= batch {
+        return Err("its indexes do not fit its input".to_owned());
+    }
+    let own = strides(shape);
+    let inner: usize = shape[batch + depth..].iter().product();
+    let per: usize = list[batch..list.len() - 1].iter().product();
+    let mut text = String::from("const uint tuple = o / inner;\nuint at = tuple / per * block + o % inner;\n");
+    let mut numbers = vec![];
+    for axis in 0..depth {
+        text += &index(&format!("k{axis}"), &format!("tuple * depth + {axis}u"), &format!("m{axis}"));
+        text += &format!("at = at + to_uint(k{axis}) * s{axis};\n");
+        numbers.push((format!("m{axis}"), shape[batch + axis]));
+        numbers.push((format!("s{axis}"), own[batch + axis]));
+    }
+    text += "STORE(y, o, LOAD(x, at));\n";
+    let block: usize = shape[batch..].iter().product();
+    let mut draft = draft(site, output, "gather_tuples", &text)?
+        .number("inner", inner)
+        .number("per", per)
+        .number("block", block)
+        .number("depth", depth);
+    for (name, number) in numbers {
+        draft = draft.number(name, number);
+    }
+    Ok(Drafts::of(draft))
+}
+
+pub(super) fn one_hot(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    let list = site.need(0)?;
+    let scalar = Scalar::of(list.dtype).ok_or("indexes of this type")?;
+    let values = site.need(2)?;
+    let unit = moved(values.dtype, site.target.long)?;
+    let shape = &output.value.shape;
+    let at = site.axis("axis", -1, shape.len())?;
+    let inner: usize = shape[at + 1..].iter().product();
+    let found = match scalar {
+        Scalar::Int | Scalar::Long => "int k = to_int(LOAD(i, place));\nif (k < 0) {\nk = k + to_int(size);\n}\n",
+        Scalar::Float => "int k = to_int(floor(LOAD(i, place)));\nif (k < 0) {\nk = k + to_int(size);\n}\n",
+        Scalar::Uint | Scalar::Ulong => "const int k = to_int(LOAD(i, place));\n",
+        Scalar::Bool => return Err("indexes of booleans".to_owned()),
+    };
+    let body = format!(
+        "const uint o = LINEAR;\nif (o < n) {{\nconst uint place = o / inner / size * inner + o % inner;\n{found}\
+         const uint which = pick(k == to_int((o / inner) % size), 1u, 0u);\nSTORE(y, o, LOAD(v, which));\n}}\n"
+    );
+    let elements = output.value.elements();
+    let draft = Draft::new("one_hot", body)
+        .number("n", elements)
+        .number("inner", inner)
+        .number("size", shape[at])
+        .line(elements, ITEMS, site.target.groups);
+    let draft = site.reads(draft, "i", 0)?;
+    let draft = draft.read("v", unit, values.elements(), Operand::Value(site.id(2).ok_or("its values are missing")?));
+    Ok(Drafts::of(draft.write("y", unit, elements, Operand::Value(output.id))))
+}

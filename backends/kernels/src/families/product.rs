@@ -1,0 +1,162 @@
+//! Products of matrices.
+
+use hetero_hal::ProgramValue;
+
+use crate::draft::{Draft, Drafts};
+use crate::language::Number;
+use crate::site::{Answer, Output, Site, broadcast};
+
+/// How the work of a product is divided: rows and columns of a tile, elements of each that one work item computes, and the depth of a tile.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tiling {
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+    pub(super) row_items: usize,
+    pub(super) column_items: usize,
+    pub(super) depth: usize,
+}
+
+impl Tiling {
+    /// A tiling for a product of so many rows and columns: tiles are no larger than there is work.
+    pub(super) fn of(rows: usize, columns: usize) -> Tiling {
+        // Columns lie together in memory, so a work group is wide where it can be.
+        let (row_items, per_row) = match rows {
+            0..=1 => (1, 1),
+            2..=8 => (2, 4),
+            9..=32 => (8, 4),
+            _ => (8, 8),
+        };
+        let (column_items, per_column) = match columns {
+            0..=1 => (1, 1),
+            2..=16 => (8, 2),
+            17..=64 => (8, 4),
+            _ => (16, 4),
+        };
+        Tiling { rows: row_items * per_row, columns: column_items * per_column, row_items, column_items, depth: 8 }
+    }
+
+    pub(super) fn items(&self) -> usize {
+        self.row_items * self.column_items
+    }
+
+    pub(super) fn describe(&self, draft: Draft, rows: usize, columns: usize, batch: usize) -> Draft {
+        draft
+            .constant("TM", self.rows)
+            .constant("TN", self.columns)
+            .constant("TK", self.depth)
+            .constant("GM", self.row_items)
+            .constant("GN", self.column_items)
+            .constant("RM", self.rows / self.row_items)
+            .constant("RN", self.columns / self.column_items)
+            .constant("ITEMS", self.items())
+            .grid([columns.div_ceil(self.columns), rows.div_ceil(self.rows), batch], self.items())
+    }
+}
+
+/// A matrix within a tensor: the steps along its rows and columns.
+struct Matrix {
+    rows: usize,
+    columns: usize,
+    row_step: usize,
+    column_step: usize,
+}
+
+pub(super) fn matmul(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    site.floats(&[0, 1])?;
+    let (a, b) = (site.need(0)?, site.need(1)?);
+    // A vector is a matrix of one row, or column.
+    let matrix = |value: &ProgramValue, first: bool| match value.shape[..] {
+        [] => Err("a product of scalars".to_owned()),
+        [size] if first => Ok((Matrix { rows: 1, columns: size, row_step: size, column_step: 1 }, vec![])),
+        [size] => Ok((Matrix { rows: size, columns: 1, row_step: 1, column_step: 1 }, vec![])),
+        [ref batch @ .., rows, columns] => {
+            Ok((Matrix { rows, columns, row_step: columns, column_step: 1 }, batch.to_vec()))
+        }
+    };
+    let ((left, left_batch), (right, right_batch)) = (matrix(a, true)?, matrix(b, false)?);
+    let matrix_rank = usize::from(a.shape.len() > 1) + usize::from(b.shape.len() > 1);
+    let lead = output.value.shape.len().checked_sub(matrix_rank).ok_or("its result has too few dimensions")?;
+    let batch = &output.value.shape[..lead];
+    let count: usize = batch.iter().product();
+    let mut numbers = Vec::new();
+    let a_base = offset("a", &left_batch, left.rows * left.columns, batch, &mut numbers);
+    let b_base = offset("b", &right_batch, right.rows * right.columns, batch, &mut numbers);
+    let draft = product(&left, &right, count, (&a_base, &b_base), "sum")?;
+    let mut draft = site.reads(site.reads(draft, "a", 0)?, "b", 1)?;
+    draft.numbers.extend(numbers);
+    Ok(Drafts::of(output.attach(draft)))
+}
+
+/// The offset of the matrix of an operand that belongs to matrix `z` of a batch: the operand has a matrix of so many elements for each of `own`.
+fn offset(
+    name: &str,
+    own: &[usize],
+    elements: usize,
+    batch: &[usize],
+    numbers: &mut Vec<(String, Number, u32)>,
+) -> String {
+    let index = broadcast(name, "z", own, batch, numbers);
+    if index == "0u" {
+        return index;
+    }
+    numbers.push((format!("{name}_matrix"), Number::Uint, elements as u32));
+    format!("({index}) * {name}_matrix")
+}
+
+fn product(a: &Matrix, b: &Matrix, batch: usize, (a_base, b_base): (&str, &str), value: &str) -> Answer<Draft> {
+    if a.columns != b.rows {
+        return Err("its matrices do not fit each other".to_owned());
+    }
+    let tiling = Tiling::of(a.rows, b.columns);
+    let body = include_str!("../sources/product.c")
+        .replace("$A_BASE", a_base)
+        .replace("$B_BASE", b_base)
+        .replace("$VALUE", value);
+    Ok(tiling
+        .describe(Draft::new("product", body), a.rows, b.columns, batch)
+        .flag("A_DEPTH_FIRST", a.column_step == 1)
+        .number("rows", a.rows)
+        .number("columns", b.columns)
+        .number("depth", a.columns)
+        .number("a_row", a.row_step)
+        .number("a_column", a.column_step)
+        .number("b_row", b.row_step)
+        .number("b_column", b.column_step))
+}
+
+pub(super) fn gemm(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    site.floats(&[0, 1, 2])?;
+    let matrix = |index: usize, name: &str| -> Answer<Matrix> {
+        let [rows, columns] = site.need(index)?.shape[..] else {
+            return Err("a product of what is no matrix".to_owned());
+        };
+        Ok(if site.int(name, 0)? != 0 {
+            Matrix { rows: columns, columns: rows, row_step: 1, column_step: columns }
+        } else {
+            Matrix { rows, columns, row_step: columns, column_step: 1 }
+        })
+    };
+    let (a, b) = (matrix(0, "transA")?, matrix(1, "transB")?);
+    let (alpha, beta) = (site.float("alpha", 1.0)?, site.float("beta", 1.0)?);
+    let mut numbers = Vec::new();
+    let mut value = if alpha == 1.0 { "sum".to_owned() } else { "alpha * sum".to_owned() };
+    let added = site.input(2).filter(|_| beta != 0.0);
+    if let Some(added) = added {
+        let index = broadcast("c", "at", &added.shape, &output.value.shape, &mut numbers);
+        value += if beta == 1.0 { " + " } else { " + beta * " };
+        value += &format!("LOAD(c, {index})");
+    }
+    let draft = product(&a, &b, 1, ("0u", "0u"), &value)?;
+    let mut draft = site.reads(site.reads(draft, "a", 0)?, "b", 1)?;
+    if added.is_some() {
+        draft = site.reads(draft, "c", 2)?;
+    }
+    if alpha != 1.0 {
+        draft = draft.float("alpha", alpha);
+    }
+    if added.is_some() && beta != 1.0 {
+        draft = draft.float("beta", beta);
+    }
+    draft.numbers.extend(numbers);
+    Ok(Drafts::of(output.attach(draft)))
+}

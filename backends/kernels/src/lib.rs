@@ -1,0 +1,86 @@
+//! Kernels that devices share: one source per family of operators, and the lowering of programs to launches of them.
+//!
+//! [`lower`] turns a [`Program`](hetero_hal::Program) into [`Launch`]es over bound buffers, constants and one scratch buffer. The kernels are written once, in a
+//! small C (`src/sources`, described in `language.rs`), and become OpenCL C, CUDA C for NVRTC, or WGSL. Element-wise nodes are put together into one kernel, or
+//! behind the kernel whose result they change; shapes are numbers of a launch, not of a text, so that a network needs few kernels. A backend
+//! compiles the texts, uploads the constants and replays the launches in order; how it does so is its own affair.
+//!
+//! This crate knows [`hetero_hal`]'s programs, so it stands above floor 0, where a mere collection of texts would be: what OpenCL, CUDA and WebGPU devices have
+//! in common is not the text of kernels alone but which of them a program needs.
+//!
+//! ```
+//! use hetero_hal::{DType, Graph, Node, Operator, Program, TensorType, Value, ValueId};
+//! use hetero_kernels::{Dialect, Target, lower};
+//!
+//! let value = |name: &str| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[2, 3]), constant: None };
+//! let graph = Graph {
+//!     values: vec![value("x"), value("y")],
+//!     nodes: vec![Node {
+//!         name: "relu".into(),
+//!         operator: Operator::new("Relu", 14),
+//!         inputs: vec![Some(ValueId(0))],
+//!         outputs: vec![Some(ValueId(1))],
+//!     }],
+//!     inputs: vec![ValueId(0)],
+//!     outputs: vec![ValueId(1)],
+//!     ..Graph::default()
+//! };
+//! let lowered = lower(&Program::new(graph, vec![])?, &Target::new(Dialect::OpenClC))?;
+//! assert_eq!(lowered.launches.len(), 1);
+//! assert!(lowered.kernels[0].code.contains("__kernel"));
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod draft;
+mod elementwise;
+mod families;
+mod language;
+mod lower;
+mod site;
+
+pub use language::{Access, Dialect};
+pub use lower::{Bound, Kernel, Launch, Lowered, Place, lower, support};
+
+/// What lowering must know of a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// What its compiler takes.
+    pub dialect: Dialect,
+    /// May elements be 16-bit floats? They are computed in 32 bits.
+    pub half: bool,
+    /// Are there 64-bit integers?
+    pub long: bool,
+    /// Most work items of a group.
+    pub items: u32,
+    /// Bytes of memory that a work group shares.
+    pub local_bytes: u32,
+    /// Most work groups along one dimension.
+    pub groups: u32,
+    /// Most buffers that a kernel binds.
+    pub buffers: u32,
+    /// Most bytes of a buffer that are bound as one; a larger one is bound in pieces.
+    pub binding_bytes: u64,
+    /// Alignment of what is bound, in bytes.
+    pub alignment: usize,
+}
+
+impl Target {
+    /// A device of the least that drivers of this dialect promise, and no narrower types than 32 bits' floats.
+    #[must_use]
+    pub fn new(dialect: Dialect) -> Self {
+        let wgsl = dialect == Dialect::Wgsl;
+        Target {
+            dialect,
+            half: !wgsl,
+            long: !wgsl,
+            items: 256,
+            local_bytes: 16 << 10,
+            groups: 65_535,
+            buffers: if wgsl { 8 } else { 64 },
+            binding_bytes: if wgsl { 128 << 20 } else { u64::MAX },
+            alignment: if wgsl { 256 } else { 128 },
+        }
+    }
+}

@@ -1,0 +1,528 @@
+//! From a program to launches: which nodes are one kernel, what is only another name of a value, and where everything lies.
+
+use std::collections::HashMap;
+
+use hetero_arena::Request;
+use hetero_hal::{Error, Node, NodeId, Program, Result, Tensor, ValueId};
+
+use crate::Target;
+use crate::draft::{Draft, Drafts, MOST_ELEMENTS, Operand, resolve};
+use crate::elementwise;
+use crate::families;
+use crate::language::{Access, Dialect, Port, Scalar, Source, prelude};
+use crate::site::{Answer, Output, Site};
+
+/// A program as a device runs it: launches in order.
+#[derive(Clone, Debug, Default)]
+pub struct Lowered {
+    /// The kernels, each once.
+    pub kernels: Vec<Kernel>,
+    /// For C dialects, what stands in front of the kernels' texts; empty for WGSL, where each text is a module.
+    pub prelude: String,
+    /// The launches. Each sees what the ones before have written.
+    pub launches: Vec<Launch>,
+    /// What is to be uploaded.
+    pub constants: Vec<Tensor>,
+    /// Bytes of scratch memory, aligned to [`Target::alignment`].
+    pub scratch: usize,
+}
+
+impl Lowered {
+    /// The whole text of a C dialect.
+    #[must_use]
+    pub fn source(&self) -> String {
+        let mut text = self.prelude.clone();
+        for kernel in &self.kernels {
+            text += &kernel.code;
+        }
+        text
+    }
+}
+
+/// A kernel's text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Entry point, unique for the text.
+    pub entry: String,
+    /// Source text.
+    pub code: String,
+    /// The buffers that it takes, in the order of its arguments or bindings.
+    pub buffers: Vec<Access>,
+    /// How many 32-bit numbers it takes behind the buffers: arguments in a C dialect, in WGSL a uniform buffer at the next binding.
+    pub numbers: usize,
+    /// Work items of a group, along the first dimension.
+    pub items: u32,
+}
+
+/// One launch of a kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Which of [`Lowered::kernels`].
+    pub kernel: usize,
+    /// What is bound to [`Kernel::buffers`].
+    pub buffers: Vec<Bound>,
+    /// The numbers' bits.
+    pub numbers: Vec<u32>,
+    /// Work groups along x, y and z; none is 0.
+    pub groups: [u32; 3],
+    /// The nodes that it does, or does a part of.
+    pub nodes: Vec<NodeId>,
+}
+
+/// A range of memory that a launch binds. Ranges of one launch that are written overlap no other of its ranges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bound {
+    /// In what.
+    pub place: Place,
+    /// First byte there, aligned to [`Target::alignment`].
+    pub offset: usize,
+    /// Length in bytes, not 0. Kernels may touch it up to the next multiple of 4.
+    pub bytes: usize,
+}
+
+/// What memory a range is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Place {
+    /// The program's binding of this number: inputs, then outputs.
+    Binding(usize),
+    /// The scratch buffer.
+    Scratch,
+    /// One of [`Lowered::constants`].
+    Constant(usize),
+}
+
+/// Nodes that become one kernel.
+struct Group {
+    nodes: Vec<usize>,
+    /// The first of them is no element-wise one.
+    based: bool,
+}
+
+/// Most nodes of a kernel.
+const MOST_NODES: usize = 24;
+
+/// Does a node only give its input another shape?
+fn renames(node: &Node) -> bool {
+    let single = node.outputs.iter().skip(1).all(Option::is_none);
+    single
+        && node.operator.domain.is_empty()
+        && matches!(&*node.operator.name, "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" | "Identity")
+        || &*node.operator.name == "Dropout" && single && node.inputs.get(2).is_none_or(Option::is_none)
+}
+
+/// Can kernels do this node?
+///
+/// # Errors
+/// The reason why not.
+pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::Result<(), String> {
+    let site = Site { program, node, target };
+    if !node.operator.domain.is_empty() {
+        return Err(format!("operators of the domain '{}' have no kernel", node.operator.domain));
+    }
+    let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+    let (mut empty, mut full) = (false, false);
+    for id in touched {
+        let value = site.value(id).ok_or("a value is missing")?;
+        if value.is_dynamic() {
+            return Err(format!("the size of '{}' depends on data", value.name));
+        }
+        if value.elements() > MOST_ELEMENTS {
+            return Err(format!("'{}' has more than 2^31 elements", value.name));
+        }
+        if value.dtype.bits() < 8 || matches!(value.dtype, hetero_hal::DType::String) {
+            return Err(format!("kernels do not take {}", value.dtype));
+        }
+        let output = node.outputs.contains(&Some(id));
+        empty |= value.elements() == 0 && !output;
+        full |= value.elements() > 0 && output;
+    }
+    if empty && full {
+        return Err("it makes something of an empty tensor".to_owned());
+    }
+    if renames(node) {
+        return Ok(());
+    }
+    drafts(site, &[node], false).map(|_| ())
+}
+
+/// The launches of nodes that are one kernel.
+fn drafts(site: Site<'_>, nodes: &[&Node], based: bool) -> Answer<Drafts> {
+    let target = site.target;
+    let last = nodes.last().ok_or("no nodes")?;
+    let result = Site { node: last, ..site };
+    let id = result.output_id(0).ok_or("it has no output")?;
+    let output = Output { id, value: result.result()?, tail: None };
+    let drafts = match nodes {
+        [node] if !elementwise::is(node) => families::drafts(Site { node, ..site }, output)?,
+        [base, rest @ ..] if based => {
+            let from = Site { node: base, ..site }.output_id(0);
+            let tail = elementwise::chain(site, rest, from)?;
+            families::drafts(Site { node: base, ..site }, Output { tail: Some(&tail), ..output })?
+        }
+        _ => elementwise::kernel(site, nodes, output)?,
+    };
+    for draft in &drafts.launches {
+        check(draft, target)?;
+    }
+    Ok(drafts)
+}
+
+/// Does a launch keep to the device's limits?
+fn check(draft: &Draft, target: &Target) -> Answer<()> {
+    let mut bound = 0;
+    for argument in &draft.arguments {
+        let bytes = argument.dtype.bytes_for(argument.elements).unwrap_or(usize::MAX) as u64;
+        bound += bytes.div_ceil(target.binding_bytes).max(1);
+        let dtype = argument.dtype;
+        let fits = match Scalar::of(dtype) {
+            None => false,
+            Some(Scalar::Long | Scalar::Ulong) => target.long,
+            Some(_) => dtype != hetero_hal::DType::F16 || target.half,
+        };
+        if !fits {
+            return Err(format!("kernels do not take {dtype} on this device"));
+        }
+    }
+    if bound > u64::from(target.buffers) {
+        return Err(format!("a kernel of it binds {bound} buffers, and the device allows {}", target.buffers));
+    }
+    if draft.groups.iter().any(|&count| count > target.groups) || draft.items > target.items {
+        return Err(format!("{:?} groups of {} items are more than the device allows", draft.groups, draft.items));
+    }
+    Ok(())
+}
+
+/// Which values are other names of one and the same memory.
+struct Names {
+    /// For each value, the one whose memory it has.
+    of: Vec<ValueId>,
+    /// Renaming nodes that copy after all.
+    copied: Vec<bool>,
+    /// The binding that a value with other names lies in.
+    bound: HashMap<ValueId, usize>,
+}
+
+impl Names {
+    fn find(program: &Program) -> Names {
+        let mut of: Vec<ValueId> = (0..program.values().len() as u32).map(ValueId).collect();
+        let mut copied = vec![false; program.nodes().len()];
+        let mut bound: HashMap<ValueId, usize> = HashMap::new();
+        for (position, &id) in program.inputs().iter().chain(program.outputs()).enumerate() {
+            bound.insert(id, position);
+        }
+        for (number, node) in program.nodes().iter().enumerate().filter(|(_, node)| renames(node)) {
+            let (Some(Some(input)), Some(Some(output))) = (node.inputs.first(), node.outputs.first()) else { continue };
+            let root = of[input.index()];
+            let constant = program.values()[root.index()].constant.is_some();
+            match bound.get(output).copied() {
+                // The result has to be in the caller's memory; only what has no place yet can be computed there.
+                Some(_) if constant || bound.contains_key(&root) => copied[number] = true,
+                Some(position) => {
+                    of[output.index()] = root;
+                    bound.insert(root, position);
+                }
+                None => of[output.index()] = root,
+            }
+        }
+        Names { of, copied, bound }
+    }
+}
+
+/// Lowers a program.
+///
+/// # Errors
+/// `Unsupported` with the node that kernels cannot do.
+pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
+    let refused = |node: &Node, why: String| Error::unsupported(why).at(node.to_string());
+    for node in program.nodes() {
+        support(program, node, target).map_err(|why| refused(node, why))?;
+    }
+    for &id in program.outputs() {
+        let value = program.value(id)?;
+        if value.constant.is_some() || program.inputs().contains(&id) {
+            return Err(Error::unsupported(format!("'{}' is an output that nothing computes", value.name)));
+        }
+    }
+    let names = Names::find(program);
+    let mut lowering = Lowering {
+        program,
+        target,
+        names,
+        lowered: Lowered::default(),
+        kernels: HashMap::new(),
+        tables: HashMap::new(),
+        uses: Vec::new(),
+        called: Default::default(),
+        halves: false,
+    };
+    for group in lowering.group() {
+        let nodes: Vec<&Node> = group.nodes.iter().map(|&number| &program.nodes()[number]).collect();
+        let Some(last) = nodes.last() else { continue };
+        let site = Site { program, node: last, target };
+        if site.output(0).is_some_and(|value| value.elements() == 0) && last.outputs.len() == 1 {
+            continue;
+        }
+        let drafts = if renames(last) {
+            let id = site.output_id(0).ok_or_else(|| Error::internal("a node without an output"))?;
+            let output = Output { id, value: program.value(id)?, tail: None };
+            families::copy(site, output)
+        } else {
+            drafts(site, &nodes, group.based)
+        };
+        let drafts = drafts.map_err(|why| refused(last, why))?;
+        lowering.place(&drafts, &group.nodes)?;
+    }
+    lowering.finish()
+}
+
+/// What a buffer of a launch is, before memory is laid out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Home {
+    Placed(Place),
+    /// A value that lies in scratch memory.
+    Value(ValueId),
+    /// Workspace, numbered through.
+    Workspace(usize),
+}
+
+/// A buffer of a launch.
+struct Use {
+    launch: usize,
+    home: Home,
+    bytes: usize,
+    /// Bytes of a workspace or value as a whole.
+    whole: usize,
+}
+
+struct Lowering<'a> {
+    program: &'a Program,
+    target: &'a Target,
+    names: Names,
+    lowered: Lowered,
+    kernels: HashMap<(&'static str, Source), usize>,
+    /// Constants by the program's value, or by content.
+    tables: HashMap<Content, usize>,
+    uses: Vec<Use>,
+    called: std::collections::HashSet<String>,
+    halves: bool,
+}
+
+#[derive(PartialEq, Eq, Hash)]
+enum Content {
+    Value(ValueId),
+    Bytes(bytes::Bytes),
+}
+
+impl Lowering<'_> {
+    /// Which nodes are one kernel, in an order in which they can run.
+    fn group(&self) -> Vec<Group> {
+        let program = self.program;
+        let (producers, consumers) = (program.producers(), program.consumers());
+        // For each node, the group that it is the last of.
+        let mut groups: Vec<Option<Group>> = Vec::with_capacity(program.nodes().len());
+        for (number, node) in program.nodes().iter().enumerate() {
+            if renames(node) {
+                groups.push(self.names.copied[number].then(|| Group { nodes: vec![number], based: false }));
+                continue;
+            }
+            let mut group = Group { nodes: vec![number], based: false };
+            if elementwise::is(node) {
+                for id in node.inputs.iter().flatten() {
+                    let Some(producer) = producers[id.index()].map(NodeId::index) else { continue };
+                    let alone = consumers[id.index()].len() == 1 && !program.outputs().contains(id);
+                    let shaped = program.values()[id.index()].shape
+                        == node
+                            .outputs
+                            .first()
+                            .copied()
+                            .flatten()
+                            .map_or(vec![], |id| program.values()[id.index()].shape.clone());
+                    if !alone || !shaped || group.nodes.contains(&producer) {
+                        continue;
+                    }
+                    let Some(other) = groups[producer].as_ref() else { continue };
+                    let based = other.based || !elementwise::is(&program.nodes()[other.nodes[0]]);
+                    let fits = !based || (!group.based && families::takes_tail(&program.nodes()[other.nodes[0]]));
+                    if !fits || group.nodes.len() + other.nodes.len() > MOST_NODES {
+                        continue;
+                    }
+                    let Some(other) = groups[producer].take() else { continue };
+                    // What is computed first comes first: a base before all, the rest in the program's order.
+                    let base = based.then(|| other.nodes[0]).or(group.based.then(|| group.nodes[0]));
+                    let mut joined: Vec<usize> = other.nodes.iter().chain(&group.nodes).copied().collect();
+                    joined.sort_unstable();
+                    if let Some(base) = base {
+                        joined.retain(|&node| node != base);
+                        joined.insert(0, base);
+                    }
+                    let joined = Group { nodes: joined, based: base.is_some() };
+                    let nodes: Vec<&Node> = joined.nodes.iter().map(|&number| &program.nodes()[number]).collect();
+                    let site = Site { program, node, target: self.target };
+                    if drafts(site, &nodes, joined.based).is_ok() {
+                        group = joined;
+                    } else {
+                        groups[producer] = Some(other);
+                    }
+                }
+            }
+            groups.push(Some(group));
+        }
+        groups.into_iter().flatten().collect()
+    }
+
+    fn home(&mut self, operand: &Operand, workspaces: usize) -> Result<Home> {
+        Ok(match operand {
+            Operand::Value(id) => {
+                let root = self.names.of[id.index()];
+                if let Some(&position) = self.names.bound.get(&root) {
+                    return Ok(Home::Placed(Place::Binding(position)));
+                }
+                match &self.program.value(root)?.constant {
+                    Some(content) => Home::Placed(self.constant(Content::Value(root), content)),
+                    None => Home::Value(root),
+                }
+            }
+            Operand::Table(tensor) => Home::Placed(self.constant(Content::Bytes(tensor.bytes().clone()), tensor)),
+            Operand::Workspace(number) => Home::Workspace(workspaces + number),
+        })
+    }
+
+    fn constant(&mut self, key: Content, content: &Tensor) -> Place {
+        let constants = &mut self.lowered.constants;
+        let index = *self.tables.entry(key).or_insert_with(|| {
+            constants.push(content.clone());
+            constants.len() - 1
+        });
+        Place::Constant(index)
+    }
+
+    /// Takes launches over.
+    fn place(&mut self, drafts: &Drafts, nodes: &[usize]) -> Result<()> {
+        let workspaces =
+            self.uses.iter().filter_map(|u| if let Home::Workspace(n) = u.home { Some(n + 1) } else { None });
+        let workspaces = workspaces.max().unwrap_or(0);
+        for draft in &drafts.launches {
+            let kernel = self.kernel(draft)?;
+            let number = self.lowered.launches.len();
+            for argument in &draft.arguments {
+                let home = self.home(&argument.operand, workspaces)?;
+                let bytes = argument.dtype.bytes_for(argument.elements).unwrap_or(0).max(1);
+                let whole = match argument.operand {
+                    Operand::Workspace(index) => drafts.workspaces.get(index).copied().unwrap_or(bytes).max(bytes),
+                    _ => bytes,
+                };
+                self.uses.push(Use { launch: number, home, bytes, whole });
+            }
+            self.lowered.launches.push(Launch {
+                kernel,
+                buffers: vec![],
+                numbers: draft.numbers.iter().map(|(_, _, bits)| *bits).collect(),
+                groups: draft.groups,
+                nodes: nodes.iter().map(|&node| NodeId(node as u32)).collect(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The kernel of a draft, written once.
+    fn kernel(&mut self, draft: &Draft) -> Result<usize> {
+        let (target, dialect) = (self.target, self.target.dialect);
+        let ports = draft.arguments.iter().map(|argument| {
+            let bytes = argument.dtype.bytes_for(argument.elements).unwrap_or(0) as u64;
+            Port {
+                name: argument.name.clone(),
+                dtype: argument.dtype,
+                access: argument.access,
+                pieces: bytes.div_ceil(target.binding_bytes).max(1) as u32,
+            }
+        });
+        let source = Source {
+            body: resolve(draft),
+            constants: draft.constants.clone(),
+            ports: ports.collect(),
+            numbers: draft.numbers.iter().map(|(name, number, _)| (name.clone(), *number)).collect(),
+            items: draft.items,
+            piece: target.binding_bytes,
+            half: target.half,
+        };
+        let key = (draft.family, source);
+        if let Some(&known) = self.kernels.get(&key) {
+            return Ok(known);
+        }
+        let source = &key.1;
+        let entry = format!("{}_{:016x}", draft.family, hash(source));
+        let (mut code, called) = source.emit(dialect, &entry)?;
+        self.halves |= source.ports.iter().any(|port| port.dtype == hetero_hal::DType::F16);
+        if dialect == Dialect::Wgsl {
+            code = wgsl_head(source) + &prelude(dialect, &called, false)? + &code;
+        } else {
+            self.called.extend(called);
+        }
+        let buffers = source.ports.iter().flat_map(|port| std::iter::repeat_n(port.access, port.pieces as usize));
+        let kernel =
+            Kernel { entry, code, buffers: buffers.collect(), numbers: source.numbers.len(), items: source.items };
+        self.lowered.kernels.push(kernel);
+        let index = self.lowered.kernels.len() - 1;
+        self.kernels.insert(key, index);
+        Ok(index)
+    }
+
+    /// Lays out the scratch memory.
+    fn finish(mut self) -> Result<Lowered> {
+        let mut index: HashMap<Home, usize> = HashMap::new();
+        let mut requests: Vec<Request> = Vec::new();
+        for used in &self.uses {
+            if let Home::Placed(_) = used.home {
+                continue;
+            }
+            let request = *index.entry(used.home).or_insert_with(|| {
+                requests.push(Request::new(used.whole, used.launch, used.launch).aligned_to(self.target.alignment));
+                requests.len() - 1
+            });
+            requests[request].last = used.launch;
+            // Kernels touch whole words.
+            requests[request].bytes = requests[request].bytes.max(used.whole).next_multiple_of(4);
+        }
+        let layout = hetero_arena::plan(&requests)
+            .map_err(|error| Error::internal("the scratch memory cannot be planned").caused_by(error))?;
+        for used in &self.uses {
+            let (place, offset) = match used.home {
+                Home::Placed(place) => (place, 0),
+                other => (Place::Scratch, index.get(&other).map_or(0, |&request| layout.offsets[request])),
+            };
+            let piece = usize::try_from(self.target.binding_bytes).unwrap_or(usize::MAX);
+            let mut begin = 0;
+            while begin < used.bytes {
+                let bytes = piece.min(used.bytes - begin);
+                self.lowered.launches[used.launch].buffers.push(Bound { place, offset: offset + begin, bytes });
+                begin += bytes;
+            }
+        }
+        self.lowered.scratch = layout.bytes;
+        if self.target.dialect != Dialect::Wgsl {
+            self.lowered.prelude = prelude(self.target.dialect, &self.called, self.halves)?;
+        }
+        Ok(self.lowered)
+    }
+}
+
+/// Extensions that a WGSL module asks for.
+fn wgsl_head(source: &Source) -> String {
+    let half = source.half && source.ports.iter().any(|port| port.dtype == hetero_hal::DType::F16);
+    if half { "enable f16;\n".to_owned() } else { String::new() }
+}
+
+/// FNV-1a of a kernel, the same in every build.
+fn hash(source: &Source) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    for byte in format!("{source:?}").bytes() {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash
+}
+
+/// The accesses of a kernel, for tests.
+#[cfg(test)]
+pub(crate) fn writes(kernel: &Kernel) -> usize {
+    kernel.buffers.iter().filter(|&&access| access == Access::Write).count()
+}
