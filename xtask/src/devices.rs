@@ -127,3 +127,49 @@ fn all_found(found: &[Found], which: &str) -> Result<()> {
     println!("    {missing}");
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Devices as OpenCL's and Vulkan's drivers describe themselves, here on an Intel processor, where PoCL's device has its name too.
+    fn listed() -> Vec<Found> {
+        let found =
+            |id: &str, described: &str, emulated| Found { id: id.into(), described: described.into(), emulated };
+        vec![
+            found("cpu:0", "intel(r) xeon(r) processor genuineintel 0.1.0", false),
+            found("opencl:0", "pthread-skylake-avx512-intel(r) xeon(r) processor genuineintel 3.1+debian", false),
+            found("opencl:1", "intel(r) xeon(r) processor intel(r) corporation 2024.18.12.0.05_160000", false),
+            found("fpga:0", "intel(r) fpga emulation device intel(r) corporation 2024.18.12.0.05_160000", true),
+            found("wgpu:0", "llvmpipe (llvm 15.0.6, 256 bits) mesa 22.3.6 (llvm 15.0.6)", false),
+        ]
+    }
+
+    /// The ids that each expected device is found as.
+    fn matches(found: &[Found]) -> Vec<Vec<&str>> {
+        let of =
+            |expected| found.iter().filter(|device| device.is(expected)).map(|device| device.id.as_str()).collect();
+        EXPECTED.iter().map(of).collect()
+    }
+
+    #[test]
+    fn each_expected_device_is_one_of_the_listed() {
+        assert_eq!(matches(&listed()), [["cpu:0"], ["opencl:0"], ["opencl:1"], ["fpga:0"], ["wgpu:0"]]);
+    }
+
+    #[test]
+    fn an_emulator_that_does_not_say_so_is_not_the_expected_device() {
+        let mut found = listed();
+        found[3].emulated = false;
+        assert_eq!(matches(&found)[3], Vec::<&str>::new());
+    }
+
+    #[test]
+    fn one_driver_does_not_stand_for_another() {
+        for (missing, expected) in EXPECTED.iter().enumerate() {
+            let mut found = listed();
+            found.remove(missing);
+            assert_eq!(matches(&found)[missing], Vec::<&str>::new(), "{}", expected.what);
+        }
+    }
+}
