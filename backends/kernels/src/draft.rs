@@ -60,8 +60,8 @@ pub(crate) struct Drafts {
     pub(crate) workspaces: Vec<usize>,
 }
 
-/// Largest number of elements that a kernel indexes: indexes are 32 bits wide, and sums of them must not wrap.
-pub(crate) const MOST_ELEMENTS: usize = 1 << 31;
+/// Largest number of elements that a kernel indexes: indexes are 32 bits wide, some of them signed, and a launch may have items beyond the end.
+pub(crate) const MOST_ELEMENTS: usize = (1 << 31) - 1024;
 
 impl Draft {
     pub(crate) fn new(family: &'static str, body: impl Into<String>) -> Self {

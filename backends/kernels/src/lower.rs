@@ -127,7 +127,7 @@ pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::
             return Err(format!("the size of '{}' depends on data", value.name));
         }
         if value.elements() > MOST_ELEMENTS {
-            return Err(format!("'{}' has more than 2^31 elements", value.name));
+            return Err(format!("'{}' has 2^31 elements or more", value.name));
         }
         if value.dtype.bits() < 8 || matches!(value.dtype, hetero_hal::DType::String) {
             return Err(format!("kernels do not take {}", value.dtype));
