@@ -1,19 +1,21 @@
 //! The facade: devices, plans, runs.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hetero_hal::{
-    Device, DeviceId, Driver, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor, Topology, Unavailable,
+    Device, DeviceId, Driver, Error as HalError, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor,
+    Topology, Unavailable,
 };
 use hetero_onnx::Binding;
 use hetero_reference::Standard;
 use hetero_scheduler::{Heft, Partitioner};
 
 use crate::config::Config;
-use crate::lower::{CostModel, Roofline, problem};
+use crate::lower::{Constraints, CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
+use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
 use crate::session::{OutputBuffer, Outputs, Session};
 use crate::{Error, Model, Result};
@@ -39,6 +41,7 @@ pub struct Builder {
     costs: Option<Arc<dyn CostModel>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
@@ -80,6 +83,13 @@ impl Builder {
         self
     }
 
+    /// Pins nodes to devices; the partitioner places the others.
+    #[must_use]
+    pub fn place(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
     /// Sets the configuration.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
@@ -113,9 +123,11 @@ impl Builder {
             costs,
             operators: self.operators,
             passes: self.passes,
+            placement: self.placement,
             config: self.config,
             memory_limit: self.memory_limit,
             deadline: self.deadline,
+            lost: Mutex::new(Vec::new()),
         }
     }
 }
@@ -129,9 +141,12 @@ pub struct HeteroEngine {
     costs: Arc<dyn CostModel>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
+    /// Devices that were lost, each with the error that told. Their place in `devices` stays, as plans count on it.
+    lost: Mutex<Vec<(usize, HalError)>>,
 }
 
 impl HeteroEngine {
@@ -152,6 +167,7 @@ impl HeteroEngine {
             costs: None,
             operators: Arc::new(Standard),
             passes: passes::standard(),
+            placement: Placement::default(),
             config: Config::default(),
             memory_limit: None,
             deadline: DEADLINE,
@@ -168,6 +184,12 @@ impl HeteroEngine {
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
+    }
+
+    /// How the opened devices reach each other's memory.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The configuration.
@@ -268,10 +290,12 @@ impl HeteroEngine {
 
     /// Runs a plan once. The first run compiles it.
     ///
+    /// Where a device is lost in the run, the plan is divided again without it and run again; [`Session::report`] says so.
+    ///
     /// # Errors
-    /// `Input` where the inputs are not the model's; `Device` where a device fails.
+    /// `Input` where the inputs are not the model's; `Device` where a device fails, or is lost and no other takes its nodes.
     pub fn run(&self, inputs: &[(&str, Tensor)], plan: &Plan) -> Result<Outputs> {
-        self.session(plan)?.run(inputs)
+        self.with_session(plan, |session| session.run(inputs))
     }
 
     /// Runs a plan into memory of the caller's; see [`Session::run_into`].
@@ -279,27 +303,102 @@ impl HeteroEngine {
     /// # Errors
     /// As [`HeteroEngine::run`].
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], plan: &Plan) -> Result<()> {
-        self.session(plan)?.run_into(inputs, outputs)
+        self.with_session(plan, |session| session.run_into(inputs, outputs))
     }
 
-    /// The session of a plan: its partitions, compiled. Made once, shared by all threads.
-    ///
-    /// A node that its device claimed but turns down at compile time is given to another device; [`Session::report`] says so.
+    fn with_session<T>(&self, plan: &Plan, mut run: impl FnMut(&Session) -> Result<T>) -> Result<T> {
+        let mut session = self.session(plan)?;
+        loop {
+            let error = match run(&session) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            session = self.recover(plan, &session, error)?;
+        }
+    }
+
+    /// After a run of `session` that failed with `error`: where that tells of a lost device, gives the session of the plan without it, from now
+    /// on the one of [`HeteroEngine::session`]. No plan of this engine uses the device again.
     ///
     /// # Errors
-    /// `Device` where a device cannot compile what it was given and no other takes it.
+    /// `error`, where it tells of no lost device or the session did without it already; the like, with what stands in the way, where
+    /// no other device takes its nodes.
+    pub fn recover(&self, plan: &Plan, session: &Arc<Session>, error: Error) -> Result<Arc<Session>> {
+        if !self.lose(&error) {
+            return Err(error);
+        }
+        let next = self.session(plan)?;
+        if Arc::ptr_eq(&next, session) { Err(error) } else { Ok(next) }
+    }
+
+    /// Notes the device that an error says is lost; `false` where it says none.
+    fn lose(&self, error: &Error) -> bool {
+        let Error::Device(error) = error else { return false };
+        let device = error.device().and_then(|id| self.position(&id.to_string()));
+        let (Some(device), ErrorKind::DeviceLost) = (device, error.kind()) else { return false };
+        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lost.iter().any(|(other, _)| *other == device) {
+            lost.push((device, error.clone()));
+        }
+        true
+    }
+
+    /// The devices that were lost, each with the error that told; see [`HeteroEngine::recover`].
+    #[must_use]
+    pub fn lost(&self) -> Vec<(DeviceId, HalError)> {
+        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().map(|(device, error)| (self.devices[*device].info().id.clone(), error.clone())).collect()
+    }
+
+    /// Is it a device that was lost?
+    fn is_lost(&self, id: &str) -> bool {
+        self.lost().iter().any(|(lost, _)| lost.to_string() == id)
+    }
+
+    /// The session of a plan: its partitions, compiled. Made once, shared by all threads, and made again where a device was lost.
+    ///
+    /// A node that its device claimed but turns down at compile time is given to another device, unless it was pinned there;
+    /// [`Session::report`] says so.
+    ///
+    /// # Errors
+    /// `Device` where a device cannot compile what it was given and no other takes it; `Plan` where a device was lost and no other
+    /// takes its nodes.
     pub fn session(&self, plan: &Plan) -> Result<Arc<Session>> {
         let mut slot = plan.0.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = &*slot {
+        let sound = |session: &&Arc<Session>| {
+            !session.devices().iter().any(|device| self.is_lost(&device.info().id.to_string()))
+        };
+        if let Some(session) = slot.as_ref().filter(sound) {
             return Ok(session.clone());
         }
+        // What a lost device holds is let go even where there is no session without it.
+        *slot = None;
         let program = &plan.0.program;
         let mut schedule = plan.0.schedule.clone();
         let mut denied: HashSet<(usize, NodeId)> = HashSet::new();
         let mut moved: Vec<String> = Vec::new();
         let session = loop {
+            let lost = self.lost();
+            let missing = lost.iter().find(|(id, _)| uses(&schedule, id));
+            if let Some((_, error)) = missing {
+                let now = self.divide(program, &denied).map_err(|obstacle| match obstacle {
+                    Error::Plan(obstacle) => {
+                        error.clone().with_remedy(format!("no other device can take over: {obstacle}")).into()
+                    }
+                    other => other,
+                })?;
+                moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &schedule, &now)));
+                schedule = now;
+            }
             let refused = match Session::new(self, program.clone(), &schedule, moved.clone()) {
                 Ok(session) => break Arc::new(session),
+                // Lost while it compiled: the same without it.
+                Err(Error::Device(error))
+                    if error.device().is_some_and(|id| uses(&schedule, id))
+                        && self.lose(&Error::Device(error.clone())) =>
+                {
+                    continue;
+                }
                 Err(Error::Device(error)) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Compile) => {
                     error
                 }
@@ -311,7 +410,11 @@ impl HeteroEngine {
                 return Err(refused.into());
             };
             denied.insert((device, id));
-            schedule = self.divide(program, &denied)?;
+            schedule = match self.divide(program, &denied) {
+                // The compiler's reason says more than that nobody may take the node.
+                Err(Error::Placement { .. }) => return Err(refused.into()),
+                divided => divided?,
+            };
             let now = schedule.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
             moved.push(format!("{node} moved to {now}: {refused}"));
         };
@@ -349,7 +452,12 @@ impl HeteroEngine {
     }
 
     fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
-        let problem = problem(program, &self.devices, &self.topology, &*self.costs, denied)?;
+        let lost: Vec<usize> = {
+            let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.iter().map(|(device, _)| *device).collect()
+        };
+        let constraints = Constraints { denied, lost: &lost, placement: &self.placement };
+        let problem = problem(program, &self.devices, &self.topology, &*self.costs, &constraints)?;
         let schedule = self.partitioner.partition(&problem)?;
         let mut plan =
             hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;
@@ -361,6 +469,30 @@ impl HeteroEngine {
     }
 
     fn plan(&self, schedule: hetero_scheduler::Plan, program: Arc<Program>, assumed: Vec<String>) -> Plan {
-        Plan(Arc::new(Inner { schedule, program, assumed, session: std::sync::Mutex::new(None) }))
+        Plan(Arc::new(Inner { schedule, program, assumed, session: Mutex::new(None) }))
     }
+}
+
+/// Does a plan run anything on a device?
+fn uses(plan: &hetero_scheduler::Plan, id: &DeviceId) -> bool {
+    let id = id.to_string();
+    plan.partitions.iter().any(|partition| partition.device == id)
+}
+
+/// The line that tells what became of a lost device's nodes; `None` where it had none.
+fn takeover(
+    id: &DeviceId,
+    error: &HalError,
+    before: &hetero_scheduler::Plan,
+    now: &hetero_scheduler::Plan,
+) -> Option<String> {
+    let id = id.to_string();
+    let (before, now) = (before.placement(), now.placement());
+    let nodes: Vec<&str> = before.iter().filter(|(_, device)| **device == id).map(|(node, _)| *node).collect();
+    let mut takers: Vec<&str> = nodes.iter().filter_map(|node| now.get(node).copied()).collect();
+    takers.sort_unstable();
+    takers.dedup();
+    let plural = if nodes.len() == 1 { "node" } else { "nodes" };
+    let line = format!("{} {plural} of {id} moved to {}, as it was lost: {error}", nodes.len(), takers.join(", "));
+    (!nodes.is_empty()).then_some(line)
 }

@@ -44,6 +44,7 @@ mod engine;
 mod error;
 mod lower;
 pub mod passes;
+mod place;
 mod plan;
 mod session;
 
@@ -58,5 +59,6 @@ pub use hetero_onnx::{
 };
 pub use hetero_scheduler as scheduler;
 pub use lower::{CostModel, Roofline, flops};
+pub use place::Placement;
 pub use plan::Plan;
-pub use session::{OutputBuffer, Outputs, Port, Report, Session};
+pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, Traffic};
