@@ -379,7 +379,8 @@ impl HeteroEngine {
         let mut moved: Vec<String> = Vec::new();
         let session = loop {
             let lost = self.lost();
-            let missing = lost.iter().find(|(id, _)| uses(&schedule, id));
+            // The one lost last is news.
+            let missing = lost.iter().rev().find(|(id, _)| uses(&schedule, id));
             if let Some((_, error)) = missing {
                 let now = self.divide(program, &denied).map_err(|obstacle| match obstacle {
                     Error::Plan(obstacle) => {
