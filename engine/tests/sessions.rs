@@ -32,6 +32,31 @@ fn independent_partitions_run_at_the_same_time() {
     }
 }
 
+/// `right` is planned behind `left`, and its result could lie where `left` reads; then it would wait for `left`, which waits for it.
+#[test]
+fn room_in_the_shared_arena_is_not_given_where_somebody_would_wait_for_it() {
+    let meeting = Arc::new(Meeting::default());
+    let fake = || Fake { meeting: Some(meeting.clone()), ..Fake::default() };
+    let engine = engine(vec![fake(), fake(), Fake::default()], "feed=fake:2,left=fake:1,right=fake:0,end=fake:2");
+    let nodes: [(&str, &str, &[&str], &str); 4] = [
+        ("feed", "Neg", &["x"], "a"),
+        ("left", "Exp", &["a"], "y"),
+        ("right", "Abs", &["x"], "b"),
+        ("end", "Neg", &["b"], "z"),
+    ];
+    let model = model(64, &nodes);
+    let mut schedule = engine.analyze_model(&model).unwrap().schedule().clone();
+    let position =
+        |partition: &hetero::scheduler::Partition| nodes.iter().position(|node| node.0 == partition.tasks[0]);
+    schedule.partitions.sort_by_key(position);
+    let plan = engine.load_plan(&model, &schedule.to_json().unwrap()).unwrap();
+    let x = tensor(64, 0.0);
+    let outputs = engine.run(&[("x", x.clone())], &plan).unwrap();
+    let expected = |f: fn(f32) -> f32| x.view::<f32>().unwrap().iter().map(|&x| f(x)).collect::<Vec<_>>();
+    close(outputs.tensor("y").unwrap(), &expected(|x| (-x).exp()));
+    close(outputs.tensor("z").unwrap(), &expected(|x| -x.abs()));
+}
+
 #[test]
 fn values_cross_in_place_where_both_sides_import_and_by_copies_elsewhere() {
     let model = model(1000, &CHAIN);
