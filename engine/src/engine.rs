@@ -13,6 +13,7 @@ use hetero_reference::Standard;
 use hetero_scheduler::{Heft, Partitioner};
 
 use crate::config::Config;
+use crate::lost::{takeover, uses};
 use crate::lower::{Constraints, CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
@@ -146,7 +147,7 @@ pub struct HeteroEngine {
     memory_limit: Option<u64>,
     deadline: Duration,
     /// Devices that were lost, each with the error that told. Their place in `devices` stays, as plans count on it.
-    lost: Mutex<Vec<(usize, HalError)>>,
+    pub(crate) lost: Mutex<Vec<(usize, HalError)>>,
 }
 
 impl HeteroEngine {
@@ -306,55 +307,6 @@ impl HeteroEngine {
         self.with_session(plan, |session| session.run_into(inputs, outputs))
     }
 
-    fn with_session<T>(&self, plan: &Plan, mut run: impl FnMut(&Session) -> Result<T>) -> Result<T> {
-        let mut session = self.session(plan)?;
-        loop {
-            let error = match run(&session) {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            session = self.recover(plan, &session, error)?;
-        }
-    }
-
-    /// After a run of `session` that failed with `error`: where that tells of a lost device, gives the session of the plan without it, from now
-    /// on the one of [`HeteroEngine::session`]. No plan of this engine uses the device again.
-    ///
-    /// # Errors
-    /// `error`, where it tells of no lost device or the session did without it already; the like, with what stands in the way, where
-    /// no other device takes its nodes.
-    pub fn recover(&self, plan: &Plan, session: &Arc<Session>, error: Error) -> Result<Arc<Session>> {
-        if !self.lose(&error) {
-            return Err(error);
-        }
-        let next = self.session(plan)?;
-        if Arc::ptr_eq(&next, session) { Err(error) } else { Ok(next) }
-    }
-
-    /// Notes the device that an error says is lost; `false` where it says none.
-    fn lose(&self, error: &Error) -> bool {
-        let Error::Device(error) = error else { return false };
-        let device = error.device().and_then(|id| self.position(&id.to_string()));
-        let (Some(device), ErrorKind::DeviceLost) = (device, error.kind()) else { return false };
-        let mut lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        if !lost.iter().any(|(other, _)| *other == device) {
-            lost.push((device, error.clone()));
-        }
-        true
-    }
-
-    /// The devices that were lost, each with the error that told; see [`HeteroEngine::recover`].
-    #[must_use]
-    pub fn lost(&self) -> Vec<(DeviceId, HalError)> {
-        let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
-        lost.iter().map(|(device, error)| (self.devices[*device].info().id.clone(), error.clone())).collect()
-    }
-
-    /// Is it a device that was lost?
-    fn is_lost(&self, id: &str) -> bool {
-        self.lost().iter().any(|(lost, _)| lost.to_string() == id)
-    }
-
     /// The session of a plan: its partitions, compiled. Made once, shared by all threads, and made again where a device was lost.
     ///
     /// A node that its device claimed but turns down at compile time is given to another device, unless it was pinned there;
@@ -412,8 +364,14 @@ impl HeteroEngine {
             };
             denied.insert((device, id));
             schedule = match self.divide(program, &denied) {
-                // The compiler's reason says more than that nobody may take the node.
+                // The compiler's reason says more than that nobody else may take the node.
                 Err(Error::Placement { .. }) => return Err(refused.into()),
+                Err(Error::Plan(obstacle)) => {
+                    let remedy = refused.remedy().map_or_else(String::new, |remedy| format!("{remedy}; "));
+                    return Err(refused
+                        .with_remedy(format!("{remedy}no other device can take over: {obstacle}"))
+                        .into());
+                }
                 divided => divided?,
             };
             let now = schedule.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
@@ -472,28 +430,4 @@ impl HeteroEngine {
     fn plan(&self, schedule: hetero_scheduler::Plan, program: Arc<Program>, assumed: Vec<String>) -> Plan {
         Plan(Arc::new(Inner { schedule, program, assumed, session: Mutex::new(None) }))
     }
-}
-
-/// Does a plan run anything on a device?
-fn uses(plan: &hetero_scheduler::Plan, id: &DeviceId) -> bool {
-    let id = id.to_string();
-    plan.partitions.iter().any(|partition| partition.device == id)
-}
-
-/// The line that tells what became of a lost device's nodes; `None` where it had none.
-fn takeover(
-    id: &DeviceId,
-    error: &HalError,
-    before: &hetero_scheduler::Plan,
-    now: &hetero_scheduler::Plan,
-) -> Option<String> {
-    let id = id.to_string();
-    let (before, now) = (before.placement(), now.placement());
-    let nodes: Vec<&str> = before.iter().filter(|(_, device)| **device == id).map(|(node, _)| *node).collect();
-    let mut takers: Vec<&str> = nodes.iter().filter_map(|node| now.get(node).copied()).collect();
-    takers.sort_unstable();
-    takers.dedup();
-    let plural = if nodes.len() == 1 { "node" } else { "nodes" };
-    let line = format!("{} {plural} of {id} moved to {}, as it was lost: {error}", nodes.len(), takers.join(", "));
-    (!nodes.is_empty()).then_some(line)
 }

@@ -23,7 +23,7 @@ use hetero_hal::{
 use crate::{Error, HeteroEngine, Result};
 use context::{Arrival, Arrivals, Context, Views};
 use layout::{Layout, Side, Slot, Storage};
-use partition::{Partition, named};
+use partition::{Compiled, Partition, named};
 pub use report::{Report, Traffic};
 pub use run::Run;
 pub use stream::Stream;
@@ -114,7 +114,7 @@ impl Session {
         plan: &hetero_scheduler::Plan,
         moved: Vec<String>,
     ) -> Result<Session> {
-        let (devices, partitions) = partition::compile(engine, &program, plan)?;
+        let Compiled { devices, partitions } = partition::compile(engine, &program, plan)?;
         let (layout, views) = lay_out(engine, &program, &devices, &partitions)?;
         let sources = sources(&program, &layout)?;
         let queues = devices

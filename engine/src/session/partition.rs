@@ -19,15 +19,19 @@ pub(super) struct Partition {
     pub(super) bindings: Vec<(ValueId, Direction)>,
 }
 
-/// Compiles a plan. Gives the devices that it uses, in the engine's order, and the partitions in the plan's.
+/// A plan, compiled.
+pub(super) struct Compiled {
+    /// The devices that it uses, in the engine's order.
+    pub(super) devices: Vec<Arc<dyn Device>>,
+    /// In the plan's order.
+    pub(super) partitions: Vec<Partition>,
+}
+
+/// Compiles a plan.
 ///
 /// # Errors
 /// `UnknownDevice` where the plan uses a device that was not added; `Device` where one cannot compile, with its id.
-pub(super) fn compile(
-    engine: &HeteroEngine,
-    program: &Program,
-    plan: &hetero_scheduler::Plan,
-) -> Result<(Vec<Arc<dyn Device>>, Vec<Partition>)> {
+pub(super) fn compile(engine: &HeteroEngine, program: &Program, plan: &hetero_scheduler::Plan) -> Result<Compiled> {
     let mut used = Vec::with_capacity(plan.partitions.len());
     for partition in &plan.partitions {
         used.push(engine.position(&partition.device).ok_or_else(|| Error::UnknownDevice {
@@ -55,7 +59,7 @@ pub(super) fn compile(
         let bindings = executable.bindings().iter().map(binding).collect::<std::result::Result<_, _>>()?;
         partitions.push(Partition { device, executable, bindings });
     }
-    Ok((devices, partitions))
+    Ok(Compiled { devices, partitions })
 }
 
 /// Compiles a partition. An error says which device it is of.
