@@ -1,19 +1,22 @@
 //! The facade: devices, plans, runs.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hetero_hal::{
-    Device, DeviceId, Driver, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor, Topology, Unavailable,
+    Device, DeviceId, Driver, Error as HalError, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor,
+    Topology, Unavailable,
 };
 use hetero_onnx::Binding;
 use hetero_reference::Standard;
 use hetero_scheduler::{Heft, Partitioner};
 
 use crate::config::Config;
-use crate::lower::{CostModel, Roofline, problem};
+use crate::lost::{takeover, uses};
+use crate::lower::{Constraints, CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
+use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
 use crate::session::{OutputBuffer, Outputs, Session};
 use crate::{Error, Model, Result};
@@ -43,6 +46,7 @@ pub struct Builder {
     costs: Option<Arc<dyn CostModel>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
@@ -84,6 +88,13 @@ impl Builder {
         self
     }
 
+    /// Pins nodes to devices; the partitioner places the others.
+    #[must_use]
+    pub fn place(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
     /// Sets the configuration.
     #[must_use]
     pub fn config(mut self, config: Config) -> Self {
@@ -117,9 +128,11 @@ impl Builder {
             costs,
             operators: self.operators,
             passes: self.passes,
+            placement: self.placement,
             config: self.config,
             memory_limit: self.memory_limit,
             deadline: self.deadline,
+            lost: Mutex::new(Vec::new()),
         }
     }
 }
@@ -133,9 +146,12 @@ pub struct HeteroEngine {
     costs: Arc<dyn CostModel>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
+    /// Devices that were lost, each with the error that told. Their place in `devices` stays, as plans count on it.
+    pub(crate) lost: Mutex<Vec<(usize, HalError)>>,
 }
 
 impl HeteroEngine {
@@ -156,6 +172,7 @@ impl HeteroEngine {
             costs: None,
             operators: Arc::new(Standard),
             passes: passes::standard(),
+            placement: Placement::default(),
             config: Config::default(),
             memory_limit: None,
             deadline: DEADLINE,
@@ -172,6 +189,12 @@ impl HeteroEngine {
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
+    }
+
+    /// How the opened devices reach each other's memory.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The configuration.
@@ -272,10 +295,12 @@ impl HeteroEngine {
 
     /// Runs a plan once. The first run compiles it.
     ///
+    /// Where a device is lost in the run, the plan is divided again without it and run again; [`Session::report`] says so.
+    ///
     /// # Errors
-    /// `Input` where the inputs are not the model's; `Device` where a device fails.
+    /// `Input` where the inputs are not the model's; `Device` where a device fails, or is lost and no other takes its nodes.
     pub fn run(&self, inputs: &[(&str, Tensor)], plan: &Plan) -> Result<Outputs> {
-        self.session(plan)?.run(inputs)
+        self.with_session(plan, |session| session.run(inputs))
     }
 
     /// Runs a plan into memory of the caller's; see [`Session::run_into`].
@@ -283,27 +308,54 @@ impl HeteroEngine {
     /// # Errors
     /// As [`HeteroEngine::run`].
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], plan: &Plan) -> Result<()> {
-        self.session(plan)?.run_into(inputs, outputs)
+        self.with_session(plan, |session| session.run_into(inputs, outputs))
     }
 
-    /// The session of a plan: its partitions, compiled. Made once, shared by all threads.
+    /// The session of a plan: its partitions, compiled. Made once, shared by all threads, and made again where a device was lost.
     ///
-    /// A node that its device claimed but turns down at compile time is given to another device; [`Session::report`] says so.
+    /// A node that its device claimed but turns down at compile time is given to another device, unless it was pinned there;
+    /// [`Session::report`] says so.
     ///
     /// # Errors
-    /// `Device` where a device cannot compile what it was given and no other takes it.
+    /// `Device` where a device cannot compile what it was given and no other takes it; `Plan` where a device was lost and no other
+    /// takes its nodes.
     pub fn session(&self, plan: &Plan) -> Result<Arc<Session>> {
         let mut slot = plan.0.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = &*slot {
+        let sound = |session: &&Arc<Session>| {
+            !session.devices().iter().any(|device| self.is_lost(&device.info().id.to_string()))
+        };
+        if let Some(session) = slot.as_ref().filter(sound) {
             return Ok(session.clone());
         }
+        // What a lost device holds is let go even where there is no session without it.
+        *slot = None;
         let program = &plan.0.program;
         let mut schedule = plan.0.schedule.clone();
         let mut denied: HashSet<(usize, NodeId)> = HashSet::new();
         let mut moved: Vec<String> = Vec::new();
         let session = loop {
+            let lost = self.lost();
+            // The one lost last is news.
+            let missing = lost.iter().rev().find(|(id, _)| uses(&schedule, id));
+            if let Some((_, error)) = missing {
+                let now = self.divide(program, &denied).map_err(|obstacle| match obstacle {
+                    Error::Plan(obstacle) => {
+                        error.clone().with_remedy(format!("no other device can take over: {obstacle}")).into()
+                    }
+                    other => other,
+                })?;
+                moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &schedule, &now)));
+                schedule = now;
+            }
             let refused = match Session::new(self, program.clone(), &schedule, moved.clone()) {
                 Ok(session) => break Arc::new(session),
+                // Lost while it compiled: the same without it.
+                Err(Error::Device(error))
+                    if error.device().is_some_and(|id| uses(&schedule, id))
+                        && self.lose(&Error::Device(error.clone())) =>
+                {
+                    continue;
+                }
                 Err(Error::Device(error)) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Compile) => {
                     error
                 }
@@ -315,7 +367,17 @@ impl HeteroEngine {
                 return Err(refused.into());
             };
             denied.insert((device, id));
-            schedule = self.divide(program, &denied)?;
+            schedule = match self.divide(program, &denied) {
+                // The compiler's reason says more than that nobody else may take the node.
+                Err(Error::Placement { .. }) => return Err(refused.into()),
+                Err(Error::Plan(obstacle)) => {
+                    let remedy = refused.remedy().map_or_else(String::new, |remedy| format!("{remedy}; "));
+                    return Err(refused
+                        .with_remedy(format!("{remedy}no other device can take over: {obstacle}"))
+                        .into());
+                }
+                divided => divided?,
+            };
             let now = schedule.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
             moved.push(format!("{node} moved to {now}: {refused}"));
         };
@@ -353,7 +415,12 @@ impl HeteroEngine {
     }
 
     fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
-        let problem = problem(program, &self.devices, &self.topology, &*self.costs, denied)?;
+        let lost: Vec<usize> = {
+            let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.iter().map(|(device, _)| *device).collect()
+        };
+        let constraints = Constraints { denied, lost: &lost, placement: &self.placement };
+        let problem = problem(program, &self.devices, &self.topology, &*self.costs, &constraints)?;
         let schedule = self.partitioner.partition(&problem)?;
         let mut plan =
             hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;
@@ -365,6 +432,6 @@ impl HeteroEngine {
     }
 
     fn plan(&self, schedule: hetero_scheduler::Plan, program: Arc<Program>, assumed: Vec<String>) -> Plan {
-        Plan(Arc::new(Inner { schedule, program, assumed, session: std::sync::Mutex::new(None) }))
+        Plan(Arc::new(Inner { schedule, program, assumed, session: Mutex::new(None) }))
     }
 }

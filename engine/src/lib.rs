@@ -2,7 +2,13 @@
 //!
 //! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each node to the device that suits it, and
 //! replays the plan. Backends are feature flags; drivers, partitioners, cost models and passes of your own are registered on the
-//! engine's builder.
+//! engine's builder, as is a [`Placement`] of nodes by hand.
+//!
+//! A [`Session`] is a plan made ready. Partitions that do not depend on each other run at the same time; a value passes between devices
+//! that both import host memory without a copy; [`Session::report`] says what passes on which edge, and why something is copied. Several
+//! runs may be under way: on threads of the caller's, begun by [`Session::start`], or as a pipeline with [`Session::stream`]. Where a device is lost,
+//! the run fails with one error that names it, and [`HeteroEngine::run`] goes on without it ([`HeteroEngine::recover`] does so for who holds
+//! a session).
 //!
 //! ```
 //! use hetero::{DeviceOptions, HeteroEngine, Tensor};
@@ -42,8 +48,10 @@
 mod config;
 mod engine;
 mod error;
+mod lost;
 mod lower;
 pub mod passes;
+mod place;
 mod plan;
 mod session;
 
@@ -58,5 +66,6 @@ pub use hetero_onnx::{
 };
 pub use hetero_scheduler as scheduler;
 pub use lower::{CostModel, Roofline, flops};
+pub use place::Placement;
 pub use plan::Plan;
-pub use session::{OutputBuffer, Outputs, Port, Report, Session};
+pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, Traffic};

@@ -79,7 +79,12 @@ pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<
     let mut ids = options.devices.clone();
     if ids.is_empty() {
         let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
-        ids = found.map(|info| info.id.to_string()).collect();
+        // A driver may stand in front of another of its name.
+        for id in found.map(|info| info.id.to_string()) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
     }
     if ids.is_empty() {
         return Err(Failure::failed("there is no device; `hetero check --compatibility` says why"));
