@@ -47,8 +47,8 @@ impl LinkProfile {
             let own = sample.seconds.median;
             let smoothed = match (index.checked_sub(1).and_then(median), median(index + 1)) {
                 (Some(before), Some(behind)) => own.clamp(before.min(behind), before.max(behind)),
-                // The smallest size takes no longer than the next.
-                (None, Some(behind)) => own.min(behind),
+                // The smallest size takes no longer than the longer of the next two, of which one may be wrong.
+                (None, Some(behind)) => own.min(median(index + 2).map_or(behind, |next| next.max(behind))),
                 _ => own,
             };
             largest = largest.max(smoothed);
@@ -217,11 +217,11 @@ mod tests {
         }
 
         #[test]
-        fn a_wild_size_moves_no_edge_far(wild in 0usize..8, factor in prop::sample::select(vec![1e-3, 0.1, 10.0, 1e3])) {
+        fn a_wild_size_moves_no_edge_far(wild in 1usize..8, factor in prop::sample::select(vec![1e-3, 0.1, 10.0, 1e3])) {
             let sizes: Vec<u64> = (0..8).map(|step| 4096 << (2 * step)).collect();
             let mut samples: Vec<_> = sizes.iter().map(|&bytes| (bytes, 1e-5 + bytes as f64 / 4e9)).collect();
             // The smallest is the latency itself.
-            samples[wild.max(1)].1 *= factor;
+            samples[wild].1 *= factor;
             let link = link("a:0", "b:0", "staged", &samples);
             for &bytes in sizes.iter().take(7) {
                 let ratio = link.seconds(bytes).unwrap() / (1e-5 + bytes as f64 / 4e9);

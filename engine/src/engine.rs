@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use hetero_comm::Profile;
 use hetero_hal::{
     Device, DeviceId, Driver, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor, Topology, Unavailable,
 };
@@ -12,6 +13,7 @@ use hetero_reference::Standard;
 use hetero_scheduler::{Heft, Partitioner};
 
 use crate::config::Config;
+use crate::costs::Calibrated;
 use crate::lower::{CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
 use crate::plan::{Inner, Plan, fingerprint};
@@ -37,6 +39,7 @@ pub struct Builder {
     drivers: Vec<Arc<dyn Driver>>,
     partitioner: Arc<dyn Partitioner>,
     costs: Option<Arc<dyn CostModel>>,
+    profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
     config: Config,
@@ -63,6 +66,14 @@ impl Builder {
     #[must_use]
     pub fn cost_model(mut self, costs: Arc<dyn CostModel>) -> Self {
         self.costs = Some(costs);
+        self
+    }
+
+    /// Plans with what was measured: the edges between devices, and, where no cost model is set, what operators take. Measurements of another
+    /// product or driver version than a device's are not used for it; see [`Profile::usability`].
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(Arc::new(profile));
         self
     }
 
@@ -104,13 +115,18 @@ impl Builder {
     /// The engine, without devices yet.
     #[must_use]
     pub fn build(self) -> HeteroEngine {
-        let costs = self.costs.unwrap_or_else(|| Arc::new(Roofline { operators: self.operators.clone() }));
+        let operators = self.operators.clone();
+        let costs = self.costs.unwrap_or_else(|| match &self.profile {
+            Some(profile) => Arc::new(Calibrated::new(profile.clone(), operators)),
+            None => Arc::new(Roofline { operators }),
+        });
         HeteroEngine {
             drivers: self.drivers,
             devices: Vec::new(),
             topology: Topology::default(),
             partitioner: self.partitioner,
             costs,
+            profile: self.profile,
             operators: self.operators,
             passes: self.passes,
             config: self.config,
@@ -127,6 +143,7 @@ pub struct HeteroEngine {
     topology: Topology,
     partitioner: Arc<dyn Partitioner>,
     costs: Arc<dyn CostModel>,
+    profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
     config: Config,
@@ -150,6 +167,7 @@ impl HeteroEngine {
             drivers: builtin_drivers(),
             partitioner: Arc::new(Heft),
             costs: None,
+            profile: None,
             operators: Arc::new(Standard),
             passes: passes::standard(),
             config: Config::default(),
@@ -168,6 +186,18 @@ impl HeteroEngine {
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
+    }
+
+    /// What was measured, where the engine plans with it.
+    #[must_use]
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_deref()
+    }
+
+    /// The edges between the devices: what they say of themselves, and what was measured.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The configuration.
@@ -207,6 +237,10 @@ impl HeteroEngine {
             self.topology.insert(b.id.clone(), a.id.clone(), other.edge_to(a));
         }
         self.devices.push(device);
+        if let Some(profile) = &self.profile {
+            let infos: Vec<_> = self.devices.iter().map(|device| device.info()).collect();
+            profile.apply(&infos, &mut self.topology);
+        }
         Ok(id)
     }
 

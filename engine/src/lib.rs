@@ -40,6 +40,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod costs;
 mod engine;
 mod error;
 mod lower;
@@ -48,8 +49,10 @@ mod plan;
 mod session;
 
 pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
+pub use costs::{Calibrated, Family};
 pub use engine::{Builder, HeteroEngine, builtin_drivers};
 pub use error::{Error, Result};
+pub use hetero_comm as comm;
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
@@ -57,6 +60,6 @@ pub use hetero_onnx::{
     read_tensor,
 };
 pub use hetero_scheduler as scheduler;
-pub use lower::{CostModel, Roofline, flops};
+pub use lower::{CostModel, Roofline, bytes, flops};
 pub use plan::Plan;
 pub use session::{OutputBuffer, Outputs, Port, Report, Session};

@@ -24,6 +24,9 @@ fn engine(model: &ModelOptions, devices: &DeviceOptions, strategy: Option<&str>)
     if let Some(bytes) = devices.memory_limit {
         builder = builder.memory_limit(bytes);
     }
+    if let Some(profile) = devices::profile(devices)? {
+        builder = builder.profile(profile);
+    }
     let mut engine = builder.build();
     devices::add(&mut engine, devices)?;
     Ok(engine)
