@@ -270,16 +270,23 @@ impl Profile {
         }
     }
 
-    /// Takes over from an older profile of the same machine what this one has not measured anew.
+    /// Takes over from an older profile of the same machine what this one has not measured anew. Links to a device whose product or driver has
+    /// changed since are not.
     pub fn keep(&mut self, older: Profile) {
         if older.host != self.host {
             return;
         }
         let known: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
-        self.devices.extend(older.devices.into_iter().filter(|device| !known.contains(&device.id)));
         let fresh = |id: &DeviceId| known.contains(id) || *id == host_id();
-        // A device that was measured anew may have changed, so that its old links with others still hold only where it has not.
-        self.links.extend(older.links.into_iter().filter(|link| !(fresh(&link.from) || fresh(&link.to))));
+        let changed = |id: &DeviceId| match (self.device(id), older.device(id)) {
+            (Some(new), Some(old)) => (&new.name, &new.driver_version) != (&old.name, &old.driver_version),
+            _ => false,
+        };
+        let holds =
+            |link: &&LinkProfile| !(fresh(&link.from) && fresh(&link.to)) && !changed(&link.from) && !changed(&link.to);
+        let links: Vec<LinkProfile> = older.links.iter().filter(holds).cloned().collect();
+        self.links.extend(links);
+        self.devices.extend(older.devices.into_iter().filter(|device| !known.contains(&device.id)));
         self.devices.sort_by(|a, b| a.id.cmp(&b.id));
     }
 
@@ -544,12 +551,20 @@ mod tests {
         older.devices[1].name = "old".into();
         older.devices.push(DeviceProfile::new(&info("gpu:2")));
         older.devices.push(DeviceProfile::new(&info("gpu:3")));
-        older.links.push(link("gpu:2", "gpu:3"));
+        older.links.extend([
+            link("gpu:2", "gpu:3"),
+            link("host:0", "gpu:2"),
+            link("gpu:0", "gpu:2"),
+            link("gpu:1", "gpu:2"),
+        ]);
         let mut newer = full();
         newer.keep(older.clone());
         let ids: Vec<String> = newer.devices.iter().map(|device| device.id.to_string()).collect();
         assert_eq!(ids, ["gpu:0", "gpu:1", "gpu:2", "gpu:3"]);
-        assert_eq!((newer.links.len(), newer.devices[1].name.as_str()), (4, "chip"));
+        assert_eq!(newer.devices[1].name, "chip");
+        // All but that to gpu:1, which is another product now; those that were measured anew are there once.
+        assert_eq!(newer.links.len(), 3 + 3);
+        assert!(!newer.links.contains(&link("gpu:1", "gpu:2")) && newer.links.contains(&link("gpu:0", "gpu:2")));
         older.host.cores += 1;
         let mut elsewhere = full();
         elsewhere.keep(older);
