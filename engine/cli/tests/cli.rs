@@ -196,8 +196,12 @@ fn a_calibration_is_kept_and_planned_with() {
     assert!(folder.run(&arguments).stderr.is_empty(), "there is no profile yet");
     let report = folder.json(&["calibrate", "--device", "cpu:0", "--threads", "1", "--seconds", "1", "--json"]);
     let device = &report["devices"][0];
-    assert_eq!((&device["id"], &device["absent"]), (&"cpu:0".into(), &serde_json::json!([])));
-    assert!(device["operators"].as_array().unwrap().len() > 40 && device["submission"]["median"].is_number());
+    assert!(device["id"] == "cpu:0" && device["submission"]["median"].is_number());
+    assert!(!device["operators"].as_array().unwrap().is_empty());
+    // The CPU takes everything; a second may be short.
+    for absent in device["absent"].as_array().unwrap() {
+        assert!(absent["reason"].as_str().unwrap().contains("no time was left"), "{absent}");
+    }
     assert!(report["links"].as_array().unwrap().iter().any(|link| link["transport"] == "zero-copy"));
     let written = std::fs::read_to_string(folder.0.join("profile.json")).unwrap();
     let said = |arguments: &[&str]| String::from_utf8(folder.run(arguments).stderr).unwrap();
@@ -209,6 +213,6 @@ fn a_calibration_is_kept_and_planned_with() {
     assert!(said(&other).contains("not for cpu:0: measured with driver version 'none'"), "{}", said(&other));
     std::fs::write(folder.0.join("profile.json"), &written[..written.len() / 2]).unwrap();
     let (code, said) = folder.fails(&arguments);
-    assert!(code == 1 && said.contains("is no profile") && said.contains("hetero calibrate"), "{said}");
+    assert!(code == 1 && said.contains("is no profile") && said.contains("delete the file"), "{said}");
     assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--profile", "absent.json"]).0, 1);
 }
