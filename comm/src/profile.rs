@@ -278,12 +278,12 @@ impl Profile {
         }
         let known: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
         let fresh = |id: &DeviceId| known.contains(id) || *id == host_id();
-        let changed = |id: &DeviceId| match (self.device(id), older.device(id)) {
-            (Some(new), Some(old)) => (&new.name, &new.driver_version) != (&old.name, &old.driver_version),
-            _ => false,
+        let same = |id: &DeviceId| match (self.device(id), older.device(id)) {
+            (Some(new), Some(old)) => new.name == old.name && new.driver_version == old.driver_version,
+            _ => true,
         };
-        let holds =
-            |link: &&LinkProfile| !(fresh(&link.from) && fresh(&link.to)) && !changed(&link.from) && !changed(&link.to);
+        let measured_anew = |link: &LinkProfile| fresh(&link.from) && fresh(&link.to);
+        let holds = |link: &&LinkProfile| !measured_anew(link) && same(&link.from) && same(&link.to);
         let links: Vec<LinkProfile> = older.links.iter().filter(holds).cloned().collect();
         self.links.extend(links);
         self.devices.extend(older.devices.into_iter().filter(|device| !known.contains(&device.id)));
