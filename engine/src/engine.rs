@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hetero_comm::Profile;
 use hetero_hal::{
     Device, DeviceId, Driver, Error as HalError, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor,
     Topology, Unavailable,
@@ -13,6 +14,7 @@ use hetero_reference::Standard;
 use hetero_scheduler::{Heft, Partitioner};
 
 use crate::config::Config;
+use crate::costs::Calibrated;
 use crate::lost::{takeover, uses};
 use crate::lower::{Constraints, CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
@@ -44,6 +46,7 @@ pub struct Builder {
     drivers: Vec<Arc<dyn Driver>>,
     partitioner: Arc<dyn Partitioner>,
     costs: Option<Arc<dyn CostModel>>,
+    profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
     placement: Placement,
@@ -71,6 +74,14 @@ impl Builder {
     #[must_use]
     pub fn cost_model(mut self, costs: Arc<dyn CostModel>) -> Self {
         self.costs = Some(costs);
+        self
+    }
+
+    /// Plans with what was measured: the edges between devices, and, where no cost model is set, what operators take. Measurements of another
+    /// product or driver version than a device's are not used for it; see [`Profile::usability`].
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(Arc::new(profile));
         self
     }
 
@@ -119,13 +130,18 @@ impl Builder {
     /// The engine, without devices yet.
     #[must_use]
     pub fn build(self) -> HeteroEngine {
-        let costs = self.costs.unwrap_or_else(|| Arc::new(Roofline { operators: self.operators.clone() }));
+        let operators = self.operators.clone();
+        let costs = self.costs.unwrap_or_else(|| match &self.profile {
+            Some(profile) => Arc::new(Calibrated::new(profile.clone(), operators)),
+            None => Arc::new(Roofline { operators }),
+        });
         HeteroEngine {
             drivers: self.drivers,
             devices: Vec::new(),
             topology: Topology::default(),
             partitioner: self.partitioner,
             costs,
+            profile: self.profile,
             operators: self.operators,
             passes: self.passes,
             placement: self.placement,
@@ -144,6 +160,7 @@ pub struct HeteroEngine {
     topology: Topology,
     partitioner: Arc<dyn Partitioner>,
     costs: Arc<dyn CostModel>,
+    profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
     placement: Placement,
@@ -170,6 +187,7 @@ impl HeteroEngine {
             drivers: builtin_drivers(),
             partitioner: Arc::new(Heft),
             costs: None,
+            profile: None,
             operators: Arc::new(Standard),
             passes: passes::standard(),
             placement: Placement::default(),
@@ -191,7 +209,13 @@ impl HeteroEngine {
         &self.devices
     }
 
-    /// How the opened devices reach each other's memory.
+    /// What was measured, where the engine plans with it.
+    #[must_use]
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_deref()
+    }
+
+    /// The edges between the devices: what they say of themselves, and what was measured.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
@@ -234,6 +258,10 @@ impl HeteroEngine {
             self.topology.insert(b.id.clone(), a.id.clone(), other.edge_to(a));
         }
         self.devices.push(device);
+        if let Some(profile) = &self.profile {
+            let infos: Vec<_> = self.devices.iter().map(|device| device.info()).collect();
+            profile.apply(&infos, &mut self.topology);
+        }
         Ok(id)
     }
 

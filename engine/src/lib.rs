@@ -46,6 +46,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod costs;
 mod engine;
 mod error;
 mod lost;
@@ -56,8 +57,10 @@ mod plan;
 mod session;
 
 pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
+pub use costs::{Calibrated, Family};
 pub use engine::{Builder, HeteroEngine, builtin_drivers};
 pub use error::{Error, Result};
+pub use hetero_comm as comm;
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
@@ -65,7 +68,7 @@ pub use hetero_onnx::{
     read_tensor,
 };
 pub use hetero_scheduler as scheduler;
-pub use lower::{CostModel, Roofline, flops};
+pub use lower::{CostModel, Roofline, bytes, flops};
 pub use place::Placement;
 pub use plan::Plan;
 pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, Traffic};

@@ -46,10 +46,17 @@ pub fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64
     (definition.flops)(&node.operator, &inputs, &outputs)
 }
 
+/// Bytes of a node's inputs, weights and outputs.
+#[must_use]
+pub fn bytes(program: &Program, node: &Node) -> u64 {
+    let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+    let sizes = touched.filter_map(|id| program.values().get(id.index())).map(|value| value.bytes() as u64);
+    sizes.fold(0, u64::saturating_add)
+}
+
 impl CostModel for Roofline {
     fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64 {
-        let touched = node.uses().chain(node.outputs.iter().flatten().copied());
-        let bytes: f64 = touched.filter_map(|id| program.values().get(id.index())).map(|v| v.bytes() as f64).sum();
+        let bytes = bytes(program, node) as f64;
         let compute = flops(program, node, &*self.operators) as f64 / device.peak_flops.unwrap_or(FLOPS);
         let memory = bytes / device.peak_bandwidth.unwrap_or(BANDWIDTH);
         let factor = if *quality == Quality::Native { 1.0 } else { SLOW };

@@ -49,6 +49,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  hetero conformance --device cpu:0\n  hetero conformance --device cpu:0 --filter Conv --junit report.xml\n  hetero conformance onnx onnx/backend/test/data\n\nExit code 1 where a case went worse, or better, than expected."
     )]
     Conformance(ConformanceOptions),
+    /// Measure what operators take on each device, and transfers between them, and keep the result as a profile that plans are made with.
+    #[command(
+        after_help = "Examples:\n  hetero calibrate\n  hetero calibrate --device cpu:0 --seconds 5 --out profile.json\n\nThe profile is written to --out, else to $HETERO_PROFILE, else to hetero/profile.json in the user's cache folder."
+    )]
+    Calibrate(CalibrateOptions),
     /// Classify 500 held-out digits with a small network, on the devices found.
     #[command(after_help = "Examples:\n  hetero demo\n  hetero demo --device cpu:0 --json")]
     Demo(DemoOptions),
@@ -95,6 +100,9 @@ pub(crate) struct DeviceOptions {
     /// Bytes that constants and intermediate values may take, such as 512M or 2G.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) memory_limit: Option<u64>,
+    /// Plan with what `hetero calibrate` wrote to this file; without it, with the user's profile where there is one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     /// Option that only this driver knows, such as cpu.isa=avx2 or cpu.convolution=direct; may be repeated.
     #[arg(long = "option", value_name = "DRIVER.KEY=VALUE", value_parser = parse_option)]
     pub(crate) options: Vec<DriverOption>,
@@ -265,6 +273,20 @@ pub(crate) struct StandardOptions {
     /// Cases that are expected to fail, a pattern and a reason on each line; without it, the list for onnx 1.22.0 on the CPU.
     #[arg(long, value_name = "FILE")]
     pub(crate) expected: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CalibrateOptions {
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
+    /// Seconds for the operators of each device; each way between devices gets a twentieth of that.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Write the profile to this file.
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
 }

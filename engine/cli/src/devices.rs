@@ -1,6 +1,7 @@
 //! `hetero devices` and `hetero check`.
 
 use hetero::HeteroEngine;
+use hetero::comm::{Profile, Usability};
 use hetero::hal::DeviceInfo;
 use serde_json::{Value, json};
 
@@ -103,5 +104,29 @@ pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<
         };
         engine.add_device(&id, open)?;
     }
+    if let Some(profile) = engine.profile() {
+        eprintln!("{}", used(profile, engine));
+    }
     Ok(())
+}
+
+/// The profile to plan with: that which was named, else the user's, where there is one.
+pub(crate) fn profile(options: &DeviceOptions) -> Result<Option<Profile>> {
+    let loaded = match &options.profile {
+        Some(path) => Profile::load(path).map(Some),
+        None => Profile::load_default(),
+    };
+    loaded.map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Which profile is planned with, and for which devices it cannot be used.
+fn used(profile: &Profile, engine: &HeteroEngine) -> String {
+    let mut line = format!("planning with the profile of {}", profile.created);
+    for device in engine.devices() {
+        let usability = profile.usability(device.info());
+        if usability != Usability::Fits {
+            line += &format!("; not for {}: {usability}", device.info().id);
+        }
+    }
+    line
 }

@@ -46,6 +46,9 @@ fn engine(
             builder = builder.driver(Arc::new(layer));
         }
     }
+    if let Some(profile) = devices::profile(devices)? {
+        builder = builder.profile(profile);
+    }
     let mut engine = builder.build();
     devices::add(&mut engine, devices)?;
     if let Some((id, _)) = faults.iter().find(|(id, _)| !engine.devices().iter().any(|device| device.info().id == *id))

@@ -45,7 +45,9 @@ impl Folder {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hetero")).args(arguments).current_dir(&self.0).output().unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
+        // Not the profile of whoever runs the tests.
+        command.args(arguments).current_dir(&self.0).env("HETERO_PROFILE", "profile.json").output().unwrap()
     }
 
     /// Exit code and standard error.
@@ -243,4 +245,32 @@ fn injected_faults_end_in_reports() {
     }
     assert!(folder.run(&[&base[..], &["cpu:0=lose:5"]].concat()).status.success());
     assert_eq!(folder.fails(&[&base[..], &["tpu:0=lose:5"]].concat()).0, 2);
+}
+
+#[test]
+fn a_calibration_is_kept_and_planned_with() {
+    let folder = Folder::new("calibrate");
+    let arguments = ["plan", "model.onnx", "--device", "cpu:0"];
+    assert!(folder.run(&arguments).stderr.is_empty(), "there is no profile yet");
+    let report = folder.json(&["calibrate", "--device", "cpu:0", "--threads", "1", "--seconds", "1", "--json"]);
+    let device = &report["devices"][0];
+    assert!(device["id"] == "cpu:0" && device["submission"]["median"].is_number());
+    assert!(!device["operators"].as_array().unwrap().is_empty());
+    // The CPU takes everything; a second may be short.
+    for absent in device["absent"].as_array().unwrap() {
+        assert!(absent["reason"].as_str().unwrap().contains("no time was left"), "{absent}");
+    }
+    assert!(report["links"].as_array().unwrap().iter().any(|link| link["transport"] == "zero-copy"));
+    let written = std::fs::read_to_string(folder.0.join("profile.json")).unwrap();
+    let said = |arguments: &[&str]| String::from_utf8(folder.run(arguments).stderr).unwrap();
+    let date = report["created"].as_str().unwrap();
+    assert!(said(&arguments).contains(&format!("planning with the profile of {date}\n")), "{}", said(&arguments));
+    let version = device["driver_version"].as_str().unwrap();
+    std::fs::write(folder.0.join("other.json"), written.replace(&format!("\"{version}\""), "\"none\"")).unwrap();
+    let other = ["run", "model.onnx", "--random", "1", "--profile", "other.json"];
+    assert!(said(&other).contains("not for cpu:0: measured with driver version 'none'"), "{}", said(&other));
+    std::fs::write(folder.0.join("profile.json"), &written[..written.len() / 2]).unwrap();
+    let (code, said) = folder.fails(&arguments);
+    assert!(code == 1 && said.contains("is no profile") && said.contains("delete the file"), "{said}");
+    assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--profile", "absent.json"]).0, 1);
 }

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use hetero_hal::{
     Buffer, BufferLayout, Capabilities, Claim, ClockRequest, ClockState, CompileOptions, Device, DeviceId, DeviceInfo,
-    Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, OpenOptions, Point, Program,
-    Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work,
+    Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, NodeId, OpenOptions, Point,
+    Program, Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work,
 };
 
 use crate::Fault;
@@ -164,6 +164,10 @@ impl Device for FaultyDevice {
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
         self.inner.claims(program)
+    }
+
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        self.inner.refusal(program, node)
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
