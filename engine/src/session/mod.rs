@@ -198,9 +198,11 @@ impl Session {
                 Arrival::Unknown if imports => None,
                 Arrival::InPlace => None,
                 Arrival::Unknown | Arrival::NoImport => Some(no_import(&id)),
-                Arrival::Unaligned if capabilities.import_alignment > 1 => {
-                    let page = capabilities.import_alignment;
-                    Some(format!("{id} imports multiples of {page} bytes, and the input's address or length is none"))
+                Arrival::Unaligned if capabilities.import_alignment > 0 => {
+                    let step = capabilities.import_alignment;
+                    Some(format!(
+                        "{id} imports what begins and ends at multiples of {step} bytes, and the input doesn't"
+                    ))
                 }
                 Arrival::Unaligned => {
                     Some(format!("the input is not aligned to the {} bytes that {id} needs", capabilities.alignment))
