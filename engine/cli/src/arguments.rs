@@ -91,7 +91,8 @@ pub(crate) struct ModelOptions {
 /// Which devices, and how.
 #[derive(Debug, Args)]
 pub(crate) struct DeviceOptions {
-    /// Device to use, such as cpu:0; may be repeated. Without it, every device found.
+    /// Device to use, such as cpu:0; may be repeated. Without it, every device found that is a chip of its own: no emulator, and no driver of the host's processor
+    /// but cpu:0.
     #[arg(long = "device", value_name = "ID")]
     pub(crate) devices: Vec<String>,
     /// Threads of the CPU device; without it, one per core.
