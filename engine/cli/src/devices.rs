@@ -86,7 +86,7 @@ pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<
     if ids.is_empty() {
         let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
         // A driver may stand in front of another of its name.
-        for id in found.map(|info| info.id.to_string()) {
+        for id in found.filter(own_chip).map(|info| info.id.to_string()) {
             if !ids.contains(&id) {
                 ids.push(id);
             }
