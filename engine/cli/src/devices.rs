@@ -82,11 +82,20 @@ fn own_chip(info: &DeviceInfo) -> bool {
 
 /// Adds the devices that were asked for, or all that are chips of their own.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    add_which(engine, options, own_chip)
+}
+
+/// Adds the devices that were asked for, or all that there are.
+pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    add_which(engine, options, |_| true)
+}
+
+fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
     let mut ids = options.devices.clone();
     if ids.is_empty() {
         let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
         // A driver may stand in front of another of its name.
-        for id in found.filter(own_chip).map(|info| info.id.to_string()) {
+        for id in found.filter(wanted).map(|info| info.id.to_string()) {
             if !ids.contains(&id) {
                 ids.push(id);
             }
