@@ -48,14 +48,19 @@ impl OpenClDevice {
         let Found { handle, info, quirks, .. } = found;
         let failed = |error: Error| error.on(info.id.clone());
         let mut folder = program::folder();
+        // Where local memory is a part of global memory, work items are lanes of a processor's vectors.
+        let local = cl3::device::get_device_info(handle.0, cl3::device::CL_DEVICE_LOCAL_MEM_TYPE).map(u32::from);
+        let mut tiles = local == Ok(cl3::device::CL_LOCAL);
         for (key, value) in &options.extra {
             match (&**key, &**value) {
                 ("cache", "off") => folder = None,
+                ("tiles", "on") => tiles = true,
+                ("tiles", "off") => tiles = false,
                 ("cache", path) => folder = Some(path.into()),
                 _ => {
                     return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
                         .on(info.id.clone())
-                        .with_remedy("the driver takes `memory_limit`, and `cache`: a folder for binaries, or `off`"));
+                        .with_remedy("the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`"));
                 }
             }
         }
@@ -67,6 +72,7 @@ impl OpenClDevice {
         let target = Target {
             half: true,
             long: true,
+            tiles,
             items: size(cl3::device::CL_DEVICE_MAX_WORK_GROUP_SIZE).unwrap_or(1).min(1 << 16) as u32,
             local_bytes: number(cl3::device::CL_DEVICE_LOCAL_MEM_SIZE).unwrap_or(0).min(1 << 20) as u32,
             groups: 1 << 24,
