@@ -29,6 +29,10 @@ pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
     vec![
         #[cfg(feature = "cpu")]
         Arc::new(hetero_cpu::CpuDriver),
+        #[cfg(feature = "opencl")]
+        Arc::new(hetero_opencl::OpenClDriver::processors()),
+        #[cfg(feature = "fpga")]
+        Arc::new(hetero_opencl::OpenClDriver::accelerators()),
     ]
 }
 

@@ -30,6 +30,12 @@ pub trait Device: Any + Send + Sync {
     /// is one that it does not take. Cheap: nothing is compiled.
     fn claims(&self, program: &Program) -> Vec<Claim>;
 
+    /// Why it doesn't take a node, where it can tell; `None` where it takes it or cannot tell. For people: plans are made by [`Device::claims`].
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        let _ = (program, node);
+        None
+    }
+
     /// Allocates memory. Its content is unspecified.
     ///
     /// # Errors

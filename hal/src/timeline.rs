@@ -153,6 +153,12 @@ impl Timeline {
         callback(outcome);
     }
 
+    /// Is it the same timeline as `other`, or a clone?
+    #[must_use]
+    pub fn is(&self, other: &Timeline) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// A point of this timeline.
     #[must_use]
     pub fn at(&self, value: u64) -> Point {

@@ -1,10 +1,13 @@
 //! Development tasks of hetero: `cargo xtask --help`.
 //!
-//! Everything that is downloaded goes into one cache folder: `HETERO_CACHE`, or `target/hetero-cache` of the checkout.
+//! Everything that is downloaded goes into one cache folder: `HETERO_CACHE`, or `target/hetero-cache` of the checkout. Only Debian packages
+//! go elsewhere, and two files by which the OpenCL loader finds drivers of the cache.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod devices;
+mod drivers;
 mod mutants;
 mod setup;
 mod steps;
@@ -26,7 +29,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install what is missing: cargo-hack, and a Python environment with the peers, into the cache.
+    /// Install what is missing: into the cache cargo-hack, a Python environment with the peers, CUDA's compilers and Intel's OpenCL
+    /// drivers; for the system, as root or through sudo, PoCL, lavapipe, the loaders, and where Intel's drivers are.
     Setup,
     /// Bring packages with models and data into the cache; without names, all.
     Models {
@@ -57,7 +61,9 @@ enum Part {
     Unit,
     /// Every combination of the engine's features compiles.
     Features,
-    /// Generated cases on the CPU, and the standard's own.
+    /// The shared kernels compile as CUDA C, to PTX and to machine code.
+    Cuda,
+    /// Generated cases on every device that is found, and the standard's own on the CPU.
     Conformance,
     /// The oracle agrees with ONNX Runtime on generated cases.
     Oracle {
@@ -124,6 +130,7 @@ fn main() -> ExitCode {
             Part::Lint => steps::lint(&workspace),
             Part::Unit => steps::unit(&workspace),
             Part::Features => steps::features(&workspace),
+            Part::Cuda => steps::cuda(&workspace),
             Part::Conformance => steps::conformance(&workspace),
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),

@@ -2,6 +2,7 @@
 
 use std::process::Command;
 
+use crate::drivers;
 use crate::workspace::{Result, Workspace, succeeds};
 
 /// What the Python environment holds: the file format's own tools, the peer, and what prepares inputs.
@@ -14,7 +15,8 @@ const CARGO_FUZZ: &str = "0.13.2";
 /// Installs everything that tests need. What is there already is left alone.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     python(workspace)?;
-    cargo_hack(workspace)
+    cargo_hack(workspace)?;
+    drivers::setup(workspace)
 }
 
 fn python(workspace: &Workspace) -> Result<()> {
@@ -42,18 +44,23 @@ pub(crate) fn openvino(workspace: &Workspace) -> Result<()> {
 }
 
 /// Installs Debian packages; as root, or through sudo.
-fn apt(workspace: &Workspace, packages: &[&str]) -> Result<()> {
-    let root = succeeds(Command::new("sh").args(["-c", "test \"$(id -u)\" = 0"]));
-    let by_hand = format!("cannot install {0}; run: sudo apt-get install {0}", packages.join(" "));
+pub(crate) fn apt(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     let install = [&["apt-get", "install", "--yes", "--no-install-recommends"][..], packages].concat();
-    let outcome = if root {
-        workspace.run("apt-get", &["update"]).and_then(|()| workspace.run(install[0], &install[1..]))
+    sudo(workspace, &["apt-get", "update"]).and_then(|()| sudo(workspace, &install)).map_err(|error| {
+        format!(
+            "cannot install {0}; run: sudo apt-get install --no-install-recommends {0} ({error})",
+            packages.join(" ")
+        )
+    })
+}
+
+/// Runs a command as root: as it is where this is root, else through a sudo that asks nothing.
+pub(crate) fn sudo(workspace: &Workspace, command: &[&str]) -> Result<()> {
+    if succeeds(Command::new("sh").args(["-c", "test \"$(id -u)\" = 0"])) {
+        workspace.run(command[0], &command[1..])
     } else {
-        workspace
-            .run("sudo", &["-n", "apt-get", "update"])
-            .and_then(|()| workspace.run("sudo", &[&["-n"][..], &install].concat()))
-    };
-    outcome.map_err(|error| format!("{by_hand} ({error})"))
+        workspace.run("sudo", &[&["-n"][..], command].concat())
+    }
 }
 
 fn cargo_hack(workspace: &Workspace) -> Result<()> {

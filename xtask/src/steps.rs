@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use crate::setup;
-use crate::workspace::{Result, Workspace, run, succeeds};
+use crate::workspace::{Result, Workspace, drivers_required, run, succeeds};
+use crate::{devices, drivers, setup};
 
 /// A step's name, and what it does.
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
@@ -19,7 +19,7 @@ const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "s
 
 /// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 11] = [
+    const STEPS: [Step; 12] = [
         ("setup", setup::setup),
         ("packages", |workspace| setup::models(workspace, &[])),
         ("lint", lint),
@@ -27,6 +27,7 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
         ("loom", loom),
         ("neon", neon),
         ("features", features),
+        ("cuda", cuda),
         ("conformance", conformance),
         ("oracle", |workspace| oracle(workspace, SEED)),
         ("models", |workspace| models(workspace, SEED, &[])),
@@ -47,7 +48,8 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
         println!("{:>7.1} s  {}  {name}", time.as_secs_f64(), if *passed { "passed" } else { "FAILED" });
     }
     let failed = summary.iter().filter(|(_, _, passed)| !passed).count();
-    println!("{} passed, {failed} failed", summary.len() - failed);
+    let total: std::time::Duration = summary.iter().map(|(_, time, _)| *time).sum();
+    println!("{:>7.1} s  in all: {} passed, {failed} failed", total.as_secs_f64(), summary.len() - failed);
     if failed == 0 { Ok(()) } else { Err(format!("{failed} steps failed")) }
 }
 
@@ -66,15 +68,32 @@ pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
 }
 
 pub(crate) fn features(workspace: &Workspace) -> Result<()> {
-    let arguments = ["hack", "check", "--package", "hetero", "--feature-powerset"];
+    let packages = ["--package", "hetero", "--package", "hetero-cli"];
+    // The default features are those of one of the combinations; as a feature they would have the rest checked twice.
+    let combinations = ["--feature-powerset", "--exclude-features", "default"];
+    let arguments = [&["hack", "check"][..], &packages, &combinations].concat();
     // A binary of the cache is called with the subcommand's name first, as cargo does.
     let binary = setup::cargo_hack_binary(workspace);
-    if binary.exists() {
-        workspace.run(binary, &arguments)?
-    } else {
-        workspace.cargo(&arguments)?
+    if binary.exists() { workspace.run(binary, &arguments) } else { workspace.cargo(&arguments) }
+}
+
+/// The kernels that devices share, as CUDA C: compiled for GPUs that need not be there, and not run.
+pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
+    if !drivers::WHEELS_RUN {
+        let why = "CUDA's compilers are not for this system";
+        println!("skipped: {why}");
+        return if drivers_required() { Err(why.to_owned()) } else { Ok(()) };
     }
-    workspace.cargo(&["check", "--package", "hetero", "--no-default-features"])
+    drivers::cuda(workspace)?;
+    let sources = workspace.root.join("target").join("kernels-cuda");
+    // A kernel that is no more would be compiled too.
+    if sources.exists() {
+        std::fs::remove_dir_all(&sources).map_err(|error| format!("cannot remove {}: {error}", sources.display()))?;
+    }
+    let sources = sources.to_string_lossy();
+    workspace.cargo(&["run", "--quiet", "--package", "hetero-kernels", "--example", "emit", "--", "cuda", &sources])?;
+    let script = workspace.script("nvrtc.py");
+    workspace.run(drivers::cuda_python(workspace), &[&*script.to_string_lossy(), &*sources])
 }
 
 /// The table of operators, as the CPU device makes it.
@@ -103,11 +122,11 @@ fn docs_are_new(workspace: &Workspace) -> Result<()> {
     if found == operators(workspace)? { Ok(()) } else { Err("docs/operators.md is old; run `cargo xtask docs`".into()) }
 }
 
-/// Generated cases, then the standard's own, through the command line.
+/// Generated cases on every device, then the standard's own on the CPU, through the command line.
 pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     setup::models(workspace, &["onnx".to_owned()])?;
     let hetero = workspace.hetero()?;
-    workspace.run(&hetero, &["conformance", "--device", "cpu:0"])?;
+    devices::conformance(workspace)?;
     let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
     workspace.run(&hetero, &["conformance", "onnx", &data.to_string_lossy()])?;
     docs_are_new(workspace)

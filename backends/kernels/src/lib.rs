@@ -43,6 +43,16 @@ mod site;
 pub use language::{Access, Dialect};
 pub use lower::{Bound, Kernel, Launch, Lowered, Place, lower, support};
 
+/// Do kernels for this device compute on elements of a type?
+#[must_use]
+pub fn computes(dtype: hetero_hal::DType, target: &Target) -> bool {
+    match language::Scalar::of(dtype) {
+        None => false,
+        Some(language::Scalar::Long | language::Scalar::Ulong) => target.long,
+        Some(_) => dtype != hetero_hal::DType::F16 || target.half,
+    }
+}
+
 /// What lowering must know of a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {

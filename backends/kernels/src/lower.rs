@@ -9,7 +9,7 @@ use crate::Target;
 use crate::draft::{Draft, Drafts, MOST_ELEMENTS, Operand, resolve};
 use crate::elementwise;
 use crate::families;
-use crate::language::{Access, Dialect, Port, Scalar, Source, prelude};
+use crate::language::{Access, Dialect, Port, Source, prelude};
 use crate::site::{Answer, Output, Site};
 
 /// A program as a device runs it: launches in order.
@@ -174,12 +174,7 @@ fn check(draft: &Draft, target: &Target) -> Answer<()> {
         let bytes = argument.dtype.bytes_for(argument.elements).unwrap_or(usize::MAX) as u64;
         bound += bytes.div_ceil(target.binding_bytes).max(1);
         let dtype = argument.dtype;
-        let fits = match Scalar::of(dtype) {
-            None => false,
-            Some(Scalar::Long | Scalar::Ulong) => target.long,
-            Some(_) => dtype != hetero_hal::DType::F16 || target.half,
-        };
-        if !fits {
+        if !crate::computes(dtype, target) {
             return Err(format!("kernels do not take {dtype} on this device"));
         }
     }

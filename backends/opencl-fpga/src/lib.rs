@@ -1,1 +1,31 @@
-//! The OpenCL backend of hetero.
+//! The OpenCL backend of hetero: every device of every platform that the machine's OpenCL loader knows.
+//!
+//! [`OpenClDriver::processors`] offers what is no accelerator as `opencl:0`, `opencl:1`, …; [`OpenClDriver::accelerators`] offers what is one, such as an FPGA or an
+//! FPGA's emulator, as `fpga:0`, …. Both order devices by the names of platform and device, as loaders list platforms in no certain order. The loader is opened
+//! at run time; where it is missing, the drivers say so and how to get it.
+//!
+//! Programs are lowered by `hetero-kernels`; the texts are compiled by the vendor's compiler, and its binaries kept on disk for the next time. The interface of
+//! `cl3` is used, on which `opencl3` is built: the latter's objects panic where a release fails, which a device that went away makes happen.
+//!
+//! # Options
+//! `cache` is the folder for binaries of programs, `off` for none; without it, `hetero/opencl` in the user's cache folder.
+//!
+//! ```
+//! use hetero_hal::Driver;
+//!
+//! match hetero_opencl::OpenClDriver::processors().probe() {
+//!     Ok(devices) => assert!(devices.iter().all(|device| device.id.driver() == "opencl")),
+//!     Err(why) => assert!(!why.remedy.is_empty()),
+//! }
+//! ```
+
+mod device;
+mod driver;
+mod executable;
+mod handle;
+mod memory;
+mod program;
+mod queue;
+mod quirks;
+
+pub use driver::OpenClDriver;

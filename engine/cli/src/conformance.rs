@@ -102,12 +102,14 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
                 "cases": cases.len(),
                 "passed": report.passed,
                 "unsupported": report.unsupported,
+                "reasons": report.reasons,
                 "expected_failures": report.failing,
                 "wrong": report.wrong,
             })
         );
     } else {
-        report.wrong.iter().for_each(|line| println!("{line}"));
+        report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  unsupported: {reason}"));
+        report.wrong.iter().for_each(|line| println!("wrong   {line}"));
         println!(
             "{}{}: {} cases of seed {}, {} passed, {} unsupported, {} expected failures, {} wrong",
             device.info().id,
@@ -134,7 +136,7 @@ fn junit(device: &str, records: &[(&str, Outcome)]) -> String {
         text.chars().filter(|c| !c.is_control()).collect::<String>()
     };
     let failures = records.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Failed(_))).count();
-    let skipped = records.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Unclaimed)).count();
+    let skipped = records.iter().filter(|(_, outcome)| matches!(outcome, Outcome::Unclaimed(_))).count();
     let mut text = format!(
         "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuite name=\"conformance {device}\" tests=\"{}\" failures=\"{failures}\" skipped=\"{skipped}\">\n",
         records.len()
@@ -144,7 +146,10 @@ fn junit(device: &str, records: &[(&str, Outcome)]) -> String {
         text.push_str(&format!("  <testcase classname=\"{}\" name=\"{}\"", escaped(class), escaped(name)));
         text.push_str(&match outcome {
             Outcome::Passed(_) => "/>\n".to_owned(),
-            Outcome::Unclaimed => "><skipped message=\"the device does not claim it\"/></testcase>\n".to_owned(),
+            Outcome::Unclaimed(reason) => {
+                let reason = reason.as_deref().unwrap_or("the device does not claim it");
+                format!("><skipped message=\"{}\"/></testcase>\n", escaped(reason))
+            }
             Outcome::Failed(reason) => format!("><failure message=\"{}\"/></testcase>\n", escaped(reason)),
         });
     }

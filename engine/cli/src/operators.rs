@@ -32,7 +32,7 @@ fn support(device: &dyn Device, cases: &[Case]) -> BTreeMap<String, Support> {
         let Some(dtype) = worked_on(case) else { continue };
         let row = table.entry(case.operator.name.to_string()).or_default();
         match check(device, case) {
-            Outcome::Unclaimed => continue,
+            Outcome::Unclaimed(_) => continue,
             Outcome::Failed(_) => row.wrong.insert(dtype.name()),
             Outcome::Passed(_) => {
                 let claims = program(case).map(|(program, _)| device.claims(&program)).unwrap_or_default();

@@ -27,11 +27,12 @@ mod standard;
 mod types;
 mod vision;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    BindingInfo, CompileOptions, Device, Direction, Error, Execution, Extents, Graph, Node, Operator, Program,
+    BindingInfo, CompileOptions, Device, Direction, Error, Execution, Extents, Graph, Node, NodeId, Operator, Program,
     QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId, Work,
 };
 
@@ -72,8 +73,8 @@ pub struct Expectations {
 pub enum Outcome {
     /// The outputs agree; the largest normalised mean squared error.
     Passed(f64),
-    /// The device does not claim the node.
-    Unclaimed,
+    /// The device does not claim the node; why, where it can tell.
+    Unclaimed(Option<String>),
     /// The device claimed the node and failed, or gave something else.
     Failed(String),
 }
@@ -83,8 +84,10 @@ pub enum Outcome {
 pub struct Report {
     /// Cases that passed.
     pub passed: usize,
-    /// Cases that are unsupported, as expected.
+    /// Cases that are unsupported, as expected or for a reason that the device gives.
     pub unsupported: usize,
+    /// The reasons, each behind its operator, with the number of cases.
+    pub reasons: BTreeMap<String, usize>,
     /// Cases that failed, as expected.
     pub failing: usize,
     /// Everything else, with the reason.
@@ -107,14 +110,24 @@ pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectation
 impl Report {
     /// Weighs one case's outcome against what is expected of it.
     pub fn weigh(&mut self, expectations: &Expectations, name: &str, outcome: &Outcome) {
-        let listed = |list: &[(&'static str, &'static str)]| list.iter().any(|(start, _)| name.starts_with(start));
+        let listed = |list: &[(&'static str, &'static str)]| {
+            list.iter().find(|(start, _)| name.starts_with(start)).map(|(_, reason)| (*reason).to_owned())
+        };
         let (unsupported, failing) = (listed(&expectations.unsupported), listed(&expectations.failing));
         match outcome {
-            Outcome::Passed(_) if unsupported || failing => self.wrong.push(format!("{name}: passes, but is listed")),
+            Outcome::Passed(_) if unsupported.is_some() || failing.is_some() => {
+                self.wrong.push(format!("{name}: passes, but is listed"));
+            }
             Outcome::Passed(_) => self.passed += 1,
-            Outcome::Unclaimed if unsupported => self.unsupported += 1,
-            Outcome::Unclaimed => self.wrong.push(format!("{name}: is not claimed")),
-            Outcome::Failed(_) if failing => self.failing += 1,
+            Outcome::Unclaimed(given) => match unsupported.or_else(|| given.clone()) {
+                Some(reason) => {
+                    self.unsupported += 1;
+                    let operator = name.split(' ').next().unwrap_or_default();
+                    *self.reasons.entry(format!("{operator}: {reason}")).or_default() += 1;
+                }
+                None => self.wrong.push(format!("{name}: is not claimed, and nobody says why")),
+            },
+            Outcome::Failed(_) if failing.is_some() => self.failing += 1,
             Outcome::Failed(reason) => self.wrong.push(format!("{name}: {reason}")),
         }
     }
@@ -132,7 +145,7 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
         Err(error) => return Outcome::Failed(format!("the program: {error}")),
     };
     if device.claims(&program).is_empty() {
-        return Outcome::Unclaimed;
+        return Outcome::Unclaimed(device.refusal(&program, NodeId(0)));
     }
     let actual = match run_program(device, &program, &inputs) {
         Ok(actual) => actual,

@@ -1,0 +1,224 @@
+//! An opened OpenCL device.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use cl3::types::cl_device_info;
+use hetero_hal::{
+    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
+    Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId,
+    OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
+};
+use hetero_kernels::{Dialect, Target};
+
+use crate::driver::Found;
+use crate::executable::OpenClExecutable;
+use crate::handle::{CommandQueue, Context, DeviceHandle};
+use crate::memory::{Budget, OpenClMemory};
+use crate::program::{self, Library};
+use crate::queue::OpenClQueue;
+use crate::quirks::Quirks;
+
+/// What the device's objects share.
+pub(crate) struct Shared {
+    pub(crate) id: DeviceId,
+    /// For reads and writes of the host's.
+    pub(crate) transfers: CommandQueue,
+    pub(crate) context: Context,
+    pub(crate) handle: DeviceHandle,
+    pub(crate) budget: Budget,
+    pub(crate) library: Library,
+    pub(crate) quirks: Quirks,
+    /// Largest allocation in bytes.
+    pub(crate) largest: u64,
+    /// Nanoseconds of work done.
+    pub(crate) busy: AtomicU64,
+}
+
+pub(crate) struct OpenClDevice {
+    info: DeviceInfo,
+    capabilities: Capabilities,
+    target: Target,
+    shared: Arc<Shared>,
+}
+
+impl OpenClDevice {
+    pub(crate) fn open(found: Found, options: &OpenOptions) -> Result<Self> {
+        let Found { handle, info, quirks, .. } = found;
+        let failed = |error: Error| error.on(info.id.clone());
+        let mut folder = program::folder();
+        for (key, value) in &options.extra {
+            match (&**key, &**value) {
+                ("cache", "off") => folder = None,
+                ("cache", path) => folder = Some(path.into()),
+                _ => {
+                    return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
+                        .on(info.id.clone())
+                        .with_remedy("the driver takes `memory_limit`, and `cache`: a folder for binaries, or `off`"));
+                }
+            }
+        }
+        let number = |what: cl_device_info| cl3::device::get_device_info(handle.0, what).ok().map(u64::from);
+        let size = |what: cl_device_info| cl3::device::get_device_info(handle.0, what).ok().map(usize::from);
+        let bits = cl3::device::get_device_info(handle.0, cl3::device::CL_DEVICE_MEM_BASE_ADDR_ALIGN).map(u32::from);
+        let alignment = (bits.unwrap_or(1024) as usize / 8).next_power_of_two().max(128);
+        let largest = number(cl3::device::CL_DEVICE_MAX_MEM_ALLOC_SIZE).unwrap_or(u64::MAX);
+        let target = Target {
+            half: true,
+            long: true,
+            items: size(cl3::device::CL_DEVICE_MAX_WORK_GROUP_SIZE).unwrap_or(1).min(1 << 16) as u32,
+            local_bytes: number(cl3::device::CL_DEVICE_LOCAL_MEM_SIZE).unwrap_or(0).min(1 << 20) as u32,
+            groups: 1 << 24,
+            alignment,
+            ..Target::new(Dialect::OpenClC)
+        };
+        let context = Context::new(handle).map_err(failed)?;
+        let transfers = CommandQueue::new(&context, handle).map_err(failed)?;
+        let maker = format!("{} {} {}", info.vendor, info.name, info.driver_version);
+        let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
+        let shared = Arc::new(Shared {
+            id: info.id.clone(),
+            library: Library::new(handle, maker, quirks.options, folder),
+            budget: Budget { used: AtomicU64::new(0), limit },
+            busy: AtomicU64::new(0),
+            transfers,
+            context,
+            handle,
+            quirks,
+            largest,
+        });
+        let imports = if shares_host_memory(&shared).map_err(failed)? { vec![HandleKind::Host] } else { vec![] };
+        let capabilities = Capabilities {
+            dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
+            memory_kinds: vec![MemoryKind::Device],
+            imports,
+            exports: vec![],
+            queues: 1,
+            alignment,
+            max_allocation: Some(largest),
+            kernels: vec![KernelFormat::OpenClC],
+        };
+        Ok(OpenClDevice { info, capabilities, target, shared })
+    }
+}
+
+/// Does the device work on host memory in place, without a map or unmap around it? The standard lets a driver copy; this looks what it does.
+fn shares_host_memory(shared: &Arc<Shared>) -> Result<bool> {
+    const BYTES: usize = 4096;
+    let host = HostMemory::allocate(BYTES)?;
+    let Ok(buffer) = OpenClMemory::import(shared, host, false) else { return Ok(false) };
+    let own = OpenClMemory::allocate(shared, BYTES)?;
+    let (Some(imported), Some(target)) = (buffer.memory::<OpenClMemory>(), own.memory::<OpenClMemory>()) else {
+        return Ok(false);
+    };
+    // What the device writes, the host sees; what the host writes then, the device sees.
+    drop(shared.transfers.fill(imported.whole(), &[0xa5], 0, BYTES)?);
+    shared.transfers.finish()?;
+    let mut seen = [0; BYTES];
+    buffer.read(0, &mut seen)?;
+    if seen != [0xa5; BYTES] {
+        return Ok(false);
+    }
+    buffer.write(0, &[0x3c; BYTES])?;
+    drop(shared.transfers.copy((imported.whole(), 0), (target.whole(), 0), BYTES)?);
+    shared.transfers.finish()?;
+    own.read(0, &mut seen)?;
+    Ok(seen == [0x3c; BYTES])
+}
+
+impl Device for OpenClDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn claims(&self, program: &Program) -> Vec<Claim> {
+        let claim = |(id, node)| {
+            hetero_kernels::support(program, node, &self.target).ok()?;
+            Some(Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None })
+        };
+        program.node_ids().filter_map(claim).collect()
+    }
+
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        hetero_kernels::support(program, program.nodes().get(node.index())?, &self.target).err()
+    }
+
+    fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        if layout.alignment > 0 && !layout.alignment.is_power_of_two() {
+            return Err(Error::invalid_argument(format!("cannot align to {} bytes", layout.alignment))
+                .on(self.info.id.clone())
+                .with_remedy("ask for a power of two"));
+        }
+        OpenClMemory::allocate(&self.shared, layout.bytes)
+    }
+
+    fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
+        let ExternalMemory::Host(host) = memory else {
+            return Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()));
+        };
+        let here = self.capabilities.imports.contains(&HandleKind::Host);
+        match semantics {
+            HostSemantics::Immutable | HostSemantics::Shared if !here => {
+                Err(Error::unsupported("host memory in place: this driver copies it").on(self.info.id.clone()))
+            }
+            HostSemantics::Immutable => OpenClMemory::import(&self.shared, host, true),
+            HostSemantics::Shared if host.as_mut_ptr().is_some() => OpenClMemory::import(&self.shared, host, false),
+            HostSemantics::Shared => {
+                Err(Error::invalid_argument("constant memory cannot be shared for writing").on(self.info.id.clone()))
+            }
+            _ => {
+                let target = OpenClMemory::allocate(&self.shared, host.len())?;
+                if let Some(own) = target.memory::<OpenClMemory>()
+                    && !host.is_empty()
+                {
+                    // SAFETY: `host` keeps the bytes alive during the call, and its giver lets nobody write them.
+                    let bytes = unsafe { std::slice::from_raw_parts(host.as_ptr(), host.len()) };
+                    let written = self.shared.transfers.write(own.whole(), 0, bytes);
+                    written.map_err(|error| error.on(self.info.id.clone()))?;
+                }
+                Ok(target)
+            }
+        }
+    }
+
+    fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
+        Ok(Arc::new(OpenClQueue::new(self.shared.clone(), options)?))
+    }
+
+    fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
+        let made = match source {
+            Source::Program(program) => OpenClExecutable::program(&self.shared, program, &self.target, options),
+            Source::Kernel { format: KernelFormat::OpenClC, code, signature } => {
+                OpenClExecutable::kernel(&self.shared, code, signature)
+            }
+            Source::Kernel { format, .. } => Err(Error::unsupported(format!("kernels as {format:?}"))),
+            _ => Err(Error::unsupported("this kind of source")),
+        };
+        Ok(Arc::new(made.map_err(|error| error.on(self.info.id.clone()))?))
+    }
+
+    fn edge_to(&self, peer: &DeviceInfo) -> Edge {
+        if peer.id == self.info.id {
+            return Edge {
+                read: Access::Native,
+                write: Access::Native,
+                bandwidth: self.info.peak_bandwidth,
+                latency: Some(Duration::ZERO),
+                coherent: true,
+            };
+        }
+        Edge::default()
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        let mut telemetry = Telemetry::default();
+        telemetry.allocated_bytes = Some(self.shared.budget.used.load(Ordering::Relaxed));
+        telemetry.busy = Some(Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed)));
+        telemetry
+    }
+}

@@ -1,0 +1,148 @@
+//! The drivers, and what they find.
+
+use std::sync::Arc;
+
+use cl3::types::{cl_device_id, cl_device_info, cl_int, cl_platform_id};
+use hetero_hal::{Device, DeviceId, DeviceInfo, Driver, Error, OpenOptions, Result, Unavailable, UnavailableReason};
+
+use crate::device::OpenClDevice;
+use crate::handle::DeviceHandle;
+use crate::quirks::{self, Quirks};
+
+/// What a loader answers that knows no platform.
+const NO_PLATFORM: cl_int = -1001;
+
+/// A driver of the devices that the OpenCL loader knows.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenClDriver {
+    accelerators: bool,
+}
+
+/// A device that was found.
+pub(crate) struct Found {
+    pub(crate) handle: DeviceHandle,
+    pub(crate) info: DeviceInfo,
+    pub(crate) quirks: Quirks,
+    /// Name of its platform.
+    platform: String,
+}
+
+impl OpenClDriver {
+    /// Processors and graphics processors: `opencl:0`, ….
+    #[must_use]
+    pub fn processors() -> Self {
+        OpenClDriver { accelerators: false }
+    }
+
+    /// Accelerators, such as FPGAs: `fpga:0`, ….
+    #[must_use]
+    pub fn accelerators() -> Self {
+        OpenClDriver { accelerators: true }
+    }
+
+    fn find(self) -> Result<Vec<Found>, Unavailable> {
+        let missing = |detail: String, remedy: &str| Unavailable {
+            reason: UnavailableReason::LibraryMissing,
+            detail,
+            remedy: remedy.to_owned(),
+        };
+        let nothing = |detail: String, remedy: &str| Unavailable {
+            reason: UnavailableReason::NoDevice,
+            detail,
+            remedy: remedy.to_owned(),
+        };
+        const LOADER: &str = "install the OpenCL loader (Debian: ocl-icd-libopencl1), or name it in OPENCL_DYLIB_PATH";
+        let driver = if self.accelerators {
+            "install the vendor's FPGA runtime, or its emulator (PyPI: intel-opencl-fpga-emu-rt), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; \
+             in a checkout of hetero, `cargo xtask setup` does"
+        } else {
+            "install the vendor's OpenCL driver (for the processor, Debian: pocl-opencl-icd), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; in \
+             a checkout of hetero, `cargo xtask setup` does"
+        };
+        if let Err(error) = cl3::load_library() {
+            return Err(missing(format!("libOpenCL cannot be loaded ({error})"), LOADER));
+        }
+        let platforms = match cl3::platform::get_platform_ids() {
+            Ok(platforms) => platforms,
+            Err(NO_PLATFORM) => vec![],
+            Err(code) => return Err(nothing(format!("clGetPlatformIDs answers {code}"), driver)),
+        };
+        if platforms.is_empty() {
+            return Err(nothing("the OpenCL loader knows no platform".to_owned(), driver));
+        }
+        let mut found: Vec<Found> = platforms.iter().flat_map(|&platform| self.devices(platform)).collect();
+        // Stable where names are equal: the driver's own order.
+        found.sort_by(|a, b| (&a.platform, &a.info.name).cmp(&(&b.platform, &b.info.name)));
+        for (ordinal, device) in found.iter_mut().enumerate() {
+            device.info.id = DeviceId::new(self.name(), ordinal);
+        }
+        if found.is_empty() {
+            let what = if self.accelerators { "accelerator" } else { "processor" };
+            return Err(nothing(format!("no OpenCL platform of {} has an {what}", platforms.len()), driver));
+        }
+        Ok(found)
+    }
+
+    /// The devices of a platform. One that doesn't answer is left out: others are of use without it.
+    fn devices(self, platform: cl_platform_id) -> Vec<Found> {
+        let name = cl3::platform::get_platform_info(platform, cl3::platform::CL_PLATFORM_NAME).map(String::from);
+        let name = name.unwrap_or_default();
+        let ids = cl3::device::get_device_ids(platform, cl3::device::CL_DEVICE_TYPE_ALL).unwrap_or_default();
+        ids.into_iter().filter_map(|id| self.device(id, &name)).collect()
+    }
+
+    fn device(self, id: cl_device_id, platform: &str) -> Option<Found> {
+        let number = |what: cl_device_info| cl3::device::get_device_info(id, what).ok().map(u64::from);
+        let small = |what: cl_device_info| cl3::device::get_device_info(id, what).ok().map(u32::from);
+        let text = |what: cl_device_info| cl3::device::get_device_info(id, what).ok().map(String::from);
+        let bits = number(cl3::device::CL_DEVICE_TYPE)?;
+        let accelerator = bits & cl3::device::CL_DEVICE_TYPE_ACCELERATOR != 0;
+        let usable = [cl3::device::CL_DEVICE_AVAILABLE, cl3::device::CL_DEVICE_COMPILER_AVAILABLE];
+        if accelerator != self.accelerators || usable.into_iter().any(|what| small(what) != Some(1)) {
+            return None;
+        }
+        let name = text(cl3::device::CL_DEVICE_NAME)?.trim().to_owned();
+        let quirks = quirks::of(platform, &name);
+        let units = f64::from(small(cl3::device::CL_DEVICE_MAX_COMPUTE_UNITS).unwrap_or(1));
+        let clock = f64::from(small(cl3::device::CL_DEVICE_MAX_CLOCK_FREQUENCY).unwrap_or(1000)).max(100.0) * 1e6;
+        let info = DeviceInfo {
+            id: DeviceId::new(self.name(), 0),
+            kind: quirks::kind(bits),
+            vendor: text(cl3::device::CL_DEVICE_VENDOR).unwrap_or_default().trim().to_owned(),
+            driver_version: text(cl3::device::CL_DRIVER_VERSION).unwrap_or_default().trim().to_owned(),
+            memory_bytes: number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE),
+            numa_node: None,
+            emulated: quirks.emulated,
+            // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a first guess.
+            peak_flops: Some(units * clock * 8.0),
+            peak_bandwidth: Some(10e9),
+            name,
+        };
+        Some(Found { handle: DeviceHandle(id), info, quirks, platform: platform.to_owned() })
+    }
+}
+
+impl Driver for OpenClDriver {
+    fn name(&self) -> &str {
+        if self.accelerators { "fpga" } else { "opencl" }
+    }
+
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
+        Ok(self.find()?.into_iter().map(|found| found.info).collect())
+    }
+
+    fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
+        let id = DeviceId::new(self.name(), ordinal);
+        let found = self.find().map_err(|why| {
+            Error::new(hetero_hal::ErrorKind::Unavailable, format!("{}: {}", why.reason, why.detail))
+                .on(id.clone())
+                .with_remedy(why.remedy)
+        })?;
+        let count = found.len();
+        let found = found.into_iter().nth(ordinal).ok_or_else(|| {
+            Error::invalid_argument(format!("there is no {id}"))
+                .with_remedy(format!("there are {count}, counted from 0; `hetero devices` lists them"))
+        })?;
+        Ok(Arc::new(OpenClDevice::open(found, options)?))
+    }
+}

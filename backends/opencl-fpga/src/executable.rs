@@ -1,0 +1,193 @@
+//! Compiled programs: kernels with their arguments, launched in order.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use hetero_hal::{
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
+    Span,
+};
+use hetero_kernels::{Bound, Place, Target};
+
+use crate::device::Shared;
+use crate::handle::{CommandQueue, Event, Kernel, Mem};
+use crate::memory::OpenClMemory;
+
+/// One launch.
+struct Launch {
+    kernel: Kernel,
+    name: String,
+    nodes: Vec<Arc<str>>,
+    buffers: Vec<Bound>,
+    /// What each buffer argument is now; kept, so that no other memory takes over its handle.
+    set: Vec<Option<Arc<Mem>>>,
+    groups: [u32; 3],
+    items: [u32; 3],
+}
+
+/// A program or kernel, compiled.
+pub(crate) struct OpenClExecutable {
+    bindings: Vec<BindingInfo>,
+    /// Under a lock, as a kernel's arguments are its state.
+    launches: Mutex<Vec<Launch>>,
+    constants: Vec<Buffer>,
+    scratch: BufferLayout,
+    resident: usize,
+    shared: Arc<Shared>,
+}
+
+impl OpenClExecutable {
+    pub(crate) fn program(
+        shared: &Arc<Shared>,
+        program: &Program,
+        target: &Target,
+        options: &CompileOptions,
+    ) -> Result<Self> {
+        options.check()?;
+        let lowered = hetero_kernels::lower(program, target)?;
+        let source = lowered.source();
+        let mut launches = Vec::with_capacity(lowered.launches.len());
+        if !lowered.launches.is_empty() {
+            let built = shared.library.program(&shared.context, &source)?;
+            options.check()?;
+            for launch in &lowered.launches {
+                let of =
+                    lowered.kernels.get(launch.kernel).ok_or_else(|| Error::internal("a launch without a kernel"))?;
+                let kernel = Kernel::new(&built, &of.entry)?;
+                for (index, &bits) in launch.numbers.iter().enumerate() {
+                    kernel.set_number(of.buffers.len() + index, bits)?;
+                }
+                let name = |id: &hetero_hal::NodeId| program.nodes().get(id.index()).map(|node| node.name.clone());
+                launches.push(Launch {
+                    kernel,
+                    name: of.entry.split('_').next().unwrap_or_default().to_owned(),
+                    nodes: launch.nodes.iter().filter_map(name).collect(),
+                    set: vec![None; launch.buffers.len()],
+                    buffers: launch.buffers.clone(),
+                    groups: launch.groups,
+                    items: [of.items, 1, 1],
+                });
+            }
+        }
+        let mut constants = Vec::with_capacity(lowered.constants.len());
+        let mut resident = source.len();
+        for content in &lowered.constants {
+            options.check()?;
+            let buffer = OpenClMemory::allocate(shared, content.bytes().len())?;
+            buffer.write(0, content.bytes())?;
+            resident += content.bytes().len();
+            constants.push(buffer);
+        }
+        Ok(OpenClExecutable {
+            bindings: BindingInfo::of(program),
+            launches: Mutex::new(launches),
+            constants,
+            scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
+            resident,
+            shared: shared.clone(),
+        })
+    }
+
+    /// A kernel in OpenCL C that the caller has written.
+    pub(crate) fn kernel(shared: &Arc<Shared>, code: &[u8], signature: &KernelSignature) -> Result<Self> {
+        let source =
+            std::str::from_utf8(code).map_err(|_| Error::invalid_argument("the kernel's source is no text"))?;
+        let local = signature.local.unwrap_or([1, 1, 1]);
+        let fits = (0..3).all(|axis| local[axis] > 0 && signature.global[axis].is_multiple_of(local[axis]));
+        if !fits || signature.global.contains(&0) {
+            return Err(Error::invalid_argument(format!(
+                "{:?} work items are no whole number of groups of {local:?}",
+                signature.global
+            )));
+        }
+        let built = shared.library.program(&shared.context, source)?;
+        let whole = |(position, info): (usize, &BindingInfo)| Bound {
+            place: Place::Binding(position),
+            offset: 0,
+            bytes: info.bytes.max(1),
+        };
+        let buffers: Vec<Bound> = signature.bindings.iter().enumerate().map(whole).collect();
+        let launch = Launch {
+            kernel: Kernel::new(&built, &signature.entry)?,
+            name: signature.entry.clone(),
+            nodes: vec![],
+            set: vec![None; buffers.len()],
+            buffers,
+            groups: [0, 1, 2].map(|axis| signature.global[axis] / local[axis]),
+            items: local,
+        };
+        Ok(OpenClExecutable {
+            bindings: signature.bindings.clone(),
+            launches: Mutex::new(vec![launch]),
+            constants: vec![],
+            scratch: BufferLayout::default(),
+            resident: code.len(),
+            shared: shared.clone(),
+        })
+    }
+
+    /// Is it one of this device object?
+    pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// Checks what a caller can get wrong.
+    pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
+        BindingInfo::check(&self.bindings, &execution.bindings)?;
+        let room = execution.scratch.as_ref().map_or(0, Buffer::len);
+        if room < self.scratch.bytes {
+            return Err(Error::invalid_argument("the scratch buffer is too small")
+                .with_sizes(self.scratch.bytes as u64, Some(room as u64)));
+        }
+        Ok(())
+    }
+
+    /// Gives all launches to a queue; the last one's event, if there is a launch.
+    pub(crate) fn enqueue(&self, execution: &Execution, queue: &CommandQueue) -> Result<Option<Event>> {
+        let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = None;
+        for launch in launches.iter_mut() {
+            for (index, bound) in launch.buffers.iter().enumerate() {
+                let memory = self.memory(execution, bound)?;
+                if launch.set[index].as_ref().is_none_or(|set| !Arc::ptr_eq(set, &memory)) {
+                    launch.kernel.set_memory(index, &memory)?;
+                    launch.set[index] = Some(memory);
+                }
+            }
+            let event = queue.launch(&launch.kernel, launch.groups, launch.items);
+            let event = event.map_err(|error| error.at(launch.nodes.first().map_or(&*launch.name, |node| node)))?;
+            if let Some(probe) = &execution.probe {
+                let began = Instant::now();
+                queue.finish()?;
+                probe.span(&Span { nodes: &launch.nodes, kernel: &launch.name, took: began.elapsed() });
+            }
+            last = Some(event);
+        }
+        Ok(last)
+    }
+
+    fn memory(&self, execution: &Execution, bound: &Bound) -> Result<Arc<Mem>> {
+        let buffer = match bound.place {
+            Place::Binding(position) => execution.bindings.get(position),
+            Place::Scratch => execution.scratch.as_ref(),
+            Place::Constant(number) => self.constants.get(number),
+        };
+        let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
+        let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
+        memory.range(buffer.offset() + bound.offset, bound.bytes)
+    }
+}
+
+impl Executable for OpenClExecutable {
+    fn bindings(&self) -> &[BindingInfo] {
+        &self.bindings
+    }
+
+    fn scratch(&self) -> BufferLayout {
+        self.scratch
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.resident
+    }
+}

@@ -1,0 +1,333 @@
+//! OpenCL's objects, released when they are dropped, and its codes as errors.
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use cl3::types::{cl_command_queue, cl_context, cl_device_id, cl_event, cl_int, cl_kernel, cl_mem, cl_program};
+use hetero_hal::{Error, ErrorKind, Result};
+
+/// Codes of the standard that mean more than that a call failed.
+const DEVICE_NOT_FOUND: cl_int = -1;
+const DEVICE_NOT_AVAILABLE: cl_int = -2;
+const ALLOCATION_FAILURE: cl_int = -4;
+const OUT_OF_RESOURCES: cl_int = -5;
+const OUT_OF_HOST_MEMORY: cl_int = -6;
+const BUILD_FAILURE: cl_int = -11;
+const INVALID_BINARY: cl_int = -42;
+const INVALID_BUFFER_SIZE: cl_int = -61;
+
+/// The error of a call that failed.
+pub(crate) fn error(call: &str, code: cl_int) -> Error {
+    let (kind, remedy) = match code {
+        ALLOCATION_FAILURE | OUT_OF_RESOURCES | OUT_OF_HOST_MEMORY | INVALID_BUFFER_SIZE => {
+            (ErrorKind::OutOfMemory, "bind smaller shapes, or free memory of the device")
+        }
+        DEVICE_NOT_FOUND | DEVICE_NOT_AVAILABLE => (ErrorKind::DeviceLost, "see whether the device is still there"),
+        BUILD_FAILURE | INVALID_BINARY => (ErrorKind::Compile, "see the build log"),
+        _ => (ErrorKind::Execution, "look the code up in the standard's CL/cl.h"),
+    };
+    let name = cl3::error_codes::error_text(code);
+    Error::new(kind, format!("{call} failed: {name}")).with_code(i64::from(code)).with_remedy(remedy)
+}
+
+/// An object of OpenCL that is counted by its driver.
+macro_rules! handle {
+    ($(#[$doc:meta])* $name:ident, $raw:ty, $release:path) => {
+        $(#[$doc])*
+        pub(crate) struct $name($raw);
+
+        // SAFETY: the standard makes every call but clSetKernelArg thread-safe, and that one is made under a lock.
+        unsafe impl Send for $name {}
+        // SAFETY: as above.
+        unsafe impl Sync for $name {}
+
+        impl $name {
+            pub(crate) fn raw(&self) -> $raw {
+                self.0
+            }
+        }
+
+        impl Drop for $name {
+            fn drop(&mut self) {
+                // A release that fails leaves nothing to do: the driver is gone, or the object.
+                // SAFETY: this is the one reference that the creating call gave.
+                let _ = unsafe { $release(self.0) };
+            }
+        }
+    };
+}
+
+handle!(
+    /// A context of one device.
+    Context, cl_context, cl3::context::release_context
+);
+handle!(
+    /// A queue whose commands run in order.
+    CommandQueue, cl_command_queue, cl3::command_queue::release_command_queue
+);
+handle!(
+    /// Memory, or a part of it.
+    Mem, cl_mem, cl3::memory::release_mem_object
+);
+handle!(
+    /// A program, built.
+    Program, cl_program, cl3::program::release_program
+);
+handle!(
+    /// A kernel, with arguments.
+    Kernel, cl_kernel, cl3::kernel::release_kernel
+);
+handle!(
+    /// The state of a command.
+    Event, cl_event, cl3::event::release_event
+);
+
+/// A device's id of the driver's. It lives as long as the process.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeviceHandle(pub(crate) cl_device_id);
+
+// SAFETY: an id of a root device is never freed, and is only handed to calls that are thread-safe.
+unsafe impl Send for DeviceHandle {}
+// SAFETY: as above.
+unsafe impl Sync for DeviceHandle {}
+
+impl Context {
+    pub(crate) fn new(device: DeviceHandle) -> Result<Context> {
+        let context = cl3::context::create_context(&[device.0], std::ptr::null(), None, std::ptr::null_mut());
+        context.map(Context).map_err(|code| error("clCreateContext", code))
+    }
+}
+
+impl CommandQueue {
+    pub(crate) fn new(context: &Context, device: DeviceHandle) -> Result<CommandQueue> {
+        // SAFETY: both are alive, and belong together.
+        let queue = unsafe { cl3::command_queue::create_command_queue(context.raw(), device.0, 0) };
+        queue.map(CommandQueue).map_err(|code| error("clCreateCommandQueue", code))
+    }
+
+    /// Waits for all that was given to it.
+    pub(crate) fn finish(&self) -> Result<()> {
+        cl3::command_queue::finish(self.0).map_err(|code| error("clFinish", code))
+    }
+
+    /// Makes sure that what was given to it begins.
+    pub(crate) fn flush(&self) -> Result<()> {
+        cl3::command_queue::flush(self.0).map_err(|code| error("clFlush", code))
+    }
+
+    /// Launches a kernel with the arguments that it has now.
+    pub(crate) fn launch(&self, kernel: &Kernel, groups: [u32; 3], items: [u32; 3]) -> Result<Event> {
+        let global = [0, 1, 2].map(|axis| groups[axis] as usize * items[axis] as usize);
+        let local = items.map(|count| count as usize);
+        // SAFETY: all arguments of the kernel are set, and both lists have three elements.
+        let event = unsafe {
+            cl3::command_queue::enqueue_nd_range_kernel(
+                self.0,
+                kernel.raw(),
+                3,
+                std::ptr::null(),
+                global.as_ptr(),
+                local.as_ptr(),
+                0,
+                std::ptr::null(),
+            )
+        };
+        event.map(Event).map_err(|code| error("clEnqueueNDRangeKernel", code))
+    }
+
+    /// An event that follows all that was given to it.
+    pub(crate) fn marker(&self) -> Result<Event> {
+        // SAFETY: the queue is alive, and the list is empty.
+        let event = unsafe { cl3::command_queue::enqueue_marker_with_wait_list(self.0, 0, std::ptr::null()) };
+        event.map(Event).map_err(|code| error("clEnqueueMarkerWithWaitList", code))
+    }
+
+    /// Reads from memory, and waits.
+    pub(crate) fn read(&self, memory: &Mem, offset: usize, into: &mut [u8]) -> Result<()> {
+        // SAFETY: the caller has checked the range, and the call returns when `into` is filled.
+        let event = unsafe {
+            let to = into.as_mut_ptr().cast();
+            cl3::command_queue::enqueue_read_buffer(
+                self.0,
+                memory.raw(),
+                1,
+                offset,
+                into.len(),
+                to,
+                0,
+                std::ptr::null(),
+            )
+        };
+        event.map(|event| drop(Event(event))).map_err(|code| error("clEnqueueReadBuffer", code))
+    }
+
+    /// Writes to memory, and waits.
+    pub(crate) fn write(&self, memory: &Mem, offset: usize, from: &[u8]) -> Result<()> {
+        // SAFETY: the caller has checked the range, and the call returns when `from` has been read.
+        let event = unsafe {
+            let bytes = from.as_ptr().cast();
+            cl3::command_queue::enqueue_write_buffer(
+                self.0,
+                memory.raw(),
+                1,
+                offset,
+                from.len(),
+                bytes,
+                0,
+                std::ptr::null(),
+            )
+        };
+        event.map(|event| drop(Event(event))).map_err(|code| error("clEnqueueWriteBuffer", code))
+    }
+
+    /// Copies between memory of the same context; the ranges were checked by the caller.
+    pub(crate) fn copy(&self, source: (&Mem, usize), target: (&Mem, usize), bytes: usize) -> Result<Event> {
+        // SAFETY: both are alive until the command has run: the caller's work owns them.
+        let event = unsafe {
+            cl3::command_queue::enqueue_copy_buffer(
+                self.0,
+                source.0.raw(),
+                target.0.raw(),
+                source.1,
+                target.1,
+                bytes,
+                0,
+                std::ptr::null(),
+            )
+        };
+        event.map(Event).map_err(|code| error("clEnqueueCopyBuffer", code))
+    }
+
+    /// Repeats a pattern over memory; the pattern is copied by the call.
+    pub(crate) fn fill(&self, target: &Mem, pattern: &[u8], offset: usize, bytes: usize) -> Result<Event> {
+        // SAFETY: the memory is alive until the command has run: the caller's work owns it.
+        let event = unsafe {
+            let from = pattern.as_ptr().cast();
+            let (length, list) = (pattern.len(), std::ptr::null());
+            cl3::command_queue::enqueue_fill_buffer(self.0, target.raw(), from, length, offset, bytes, 0, list)
+        };
+        event.map(Event).map_err(|code| error("clEnqueueFillBuffer", code))
+    }
+}
+
+impl Mem {
+    /// Memory of the device's.
+    pub(crate) fn allocate(context: &Context, bytes: usize) -> Result<Mem> {
+        // SAFETY: there is no host memory.
+        let memory = unsafe {
+            cl3::memory::create_buffer(context.raw(), cl3::memory::CL_MEM_READ_WRITE, bytes, std::ptr::null_mut())
+        };
+        memory.map(Mem).map_err(|code| error("clCreateBuffer", code).with_sizes(bytes as u64, None))
+    }
+
+    /// Host memory, in place.
+    ///
+    /// # Safety
+    /// The memory outlives the result and every command on it. Where `constant` is set, nobody writes it.
+    pub(crate) unsafe fn over(context: &Context, host: *mut u8, bytes: usize, constant: bool) -> Result<Mem> {
+        let access = if constant { cl3::memory::CL_MEM_READ_ONLY } else { cl3::memory::CL_MEM_READ_WRITE };
+        let flags = access | cl3::memory::CL_MEM_USE_HOST_PTR;
+        // SAFETY: see above.
+        let memory = unsafe { cl3::memory::create_buffer(context.raw(), flags, bytes, host.cast()) };
+        memory.map(Mem).map_err(|code| error("clCreateBuffer", code).with_sizes(bytes as u64, None))
+    }
+
+    /// A part, which begins at a multiple of the device's alignment. It keeps the whole alive.
+    pub(crate) fn part(&self, offset: usize, bytes: usize) -> Result<Mem> {
+        let region = cl3::types::cl_buffer_region { origin: offset, size: bytes };
+        // SAFETY: the region is read by the call only.
+        let memory = unsafe {
+            let kind = cl3::memory::CL_BUFFER_CREATE_TYPE_REGION;
+            cl3::memory::create_sub_buffer(self.0, 0, kind, std::ptr::from_ref(&region).cast())
+        };
+        memory.map(Mem).map_err(|code| error("clCreateSubBuffer", code).with_sizes(bytes as u64, None))
+    }
+}
+
+impl Program {
+    pub(crate) fn from_source(context: &Context, source: &str) -> Result<Program> {
+        let program = cl3::program::create_program_with_source(context.raw(), &[source]);
+        program.map(Program).map_err(|code| error("clCreateProgramWithSource", code))
+    }
+
+    pub(crate) fn from_binary(context: &Context, device: DeviceHandle, binary: &[u8]) -> Result<Program> {
+        // SAFETY: one device and one binary, both alive during the call.
+        let program = unsafe { cl3::program::create_program_with_binary(context.raw(), &[device.0], &[binary]) };
+        program.map(Program).map_err(|code| error("clCreateProgramWithBinary", code))
+    }
+
+    /// Compiles and links it. An error has the compiler's log.
+    pub(crate) fn build(&self, device: DeviceHandle, options: &str) -> Result<()> {
+        let options = CString::new(options).map_err(|_| Error::invalid_argument("build options with a zero byte"))?;
+        let built = cl3::program::build_program(self.0, &[device.0], &options, None, std::ptr::null_mut());
+        built.map_err(|code| {
+            let log = cl3::program::get_program_build_info(self.0, device.0, cl3::program::CL_PROGRAM_BUILD_LOG);
+            let log = log.map(String::from).unwrap_or_default();
+            let failed = error("clBuildProgram", code);
+            let kind = if code == BUILD_FAILURE || code == INVALID_BINARY { ErrorKind::Compile } else { failed.kind() };
+            Error::new(kind, format!("the OpenCL compiler turns the program down:\n{}", shortened(log.trim())))
+                .with_code(i64::from(code))
+        })
+    }
+
+    /// The vendor's binary.
+    pub(crate) fn binary(&self) -> Result<Vec<u8>> {
+        let binaries = cl3::program::get_program_info(self.0, cl3::program::CL_PROGRAM_BINARIES);
+        let binaries: Vec<Vec<u8>> = binaries.map_err(|code| error("clGetProgramInfo", code))?.into();
+        binaries.into_iter().next().ok_or_else(|| Error::internal("a program without a binary"))
+    }
+}
+
+/// The beginning of a log that may be endless.
+fn shortened(log: &str) -> &str {
+    const MOST: usize = 4096;
+    let end = log.char_indices().map(|(at, _)| at).take_while(|&at| at <= MOST).last().unwrap_or(0);
+    if log.len() <= MOST { log } else { &log[..end] }
+}
+
+impl Kernel {
+    pub(crate) fn new(program: &Arc<Program>, entry: &str) -> Result<Kernel> {
+        let name = CString::new(entry).map_err(|_| Error::invalid_argument("a kernel's name with a zero byte"))?;
+        let kernel = cl3::kernel::create_kernel(program.raw(), &name);
+        kernel.map(Kernel).map_err(|code| error("clCreateKernel", code).at(entry.to_owned()))
+    }
+
+    /// Sets an argument. The caller sees to it that no other thread does so meanwhile.
+    fn set<T>(&self, index: usize, value: &T) -> Result<()> {
+        // SAFETY: the value is read by the call, and is as large as it is said to be.
+        let set = unsafe {
+            let bytes = std::ptr::from_ref(value).cast();
+            cl3::kernel::set_kernel_arg(self.0, index as u32, size_of::<T>(), bytes)
+        };
+        set.map_err(|code| error("clSetKernelArg", code))
+    }
+
+    pub(crate) fn set_number(&self, index: usize, bits: u32) -> Result<()> {
+        self.set(index, &bits)
+    }
+
+    pub(crate) fn set_memory(&self, index: usize, memory: &Mem) -> Result<()> {
+        self.set(index, &memory.raw())
+    }
+}
+
+impl Event {
+    /// Calls `done` once, when the command has run, with its failure if it has failed; on a thread of the driver's.
+    pub(crate) fn on_complete(&self, done: Box<dyn FnOnce(Result<()>) + Send>) -> Result<()> {
+        type Done = Box<dyn FnOnce(Result<()>) + Send>;
+        extern "C" fn complete(_: cl_event, status: cl_int, data: *mut std::ffi::c_void) {
+            // SAFETY: the pointer is that of the box below, and the driver calls once.
+            let done = unsafe { Box::from_raw(data.cast::<Done>()) };
+            let outcome = if status < 0 { Err(error("a command", status)) } else { Ok(()) };
+            // A panic must not pass through the driver.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || done(outcome)));
+        }
+        let data = Box::into_raw(Box::new(done));
+        let set = cl3::event::set_event_callback(self.0, cl3::event::CL_COMPLETE, complete, data.cast());
+        set.map_err(|code| {
+            // SAFETY: the driver has not taken the callback, so the box is still ours.
+            drop(unsafe { Box::from_raw(data) });
+            error("clSetEventCallback", code)
+        })
+    }
+}

@@ -1,0 +1,106 @@
+//! Where programs come from: the vendor's compiler, or a binary that it made before.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use hetero_hal::Result;
+
+use crate::handle::{Context, DeviceHandle, Program};
+
+/// Gives built programs for texts. A flow in which binaries are made beforehand, as FPGAs need it, is another way to fill it.
+pub(crate) struct Library {
+    device: DeviceHandle,
+    /// Device and driver, of which binaries are.
+    maker: String,
+    options: String,
+    folder: Option<PathBuf>,
+    built: Mutex<HashMap<u128, Weak<Program>>>,
+}
+
+/// First bytes of a file of the cache; another version of the format has others.
+const MAGIC: &[u8; 8] = b"heterocl";
+
+/// FNV-1a, 128 bits: tells texts apart, and is no proof against forgery.
+fn hash(parts: &[&str]) -> u128 {
+    let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    for part in parts {
+        for byte in part.bytes().chain([0]) {
+            hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
+        }
+    }
+    hash
+}
+
+impl Library {
+    pub(crate) fn new(device: DeviceHandle, maker: String, options: &str, folder: Option<PathBuf>) -> Self {
+        Library { device, maker, options: options.to_owned(), folder, built: Mutex::new(HashMap::new()) }
+    }
+
+    /// The program of a text, built.
+    pub(crate) fn program(&self, context: &Context, source: &str) -> Result<Arc<Program>> {
+        let key = hash(&[source, &self.options, &self.maker]);
+        let known = self.built.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
+        if let Some(program) = known {
+            return Ok(program);
+        }
+        let program = Arc::new(match self.load(context, key) {
+            Some(program) => program,
+            None => self.compile(context, key, source)?,
+        });
+        let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        built.retain(|_, program| program.strong_count() > 0);
+        built.insert(key, Arc::downgrade(&program));
+        Ok(program)
+    }
+
+    fn compile(&self, context: &Context, key: u128, source: &str) -> Result<Program> {
+        let program = Program::from_source(context, source)?;
+        program.build(self.device, &self.options)?;
+        if let (Some(path), Ok(binary)) = (self.path(key), program.binary()) {
+            // A cache that cannot be written is none.
+            let _ = store(&path, key, &binary);
+        }
+        Ok(program)
+    }
+
+    fn path(&self, key: u128) -> Option<PathBuf> {
+        Some(self.folder.as_ref()?.join(format!("{key:032x}.bin")))
+    }
+
+    /// A binary of the cache, where there is one that the driver takes. One that it doesn't take is made again.
+    fn load(&self, context: &Context, key: u128) -> Option<Program> {
+        let bytes = std::fs::read(self.path(key)?).ok()?;
+        let binary = bytes.strip_prefix(MAGIC)?.strip_prefix(&key.to_le_bytes())?;
+        let (length, binary) = binary.split_at_checked(8)?;
+        if binary.len() as u64 != u64::from_le_bytes(length.try_into().ok()?) {
+            return None;
+        }
+        let program = Program::from_binary(context, self.device, binary).ok()?;
+        program.build(self.device, &self.options).ok()?;
+        Some(program)
+    }
+}
+
+/// Writes a file as a whole or not at all, as other processes may read it.
+fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder)?;
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    let mut bytes = Vec::with_capacity(binary.len() + 32);
+    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(&key.to_le_bytes());
+    bytes.extend_from_slice(&(binary.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(binary);
+    std::fs::write(&draft, bytes)?;
+    std::fs::rename(&draft, path).inspect_err(|_| {
+        let _ = std::fs::remove_file(&draft);
+    })
+}
+
+/// The user's cache folder for programs.
+pub(crate) fn folder() -> Option<PathBuf> {
+    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
+    Some(base.join("hetero").join("opencl"))
+}

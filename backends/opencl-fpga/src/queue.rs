@@ -1,0 +1,335 @@
+//! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be over before.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
+
+use hetero_hal::{Buffer, Error, ErrorKind, Point, Queue, QueueOptions, Result, Work, copy_through_host};
+
+use crate::device::Shared;
+use crate::executable::OpenClExecutable;
+use crate::handle::{CommandQueue, Event};
+use crate::memory::OpenClMemory;
+
+/// Submissions that may be under way, where the caller names no number.
+const CAPACITY: usize = 1024;
+
+pub(crate) struct OpenClQueue {
+    core: Arc<Core>,
+    /// To the queue's own thread, which begins when there is something that would block the caller.
+    ready: OnceLock<Sender<Job>>,
+    name: String,
+}
+
+/// What the queue, its thread and the driver's callbacks share.
+struct Core {
+    commands: CommandQueue,
+    shared: Arc<Shared>,
+    /// Submissions under way.
+    taken: AtomicUsize,
+    capacity: usize,
+    /// Points that commands already given to the driver will reach, in order.
+    given: Mutex<Vec<Point>>,
+}
+
+/// Work whose turn it is.
+struct Job {
+    work: Result<Work>,
+    signal: Vec<Point>,
+}
+
+/// Work that waits for points.
+struct Pending {
+    left: AtomicUsize,
+    job: Mutex<Option<Job>>,
+    ready: Sender<Job>,
+}
+
+impl Pending {
+    /// One of the points is reached, or will not be.
+    fn reached(&self, outcome: Result<()>) {
+        let mut slot = self.job.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = outcome.is_err();
+        if let (Err(error), Some(job)) = (outcome, slot.as_mut()) {
+            job.work = Err(error);
+        }
+        let last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
+        if (last || failed)
+            && let Some(job) = slot.take()
+        {
+            send(&self.ready, job);
+        }
+    }
+}
+
+/// A queue whose thread has gone fails what it is given, so that no waiter is left behind.
+fn send(ready: &Sender<Job>, job: Job) {
+    if let Err(returned) = ready.send(job) {
+        let error = Error::new(ErrorKind::DeviceLost, "the queue is closed");
+        returned.0.signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+    }
+}
+
+impl OpenClQueue {
+    pub(crate) fn new(shared: Arc<Shared>, options: &QueueOptions) -> Result<Self> {
+        let commands =
+            CommandQueue::new(&shared.context, shared.handle).map_err(|error| error.on(shared.id.clone()))?;
+        let capacity = options.capacity.unwrap_or(CAPACITY);
+        let core = Core { commands, shared, taken: AtomicUsize::new(0), capacity, given: Mutex::new(Vec::new()) };
+        let name = if options.name.is_empty() { "hetero-opencl-queue".to_owned() } else { options.name.clone() };
+        Ok(OpenClQueue { core: Arc::new(core), ready: OnceLock::new(), name })
+    }
+
+    /// The way to the queue's thread.
+    fn ready(&self) -> Result<&Sender<Job>> {
+        if let Some(ready) = self.ready.get() {
+            return Ok(ready);
+        }
+        let (ready, jobs) = channel::<Job>();
+        let core = self.core.clone();
+        let started = std::thread::Builder::new().name(self.name.clone()).spawn(move || serve(&core, &jobs));
+        started.map_err(|error| {
+            Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread")
+                .on(self.core.shared.id.clone())
+                .caused_by(error)
+        })?;
+        // Where another caller was first, this thread's sender is dropped, and the thread ends.
+        Ok(self.ready.get_or_init(|| ready))
+    }
+}
+
+/// The queue's thread; it ends when the queue and everything that waits for it are dropped.
+fn serve(core: &Arc<Core>, jobs: &Receiver<Job>) {
+    while let Ok(Job { work, signal }) = jobs.recv() {
+        match work {
+            Ok(work) => core.start(work, &[], signal),
+            Err(error) => core.end(&signal, Err(error)),
+        }
+    }
+}
+
+impl Core {
+    fn check(&self, work: &Work) -> Result<()> {
+        let id = &self.shared.id;
+        let own = |buffer: &Buffer| match buffer.memory::<OpenClMemory>() {
+            Some(memory) if memory.is_of(&self.shared) => Ok(()),
+            _ => Err(Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(id.clone())),
+        };
+        match work {
+            Work::Execute(execution) => {
+                let executable: &dyn Any = &*execution.executable;
+                let executable = executable.downcast_ref::<OpenClExecutable>().filter(|own| own.is_of(&self.shared));
+                let executable = executable
+                    .ok_or_else(|| Error::invalid_argument("the executable is another device's").on(id.clone()))?;
+                execution.bindings.iter().try_for_each(own)?;
+                execution.scratch.iter().try_for_each(own)?;
+                executable.check(execution).map_err(|error| error.on(id.clone()))
+            }
+            Work::Fill { target, pattern } => {
+                own(target)?;
+                if pattern.is_empty() || pattern.len() > 16 || !target.len().is_multiple_of(pattern.len()) {
+                    return Err(Error::invalid_argument(format!(
+                        "a pattern of {} bytes does not fill {} bytes",
+                        pattern.len(),
+                        target.len()
+                    ))
+                    .on(id.clone()));
+                }
+                Ok(())
+            }
+            Work::Copy { source, target } if source.len() != target.len() => Err(Error::invalid_argument(format!(
+                "cannot copy {} bytes into a buffer of {}",
+                source.len(),
+                target.len()
+            ))
+            .on(id.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    fn take(&self) -> Result<()> {
+        if self.taken.fetch_add(1, Ordering::AcqRel) < self.capacity {
+            return Ok(());
+        }
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        Err(Error::new(ErrorKind::Execution, format!("{} submissions are under way already", self.capacity))
+            .on(self.shared.id.clone())
+            .with_remedy("wait for some of them")
+            .retryable())
+    }
+
+    /// Would the work hold up the thread that starts it?
+    fn blocks(&self, work: &Work) -> bool {
+        match work {
+            Work::Execute(execution) => execution.probe.is_some(),
+            Work::Copy { source, target } => !self.own(source) || !self.own(target),
+            Work::Fill { .. } => false,
+            _ => true,
+        }
+    }
+
+    fn own(&self, buffer: &Buffer) -> bool {
+        buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_of(&self.shared))
+    }
+
+    /// Gives work to the driver, or does it here where it is the host's. `None` where it is over already.
+    fn enqueue(&self, work: &Work) -> Result<Option<Event>> {
+        match work {
+            Work::Execute(execution) => {
+                let executable: &dyn Any = &*execution.executable;
+                match executable.downcast_ref::<OpenClExecutable>() {
+                    Some(executable) => executable.enqueue(execution, &self.commands),
+                    None => Err(Error::internal("the executable is another device's")),
+                }
+            }
+            Work::Copy { source, target } => {
+                let (from, to) = (source.memory::<OpenClMemory>(), target.memory::<OpenClMemory>());
+                match (from, to) {
+                    (Some(from), Some(to)) if self.own(source) && self.own(target) && !source.is_empty() => {
+                        let (from, to) = ((from.whole(), source.offset()), (to.whole(), target.offset()));
+                        self.commands.copy(from, to, source.len()).map(Some)
+                    }
+                    _ => copy_through_host(source, target).map(|()| None),
+                }
+            }
+            Work::Fill { target, .. } if target.is_empty() => Ok(None),
+            Work::Fill { target, pattern } => {
+                let memory = target.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
+                // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
+                if pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len()) {
+                    return self.commands.fill(memory.whole(), pattern, target.offset(), target.len()).map(Some);
+                }
+                let piece: Vec<u8> = pattern.iter().copied().cycle().take(pattern.len() * 4096).collect();
+                let mut offset = 0;
+                while offset < target.len() {
+                    let bytes = piece.len().min(target.len() - offset);
+                    target.write(offset, &piece[..bytes])?;
+                    offset += bytes;
+                }
+                Ok(None)
+            }
+            Work::Host(task) => task.run().map(|()| None),
+            other => Err(Error::unsupported(format!("{other:?}"))),
+        }
+    }
+
+    /// Starts work whose turn it is; its end reaches the points. `wait` are points that commands before it in the driver's queue reach.
+    fn start(self: &Arc<Self>, work: Work, wait: &[Point], signal: Vec<Point>) {
+        let began = Instant::now();
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        let event = match self.enqueue(&work) {
+            Ok(Some(event)) => event,
+            Ok(None) => {
+                drop(given);
+                return self.end(&signal, Ok(()));
+            }
+            Err(error) => {
+                drop(given);
+                return self.end(&signal, Err(error));
+            }
+        };
+        given.extend(signal.iter().cloned());
+        drop(given);
+        let (core, wait, points) = (self.clone(), wait.to_vec(), signal.clone());
+        // Owns the work until the driver is done with it.
+        let done = Box::new(move |outcome: Result<()>| {
+            let _kept = work;
+            let earlier = wait
+                .iter()
+                .find_map(|point| (point.timeline.value() < point.value).then(|| point.timeline.failure()).flatten());
+            let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
+            core.end(&points, earlier.map_or(outcome, Err));
+        });
+        let started = event.on_complete(done).and_then(|()| self.commands.flush());
+        if let Err(error) = started {
+            // Nobody will tell when it is over, so it has to be now.
+            let _ = self.commands.finish();
+            self.end(&signal, Err(error));
+        }
+    }
+
+    /// Reaches points, or fails their timelines.
+    fn end(&self, signal: &[Point], outcome: Result<()>) {
+        self.given.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| {
+            !signal.iter().any(|ended| ended.value == point.value && ended.timeline.is(&point.timeline))
+        });
+        self.taken.fetch_sub(1, Ordering::AcqRel);
+        match outcome {
+            Ok(()) => signal.iter().for_each(Point::signal),
+            Err(error) => {
+                let error = if error.device().is_none() { error.on(self.shared.id.clone()) } else { error };
+                signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+            }
+        }
+    }
+
+    /// Are all points reached, or sure to be by commands that the driver has already?
+    fn ordered(&self, wait: &[Point]) -> bool {
+        let mut given = None;
+        wait.iter().all(|point| {
+            if point.timeline.value() >= point.value {
+                return true;
+            }
+            let given = given.get_or_insert_with(|| self.given.lock().unwrap_or_else(PoisonError::into_inner));
+            given.iter().any(|ahead| ahead.value >= point.value && ahead.timeline.is(&point.timeline))
+        })
+    }
+}
+
+impl Queue for OpenClQueue {
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        let core = &self.core;
+        core.check(&work)?;
+        let blocks = core.blocks(&work);
+        if !blocks && core.ordered(wait) {
+            core.take()?;
+            core.start(work, wait, signal.to_vec());
+            return Ok(());
+        }
+        let ready = self.ready()?;
+        core.take()?;
+        let job = Job { work: Ok(work), signal: signal.to_vec() };
+        if wait.is_empty() {
+            send(ready, job);
+            return Ok(());
+        }
+        let pending =
+            Arc::new(Pending { left: AtomicUsize::new(wait.len()), job: Mutex::new(Some(job)), ready: ready.clone() });
+        for point in wait {
+            let pending = pending.clone();
+            point.timeline.on_reach(point.value, Box::new(move |outcome| pending.reached(outcome)));
+        }
+        Ok(())
+    }
+
+    /// On the calling thread, where nothing has to be waited for and the driver's own wait is the quickest.
+    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
+        let core = &self.core;
+        core.check(&work)?;
+        let reached = wait.iter().all(|point| point.timeline.value() >= point.value);
+        if !reached || !core.shared.quirks.finishes {
+            self.submit(wait, work, signal)?;
+            return signal.iter().try_for_each(|point| point.wait(deadline));
+        }
+        core.take()?;
+        let began = Instant::now();
+        let outcome = core.enqueue(&work).and_then(|event| match event {
+            Some(_) => core.commands.finish(),
+            None => Ok(()),
+        });
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
+        core.end(signal, outcome.clone());
+        outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error })
+    }
+}
+
+impl Drop for OpenClQueue {
+    fn drop(&mut self) {
+        // What the driver has still owns its memory; it ends by itself.
+        let _ = self.core.commands.flush();
+    }
+}

@@ -1,0 +1,175 @@
+//! Generated conformance cases on every device that is found, and the devices that have to be found.
+
+use serde_json::Value;
+
+use crate::drivers;
+use crate::workspace::{Result, Workspace, drivers_required};
+
+/// A device of a machine on which `cargo xtask setup` ran.
+struct Expected {
+    what: &'static str,
+    driver: &'static str,
+    /// One of these is in its name, vendor or driver version, in lower case.
+    texts: &'static [&'static str],
+    emulated: bool,
+}
+
+const EXPECTED: [Expected; 5] = [
+    Expected { what: "the CPU", driver: "cpu", texts: &[""], emulated: false },
+    Expected {
+        what: "PoCL",
+        driver: "opencl",
+        texts: &["pocl", "pthread-", "portable computing language"],
+        emulated: false,
+    },
+    // PoCL names the processor it runs on, so Intel's name alone is not enough.
+    Expected {
+        what: "Intel CPU OpenCL",
+        driver: "opencl",
+        texts: &["intel(r) corporation", "intel(r) opencl"],
+        emulated: false,
+    },
+    Expected { what: "the Intel FPGA emulator", driver: "fpga", texts: &["fpga emulat"], emulated: true },
+    Expected { what: "lavapipe", driver: "wgpu", texts: &["llvmpipe"], emulated: false },
+];
+
+/// Does one of [`EXPECTED`] that is not listed fail the step?
+// To be true as soon as the engine has these drivers.
+const ALL_REQUIRED: bool = false;
+/// Cases that each device has to pass at least.
+const LEAST_PASSED: usize = 1500;
+
+/// What `hetero devices` says of one device.
+struct Found {
+    id: String,
+    described: String,
+    emulated: bool,
+}
+
+impl Found {
+    fn is(&self, expected: &Expected) -> bool {
+        self.id.split(':').next() == Some(expected.driver)
+            && (self.emulated || !expected.emulated)
+            && expected.texts.iter().any(|text| self.described.contains(text))
+    }
+}
+
+/// The generated cases on each device.
+pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
+    let found = find(workspace, false)?;
+    all_found(&found, "of the cache")?;
+    if drivers::registered() {
+        all_found(&find(workspace, true)?, "registered for the system")?;
+    }
+    let mut failed = Vec::new();
+    for device in &found {
+        if let Err(error) = on_device(workspace, &device.id) {
+            println!("{error}");
+            failed.push(device.id.as_str());
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("conformance of {}", failed.join(", "))) }
+}
+
+fn on_device(workspace: &Workspace, id: &str) -> Result<()> {
+    let report = workspace.root.join("target").join(format!("conformance-{}.xml", id.replace(':', "-")));
+    let (hetero, path) = (workspace.hetero_path(), report.to_string_lossy());
+    workspace.run(&hetero, &["conformance", "--device", id, "--junit", &path])?;
+    let text = std::fs::read_to_string(&report).map_err(|error| format!("cannot read {path}: {error}"))?;
+    // A case that passed has nothing to say, so its element is empty.
+    let passed = text.lines().filter(|line| line.contains("<testcase ") && !line.contains("</testcase>")).count();
+    if passed >= LEAST_PASSED {
+        Ok(())
+    } else {
+        Err(format!("{id}: {passed} cases passed, {LEAST_PASSED} have to at least; see {path}"))
+    }
+}
+
+/// Every device; `plain` as a process finds them that was not started by this one.
+fn find(workspace: &Workspace, plain: bool) -> Result<Vec<Found>> {
+    let hetero = workspace.hetero_path();
+    let mut command = workspace.command(&hetero, &["devices", "--json"]);
+    if plain {
+        command.env_remove("OCL_ICD_VENDORS");
+    }
+    let output = command.output().map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
+    if !output.status.success() {
+        return Err(format!("`hetero devices`: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    let document: Value = serde_json::from_slice(&output.stdout)
+        .map_err(|error| format!("`hetero devices --json` is not understood: {error}"))?;
+    let devices = document["devices"].as_array().ok_or("`hetero devices --json` has no list of devices")?;
+    let found = devices.iter().map(|device| {
+        let text = |key: &str| device[key].as_str().unwrap_or_default();
+        let described = [text("name"), text("vendor"), text("driver_version")].join(" ").to_lowercase();
+        Found { id: text("id").to_owned(), described, emulated: device["emulated"] == true }
+    });
+    Ok(found.collect())
+}
+
+/// Is each of [`EXPECTED`] among the devices? Prints which is which.
+fn all_found(found: &[Found], which: &str) -> Result<()> {
+    println!("devices, drivers {which}:");
+    let mut missing = Vec::new();
+    for expected in &EXPECTED {
+        match found.iter().find(|device| device.is(expected)) {
+            Some(device) => println!("    {}: {} ({})", device.id, expected.what, device.described),
+            None => missing.push(expected.what),
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let missing = format!("not found: {}", missing.join(", "));
+    if ALL_REQUIRED && drivers_required() {
+        return Err(format!("{missing}; `hetero check --compatibility` says why"));
+    }
+    println!("    {missing}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Devices as OpenCL's and Vulkan's drivers describe themselves, here on an Intel processor, where PoCL's device has its name too.
+    fn listed() -> Vec<Found> {
+        let found =
+            |id: &str, described: &str, emulated| Found { id: id.into(), described: described.into(), emulated };
+        vec![
+            found("cpu:0", "intel(r) xeon(r) processor genuineintel 0.1.0", false),
+            found("opencl:0", "pthread-skylake-avx512-intel(r) xeon(r) processor genuineintel 3.1+debian", false),
+            found("opencl:1", "intel(r) xeon(r) processor intel(r) corporation 2024.18.12.0.05_160000", false),
+            found("fpga:0", "intel(r) fpga emulation device intel(r) corporation 2024.18.12.0.05_160000", true),
+            found("wgpu:0", "llvmpipe (llvm 15.0.6, 256 bits) mesa 22.3.6 (llvm 15.0.6)", false),
+        ]
+    }
+
+    /// The ids that each expected device is found as.
+    fn matches(found: &[Found]) -> Vec<Vec<&str>> {
+        let of =
+            |expected| found.iter().filter(|device| device.is(expected)).map(|device| device.id.as_str()).collect();
+        EXPECTED.iter().map(of).collect()
+    }
+
+    #[test]
+    fn each_expected_device_is_one_of_the_listed() {
+        assert_eq!(matches(&listed()), [["cpu:0"], ["opencl:0"], ["opencl:1"], ["fpga:0"], ["wgpu:0"]]);
+    }
+
+    #[test]
+    fn an_emulator_that_does_not_say_so_is_not_the_expected_device() {
+        let mut found = listed();
+        found[3].emulated = false;
+        assert_eq!(matches(&found)[3], Vec::<&str>::new());
+    }
+
+    #[test]
+    fn one_driver_does_not_stand_for_another() {
+        for (missing, expected) in EXPECTED.iter().enumerate() {
+            let mut found = listed();
+            found.remove(missing);
+            assert_eq!(matches(&found)[missing], Vec::<&str>::new(), "{}", expected.what);
+        }
+    }
+}

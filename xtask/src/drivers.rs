@@ -1,0 +1,150 @@
+//! Real device software for machines without accelerators: OpenCL and Vulkan on the processor, an FPGA's emulator, CUDA's compilers.
+//!
+//! Debian packages are installed for the whole system, wheels into the cache. An OpenCL loader knows a driver by an `.icd` file, which names
+//! its library; those of the cache are in `drivers/icd`, and [`Workspace::command`] points the loader there. As root they are
+//! registered in the system's folder too, so that a plain `hetero devices` finds them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::setup::{apt, sudo};
+use crate::workspace::{Result, Workspace};
+
+/// The OpenCL loader, PoCL, the Vulkan loader and lavapipe. Not `mesa-opencl-icd`: a driver of it that finds no GPU crashes its caller.
+const DEBIAN: [&str; 4] = ["ocl-icd-libopencl1", "pocl-opencl-icd", "libvulkan1", "mesa-vulkan-drivers"];
+/// Intel's OpenCL for its processors, and the emulator of its FPGAs. Without the compiler's run-time library neither shows, and nothing says why.
+const INTEL: [&str; 3] =
+    ["intel-opencl-rt==2025.0.5", "intel-opencl-fpga-emu-rt==2025.0.5", "intel-cmplr-lib-rt==2025.0.5"];
+/// CUDA C to PTX, and PTX to machine code; both work without a GPU.
+const CUDA: [&str; 2] = ["nvidia-cuda-nvrtc-cu12==12.9.86", "nvidia-cuda-nvcc-cu12==12.9.86"];
+/// Names of `.icd` files, and the libraries of the Intel wheels that they name.
+const LIBRARIES: [(&str, &str); 2] =
+    [("intel-cpu.icd", "libintelocl.so"), ("intel-fpga-emulator.icd", "libintelocl_emu.so")];
+/// Are the wheels for this system?
+pub(crate) const WHEELS_RUN: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
+/// Where the OpenCL loader looks by itself.
+const VENDORS: &str = "/etc/OpenCL/vendors";
+
+/// Installs what is missing, and says of each what was found.
+pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
+    debian(workspace)?;
+    if !WHEELS_RUN {
+        println!("Intel's OpenCL and CUDA's compilers: not for this system");
+        return Ok(());
+    }
+    cuda(workspace)?;
+    wheels(workspace, "intel", &INTEL)?;
+    let written = icd_files(workspace)?;
+    register(workspace, &written)
+}
+
+/// CUDA's compilers.
+pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
+    wheels(workspace, "nvrtc", &CUDA)
+}
+
+/// Python of the environment that holds CUDA's compilers.
+pub(crate) fn cuda_python(workspace: &Workspace) -> PathBuf {
+    workspace.cache.join("drivers").join("nvrtc").join("bin").join("python")
+}
+
+fn debian(workspace: &Workspace) -> Result<()> {
+    let query = [&["--show", "--showformat=${db:Status-Status}\n"][..], &DEBIAN].concat();
+    let names = DEBIAN.join(" ");
+    let Ok(output) = Command::new("dpkg-query").args(query).output() else {
+        println!("{names}: not a Debian system; install its OpenCL loader, PoCL, Vulkan loader and lavapipe by hand");
+        return Ok(());
+    };
+    let states = String::from_utf8_lossy(&output.stdout);
+    if states.lines().filter(|state| *state == "installed").count() == DEBIAN.len() {
+        println!("{names}: there already");
+        return Ok(());
+    }
+    apt(workspace, &DEBIAN)
+}
+
+/// Installs wheels into an environment of their own, `drivers/NAME`.
+fn wheels(workspace: &Workspace, name: &str, packages: &[&str]) -> Result<()> {
+    let home = workspace.cache.join("drivers").join(name);
+    // Written last, so that an installation that was cut off is completed.
+    let stamp = home.join("hetero-packages.txt");
+    let wanted = packages.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
+        println!("{}: there already", packages.join(" "));
+        return Ok(());
+    }
+    // Not cleared first: a process may have these libraries open.
+    workspace.run("python3", &["-m", "venv", &home.to_string_lossy()])?;
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    workspace.run(home.join("bin").join("python"), &[&pip[..], packages].concat())?;
+    write(&stamp, &wanted)
+}
+
+/// Writes the `.icd` files of the cache: PoCL's as the system has it, and Intel's, whose paths are given back.
+fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
+    let pocl = Path::new(VENDORS).join("pocl.icd");
+    let pocl = std::fs::read_to_string(&pocl)
+        .map_err(|error| format!("PoCL does not say where it is: cannot read {}: {error}", pocl.display()))?;
+    let libraries = workspace.cache.join("drivers").join("intel").join("lib");
+    let mut files = vec![("pocl.icd", pocl)];
+    for (name, library) in LIBRARIES {
+        // Named where it lies: through a link, a driver does not find the other files that it needs.
+        let library = libraries.join(library);
+        if !library.exists() {
+            let home = libraries.with_file_name("");
+            return Err(format!("{} is missing; remove {} and run setup again", library.display(), home.display()));
+        }
+        files.push((name, format!("{}\n", library.display())));
+    }
+    let folder = workspace.icd_folder();
+    let intel = files[1..].iter().map(|(name, _)| folder.join(name)).collect();
+    if files.iter().all(|(name, text)| std::fs::read_to_string(folder.join(name)).is_ok_and(|found| found == *text)) {
+        println!("{}: there already", folder.display());
+        return Ok(intel);
+    }
+    // The folder appears with all of its files: the loader takes it instead of the system's, so that what it lacks would not be found.
+    let making = folder.with_extension("part");
+    std::fs::create_dir_all(&making).map_err(|error| format!("cannot make {}: {error}", making.display()))?;
+    for (name, text) in &files {
+        write(&making.join(name), text)?;
+    }
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).map_err(|error| format!("cannot remove {}: {error}", folder.display()))?;
+    }
+    std::fs::rename(&making, &folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    println!("{}: written", folder.display());
+    Ok(intel)
+}
+
+/// Are the cache's drivers registered for the whole system?
+pub(crate) fn registered() -> bool {
+    LIBRARIES.iter().all(|(name, _)| registration(name).exists())
+}
+
+fn registration(name: &str) -> PathBuf {
+    Path::new(VENDORS).join(format!("hetero-{name}"))
+}
+
+/// Makes the loader find the cache's drivers in every process, as an installer of the vendor's would.
+fn register(workspace: &Workspace, files: &[PathBuf]) -> Result<()> {
+    for file in files {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        let target = registration(&name);
+        if std::fs::read(&target).is_ok_and(|found| std::fs::read(file).is_ok_and(|wanted| wanted == found)) {
+            println!("{}: there already", target.display());
+            continue;
+        }
+        let (file, target) = (file.to_string_lossy(), target.to_string_lossy());
+        if let Err(error) = sudo(workspace, &["install", "-m", "644", &file, &target]) {
+            // All is there for tests; only a plain `hetero` needs the variable.
+            println!("cannot register a driver for the whole system: {error}");
+            println!("where hetero is to find it, set OCL_ICD_VENDORS={}", workspace.icd_folder().display());
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
