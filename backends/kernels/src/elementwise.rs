@@ -150,7 +150,7 @@ impl Chain<'_> {
         }
         let value = self.site.value(id).ok_or("it has no such value")?;
         let scalar = Scalar::of(value.dtype).ok_or_else(|| format!("kernels do not compute on {}", value.dtype))?;
-        let name = format!("x{}", self.tail.arguments.len() + self.tail.numbers.len());
+        let name = format!("in{}", self.tail.arguments.len() + self.tail.numbers.len());
         // A number that is known goes along with the launch.
         if let Some(content) = value.constant.as_ref().filter(|content| content.len() == 1)
             && let Some((number, bits)) = literal(scalar, content)

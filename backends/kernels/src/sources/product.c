@@ -30,12 +30,12 @@ for (uint k0 = 0u; k0 < depth; k0 += TK) {
   }
   for (uint t = ITEM; t < TN * TK; t += ITEMS) {
     const uint k = k0 + t / TN;
-    const uint c = t % TN;
+    const uint n = t % TN;
     float v = 0.0f;
-    if (column + c < columns && k < depth) {
-      v = LOAD(b, b_base + k * b_row + (column + c) * b_column);
+    if (column + n < columns && k < depth) {
+      v = LOAD(b, b_base + k * b_row + (column + n) * b_column);
     }
-    b_tile[(k - k0) * TN + c] = v;
+    b_tile[(k - k0) * TN + n] = v;
   }
   BARRIER;
   for (uint k = 0u; k < TK; k += 1u) {
@@ -55,10 +55,10 @@ for (uint k0 = 0u; k0 < depth; k0 += TK) {
 for (uint i = 0u; i < RM; i += 1u) {
   for (uint j = 0u; j < RN; j += 1u) {
     const uint m = row + i * GM + item_row;
-    const uint c = column + j * GN + item_column;
-    if (m < rows && c < columns) {
+    const uint n = column + j * GN + item_column;
+    if (m < rows && n < columns) {
       const float sum = acc[i * RN + j];
-      const uint at = (z * rows + m) * columns + c;
+      const uint at = (z * rows + m) * columns + n;
       RESULT(at, $VALUE);
     }
   }
