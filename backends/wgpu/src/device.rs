@@ -3,19 +3,19 @@
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hetero_hal::{
     Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, Edge, Error,
-    Executable, ExternalMemory, HandleKind, HostSemantics, KernelFormat, MemoryKind, Program, Quality, Queue,
-    QueueOptions, Result, Source, Telemetry,
+    Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
+    Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
 
 use crate::completion::{self, Ticket};
 use crate::driver::Settings;
 use crate::executable::WgpuExecutable;
-use crate::gpu::Gpu;
+use crate::gpu::{Gpu, PATIENCE};
 use crate::memory::{Budget, WgpuMemory};
 use crate::pipelines::Pipelines;
 use crate::queue::WgpuQueue;
@@ -40,7 +40,27 @@ impl Context {
     /// A buffer's memory, where it is this device's.
     pub(crate) fn memory<'a>(&self, buffer: &'a Buffer) -> Result<&'a WgpuMemory> {
         let own = buffer.memory::<WgpuMemory>().filter(|memory| std::ptr::eq(memory.gpu(), &*self.gpu));
-        own.ok_or_else(|| Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.gpu.id.clone()))
+        own.ok_or_else(|| {
+            Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.gpu.id.clone())
+        })
+    }
+
+    /// Starts a copy between two allocations, of whole words.
+    pub(crate) fn start_copy(
+        &self,
+        (from, source): (&WgpuMemory, usize),
+        (to, target): (&WgpuMemory, usize),
+        bytes: usize,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let gpu = &self.gpu;
+        let at = |memory: &WgpuMemory, offset: usize| (memory.lead() + offset) as u64;
+        gpu.checked("copying", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(&from.buffer, at(from, source), &to.buffer, at(to, target), bytes as u64);
+            let commands = encoder.finish();
+            let _unmapped = (from.submitting(), to.submitting());
+            gpu.queue.submit([commands])
+        })
     }
 
     /// Lets the device's thread wait for work.
@@ -87,13 +107,14 @@ impl WgpuDevice {
             items: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             local_bytes: limits.max_compute_workgroup_storage_size,
             groups: limits.max_compute_workgroups_per_dimension,
-            buffers: limits.max_storage_buffers_per_shader_stage,
+            // The numbers take one binding more.
+            buffers: limits.max_storage_buffers_per_shader_stage.min(limits.max_bindings_per_bind_group - 1),
             binding_bytes: binding / 256 * 256,
             alignment,
         };
         let kinds = if settings.mapped { MemoryKind::Shared } else { MemoryKind::Device };
         let capabilities = Capabilities {
-            dtypes: DType::all().filter(|&dtype| computes(dtype, &target)).collect(),
+            dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
             memory_kinds: vec![kinds],
             imports: importer.iter().map(|_| HandleKind::Host).collect(),
             exports: vec![],
@@ -112,29 +133,37 @@ impl WgpuDevice {
             pipelines: Pipelines::default(),
             waiting: Mutex::new(None),
         };
-        WgpuDevice { info, capabilities, context: Arc::new(context) }
+        let mut device = WgpuDevice { info, capabilities, context: Arc::new(context) };
+        if !device.imports_are_seen().unwrap_or(false) {
+            device.capabilities.imports.clear();
+        }
+        device
+    }
+
+    /// Does the device see what the host writes into imported pages, and the host what the device writes? Vulkan leaves it to barriers that wgpu may not have.
+    fn imports_are_seen(&self) -> Result<bool> {
+        const BYTES: usize = 4096;
+        let context = &self.context;
+        let own = WgpuMemory::allocate(context, BYTES)?;
+        let shared = WgpuMemory::import(context, HostMemory::allocate(BYTES)?)?;
+        let shared = context.memory(&shared)?;
+        let mut seen = [0; BYTES];
+        own.write(0, &[0xa5; BYTES])?;
+        let index = context.start_copy((&own, 0), (shared, 0), BYTES)?;
+        context.gpu.wait(&index, Instant::now() + PATIENCE)?;
+        shared.read(0, &mut seen)?;
+        if seen != [0xa5; BYTES] {
+            return Ok(false);
+        }
+        shared.write(0, &[0x3c; BYTES])?;
+        let index = context.start_copy((shared, 0), (&own, 0), BYTES)?;
+        context.gpu.wait(&index, Instant::now() + PATIENCE)?;
+        own.read(0, &mut seen)?;
+        Ok(seen == [0x3c; BYTES])
     }
 
     fn kind(&self) -> MemoryKind {
         if self.context.mapped { MemoryKind::Shared } else { MemoryKind::Device }
-    }
-}
-
-/// Are elements of this type anything but moved?
-fn computes(dtype: DType, target: &Target) -> bool {
-    match dtype {
-        DType::F16 => target.half,
-        DType::I64 | DType::U64 => target.long,
-        DType::Bool
-        | DType::I8
-        | DType::I16
-        | DType::I32
-        | DType::U8
-        | DType::U16
-        | DType::U32
-        | DType::BF16
-        | DType::F32 => true,
-        _ => false,
     }
 }
 
@@ -148,10 +177,14 @@ impl Device for WgpuDevice {
     }
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
-        let supported = program
-            .node_ids()
-            .filter(|(_, node)| hetero_kernels::support(program, node, &self.context.target).is_ok());
+        let supported =
+            program.node_ids().filter(|(_, node)| hetero_kernels::support(program, node, &self.context.target).is_ok());
         supported.map(|(id, _)| Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None }).collect()
+    }
+
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        let node = program.nodes().get(node.index())?;
+        hetero_kernels::support(program, node, &self.context.target).err()
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
@@ -173,9 +206,7 @@ impl Device for WgpuDevice {
                 Err(Error::invalid_argument("constant memory cannot be shared for writing").on(self.info.id.clone()))
             }
             HostSemantics::Immutable | HostSemantics::Shared => WgpuMemory::import(&self.context, host),
-            _ => {
-                Ok(WgpuMemory::copy_of(&self.context, &host)?.into_buffer(self.kind()))
-            }
+            _ => Ok(WgpuMemory::copy_of(&self.context, &host)?.into_buffer(self.kind())),
         }
     }
 

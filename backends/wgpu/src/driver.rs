@@ -185,7 +185,8 @@ mod tests {
         settings.set("memory", "staged").unwrap();
         settings.set("binding_bytes", "4096").unwrap();
         assert_eq!((settings.mapped, settings.binding_bytes), (false, 4096));
-        for (key, value) in [("memory", "pinned"), ("binding_bytes", "100"), ("binding_bytes", "0"), ("colour", "red")] {
+        for (key, value) in [("memory", "pinned"), ("binding_bytes", "100"), ("binding_bytes", "0"), ("colour", "red")]
+        {
             assert!(settings.set(key, value).is_err(), "{key}={value}");
         }
     }

@@ -130,8 +130,9 @@ impl WgpuExecutable {
                 .at(signature.entry.clone()));
         }
         if let Some(binding) = signature.bindings.iter().find(|info| info.bytes == 0) {
-            return Err(Error::invalid_argument(format!("the binding '{}' is empty", binding.name))
-                .at(signature.entry.clone()));
+            return Err(
+                Error::invalid_argument(format!("the binding '{}' is empty", binding.name)).at(signature.entry.clone())
+            );
         }
         let whole = |(position, info): (usize, &BindingInfo)| Bound {
             place: Place::Binding(position),

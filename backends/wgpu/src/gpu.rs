@@ -109,7 +109,9 @@ impl Gpu {
                 }
                 Err(wgpu::PollError::Timeout) => {}
                 Err(error) => {
-                    return Err(Error::internal("a submission is unknown to wgpu").on(self.id.clone()).caused_by(error));
+                    return Err(Error::internal("a submission is unknown to wgpu")
+                        .on(self.id.clone())
+                        .caused_by(error));
                 }
             }
         }

@@ -19,11 +19,7 @@ impl Importer {
     }
 }
 
-pub(crate) fn open(
-    _: &wgpu::Adapter,
-    _: &wgpu::DeviceDescriptor<'_>,
-    _: &DeviceId,
-) -> Result<Option<Opened>> {
+pub(crate) fn open(_: &wgpu::Adapter, _: &wgpu::DeviceDescriptor<'_>, _: &DeviceId) -> Result<Option<Opened>> {
     Ok(None)
 }
 

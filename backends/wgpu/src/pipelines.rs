@@ -79,7 +79,8 @@ fn compile(gpu: &Gpu, text: &Text) -> Result<Pipeline> {
         let source = wgpu::ShaderSource::Wgsl(text.code.as_str().into());
         let descriptor = wgpu::ShaderModuleDescriptor { label: Some(&text.entry), source };
         let module = if text.own {
-            let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+            let checks =
+                wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
             // SAFETY: indexes are checked all the same; only loops are not, and those of `hetero-kernels` count up to a number.
             unsafe { device.create_shader_module_trusted(descriptor, checks) }
         } else {

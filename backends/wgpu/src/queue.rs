@@ -119,7 +119,10 @@ impl Hand {
                 }
             }
             Work::Copy { source, target } => match self.inside(source, target) {
-                Some((from, to)) => self.copy((source, from), (target, to)).map(Some),
+                Some((from, to)) => {
+                    let (at, to, bytes) = ((from, source.offset()), (to, target.offset()), source.len());
+                    self.context.start_copy(at, to, bytes).map(Some)
+                }
                 None => copy_through_host(source, target).map(|()| None),
             },
             Work::Fill { target, pattern } => {
@@ -153,23 +156,6 @@ impl Hand {
             && whole(source, from)
             && whole(target, to);
         fits.then_some((from, to))
-    }
-
-    fn copy(
-        &self,
-        (source, from): (&Buffer, &WgpuMemory),
-        (target, to): (&Buffer, &WgpuMemory),
-    ) -> Result<wgpu::SubmissionIndex> {
-        let gpu = &self.context.gpu;
-        let at = |buffer: &Buffer, memory: &WgpuMemory| (buffer.offset() + memory.lead()) as u64;
-        gpu.checked("copying", || {
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            let bytes = source.len() as u64;
-            encoder.copy_buffer_to_buffer(&from.buffer, at(source, from), &to.buffer, at(target, to), bytes);
-            let commands = encoder.finish();
-            let _unmapped = (from.submitting(), to.submitting());
-            gpu.queue.submit([commands])
-        })
     }
 
     /// Does it return at once?

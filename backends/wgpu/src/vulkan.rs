@@ -129,7 +129,8 @@ impl Importer {
         let needs = unsafe { self.device.get_buffer_memory_requirements(buffer) };
         let fitting = needs.memory_type_bits & pointed.memory_type_bits;
         let backed = self.memory_type(fitting).ok_or(vk::Result::ERROR_FEATURE_NOT_PRESENT).and_then(|memory_type| {
-            let mut source = vk::ImportMemoryHostPointerInfoEXT::default().handle_type(HOST).host_pointer(pointer.cast());
+            let mut source =
+                vk::ImportMemoryHostPointerInfoEXT::default().handle_type(HOST).host_pointer(pointer.cast());
             let allocation = vk::MemoryAllocateInfo::default()
                 .allocation_size(bytes as u64)
                 .memory_type_index(memory_type)
@@ -184,7 +185,8 @@ impl Importer {
         let wanted = vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT;
         let types = (0u32..).zip(self.memories.memory_types_as_slice());
         let fits = types.filter(|(index, ty)| allowed & (1 << index) != 0 && ty.property_flags.contains(wanted));
-        let cached = |(_, ty): &(u32, &vk::MemoryType)| ty.property_flags.contains(vk::MemoryPropertyFlags::HOST_CACHED);
+        let cached =
+            |(_, ty): &(u32, &vk::MemoryType)| ty.property_flags.contains(vk::MemoryPropertyFlags::HOST_CACHED);
         fits.max_by_key(cached).map(|(index, _)| index)
     }
 }

@@ -6,7 +6,7 @@ use hetero_hal::{Device, Driver, OpenOptions};
 use hetero_wgpu::WgpuDriver;
 
 /// The first adapter; `None`, with the reason printed, where there is none. With `HETERO_REQUIRE_DRIVERS=1` there has to be one.
-pub fn device(extra: &[(&str, &str)]) -> Option<Arc<dyn Device>> {
+pub(crate) fn device(extra: &[(&str, &str)]) -> Option<Arc<dyn Device>> {
     if let Err(why) = WgpuDriver.probe() {
         assert!(std::env::var_os("HETERO_REQUIRE_DRIVERS").is_none_or(|value| value != "1"), "{why}");
         println!("skipped: {why}");
