@@ -51,6 +51,7 @@ fn every_device(sizes: &[usize]) -> Result<()> {
                     let mut line = serde_json::to_value(&row)
                         .map_err(|error| Error::internal("a row has no JSON form").caused_by(error))?;
                     line["name"] = info.name.as_str().into();
+                    line["vendor"] = info.vendor.as_str().into();
                     line["driver_version"] = info.driver_version.as_str().into();
                     line["emulated"] = info.emulated.into();
                     line["attempts"] = attempt.into();
