@@ -119,6 +119,9 @@ enum Bench {
         /// Models; without names, all.
         names: Vec<String>,
     },
+    /// Handing a tensor from the CPU to each device and back, in place and staged, beside the driver's own launch; writes
+    /// target/bench-handover.json and .md.
+    Handover,
 }
 
 fn main() -> ExitCode {
@@ -143,6 +146,7 @@ fn main() -> ExitCode {
         },
         Task::Docs => steps::docs(&workspace),
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
+        Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

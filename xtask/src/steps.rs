@@ -270,3 +270,25 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Res
     arguments.extend(names.iter().map(String::as_str));
     workspace.run(workspace.python(), &arguments)
 }
+
+/// Packages whose example `handover` measures the devices of their driver.
+const HANDOVERS: [&str; 1] = ["hetero-opencl"];
+
+pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
+    setup::setup(workspace)?;
+    let hetero = workspace.hetero()?;
+    let target = workspace.root.join("target");
+    let mut rows = Vec::new();
+    for package in HANDOVERS {
+        let path = target.join(format!("bench-handover-{package}.jsonl"));
+        let file = std::fs::File::create(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        let arguments = ["run", "--quiet", "--release", "--package", package, "--example", "handover"];
+        run(workspace.command("cargo", &arguments).stdout(file))?;
+        rows.push(path.to_string_lossy().into_owned());
+    }
+    let (script, out) = (workspace.script("handover.py"), target.join("bench-handover"));
+    let (script, hetero, out) = (script.to_string_lossy(), hetero.to_string_lossy(), out.to_string_lossy());
+    let mut arguments = vec![&*script, &*hetero, &*out];
+    arguments.extend(rows.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}

@@ -113,6 +113,14 @@ impl OpenClDevice {
     }
 }
 
+impl OpenClDevice {
+    /// Is it a range that the driver was seen to use in place? It may take others, and then work on a copy.
+    fn maps(&self, host: &HostMemory) -> bool {
+        let multiple = self.capabilities.import_alignment.max(1);
+        (host.as_ptr() as usize).is_multiple_of(multiple) && host.len().is_multiple_of(multiple)
+    }
+}
+
 /// Bytes of a page of host memory.
 const PAGE: usize = 4096;
 
@@ -178,6 +186,15 @@ impl Device for OpenClDevice {
         match semantics {
             HostSemantics::Immutable | HostSemantics::Shared if !here => {
                 Err(Error::unsupported("host memory in place: this driver copies it").on(self.info.id.clone()))
+            }
+            HostSemantics::Immutable | HostSemantics::Shared if !self.maps(&host) => {
+                let multiple = self.capabilities.import_alignment;
+                let what = format!(
+                    "{host:?} cannot be used in place: its address and length have to be multiples of {multiple}"
+                );
+                Err(Error::invalid_argument(what)
+                    .on(self.info.id.clone())
+                    .with_remedy("import whole pages and bind parts of them, or copy"))
             }
             HostSemantics::Immutable => OpenClMemory::import(&self.shared, host, true),
             HostSemantics::Shared if host.as_mut_ptr().is_some() => OpenClMemory::import(&self.shared, host, false),

@@ -299,6 +299,16 @@ impl Kernel {
 }
 
 impl Event {
+    /// How a command ended that is over.
+    pub(crate) fn outcome(&self) -> Result<()> {
+        let status = cl3::event::get_event_info(self.0, cl3::event::CL_EVENT_COMMAND_EXECUTION_STATUS);
+        match status.map(cl_int::from) {
+            Ok(status) if status < 0 => Err(error("a command", status)),
+            Ok(_) => Ok(()),
+            Err(code) => Err(error("clGetEventInfo", code)),
+        }
+    }
+
     /// Calls `done` once, when the command has run, with its failure if it has failed; on a thread of the driver's.
     pub(crate) fn on_complete(&self, done: Box<dyn FnOnce(Result<()>) + Send>) -> Result<()> {
         type Done = Box<dyn FnOnce(Result<()>) + Send>;

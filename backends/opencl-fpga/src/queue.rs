@@ -251,11 +251,16 @@ impl Core {
         }
     }
 
-    /// Reaches points, or fails their timelines.
+    /// Ends work that was started: forgets that its points will be reached, and reaches them, or fails their timelines.
     fn end(&self, signal: &[Point], outcome: Result<()>) {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| {
             !signal.iter().any(|ended| ended.value == point.value && ended.timeline.is(&point.timeline))
         });
+        self.reach(signal, outcome);
+    }
+
+    /// Reaches points, or fails their timelines.
+    fn reach(&self, signal: &[Point], outcome: Result<()>) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
         match outcome {
             Ok(()) => signal.iter().for_each(Point::signal),
@@ -317,13 +322,17 @@ impl Queue for OpenClQueue {
         core.take()?;
         let began = Instant::now();
         let outcome = core.enqueue(&work).and_then(|event| match event {
-            Some(_) => core.commands.finish(),
+            // The queue has finished also where the command has failed.
+            Some(event) => core.commands.finish().and_then(|()| event.outcome()),
             None => Ok(()),
         });
         let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
-        core.end(signal, outcome.clone());
-        outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error })
+        let outcome =
+            outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error });
+        // Nothing was noted as given: nobody else can have counted on these points' order.
+        core.reach(signal, outcome.clone());
+        outcome
     }
 }
 
