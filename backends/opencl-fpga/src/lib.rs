@@ -19,6 +19,7 @@
 //! }
 //! ```
 
+mod busy;
 mod device;
 mod driver;
 mod executable;
