@@ -12,6 +12,7 @@ use hetero_hal::{
 };
 use hetero_kernels::{Dialect, Target};
 
+use crate::busy::Busy;
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
 use crate::handle::{CommandQueue, Context, DeviceHandle};
@@ -32,8 +33,7 @@ pub(crate) struct Shared {
     pub(crate) quirks: Quirks,
     /// Largest allocation in bytes.
     pub(crate) largest: u64,
-    /// Nanoseconds of work done.
-    pub(crate) busy: AtomicU64,
+    pub(crate) busy: Busy,
 }
 
 pub(crate) struct OpenClDevice {
@@ -87,7 +87,7 @@ impl OpenClDevice {
             id: info.id.clone(),
             library: Library::new(handle, maker, quirks.options, folder),
             budget: Budget { used: AtomicU64::new(0), limit },
-            busy: AtomicU64::new(0),
+            busy: Busy::new(),
             transfers,
             context,
             handle,
@@ -248,7 +248,7 @@ impl Device for OpenClDevice {
     fn telemetry(&self) -> Telemetry {
         let mut telemetry = Telemetry::default();
         telemetry.allocated_bytes = Some(self.shared.budget.used.load(Ordering::Relaxed));
-        telemetry.busy = Some(Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed)));
+        telemetry.busy = Some(self.shared.busy.spent());
         telemetry
     }
 }

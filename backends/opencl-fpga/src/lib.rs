@@ -20,6 +20,7 @@
 //! }
 //! ```
 
+mod busy;
 mod device;
 mod driver;
 mod executable;

@@ -239,8 +239,7 @@ impl Core {
             let earlier = wait
                 .iter()
                 .find_map(|point| (point.timeline.value() < point.value).then(|| point.timeline.failure()).flatten());
-            let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
+            core.shared.busy.add(began, Instant::now());
             core.end(&points, earlier.map_or(outcome, Err));
         });
         let started = event.on_complete(done).and_then(|()| self.commands.flush());
@@ -326,8 +325,7 @@ impl Queue for OpenClQueue {
             Some(event) => core.commands.finish().and_then(|()| event.outcome()),
             None => Ok(()),
         });
-        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
+        core.shared.busy.add(began, Instant::now());
         let outcome =
             outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error });
         // Nothing was noted as given: nobody else can have counted on these points' order.

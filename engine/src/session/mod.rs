@@ -134,6 +134,7 @@ impl Session {
         };
         let owned = |(task, device): (&str, &str)| (task.to_owned(), device.to_owned());
         let report = Report {
+            partitions: partitions.len(),
             placement: plan.placement().into_iter().map(owned).collect(),
             moved,
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
