@@ -1,19 +1,24 @@
 //! The facade: devices, plans, runs.
 
 use std::collections::HashSet;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use hetero_comm::Profile;
 use hetero_hal::{
-    Device, DeviceId, Driver, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor, Topology, Unavailable,
+    Device, DeviceId, Driver, Error as HalError, ErrorKind, NodeId, OpenOptions, OperatorSet, Program, Tensor,
+    Topology, Unavailable,
 };
 use hetero_onnx::Binding;
 use hetero_reference::Standard;
 use hetero_scheduler::{Heft, Partitioner};
 
 use crate::config::Config;
-use crate::lower::{CostModel, Roofline, problem};
+use crate::costs::Calibrated;
+use crate::lost::{takeover, uses};
+use crate::lower::{Constraints, CostModel, Roofline, problem};
 use crate::passes::{self, Pass, PassContext};
+use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
 use crate::session::{OutputBuffer, Outputs, Session};
 use crate::{Error, Model, Result};
@@ -43,8 +48,10 @@ pub struct Builder {
     drivers: Vec<Arc<dyn Driver>>,
     partitioner: Arc<dyn Partitioner>,
     costs: Option<Arc<dyn CostModel>>,
+    profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
@@ -72,6 +79,14 @@ impl Builder {
         self
     }
 
+    /// Plans with what was measured: the edges between devices, and, where no cost model is set, what operators take. Measurements of another
+    /// product or driver version than a device's are not used for it; see [`Profile::usability`].
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(Arc::new(profile));
+        self
+    }
+
     /// Replaces the definitions of operators, for inference and folding.
     #[must_use]
     pub fn operators(mut self, operators: Arc<dyn OperatorSet>) -> Self {
@@ -83,6 +98,13 @@ impl Builder {
     #[must_use]
     pub fn pass(mut self, pass: Box<dyn Pass>) -> Self {
         self.passes.push(pass);
+        self
+    }
+
+    /// Pins nodes to devices; the partitioner places the others.
+    #[must_use]
+    pub fn place(mut self, placement: Placement) -> Self {
+        self.placement = placement;
         self
     }
 
@@ -110,18 +132,25 @@ impl Builder {
     /// The engine, without devices yet.
     #[must_use]
     pub fn build(self) -> HeteroEngine {
-        let costs = self.costs.unwrap_or_else(|| Arc::new(Roofline { operators: self.operators.clone() }));
+        let operators = self.operators.clone();
+        let costs = self.costs.unwrap_or_else(|| match &self.profile {
+            Some(profile) => Arc::new(Calibrated::new(profile.clone(), operators)),
+            None => Arc::new(Roofline { operators }),
+        });
         HeteroEngine {
             drivers: self.drivers,
             devices: Vec::new(),
             topology: Topology::default(),
             partitioner: self.partitioner,
             costs,
+            profile: self.profile,
             operators: self.operators,
             passes: self.passes,
+            placement: self.placement,
             config: self.config,
             memory_limit: self.memory_limit,
             deadline: self.deadline,
+            lost: Mutex::new(Vec::new()),
         }
     }
 }
@@ -133,11 +162,15 @@ pub struct HeteroEngine {
     topology: Topology,
     partitioner: Arc<dyn Partitioner>,
     costs: Arc<dyn CostModel>,
+    profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
+    /// Devices that were lost, each with the error that told. Their place in `devices` stays, as plans count on it.
+    pub(crate) lost: Mutex<Vec<(usize, HalError)>>,
 }
 
 impl HeteroEngine {
@@ -156,8 +189,10 @@ impl HeteroEngine {
             drivers: builtin_drivers(),
             partitioner: Arc::new(Heft),
             costs: None,
+            profile: None,
             operators: Arc::new(Standard),
             passes: passes::standard(),
+            placement: Placement::default(),
             config: Config::default(),
             memory_limit: None,
             deadline: DEADLINE,
@@ -174,6 +209,18 @@ impl HeteroEngine {
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
+    }
+
+    /// What was measured, where the engine plans with it.
+    #[must_use]
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_deref()
+    }
+
+    /// The edges between the devices: what they say of themselves, and what was measured.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
     }
 
     /// The configuration.
@@ -213,6 +260,10 @@ impl HeteroEngine {
             self.topology.insert(b.id.clone(), a.id.clone(), other.edge_to(a));
         }
         self.devices.push(device);
+        if let Some(profile) = &self.profile {
+            let infos: Vec<_> = self.devices.iter().map(|device| device.info()).collect();
+            profile.apply(&infos, &mut self.topology);
+        }
         Ok(id)
     }
 
@@ -274,10 +325,12 @@ impl HeteroEngine {
 
     /// Runs a plan once. The first run compiles it.
     ///
+    /// Where a device is lost in the run, the plan is divided again without it and run again; [`Session::report`] says so.
+    ///
     /// # Errors
-    /// `Input` where the inputs are not the model's; `Device` where a device fails.
+    /// `Input` where the inputs are not the model's; `Device` where a device fails, or is lost and no other takes its nodes.
     pub fn run(&self, inputs: &[(&str, Tensor)], plan: &Plan) -> Result<Outputs> {
-        self.session(plan)?.run(inputs)
+        self.with_session(plan, |session| session.run(inputs))
     }
 
     /// Runs a plan into memory of the caller's; see [`Session::run_into`].
@@ -285,27 +338,54 @@ impl HeteroEngine {
     /// # Errors
     /// As [`HeteroEngine::run`].
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], plan: &Plan) -> Result<()> {
-        self.session(plan)?.run_into(inputs, outputs)
+        self.with_session(plan, |session| session.run_into(inputs, outputs))
     }
 
-    /// The session of a plan: its partitions, compiled. Made once, shared by all threads.
+    /// The session of a plan: its partitions, compiled. Made once, shared by all threads, and made again where a device was lost.
     ///
-    /// A node that its device claimed but turns down at compile time is given to another device; [`Session::report`] says so.
+    /// A node that its device claimed but turns down at compile time is given to another device, unless it was pinned there;
+    /// [`Session::report`] says so.
     ///
     /// # Errors
-    /// `Device` where a device cannot compile what it was given and no other takes it.
+    /// `Device` where a device cannot compile what it was given and no other takes it; `Plan` where a device was lost and no other
+    /// takes its nodes.
     pub fn session(&self, plan: &Plan) -> Result<Arc<Session>> {
         let mut slot = plan.0.session.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(session) = &*slot {
+        let sound = |session: &&Arc<Session>| {
+            !session.devices().iter().any(|device| self.is_lost(&device.info().id.to_string()))
+        };
+        if let Some(session) = slot.as_ref().filter(sound) {
             return Ok(session.clone());
         }
+        // What a lost device holds is let go even where there is no session without it.
+        *slot = None;
         let program = &plan.0.program;
         let mut schedule = plan.0.schedule.clone();
         let mut denied: HashSet<(usize, NodeId)> = HashSet::new();
         let mut moved: Vec<String> = Vec::new();
         let session = loop {
+            let lost = self.lost();
+            // The one lost last is news.
+            let missing = lost.iter().rev().find(|(id, _)| uses(&schedule, id));
+            if let Some((_, error)) = missing {
+                let now = self.divide(program, &denied).map_err(|obstacle| match obstacle {
+                    Error::Plan(obstacle) => {
+                        error.clone().with_remedy(format!("no other device can take over: {obstacle}")).into()
+                    }
+                    other => other,
+                })?;
+                moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &schedule, &now)));
+                schedule = now;
+            }
             let refused = match Session::new(self, program.clone(), &schedule, moved.clone()) {
                 Ok(session) => break Arc::new(session),
+                // Lost while it compiled: the same without it.
+                Err(Error::Device(error))
+                    if error.device().is_some_and(|id| uses(&schedule, id))
+                        && self.lose(&Error::Device(error.clone())) =>
+                {
+                    continue;
+                }
                 Err(Error::Device(error)) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Compile) => {
                     error
                 }
@@ -317,7 +397,17 @@ impl HeteroEngine {
                 return Err(refused.into());
             };
             denied.insert((device, id));
-            schedule = self.divide(program, &denied)?;
+            schedule = match self.divide(program, &denied) {
+                // The compiler's reason says more than that nobody else may take the node.
+                Err(Error::Placement { .. }) => return Err(refused.into()),
+                Err(Error::Plan(obstacle)) => {
+                    let remedy = refused.remedy().map_or_else(String::new, |remedy| format!("{remedy}; "));
+                    return Err(refused
+                        .with_remedy(format!("{remedy}no other device can take over: {obstacle}"))
+                        .into());
+                }
+                divided => divided?,
+            };
             let now = schedule.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
             moved.push(format!("{node} moved to {now}: {refused}"));
         };
@@ -355,7 +445,12 @@ impl HeteroEngine {
     }
 
     fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
-        let problem = problem(program, &self.devices, &self.topology, &*self.costs, denied)?;
+        let lost: Vec<usize> = {
+            let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
+            lost.iter().map(|(device, _)| *device).collect()
+        };
+        let constraints = Constraints { denied, lost: &lost, placement: &self.placement };
+        let problem = problem(program, &self.devices, &self.topology, &*self.costs, &constraints)?;
         let schedule = self.partitioner.partition(&problem)?;
         let mut plan =
             hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;
@@ -367,6 +462,6 @@ impl HeteroEngine {
     }
 
     fn plan(&self, schedule: hetero_scheduler::Plan, program: Arc<Program>, assumed: Vec<String>) -> Plan {
-        Plan(Arc::new(Inner { schedule, program, assumed, session: std::sync::Mutex::new(None) }))
+        Plan(Arc::new(Inner { schedule, program, assumed, session: Mutex::new(None) }))
     }
 }

@@ -20,6 +20,18 @@ pub enum Error {
     /// There is no plan, or a plan does not fit.
     #[error(transparent)]
     Plan(#[from] hetero_scheduler::Error),
+    /// A node cannot run on the device that it is pinned to.
+    #[error("node '{node}' ({operator}) cannot be placed on {device}: {reason}")]
+    Placement {
+        /// The node's name.
+        node: String,
+        /// The operator's name.
+        operator: String,
+        /// The device's id.
+        device: String,
+        /// Why not, and what there is instead.
+        reason: String,
+    },
     /// A configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),

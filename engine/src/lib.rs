@@ -2,7 +2,13 @@
 //!
 //! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each node to the device that suits it, and
 //! replays the plan. Backends are feature flags; drivers, partitioners, cost models and passes of your own are registered on the
-//! engine's builder.
+//! engine's builder, as is a [`Placement`] of nodes by hand.
+//!
+//! A [`Session`] is a plan made ready. Partitions that do not depend on each other run at the same time; a value passes between devices
+//! that both import host memory without a copy; [`Session::report`] says what passes on which edge, and why something is copied. Several
+//! runs may be under way: on threads of the caller's, begun by [`Session::start`], or as a pipeline with [`Session::stream`]. Where a device is lost,
+//! the run fails with one error that names it, and [`HeteroEngine::run`] goes on without it ([`HeteroEngine::recover`] does so for who holds
+//! a session).
 //!
 //! ```
 //! use hetero::{DeviceOptions, HeteroEngine, Tensor};
@@ -40,16 +46,21 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod costs;
 mod engine;
 mod error;
+mod lost;
 mod lower;
 pub mod passes;
+mod place;
 mod plan;
 mod session;
 
 pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
+pub use costs::{Calibrated, Family};
 pub use engine::{Builder, HeteroEngine, builtin_drivers};
 pub use error::{Error, Result};
+pub use hetero_comm as comm;
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
@@ -57,6 +68,7 @@ pub use hetero_onnx::{
     read_tensor,
 };
 pub use hetero_scheduler as scheduler;
-pub use lower::{CostModel, Roofline, flops};
+pub use lower::{CostModel, Roofline, bytes, flops};
+pub use place::Placement;
 pub use plan::Plan;
-pub use session::{OutputBuffer, Outputs, Port, Report, Session};
+pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, Traffic};

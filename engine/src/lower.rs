@@ -8,7 +8,8 @@ use hetero_hal::{
 };
 use hetero_scheduler::{Device as Target, DeviceId as TargetId, Devices, Link, Problem, Task, TaskGraph};
 
-use crate::Result;
+use crate::place::Placement;
+use crate::{Error, Result};
 
 /// Says what a node costs on a device.
 pub trait CostModel: Send + Sync {
@@ -45,10 +46,17 @@ pub fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64
     (definition.flops)(&node.operator, &inputs, &outputs)
 }
 
+/// Bytes of a node's inputs, weights and outputs.
+#[must_use]
+pub fn bytes(program: &Program, node: &Node) -> u64 {
+    let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+    let sizes = touched.filter_map(|id| program.values().get(id.index())).map(|value| value.bytes() as u64);
+    sizes.fold(0, u64::saturating_add)
+}
+
 impl CostModel for Roofline {
     fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64 {
-        let touched = node.uses().chain(node.outputs.iter().flatten().copied());
-        let bytes: f64 = touched.filter_map(|id| program.values().get(id.index())).map(|v| v.bytes() as f64).sum();
+        let bytes = bytes(program, node) as f64;
         let compute = flops(program, node, &*self.operators) as f64 / device.peak_flops.unwrap_or(FLOPS);
         let memory = bytes / device.peak_bandwidth.unwrap_or(BANDWIDTH);
         let factor = if *quality == Quality::Native { 1.0 } else { SLOW };
@@ -56,20 +64,30 @@ impl CostModel for Roofline {
     }
 }
 
-/// The scheduling problem of a program on some devices. Tasks are the nodes, in order. A node in `denied` does not run on the device that is
-/// named with it.
+/// What is settled before the partitioner looks at costs.
+pub(crate) struct Constraints<'a> {
+    /// Nodes that do not run on the device that is named with them.
+    pub(crate) denied: &'a HashSet<(usize, NodeId)>,
+    /// Devices on which nothing runs. Pins to them are void.
+    pub(crate) lost: &'a [usize],
+    /// Nodes that run where the caller says.
+    pub(crate) placement: &'a Placement,
+}
+
+/// The scheduling problem of a program on some devices. Tasks are the nodes, in order.
 ///
 /// # Errors
-/// Where no device takes a node, or a cost is not a number.
+/// Where no device takes a node, the one that it is pinned to does not, or a cost is not a number.
 pub(crate) fn problem(
     program: &Program,
     devices: &[Arc<dyn Device>],
     topology: &Topology,
     costs: &dyn CostModel,
-    denied: &HashSet<(usize, NodeId)>,
+    constraints: &Constraints<'_>,
 ) -> Result<Problem> {
     let mut rows = vec![vec![None; devices.len()]; program.nodes().len()];
-    for (number, device) in devices.iter().enumerate() {
+    let denied = constraints.denied;
+    for (number, device) in devices.iter().enumerate().filter(|(number, _)| !constraints.lost.contains(number)) {
         for claim in device.claims(program) {
             for id in claim.nodes {
                 let Some(row) = rows.get_mut(id.index()).filter(|_| !denied.contains(&(number, id))) else { continue };
@@ -77,6 +95,9 @@ pub(crate) fn problem(
                 row[number] = Some(costs.seconds(program, node, device.info(), &claim.quality));
             }
         }
+    }
+    for (node, row) in program.nodes().iter().zip(&mut rows) {
+        pin(node, row, devices, constraints)?;
     }
     let mut targets = Devices::new(devices.iter().map(|device| Target::new(device.info().id.to_string())))?;
     for (from, source) in devices.iter().enumerate() {
@@ -107,4 +128,34 @@ pub(crate) fn problem(
         }
     }
     Ok(Problem::new(graph.build()?, targets)?)
+}
+
+/// Leaves of a node's costs the one on the device that it is pinned to.
+fn pin(node: &Node, row: &mut [Option<f64>], devices: &[Arc<dyn Device>], constraints: &Constraints<'_>) -> Result<()> {
+    let Some(id) = constraints.placement.device_of(node) else { return Ok(()) };
+    let wrong = |reason: String| Error::Placement {
+        node: node.name.to_string(),
+        operator: node.operator.name.to_string(),
+        device: id.to_string(),
+        reason,
+    };
+    let Some(position) = devices.iter().position(|device| device.info().id == *id) else {
+        let known: Vec<String> = devices.iter().map(|device| device.info().id.to_string()).collect();
+        return Err(wrong(format!("that device was not added; there are: {}", known.join(", "))));
+    };
+    if constraints.lost.contains(&position) {
+        return Ok(());
+    }
+    if row[position].is_none() {
+        let takers = devices.iter().zip(row.iter()).filter(|(_, cost)| cost.is_some());
+        let takers: Vec<String> = takers.map(|(device, _)| device.info().id.to_string()).collect();
+        let takers = if takers.is_empty() { "none".to_owned() } else { takers.join(", ") };
+        return Err(wrong(format!("the device does not take it; devices that do: {takers}")));
+    }
+    for (other, cost) in row.iter_mut().enumerate() {
+        if other != position {
+            *cost = None;
+        }
+    }
+    Ok(())
 }

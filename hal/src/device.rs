@@ -116,11 +116,15 @@ pub struct Capabilities {
     pub memory_kinds: Vec<MemoryKind>,
     /// Kinds of memory that [`Device::import`] takes without a copy.
     pub imports: Vec<HandleKind>,
+    /// What the address and the length of imported host memory must be multiples of, in bytes: a page where a driver maps pages, 4 where it takes any whole
+    /// words; 0 where its address needs [`Capabilities::alignment`] and its length nothing. Parts of the imported buffer need that alignment.
+    pub import_alignment: usize,
     /// Kinds of handle that [`Device::export`] gives.
     pub exports: Vec<HandleKind>,
     /// Queues that work at the same time.
     pub queues: usize,
-    /// Alignment that every binding's first byte needs, in bytes; a power of two.
+    /// Alignment that every binding's first byte needs, in bytes; a power of two. Whoever cuts bindings out of one buffer leaves what lies
+    /// between the end of each and the next multiple to it, so that a device may write whole words.
     pub alignment: usize,
     /// Largest single allocation in bytes; `None` where only memory limits it.
     pub max_allocation: Option<u64>,

@@ -297,7 +297,8 @@ pub enum HostSemantics {
     Copy,
     /// Nobody writes the bytes while the buffer lives; the device reads them in place.
     Immutable,
-    /// Host and devices write the same bytes in place, ordered by points.
+    /// Host and devices write the same bytes in place, ordered by points: what is written before a point is reached is seen by whoever waits
+    /// for it, the host and every other device alike.
     Shared,
 }
 

@@ -87,6 +87,7 @@ fn capabilities(threads: usize) -> Capabilities {
         dtypes: DType::all().filter(|&dtype| kernels::computes(dtype)).collect(),
         memory_kinds: vec![MemoryKind::Host],
         imports: vec![HandleKind::Host],
+        import_alignment: 0,
         exports: vec![],
         queues: threads,
         // What the widest element type needs; imported tensors seldom have more.

@@ -208,7 +208,8 @@ fn perform(work: &Work) -> Result<()> {
     match work {
         Work::Copy { source, target } => copy_through_host(source, target),
         Work::Fill { target, pattern } => {
-            let piece: Vec<u8> = pattern.iter().copied().cycle().take(pattern.len() * 4096).collect();
+            let bytes = target.len().min(pattern.len() * 4096);
+            let piece: Vec<u8> = pattern.iter().copied().cycle().take(bytes).collect();
             let mut offset = 0;
             while offset < target.len() {
                 let bytes = piece.len().min(target.len() - offset);

@@ -9,7 +9,7 @@
 //! | `ITEM` | number of the work item in its group |
 //! | `LINEAR` | number of the work item among all of a launch that is a line, folded where a line would be too long |
 //! | `BARRIER;` | waits for the group, and orders its local memory |
-//! | `LOAD(x, i)`, `STORE(x, i, v)` | element `i` of the buffer `x`, in the type that it is computed in |
+//! | `LOAD(x, i)`, `STORE(x, i, v)` | element `i` of the buffer `x`, in the type that it is computed in; `i` is an `int` or `uint` |
 //! | `pick(c, a, b)` | `a` where `c`, else `b`; both are evaluated |
 //! | `to_float(v)`, `to_int(v)`, … | conversions |
 //! | `float_bits(v)`, `bits_float(v)` | the bits of a float as `uint`, and back |
@@ -666,7 +666,7 @@ impl Emitter<'_> {
             return Ok(match (direct, port.dtype) {
                 (true, DType::F16) => format!("f32({name}[{index}])"),
                 (true, _) => format!("{name}[{index}]"),
-                (false, _) => format!("load_{name}({index})"),
+                (false, _) => format!("load_{name}(u32({index}))"),
             });
         }
         Ok(match (port.dtype, self.dialect) {
@@ -691,7 +691,7 @@ impl Emitter<'_> {
             return Ok(match (direct, port.dtype) {
                 (true, DType::F16) => format!("{name}[{index}] = f16({value})"),
                 (true, _) => format!("{name}[{index}] = {value}"),
-                (false, _) => format!("store_{name}({index}, {value})"),
+                (false, _) => format!("store_{name}(u32({index}), {value})"),
             });
         }
         Ok(match (port.dtype, self.dialect) {

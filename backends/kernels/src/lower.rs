@@ -127,7 +127,7 @@ pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::
             return Err(format!("the size of '{}' depends on data", value.name));
         }
         if value.elements() > MOST_ELEMENTS {
-            return Err(format!("'{}' has more than 2^31 elements", value.name));
+            return Err(format!("'{}' has 2^31 elements or more", value.name));
         }
         if value.dtype.bits() < 8 || matches!(value.dtype, hetero_hal::DType::String) {
             return Err(format!("kernels do not take {}", value.dtype));
@@ -515,10 +515,4 @@ fn hash(source: &Source) -> u64 {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
     hash
-}
-
-/// The accesses of a kernel, for tests.
-#[cfg(test)]
-pub(crate) fn writes(kernel: &Kernel) -> usize {
-    kernel.buffers.iter().filter(|&&access| access == Access::Write).count()
 }

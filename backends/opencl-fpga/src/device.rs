@@ -48,14 +48,19 @@ impl OpenClDevice {
         let Found { handle, info, quirks, .. } = found;
         let failed = |error: Error| error.on(info.id.clone());
         let mut folder = program::folder();
+        // Where local memory is a part of global memory, work items are lanes of a processor's vectors.
+        let local = cl3::device::get_device_info(handle.0, cl3::device::CL_DEVICE_LOCAL_MEM_TYPE).map(u32::from);
+        let mut tiles = local == Ok(cl3::device::CL_LOCAL);
         for (key, value) in &options.extra {
             match (&**key, &**value) {
                 ("cache", "off") => folder = None,
+                ("tiles", "on") => tiles = true,
+                ("tiles", "off") => tiles = false,
                 ("cache", path) => folder = Some(path.into()),
                 _ => {
                     return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
                         .on(info.id.clone())
-                        .with_remedy("the driver takes `memory_limit`, and `cache`: a folder for binaries, or `off`"));
+                        .with_remedy("the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`"));
                 }
             }
         }
@@ -67,6 +72,7 @@ impl OpenClDevice {
         let target = Target {
             half: true,
             long: true,
+            tiles,
             items: size(cl3::device::CL_DEVICE_MAX_WORK_GROUP_SIZE).unwrap_or(1).min(1 << 16) as u32,
             local_bytes: number(cl3::device::CL_DEVICE_LOCAL_MEM_SIZE).unwrap_or(0).min(1 << 20) as u32,
             groups: 1 << 24,
@@ -88,11 +94,15 @@ impl OpenClDevice {
             quirks,
             largest,
         });
-        let imports = if shares_host_memory(&shared).map_err(failed)? { vec![HandleKind::Host] } else { vec![] };
+        // Whole pages, or any whole words?
+        let pages = shares_host_memory(&shared, 0..PAGE).map_err(failed)?;
+        let words = pages && shares_host_memory(&shared, 4..104).map_err(failed)?;
+        let imports = if pages { vec![HandleKind::Host] } else { vec![] };
         let capabilities = Capabilities {
             dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
             memory_kinds: vec![MemoryKind::Device],
             imports,
+            import_alignment: if words { 4 } else { PAGE },
             exports: vec![],
             queues: 1,
             alignment,
@@ -103,28 +113,31 @@ impl OpenClDevice {
     }
 }
 
-/// Does the device work on host memory in place, without a map or unmap around it? The standard lets a driver copy; this looks what it does.
-fn shares_host_memory(shared: &Arc<Shared>) -> Result<bool> {
-    const BYTES: usize = 4096;
-    let host = HostMemory::allocate(BYTES)?;
+/// Bytes of a page of host memory.
+const PAGE: usize = 4096;
+
+/// Does the device work on a range of a page in place, without a map or unmap around it? The standard lets a driver copy; this looks what it does.
+fn shares_host_memory(shared: &Arc<Shared>, range: std::ops::Range<usize>) -> Result<bool> {
+    let bytes = range.len();
+    let host = HostMemory::allocate(PAGE)?.slice(range)?;
     let Ok(buffer) = OpenClMemory::import(shared, host, false) else { return Ok(false) };
-    let own = OpenClMemory::allocate(shared, BYTES)?;
+    let own = OpenClMemory::allocate(shared, bytes)?;
     let (Some(imported), Some(target)) = (buffer.memory::<OpenClMemory>(), own.memory::<OpenClMemory>()) else {
         return Ok(false);
     };
     // What the device writes, the host sees; what the host writes then, the device sees.
-    drop(shared.transfers.fill(imported.whole(), &[0xa5], 0, BYTES)?);
+    drop(shared.transfers.fill(imported.whole(), &[0xa5], 0, bytes)?);
     shared.transfers.finish()?;
-    let mut seen = [0; BYTES];
+    let mut seen = vec![0; bytes];
     buffer.read(0, &mut seen)?;
-    if seen != [0xa5; BYTES] {
+    if seen.iter().any(|&byte| byte != 0xa5) {
         return Ok(false);
     }
-    buffer.write(0, &[0x3c; BYTES])?;
-    drop(shared.transfers.copy((imported.whole(), 0), (target.whole(), 0), BYTES)?);
+    buffer.write(0, &vec![0x3c; bytes])?;
+    drop(shared.transfers.copy((imported.whole(), 0), (target.whole(), 0), bytes)?);
     shared.transfers.finish()?;
     own.read(0, &mut seen)?;
-    Ok(seen == [0x3c; BYTES])
+    Ok(seen.iter().all(|&byte| byte == 0x3c))
 }
 
 impl Device for OpenClDevice {

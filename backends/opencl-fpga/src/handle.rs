@@ -42,6 +42,7 @@ macro_rules! handle {
         unsafe impl Sync for $name {}
 
         impl $name {
+            #[allow(dead_code, reason = "not every object's handle is needed")]
             pub(crate) fn raw(&self) -> $raw {
                 self.0
             }
@@ -135,13 +136,6 @@ impl CommandQueue {
         event.map(Event).map_err(|code| error("clEnqueueNDRangeKernel", code))
     }
 
-    /// An event that follows all that was given to it.
-    pub(crate) fn marker(&self) -> Result<Event> {
-        // SAFETY: the queue is alive, and the list is empty.
-        let event = unsafe { cl3::command_queue::enqueue_marker_with_wait_list(self.0, 0, std::ptr::null()) };
-        event.map(Event).map_err(|code| error("clEnqueueMarkerWithWaitList", code))
-    }
-
     /// Reads from memory, and waits.
     pub(crate) fn read(&self, memory: &Mem, offset: usize, into: &mut [u8]) -> Result<()> {
         // SAFETY: the caller has checked the range, and the call returns when `into` is filled.
@@ -161,23 +155,16 @@ impl CommandQueue {
         event.map(|event| drop(Event(event))).map_err(|code| error("clEnqueueReadBuffer", code))
     }
 
-    /// Writes to memory, and waits.
+    /// Writes to memory, and waits until it is there: a blocking write may return as soon as the driver has a copy of its own.
     pub(crate) fn write(&self, memory: &Mem, offset: usize, from: &[u8]) -> Result<()> {
         // SAFETY: the caller has checked the range, and the call returns when `from` has been read.
         let event = unsafe {
             let bytes = from.as_ptr().cast();
-            cl3::command_queue::enqueue_write_buffer(
-                self.0,
-                memory.raw(),
-                1,
-                offset,
-                from.len(),
-                bytes,
-                0,
-                std::ptr::null(),
-            )
+            let list = std::ptr::null();
+            cl3::command_queue::enqueue_write_buffer(self.0, memory.raw(), 1, offset, from.len(), bytes, 0, list)
         };
-        event.map(|event| drop(Event(event))).map_err(|code| error("clEnqueueWriteBuffer", code))
+        let event = event.map(Event).map_err(|code| error("clEnqueueWriteBuffer", code))?;
+        cl3::event::wait_for_events(&[event.raw()]).map_err(|code| error("clWaitForEvents", code))
     }
 
     /// Copies between memory of the same context; the ranges were checked by the caller.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, Edge, Error,
-    Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
+    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge,
+    Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
     Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
@@ -104,6 +104,8 @@ impl WgpuDevice {
             dialect: Dialect::Wgsl,
             half: features.contains(wgpu::Features::SHADER_F16),
             long: features.contains(wgpu::Features::SHADER_INT64),
+            // A software rasteriser's work items are lanes of the processor's vectors.
+            tiles: info.kind != DeviceKind::Cpu,
             items: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
             local_bytes: limits.max_compute_workgroup_storage_size,
             groups: limits.max_compute_workgroups_per_dimension,
@@ -117,6 +119,8 @@ impl WgpuDevice {
             dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
             memory_kinds: vec![kinds],
             imports: importer.iter().map(|_| HandleKind::Host).collect(),
+            // The pages around a range are imported.
+            import_alignment: 0,
             exports: vec![],
             queues: 1,
             alignment,

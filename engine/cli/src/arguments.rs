@@ -29,11 +29,13 @@ pub(crate) enum Command {
     )]
     Inspect(InspectOptions),
     /// Divide a model among devices, without running it.
-    #[command(after_help = "Examples:\n  hetero plan model.onnx\n  hetero plan model.onnx --device cpu:0 -o plan.json")]
+    #[command(
+        after_help = "Examples:\n  hetero plan model.onnx\n  hetero plan model.onnx --device cpu:0 -o plan.json\n  hetero plan model.onnx --place 'Conv*=cpu:0'"
+    )]
     Plan(PlanOptions),
     /// Run a model.
     #[command(
-        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
+        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n  hetero run model.onnx --random 1 --place 'Conv*=cpu:0' --stream 100\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
     )]
     Run(RunOptions),
     /// Say where a run's time goes: time, GFLOP/s and share of the measured ceiling, by kind of kernel or layer by layer.
@@ -47,6 +49,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  hetero conformance --device cpu:0\n  hetero conformance --device cpu:0 --filter Conv --junit report.xml\n  hetero conformance onnx onnx/backend/test/data\n\nExit code 1 where a case went worse, or better, than expected."
     )]
     Conformance(ConformanceOptions),
+    /// Measure what operators take on each device, and transfers between them, and keep the result as a profile that plans are made with.
+    #[command(
+        after_help = "Examples:\n  hetero calibrate\n  hetero calibrate --device cpu:0 --seconds 5 --out profile.json\n\nThe profile is written to --out, else to $HETERO_PROFILE, else to hetero/profile.json in the user's cache folder."
+    )]
+    Calibrate(CalibrateOptions),
     /// Classify 500 held-out digits with a small network, on the devices found.
     #[command(after_help = "Examples:\n  hetero demo\n  hetero demo --device cpu:0 --json")]
     Demo(DemoOptions),
@@ -84,7 +91,8 @@ pub(crate) struct ModelOptions {
 /// Which devices, and how.
 #[derive(Debug, Args)]
 pub(crate) struct DeviceOptions {
-    /// Device to use, such as cpu:0; may be repeated. Without it, every device found.
+    /// Device to use, such as cpu:0; may be repeated. Without it, every device found that is a chip of its own: no emulator, and no driver of the host's processor
+    /// but cpu:0.
     #[arg(long = "device", value_name = "ID")]
     pub(crate) devices: Vec<String>,
     /// Threads of the CPU device; without it, one per core.
@@ -93,9 +101,20 @@ pub(crate) struct DeviceOptions {
     /// Bytes that constants and intermediate values may take, such as 512M or 2G.
     #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
     pub(crate) memory_limit: Option<u64>,
+    /// Plan with what `hetero calibrate` wrote to this file; without it, with the user's profile where there is one.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) profile: Option<PathBuf>,
     /// Option that only this driver knows, such as cpu.isa=avx2 or cpu.convolution=direct; may be repeated.
     #[arg(long = "option", value_name = "DRIVER.KEY=VALUE", value_parser = parse_option)]
     pub(crate) options: Vec<DriverOption>,
+}
+
+/// Which nodes run where, whatever the planner thinks.
+#[derive(Debug, Args)]
+pub(crate) struct PlaceOptions {
+    /// Pin nodes to devices: patterns of operator or node names, with * and ?; the first that matches wins, and the planner places the rest.
+    #[arg(long, value_name = "PATTERN=ID,…")]
+    pub(crate) place: Option<hetero::Placement>,
 }
 
 /// Of which driver, the key, and the value.
@@ -120,6 +139,8 @@ pub(crate) struct PlanOptions {
     pub(crate) model: ModelOptions,
     #[command(flatten)]
     pub(crate) devices: DeviceOptions,
+    #[command(flatten)]
+    pub(crate) place: PlaceOptions,
     /// What to optimise.
     #[arg(long, value_name = "STRATEGY", value_parser = clap::builder::PossibleValuesParser::new(hetero::Strategy::NAMES))]
     pub(crate) strategy: Option<String>,
@@ -136,8 +157,10 @@ pub(crate) struct RunOptions {
     pub(crate) model: ModelOptions,
     #[command(flatten)]
     pub(crate) devices: DeviceOptions,
+    #[command(flatten)]
+    pub(crate) place: PlaceOptions,
     /// Run this plan, made by `hetero plan -o`.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "place")]
     pub(crate) plan: Option<PathBuf>,
     /// Content of an input; may be repeated.
     #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_input)]
@@ -154,6 +177,16 @@ pub(crate) struct RunOptions {
     /// Runs whose time is taken.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
+    /// Run N inputs one by one, then again as a pipeline in which several are under way, and compare their throughput.
+    #[arg(long, value_name = "N", conflicts_with_all = ["repeat", "on_request"], value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) stream: Option<u32>,
+    /// Most inputs under way at once in a stream; without it, one more than devices are used.
+    #[arg(long, value_name = "N", requires = "stream", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) depth: Option<u32>,
+    /// Make a device fail, to see what comes of it: ID=lose:3, lose-running:3, hang:3, memory:2, compile:0 (counting submissions, allocations and
+    /// compilations from 0) or delay:500us; may be repeated.
+    #[arg(long = "inject", value_name = "ID=FAULT", value_parser = parse_fault)]
+    pub(crate) faults: Vec<(hetero::hal::DeviceId, hetero_layers::Fault)>,
     /// Run once for each line of the standard input, and answer with the run's microseconds: for benchmarks that alternate between programs.
     #[arg(long, conflicts_with_all = ["repeat", "json", "out"])]
     pub(crate) on_request: bool,
@@ -179,6 +212,9 @@ pub(crate) struct ConformanceOptions {
     /// Run only cases with this text in their name, such as `Conv`.
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
+    /// Run only each N-th case.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) every: u32,
     /// Write the results as JUnit XML to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
@@ -246,6 +282,20 @@ pub(crate) struct StandardOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CalibrateOptions {
+    #[command(flatten)]
+    pub(crate) devices: DeviceOptions,
+    /// Seconds for the operators of each device; each way between devices gets a twentieth of that.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub(crate) seconds: u32,
+    /// Write the profile to this file.
+    #[arg(short = 'o', long = "out", value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DemoOptions {
     #[command(flatten)]
     pub(crate) devices: DeviceOptions,
@@ -270,6 +320,12 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
         Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
         _ => Err(format!("'{text}' is not NAME=FILE")),
     }
+}
+
+fn parse_fault(text: &str) -> Result<(hetero::hal::DeviceId, hetero_layers::Fault), String> {
+    let (id, fault) = text.split_once('=').ok_or_else(|| format!("'{text}' is not ID=FAULT"))?;
+    let read = |error: hetero::hal::Error| error.to_string();
+    Ok((id.parse().map_err(read)?, fault.parse().map_err(read)?))
 }
 
 fn parse_option(text: &str) -> Result<DriverOption, String> {
@@ -311,5 +367,8 @@ mod tests {
         assert_eq!(parse_bytes("2G"), Ok(2 << 30));
         assert!(parse_bytes("0").is_err() && parse_bytes("99999999999G").is_err());
         assert!(parse_input("x=").is_err());
+        assert!(
+            parse_fault("cpu:0=lose:1").is_ok() && parse_fault("cpu:0").is_err() && parse_fault("cpu:0=x").is_err()
+        );
     }
 }

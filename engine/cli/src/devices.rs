@@ -1,7 +1,8 @@
 //! `hetero devices` and `hetero check`.
 
 use hetero::HeteroEngine;
-use hetero::hal::DeviceInfo;
+use hetero::comm::{Profile, Usability};
+use hetero::hal::{DeviceInfo, DeviceKind};
 use serde_json::{Value, json};
 
 use crate::arguments::{CheckOptions, DeviceOptions, JsonOptions};
@@ -74,12 +75,31 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
     Ok(())
 }
 
-/// Adds the devices that were asked for, or all that there are.
+/// Is it a chip of its own? An emulator is none, nor is the host's processor under another driver's name: either would take its time from `cpu:0`.
+fn own_chip(info: &DeviceInfo) -> bool {
+    !info.emulated && (info.kind != DeviceKind::Cpu || info.id.driver() == "cpu")
+}
+
+/// Adds the devices that were asked for, or all that are chips of their own.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    add_which(engine, options, own_chip)
+}
+
+/// Adds the devices that were asked for, or all that there are.
+pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    add_which(engine, options, |_| true)
+}
+
+fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
     let mut ids = options.devices.clone();
     if ids.is_empty() {
         let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
-        ids = found.map(|info| info.id.to_string()).collect();
+        // A driver may stand in front of another of its name.
+        for id in found.filter(wanted).map(|info| info.id.to_string()) {
+            if !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
     }
     if ids.is_empty() {
         return Err(Failure::failed("there is no device; `hetero check --compatibility` says why"));
@@ -98,5 +118,29 @@ pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<
         };
         engine.add_device(&id, open)?;
     }
+    if let Some(profile) = engine.profile() {
+        eprintln!("{}", used(profile, engine));
+    }
     Ok(())
+}
+
+/// The profile to plan with: that which was named, else the user's, where there is one.
+pub(crate) fn profile(options: &DeviceOptions) -> Result<Option<Profile>> {
+    let loaded = match &options.profile {
+        Some(path) => Profile::load(path).map(Some),
+        None => Profile::load_default(),
+    };
+    loaded.map_err(|error| Failure::failed(error.to_string()))
+}
+
+/// Which profile is planned with, and for which devices it cannot be used.
+fn used(profile: &Profile, engine: &HeteroEngine) -> String {
+    let mut line = format!("planning with the profile of {}", profile.created);
+    for device in engine.devices() {
+        let usability = profile.usability(device.info());
+        if usability != Usability::Fits {
+            line += &format!("; not for {}: {usability}", device.info().id);
+        }
+    }
+    line
 }

@@ -57,6 +57,9 @@ impl From<hetero::Error> for Failure {
         match &error {
             // What the caller typed: a device, a configuration.
             hetero::Error::UnknownDevice { .. } => Failure::usage(message, "`hetero devices` lists what there is"),
+            hetero::Error::Placement { .. } => {
+                Failure::usage(message, "`hetero devices` lists devices; `hetero plan` shows what runs where")
+            }
             hetero::Error::Config(_) => Failure::Usage { message, help: None },
             hetero::Error::Input { .. } => Failure::usage(message, "`hetero inspect MODEL` shows the inputs"),
             hetero::Error::Device(inner) if inner.kind() == hetero::hal::ErrorKind::InvalidArgument => {

@@ -13,6 +13,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod calibrate;
 mod conformance;
 mod demo;
 mod devices;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
             Some(arguments::ConformanceCommand::Model(options)) => conformance::model(options),
             Some(arguments::ConformanceCommand::Save(options)) => conformance::save(options),
         },
+        Command::Calibrate(options) => calibrate::calibrate(options),
         Command::Demo(options) => demo::demo(options),
     };
     match outcome {

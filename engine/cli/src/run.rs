@@ -1,18 +1,29 @@
 //! `hetero plan` and `hetero run`.
 
+mod stream;
+
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hetero::{Binding, Config, HeteroEngine, Model, Plan, Strategy, Tensor};
+use hetero::hal::DeviceId;
+use hetero::{Binding, Config, HeteroEngine, Model, Plan, Session, Strategy, Tensor};
+use hetero_layers::{Fault, Faulty};
 use serde_json::{Value, json};
 
-use crate::arguments::{DeviceOptions, ModelOptions, PlanOptions, RunOptions};
+use crate::arguments::{DeviceOptions, ModelOptions, PlaceOptions, PlanOptions, RunOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
 use crate::tensors;
 
-fn engine(model: &ModelOptions, devices: &DeviceOptions, strategy: Option<&str>) -> Result<HeteroEngine> {
+fn engine(
+    model: &ModelOptions,
+    devices: &DeviceOptions,
+    place: &PlaceOptions,
+    strategy: Option<&str>,
+    faults: &[(DeviceId, Fault)],
+) -> Result<HeteroEngine> {
     let mut config = match &model.config {
         Some(path) => Config::read(path)?,
         None => Config::default(),
@@ -24,9 +35,34 @@ fn engine(model: &ModelOptions, devices: &DeviceOptions, strategy: Option<&str>)
     if let Some(bytes) = devices.memory_limit {
         builder = builder.memory_limit(bytes);
     }
+    if let Some(placement) = &place.place {
+        builder = builder.place(placement.clone());
+    }
+    for driver in hetero::builtin_drivers() {
+        let of: Vec<_> = faults.iter().filter(|(id, _)| id.driver() == driver.name()).collect();
+        if !of.is_empty() {
+            let add = |layer: Faulty, (id, fault): &(DeviceId, Fault)| layer.with(id.ordinal(), *fault);
+            let layer = of.into_iter().fold(Faulty::over(driver), add);
+            builder = builder.driver(Arc::new(layer));
+        }
+    }
+    if let Some(profile) = devices::profile(devices)? {
+        builder = builder.profile(profile);
+    }
     let mut engine = builder.build();
     devices::add(&mut engine, devices)?;
+    if let Some((id, _)) = faults.iter().find(|(id, _)| !engine.devices().iter().any(|device| device.info().id == *id))
+    {
+        return Err(Failure::usage(format!("--inject: the device {id} is not used"), "`--device` adds it"));
+    }
     Ok(engine)
+}
+
+/// Says which pins are of no node: they are misspelt, or the nodes were folded away.
+fn warn_of_idle_pins(place: &PlaceOptions, plan: &Plan) {
+    for pattern in place.place.iter().flat_map(|placement| placement.unmatched(plan.program())) {
+        eprintln!("--place: no node matches '{pattern}'");
+    }
 }
 
 fn milliseconds(time: Duration) -> f64 {
@@ -41,13 +77,14 @@ fn load(path: &Path) -> Result<(Model, Duration)> {
 
 pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
-    let engine = engine(&options.model, &options.devices, options.strategy.as_deref())?;
+    let engine = engine(&options.model, &options.devices, &options.place, options.strategy.as_deref(), &[])?;
     let (model, _) = load(&options.model.model)?;
     spinner.say("planning");
     let binding =
         Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
     let plan = engine.analyze(&model, &binding)?;
     drop(spinner);
+    warn_of_idle_pins(&options.place, &plan);
     let text = plan.to_json()?;
     if let Some(path) = &options.out {
         std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
@@ -81,6 +118,23 @@ pub(crate) fn summary(plan: &Plan) {
     }
 }
 
+/// What passes between devices, for `--json`.
+fn edges(report: &hetero::Report) -> Value {
+    let edge = |edge: &hetero::Traffic| {
+        json!({
+            "from": edge.from, "to": edge.to, "values": edge.values, "zero_copy_bytes": edge.zero_copy_bytes,
+            "staged_bytes": edge.staged_bytes, "reason": edge.reason,
+        })
+    };
+    report.edges.iter().map(edge).collect()
+}
+
+/// What moved, and what passes between devices in a run.
+fn print_report(report: &hetero::Report) {
+    report.moved.iter().for_each(|line| println!("    {line}"));
+    report.edges.iter().for_each(|edge| println!("    {edge}"));
+}
+
 /// Times of runs, sorted.
 pub(crate) struct Latencies(Vec<Duration>);
 
@@ -108,8 +162,9 @@ impl Latencies {
 
 /// A model, ready to run with its inputs.
 pub(crate) struct Prepared {
+    engine: HeteroEngine,
     pub(crate) plan: Plan,
-    pub(crate) session: std::sync::Arc<hetero::Session>,
+    pub(crate) session: Arc<hetero::Session>,
     /// By name.
     inputs: Vec<(String, Tensor)>,
     /// Inputs that were bound as constants.
@@ -121,7 +176,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn new(options: &RunOptions, spinner: &Spinner) -> Result<Prepared> {
-        let engine = engine(&options.model, &options.devices, None)?;
+        let engine = engine(&options.model, &options.devices, &options.place, None, &options.faults)?;
         let (model, load_time) = load(&options.model.model)?;
         let mut given: Vec<(String, Tensor)> = Vec::new();
         for (name, path) in &options.inputs {
@@ -137,6 +192,7 @@ impl Prepared {
             None => analyze(&engine, &model, binding(options, &given)?, &given)?,
         };
         let plan_time = began.elapsed();
+        warn_of_idle_pins(&options.place, &plan);
         spinner.say("compiling");
         let began = Instant::now();
         let session = engine.session(&plan)?;
@@ -163,7 +219,7 @@ impl Prepared {
             let seed = seed.wrapping_add((index as u64).wrapping_mul(0x9e37_79b9));
             inputs.push((port.name.to_string(), tensors::random(port.dtype, &port.shape, seed)?));
         }
-        Ok(Prepared { plan, session, inputs, fixed, load_time, plan_time, compile_time })
+        Ok(Prepared { engine, plan, session, inputs, fixed, load_time, plan_time, compile_time })
     }
 
     /// The inputs in the session's order.
@@ -171,6 +227,21 @@ impl Prepared {
         let ports = self.session.inputs().iter();
         let found = ports.map(|port| self.inputs.iter().find(|(name, _)| **name == *port.name).map(|(_, t)| t.clone()));
         found.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::failed("an input is missing"))
+    }
+
+    /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
+    fn with_session<T>(&mut self, mut run: impl FnMut(&Session) -> hetero::Result<T>) -> Result<T> {
+        loop {
+            let error = match run(&self.session) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            self.session = self.engine.recover(&self.plan, &self.session, error)?;
+            // One line for each device that was lost; those told before come first.
+            if let Some(line) = self.session.report().moved.last() {
+                eprintln!("{line}");
+            }
+        }
     }
 }
 
@@ -194,21 +265,30 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         drop(spinner);
         return on_request(&prepared);
     }
-    let Prepared { plan, session, inputs, fixed, load_time, plan_time, compile_time } =
-        Prepared::new(options, &spinner)?;
-    let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let mut prepared = Prepared::new(options, &spinner)?;
+    if let Some(count) = options.stream {
+        return stream::stream(options, &mut prepared, spinner, count as usize);
+    }
     spinner.say("running");
+    let inputs = prepared.inputs.clone();
+    let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
     for _ in 0..options.warmup {
-        session.run(&inputs)?;
+        prepared.with_session(|session| session.run(&inputs))?;
     }
     let mut times = Vec::with_capacity(options.repeat as usize);
     let mut outputs = None;
     for _ in 0..options.repeat {
-        let began = Instant::now();
-        let results = session.run(&inputs)?;
-        times.push(began.elapsed());
+        let mut took = Duration::ZERO;
+        let results = prepared.with_session(|session| {
+            let began = Instant::now();
+            let results = session.run(&inputs)?;
+            took = began.elapsed();
+            Ok(results)
+        })?;
+        times.push(took);
         outputs = Some(results);
     }
+    let Prepared { plan, session, fixed, load_time, plan_time, compile_time, .. } = prepared;
     drop(spinner);
     let outputs = outputs.ok_or_else(|| Failure::failed("nothing was run"))?;
     if let Some(folder) = &options.out {
@@ -234,6 +314,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
                 "resident_bytes": report.resident_bytes,
                 "placement": report.placement,
                 "moved": report.moved,
+                "edges": edges(&report),
                 "assumed_one": plan.assumed(),
                 "bound_as_constants": fixed,
                 "outputs": described.collect::<Vec<_>>(),
@@ -242,7 +323,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         return Ok(());
     }
     summary(&plan);
-    report.moved.iter().for_each(|line| println!("    {line}"));
+    print_report(&report);
     if !fixed.is_empty() {
         println!("    inputs bound as constants, because shapes depend on them: {}", fixed.join(", "));
     }

@@ -45,7 +45,9 @@ impl Folder {
     }
 
     fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_hetero")).args(arguments).current_dir(&self.0).output().unwrap()
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
+        // Not the profile of whoever runs the tests.
+        command.args(arguments).current_dir(&self.0).env("HETERO_PROFILE", "profile.json").output().unwrap()
     }
 
     /// Exit code and standard error.
@@ -185,4 +187,90 @@ fn conformance_counts_and_writes_junit() {
     assert!(text.contains("failures=\"0\"") && text.contains("classname=\"Relu\""));
     assert_eq!(folder.fails(&["conformance", "--device", "cpu:0", "--filter", "no such case"]).0, 2);
     assert_eq!(folder.fails(&["conformance", "onnx", "."]).0, 2);
+}
+
+#[test]
+fn a_stream_is_compared_with_runs_one_by_one() {
+    let folder = Folder::new("stream");
+    let arguments =
+        ["run", "model.onnx", "--random", "1", "--stream", "20", "--depth", "3", "--output", "out", "--json"];
+    let report = folder.json(&arguments);
+    assert_eq!((&report["runs"], &report["depth"]), (&20.into(), &3.into()));
+    let rate = |key: &str| report[key].as_f64().unwrap();
+    assert!((rate("stream_per_s") / rate("sequential_per_s") - rate("ratio")).abs() < 1e-6);
+    assert!(report["busy"]["stream"]["cpu:0"].as_f64().unwrap() > 0.0);
+    assert!(folder.0.join("out/out_y.npy").exists());
+    assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--depth", "3"]).0, 2);
+}
+
+#[test]
+fn edges_are_reported() {
+    let folder = Folder::new("edges");
+    let report = folder.json(&["run", "model.onnx", "--random", "1", "--json"]);
+    let edges = report["edges"].as_array().unwrap();
+    let ends: Vec<_> =
+        edges.iter().map(|edge| (edge["from"].as_str().unwrap(), edge["to"].as_str().unwrap())).collect();
+    assert_eq!(ends, [("host", "cpu:0"), ("cpu:0", "host")]);
+    assert_eq!(edges[1]["staged_bytes"], 12);
+    let output = folder.run(&["run", "model.onnx", "--random", "1"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("cpu:0 -> host: 1 value"));
+}
+
+#[test]
+fn pins_are_kept_or_refused() {
+    let folder = Folder::new("pins");
+    let output = folder.run(&["plan", "model.onnx", "--place", "Mul=cpu:0,Cnov*=cpu:0"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("'Cnov*'") && !said.contains("'Mul'"), "{said}");
+    for (place, word) in [("Mul=tpu:0", "tpu:0"), ("scale=tpu:0", "'scale' (Mul)"), ("Mul", "PATTERN=DEVICE")] {
+        let (code, said) = folder.fails(&["run", "model.onnx", "--random", "1", "--place", place]);
+        assert!(code == 2 && said.contains(word), "{place}: {said}");
+    }
+}
+
+#[test]
+fn injected_faults_end_in_reports() {
+    let folder = Folder::new("faults");
+    let base = ["run", "model.onnx", "--random", "1", "--repeat", "5", "--inject"];
+    for (fault, words) in [
+        ("cpu:0=lose:3", ["device lost", "no other device can take over"]),
+        ("cpu:0=lose-running:0", ["device lost", "no other device can take over"]),
+        ("cpu:0=memory:0", ["out of memory", "injected"]),
+        ("cpu:0=compile:0", ["compilation failed", "scale"]),
+    ] {
+        let (code, said) = folder.fails(&[&base[..], &[fault]].concat());
+        // Reports are wrapped.
+        let said = said.replace(['\n', '│'], " ").split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(code == 1 && said.contains("cpu:0") && words.iter().all(|word| said.contains(word)), "{fault}: {said}");
+    }
+    assert!(folder.run(&[&base[..], &["cpu:0=lose:5"]].concat()).status.success());
+    assert_eq!(folder.fails(&[&base[..], &["tpu:0=lose:5"]].concat()).0, 2);
+}
+
+#[test]
+fn a_calibration_is_kept_and_planned_with() {
+    let folder = Folder::new("calibrate");
+    let arguments = ["plan", "model.onnx", "--device", "cpu:0"];
+    assert!(folder.run(&arguments).stderr.is_empty(), "there is no profile yet");
+    let report = folder.json(&["calibrate", "--device", "cpu:0", "--threads", "1", "--seconds", "1", "--json"]);
+    let device = &report["devices"][0];
+    assert!(device["id"] == "cpu:0" && device["submission"]["median"].is_number());
+    assert!(!device["operators"].as_array().unwrap().is_empty());
+    // The CPU takes everything; a second may be short.
+    for absent in device["absent"].as_array().unwrap() {
+        assert!(absent["reason"].as_str().unwrap().contains("no time was left"), "{absent}");
+    }
+    assert!(report["links"].as_array().unwrap().iter().any(|link| link["transport"] == "zero-copy"));
+    let written = std::fs::read_to_string(folder.0.join("profile.json")).unwrap();
+    let said = |arguments: &[&str]| String::from_utf8(folder.run(arguments).stderr).unwrap();
+    let date = report["created"].as_str().unwrap();
+    assert!(said(&arguments).contains(&format!("planning with the profile of {date}\n")), "{}", said(&arguments));
+    let version = device["driver_version"].as_str().unwrap();
+    std::fs::write(folder.0.join("other.json"), written.replace(&format!("\"{version}\""), "\"none\"")).unwrap();
+    let other = ["run", "model.onnx", "--random", "1", "--profile", "other.json"];
+    assert!(said(&other).contains("not for cpu:0: measured with driver version 'none'"), "{}", said(&other));
+    std::fs::write(folder.0.join("profile.json"), &written[..written.len() / 2]).unwrap();
+    let (code, said) = folder.fails(&arguments);
+    assert!(code == 1 && said.contains("is no profile") && said.contains("delete the file"), "{said}");
+    assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--profile", "absent.json"]).0, 1);
 }

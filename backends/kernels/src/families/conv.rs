@@ -21,13 +21,19 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let pointwise = taps == 1 && windows.strides == [1; 3] && windows.begin == [0; 3] && windows.end == [0; 3];
     let biased = site.input(2).is_some();
     let draft = if outputs >= TILED && inputs * taps >= TILED {
-        let tiling = Tiling::of(outputs, positions);
-        let draft =
-            tiling.describe(Draft::new("conv", include_str!("../sources/conv.c")), outputs, positions, batch * groups);
+        let draft = if site.target.tiles {
+            let draft = Draft::new("conv", include_str!("../sources/conv.c"));
+            Tiling::of(outputs, positions).describe(draft, outputs, positions, batch * groups)
+        } else {
+            let draft = Draft::new("conv", include_str!("../sources/conv_lanes.c"));
+            Tiling::lanes(draft, outputs, positions, batch * groups)
+        };
         let draft = draft.flag("POINTWISE", pointwise).number("rows", outputs).number("columns", positions);
-        let draft = draft.number("depth", inputs * taps).number("inputs", inputs).number("filters", filters);
+        let draft = draft.number("depth", inputs * taps).number("filters", filters);
         if pointwise {
-            draft.number("groups", groups)
+            draft.number("groups", groups).number("inputs", inputs)
+        } else if !site.target.tiles {
+            windows.describe(draft).number("groups", groups).signed("inputs", inputs as i64)
         } else {
             // For each row of the windows' matrix: its channel's place, and how far it is from a window's beginning.
             let mut table = Vec::with_capacity(inputs * taps * 4);
@@ -39,13 +45,15 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
                 let at = [0, 1, 2].map(|axis| at[axis] * windows.dilations[axis]);
                 table.extend([channel * id * ih * iw, at[0], at[1], at[2]].map(|number| number as i32));
             }
-            windows.describe(draft).number("groups", groups).table("taps", table)
+            windows.describe(draft).number("groups", groups).signed("inputs", inputs as i64).table("taps", table)
         }
     } else {
         let count = output.value.elements();
         let draft = Draft::new("conv_direct", include_str!("../sources/conv_direct.c")).number("n", count);
         let draft = windows.describe(draft.line(count, 64, site.target.groups));
-        draft.number("inputs", inputs).number("outputs", outputs).number("filters", filters).number("groups", groups)
+        [("inputs", inputs), ("outputs", outputs), ("filters", filters), ("groups", groups)]
+            .into_iter()
+            .fold(draft, |draft, (name, number)| draft.signed(name, number as i64))
     };
     let draft = site.reads(site.reads(draft.flag("BIASED", biased), "x", 0)?, "w", 1)?;
     let draft = if biased { site.reads(draft, "bias", 2)? } else { draft };
@@ -101,10 +109,10 @@ pub(super) fn transposed(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let draft = Draft::new("conv_transposed", include_str!("../sources/conv_transposed.c")).number("n", count);
     let draft = windows.describe(draft.line(count, 64, site.target.groups));
     let draft = draft
-        .number("inputs", x.shape[1] / groups)
-        .number("outputs", w.shape[1])
-        .number("filters", w.shape[1] * groups)
-        .number("groups", groups)
+        .signed("inputs", (x.shape[1] / groups) as i64)
+        .signed("outputs", w.shape[1] as i64)
+        .signed("filters", (w.shape[1] * groups) as i64)
+        .signed("groups", groups as i64)
         .flag("BIASED", biased);
     let draft = site.reads(site.reads(draft, "x", 0)?, "w", 1)?;
     let draft = if biased { site.reads(draft, "bias", 2)? } else { draft };

@@ -44,12 +44,12 @@ impl Windows {
     pub(super) fn describe(&self, mut draft: Draft) -> Draft {
         for (at, letter) in ["d", "h", "w"].into_iter().enumerate() {
             draft = draft
-                .number(format!("i{letter}"), self.input[at])
-                .number(format!("o{letter}"), self.output[at])
-                .number(format!("k{letter}"), self.kernel[at])
-                .number(format!("s{letter}"), self.strides[at])
-                .number(format!("g{letter}"), self.dilations[at])
-                .number(format!("p{letter}"), self.begin[at]);
+                .signed(format!("i{letter}"), self.input[at] as i64)
+                .signed(format!("o{letter}"), self.output[at] as i64)
+                .signed(format!("k{letter}"), self.kernel[at] as i64)
+                .signed(format!("s{letter}"), self.strides[at] as i64)
+                .signed(format!("g{letter}"), self.dilations[at] as i64)
+                .signed(format!("p{letter}"), self.begin[at] as i64);
         }
         draft
     }
@@ -68,7 +68,7 @@ fn pool(site: Site<'_>, output: Output<'_>, begin: &str, element: &str, end: &st
         include_str!("../sources/pool.c").replace("$BEGIN", begin).replace("$ELEMENT", element).replace("$END", end);
     let mut draft = windows.describe(Draft::new("pool", body).number("n", count).line(count, 64, site.target.groups));
     for (at, letter) in ["d", "h", "w"].into_iter().enumerate() {
-        draft = draft.number(format!("e{letter}"), windows.end[at]);
+        draft = draft.signed(format!("e{letter}"), windows.end[at] as i64);
     }
     Ok(Drafts::of(output.attach(site.reads(draft, "x", 0)?)))
 }

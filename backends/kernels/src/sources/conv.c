@@ -13,7 +13,7 @@ const uint w_base = part * rows * depth;
 #if POINTWISE
 const uint x_base = z * inputs * columns;
 #else
-const uint x_base = z * inputs * id * ih * iw;
+const int x_base = to_int(z) * inputs * id * ih * iw;
 #endif
 float acc[RM * RN];
 for (uint i = 0u; i < RM * RN; i += 1u) {
@@ -37,12 +37,13 @@ for (uint k0 = 0u; k0 < depth; k0 += TK) {
 #if POINTWISE
       v = LOAD(x, x_base + k * columns + c);
 #else
-      // Positions before the image wrap, and are beyond its end then.
-      const uint at_z = (c / (ow * oh)) * sd + to_uint(LOAD(taps, k * 4u + 1u)) - pd;
-      const uint at_y = ((c / ow) % oh) * sh + to_uint(LOAD(taps, k * 4u + 2u)) - ph;
-      const uint at_x = (c % ow) * sw + to_uint(LOAD(taps, k * 4u + 3u)) - pw;
-      if (at_z < id && at_y < ih && at_x < iw) {
-        v = LOAD(x, x_base + to_uint(LOAD(taps, k * 4u)) + (at_z * ih + at_y) * iw + at_x);
+      // Positions are signed, as in pool.c.
+      const int s = to_int(c);
+      const int at_z = (s / (ow * oh)) * sd + LOAD(taps, k * 4u + 1u) - pd;
+      const int at_y = ((s / ow) % oh) * sh + LOAD(taps, k * 4u + 2u) - ph;
+      const int at_x = (s % ow) * sw + LOAD(taps, k * 4u + 3u) - pw;
+      if (at_z >= 0 && at_z < id && at_y >= 0 && at_y < ih && at_x >= 0 && at_x < iw) {
+        v = LOAD(x, x_base + LOAD(taps, k * 4u) + (at_z * ih + at_y) * iw + at_x);
       }
 #endif
     }

@@ -1,23 +1,23 @@
-// One work item for each element of a convolution's result.
-const uint index = LINEAR;
-if (index < n) {
-  const uint x0 = index % ow;
-  const uint y0 = (index / ow) % oh;
-  const uint z0 = (index / (ow * oh)) % od;
-  const uint filter = (index / (ow * oh * od)) % filters;
-  const uint image = index / (ow * oh * od) / filters;
-  const uint part = filter / outputs;
+// One work item for each element of a convolution's result. Positions are signed, as in pool.c.
+if (LINEAR < n) {
+  const int index = to_int(LINEAR);
+  const int x0 = index % ow;
+  const int y0 = (index / ow) % oh;
+  const int z0 = (index / (ow * oh)) % od;
+  const int filter = (index / (ow * oh * od)) % filters;
+  const int image = index / (ow * oh * od) / filters;
+  const int part = filter / outputs;
   float sum = 0.0f;
-  for (uint ch = 0u; ch < inputs; ch += 1u) {
-    const uint x_base = ((image * groups + part) * inputs + ch) * id;
-    const uint w_base = (filter * inputs + ch) * kd;
-    for (uint c = 0u; c < kd; c += 1u) {
-      const uint z = z0 * sd + c * gd - pd;
-      for (uint b = 0u; b < kh; b += 1u) {
-        const uint y1 = y0 * sh + b * gh - ph;
-        for (uint a = 0u; a < kw; a += 1u) {
-          const uint x1 = x0 * sw + a * gw - pw;
-          if (z < id && y1 < ih && x1 < iw) {
+  for (int ch = 0; ch < inputs; ch += 1) {
+    const int x_base = ((image * groups + part) * inputs + ch) * id;
+    const int w_base = (filter * inputs + ch) * kd;
+    for (int c = 0; c < kd; c += 1) {
+      const int z = z0 * sd + c * gd - pd;
+      for (int b = 0; b < kh; b += 1) {
+        const int y1 = y0 * sh + b * gh - ph;
+        for (int a = 0; a < kw; a += 1) {
+          const int x1 = x0 * sw + a * gw - pw;
+          if (z >= 0 && z < id && y1 >= 0 && y1 < ih && x1 >= 0 && x1 < iw) {
             sum += LOAD(w, ((w_base + c) * kh + b) * kw + a) * LOAD(x, ((x_base + z) * ih + y1) * iw + x1);
           }
         }
@@ -27,5 +27,5 @@ if (index < n) {
 #if BIASED
   sum += LOAD(bias, filter);
 #endif
-  RESULT(index, sum);
+  RESULT(to_uint(index), sum);
 }

@@ -1,29 +1,29 @@
-// The window at each element of the result; padding is left out.
-const uint index = LINEAR;
-if (index < n) {
-  const uint x0 = index % ow;
-  const uint y0 = (index / ow) % oh;
-  const uint z0 = (index / (ow * oh)) % od;
-  const uint plane = index / (ow * oh * od);
+// The window at each element of the result; padding is left out. Positions are signed: compilers were seen to widen unsigned ones that wrap before they add.
+if (LINEAR < n) {
+  const int index = to_int(LINEAR);
+  const int x0 = index % ow;
+  const int y0 = (index / ow) % oh;
+  const int z0 = (index / (ow * oh)) % od;
+  const int plane = index / (ow * oh * od);
   float s = 0.0f;
-  uint inside = 0u;
-  uint padded = 0u;
-  for (uint c = 0u; c < kd; c += 1u) {
-    const uint z = z0 * sd + c * gd;
-    for (uint b = 0u; b < kh; b += 1u) {
-      const uint y1 = y0 * sh + b * gh;
-      for (uint a = 0u; a < kw; a += 1u) {
-        const uint x1 = x0 * sw + a * gw;
-        if (z < id + pd + ed && y1 < ih + ph + eh && x1 < iw + pw + ew) {
-          padded += 1u;
+  int inside = 0;
+  int padded = 0;
+  for (int c = 0; c < kd; c += 1) {
+    const int z = z0 * sd + c * gd - pd;
+    for (int b = 0; b < kh; b += 1) {
+      const int y1 = y0 * sh + b * gh - ph;
+      for (int a = 0; a < kw; a += 1) {
+        const int x1 = x0 * sw + a * gw - pw;
+        if (z < id + ed && y1 < ih + eh && x1 < iw + ew) {
+          padded += 1;
         }
-        if (z >= pd && z < id + pd && y1 >= ph && y1 < ih + ph && x1 >= pw && x1 < iw + pw) {
-          const float e = LOAD(x, ((plane * id + z - pd) * ih + y1 - ph) * iw + x1 - pw);
-          s = pick(inside == 0u, $BEGIN, $ELEMENT);
-          inside += 1u;
+        if (z >= 0 && z < id && y1 >= 0 && y1 < ih && x1 >= 0 && x1 < iw) {
+          const float e = LOAD(x, ((plane * id + z) * ih + y1) * iw + x1);
+          s = pick(inside == 0, $BEGIN, $ELEMENT);
+          inside += 1;
         }
       }
     }
   }
-  RESULT(index, $END);
+  RESULT(to_uint(index), $END);
 }

@@ -1,0 +1,55 @@
+//! A part of the conformance suite on every OpenCL device that is there. All of it: `hetero conformance --device ID`.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::sync::Arc;
+
+use hetero_conformance::{Case, Expectations, Outcome, check, suite};
+use hetero_hal::{Device, Driver, OpenOptions};
+use hetero_opencl::OpenClDriver;
+
+/// Every device that is there, opened. Fails where drivers are required and there are none.
+fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
+    let mut opened = Vec::new();
+    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
+        match driver.probe() {
+            Ok(found) => opened.extend(found.iter().map(|info| driver.open(info.id.ordinal(), options).unwrap())),
+            Err(why) => {
+                assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{}: {why}", driver.name());
+                eprintln!("skipped: {}: {why}", driver.name());
+            }
+        }
+    }
+    opened
+}
+
+fn pass(device: &dyn Device, cases: &[Case]) {
+    let mut report = hetero_conformance::Report::default();
+    for case in cases {
+        let outcome = check(device, case);
+        if let Outcome::Failed(why) = &outcome {
+            eprintln!("{}: {}: {why}", device.info().id, case.name);
+        }
+        report.weigh(&Expectations::default(), &case.name, &outcome);
+    }
+    let (passed, declined) = (report.passed, report.unsupported);
+    eprintln!("{}: {passed} passed, {declined} unsupported, {} wrong", device.info().id, report.wrong.len());
+    assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+    assert!(passed > 0);
+}
+
+#[test]
+fn devices_pass_what_they_claim() {
+    let cases: Vec<Case> = suite(2).into_iter().step_by(67).collect();
+    devices(&OpenOptions::default()).iter().for_each(|device| pass(&**device, &cases));
+}
+
+/// What only devices with memory for work groups do by themselves.
+#[test]
+fn products_by_tiles_are_right() {
+    let options = OpenOptions { extra: vec![("tiles".into(), "on".into())], ..OpenOptions::default() };
+    let products = ["Conv ", "MatMul", "Gemm", "LSTM"];
+    let chosen = |case: &Case| products.iter().any(|name| case.name.starts_with(name));
+    let cases: Vec<Case> = suite(3).into_iter().filter(chosen).step_by(7).collect();
+    devices(&options).iter().for_each(|device| pass(&**device, &cases));
+}

@@ -1,0 +1,118 @@
+//! The host's end of a channel: memory of this process that no device owns.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result};
+
+/// The name of the host among devices, `host:0`. No driver has it.
+#[must_use]
+pub fn host_id() -> DeviceId {
+    DeviceId::new("host", 0)
+}
+
+fn outside(offset: usize, bytes: usize, size: usize) -> Error {
+    Error::invalid_argument(format!("bytes {offset} to {offset}+{bytes} are outside memory of {size} bytes"))
+        .on(host_id())
+}
+
+/// Memory of the host's own, behind a lock.
+pub(crate) struct HostBytes(RwLock<Vec<u8>>);
+
+impl HostBytes {
+    /// So many bytes, all 0.
+    pub(crate) fn buffer(bytes: usize) -> Result<Buffer> {
+        let mut content = Vec::new();
+        content.try_reserve_exact(bytes).map_err(|source| {
+            Error::new(hetero_hal::ErrorKind::OutOfMemory, "cannot allocate host memory")
+                .with_sizes(bytes as u64, None)
+                .caused_by(source)
+        })?;
+        content.resize(bytes, 0);
+        Ok(Buffer::new(host_id(), MemoryKind::Host, bytes, Arc::new(HostBytes(RwLock::new(content)))))
+    }
+
+    /// Brings the whole of it into a buffer of the same length, without another copy.
+    pub(crate) fn write_to(&self, target: &Buffer) -> Result<()> {
+        target.write(0, &self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Fills the whole of it from a buffer of the same length, without another copy.
+    pub(crate) fn read_from(&self, source: &Buffer) -> Result<()> {
+        source.read(0, &mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Memory for HostBytes {
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let from = content.get(offset..offset.saturating_add(into.len()));
+        into.copy_from_slice(from.ok_or_else(|| outside(offset, into.len(), content.len()))?);
+        Ok(())
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+        let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let size = content.len();
+        let into = content.get_mut(offset..offset.saturating_add(from.len()));
+        into.ok_or_else(|| outside(offset, from.len(), size))?.copy_from_slice(from);
+        Ok(())
+    }
+}
+
+/// Pages that the host shares with devices which imported them.
+pub(crate) struct HostPages(HostMemory);
+
+impl HostPages {
+    /// The pages as the host's buffer.
+    pub(crate) fn buffer(pages: HostMemory) -> Buffer {
+        Buffer::new(host_id(), MemoryKind::Shared, pages.len(), Arc::new(HostPages(pages)))
+    }
+
+    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.0.len() => Ok(()),
+            _ => Err(outside(offset, bytes, self.0.len())),
+        }
+    }
+}
+
+impl Memory for HostPages {
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        self.check(offset, into.len())?;
+        // SAFETY: the range was checked to lie inside pages that `self` keeps alive, `into` is exclusive and no part of them, and by the
+        // contract of `Memory` nothing writes the range now.
+        unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
+        Ok(())
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+        self.check(offset, from.len())?;
+        let target = self.0.as_mut_ptr();
+        let target =
+            target.ok_or_else(|| Error::invalid_argument("constant memory cannot be written").on(host_id()))?;
+        // SAFETY: as in `read`; the pages are writable, and by the contract of `Memory` nothing else accesses the range now.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), target.add(offset), from.len()) };
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_kinds_keep_to_their_range() {
+        for buffer in [HostBytes::buffer(64).unwrap(), HostPages::buffer(HostMemory::allocate(64).unwrap())] {
+            buffer.write(60, &[1, 2, 3, 4]).unwrap();
+            let mut seen = [9; 5];
+            buffer.read(59, &mut seen).unwrap();
+            assert_eq!(seen, [0, 1, 2, 3, 4]);
+            assert!(buffer.write(61, &[0; 4]).is_err() && buffer.read(usize::MAX, &mut seen).is_err());
+        }
+        assert!(HostBytes::buffer(usize::MAX).is_err());
+        let pages = HostPages(HostMemory::allocate(8).unwrap());
+        assert!(pages.read(usize::MAX, &mut [0; 2]).is_err() && pages.write(7, &[0; 2]).is_err());
+        let constant = HostPages::buffer(HostMemory::constant(vec![1u8; 8].into()));
+        assert!(constant.write(0, &[2]).is_err());
+    }
+}

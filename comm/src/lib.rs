@@ -1,0 +1,47 @@
+//! How bytes get from one device to another, what that takes, and the profile that keeps it.
+//!
+//! A [`Transport`] is a way to bring bytes from one device's buffer to another's: [`ZeroCopy`], where both use the same pages; [`PeerCopy`],
+//! where one reaches the other's memory; [`Staged`], through the host, which always works. [`measure()`] times each of them over each ordered pair
+//! of devices, and between devices and host. A [`Profile`] holds the results with their date and the drivers' versions, beside what
+//! operators take; it says which transport is the cheapest for a size, and fills in the edges of a [`Topology`](hetero_hal::Topology).
+//!
+//! ```
+//! use std::time::Duration;
+//! use hetero_comm::{MeasureOptions, Profile, DeviceProfile, host_id, measure, standard_transports};
+//! use hetero_hal::{Driver, OpenOptions};
+//!
+//! let device = hetero_cpu::CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
+//! let cpu = device.info().clone();
+//! let options = MeasureOptions {
+//!     sizes: vec![4 << 10, 64 << 10, 1 << 20],
+//!     per_link: Duration::from_millis(100),
+//!     ..MeasureOptions::default()
+//! };
+//! let mut profile = Profile::new();
+//! profile.devices.push(DeviceProfile::new(&cpu));
+//! profile.links = measure(&[device], &standard_transports(), &options, &mut |_| ());
+//!
+//! let way = profile.cheapest(&host_id(), &cpu.id, 256 << 10).expect("the CPU reaches host memory");
+//! assert!(way.seconds > 0.0 && ["zero-copy", "staged"].contains(&way.transport));
+//! assert_eq!(Profile::from_json(&profile.to_json()?)?, profile);
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+//!
+//! `unsafe` is in the host's end of shared pages only: they are read and written through their address.
+
+mod cost;
+mod date;
+mod host;
+mod local;
+mod measure;
+mod profile;
+mod transport;
+
+pub use cost::Choice;
+pub use host::host_id;
+pub use local::{PeerCopy, Staged, ZeroCopy};
+pub use measure::{MeasureOptions, measure};
+pub use profile::{
+    Absent, DeviceProfile, HostDescription, LinkProfile, OperatorProfile, Profile, Sample, Spread, Usability,
+};
+pub use transport::{Channel, Endpoint, Inapplicable, Transport, standard_transports};

@@ -1,0 +1,252 @@
+//! Measuring what transfers take.
+//!
+//! A hand-over is measured as a plan has it: the sender's queue writes 64 bytes of the source and reaches a point; the transport brings the source
+//! over; the receiver's queue reads 64 bytes of the target behind the transfer's point. So a hand-over without a copy costs what it costs in
+//! truth, that one device's work begins behind the other's. What arrives is compared with what was sent.
+
+use std::collections::HashSet;
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use hetero_hal::{
+    Buffer, BufferLayout, Device, DeviceId, Error, ErrorKind, Queue, QueueOptions, Result, Timeline, Work,
+};
+
+use crate::profile::{LinkProfile, Sample, Spread};
+use crate::transport::{Endpoint, Transport};
+
+/// Bytes that the sender writes and the receiver reads.
+const TOUCHED: usize = 64;
+/// Hand-overs of a size, at least and at most.
+const ROUNDS: (usize, usize) = (5, 200);
+/// Hand-overs before time is taken: the first touches pages and compiles what a driver compiles lazily.
+const WARM_UP: usize = 2;
+
+/// What is measured, and how long that may take.
+#[derive(Clone, Debug)]
+pub struct MeasureOptions {
+    /// Sizes in bytes, growing, each a multiple of 4096.
+    pub sizes: Vec<usize>,
+    /// Time for one transport from one endpoint to another, over all sizes. Sizes for which it does not suffice are left out.
+    pub per_link: Duration,
+    /// How much longer a device may stay silent before it is given up.
+    pub patience: Duration,
+}
+
+impl Default for MeasureOptions {
+    /// 4 KiB to 64 MiB by factors of four, a second for each link, ten of patience.
+    fn default() -> Self {
+        MeasureOptions {
+            sizes: (0..8).map(|step| 4096 << (2 * step)).collect(),
+            per_link: Duration::from_secs(1),
+            patience: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Measures every transport that applies, between the host and each device and between each ordered pair of devices; `heard` gets each
+/// link as it is done.
+///
+/// A link that fails is there without samples and with the reason; nothing else suffers. A device that stays silent against the host is not
+/// tried again, and one call takes at most as many times [`MeasureOptions::per_link`] and two of patience as there are links.
+pub fn measure(
+    devices: &[Arc<dyn Device>],
+    transports: &[Arc<dyn Transport>],
+    options: &MeasureOptions,
+    heard: &mut dyn FnMut(&LinkProfile),
+) -> Vec<LinkProfile> {
+    let ends: Vec<Endpoint> = devices.iter().cloned().map(Endpoint::Device).collect();
+    // The host's links come first, as they tell which devices answer.
+    let with_host = ends.iter().flat_map(|end| [(Endpoint::Host, end.clone()), (end.clone(), Endpoint::Host)]);
+    let between = ends.iter().enumerate().flat_map(|(index, from)| {
+        let others = ends.iter().enumerate().filter(move |(other, _)| *other != index);
+        others.map(|(_, to)| (from.clone(), to.clone()))
+    });
+    let mut silent: HashSet<DeviceId> = HashSet::new();
+    let mut links = Vec::new();
+    for (from, to) in with_host.chain(between) {
+        for transport in transports {
+            // What cannot be is no news.
+            if transport.applies(&from, &to).is_err() {
+                continue;
+            }
+            let (samples, stopped) = match [&from, &to].iter().find(|end| silent.contains(&end.id())) {
+                Some(end) => (Vec::new(), Some(format!("{} did not answer before", end.id()))),
+                None => match measure_link(&from, &to, transport, options) {
+                    Ok((samples, stopped)) => (samples, stopped),
+                    Err(error) => {
+                        if error.kind() == ErrorKind::Timeout
+                            && let (Endpoint::Host, Endpoint::Device(device))
+                            | (Endpoint::Device(device), Endpoint::Host) = (&from, &to)
+                        {
+                            silent.insert(device.info().id.clone());
+                        }
+                        (Vec::new(), Some(error.to_string()))
+                    }
+                },
+            };
+            let link =
+                LinkProfile { from: from.id(), to: to.id(), transport: transport.name().to_owned(), samples, stopped };
+            heard(&link);
+            links.push(link);
+        }
+    }
+    links
+}
+
+/// Samples, and why there are none of larger sizes.
+type Samples = (Vec<Sample>, Option<String>);
+
+/// Measures one link, on a thread of its own: a driver's call that never returns cannot be ended, only left behind.
+fn measure_link(
+    from: &Endpoint,
+    to: &Endpoint,
+    transport: &Arc<dyn Transport>,
+    options: &MeasureOptions,
+) -> Result<Samples> {
+    let name = format!("{} from {} to {}", transport.name(), from.id(), to.id());
+    let (sender, receiver) = mpsc::channel();
+    let task = {
+        let (from, to, transport, options) = (from.clone(), to.clone(), transport.clone(), options.clone());
+        move || {
+            // Nobody listens any more where it took too long.
+            let _ = sender.send(Link::new(&from, &to, &options).and_then(|link| link.all(&*transport)));
+        }
+    };
+    std::thread::Builder::new().name("hetero-measure".to_owned()).spawn(task).map_err(|error| {
+        Error::new(ErrorKind::OutOfMemory, "cannot start a thread to measure with").caused_by(error)
+    })?;
+    match receiver.recv_timeout(options.per_link + options.patience * 2) {
+        Ok(outcome) => outcome,
+        Err(mpsc::RecvTimeoutError::Timeout) => {
+            Err(Error::new(ErrorKind::Timeout, format!("{name} does not come back from a call")))
+        }
+        Err(mpsc::RecvTimeoutError::Disconnected) => Err(Error::internal(format!("{name} panicked"))),
+    }
+}
+
+/// One end at work: its queue and timeline; the host has neither.
+struct End {
+    queue: Option<Arc<dyn Queue>>,
+    timeline: Timeline,
+}
+
+impl End {
+    fn new(endpoint: &Endpoint) -> Result<End> {
+        Ok(match endpoint.device() {
+            None => End { queue: None, timeline: Timeline::new(0) },
+            Some(device) => End {
+                queue: Some(device.queue(&QueueOptions { name: "measure".to_owned(), capacity: None })?),
+                timeline: device.timeline(0)?,
+            },
+        })
+    }
+}
+
+struct Link<'a> {
+    from: &'a Endpoint,
+    to: &'a Endpoint,
+    options: &'a MeasureOptions,
+    began: Instant,
+    sender: End,
+    receiver: End,
+    /// Of the transport.
+    arrivals: Timeline,
+    /// Where the receiver puts what it reads.
+    seen: Buffer,
+}
+
+impl<'a> Link<'a> {
+    fn new(from: &'a Endpoint, to: &'a Endpoint, options: &'a MeasureOptions) -> Result<Self> {
+        let began = Instant::now();
+        let (sender, receiver) = (End::new(from)?, End::new(to)?);
+        let arrivals = match to.device().or(from.device()) {
+            Some(device) => device.timeline(0)?,
+            None => Timeline::new(0),
+        };
+        let seen = match to.device() {
+            Some(device) => device.allocate(BufferLayout::new(TOUCHED))?,
+            None => crate::host::HostBytes::buffer(TOUCHED)?,
+        };
+        Ok(Link { from, to, options, began, sender, receiver, arrivals, seen })
+    }
+
+    /// All sizes, as far as time suffices. Too little memory for a large size leaves the smaller ones standing; any other failure does not.
+    fn all(&self, transport: &dyn Transport) -> Result<Samples> {
+        let mut samples: Vec<Sample> = Vec::new();
+        for (index, &bytes) in self.options.sizes.iter().enumerate() {
+            let left = self.options.per_link.saturating_sub(self.began.elapsed());
+            if let Some(last) = samples.last() {
+                let growth = bytes as f64 / last.bytes as f64;
+                let least = last.seconds.median * growth * (ROUNDS.0 + WARM_UP) as f64;
+                if least > left.as_secs_f64() * 2.0 {
+                    return Ok((samples, Some(format!("no time for {bytes} bytes"))));
+                }
+            }
+            let share = left / u32::try_from(self.options.sizes.len() - index).unwrap_or(1);
+            let channel = match transport.connect(self.from, self.to, bytes) {
+                Ok(channel) => channel,
+                Err(error) if !samples.is_empty() && error.kind() != ErrorKind::DeviceLost => {
+                    return Ok((samples, Some(format!("{bytes} bytes: {error}"))));
+                }
+                Err(error) => return Err(error),
+            };
+            let (source, target) = (channel.source().clone(), channel.target().clone());
+            // Sent from the host's side, so that the last bytes of the buffer are looked at too.
+            let tag = [index as u8 + 1; TOUCHED];
+            let tail = bytes.saturating_sub(TOUCHED);
+            source.write(tail, &tag)?;
+            let mut times = Vec::new();
+            for _ in 0..WARM_UP {
+                self.round(&*channel, tag[0])?;
+            }
+            let mut arrived = [0; TOUCHED];
+            target.read(tail, &mut arrived)?;
+            let mut read = [0; TOUCHED];
+            self.seen.read(0, &mut read)?;
+            if (arrived, read) != (tag, tag) {
+                let reason = format!("of {bytes} bytes by {}, others arrive than were sent", transport.name());
+                return Err(Error::internal(reason).with_remedy("report this driver"));
+            }
+            let began = Instant::now();
+            while times.len() < ROUNDS.1 && (times.len() < ROUNDS.0 || began.elapsed() < share) {
+                times.push(self.round(&*channel, tag[0])?);
+            }
+            samples.extend(Spread::of(&times).map(|seconds| Sample { bytes: bytes as u64, seconds }));
+        }
+        Ok((samples, None))
+    }
+
+    /// One hand-over.
+    fn round(&self, channel: &dyn crate::Channel, pattern: u8) -> Result<Duration> {
+        let deadline = self.began + self.options.per_link + self.options.patience;
+        let value = self.arrivals.value() + 1;
+        let (written, arrived, read) =
+            (self.sender.timeline.at(value), self.arrivals.at(value), self.receiver.timeline.at(value));
+        let (head, first) = (channel.source().slice(0..TOUCHED)?, channel.target().slice(0..TOUCHED)?);
+        let fill = Work::Fill { target: head, pattern: [pattern; 4].into() };
+        let copy = Work::Copy { source: first, target: self.seen.clone() };
+        let began = Instant::now();
+        match &self.sender.queue {
+            Some(queue) => queue.submit(&[], fill, std::slice::from_ref(&written))?,
+            None => {
+                channel.source().write(0, &[pattern; TOUCHED])?;
+                written.signal();
+            }
+        }
+        channel.transfer(&written, &arrived)?;
+        match &self.receiver.queue {
+            Some(queue) => {
+                queue.submit(std::slice::from_ref(&arrived), copy, std::slice::from_ref(&read))?;
+                read.wait(deadline)?;
+            }
+            None => {
+                arrived.wait(deadline)?;
+                let mut bytes = [0; TOUCHED];
+                channel.target().read(0, &mut bytes)?;
+                self.seen.write(0, &bytes)?;
+            }
+        }
+        Ok(began.elapsed())
+    }
+}

@@ -1,0 +1,582 @@
+//! The profile: what was measured, when, and with which drivers; and its file.
+
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use hetero_hal::{DeviceId, DeviceInfo, Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::date;
+use crate::host::host_id;
+
+/// Version of the file's form.
+const VERSION: u32 = 1;
+/// Bytes that a profile's file may have; a full one of 20 devices has about two million.
+const LARGEST: u64 = 16 << 20;
+/// Seconds that no measurement takes.
+const LONGEST: f64 = 1e6;
+const REMEDY: &str = "delete the file, or make a new one with `hetero calibrate`";
+
+/// What the devices of one machine and the ways between them were measured to take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// Version of the form; readers refuse any but their own.
+    pub version: u32,
+    /// When it was made: UTC, as RFC 3339 writes it.
+    pub created: String,
+    /// The machine.
+    pub host: HostDescription,
+    /// The devices, each with what its operators take.
+    pub devices: Vec<DeviceProfile>,
+    /// The ways between them, and between them and the host.
+    pub links: Vec<LinkProfile>,
+}
+
+/// The machine that a profile is of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostDescription {
+    /// Operating system, as Rust names it.
+    pub os: String,
+    /// Instruction set, as Rust names it.
+    pub architecture: String,
+    /// The processor's product name; empty where the system does not tell.
+    pub processor: String,
+    /// Cores that this process may use.
+    pub cores: usize,
+}
+
+impl HostDescription {
+    /// This machine.
+    #[must_use]
+    pub fn here() -> Self {
+        let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+        let line = text.lines().find(|line| line.starts_with("model name"));
+        HostDescription {
+            os: std::env::consts::OS.to_owned(),
+            architecture: std::env::consts::ARCH.to_owned(),
+            processor: line.and_then(|line| line.split_once(':')).map_or("", |(_, name)| name.trim()).to_owned(),
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+/// What one device was measured to take.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeviceProfile {
+    /// The device.
+    #[serde(with = "device_id")]
+    pub id: DeviceId,
+    /// Its product name.
+    pub name: String,
+    /// The driver's version.
+    pub driver_version: String,
+    /// Was it an emulator or simulator? Its times say nothing about a chip.
+    pub emulated: bool,
+    /// An empty piece of work: submitted, done, and waited for. `None` where that could not be measured.
+    pub submission: Option<Spread>,
+    /// What operators take, a submission included.
+    pub operators: Vec<OperatorProfile>,
+    /// What the device does not do, or failed to, with the reason.
+    pub absent: Vec<Absent>,
+}
+
+impl DeviceProfile {
+    /// A device of which nothing is measured yet.
+    #[must_use]
+    pub fn new(info: &DeviceInfo) -> Self {
+        DeviceProfile {
+            id: info.id.clone(),
+            name: info.name.clone(),
+            driver_version: info.driver_version.clone(),
+            emulated: info.emulated,
+            submission: None,
+            operators: Vec::new(),
+            absent: Vec::new(),
+        }
+    }
+}
+
+/// What one operator of one size takes on a device.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorProfile {
+    /// Family of operators that it stands for.
+    pub family: String,
+    /// Operator and sizes.
+    pub case: String,
+    /// Does the device itself call it slow?
+    pub slow: bool,
+    /// Floating-point operations, a multiply-add counting as two.
+    pub flops: u64,
+    /// Bytes of inputs, weights and outputs, each once.
+    pub bytes: u64,
+    /// One run.
+    pub seconds: Spread,
+}
+
+/// What a device does not do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Absent {
+    /// Family of operators.
+    pub family: String,
+    /// Operator and sizes.
+    pub case: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// What one transport takes from one endpoint to another.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LinkProfile {
+    /// The sender; the host is `host:0`.
+    #[serde(with = "device_id")]
+    pub from: DeviceId,
+    /// The receiver.
+    #[serde(with = "device_id")]
+    pub to: DeviceId,
+    /// The transport's name.
+    pub transport: String,
+    /// What was measured, by growing size; empty where the transport does not work here.
+    pub samples: Vec<Sample>,
+    /// Why there is no sample, or none of larger sizes; `None` where nothing is missing.
+    pub stopped: Option<String>,
+}
+
+/// What a transfer of one size takes: from the submission of a small piece of work that writes on the sender to the end of one that reads
+/// on the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sample {
+    /// Bytes that are handed over.
+    pub bytes: u64,
+    /// One hand-over.
+    pub seconds: Spread,
+}
+
+/// Repeated measurements in seconds, in a form that single wild ones do not move.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Spread {
+    /// The median.
+    pub median: f64,
+    /// The median absolute deviation from it.
+    pub deviation: f64,
+    /// How many there were.
+    pub count: u32,
+}
+
+impl Spread {
+    /// Of these times; `None` where there is none.
+    #[must_use]
+    pub fn of(times: &[std::time::Duration]) -> Option<Spread> {
+        let mut seconds: Vec<f64> = times.iter().map(std::time::Duration::as_secs_f64).collect();
+        let median = median(&mut seconds)?;
+        let mut distances: Vec<f64> = seconds.iter().map(|value| (value - median).abs()).collect();
+        let deviation = median_or_zero(&mut distances);
+        Some(Spread { median, deviation, count: u32::try_from(times.len()).unwrap_or(u32::MAX) })
+    }
+
+    fn check(&self) -> bool {
+        let sound = |value: f64| (0.0..=LONGEST).contains(&value);
+        sound(self.median) && sound(self.deviation) && self.count > 0
+    }
+}
+
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_unstable_by(f64::total_cmp);
+    let (low, high) = (values.get(values.len().checked_sub(1)? / 2)?, values.get(values.len() / 2)?);
+    Some((low + high) / 2.0)
+}
+
+fn median_or_zero(values: &mut [f64]) -> f64 {
+    median(values).unwrap_or(0.0)
+}
+
+/// May a profile be used for a device?
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Usability {
+    /// It is of this device, with this driver.
+    Fits,
+    /// It has nothing of a device of this id.
+    Unmeasured,
+    /// The id now belongs to another product.
+    OtherDevice {
+        /// The product that was measured.
+        measured: String,
+        /// The product that is there.
+        found: String,
+    },
+    /// The driver is of another version now.
+    OtherDriver {
+        /// The version that was measured.
+        measured: String,
+        /// The version that is there.
+        found: String,
+    },
+}
+
+impl fmt::Display for Usability {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Usability::Fits => f.write_str("measured"),
+            Usability::Unmeasured => f.write_str("not measured"),
+            Usability::OtherDevice { measured, found } => write!(f, "measured was '{measured}', this is '{found}'"),
+            Usability::OtherDriver { measured, found } => {
+                write!(f, "measured with driver version '{measured}', this is '{found}'")
+            }
+        }
+    }
+}
+
+impl Profile {
+    /// A profile of this machine and this moment that holds nothing yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Profile {
+            version: VERSION,
+            created: date::rfc3339(SystemTime::now()),
+            host: HostDescription::here(),
+            devices: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+
+    /// What was measured of a device, whatever its driver is now.
+    #[must_use]
+    pub fn device(&self, id: &DeviceId) -> Option<&DeviceProfile> {
+        self.devices.iter().find(|device| device.id == *id)
+    }
+
+    /// May it be used for this device?
+    #[must_use]
+    pub fn usability(&self, info: &DeviceInfo) -> Usability {
+        match self.device(&info.id) {
+            None => Usability::Unmeasured,
+            Some(device) if device.name != info.name => {
+                Usability::OtherDevice { measured: device.name.clone(), found: info.name.clone() }
+            }
+            Some(device) if device.driver_version != info.driver_version => {
+                Usability::OtherDriver { measured: device.driver_version.clone(), found: info.driver_version.clone() }
+            }
+            Some(_) => Usability::Fits,
+        }
+    }
+
+    /// Takes over from an older profile of the same machine what this one has not measured anew. Links to a device whose product or driver has
+    /// changed since are not.
+    pub fn keep(&mut self, older: Profile) {
+        if older.host != self.host {
+            return;
+        }
+        let known: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
+        let fresh = |id: &DeviceId| known.contains(id) || *id == host_id();
+        let same = |id: &DeviceId| match (self.device(id), older.device(id)) {
+            (Some(new), Some(old)) => new.name == old.name && new.driver_version == old.driver_version,
+            _ => true,
+        };
+        let measured_anew = |link: &LinkProfile| fresh(&link.from) && fresh(&link.to);
+        let holds = |link: &&LinkProfile| !measured_anew(link) && same(&link.from) && same(&link.to);
+        let links: Vec<LinkProfile> = older.links.iter().filter(holds).cloned().collect();
+        self.links.extend(links);
+        self.devices.extend(older.devices.into_iter().filter(|device| !known.contains(&device.id)));
+        self.devices.sort_by(|a, b| a.id.cmp(&b.id));
+    }
+
+    /// Where the profile lies if nobody says otherwise: `HETERO_PROFILE`, else `hetero/profile.json` in the user's cache folder. `None` where
+    /// there is no such folder.
+    #[must_use]
+    pub fn default_path() -> Option<PathBuf> {
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        default_path(set("HETERO_PROFILE"), set("XDG_CACHE_HOME"), set("HOME"))
+    }
+
+    /// Reads the profile at [`Profile::default_path`]; `None` where there is none.
+    ///
+    /// # Errors
+    /// As [`Profile::load`].
+    pub fn load_default() -> Result<Option<Profile>> {
+        match Profile::default_path() {
+            Some(path) if path.exists() => Profile::load(&path).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// `Io` where it cannot be read, `InvalidArgument` where it is larger than 16 MiB or no profile.
+    pub fn load(path: &Path) -> Result<Profile> {
+        let failed = |source: std::io::Error| {
+            let message = format!("cannot read the profile {}: {source}", path.display());
+            Error::new(ErrorKind::Io, message).with_remedy("make one with `hetero calibrate`").caused_by(source)
+        };
+        let file = std::fs::File::open(path).map_err(failed)?;
+        let mut text = Vec::new();
+        // The file's own length need not be true, as that of a pipe or of one that grows.
+        file.take(LARGEST + 1).read_to_end(&mut text).map_err(failed)?;
+        if text.len() as u64 > LARGEST {
+            let message = format!("{} is no profile: it is larger than {LARGEST} bytes", path.display());
+            return Err(Error::invalid_argument(message).with_remedy(REMEDY));
+        }
+        let wrong = |reason: String| {
+            Error::invalid_argument(format!("{} is no profile: {reason}", path.display())).with_remedy(REMEDY)
+        };
+        let text = std::str::from_utf8(&text).map_err(|error| wrong(error.to_string()))?;
+        Profile::parse(text).map_err(wrong)
+    }
+
+    /// Reads JSON.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where it is no profile, is of another version, or holds what no measurement gives.
+    pub fn from_json(text: &str) -> Result<Profile> {
+        Profile::parse(text)
+            .map_err(|reason| Error::invalid_argument(format!("this is no profile: {reason}")).with_remedy(REMEDY))
+    }
+
+    fn parse(text: &str) -> Result<Profile, String> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            version: u32,
+        }
+        let versioned: Versioned = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        if versioned.version != VERSION {
+            return Err(format!("it has version {}, and this program reads version {VERSION}", versioned.version));
+        }
+        let profile: Profile = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        profile.check()?;
+        Ok(profile)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        if !date::plausible(&self.created) {
+            return Err("its date is none".to_owned());
+        }
+        for device in &self.devices {
+            let times = device.submission.iter().chain(device.operators.iter().map(|operator| &operator.seconds));
+            if !times.into_iter().all(Spread::check) {
+                return Err(format!("a time of {} is none", device.id));
+            }
+        }
+        for link in &self.links {
+            let grow = link.samples.windows(2).all(|pair| pair[0].bytes < pair[1].bytes);
+            if !grow || !link.samples.iter().all(|sample| sample.seconds.check()) {
+                return Err(format!("the samples from {} to {} are none", link.from, link.to));
+            }
+        }
+        Ok(())
+    }
+
+    /// As JSON.
+    ///
+    /// # Errors
+    /// `Internal` where a time is not a number.
+    pub fn to_json(&self) -> Result<String> {
+        self.check().map_err(|reason| Error::internal(format!("this profile cannot be written: {reason}")))?;
+        serde_json::to_string_pretty(self)
+            .map_err(|error| Error::internal("a profile cannot be written as JSON").caused_by(error))
+    }
+
+    /// Writes it to a file, whole or not at all; makes the folder.
+    ///
+    /// # Errors
+    /// `Io` where the system refuses, and as [`Profile::to_json`].
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let text = self.to_json()?;
+        let write = || {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+            if let Some(folder) = folder {
+                std::fs::create_dir_all(folder)?;
+            }
+            let mut beside = path.as_os_str().to_owned();
+            beside.push(format!(".{}", std::process::id()));
+            std::fs::write(&beside, text)?;
+            std::fs::rename(&beside, path).inspect_err(|_| {
+                // What remains is nobody's; the first error is the one to tell.
+                let _ = std::fs::remove_file(&beside);
+            })
+        };
+        write().map_err(|source: std::io::Error| {
+            let message = format!("cannot write the profile {}: {source}", path.display());
+            Error::new(ErrorKind::Io, message).with_remedy("name another file").caused_by(source)
+        })
+    }
+}
+
+impl Default for Profile {
+    fn default() -> Self {
+        Profile::new()
+    }
+}
+
+fn default_path(named: Option<PathBuf>, cache: Option<PathBuf>, home: Option<PathBuf>) -> Option<PathBuf> {
+    let folder = || cache.or_else(|| Some(home?.join(".cache")));
+    named.or_else(|| Some(folder()?.join("hetero").join("profile.json")))
+}
+
+/// Device ids as `cpu:0`.
+mod device_id {
+    use hetero_hal::DeviceId;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(id: &DeviceId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<DeviceId, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use hetero_hal::DeviceKind;
+
+    use super::*;
+
+    fn info(id: &str) -> DeviceInfo {
+        DeviceInfo {
+            id: id.parse().unwrap(),
+            kind: DeviceKind::Gpu,
+            name: "chip".into(),
+            vendor: "us".into(),
+            driver_version: "1".into(),
+            memory_bytes: None,
+            numa_node: None,
+            emulated: true,
+            peak_flops: None,
+            peak_bandwidth: None,
+        }
+    }
+
+    fn link(from: &str, to: &str) -> LinkProfile {
+        let seconds = Spread { median: 1e-5, deviation: 1e-7, count: 9 };
+        LinkProfile {
+            from: from.parse().unwrap(),
+            to: to.parse().unwrap(),
+            transport: "staged".into(),
+            samples: vec![Sample { bytes: 4096, seconds }, Sample { bytes: 16384, seconds }],
+            stopped: None,
+        }
+    }
+
+    fn full() -> Profile {
+        let mut profile = Profile::new();
+        profile.devices = vec![DeviceProfile::new(&info("gpu:0")), DeviceProfile::new(&info("gpu:1"))];
+        profile.links = vec![link("gpu:0", "gpu:1"), link("gpu:1", "host:0"), link("host:0", "gpu:0")];
+        profile
+    }
+
+    #[test]
+    fn one_wild_time_moves_neither_median_nor_deviation_far() {
+        let times = |last| [9, 10, 11, 10, last].map(Duration::from_micros);
+        let spread = Spread::of(&times(1_000_000)).unwrap();
+        assert!((spread.median - 10e-6).abs() < 1e-12 && (spread.deviation - 1e-6).abs() < 1e-12, "{spread:?}");
+        assert!((Spread::of(&times(1_000_000)[..2]).unwrap().median - 9.5e-6).abs() < 1e-12);
+        assert_eq!(Spread::of(&[]), None);
+    }
+
+    #[test]
+    fn files_are_read_as_they_were_written_and_corrupt_ones_named() {
+        let folder = std::env::temp_dir().join(format!("hetero-profile-{}", std::process::id()));
+        let path = folder.join("deep").join("profile.json");
+        let profile = full();
+        profile.save(&path).unwrap();
+        assert_eq!(Profile::load(&path).unwrap(), profile);
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
+        let text = std::fs::read(&path).unwrap();
+        for (content, word) in [
+            (text[..text.len() / 2].to_vec(), "is no profile"),
+            (b"\xff\xfe".to_vec(), "is no profile"),
+            (vec![b' '; LARGEST as usize + 1], "larger than"),
+            (vec![b'['; 100_000], "is no profile"),
+        ] {
+            std::fs::write(&path, content).unwrap();
+            let error = Profile::load(&path).unwrap_err();
+            assert!(error.message().contains(word) && error.remedy().is_some(), "{error}");
+        }
+        assert_eq!(Profile::load(&folder.join("absent.json")).unwrap_err().kind(), ErrorKind::Io);
+        assert_eq!(profile.save(&folder).unwrap_err().kind(), ErrorKind::Io);
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
+    fn what_no_measurement_gives_is_refused() {
+        let text = full().to_json().unwrap();
+        assert!(Profile::from_json(&text.replacen("\"version\": 1", "\"version\": 2", 1)).is_err());
+        assert!(Profile::from_json(&text.replacen("\"created\"", "\"createt\"", 1)).is_err());
+        assert!(Profile::from_json(&text.replacen("gpu:0", "gpu::0", 1)).is_err());
+        let changes: [fn(&mut Profile); 5] = [
+            |p| p.links[0].samples[1].seconds.median = f64::NAN,
+            |p| p.links[0].samples[0].seconds.median = -1.0,
+            |p| p.links[0].samples[0].seconds.count = 0,
+            |p| p.links[0].samples.reverse(),
+            |p| p.created = "\x1b[2J".into(),
+        ];
+        for change in changes {
+            let mut profile = full();
+            change(&mut profile);
+            assert!(profile.to_json().is_err());
+        }
+        let negative = text.replacen("\"median\": 0.00001", "\"median\": -0.00001", 1);
+        assert_ne!(negative, text);
+        assert!(Profile::from_json(&negative).is_err());
+    }
+
+    #[test]
+    fn another_product_or_driver_is_not_the_measured_one() {
+        let profile = full();
+        assert_eq!(profile.usability(&info("gpu:0")), Usability::Fits);
+        assert_eq!(profile.usability(&info("gpu:2")), Usability::Unmeasured);
+        let newer = DeviceInfo { driver_version: "2".into(), ..info("gpu:0") };
+        let said = profile.usability(&newer).to_string();
+        assert!(said.contains("'1'") && said.contains("'2'"), "{said}");
+        let other = DeviceInfo { name: "other".into(), ..newer };
+        assert!(matches!(profile.usability(&other), Usability::OtherDevice { .. }));
+    }
+
+    #[test]
+    fn a_new_profile_keeps_of_the_old_what_it_did_not_measure() {
+        let mut older = full();
+        older.devices[1].name = "old".into();
+        older.devices.push(DeviceProfile::new(&info("gpu:2")));
+        older.devices.push(DeviceProfile::new(&info("gpu:3")));
+        older.links.extend([
+            link("gpu:2", "gpu:3"),
+            link("host:0", "gpu:2"),
+            link("gpu:0", "gpu:2"),
+            link("gpu:1", "gpu:2"),
+        ]);
+        let mut newer = full();
+        newer.keep(older.clone());
+        let ids: Vec<String> = newer.devices.iter().map(|device| device.id.to_string()).collect();
+        assert_eq!(ids, ["gpu:0", "gpu:1", "gpu:2", "gpu:3"]);
+        assert_eq!(newer.devices[1].name, "chip");
+        // All but that to gpu:1, which is another product now; those that were measured anew are there once.
+        assert_eq!(newer.links.len(), 3 + 3);
+        assert!(!newer.links.contains(&link("gpu:1", "gpu:2")) && newer.links.contains(&link("gpu:0", "gpu:2")));
+        older.host.cores += 1;
+        let mut elsewhere = full();
+        elsewhere.keep(older);
+        assert_eq!(elsewhere.devices.len(), 2);
+    }
+
+    #[test]
+    fn the_default_place_follows_the_environment() {
+        let path = |name: &str| Some(PathBuf::from(name));
+        assert_eq!(default_path(path("/p.json"), path("/cache"), path("/home")), path("/p.json"));
+        assert_eq!(default_path(None, path("/cache"), path("/home")), path("/cache/hetero/profile.json"));
+        assert_eq!(default_path(None, None, path("/home")), path("/home/.cache/hetero/profile.json"));
+        assert_eq!(default_path(None, None, None), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! `hetero calibrate`: measures devices, and the ways between them, and keeps the result as a profile.
+
+mod cases;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+use hetero::comm::{
+    Absent, DeviceProfile, LinkProfile, MeasureOptions, OperatorProfile, Profile, Spread, measure, standard_transports,
+};
+use hetero::hal::{
+    BufferLayout, CompileOptions, Device, Direction, Error, Execution, Extents, Quality, Queue, QueueOptions, Result,
+    Source, Timeline, Work,
+};
+use hetero::{Family, HeteroEngine};
+use hetero_conformance::Case;
+use hetero_reference::Standard;
+
+use crate::arguments::CalibrateOptions;
+use crate::devices;
+use crate::failure::{self, Failure};
+use crate::progress::Spinner;
+
+/// Runs of a case, at least and at most.
+const RUNS: (usize, usize) = (5, 500);
+/// Runs before time is taken.
+const WARM_UP: usize = 2;
+/// Longest that a device may stay silent, or compile a case.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
+    let named = options.out.clone().or_else(|| options.devices.profile.clone()).or_else(Profile::default_path);
+    let Some(path) = named else {
+        return Err(Failure::usage("there is no cache folder for the profile", "name a file with `--out FILE`"));
+    };
+    let mut engine = HeteroEngine::new()?;
+    devices::add_all(&mut engine, &options.devices)?;
+    let cases: Arc<[Case]> = cases::all().map_err(hetero::Error::from)?.into();
+    let mut profile = Profile::new();
+    let seconds = Duration::from_secs(options.seconds.into());
+    let spinner = Spinner::start("measuring");
+    for device in engine.devices() {
+        spinner.say(format!("measuring operators on {}", device.info().id));
+        profile.devices.push(operators(device, &cases, seconds));
+    }
+    let limits = MeasureOptions { per_link: seconds / 20, ..MeasureOptions::default() };
+    profile.links = measure(engine.devices(), &standard_transports(), &limits, &mut |link| {
+        spinner.say(format!("measuring from {} to {}", link.from, link.to));
+    });
+    drop(spinner);
+    let measured = profile.clone();
+    keep_older(&mut profile, &path);
+    profile.save(&path).map_err(|error| Failure::failed(error.to_string()))?;
+    if options.output.json {
+        println!("{}", profile.to_json().map_err(|error| Failure::failed(error.to_string()))?);
+        return Ok(());
+    }
+    measured.devices.iter().for_each(print_device);
+    measured.links.iter().for_each(|link| println!("{}", link_line(link)));
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// What an older profile knows of devices that were not measured now.
+fn keep_older(profile: &mut Profile, path: &Path) {
+    if !path.exists() {
+        return;
+    }
+    match Profile::load(path) {
+        Ok(older) => profile.keep(older),
+        Err(error) => eprintln!("the old profile is replaced: {error}"),
+    }
+}
+
+/// What a device's thread tells.
+enum News {
+    Submission(Spread),
+    Operator(OperatorProfile),
+    Absent(Absent),
+}
+
+/// Measures a device. It does so on a thread of its own, as a driver's call may never return.
+fn operators(device: &Arc<dyn Device>, cases: &Arc<[Case]>, seconds: Duration) -> DeviceProfile {
+    let mut profile = DeviceProfile::new(device.info());
+    let (sender, news) = mpsc::channel();
+    let gave_up = |profile: &mut DeviceProfile, reason: String| {
+        let told = profile.operators.len() + profile.absent.len();
+        for case in cases.iter().skip(told) {
+            profile.absent.push(absent(case, reason.clone()));
+        }
+    };
+    let (measured, list) = (device.clone(), cases.clone());
+    let task = move || tell(&*measured, &list, seconds, &sender);
+    if let Err(error) = std::thread::Builder::new().name("hetero-calibrate".to_owned()).spawn(task) {
+        gave_up(&mut profile, format!("no thread to measure with: {error}"));
+        return profile;
+    }
+    loop {
+        match news.recv_timeout(seconds + PATIENCE * 2) {
+            Ok(News::Submission(spread)) => profile.submission = Some(spread),
+            Ok(News::Operator(operator)) => profile.operators.push(operator),
+            Ok(News::Absent(absent)) => profile.absent.push(absent),
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                gave_up(&mut profile, "the device did not answer".to_owned());
+                return profile;
+            }
+        }
+    }
+    gave_up(&mut profile, "the device's thread ended early".to_owned());
+    profile
+}
+
+fn family(case: &Case) -> String {
+    Family::of(&case.operator).map_or("none", Family::name).to_owned()
+}
+
+fn absent(case: &Case, reason: String) -> Absent {
+    Absent { family: family(case), case: case.name.clone(), reason }
+}
+
+/// Measures everything, and tells one thing for each case, in order. Nobody may listen any more; then the rest is not worth the time.
+fn tell(device: &dyn Device, cases: &[Case], seconds: Duration, sender: &Sender<News>) {
+    let began = Instant::now();
+    let bench = match Bench::new(device) {
+        Ok(bench) => bench,
+        Err(error) => {
+            cases.iter().for_each(|case| drop(sender.send(News::Absent(absent(case, error.to_string())))));
+            return;
+        }
+    };
+    if let Some(spread) = bench.submission(seconds / 100).ok().flatten() {
+        let _ = sender.send(News::Submission(spread));
+    }
+    for (index, case) in cases.iter().enumerate() {
+        // What one case does not need, the others may use.
+        let share = seconds.saturating_sub(began.elapsed()) / u32::try_from(cases.len() - index).unwrap_or(1);
+        let outcome = if share.is_zero() {
+            Err(Error::new(hetero::hal::ErrorKind::Timeout, "no time was left"))
+        } else {
+            bench.case(case, share)
+        };
+        let news = match outcome {
+            Ok(operator) => News::Operator(operator),
+            Err(error) => News::Absent(absent(case, error.to_string())),
+        };
+        if sender.send(news).is_err() {
+            return;
+        }
+    }
+}
+
+/// A device with a queue, ready to be timed.
+struct Bench<'a> {
+    device: &'a dyn Device,
+    queue: Arc<dyn Queue>,
+    timeline: Timeline,
+}
+
+impl<'a> Bench<'a> {
+    fn new(device: &'a dyn Device) -> Result<Self> {
+        let queue = device.queue(&QueueOptions { name: "calibrate".to_owned(), capacity: None })?;
+        Ok(Bench { device, queue, timeline: device.timeline(0)? })
+    }
+
+    /// Times pieces of work, one after the other, until the time is over.
+    fn times(&self, work: &Work, share: Duration) -> Result<Vec<Duration>> {
+        let deadline = Instant::now() + share + PATIENCE;
+        let mut times = Vec::new();
+        let once = || -> Result<Duration> {
+            let done = self.timeline.at(self.timeline.value() + 1);
+            let began = Instant::now();
+            self.queue.run(&[], work.clone(), std::slice::from_ref(&done), deadline)?;
+            Ok(began.elapsed())
+        };
+        let start = Instant::now();
+        for _ in 0..WARM_UP {
+            once()?;
+        }
+        while times.len() < RUNS.1 && (times.len() < RUNS.0 || start.elapsed() < share) {
+            times.push(once()?);
+        }
+        Ok(times)
+    }
+
+    /// What the least piece of work takes.
+    fn submission(&self, share: Duration) -> Result<Option<Spread>> {
+        let target = self.device.allocate(BufferLayout::new(64))?;
+        Ok(Spread::of(&self.times(&Work::Fill { target, pattern: [0; 4].into() }, share)?))
+    }
+
+    fn case(&self, case: &Case, share: Duration) -> Result<OperatorProfile> {
+        let (program, inputs) = hetero_conformance::program(case)?;
+        let claims = self.device.claims(&program);
+        let Some(claim) = claims.first() else { return Err(Error::unsupported("the device does not claim it")) };
+        let options = CompileOptions { deadline: Some(Instant::now() + PATIENCE), ..CompileOptions::default() };
+        let executable = self.device.compile(Source::Program(&program), &options)?;
+        let mut given = inputs.iter();
+        let mut bindings = Vec::new();
+        for info in executable.bindings() {
+            let buffer = self.device.allocate(BufferLayout::new(info.bytes))?;
+            if info.direction == Direction::Input {
+                let tensor = given.next().ok_or_else(|| Error::internal("a case lacks an input"))?;
+                buffer.write(0, tensor.bytes())?;
+            }
+            bindings.push(buffer);
+        }
+        let scratch = executable.scratch();
+        let scratch = if scratch.bytes > 0 { Some(self.device.allocate(scratch)?) } else { None };
+        let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
+        let bindings = bindings.into();
+        let execution = Execution { executable, bindings, scratch, extents, probe: None, deadline: None };
+        let times = self.times(&Work::Execute(execution), share)?;
+        let node = program.nodes().first().ok_or_else(|| Error::internal("a case has no node"))?;
+        Ok(OperatorProfile {
+            family: family(case),
+            case: case.name.clone(),
+            slow: claim.quality != Quality::Native,
+            flops: hetero::flops(&program, node, &Standard),
+            bytes: hetero::bytes(&program, node),
+            seconds: Spread::of(&times).ok_or_else(|| Error::internal("nothing was timed"))?,
+        })
+    }
+}
+
+fn print_device(device: &DeviceProfile) {
+    let emulated = if device.emulated { ", emulated: its times say nothing about a chip" } else { "" };
+    let submission = device.submission.map_or_else(
+        || "unknown".to_owned(),
+        |spread| format!("{:.1} ± {:.1} µs", spread.median * 1e6, spread.deviation * 1e6),
+    );
+    println!("{} ({}, driver {}{emulated})", device.id, device.name, device.driver_version);
+    println!("    {:<20} {submission}", "submission");
+    for family in Family::ALL {
+        let of = |name: &str| name == family.name();
+        let runs: Vec<&OperatorProfile> = device.operators.iter().filter(|run| of(&run.family)).collect();
+        let missing: Vec<&Absent> = device.absent.iter().filter(|absent| of(&absent.family)).collect();
+        let best = |work: fn(&OperatorProfile) -> u64| {
+            runs.iter().map(|run| work(run) as f64 / run.seconds.median.max(1e-9) / 1e9).fold(0.0, f64::max)
+        };
+        let mut line = format!("    {:<20} {} cases", family.name(), runs.len());
+        if !runs.is_empty() {
+            line += &format!(", up to {:.1} GFLOP/s and {:.1} GB/s", best(|run| run.flops), best(|run| run.bytes));
+        }
+        if let Some(first) = missing.first() {
+            line += &format!("; {} absent: {}", missing.len(), first.reason);
+        }
+        println!("{line}");
+    }
+}
+
+fn link_line(link: &LinkProfile) -> String {
+    let mut line = format!("{} -> {}  {:<10}", link.from, link.to, link.transport);
+    let ends = [link.samples.first(), link.samples.get(1..).and_then(<[_]>::last)];
+    for sample in ends.into_iter().flatten() {
+        let (median, deviation) = (sample.seconds.median * 1e6, sample.seconds.deviation * 1e6);
+        line += &format!("  {} KiB: {median:.1} ± {deviation:.1} µs", sample.bytes >> 10);
+    }
+    if let Some(reason) = &link.stopped {
+        line += &format!("  ({reason})");
+    }
+    line
+}

@@ -1,0 +1,420 @@
+//! Sessions: a plan, compiled, and replayed.
+//!
+//! Every decision is made when the session is. [`partition`] compiles the plan; [`layout`] gives each value its memory on each device and finds out
+//! which cross without a copy; [`steps`] puts what is to be submitted in order, as a graph in which devices wait for each other only where
+//! they touch the same memory. A run takes a [`context`], memory and a timeline for each device, and submits the list ([`run`]); several runs make a
+//! [`stream`].
+
+mod context;
+mod layout;
+mod partition;
+mod report;
+mod run;
+mod steps;
+mod stream;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use hetero_hal::{
+    DType, Device, Error as HalError, ErrorKind, HandleKind, Probe, Program, Queue, QueueOptions, Tensor, ValueId,
+};
+
+use crate::{Error, HeteroEngine, Result};
+use context::{Arrival, Arrivals, Context, Views};
+use layout::{Layout, Side, Slot, Storage};
+use partition::{Compiled, Partition, named};
+pub use report::{Report, Traffic};
+pub use run::Run;
+pub use stream::Stream;
+
+/// An input or output of a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Name.
+    pub name: Arc<str>,
+    /// Element type.
+    pub dtype: DType,
+    /// Sizes of the dimensions; bounds where a size depends on data.
+    pub shape: Vec<usize>,
+}
+
+/// The outputs of a run, by name and in the model's order.
+#[derive(Clone, Debug)]
+pub struct Outputs(Vec<(Arc<str>, Tensor)>);
+
+impl Outputs {
+    /// An output.
+    ///
+    /// # Errors
+    /// `Output` where the model has none of that name, with those that it has.
+    pub fn tensor(&self, name: &str) -> Result<&Tensor> {
+        let found = self.0.iter().find(|(known, _)| &**known == name).map(|(_, tensor)| tensor);
+        found.ok_or_else(|| Error::Output {
+            name: name.to_owned(),
+            known: self.0.iter().map(|(known, _)| &**known).collect::<Vec<_>>().join("', '"),
+        })
+    }
+
+    /// All outputs, in the model's order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.0.iter().map(|(name, tensor)| (&**name, tensor))
+    }
+}
+
+/// Where an output is found after a run.
+enum OutputSource {
+    /// In a slot.
+    Slot(usize),
+    /// It is an input.
+    Input(usize),
+    /// It is a constant.
+    Constant(Tensor),
+}
+
+/// Memory that a run writes an output into; runs use its room again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputBuffer {
+    /// The elements' bytes.
+    pub bytes: Vec<u8>,
+    /// The true sizes of the dimensions.
+    pub shape: Vec<usize>,
+}
+
+/// What never changes once the session is made.
+struct Frozen {
+    layout: Layout,
+    partitions: Vec<Partition>,
+}
+
+/// A plan, compiled. May be run from several threads at once; runs share nothing that changes.
+pub struct Session {
+    program: Arc<Program>,
+    /// Those that the plan uses.
+    devices: Vec<Arc<dyn Device>>,
+    queues: Vec<Arc<dyn Queue>>,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    sources: Vec<OutputSource>,
+    frozen: Frozen,
+    /// Slots that are inputs, and which.
+    input_slots: Vec<(usize, usize)>,
+    /// Of each slot, how it came in the last run, if it is an input.
+    arrivals: Vec<Arrivals>,
+    /// Without the edges from and to the host.
+    report: Report,
+    deadline: Duration,
+    contexts: Mutex<Vec<Context>>,
+}
+
+impl Session {
+    pub(crate) fn new(
+        engine: &HeteroEngine,
+        program: Arc<Program>,
+        plan: &hetero_scheduler::Plan,
+        moved: Vec<String>,
+    ) -> Result<Session> {
+        let Compiled { devices, partitions } = partition::compile(engine, &program, plan)?;
+        let (layout, views) = lay_out(engine, &program, &devices, &partitions)?;
+        let sources = sources(&program, &layout)?;
+        let queues = devices
+            .iter()
+            .map(|device| {
+                let options = QueueOptions { name: format!("hetero-{}", device.info().id), capacity: None };
+                device.queue(&options).map_err(|error| named(error, &**device))
+            })
+            .collect::<std::result::Result<Vec<_>, _>>()?;
+        let ports = |ids: &[ValueId]| -> Result<Vec<Port>> {
+            ids.iter()
+                .map(|&id| {
+                    let value = program.value(id)?;
+                    Ok(Port { name: value.name.clone(), dtype: value.dtype, shape: value.shape.clone() })
+                })
+                .collect()
+        };
+        let owned = |(task, device): (&str, &str)| (task.to_owned(), device.to_owned());
+        let report = Report {
+            placement: plan.placement().into_iter().map(owned).collect(),
+            moved,
+            arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
+            resident_bytes: partitions.iter().map(|partition| partition.executable.resident_bytes()).sum(),
+            edges: layout.edges.clone(),
+        };
+        let inputs = layout.slots.iter().enumerate().filter_map(|(index, slot)| match slot.storage {
+            Storage::Input(position) => Some((index, position)),
+            _ => None,
+        });
+        let input_slots = inputs.collect();
+        let arrivals = layout.slots.iter().map(|_| Arrivals::default()).collect();
+        let frozen = Frozen { layout, partitions };
+        // What was imported to see whether devices do is the first run's.
+        let first =
+            if frozen.layout.shared.bytes > 0 { vec![Context::new(&frozen, &devices, &views)?] } else { vec![] };
+        Ok(Session {
+            inputs: ports(program.inputs())?,
+            outputs: ports(program.outputs())?,
+            deadline: engine.run_deadline(),
+            contexts: Mutex::new(first),
+            program: program.clone(),
+            devices,
+            queues,
+            sources,
+            frozen,
+            input_slots,
+            arrivals,
+            report,
+        })
+    }
+
+    /// What runs must supply, in order.
+    #[must_use]
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// What runs give, in order.
+    #[must_use]
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// The devices that the plan uses.
+    #[must_use]
+    pub fn devices(&self) -> &[Arc<dyn Device>] {
+        &self.devices
+    }
+
+    /// What became of the plan, and what passes between devices. How inputs came is told of the last run; before the first, as far as
+    /// the devices' capabilities tell.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let mut edges = Vec::new();
+        for &(index, _) in &self.input_slots {
+            let device = &*self.devices[self.frozen.layout.slots[index].device];
+            let id = device.info().id.to_string();
+            let capabilities = device.capabilities();
+            let imports = capabilities.imports.contains(&HandleKind::Host);
+            let reason = match self.arrivals[index].last() {
+                Arrival::Unknown if imports => None,
+                Arrival::InPlace => None,
+                Arrival::Unknown | Arrival::NoImport => Some(no_import(&id)),
+                Arrival::Unaligned if capabilities.import_alignment > 0 => {
+                    let step = capabilities.import_alignment;
+                    Some(format!(
+                        "{id} imports what begins and ends at multiples of {step} bytes, and the input doesn't"
+                    ))
+                }
+                Arrival::Unaligned => {
+                    Some(format!("the input is not aligned to the {} bytes that {id} needs", capabilities.alignment))
+                }
+                Arrival::Refused => {
+                    let refusal = self.arrivals[index].refusal.get();
+                    Some(refusal.map_or_else(|| no_import(&id), |error| format!("the import failed: {error}")))
+                }
+            };
+            report::add(&mut edges, report::HOST, &id, self.slot_bytes(index), reason.as_deref());
+        }
+        edges.extend(self.report.edges.iter().cloned());
+        for source in &self.sources {
+            if let OutputSource::Slot(index) = source {
+                let id = self.devices[self.frozen.layout.slots[*index].device].info().id.to_string();
+                let reason = Some("outputs are copied into the caller's memory");
+                report::add(&mut edges, &id, report::HOST, self.slot_bytes(*index), reason);
+            }
+        }
+        Report { edges, ..self.report.clone() }
+    }
+
+    fn slot_bytes(&self, slot: usize) -> u64 {
+        let value = self.program.value(self.frozen.layout.slots[slot].value);
+        value.map_or(0, |value| value.bytes() as u64)
+    }
+
+    fn input_slots(&self) -> impl Iterator<Item = (usize, usize)> + use<'_> {
+        self.input_slots.iter().copied()
+    }
+
+    /// Runs once, with inputs by name.
+    ///
+    /// # Errors
+    /// `Input` where one is missing, unknown, or of another type or shape; `Device` where a device fails.
+    pub fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
+        let names = || self.inputs.iter().map(|port| &*port.name).collect::<Vec<_>>().join("', '");
+        if let Some((name, _)) = inputs.iter().find(|(name, _)| !self.inputs.iter().any(|port| &*port.name == *name)) {
+            let reason = match self.inputs.len() {
+                0 => "the model takes no inputs".to_owned(),
+                _ => format!("the model has no such input; it takes '{}'", names()),
+            };
+            return Err(Error::Input { name: (*name).to_owned(), reason });
+        }
+        let ordered = self
+            .inputs
+            .iter()
+            .map(|port| {
+                let mut given = inputs.iter().filter(|(name, _)| *name == &*port.name);
+                match (given.next(), given.next()) {
+                    (Some((_, tensor)), None) => Ok(tensor.clone()),
+                    (None, _) => Err(Error::Input {
+                        name: port.name.to_string(),
+                        reason: format!("it is missing; the model takes '{}'", names()),
+                    }),
+                    (Some(_), Some(_)) => {
+                        Err(Error::Input { name: port.name.to_string(), reason: "it is given twice".to_owned() })
+                    }
+                }
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
+        self.run_into(&ordered, &mut buffers)?;
+        self.named_outputs(&ordered, buffers)
+    }
+
+    fn named_outputs(&self, inputs: &[Tensor], buffers: Vec<OutputBuffer>) -> Result<Outputs> {
+        let tensors = self.outputs.iter().zip(buffers).zip(&self.sources).map(|((port, buffer), source)| {
+            let tensor = match source {
+                OutputSource::Constant(tensor) => tensor.clone(),
+                OutputSource::Input(position) => inputs[*position].clone(),
+                OutputSource::Slot(_) => Tensor::from_bytes(port.dtype, &buffer.shape, buffer.bytes.into())?,
+            };
+            Ok((port.name.clone(), tensor))
+        });
+        Ok(Outputs(tensors.collect::<Result<Vec<_>>>()?))
+    }
+
+    /// Runs once, with inputs in the order of [`Session::inputs`], into memory of the caller's, whose capacity is used again: after the first run
+    /// with the same buffers, nothing of the engine's allocates, nor of the CPU device's fast kernels.
+    ///
+    /// # Errors
+    /// As [`Session::run`]; `Input` too where the number of inputs or outputs is not the model's.
+    pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer]) -> Result<()> {
+        self.run_probed(inputs, outputs, None)
+    }
+
+    /// [`Session::run_into`] with a probe, which is told how long each kernel took, on devices that can tell.
+    ///
+    /// # Errors
+    /// As [`Session::run_into`].
+    pub fn run_probed(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [OutputBuffer],
+        probe: Option<&Arc<dyn Probe>>,
+    ) -> Result<()> {
+        self.check(inputs, outputs.len())?;
+        let mut context = self.take_context()?;
+        self.launch(inputs, &mut context, probe, true)?;
+        self.settle(&mut context)?;
+        self.collect(inputs, outputs, &context)?;
+        self.give_context(context);
+        Ok(())
+    }
+
+    fn check(&self, inputs: &[Tensor], outputs: usize) -> Result<()> {
+        if inputs.len() != self.inputs.len() || outputs != self.outputs.len() {
+            return Err(Error::Input {
+                name: "*".to_owned(),
+                reason: format!(
+                    "the model has {} inputs and {} outputs, not {} and {outputs}",
+                    self.inputs.len(),
+                    self.outputs.len(),
+                    inputs.len()
+                ),
+            });
+        }
+        for (port, tensor) in self.inputs.iter().zip(inputs) {
+            if tensor.dtype() != port.dtype || tensor.shape() != port.shape {
+                return Err(Error::Input {
+                    name: port.name.to_string(),
+                    reason: format!(
+                        "it is {}{:?}, but {}{:?} was given; plan the model for that shape, or convert the input",
+                        port.dtype,
+                        port.shape,
+                        tensor.dtype(),
+                        tensor.shape()
+                    ),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn no_import(id: &str) -> String {
+    format!("{id} imports no host memory")
+}
+
+/// Lays the plan out. A device that says it imports host memory, and then refuses the shared arena, is laid out for again as one that does
+/// not; the report's edges say so.
+fn lay_out(
+    engine: &HeteroEngine,
+    program: &Program,
+    devices: &[Arc<dyn Device>],
+    partitions: &[Partition],
+) -> Result<(Layout, Views)> {
+    let side = |device: &Arc<dyn Device>| {
+        let (id, capabilities) = (device.info().id.to_string(), device.capabilities());
+        Side {
+            alignment: capabilities.alignment,
+            import_alignment: capabilities.import_alignment,
+            refusal: (!capabilities.imports.contains(&HandleKind::Host)).then(|| no_import(&id)),
+            id,
+        }
+    };
+    let mut sides: Vec<Side> = devices.iter().map(side).collect();
+    let reach = |from: usize, to: usize| {
+        let edge = engine.topology().edge(&devices[from].info().id, &devices[to].info().id);
+        (edge.read, edge.write)
+    };
+    loop {
+        let layout = layout::lay_out(program, partitions, &sides, &reach)?;
+        check_memory(engine, program, devices, &layout)?;
+        match context::share(&layout.shared, devices) {
+            Ok(views) => return Ok((layout, views)),
+            Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
+                sides[device].refusal = Some(format!("the import failed: {error}"));
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// Does what each device holds in a run fit its memory?
+fn check_memory(engine: &HeteroEngine, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<()> {
+    for (number, device) in devices.iter().enumerate() {
+        let Some(limit) = engine.memory_limit(&**device) else { continue };
+        let mut held = layout.arenas[number].0 as u64;
+        if layout.shared.devices.contains(&number) {
+            held = held.saturating_add(layout.shared.bytes as u64);
+        }
+        for Slot { value, device, storage } in &layout.slots {
+            if *device == number && matches!(storage, Storage::Input(_) | Storage::Own(_)) {
+                held = held.saturating_add(program.value(*value)?.bytes() as u64);
+            }
+        }
+        if held > limit {
+            let what = "inputs, outputs and intermediate values do not fit the memory";
+            return Err(HalError::new(ErrorKind::OutOfMemory, what)
+                .on(device.info().id.clone())
+                .with_sizes(held, Some(limit))
+                .with_remedy("bind smaller shapes, or raise the memory limit")
+                .into());
+        }
+    }
+    Ok(())
+}
+
+/// Where each output is found.
+fn sources(program: &Program, layout: &Layout) -> Result<Vec<OutputSource>> {
+    let source = |&id: &ValueId| {
+        let value = program.value(id)?;
+        if let Some(content) = &value.constant {
+            return Ok(OutputSource::Constant(content.clone()));
+        }
+        if let Some(position) = program.inputs().iter().position(|&input| input == id) {
+            return Ok(OutputSource::Input(position));
+        }
+        let slot = layout.homes.get(&id).copied().map(OutputSource::Slot);
+        slot.ok_or_else(|| HalError::internal(format!("nothing produces the output '{}'", value.name)).into())
+    };
+    program.outputs().iter().map(source).collect()
+}

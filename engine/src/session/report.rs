@@ -1,0 +1,89 @@
+//! Reports: what became of a plan, and how values pass between devices.
+
+use std::collections::BTreeMap;
+
+/// What stands for the caller's side in [`Traffic`].
+pub(super) const HOST: &str = "host";
+
+/// What a session did with its plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Device of each node.
+    pub placement: BTreeMap<String, String>,
+    /// A line for each node that runs on another device than the plan's, and for each device that was lost, with the reason.
+    pub moved: Vec<String>,
+    /// Bytes of all arenas: values between partitions, and the partitions' scratch; no weights, inputs and outputs, but for outputs that
+    /// another device reads in place.
+    pub arena_bytes: usize,
+    /// Bytes of compiled weights and code.
+    pub resident_bytes: usize,
+    /// What passes in a run, by sender and receiver: inputs, then values between devices, then outputs.
+    pub edges: Vec<Traffic>,
+}
+
+/// What passes from one device to another in a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Id of the device that sends; `host` for inputs.
+    pub from: String,
+    /// Id of the device that receives; `host` for outputs.
+    pub to: String,
+    /// Number of values.
+    pub values: usize,
+    /// Bytes that the receiver reads where the sender wrote them.
+    pub zero_copy_bytes: u64,
+    /// Bytes that are copied.
+    pub staged_bytes: u64,
+    /// Why something is copied; several reasons are parted by semicolons, and none is there where nothing is copied.
+    pub reason: Option<String>,
+}
+
+/// Adds a value to the edge that it passes; `staged` says why it is copied.
+pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, staged: Option<&str>) {
+    let known = edges.iter().position(|edge| edge.from == from && edge.to == to);
+    let index = known.unwrap_or_else(|| {
+        edges.push(Traffic { from: from.to_owned(), to: to.to_owned(), ..Traffic::default() });
+        edges.len() - 1
+    });
+    let edge = &mut edges[index];
+    edge.values += 1;
+    let Some(reason) = staged else {
+        edge.zero_copy_bytes += bytes;
+        return;
+    };
+    edge.staged_bytes += bytes;
+    edge.reason = Some(match edge.reason.take() {
+        None => reason.to_owned(),
+        Some(known) if known.split("; ").any(|part| part == reason) => known,
+        Some(known) => format!("{known}; {reason}"),
+    });
+}
+
+impl std::fmt::Display for Traffic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Traffic { from, to, values, zero_copy_bytes, staged_bytes, reason } = self;
+        let plural = if *values == 1 { "value" } else { "values" };
+        write!(f, "{from} -> {to}: {values} {plural}, {zero_copy_bytes} bytes in place, {staged_bytes} copied")?;
+        match reason {
+            Some(reason) => write!(f, " ({reason})"),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn edges_sum_up_and_say_each_reason_once() {
+        let mut edges = Vec::new();
+        add(&mut edges, "a", "b", 8, None);
+        for reason in ["it rains", "it rains", "it pours"] {
+            add(&mut edges, "a", "b", 1, Some(reason));
+        }
+        add(&mut edges, "b", "a", 4, None);
+        assert_eq!(edges[0].to_string(), "a -> b: 4 values, 8 bytes in place, 3 copied (it rains; it pours)");
+        assert_eq!(edges[1].to_string(), "b -> a: 1 value, 4 bytes in place, 0 copied");
+    }
+}

@@ -1,0 +1,166 @@
+//! Steps: what a run submits, to which device, and behind which other steps.
+//!
+//! The steps are numbered in the plan's order, in which each stands behind those that feed it. A device does its own steps one after the
+//! other; between devices a step waits for others only
+//!
+//! - to read what another has written,
+//! - to write where another has read or written: a transfer on another device's queue may still read the memory of a value whose
+//!   place in the arena is used again.
+//!
+//! Both are one rule: of two steps that touch the same memory, one of them writing, the later waits for the earlier. A wait that
+//! others imply is left out. All is decided when the session is made.
+
+use super::layout::Place;
+
+/// What a step does.
+pub(super) enum Task {
+    /// Brings a value from one slot to another, on another device.
+    Transfer { from: usize, to: usize, way: Way },
+    /// Runs a partition, given by its number, on these slots.
+    Execute { partition: usize, bindings: Vec<usize>, scratch: Option<Place> },
+}
+
+/// How a transfer is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// The device that does it copies from or to the other's memory.
+    Copy,
+    /// Neither reaches the other's memory: through the host.
+    ThroughHost,
+}
+
+/// One submission.
+pub(super) struct Step {
+    /// Position of the device among the session's.
+    pub(super) device: usize,
+    /// Position among the device's steps, counted from 1: the value that its timeline then has, above the run's base.
+    pub(super) position: u64,
+    pub(super) task: Task,
+    /// Steps that it waits for, as device and position there.
+    pub(super) wait: Vec<(usize, u64)>,
+}
+
+/// Memory that a step touches: bytes of an arena, or a buffer of its own that is numbered behind the arenas and counts as one byte.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Access {
+    pub(super) space: usize,
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) writes: bool,
+}
+
+impl Access {
+    /// May these two not be swapped?
+    fn conflicts(&self, other: &Access) -> bool {
+        self.space == other.space && (self.writes || other.writes) && self.start < other.end && other.start < self.end
+    }
+}
+
+/// A set of steps that come before another.
+#[derive(Clone, Default)]
+struct Set(Vec<u64>);
+
+impl Set {
+    fn with_room(count: usize) -> Self {
+        Set(vec![0; count.div_ceil(64)])
+    }
+
+    fn has(&self, step: usize) -> bool {
+        self.0[step / 64] >> (step % 64) & 1 == 1
+    }
+
+    fn add(&mut self, step: usize) {
+        self.0[step / 64] |= 1 << (step % 64);
+    }
+
+    fn add_all(&mut self, other: &Set) {
+        self.0.iter_mut().zip(&other.0).for_each(|(own, other)| *own |= other);
+    }
+}
+
+/// Which steps wait for which.
+pub(super) struct Order {
+    /// For each step, those before it that it waits for; none that others imply.
+    pub(super) waits: Vec<Vec<usize>>,
+    before: Vec<Set>,
+}
+
+impl Order {
+    /// The order of steps on these devices, in which those that touch the same memory stay apart. Takes time by the square of the steps.
+    pub(super) fn new(devices: &[usize], accesses: &[Vec<Access>]) -> Order {
+        let mut before: Vec<Set> = Vec::with_capacity(devices.len());
+        let mut waits = Vec::with_capacity(devices.len());
+        for (step, device) in devices.iter().enumerate() {
+            let mut known = Set::with_room(devices.len());
+            let mut wait = Vec::new();
+            // Backwards, so that what the later ones imply is seen before it is added.
+            for earlier in (0..step).rev() {
+                if known.has(earlier) {
+                    continue;
+                }
+                let conflict =
+                    || accesses[step].iter().any(|own| accesses[earlier].iter().any(|other| own.conflicts(other)));
+                if devices[earlier] == *device || conflict() {
+                    wait.push(earlier);
+                    known.add_all(&before[earlier]);
+                    known.add(earlier);
+                }
+            }
+            before.push(known);
+            waits.push(wait);
+        }
+        Order { waits, before }
+    }
+
+    /// Is `first` over, whatever happens, before `second` begins?
+    pub(super) fn is_before(&self, first: usize, second: usize) -> bool {
+        self.before[second].has(first)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(space: usize, start: usize, writes: bool) -> Access {
+        Access { space, start, end: start + 10, writes }
+    }
+
+    #[test]
+    fn steps_of_one_device_are_a_chain() {
+        let order = Order::new(&[0, 0, 0], &[vec![], vec![], vec![]]);
+        assert_eq!(order.waits, [vec![], vec![0], vec![1]]);
+        assert!(order.is_before(0, 2) && !order.is_before(2, 0));
+    }
+
+    #[test]
+    fn what_shares_no_memory_does_not_wait() {
+        let order =
+            Order::new(&[0, 1, 2], &[vec![access(0, 0, true)], vec![access(0, 10, true)], vec![access(1, 0, true)]]);
+        assert!(order.waits.iter().all(Vec::is_empty));
+    }
+
+    #[test]
+    fn readers_do_not_wait_for_readers_but_writers_do_for_both() {
+        let order = Order::new(
+            &[0, 1, 2, 3],
+            &[vec![access(0, 0, true)], vec![access(0, 5, false)], vec![access(0, 0, false)], vec![access(0, 9, true)]],
+        );
+        assert_eq!(order.waits, [vec![], vec![0], vec![0], vec![2, 1]]);
+    }
+
+    #[test]
+    fn what_others_imply_is_left_out() {
+        // 3 touches what 0 wrote, but waits for 2, which waits for 1, which waits for 0.
+        let order = Order::new(
+            &[0, 1, 0, 1],
+            &[
+                vec![access(0, 0, true)],
+                vec![access(0, 0, false), access(1, 0, true)],
+                vec![access(1, 0, false), access(2, 0, true)],
+                vec![access(2, 0, false), access(0, 0, false)],
+            ],
+        );
+        assert_eq!(order.waits, [vec![], vec![0], vec![1], vec![2]]);
+    }
+}

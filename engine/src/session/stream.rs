@@ -1,0 +1,84 @@
+//! Streams: several runs under way at once, in order, of bounded number.
+
+use std::collections::VecDeque;
+
+use hetero_hal::Tensor;
+
+use super::run::Run;
+use super::{Outputs, Session};
+use crate::Result;
+
+/// A pipeline of runs: while one device works on an input, another works on the one before. Outputs come in the order of the inputs.
+///
+/// ```
+/// # fn run(session: &hetero::Session, inputs: Vec<[hetero::Tensor; 1]>) -> hetero::Result<()> {
+/// let mut stream = session.stream(0);
+/// for input in &inputs {
+///     // Gives the outputs of the oldest run, once as many as the stream's depth are under way.
+///     if let Some(outputs) = stream.push(input)? {
+///         println!("{outputs:?}");
+///     }
+/// }
+/// while let Some(outputs) = stream.pull()? {
+///     println!("{outputs:?}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Stream<'a> {
+    session: &'a Session,
+    depth: usize,
+    /// Oldest first.
+    runs: VecDeque<Run<'a>>,
+    /// Outputs that an error kept from being handed out.
+    kept: Option<Outputs>,
+}
+
+impl Session {
+    /// A stream with at most `depth` runs under way; 0 means one more than the session has devices, so that each may work on another input while
+    /// the next is brought in. Each run under way has arenas of its own.
+    #[must_use]
+    pub fn stream(&self, depth: usize) -> Stream<'_> {
+        let depth = if depth == 0 { self.devices().len() + 1 } else { depth };
+        Stream { session: self, depth, runs: VecDeque::with_capacity(depth), kept: None }
+    }
+}
+
+impl Stream<'_> {
+    /// Most runs under way at once.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.depth
+    }
+
+    /// Begins a run. Where as many as the depth are under way, waits for the oldest first, and gives its outputs.
+    ///
+    /// # Errors
+    /// `Input` where an input is not the model's, and nothing has changed; `Device` where a device fails the new run or the oldest. Outputs
+    /// that were ready before come with the next [`Stream::pull`].
+    pub fn push(&mut self, inputs: &[Tensor]) -> Result<Option<Outputs>> {
+        self.session.check(inputs, self.session.outputs().len())?;
+        let ready = if self.kept.is_some() || self.runs.len() >= self.depth { self.pull()? } else { None };
+        match self.session.start(inputs) {
+            Ok(run) => {
+                self.runs.push_back(run);
+                Ok(ready)
+            }
+            Err(error) => {
+                self.kept = ready;
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the oldest run, and gives its outputs; `None` where none is under way.
+    ///
+    /// # Errors
+    /// `Device` where a device fails the run or its deadline passes. The run is over then, and the next call is about the next one.
+    pub fn pull(&mut self) -> Result<Option<Outputs>> {
+        if let Some(outputs) = self.kept.take() {
+            return Ok(Some(outputs));
+        }
+        self.runs.pop_front().map(Run::finish).transpose()
+    }
+}

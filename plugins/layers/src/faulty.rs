@@ -1,0 +1,461 @@
+//! A driver whose devices fail on demand.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hetero_hal::{
+    Buffer, BufferLayout, Capabilities, Claim, ClockRequest, ClockState, CompileOptions, Device, DeviceId, DeviceInfo,
+    Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, NodeId, OpenOptions, Point,
+    Program, Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work,
+};
+
+use crate::Fault;
+
+/// A driver whose devices are another's, and fail on demand. It goes by the other's name.
+///
+/// Once a device is lost, it refuses submissions, allocations, imports, compilations, queues and timelines, and the timelines that its
+/// unfinished submissions signal fail: all with [`ErrorKind::DeviceLost`]. What waits for points when the device is lost is not run any more.
+pub struct Faulty {
+    inner: Arc<dyn Driver>,
+    faults: Vec<(usize, Fault)>,
+}
+
+impl Faulty {
+    /// A layer over a driver, without faults.
+    #[must_use]
+    pub fn over(inner: Arc<dyn Driver>) -> Self {
+        Faulty { inner, faults: Vec::new() }
+    }
+
+    /// Adds a fault of the device with this ordinal.
+    #[must_use]
+    pub fn with(mut self, ordinal: usize, fault: Fault) -> Self {
+        self.faults.push((ordinal, fault));
+        self
+    }
+}
+
+impl Driver for Faulty {
+    fn name(&self) -> &str {
+        self.inner.name()
+    }
+
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
+        self.inner.probe()
+    }
+
+    fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
+        let inner = self.inner.open(ordinal, options)?;
+        let faults = self.faults.iter().filter(|(of, _)| *of == ordinal).map(|(_, fault)| *fault).collect();
+        let state = State {
+            id: inner.info().id.clone(),
+            faults,
+            lost: AtomicBool::new(false),
+            submissions: AtomicU64::new(0),
+            compilations: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
+            pending: Mutex::new(Pending::default()),
+        };
+        Ok(Arc::new(FaultyDevice { inner, state: Arc::new(state) }))
+    }
+}
+
+/// Submissions that have not ended, with the timelines that they signal.
+#[derive(Default)]
+struct Pending {
+    next: u64,
+    signals: Vec<(u64, Vec<Point>)>,
+}
+
+/// What a device and its queues share.
+struct State {
+    id: DeviceId,
+    faults: Vec<Fault>,
+    lost: AtomicBool,
+    submissions: AtomicU64,
+    compilations: AtomicU64,
+    allocations: AtomicU64,
+    pending: Mutex<Pending>,
+}
+
+impl State {
+    fn has(&self, fault: Fault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    fn error(&self) -> Error {
+        Error::new(ErrorKind::DeviceLost, "the device does not answer any more (an injected fault)").on(self.id.clone())
+    }
+
+    fn check(&self) -> Result<()> {
+        if self.lost.load(Ordering::Acquire) { Err(self.error()) } else { Ok(()) }
+    }
+
+    /// From now on the device is lost. Gives the error.
+    fn lose(&self) -> Error {
+        self.lost.store(true, Ordering::Release);
+        let pending = std::mem::take(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner).signals);
+        let error = self.error();
+        pending.iter().flat_map(|(_, signals)| signals).for_each(|point| point.timeline.fail(error.clone()));
+        error
+    }
+
+    /// Keeps the points of a submission until they are reached or fail.
+    fn watch(state: &Arc<State>, signal: &[Point]) {
+        let Some(last) = signal.last() else { return };
+        let number = {
+            let mut pending = state.pending.lock().unwrap_or_else(PoisonError::into_inner);
+            let number = pending.next;
+            pending.next += 1;
+            pending.signals.push((number, signal.to_vec()));
+            number
+        };
+        let of = Arc::downgrade(state);
+        let forget = move |_| {
+            if let Some(state) = of.upgrade() {
+                let mut pending = state.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                let gone = pending.signals.iter().position(|(other, _)| *other == number);
+                let gone = gone.map(|index| pending.signals.swap_remove(index));
+                // What it holds is let go without the lock.
+                drop(pending);
+                drop(gone);
+            }
+        };
+        last.timeline.on_reach(last.value, Box::new(forget));
+        // It may have been lost between the check and now.
+        if state.lost.load(Ordering::Acquire) {
+            signal.iter().for_each(|point| point.timeline.fail(state.error()));
+        }
+    }
+
+    /// The delay of a submission.
+    fn delay(&self, submission: u64) -> Option<Duration> {
+        self.faults.iter().find_map(|fault| match fault {
+            Fault::Delay { most, seed } => {
+                let share = mixed(seed ^ submission.wrapping_mul(0x9e37_79b9_7f4a_7c15)) >> 11;
+                Some(most.mul_f64(share as f64 / (1u64 << 53) as f64))
+            }
+            _ => None,
+        })
+    }
+}
+
+/// A pseudo-random number (the finalizer of SplitMix64).
+fn mixed(mut x: u64) -> u64 {
+    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ (x >> 31)
+}
+
+struct FaultyDevice {
+    inner: Arc<dyn Device>,
+    state: Arc<State>,
+}
+
+impl Device for FaultyDevice {
+    fn info(&self) -> &DeviceInfo {
+        self.inner.info()
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        self.inner.capabilities()
+    }
+
+    fn claims(&self, program: &Program) -> Vec<Claim> {
+        self.inner.claims(program)
+    }
+
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        self.inner.refusal(program, node)
+    }
+
+    fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        self.state.check()?;
+        let allocation = self.state.allocations.fetch_add(1, Ordering::Relaxed);
+        if self.state.has(Fault::OutOfMemory { allocation }) {
+            return Err(Error::new(ErrorKind::OutOfMemory, "cannot allocate memory (an injected fault)")
+                .on(self.state.id.clone())
+                .with_sizes(layout.bytes as u64, Some(0)));
+        }
+        self.inner.allocate(layout)
+    }
+
+    fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
+        self.state.check()?;
+        self.inner.import(memory, semantics)
+    }
+
+    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
+        self.state.check()?;
+        self.inner.import_over(memory, former)
+    }
+
+    fn export(&self, buffer: &Buffer, kind: HandleKind) -> Result<ExternalMemory> {
+        self.state.check()?;
+        self.inner.export(buffer, kind)
+    }
+
+    fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
+        self.state.check()?;
+        Ok(Arc::new(FaultyQueue { inner: self.inner.queue(options)?, state: self.state.clone() }))
+    }
+
+    fn timeline(&self, initial: u64) -> Result<Timeline> {
+        self.state.check()?;
+        self.inner.timeline(initial)
+    }
+
+    fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
+        self.state.check()?;
+        let compilation = self.state.compilations.fetch_add(1, Ordering::Relaxed);
+        if self.state.has(Fault::Compile { compilation }) {
+            let error = Error::new(ErrorKind::Compile, "the kernel does not compile (an injected fault)");
+            let node = match source {
+                Source::Program(program) => program.nodes().first().map(ToString::to_string),
+                _ => None,
+            };
+            let error = error.on(self.state.id.clone());
+            return Err(match node {
+                Some(node) => error.at(node),
+                None => error,
+            });
+        }
+        self.inner.compile(source, options)
+    }
+
+    fn edge_to(&self, peer: &DeviceInfo) -> Edge {
+        self.inner.edge_to(peer)
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        self.inner.telemetry()
+    }
+
+    fn set_clock(&self, request: ClockRequest) -> Result<ClockState> {
+        self.state.check()?;
+        self.inner.set_clock(request)
+    }
+}
+
+struct FaultyQueue {
+    inner: Arc<dyn Queue>,
+    state: Arc<State>,
+}
+
+/// What becomes of a submission.
+enum Fate {
+    /// It is done, perhaps late.
+    Goes(Option<Duration>),
+    /// It has been dealt with.
+    Settled,
+}
+
+impl FaultyQueue {
+    fn fate(&self, wait: &[Point], work: &Work, signal: &[Point]) -> Result<Fate> {
+        self.state.check()?;
+        let submission = self.state.submissions.fetch_add(1, Ordering::Relaxed);
+        if self.state.has(Fault::Lose { submission }) {
+            return Err(self.state.lose());
+        }
+        State::watch(&self.state, signal);
+        if self.state.has(Fault::LoseRunning { submission }) {
+            let state = self.state.clone();
+            after(
+                wait.to_vec(),
+                signal.to_vec(),
+                Box::new(move |_| {
+                    state.lose();
+                }),
+            );
+            return Ok(Fate::Settled);
+        }
+        if self.state.has(Fault::Hang { submission }) {
+            // It holds what it was given for as long as whoever waits for it does.
+            let held = (work.clone(), signal.to_vec());
+            let Some(last) = signal.last() else { return Ok(Fate::Settled) };
+            last.timeline.on_reach(last.value, Box::new(move |_| drop(held)));
+            return Ok(Fate::Settled);
+        }
+        Ok(Fate::Goes(self.state.delay(submission)))
+    }
+
+    /// Hands the work on once its points are reached, unless the device is lost by then.
+    fn guarded(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        let reached = |point: &Point| point.timeline.value() >= point.value;
+        if wait.iter().all(reached) {
+            return self.inner.submit(wait, work, signal);
+        }
+        let (inner, state) = (self.inner.clone(), self.state.clone());
+        after(
+            wait.to_vec(),
+            signal.to_vec(),
+            Box::new(move |signal| {
+                // What is not taken now, for a reason that a check beforehand would have told the caller, is told to who waits.
+                if let Err(error) = state.check().and_then(|()| inner.submit(&[], work, signal)) {
+                    signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+                }
+            }),
+        );
+        Ok(())
+    }
+}
+
+impl Queue for FaultyQueue {
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        match self.fate(wait, &work, signal)? {
+            Fate::Settled => Ok(()),
+            Fate::Goes(None) => self.guarded(wait, work, signal),
+            Fate::Goes(Some(delay)) => {
+                // Sleep on the device's own time: it is a slow device.
+                let rested = Timeline::new(0);
+                let sleep = Work::Host(Arc::new(move || {
+                    std::thread::sleep(delay);
+                    Ok(())
+                }));
+                self.guarded(wait, sleep, &[rested.at(1)])?;
+                self.guarded(&[rested.at(1)], work, signal)
+            }
+        }
+    }
+
+    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
+        match self.fate(wait, &work, signal)? {
+            Fate::Goes(None) => self.inner.run(wait, work, signal, deadline),
+            Fate::Goes(Some(delay)) => {
+                wait.iter().try_for_each(|point| point.wait(deadline)).inspect_err(|error| {
+                    signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+                })?;
+                std::thread::sleep(delay);
+                self.inner.run(wait, work, signal, deadline)
+            }
+            Fate::Settled => signal.iter().try_for_each(|point| point.wait(deadline)),
+        }
+    }
+}
+
+type Then = Box<dyn FnOnce(&[Point]) + Send>;
+
+/// Calls `then` once all points are reached; where one fails, fails the signals instead.
+fn after(mut wait: Vec<Point>, signal: Vec<Point>, then: Then) {
+    match wait.pop() {
+        Some(point) => {
+            let next = move |outcome: Result<()>| match outcome {
+                Ok(()) => after(wait, signal, then),
+                Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
+            };
+            point.timeline.on_reach(point.value, Box::new(next));
+        }
+        None => then(&signal),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_cpu::CpuDriver;
+
+    use super::*;
+
+    fn device(fault: Option<Fault>) -> Arc<dyn Device> {
+        let mut layer = Faulty::over(Arc::new(CpuDriver));
+        if let Some(fault) = fault {
+            layer = layer.with(0, fault);
+        }
+        layer.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() }).unwrap()
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    fn fill(device: &dyn Device, byte: u8) -> (Buffer, Work) {
+        let target = device.allocate(BufferLayout::new(64)).unwrap();
+        (target.clone(), Work::Fill { target, pattern: [byte].into() })
+    }
+
+    #[test]
+    fn without_faults_it_is_the_device() {
+        let device = device(None);
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let timeline = device.timeline(0).unwrap();
+        let (target, work) = fill(&*device, 7);
+        queue.submit(&[], work, &[timeline.at(1)]).unwrap();
+        timeline.wait(1, soon()).unwrap();
+        let mut byte = [0];
+        target.read(63, &mut byte).unwrap();
+        assert_eq!(byte, [7]);
+    }
+
+    #[test]
+    fn a_lost_device_refuses_everything_and_fails_what_is_under_way() {
+        for fault in [Fault::Lose { submission: 1 }, Fault::LoseRunning { submission: 1 }] {
+            let device = device(Some(fault));
+            let queue = device.queue(&QueueOptions::default()).unwrap();
+            let (gate, timeline) = (Timeline::new(0), device.timeline(0).unwrap());
+            // The first waits for the gate, the second loses the device.
+            let (target, work) = fill(&*device, 7);
+            queue.submit(&[gate.at(1)], work, &[timeline.at(1)]).unwrap();
+            let other = device.timeline(0).unwrap();
+            let outcome = queue.submit(&[], fill(&*device, 1).1, &[other.at(1)]);
+            assert_eq!(outcome.is_err(), matches!(fault, Fault::Lose { .. }), "{fault}");
+            for error in [
+                timeline.wait(1, soon()).unwrap_err(),
+                queue.submit(&[], Work::Fill { target: target.clone(), pattern: [1].into() }, &[]).unwrap_err(),
+                device.allocate(BufferLayout::new(1)).err().unwrap(),
+                device.timeline(0).err().unwrap(),
+                device.queue(&QueueOptions::default()).err().unwrap(),
+            ] {
+                assert_eq!(error.kind(), ErrorKind::DeviceLost, "{fault}");
+                assert_eq!(error.device().map(ToString::to_string).as_deref(), Some("cpu:0"));
+            }
+            gate.advance(1);
+            let mut byte = [9];
+            target.read(0, &mut byte).unwrap();
+            assert_eq!(byte, [0], "what waited when the device was lost was run: {fault}");
+        }
+    }
+
+    #[test]
+    fn what_hangs_never_ends_and_what_is_delayed_does() {
+        let device = device(Some(Fault::Hang { submission: 0 }));
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let timeline = device.timeline(0).unwrap();
+        queue.submit(&[], fill(&*device, 1).1, &[timeline.at(1)]).unwrap();
+        let late = timeline.wait(1, Instant::now() + Duration::from_millis(20)).unwrap_err();
+        assert_eq!(late.kind(), ErrorKind::Timeout);
+
+        let device = self::device(Some(Fault::Delay { most: Duration::from_millis(3), seed: 1 }));
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let timeline = device.timeline(0).unwrap();
+        let (target, work) = fill(&*device, 5);
+        queue.submit(&[], work, &[timeline.at(1)]).unwrap();
+        queue.run(&[timeline.at(1)], fill(&*device, 6).1, &[timeline.at(2)], soon()).unwrap();
+        let mut byte = [0];
+        target.read(0, &mut byte).unwrap();
+        assert_eq!((timeline.value(), byte), (2, [5]));
+    }
+
+    /// A list that only grew would be a leak.
+    #[test]
+    fn submissions_that_have_ended_are_forgotten() {
+        let state = Arc::new(State {
+            id: DeviceId::new("x", 0),
+            faults: vec![],
+            lost: AtomicBool::new(false),
+            submissions: AtomicU64::new(0),
+            compilations: AtomicU64::new(0),
+            allocations: AtomicU64::new(0),
+            pending: Mutex::new(Pending::default()),
+        });
+        let timeline = Timeline::new(0);
+        for value in 1..=100 {
+            State::watch(&state, &[timeline.at(value)]);
+        }
+        let count = || state.pending.lock().unwrap().signals.len();
+        assert_eq!(count(), 100);
+        timeline.advance(99);
+        assert_eq!(count(), 1);
+        timeline.fail(Error::internal("over"));
+        assert_eq!(count(), 0);
+    }
+}
