@@ -78,7 +78,11 @@ def main():
     if not rows:
         sys.exit("no device was measured")
     columns = ["device", "size", "in place µs", "driver's own launch µs", "above it, p50", "staged µs", "below staged", "address", "session: in place / copied bytes", "foreign CPU %"]
-    lines = ["Each time is p50 / p99. An address is that of the host's pages, where the device's write was seen.", ""]
+    lines = [
+        "Each time is p50 / p99. The kernel is one work item that adds 1 to a word. An address is that of the host's pages, where the device's write was seen.",
+        "The driver's own launch is on a queue as programs make it; hetero may choose another one of the driver's (Intel's: kernels of one group on the calling thread), and is then below it.",
+        "",
+    ]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     met = {}
     with tempfile.TemporaryDirectory() as folder:
