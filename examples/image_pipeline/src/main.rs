@@ -42,7 +42,7 @@ const CLASSES: [&str; 2] = ["safe", "not safe"];
 
 /// Classify photographs on three devices at once.
 #[derive(Debug, Parser)]
-#[command(name = "image_pipeline")]
+#[command(name = "image-pipeline")]
 struct Arguments {
     /// JPEG or PNG files; without any, photographs that `cargo xtask models` has brought.
     photographs: Vec<PathBuf>,
