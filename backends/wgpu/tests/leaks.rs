@@ -1,5 +1,7 @@
 //! Nothing is left behind. In a file of its own, as what other tests allocate would count.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! The device that the tests run on, and programs for it.
 
 // Each file of tests uses a part of it.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
