@@ -66,16 +66,17 @@ impl Context {
     /// Lets the device's thread wait for work.
     pub(crate) fn wait_for(&self, ticket: Ticket) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.is_none() {
-            match completion::start(&self.gpu) {
-                Ok(sender) => *waiting = Some(sender),
+        let sender = match &mut *waiting {
+            Some(sender) => sender,
+            none => match completion::start(&self.gpu) {
+                Ok(sender) => none.insert(sender),
                 Err(error) => {
                     let _ = ticket.done.tell(&self.gpu, Err(error));
                     return;
                 }
-            }
-        }
-        if let Some(Err(returned)) = waiting.as_ref().map(|sender| sender.send(ticket)) {
+            },
+        };
+        if let Err(returned) = sender.send(ticket) {
             let error = Error::internal("the thread that waits for the device has ended");
             let _ = returned.0.done.tell(&self.gpu, Err(error));
         }
@@ -250,5 +251,63 @@ impl Device for WgpuDevice {
         telemetry.allocated_bytes = Some(self.context.budget.used.load(Ordering::Relaxed));
         telemetry.busy = Some(self.context.gpu.busy());
         telemetry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{DeviceKind, ErrorKind, HostTask, Timeline, Work};
+
+    use super::*;
+    use crate::gpu::now;
+
+    #[test]
+    fn a_lost_device_fails_what_is_submitted_and_what_waits() {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::PRIMARY,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let adapters = now(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).unwrap_or_default();
+        let Some(adapter) = adapters.first() else {
+            assert!(std::env::var_os("HETERO_REQUIRE_DRIVERS").is_none_or(|value| value != "1"), "no adapter");
+            println!("skipped: there is no adapter");
+            return;
+        };
+        let descriptor = wgpu::DeviceDescriptor::default();
+        let (device, queue) = now(adapter.request_device(&descriptor)).unwrap().unwrap();
+        let id = hetero_hal::DeviceId::new("wgpu", 0);
+        let info = DeviceInfo {
+            id: id.clone(),
+            kind: DeviceKind::Gpu,
+            name: String::new(),
+            vendor: String::new(),
+            driver_version: String::new(),
+            memory_bytes: None,
+            numa_node: None,
+            emulated: true,
+            peak_flops: None,
+            peak_bandwidth: None,
+        };
+        let budget = Budget { used: Default::default(), limit: u64::MAX };
+        let settings = Settings { mapped: false, binding_bytes: u64::MAX };
+        let device = WgpuDevice::new(info, Gpu::new(id, device, queue), None, budget, &settings);
+        let buffer = device.allocate(BufferLayout::new(64)).unwrap();
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let gate = Timeline::new(0);
+        let line = Timeline::new(0);
+        let fill = Work::Fill { target: buffer.clone(), pattern: [1].as_slice().into() };
+        queue.submit(&[gate.at(1)], fill.clone(), &[line.at(1)]).unwrap();
+        device.context.gpu.device.destroy();
+        let _ = device.context.gpu.device.poll(wgpu::PollType::Poll);
+        gate.advance(1);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let lost = |error: Error| (error.kind(), error.device().map(ToString::to_string));
+        let expected = (ErrorKind::DeviceLost, Some("wgpu:0".to_owned()));
+        assert_eq!(lost(line.wait(1, deadline).unwrap_err()), expected);
+        assert_eq!(lost(queue.submit(&[], fill, &[]).unwrap_err()), expected);
+        assert_eq!(lost(buffer.read(0, &mut [0]).unwrap_err()), expected);
+        assert_eq!(lost(device.allocate(BufferLayout::new(4)).unwrap_err()), expected);
+        let task: Arc<dyn HostTask> = Arc::new(|| Ok(()));
+        assert_eq!(lost(queue.run(&[], Work::Host(task), &[], deadline).unwrap_err()), expected);
     }
 }

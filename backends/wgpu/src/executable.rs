@@ -324,12 +324,11 @@ impl WgpuNumbers {
     }
 }
 
-/// Constants in memory of the device, small ones together; for each, the number of its memory and its first byte there.
-fn upload(
-    context: &Arc<Context>,
-    constants: &[Tensor],
-    options: &CompileOptions,
-) -> Result<(Vec<WgpuMemory>, Vec<(usize, usize)>)> {
+/// Memory, and for each constant the number of its memory and its first byte there.
+type Uploaded = (Vec<WgpuMemory>, Vec<(usize, usize)>);
+
+/// Constants in memory of the device, small ones together.
+fn upload(context: &Arc<Context>, constants: &[Tensor], options: &CompileOptions) -> Result<Uploaded> {
     let mut places = Vec::with_capacity(constants.len());
     let mut sizes: Vec<usize> = Vec::new();
     for tensor in constants {
@@ -337,7 +336,7 @@ fn upload(
         let begin = sizes.last().map(|&size: &usize| size.next_multiple_of(context.alignment));
         match (begin, sizes.last_mut()) {
             (Some(begin), Some(size)) if begin + bytes <= SHARED => {
-                places.push((sizes_index(&places), begin));
+                places.push((places.last().map_or(0, |&(memory, _)| memory), begin));
                 *size = begin + bytes;
             }
             _ => {
@@ -352,10 +351,6 @@ fn upload(
         memories[memory].write(offset, tensor.bytes())?;
     }
     Ok((memories, places))
-}
-
-fn sizes_index(places: &[(usize, usize)]) -> usize {
-    places.last().map_or(0, |&(memory, _)| memory)
 }
 
 impl Executable for WgpuExecutable {

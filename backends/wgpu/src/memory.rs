@@ -257,8 +257,8 @@ impl Memory for WgpuMemory {
                 Ok(())
             }),
             Reach::Staged => {
-                let pieces = into.chunks_mut(PIECE).enumerate();
-                pieces.map(|(number, piece)| self.read_staged(offset + number * PIECE, piece)).collect()
+                let mut pieces = into.chunks_mut(PIECE).enumerate();
+                pieces.try_for_each(|(number, piece)| self.read_staged(offset + number * PIECE, piece))
             }
             Reach::Host { memory, .. } => {
                 // SAFETY: the range was checked to lie inside memory that `memory` keeps alive, `into` is exclusive, and by the contract of `Memory`
@@ -282,8 +282,8 @@ impl Memory for WgpuMemory {
                 Ok(())
             }),
             Reach::Staged => {
-                let pieces = from.chunks(PIECE).enumerate();
-                pieces.map(|(number, piece)| self.write_staged(offset + number * PIECE, piece)).collect()
+                let mut pieces = from.chunks(PIECE).enumerate();
+                pieces.try_for_each(|(number, piece)| self.write_staged(offset + number * PIECE, piece))
             }
             Reach::Host { memory, .. } => {
                 let target = memory.as_mut_ptr().ok_or_else(|| {

@@ -1,75 +1,19 @@
 //! What the suite does not look at: memory, queues, faults.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use common::{compile, execution, filled, floats, program, run, soon};
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Driver, Error, ErrorKind, Executable,
-    Execution, ExternalMemory, Graph, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, Node,
-    OpenOptions, Operator, Program, Queue, QueueOptions, Source, TensorType, Timeline, UnavailableReason, Value,
-    ValueId, Work,
+    BindingInfo, BufferLayout, CompileOptions, DType, Direction, Driver, Error, ErrorKind, ExternalMemory, HandleKind,
+    HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions, QueueOptions, Source, Timeline,
+    UnavailableReason, Work,
 };
 use hetero_wgpu::WgpuDriver;
-
-fn soon() -> Instant {
-    Instant::now() + Duration::from_secs(120)
-}
-
-/// A chain of operators with one or two inputs of one shape; a second input is the program's second.
-fn program(operators: &[&str], elements: usize) -> Program {
-    let value =
-        |name: String| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[elements]), constant: None };
-    let mut values = vec![value("a".into()), value("b".into())];
-    let mut nodes = Vec::new();
-    for (number, operator) in operators.iter().enumerate() {
-        let before = if number == 0 { ValueId(0) } else { ValueId(values.len() as u32 - 1) };
-        let mut inputs = vec![Some(before)];
-        if ["Add", "Mul", "Sub"].contains(operator) {
-            inputs.push(Some(ValueId(1)));
-        }
-        values.push(value(format!("v{number}")));
-        let outputs = vec![Some(ValueId(values.len() as u32 - 1))];
-        nodes.push(Node { name: format!("n{number}").into(), operator: Operator::new(operator, 14), inputs, outputs });
-    }
-    let outputs = vec![ValueId(values.len() as u32 - 1)];
-    let graph = Graph { values, nodes, inputs: vec![ValueId(0), ValueId(1)], outputs, ..Graph::default() };
-    Program::new(graph, vec![]).unwrap()
-}
-
-fn compile(device: &dyn Device, program: &Program) -> Arc<dyn Executable> {
-    device.compile(Source::Program(program), &CompileOptions::default()).unwrap()
-}
-
-fn execution(executable: &Arc<dyn Executable>, device: &dyn Device, bindings: &[Buffer]) -> Execution {
-    let scratch = executable.scratch();
-    let scratch = (scratch.bytes > 0).then(|| device.allocate(scratch).unwrap());
-    let (executable, bindings) = (executable.clone(), bindings.to_vec().into());
-    Execution { executable, bindings, scratch, extents: None, probe: None, deadline: Some(soon()) }
-}
-
-fn run(queue: &dyn Queue, work: Work) -> Result<(), Error> {
-    let done = Timeline::new(0).at(1);
-    queue.run(&[], work, std::slice::from_ref(&done), soon())
-}
-
-fn floats(buffer: &Buffer) -> Vec<f32> {
-    let mut bytes = vec![0; buffer.len()];
-    buffer.read(0, &mut bytes).unwrap();
-    bytes.as_chunks::<4>().0.iter().map(|&chunk| f32::from_le_bytes(chunk)).collect()
-}
-
-fn bytes(floats: impl Iterator<Item = f32>) -> Vec<u8> {
-    floats.flat_map(f32::to_le_bytes).collect()
-}
-
-fn filled(device: &dyn Device, floats: impl Iterator<Item = f32>) -> Buffer {
-    let content = bytes(floats);
-    let buffer = device.allocate(BufferLayout::new(content.len())).unwrap();
-    buffer.write(0, &content).unwrap();
-    buffer
-}
 
 #[test]
 fn any_range_is_read_and_written() {
@@ -301,42 +245,6 @@ fn a_raw_kernel_runs_and_a_wrong_one_says_why_not() {
         assert_eq!(error.kind(), ErrorKind::Compile);
         assert!(error.to_string().contains(said), "{error}");
     }
-}
-
-/// Kilobytes of memory that the process has, where the system tells.
-fn resident() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find(|line| line.starts_with("VmRSS"))?;
-    line.split_whitespace().nth(1)?.parse().ok()
-}
-
-#[test]
-fn many_submissions_and_executables_leak_nothing() {
-    let Some(device) = common::device(&[]) else { return };
-    let queue = device.queue(&QueueOptions::default()).unwrap();
-    let many = |executables: usize, submissions: usize| {
-        for number in 0..executables {
-            let executable = compile(&*device, &program(&["Add", "Relu", "Mul"], 1000 + number));
-            let count = 1000 + number;
-            let [a, b, c] = [1.0, 2.0, 0.0].map(|value| filled(&*device, std::iter::repeat_n(value, count)));
-            let work = Work::Execute(execution(&executable, &*device, &[a, b, c.clone()]));
-            let line = Timeline::new(0);
-            for value in 1..=submissions as u64 {
-                queue.submit(&[line.at(value - 1)], work.clone(), &[line.at(value)]).unwrap();
-            }
-            line.wait(submissions as u64, soon()).unwrap();
-            assert_eq!(floats(&c), vec![6.0; count]);
-        }
-    };
-    many(20, 50);
-    let before = resident();
-    many(200, 50);
-    assert_eq!(device.telemetry().allocated_bytes, Some(0));
-    if let (Some(before), Some(after)) = (before, resident()) {
-        println!("{before} KiB before, {after} KiB after");
-        assert!(after < before + 64 * 1024, "{before} KiB before, {after} KiB after");
-    }
-    assert!(device.telemetry().busy.unwrap() > Duration::ZERO);
 }
 
 /// Asks the driver in a process whose Vulkan loader finds no driver.

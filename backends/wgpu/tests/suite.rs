@@ -1,5 +1,7 @@
 //! The conformance suite on the first adapter: as it is, with staging buffers, and with values bound in small pieces.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
 mod common;
 
 use hetero_conformance::{Expectations, run_suite, suite};
