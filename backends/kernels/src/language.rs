@@ -283,6 +283,8 @@ impl Source {
     }
 
     /// WGSL functions that read and write a buffer whose elements are no array's: packed ones, and those in pieces.
+    ///
+    /// Their arguments end in an underline, which no buffer's name does.
     fn accessors(&self, port: &Port) -> String {
         let Some(scalar) = Scalar::of(port.dtype) else { return String::new() };
         let (name, ty) = (&port.name, scalar.spelled(Dialect::Wgsl));
@@ -293,8 +295,8 @@ impl Source {
         let bits = port.dtype.bits() as u64;
         let (words, index) = match packed {
             // Whole words are what pieces are cut into.
-            Some(width) => (self.piece / 4, format!("i / {}u", 32 / width)),
-            None => (self.piece * 8 / bits.max(1), "i".to_owned()),
+            Some(width) => (self.piece / 4, format!("i_ / {}u", 32 / width)),
+            None => (self.piece * 8 / bits.max(1), "i_".to_owned()),
         };
         let mut text = String::new();
         let atomic = packed.is_some() && port.access == Access::Write;
@@ -303,51 +305,51 @@ impl Source {
         let mut each = |function: &str, arguments: &str, returns: &str, action: &dyn Fn(&str) -> String| {
             text += &format!("fn {function}_{name}({arguments}){returns} {{\n");
             if port.pieces == 1 {
-                text += &format!("  {}\n}}\n", action(&format!("{name}[w]")));
+                text += &format!("  {}\n}}\n", action(&format!("{name}[w_]")));
                 return;
             }
-            text += &format!("  switch w / {words}u {{\n");
+            text += &format!("  switch w_ / {words}u {{\n");
             for piece in 0..port.pieces {
                 let case = if piece + 1 == port.pieces { "default".to_owned() } else { format!("case {piece}u") };
-                let target = format!("{name}_{piece}[w - {}u]", u64::from(piece) * words);
+                let target = format!("{name}_{piece}[w_ - {}u]", u64::from(piece) * words);
                 text += &format!("    {case}: {{ {} }}\n", action(&target));
             }
             text += "  }\n}\n";
         };
         let read =
             |at: &str| if atomic { format!("return atomicLoad(&{at});") } else { format!("return {word}({at});") };
-        each("word", "w: u32", &format!(" -> {word}"), &read);
+        each("word", "w_: u32", &format!(" -> {word}"), &read);
         if port.access == Access::Write {
             match packed {
-                None => each("put", &format!("w: u32, v: {ty}"), "", &|at| format!("{at} = {raw}(v);")),
-                Some(_) => each("put", "w: u32, mask: u32, v: u32", "", &|at| {
-                    format!("atomicAnd(&{at}, ~mask); atomicOr(&{at}, v & mask);")
+                None => each("put", &format!("w_: u32, v_: {ty}"), "", &|at| format!("{at} = {raw}(v_);")),
+                Some(_) => each("put", "w_: u32, mask_: u32, v_: u32", "", &|at| {
+                    format!("atomicAnd(&{at}, ~mask_); atomicOr(&{at}, v_ & mask_);")
                 }),
             }
         }
         let Some(width) = packed else {
-            text += &format!("fn load_{name}(i: u32) -> {ty} {{ return word_{name}(i); }}\n");
+            text += &format!("fn load_{name}(i_: u32) -> {ty} {{ return word_{name}(i_); }}\n");
             if port.access == Access::Write {
-                text += &format!("fn store_{name}(i: u32, v: {ty}) {{ put_{name}(i, v); }}\n");
+                text += &format!("fn store_{name}(i_: u32, v_: {ty}) {{ put_{name}(i_, v_); }}\n");
             }
             return text;
         };
-        let shift = format!("(i % {}u) * {width}u", 32 / width);
+        let shift = format!("(i_ % {}u) * {width}u", 32 / width);
         let bits = format!("extractBits(word_{name}({index}), {shift}, {width}u)");
         let (value, store) = match (port.dtype, scalar) {
-            (DType::Bool, _) => (format!("{bits} != 0u"), "select(0u, 1u, v)".to_owned()),
-            (DType::BF16, _) => (format!("bitcast<f32>({bits} << 16u)"), "bfloat_bits(v)".to_owned()),
+            (DType::Bool, _) => (format!("{bits} != 0u"), "select(0u, 1u, v_)".to_owned()),
+            (DType::BF16, _) => (format!("bitcast<f32>({bits} << 16u)"), "bfloat_bits(v_)".to_owned()),
             (_, Scalar::Int) => (
                 format!("extractBits(bitcast<i32>(word_{name}({index})), {shift}, {width}u)"),
-                "bitcast<u32>(v)".to_owned(),
+                "bitcast<u32>(v_)".to_owned(),
             ),
-            _ => (bits, "v".to_owned()),
+            _ => (bits, "v_".to_owned()),
         };
-        text += &format!("fn load_{name}(i: u32) -> {ty} {{ return {value}; }}\n");
+        text += &format!("fn load_{name}(i_: u32) -> {ty} {{ return {value}; }}\n");
         if port.access == Access::Write {
             let mask = (1u64 << width) - 1;
             text += &format!(
-                "fn store_{name}(i: u32, v: {ty}) {{ let s = {shift}; put_{name}({index}, {mask}u << s, {store} << s); }}\n"
+                "fn store_{name}(i_: u32, v_: {ty}) {{ let s_ = {shift}; put_{name}({index}, {mask}u << s_, {store} << s_); }}\n"
             );
         }
         text
@@ -496,6 +498,7 @@ impl Emitter<'_> {
             return Err(malformed("a declaration without a name"));
         };
         let scalar = Scalar::named(ty).ok_or_else(|| malformed(ty))?.spelled(self.dialect);
+        let name = self.word(name);
         let (sizes, mut next) = self.sizes(tokens, at + 2)?;
         let text = match (self.wgsl(), constant) {
             (true, true) => format!("let {name}: {}", arrays(scalar, &sizes)),
@@ -576,6 +579,7 @@ impl Emitter<'_> {
             ("LINEAR", Dialect::Wgsl) => {
                 return format!("((group_.y * groups_.x + group_.x) * {0}u + item_)", self.source.items);
             }
+            (reserved, Dialect::Wgsl) if WGSL_RESERVED.contains(&reserved) => return format!("{reserved}_"),
             _ => word,
         };
         builtin.to_owned()
@@ -714,6 +718,10 @@ const WGSL_NAMES: &[(&str, &str)] = &[
     ("round_even", "round"),
     ("rsqrt", "inverseSqrt"),
 ];
+
+/// Names of variables that are reserved in WGSL; they get an underline there.
+const WGSL_RESERVED: &[&str] =
+    &["active", "common", "filter", "final", "get", "pass", "ref", "sample", "set", "target"];
 
 fn declares(tokens: &[Token], at: usize) -> bool {
     let word = |at: usize| match tokens.get(at) {

@@ -261,6 +261,7 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
             let id = site.output_id(0).ok_or_else(|| Error::internal("a node without an output"))?;
             let output = Output { id, value: program.value(id)?, tail: None };
             families::copy(site, output)
+                .and_then(|drafts| drafts.launches.iter().try_for_each(|draft| check(draft, target)).map(|()| drafts))
         } else {
             drafts(site, &nodes, group.based)
         };
