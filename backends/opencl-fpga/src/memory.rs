@@ -108,6 +108,11 @@ impl OpenClMemory {
         Arc::ptr_eq(&self.shared, shared)
     }
 
+    /// Was it imported as memory that nobody writes?
+    pub(crate) fn is_constant(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.as_mut_ptr().is_none())
+    }
+
     /// Address of imported host memory, for tests that nothing was copied.
     #[cfg(test)]
     pub(crate) fn host_address(&self) -> Option<usize> {
