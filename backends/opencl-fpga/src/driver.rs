@@ -51,12 +51,13 @@ impl OpenClDriver {
             detail,
             remedy: remedy.to_owned(),
         };
-        const LOADER: &str = "install the OpenCL loader (Debian: ocl-icd-libopencl1), or name it in OPENCL_DYLIB_PATH";
+        const LOADER: &str = "install the OpenCL loader (Debian: ocl-icd-libopencl1) and a vendor's driver, or name the loader in \
+             OPENCL_DYLIB_PATH; in a checkout of hetero, `cargo xtask setup` does";
         let driver = if self.accelerators {
-            "install the vendor's FPGA runtime, or its emulator (PyPI: intel-opencl-fpga-emu-rt), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; \
+            "install the vendor's FPGA runtime, or its emulator (PyPI: intel-opencl-fpga-emu-rt with intel-cmplr-lib-rt), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; \
              in a checkout of hetero, `cargo xtask setup` does"
         } else {
-            "install the vendor's OpenCL driver (for the processor, Debian: pocl-opencl-icd), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; in \
+            "install the vendor's OpenCL driver (for the processor, Debian: pocl-opencl-icd, or PyPI: intel-opencl-rt with intel-cmplr-lib-rt), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; in \
              a checkout of hetero, `cargo xtask setup` does"
         };
         if let Err(error) = cl3::load_library() {

@@ -108,6 +108,11 @@ impl OpenClMemory {
         Arc::ptr_eq(&self.shared, shared)
     }
 
+    /// Was it imported as memory that nobody writes?
+    pub(crate) fn is_constant(&self) -> bool {
+        self.host.as_ref().is_some_and(|host| host.as_mut_ptr().is_none())
+    }
+
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {
         match offset.checked_add(bytes) {
             Some(end) if end <= self.bytes => Ok(()),

@@ -19,13 +19,13 @@ pub(crate) struct Library {
 }
 
 /// First bytes of a file of the cache; another version of the format has others.
-const MAGIC: &[u8; 8] = b"heterocl";
+const MAGIC: &[u8; 8] = b"heteroc2";
 
 /// FNV-1a, 128 bits: tells texts apart, and is no proof against forgery.
-fn hash(parts: &[&str]) -> u128 {
+fn hash(parts: &[&[u8]]) -> u128 {
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for part in parts {
-        for byte in part.bytes().chain([0]) {
+        for byte in part.iter().copied().chain([0]) {
             hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
         }
     }
@@ -39,7 +39,7 @@ impl Library {
 
     /// The program of a text, built.
     pub(crate) fn program(&self, context: &Context, source: &str) -> Result<Arc<Program>> {
-        let key = hash(&[source, &self.options, &self.maker]);
+        let key = hash(&[source.as_bytes(), self.options.as_bytes(), self.maker.as_bytes()]);
         let known = self.built.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
         if let Some(program) = known {
             return Ok(program);
@@ -72,8 +72,9 @@ impl Library {
     fn load(&self, context: &Context, key: u128) -> Option<Program> {
         let bytes = std::fs::read(self.path(key)?).ok()?;
         let binary = bytes.strip_prefix(MAGIC)?.strip_prefix(&key.to_le_bytes())?;
-        let (length, binary) = binary.split_at_checked(8)?;
-        if binary.len() as u64 != u64::from_le_bytes(length.try_into().ok()?) {
+        // Drivers load what they are given, some as machine code: what was cut off or changed must not reach them.
+        let (sum, binary) = binary.split_at_checked(16)?;
+        if hash(&[binary]) != u128::from_le_bytes(sum.try_into().ok()?) {
             return None;
         }
         let program = Program::from_binary(context, self.device, binary).ok()?;
@@ -87,10 +88,10 @@ fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(folder)?;
     let draft = path.with_extension(format!("{}.tmp", std::process::id()));
-    let mut bytes = Vec::with_capacity(binary.len() + 32);
+    let mut bytes = Vec::with_capacity(binary.len() + 40);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&key.to_le_bytes());
-    bytes.extend_from_slice(&(binary.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(&hash(&[binary]).to_le_bytes());
     bytes.extend_from_slice(binary);
     std::fs::write(&draft, bytes)?;
     std::fs::rename(&draft, path).inspect_err(|_| {

@@ -6,7 +6,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
-use hetero_hal::{Buffer, Error, ErrorKind, Point, Queue, QueueOptions, Result, Work, copy_through_host};
+use hetero_hal::{
+    Buffer, Direction, Error, ErrorKind, Executable, Point, Queue, QueueOptions, Result, Work, copy_through_host,
+};
 
 use crate::device::Shared;
 use crate::executable::OpenClExecutable;
@@ -121,6 +123,14 @@ impl Core {
             Some(memory) if memory.is_of(&self.shared) => Ok(()),
             _ => Err(Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(id.clone())),
         };
+        // Others rely on constant memory staying as it is, and it may be a mapped file's.
+        let writable = |buffer: &Buffer| match buffer.memory::<OpenClMemory>() {
+            Some(memory) if memory.is_constant() => {
+                Err(Error::invalid_argument(format!("{buffer:?} was imported as constant and cannot be written"))
+                    .on(id.clone()))
+            }
+            _ => Ok(()),
+        };
         match work {
             Work::Execute(execution) => {
                 let executable: &dyn Any = &*execution.executable;
@@ -129,10 +139,15 @@ impl Core {
                     .ok_or_else(|| Error::invalid_argument("the executable is another device's").on(id.clone()))?;
                 execution.bindings.iter().try_for_each(own)?;
                 execution.scratch.iter().try_for_each(own)?;
-                executable.check(execution).map_err(|error| error.on(id.clone()))
+                executable.check(execution).map_err(|error| error.on(id.clone()))?;
+                let bound = executable.bindings().iter().zip(execution.bindings.iter());
+                bound
+                    .filter(|(info, _)| info.direction == Direction::Output)
+                    .try_for_each(|(_, buffer)| writable(buffer))
             }
             Work::Fill { target, pattern } => {
                 own(target)?;
+                writable(target)?;
                 if pattern.is_empty() || pattern.len() > 16 || !target.len().is_multiple_of(pattern.len()) {
                     return Err(Error::invalid_argument(format!(
                         "a pattern of {} bytes does not fill {} bytes",
@@ -149,6 +164,7 @@ impl Core {
                 target.len()
             ))
             .on(id.clone())),
+            Work::Copy { target, .. } => writable(target),
             _ => Ok(()),
         }
     }

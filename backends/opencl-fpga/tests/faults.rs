@@ -1,0 +1,317 @@
+//! What goes wrong on real drivers ends in errors that say what happened: nothing hangs, nothing crashes, and a waiter hears of it.
+
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hetero_hal::{
+    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceId, Direction, Driver, Error, ErrorKind,
+    Executable, Execution, ExternalMemory, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions,
+    QueueOptions, Result, Source, Timeline, Work,
+};
+use hetero_opencl::OpenClDriver;
+
+/// Elements of the kernels' one buffer.
+const COUNT: usize = 256;
+/// Each element grows by one.
+const ADD: &str = "__kernel void add(__global float *y) { y[get_global_id(0)] += 1.0f; }";
+/// Work that is under way for a while.
+const LONG: &str = "__kernel void add(__global float *y) { float v = y[get_global_id(0)]; \
+     for (int i = 0; i < 20000; i++) v = v * 0.5f + 1.0f; y[get_global_id(0)] = v; }";
+
+/// Memory that nobody may write, where every driver takes it.
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+static CONSTANT: Page = Page([0; 4096]);
+
+fn deadline() -> Instant {
+    Instant::now() + Duration::from_secs(120)
+}
+
+/// Every device, opened anew with these options. Fails where drivers are required and there are none.
+fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
+    let mut opened = Vec::new();
+    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
+        match driver.probe() {
+            Ok(infos) => opened.extend(infos.iter().map(|info| driver.open(info.id.ordinal(), options).unwrap())),
+            Err(why) => {
+                assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{}: {why}", driver.name());
+                eprintln!("skipped: {}: {why}", driver.name());
+            }
+        }
+    }
+    opened
+}
+
+/// Devices without a cache on disk.
+fn plain() -> Vec<Arc<dyn Device>> {
+    devices(&with("cache", "off"))
+}
+
+fn with(key: &str, value: &str) -> OpenOptions {
+    OpenOptions { extra: vec![(key.into(), value.into())], ..OpenOptions::default() }
+}
+
+fn compile(device: &dyn Device, code: &str) -> Result<Arc<dyn Executable>> {
+    let binding = BindingInfo {
+        name: "y".into(),
+        direction: Direction::Output,
+        dtype: DType::F32,
+        shape: vec![COUNT],
+        extents: vec![],
+        bytes: COUNT * 4,
+    };
+    let signature =
+        KernelSignature { entry: "add".into(), bindings: vec![binding], global: [COUNT as u32, 1, 1], local: None };
+    let source = Source::Kernel { format: KernelFormat::OpenClC, code: code.as_bytes(), signature: &signature };
+    device.compile(source, &CompileOptions::default())
+}
+
+fn zeros(device: &dyn Device) -> Buffer {
+    let buffer = device.allocate(BufferLayout::new(COUNT * 4)).unwrap();
+    buffer.write(0, &[0; COUNT * 4]).unwrap();
+    buffer
+}
+
+fn execute(executable: &Arc<dyn Executable>, bindings: Vec<Buffer>) -> Work {
+    Work::Execute(Execution {
+        executable: executable.clone(),
+        bindings: bindings.into(),
+        scratch: None,
+        extents: None,
+        probe: None,
+        deadline: None,
+    })
+}
+
+/// Runs [`ADD`] and looks what it did.
+fn adds(device: &dyn Device) {
+    let (executable, buffer) = (compile(device, ADD).unwrap(), zeros(device));
+    let done = device.timeline(0).unwrap().at(1);
+    let queue = device.queue(&QueueOptions::default()).unwrap();
+    queue.submit(&[], execute(&executable, vec![buffer.clone()]), std::slice::from_ref(&done)).unwrap();
+    done.wait(deadline()).unwrap();
+    let mut seen = [0; COUNT * 4];
+    buffer.read(0, &mut seen).unwrap();
+    assert!(seen.chunks(4).all(|bytes| bytes == 1.0f32.to_le_bytes()), "{}", device.info().name);
+}
+
+fn kind<T>(outcome: Result<T>) -> Error {
+    outcome.err().unwrap()
+}
+
+#[test]
+fn a_kernel_that_does_not_compile_has_the_build_log() {
+    for device in plain() {
+        let error = kind(compile(&*device, "__kernel void add(__global float *y) { y[0] = no_such_name; }"));
+        assert_eq!(error.kind(), ErrorKind::Compile, "{error}");
+        assert!(error.message().contains("no_such_name"), "{error}");
+        assert!(error.vendor_code().is_some_and(|code| code < 0), "{error}");
+        assert_eq!(error.device(), Some(&device.info().id));
+        let error = kind(compile(&*device, "__kernel void other(__global float *y) { y[0] = 1.0f; }"));
+        assert!(error.vendor_code() == Some(-46) && error.operator() == Some("add"), "{error}");
+        // The device is none the worse.
+        adds(&*device);
+    }
+}
+
+#[test]
+fn memory_that_is_not_there_is_refused_with_sizes() {
+    let limit = 1 << 20;
+    for device in devices(&OpenOptions { memory_limit: Some(limit), ..with("cache", "off") }) {
+        let used = device.telemetry().allocated_bytes.unwrap();
+        let kept = device.allocate(BufferLayout::new(1 << 19)).unwrap();
+        let error = kind(device.allocate(BufferLayout::new((1 << 19) + 4)));
+        let sizes = error.sizes().unwrap();
+        assert_eq!((error.kind(), error.device()), (ErrorKind::OutOfMemory, Some(&device.info().id)));
+        assert_eq!((sizes.requested, sizes.available), ((1 << 19) + 4, Some(limit - used - (1 << 19))));
+        drop(kept);
+        assert_eq!(device.telemetry().allocated_bytes, Some(used));
+        assert!(device.allocate(BufferLayout::new((1 << 19) + 4)).is_ok());
+    }
+    for device in devices(&OpenOptions { memory_limit: Some(u64::MAX), ..with("cache", "off") }) {
+        let largest = device.capabilities().max_allocation.unwrap();
+        for bytes in [largest as usize + 4, usize::MAX] {
+            let error = kind(device.allocate(BufferLayout::new(bytes)));
+            assert_eq!((error.kind(), error.sizes().unwrap().available), (ErrorKind::OutOfMemory, Some(largest)));
+        }
+    }
+}
+
+#[test]
+fn work_that_does_not_fit_is_refused_and_signals_nothing() {
+    let (devices, others) = (plain(), plain());
+    for (device, other) in devices.iter().zip(&others) {
+        let executable = compile(&**device, ADD).unwrap();
+        let foreign = compile(&**other, ADD).unwrap();
+        let (own, elsewhere) = (zeros(&**device), zeros(&**other));
+        let small = device.allocate(BufferLayout::new(COUNT * 4 - 4)).unwrap();
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let timeline = device.timeline(0).unwrap();
+        let fill = |bytes: &[u8]| Work::Fill { target: own.clone(), pattern: bytes.into() };
+        let wrong = [
+            execute(&executable, vec![]),
+            execute(&executable, vec![own.clone(), own.clone()]),
+            execute(&executable, vec![small.clone()]),
+            execute(&executable, vec![elsewhere.clone()]),
+            execute(&foreign, vec![own.clone()]),
+            Work::Copy { source: small, target: own.clone() },
+            Work::Fill { target: elsewhere, pattern: [1u8].into() },
+            fill(&[]),
+            fill(&[0; 3]),
+            fill(&[0; 17]),
+        ];
+        let constant = || {
+            let memory = HostMemory::constant(Bytes::from_static(&CONSTANT.0)).slice(0..COUNT * 4).unwrap();
+            device.import(ExternalMemory::Host(memory), HostSemantics::Immutable).ok()
+        };
+        let written = constant().map_or(vec![], |target| {
+            vec![
+                execute(&executable, vec![target.clone()]),
+                Work::Fill { target: target.clone(), pattern: [1u8].into() },
+                Work::Copy { source: own.clone(), target },
+            ]
+        });
+        for work in wrong.into_iter().chain(written) {
+            let said = format!("{work:?}");
+            let error = kind(queue.submit(&[], work, &[timeline.at(1)]));
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{said}: {error}");
+            assert_eq!(error.device(), Some(&device.info().id), "{said}");
+        }
+        assert!(timeline.value() == 0 && timeline.failure().is_none());
+        queue.submit(&[], fill(&[7]), &[timeline.at(1)]).unwrap();
+        timeline.wait(1, deadline()).unwrap();
+    }
+}
+
+#[test]
+fn a_failure_travels_with_its_origin() {
+    for device in plain() {
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let executable = compile(&*device, ADD).unwrap();
+        for already in [true, false] {
+            let elsewhere = Timeline::new(0);
+            let lost = Error::new(ErrorKind::DeviceLost, "it fell off").on(DeviceId::new("elsewhere", 3));
+            if already {
+                elsewhere.fail(lost.clone());
+            }
+            let buffer = zeros(&*device);
+            let (first, second) = (device.timeline(0).unwrap().at(1), device.timeline(0).unwrap().at(1));
+            let work = || execute(&executable, vec![buffer.clone()]);
+            queue.submit(&[elsewhere.at(1)], work(), std::slice::from_ref(&first)).unwrap();
+            queue.submit(std::slice::from_ref(&first), work(), std::slice::from_ref(&second)).unwrap();
+            if !already {
+                elsewhere.fail(lost);
+            }
+            for point in [&first, &second] {
+                let error = kind(point.wait(deadline()));
+                assert_eq!(error.kind(), ErrorKind::DeviceLost, "{error}");
+                assert_eq!(error.device(), Some(&DeviceId::new("elsewhere", 3)));
+            }
+            let mut seen = [1; COUNT * 4];
+            buffer.read(0, &mut seen).unwrap();
+            assert!(seen.iter().all(|&byte| byte == 0), "the work must not have run");
+        }
+        adds(&*device);
+    }
+}
+
+#[test]
+fn binaries_that_are_not_what_was_written_are_made_again() {
+    let folder = std::env::temp_dir().join(format!("hetero-opencl-faults-{}", std::process::id()));
+    let files = || -> Vec<PathBuf> {
+        std::fs::read_dir(&folder).map_or(vec![], |list| list.map(|entry| entry.unwrap().path()).collect())
+    };
+    let open = || devices(&with("cache", &folder.to_string_lossy()));
+    open().iter().for_each(|device| adds(&**device));
+    let written: Vec<(PathBuf, Vec<u8>)> =
+        files().into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
+    assert_eq!(written.len(), open().len());
+    let change: [fn(&[u8], &[u8]) -> Vec<u8>; 6] = [
+        |_, _| vec![],
+        |bytes, _| bytes[..bytes.len() / 2].to_vec(),
+        |bytes, _| bytes[..20].to_vec(),
+        |bytes, _| {
+            bytes.iter().enumerate().map(|(at, &byte)| if at > 60 && at % 97 == 0 { !byte } else { byte }).collect()
+        },
+        |bytes, _| [bytes, b"more"].concat(),
+        |_, other| other.to_vec(),
+    ];
+    for change in change {
+        for (number, (path, bytes)) in written.iter().enumerate() {
+            let other = &written[(number + 1) % written.len()].1;
+            std::fs::write(path, change(bytes, other)).unwrap();
+        }
+        open().iter().for_each(|device| adds(&**device));
+        // The bad file was replaced; with one device, another's file is its own.
+        for (path, bytes) in &written {
+            let now = std::fs::read(path).unwrap();
+            assert_eq!(now[..24], bytes[..24], "{}", path.display());
+        }
+    }
+    // A cache that cannot be written is none.
+    let file = folder.join("file");
+    std::fs::write(&file, "in the way").unwrap();
+    devices(&with("cache", &file.to_string_lossy())).iter().for_each(|device| adds(&**device));
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn unknown_options_are_named() {
+    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
+        let Ok(infos) = driver.probe() else { continue };
+        let error = kind(driver.open(0, &with("cahce", "off")));
+        assert!(error.kind() == ErrorKind::InvalidArgument && error.message().contains("cahce=off"), "{error}");
+        assert!(error.remedy().is_some_and(|remedy| remedy.contains("`cache`")), "{error}");
+        let error = kind(driver.open(infos.len(), &OpenOptions::default()));
+        assert!(error.kind() == ErrorKind::InvalidArgument && error.message().contains("there is no"), "{error}");
+    }
+}
+
+#[test]
+fn a_full_queue_says_so_and_takes_work_again() {
+    for device in plain() {
+        let queue = device.queue(&QueueOptions { name: "two".into(), capacity: Some(2) }).unwrap();
+        let (gate, done) = (Timeline::new(0), device.timeline(0).unwrap());
+        let buffer = zeros(&*device);
+        let fill = || Work::Fill { target: buffer.clone(), pattern: [1u8].into() };
+        queue.submit(&[gate.at(1)], fill(), &[done.at(1)]).unwrap();
+        queue.submit(&[gate.at(1), done.at(1)], fill(), &[done.at(2)]).unwrap();
+        let error = kind(queue.submit(&[], fill(), &[done.at(3)]));
+        assert!(error.is_retryable() && error.message().contains("2 submissions"), "{error}");
+        gate.advance(1);
+        done.wait(2, deadline()).unwrap();
+        queue.submit(&[], fill(), &[done.at(3)]).unwrap();
+        done.wait(3, deadline()).unwrap();
+    }
+}
+
+#[test]
+fn owners_may_go_in_any_order_while_work_is_under_way() {
+    for ordinal in 0..plain().len() {
+        for order in 0..24 {
+            // Alone, so that dropping it closes the device.
+            let device = plain().swap_remove(ordinal);
+            let executable = compile(&*device, LONG).unwrap();
+            let (buffer, queue) = (zeros(&*device), device.queue(&QueueOptions::default()).unwrap());
+            let (gate, done) = (Timeline::new(0), device.timeline(0).unwrap());
+            let work = || execute(&executable, vec![buffer.clone()]);
+            queue.submit(&[], work(), &[done.at(1)]).unwrap();
+            queue.submit(&[done.at(1)], work(), &[done.at(2)]).unwrap();
+            // Waits for what is not the driver's to tell.
+            queue.submit(&[gate.at(1), done.at(2)], work(), &[done.at(3)]).unwrap();
+            let mut owners: Vec<Box<dyn std::any::Any>> =
+                vec![Box::new(device), Box::new(queue), Box::new(executable), Box::new(buffer)];
+            let mut left = order;
+            for choices in (1..=4).rev() {
+                drop(owners.swap_remove(left % choices));
+                left /= choices;
+            }
+            gate.advance(1);
+            done.wait(3, deadline()).unwrap();
+        }
+    }
+}
