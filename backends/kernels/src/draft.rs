@@ -31,7 +31,7 @@ pub(crate) struct Argument {
 pub(crate) struct Draft {
     /// Family of the kernel, part of its name.
     pub(crate) family: &'static str,
-    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`, and `#repeat CONSTANT`, `#end`.
+    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`, and `#repeat CONSTANT i`, `#end`.
     pub(crate) body: String,
     pub(crate) flags: Vec<&'static str>,
     pub(crate) constants: Vec<(&'static str, u32)>,
@@ -167,26 +167,34 @@ impl Drafts {
     }
 }
 
-/// The body with the lines between `#repeat COUNT` and `#end` written so many times, `$i` being the number of the time.
+/// The body with the lines between `#repeat COUNT i` and `#end` written so many times, `$i` being the number of the time. Blocks may hold blocks.
 fn repeated(draft: &Draft) -> String {
-    let mut text = String::with_capacity(draft.body.len());
-    let mut block: Option<(u32, String)> = None;
+    /// A block that is open: how often, under which name, and its lines so far.
+    struct Block<'a> {
+        count: u32,
+        name: &'a str,
+        lines: String,
+    }
+    let mut open = vec![Block { count: 1, name: "", lines: String::with_capacity(draft.body.len()) }];
     for line in draft.body.lines() {
         let trimmed = line.trim_start();
-        if let Some(name) = trimmed.strip_prefix("#repeat ") {
-            let count = draft.constants.iter().find(|(known, _)| *known == name.trim()).map_or(1, |(_, count)| *count);
-            block = Some((count, String::new()));
-        } else if trimmed.starts_with("#end") && !trimmed.starts_with("#endif") {
-            if let Some((count, lines)) = block.take() {
-                (0..count).for_each(|number| text += &lines.replace("$i", &number.to_string()));
+        if let Some(head) = trimmed.strip_prefix("#repeat ") {
+            let (constant, name) = head.trim().split_once(' ').unwrap_or((head, ""));
+            let count = draft.constants.iter().find(|(known, _)| *known == constant).map_or(1, |(_, count)| *count);
+            open.push(Block { count, name, lines: String::new() });
+        } else if trimmed == "#end" {
+            if open.len() > 1
+                && let (Some(block), Some(outer)) = (open.pop(), open.last_mut())
+            {
+                let variable = format!("${}", block.name);
+                (0..block.count).for_each(|number| outer.lines += &block.lines.replace(&variable, &number.to_string()));
             }
-        } else {
-            let into = block.as_mut().map_or(&mut text, |(_, lines)| lines);
-            into.push_str(line);
-            into.push('\n');
+        } else if let Some(block) = open.last_mut() {
+            block.lines.push_str(line);
+            block.lines.push('\n');
         }
     }
-    text
+    open.into_iter().next().map(|block| block.lines).unwrap_or_default()
 }
 
 /// The body with its repetitions and conditions resolved and its results stored.

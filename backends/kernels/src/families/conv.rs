@@ -26,7 +26,7 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
             Tiling::of(outputs, positions).describe(draft, outputs, positions, batch * groups)
         } else {
             let draft = Draft::new("conv", include_str!("../sources/conv_lanes.c"));
-            Tiling::lanes(draft, outputs, positions, batch * groups)
+            Tiling::lanes(draft, outputs, positions, batch * groups, &site)
         };
         let draft = draft.flag("POINTWISE", pointwise).number("rows", outputs).number("columns", positions);
         let draft = draft.number("depth", inputs * taps).number("filters", filters);

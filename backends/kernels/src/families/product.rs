@@ -3,7 +3,7 @@
 use hetero_hal::ProgramValue;
 
 use crate::draft::{Draft, Drafts};
-use crate::language::Number;
+use crate::language::{Dialect, Number};
 use crate::site::{Answer, Output, Site, broadcast};
 
 /// How the work of a product is divided: rows and columns of a tile, elements of each that one work item computes, and the depth of a tile.
@@ -45,13 +45,17 @@ impl Tiling {
         }
     }
 
-    /// A launch of lanes, each of which has one column.
-    pub(super) fn lanes(draft: Draft, rows: usize, columns: usize, batch: usize) -> Draft {
+    /// A launch of lanes. Where reads are no faster for being of neighbours, each lane has several columns, so that a read serves more products.
+    pub(super) fn lanes(draft: Draft, rows: usize, columns: usize, batch: usize, site: &Site<'_>) -> Draft {
         let (items, per_item) = (LANES, Tiling::lane_rows(rows));
+        let wide = site.target.dialect == Dialect::Wgsl && columns > 2 * LANES;
+        let across = if wide { 4 } else { 1 };
         draft
             .constant("RM", per_item)
+            .constant("RN", across)
             .constant("ITEMS", items)
-            .grid([columns.div_ceil(items), rows.div_ceil(per_item), batch], items)
+            .flag("WIDE", wide)
+            .grid([columns.div_ceil(items * across), rows.div_ceil(per_item), batch], items)
     }
 
     pub(super) fn items(&self) -> usize {
@@ -144,7 +148,7 @@ fn product(
             .flag("A_DEPTH_FIRST", a.column_step == 1)
     } else {
         let draft = Draft::new("product", filled(include_str!("../sources/product_lanes.c")));
-        Tiling::lanes(draft, a.rows, b.columns, batch)
+        Tiling::lanes(draft, a.rows, b.columns, batch, &site)
     };
     Ok(draft
         .number("rows", a.rows)
