@@ -516,9 +516,3 @@ fn hash(source: &Source) -> u64 {
     }
     hash
 }
-
-/// The accesses of a kernel, for tests.
-#[cfg(test)]
-pub(crate) fn writes(kernel: &Kernel) -> usize {
-    kernel.buffers.iter().filter(|&&access| access == Access::Write).count()
-}
