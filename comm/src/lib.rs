@@ -31,6 +31,7 @@
 
 mod cost;
 mod date;
+mod handover;
 mod host;
 mod local;
 mod measure;
@@ -38,6 +39,7 @@ mod profile;
 mod transport;
 
 pub use cost::Choice;
+pub use handover::{DriverLaunch, Handover, HandoverOptions, INCREMENT, Latency, increment_kernel, measure_handover};
 pub use host::host_id;
 pub use local::{PeerCopy, Staged, ZeroCopy};
 pub use measure::{MeasureOptions, measure};

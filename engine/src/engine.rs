@@ -38,6 +38,8 @@ pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
         Arc::new(hetero_opencl::OpenClDriver::processors()),
         #[cfg(feature = "fpga")]
         Arc::new(hetero_opencl::OpenClDriver::accelerators()),
+        #[cfg(feature = "wgpu")]
+        Arc::new(hetero_wgpu::WgpuDriver),
     ]
 }
 

@@ -116,8 +116,8 @@ pub struct Capabilities {
     pub memory_kinds: Vec<MemoryKind>,
     /// Kinds of memory that [`Device::import`] takes without a copy.
     pub imports: Vec<HandleKind>,
-    /// What the address and the length of imported host memory must be multiples of, in bytes: a page where a driver maps pages, 0 where it
-    /// takes any. Parts of the imported buffer need [`Capabilities::alignment`] alone.
+    /// What the address and the length of imported host memory must be multiples of, in bytes: a page where a driver maps pages, 4 where it takes any whole
+    /// words; 0 where its address needs [`Capabilities::alignment`] and its length nothing. Parts of the imported buffer need that alignment.
     pub import_alignment: usize,
     /// Kinds of handle that [`Device::export`] gives.
     pub exports: Vec<HandleKind>,

@@ -40,6 +40,8 @@ struct State {
     value: u64,
     failure: Option<Error>,
     callbacks: Vec<(u64, Callback)>,
+    /// Threads that wait on the condition: waking nobody is a system call too, and most points are reached before anybody waits.
+    waiters: usize,
 }
 
 impl Timeline {
@@ -48,7 +50,7 @@ impl Timeline {
     pub fn new(initial: u64) -> Self {
         Timeline(Arc::new(Shared {
             value: AtomicU64::new(initial),
-            state: Mutex::new(State { value: initial, failure: None, callbacks: Vec::new() }),
+            state: Mutex::new(State { value: initial, failure: None, callbacks: Vec::new(), waiters: 0 }),
             changed: Condvar::new(),
         }))
     }
@@ -87,8 +89,11 @@ impl Timeline {
                 index += 1;
             }
         }
+        let waited_for = state.waiters > 0;
         drop(state);
-        self.0.changed.notify_all();
+        if waited_for {
+            self.0.changed.notify_all();
+        }
         for callback in reached {
             callback(Ok(()));
         }
@@ -102,8 +107,11 @@ impl Timeline {
         }
         state.failure = Some(error.clone());
         let callbacks = std::mem::take(&mut state.callbacks);
+        let waited_for = state.waiters > 0;
         drop(state);
-        self.0.changed.notify_all();
+        if waited_for {
+            self.0.changed.notify_all();
+        }
         for (_, callback) in callbacks {
             callback(Err(error.clone()));
         }
@@ -133,7 +141,10 @@ impl Timeline {
                 )
                 .retryable());
             };
+            // Counted under the lock that the wait gives up: who advances later sees it.
+            state.waiters += 1;
             state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.waiters -= 1;
         }
     }
 

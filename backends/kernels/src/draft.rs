@@ -31,7 +31,7 @@ pub(crate) struct Argument {
 pub(crate) struct Draft {
     /// Family of the kernel, part of its name.
     pub(crate) family: &'static str,
-    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`.
+    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`, and `#repeat CONSTANT`, `#end`.
     pub(crate) body: String,
     pub(crate) flags: Vec<&'static str>,
     pub(crate) constants: Vec<(&'static str, u32)>,
@@ -167,12 +167,35 @@ impl Drafts {
     }
 }
 
-/// The body with its conditions resolved and its results stored.
-pub(crate) fn resolve(draft: &Draft) -> String {
+/// The body with the lines between `#repeat COUNT` and `#end` written so many times, `$i` being the number of the time.
+fn repeated(draft: &Draft) -> String {
     let mut text = String::with_capacity(draft.body.len());
+    let mut block: Option<(u32, String)> = None;
+    for line in draft.body.lines() {
+        let trimmed = line.trim_start();
+        if let Some(name) = trimmed.strip_prefix("#repeat ") {
+            let count = draft.constants.iter().find(|(known, _)| *known == name.trim()).map_or(1, |(_, count)| *count);
+            block = Some((count, String::new()));
+        } else if trimmed.starts_with("#end") && !trimmed.starts_with("#endif") {
+            if let Some((count, lines)) = block.take() {
+                (0..count).for_each(|number| text += &lines.replace("$i", &number.to_string()));
+            }
+        } else {
+            let into = block.as_mut().map_or(&mut text, |(_, lines)| lines);
+            into.push_str(line);
+            into.push('\n');
+        }
+    }
+    text
+}
+
+/// The body with its repetitions and conditions resolved and its results stored.
+pub(crate) fn resolve(draft: &Draft) -> String {
+    let body = repeated(draft);
+    let mut text = String::with_capacity(body.len());
     // For each open condition: are its lines kept?
     let mut kept: Vec<bool> = Vec::new();
-    for line in draft.body.lines() {
+    for line in body.lines() {
         let trimmed = line.trim_start();
         if let Some(flag) = trimmed.strip_prefix("#if ") {
             let (name, wanted) = flag.trim().strip_prefix('!').map_or((flag.trim(), true), |name| (name, false));

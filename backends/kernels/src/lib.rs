@@ -62,6 +62,8 @@ pub struct Target {
     pub half: bool,
     /// Are there 64-bit integers?
     pub long: bool,
+    /// Do groups share memory of their own, so that tiles in it pay? Where work items are lanes of a processor's vectors, they don't.
+    pub tiles: bool,
     /// Most work items of a group.
     pub items: u32,
     /// Bytes of memory that a work group shares.
@@ -85,6 +87,7 @@ impl Target {
             dialect,
             half: !wgsl,
             long: !wgsl,
+            tiles: true,
             items: 256,
             local_bytes: 16 << 10,
             groups: 65_535,

@@ -12,6 +12,7 @@ use hetero_hal::{
 };
 use hetero_kernels::{Dialect, Target};
 
+use crate::busy::Busy;
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
 use crate::handle::{CommandQueue, Context, DeviceHandle};
@@ -32,8 +33,7 @@ pub(crate) struct Shared {
     pub(crate) quirks: Quirks,
     /// Largest allocation in bytes.
     pub(crate) largest: u64,
-    /// Nanoseconds of work done.
-    pub(crate) busy: AtomicU64,
+    pub(crate) busy: Busy,
 }
 
 pub(crate) struct OpenClDevice {
@@ -48,14 +48,19 @@ impl OpenClDevice {
         let Found { handle, info, quirks, .. } = found;
         let failed = |error: Error| error.on(info.id.clone());
         let mut folder = program::folder();
+        // Where local memory is a part of global memory, work items are lanes of a processor's vectors.
+        let local = cl3::device::get_device_info(handle.0, cl3::device::CL_DEVICE_LOCAL_MEM_TYPE).map(u32::from);
+        let mut tiles = local == Ok(cl3::device::CL_LOCAL);
         for (key, value) in &options.extra {
             match (&**key, &**value) {
                 ("cache", "off") => folder = None,
+                ("tiles", "on") => tiles = true,
+                ("tiles", "off") => tiles = false,
                 ("cache", path) => folder = Some(path.into()),
                 _ => {
                     return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
                         .on(info.id.clone())
-                        .with_remedy("the driver takes `memory_limit`, and `cache`: a folder for binaries, or `off`"));
+                        .with_remedy("the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`"));
                 }
             }
         }
@@ -67,6 +72,7 @@ impl OpenClDevice {
         let target = Target {
             half: true,
             long: true,
+            tiles,
             items: size(cl3::device::CL_DEVICE_MAX_WORK_GROUP_SIZE).unwrap_or(1).min(1 << 16) as u32,
             local_bytes: number(cl3::device::CL_DEVICE_LOCAL_MEM_SIZE).unwrap_or(0).min(1 << 20) as u32,
             groups: 1 << 24,
@@ -81,7 +87,7 @@ impl OpenClDevice {
             id: info.id.clone(),
             library: Library::new(handle, maker, quirks.options, folder),
             budget: Budget { used: AtomicU64::new(0), limit },
-            busy: AtomicU64::new(0),
+            busy: Busy::new(),
             transfers,
             context,
             handle,
@@ -104,6 +110,14 @@ impl OpenClDevice {
             kernels: vec![KernelFormat::OpenClC],
         };
         Ok(OpenClDevice { info, capabilities, target, shared })
+    }
+}
+
+impl OpenClDevice {
+    /// Is it a range that the driver was seen to use in place? It may take others, and then work on a copy.
+    fn maps(&self, host: &HostMemory) -> bool {
+        let multiple = self.capabilities.import_alignment.max(1);
+        (host.as_ptr() as usize).is_multiple_of(multiple) && host.len().is_multiple_of(multiple)
     }
 }
 
@@ -173,6 +187,15 @@ impl Device for OpenClDevice {
             HostSemantics::Immutable | HostSemantics::Shared if !here => {
                 Err(Error::unsupported("host memory in place: this driver copies it").on(self.info.id.clone()))
             }
+            HostSemantics::Immutable | HostSemantics::Shared if !self.maps(&host) => {
+                let multiple = self.capabilities.import_alignment;
+                let what = format!(
+                    "{host:?} cannot be used in place: its address and length have to be multiples of {multiple}"
+                );
+                Err(Error::invalid_argument(what)
+                    .on(self.info.id.clone())
+                    .with_remedy("import whole pages and bind parts of them, or copy"))
+            }
             HostSemantics::Immutable => OpenClMemory::import(&self.shared, host, true),
             HostSemantics::Shared if host.as_mut_ptr().is_some() => OpenClMemory::import(&self.shared, host, false),
             HostSemantics::Shared => {
@@ -225,7 +248,7 @@ impl Device for OpenClDevice {
     fn telemetry(&self) -> Telemetry {
         let mut telemetry = Telemetry::default();
         telemetry.allocated_bytes = Some(self.shared.budget.used.load(Ordering::Relaxed));
-        telemetry.busy = Some(Duration::from_nanos(self.shared.busy.load(Ordering::Relaxed)));
+        telemetry.busy = Some(self.shared.busy.spent());
         telemetry
     }
 }

@@ -33,7 +33,14 @@ pub(crate) struct OpenClExecutable {
     constants: Vec<Buffer>,
     scratch: BufferLayout,
     resident: usize,
+    /// No launch has more than one group.
+    single: bool,
     shared: Arc<Shared>,
+}
+
+/// Has no launch more than one group?
+fn single(launches: &[Launch]) -> bool {
+    launches.iter().all(|launch| launch.groups == [1, 1, 1])
 }
 
 impl OpenClExecutable {
@@ -80,6 +87,7 @@ impl OpenClExecutable {
         }
         Ok(OpenClExecutable {
             bindings: BindingInfo::of(program),
+            single: single(&launches),
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
@@ -118,6 +126,7 @@ impl OpenClExecutable {
         };
         Ok(OpenClExecutable {
             bindings: signature.bindings.clone(),
+            single: single(std::slice::from_ref(&launch)),
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
@@ -129,6 +138,11 @@ impl OpenClExecutable {
     /// Is it one of this device object?
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// Would one thread do all of it anyway? A group is not divided among threads.
+    pub(crate) fn single(&self) -> bool {
+        self.single
     }
 
     /// Checks what a caller can get wrong.

@@ -106,6 +106,20 @@ impl CommandQueue {
         queue.map(CommandQueue).map_err(|code| error("clCreateCommandQueue", code))
     }
 
+    /// A queue whose kernels run on the thread that enqueues them (`cl_intel_exec_by_local_thread`); `None` where the driver has no such.
+    pub(crate) fn on_caller(context: &Context, device: DeviceHandle) -> Option<CommandQueue> {
+        const EXTENSION: &str = "cl_intel_exec_by_local_thread";
+        /// `CL_QUEUE_THREAD_LOCAL_EXEC_ENABLE_INTEL`
+        const PROPERTY: u64 = 1 << 31;
+        let extensions = cl3::device::get_device_info(device.0, cl3::device::CL_DEVICE_EXTENSIONS).map(String::from);
+        if !extensions.ok()?.split_whitespace().any(|name| name == EXTENSION) {
+            return None;
+        }
+        // SAFETY: both are alive, and belong together; the device knows the property.
+        let queue = unsafe { cl3::command_queue::create_command_queue(context.raw(), device.0, PROPERTY) };
+        queue.ok().map(CommandQueue)
+    }
+
     /// Waits for all that was given to it.
     pub(crate) fn finish(&self) -> Result<()> {
         cl3::command_queue::finish(self.0).map_err(|code| error("clFinish", code))
@@ -299,6 +313,16 @@ impl Kernel {
 }
 
 impl Event {
+    /// How a command ended that is over.
+    pub(crate) fn outcome(&self) -> Result<()> {
+        let status = cl3::event::get_event_info(self.0, cl3::event::CL_EVENT_COMMAND_EXECUTION_STATUS);
+        match status.map(cl_int::from) {
+            Ok(status) if status < 0 => Err(error("a command", status)),
+            Ok(_) => Ok(()),
+            Err(code) => Err(error("clGetEventInfo", code)),
+        }
+    }
+
     /// Calls `done` once, when the command has run, with its failure if it has failed; on a thread of the driver's.
     pub(crate) fn on_complete(&self, done: Box<dyn FnOnce(Result<()>) + Send>) -> Result<()> {
         type Done = Box<dyn FnOnce(Result<()>) + Send>;

@@ -8,7 +8,8 @@
 //! `cl3` is used, on which `opencl3` is built: the latter's objects panic where a release fails, which a device that went away makes happen.
 //!
 //! # Options
-//! `cache` is the folder for binaries of programs, `off` for none; without it, `hetero/opencl` in the user's cache folder.
+//! `cache` is the folder for binaries of programs, `off` for none; without it, `hetero/opencl` in the user's cache folder. `tiles` is `on` for products that pass
+//! tiles through the memory of work groups, `off` for ones that keep to registers; without it, as the device has such memory or not.
 //!
 //! ```
 //! use hetero_hal::Driver;
@@ -19,6 +20,7 @@
 //! }
 //! ```
 
+mod busy;
 mod device;
 mod driver;
 mod executable;

@@ -113,12 +113,6 @@ impl OpenClMemory {
         self.host.as_ref().is_some_and(|host| host.as_mut_ptr().is_none())
     }
 
-    /// Address of imported host memory, for tests that nothing was copied.
-    #[cfg(test)]
-    pub(crate) fn host_address(&self) -> Option<usize> {
-        self.host.as_ref().map(|host| host.as_ptr() as usize)
-    }
-
     fn check(&self, offset: usize, bytes: usize) -> Result<()> {
         match offset.checked_add(bytes) {
             Some(end) if end <= self.bytes => Ok(()),

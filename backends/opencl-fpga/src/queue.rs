@@ -28,6 +28,8 @@ pub(crate) struct OpenClQueue {
 /// What the queue, its thread and the driver's callbacks share.
 struct Core {
     commands: CommandQueue,
+    /// Runs kernels on the calling thread, where the driver can.
+    on_caller: Option<CommandQueue>,
     shared: Arc<Shared>,
     /// Submissions under way.
     taken: AtomicUsize,
@@ -79,7 +81,9 @@ impl OpenClQueue {
         let commands =
             CommandQueue::new(&shared.context, shared.handle).map_err(|error| error.on(shared.id.clone()))?;
         let capacity = options.capacity.unwrap_or(CAPACITY);
-        let core = Core { commands, shared, taken: AtomicUsize::new(0), capacity, given: Mutex::new(Vec::new()) };
+        let on_caller = CommandQueue::on_caller(&shared.context, shared.handle);
+        let core =
+            Core { commands, on_caller, shared, taken: AtomicUsize::new(0), capacity, given: Mutex::new(Vec::new()) };
         let name = if options.name.is_empty() { "hetero-opencl-queue".to_owned() } else { options.name.clone() };
         Ok(OpenClQueue { core: Arc::new(core), ready: OnceLock::new(), name })
     }
@@ -190,13 +194,22 @@ impl Core {
         buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_of(&self.shared))
     }
 
+    /// Where work goes that the caller waits for at once: to the caller's own thread, if one thread would do all of it anyway. That saves two
+    /// hand-overs between threads, which take longer than such work.
+    fn awaited(&self, work: &Work) -> &CommandQueue {
+        let Work::Execute(execution) = work else { return &self.commands };
+        let executable: &dyn Any = &*execution.executable;
+        let single = executable.downcast_ref::<OpenClExecutable>().is_some_and(OpenClExecutable::single);
+        self.on_caller.as_ref().filter(|_| single).unwrap_or(&self.commands)
+    }
+
     /// Gives work to the driver, or does it here where it is the host's. `None` where it is over already.
-    fn enqueue(&self, work: &Work) -> Result<Option<Event>> {
+    fn enqueue(&self, work: &Work, commands: &CommandQueue) -> Result<Option<Event>> {
         match work {
             Work::Execute(execution) => {
                 let executable: &dyn Any = &*execution.executable;
                 match executable.downcast_ref::<OpenClExecutable>() {
-                    Some(executable) => executable.enqueue(execution, &self.commands),
+                    Some(executable) => executable.enqueue(execution, commands),
                     None => Err(Error::internal("the executable is another device's")),
                 }
             }
@@ -205,7 +218,7 @@ impl Core {
                 match (from, to) {
                     (Some(from), Some(to)) if self.own(source) && self.own(target) && !source.is_empty() => {
                         let (from, to) = ((from.whole(), source.offset()), (to.whole(), target.offset()));
-                        self.commands.copy(from, to, source.len()).map(Some)
+                        commands.copy(from, to, source.len()).map(Some)
                     }
                     _ => copy_through_host(source, target).map(|()| None),
                 }
@@ -215,7 +228,7 @@ impl Core {
                 let memory = target.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
                 // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
                 if pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len()) {
-                    return self.commands.fill(memory.whole(), pattern, target.offset(), target.len()).map(Some);
+                    return commands.fill(memory.whole(), pattern, target.offset(), target.len()).map(Some);
                 }
                 let piece: Vec<u8> = pattern.iter().copied().cycle().take(pattern.len() * 4096).collect();
                 let mut offset = 0;
@@ -235,7 +248,7 @@ impl Core {
     fn start(self: &Arc<Self>, work: Work, wait: &[Point], signal: Vec<Point>) {
         let began = Instant::now();
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = match self.enqueue(&work) {
+        let event = match self.enqueue(&work, &self.commands) {
             Ok(Some(event)) => event,
             Ok(None) => {
                 drop(given);
@@ -255,8 +268,7 @@ impl Core {
             let earlier = wait
                 .iter()
                 .find_map(|point| (point.timeline.value() < point.value).then(|| point.timeline.failure()).flatten());
-            let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
+            core.shared.busy.add(began, Instant::now());
             core.end(&points, earlier.map_or(outcome, Err));
         });
         let started = event.on_complete(done).and_then(|()| self.commands.flush());
@@ -267,11 +279,16 @@ impl Core {
         }
     }
 
-    /// Reaches points, or fails their timelines.
+    /// Ends work that was started: forgets that its points will be reached, and reaches them, or fails their timelines.
     fn end(&self, signal: &[Point], outcome: Result<()>) {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| {
             !signal.iter().any(|ended| ended.value == point.value && ended.timeline.is(&point.timeline))
         });
+        self.reach(signal, outcome);
+    }
+
+    /// Reaches points, or fails their timelines.
+    fn reach(&self, signal: &[Point], outcome: Result<()>) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
         match outcome {
             Ok(()) => signal.iter().for_each(Point::signal),
@@ -331,15 +348,18 @@ impl Queue for OpenClQueue {
             return signal.iter().try_for_each(|point| point.wait(deadline));
         }
         core.take()?;
-        let began = Instant::now();
-        let outcome = core.enqueue(&work).and_then(|event| match event {
-            Some(_) => core.commands.finish(),
+        let (began, commands) = (Instant::now(), core.awaited(&work));
+        let outcome = core.enqueue(&work, commands).and_then(|event| match event {
+            // The queue has finished also where the command has failed.
+            Some(event) => commands.finish().and_then(|()| event.outcome()),
             None => Ok(()),
         });
-        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        core.shared.busy.fetch_add(nanos, Ordering::Relaxed);
-        core.end(signal, outcome.clone());
-        outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error })
+        core.shared.busy.add(began, Instant::now());
+        let outcome =
+            outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error });
+        // Nothing was noted as given: nobody else can have counted on these points' order.
+        core.reach(signal, outcome.clone());
+        outcome
     }
 }
 

@@ -1,50 +1,55 @@
-//! The conformance suite on every OpenCL device that is there.
+//! A part of the conformance suite on every OpenCL device that is there. All of it: `hetero conformance --device ID`.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use hetero_conformance::{Expectations, Outcome, check, suite};
-use hetero_hal::{Driver, OpenOptions};
+use std::sync::Arc;
+
+use hetero_conformance::{Case, Expectations, Outcome, check, suite};
+use hetero_hal::{Device, Driver, OpenOptions};
 use hetero_opencl::OpenClDriver;
 
-/// Fails where drivers are required and there are none.
-fn absent(why: &str) {
-    assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{why}");
-    eprintln!("skipped: {why}");
+/// Every device that is there, opened. Fails where drivers are required and there are none.
+fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
+    let mut opened = Vec::new();
+    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
+        match driver.probe() {
+            Ok(found) => opened.extend(found.iter().map(|info| driver.open(info.id.ordinal(), options).unwrap())),
+            Err(why) => {
+                assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{}: {why}", driver.name());
+                eprintln!("skipped: {}: {why}", driver.name());
+            }
+        }
+    }
+    opened
+}
+
+fn pass(device: &dyn Device, cases: &[Case]) {
+    let mut report = hetero_conformance::Report::default();
+    for case in cases {
+        let outcome = check(device, case);
+        if let Outcome::Failed(why) = &outcome {
+            eprintln!("{}: {}: {why}", device.info().id, case.name);
+        }
+        report.weigh(&Expectations::default(), &case.name, &outcome);
+    }
+    let (passed, declined) = (report.passed, report.unsupported);
+    eprintln!("{}: {passed} passed, {declined} unsupported, {} wrong", device.info().id, report.wrong.len());
+    assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+    assert!(passed > 0);
 }
 
 #[test]
-fn every_device_passes_what_it_claims() {
-    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
-        let devices = match driver.probe() {
-            Ok(devices) => devices,
-            Err(why) => {
-                absent(&format!("{}: {why}", driver.name()));
-                continue;
-            }
-        };
-        let only = std::env::var("HETERO_CASES").unwrap_or_default();
-        let id = std::env::var("HETERO_DEVICE").unwrap_or_default();
-        for info in devices.into_iter().filter(|info| info.id.to_string().contains(&id)) {
-            let device = driver.open(info.id.ordinal(), &OpenOptions::default()).unwrap();
-            let mut report = hetero_conformance::Report::default();
-            for case in suite(1).iter().filter(|case| case.name.contains(&only)) {
-                if !only.is_empty() {
-                    eprintln!("{} {:?}", case.name, case.operator);
-                }
-                let outcome = check(&*device, case);
-                if let Outcome::Failed(why) = &outcome {
-                    eprintln!("{}: {}: {why}", info.id, case.name);
-                }
-                report.weigh(&Expectations::default(), &case.name, &outcome);
-            }
-            eprintln!(
-                "{}: {} passed, {} unsupported, {} wrong",
-                info.id,
-                report.passed,
-                report.unsupported,
-                report.wrong.len()
-            );
-            assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
-        }
-    }
+fn devices_pass_what_they_claim() {
+    let cases: Vec<Case> = suite(2).into_iter().step_by(67).collect();
+    devices(&OpenOptions::default()).iter().for_each(|device| pass(&**device, &cases));
+}
+
+/// What only devices with memory for work groups do by themselves.
+#[test]
+fn products_by_tiles_are_right() {
+    let options = OpenOptions { extra: vec![("tiles".into(), "on".into())], ..OpenOptions::default() };
+    let products = ["Conv ", "MatMul", "Gemm", "LSTM"];
+    let chosen = |case: &Case| products.iter().any(|name| case.name.starts_with(name));
+    let cases: Vec<Case> = suite(3).into_iter().filter(chosen).step_by(7).collect();
+    devices(&options).iter().for_each(|device| pass(&**device, &cases));
 }

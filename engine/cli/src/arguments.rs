@@ -91,7 +91,8 @@ pub(crate) struct ModelOptions {
 /// Which devices, and how.
 #[derive(Debug, Args)]
 pub(crate) struct DeviceOptions {
-    /// Device to use, such as cpu:0; may be repeated. Without it, every device found.
+    /// Device to use, such as cpu:0; may be repeated. Without it, every device found that is a chip of its own: no emulator, and no driver of the host's processor
+    /// but cpu:0.
     #[arg(long = "device", value_name = "ID")]
     pub(crate) devices: Vec<String>,
     /// Threads of the CPU device; without it, one per core.
@@ -211,6 +212,9 @@ pub(crate) struct ConformanceOptions {
     /// Run only cases with this text in their name, such as `Conv`.
     #[arg(long, value_name = "TEXT")]
     pub(crate) filter: Option<String>,
+    /// Run only each N-th case.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) every: u32,
     /// Write the results as JUnit XML to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,

@@ -36,7 +36,7 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
         return Err(Failure::usage("there is no cache folder for the profile", "name a file with `--out FILE`"));
     };
     let mut engine = HeteroEngine::new()?;
-    devices::add(&mut engine, &options.devices)?;
+    devices::add_all(&mut engine, &options.devices)?;
     let cases: Arc<[Case]> = cases::all().map_err(hetero::Error::from)?.into();
     let mut profile = Profile::new();
     let seconds = Duration::from_secs(options.seconds.into());

@@ -78,6 +78,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         return Err(Failure::usage("conformance is of one device", "name it with `--device ID`"));
     };
     let cases = cases(options.seed, options.filter.as_deref())?;
+    let cases: Vec<Case> = cases.into_iter().step_by(options.every as usize).collect();
     let spinner = Spinner::start("comparing with the reference");
     let expectations = Expectations::default();
     let mut report = hetero_conformance::Report::default();

@@ -2,7 +2,7 @@
 
 use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
-use hetero::hal::DeviceInfo;
+use hetero::hal::{DeviceInfo, DeviceKind};
 use serde_json::{Value, json};
 
 use crate::arguments::{CheckOptions, DeviceOptions, JsonOptions};
@@ -75,13 +75,27 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
     Ok(())
 }
 
-/// Adds the devices that were asked for, or all that there are.
+/// Is it a chip of its own? An emulator is none, nor is the host's processor under another driver's name: either would take its time from `cpu:0`.
+fn own_chip(info: &DeviceInfo) -> bool {
+    !info.emulated && (info.kind != DeviceKind::Cpu || info.id.driver() == "cpu")
+}
+
+/// Adds the devices that were asked for, or all that are chips of their own.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    add_which(engine, options, own_chip)
+}
+
+/// Adds the devices that were asked for, or all that there are.
+pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
+    add_which(engine, options, |_| true)
+}
+
+fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
     let mut ids = options.devices.clone();
     if ids.is_empty() {
         let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
         // A driver may stand in front of another of its name.
-        for id in found.map(|info| info.id.to_string()) {
+        for id in found.filter(wanted).map(|info| info.id.to_string()) {
             if !ids.contains(&id) {
                 ids.push(id);
             }

@@ -312,6 +312,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
                 "compile_ms": milliseconds(compile_time),
                 "arena_bytes": report.arena_bytes,
                 "resident_bytes": report.resident_bytes,
+                "partitions": report.partitions,
                 "placement": report.placement,
                 "moved": report.moved,
                 "edges": edges(&report),

@@ -213,9 +213,11 @@ impl InputBuffer {
     pub(super) fn bring_in(&mut self, device: &dyn Device, tensor: &Tensor, arrivals: &Arrivals) -> Result<bool> {
         let capabilities = device.capabilities();
         let bytes = tensor.bytes();
-        let page = capabilities.import_alignment.max(1);
         let address = bytes.as_ptr() as usize;
-        let fits = address.is_multiple_of(capabilities.alignment.max(page)) && bytes.len().is_multiple_of(page);
+        let fits = match capabilities.import_alignment {
+            0 => address.is_multiple_of(capabilities.alignment.max(1)),
+            step => address.is_multiple_of(step) && bytes.len().is_multiple_of(step),
+        };
         let arrival = if !capabilities.imports.contains(&HandleKind::Host) {
             Arrival::NoImport
         } else if !fits {

@@ -134,6 +134,7 @@ impl Session {
         };
         let owned = |(task, device): (&str, &str)| (task.to_owned(), device.to_owned());
         let report = Report {
+            partitions: partitions.len(),
             placement: plan.placement().into_iter().map(owned).collect(),
             moved,
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
@@ -198,9 +199,11 @@ impl Session {
                 Arrival::Unknown if imports => None,
                 Arrival::InPlace => None,
                 Arrival::Unknown | Arrival::NoImport => Some(no_import(&id)),
-                Arrival::Unaligned if capabilities.import_alignment > 1 => {
-                    let page = capabilities.import_alignment;
-                    Some(format!("{id} imports multiples of {page} bytes, and the input's address or length is none"))
+                Arrival::Unaligned if capabilities.import_alignment > 0 => {
+                    let step = capabilities.import_alignment;
+                    Some(format!(
+                        "{id} imports what begins and ends at multiples of {step} bytes, and the input doesn't"
+                    ))
                 }
                 Arrival::Unaligned => {
                     Some(format!("the input is not aligned to the {} bytes that {id} needs", capabilities.alignment))

@@ -8,6 +8,8 @@ pub(super) const HOST: &str = "host";
 /// What a session did with its plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
+    /// Parts that the program was cut into, each compiled and submitted as a whole.
+    pub partitions: usize,
     /// Device of each node.
     pub placement: BTreeMap<String, String>,
     /// A line for each node that runs on another device than the plan's, and for each device that was lost, with the reason.

@@ -21,13 +21,19 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let pointwise = taps == 1 && windows.strides == [1; 3] && windows.begin == [0; 3] && windows.end == [0; 3];
     let biased = site.input(2).is_some();
     let draft = if outputs >= TILED && inputs * taps >= TILED {
-        let tiling = Tiling::of(outputs, positions);
-        let draft =
-            tiling.describe(Draft::new("conv", include_str!("../sources/conv.c")), outputs, positions, batch * groups);
+        let draft = if site.target.tiles {
+            let draft = Draft::new("conv", include_str!("../sources/conv.c"));
+            Tiling::of(outputs, positions).describe(draft, outputs, positions, batch * groups)
+        } else {
+            let draft = Draft::new("conv", include_str!("../sources/conv_lanes.c"));
+            Tiling::lanes(draft, outputs, positions, batch * groups)
+        };
         let draft = draft.flag("POINTWISE", pointwise).number("rows", outputs).number("columns", positions);
         let draft = draft.number("depth", inputs * taps).number("filters", filters);
         if pointwise {
             draft.number("groups", groups).number("inputs", inputs)
+        } else if !site.target.tiles {
+            windows.describe(draft).number("groups", groups).signed("inputs", inputs as i64)
         } else {
             // For each row of the windows' matrix: its channel's place, and how far it is from a window's beginning.
             let mut table = Vec::with_capacity(inputs * taps * 4);

@@ -35,6 +35,25 @@ impl Tiling {
         Tiling { rows: row_items * per_row, columns: column_items * per_column, row_items, column_items, depth: 8 }
     }
 
+    /// Rows of each work item, where it is a lane.
+    pub(super) fn lane_rows(rows: usize) -> usize {
+        match rows {
+            0..=1 => 1,
+            2..=3 => 2,
+            4..=7 => 4,
+            _ => 8,
+        }
+    }
+
+    /// A launch of lanes, each of which has one column.
+    pub(super) fn lanes(draft: Draft, rows: usize, columns: usize, batch: usize) -> Draft {
+        let (items, per_item) = (LANES, Tiling::lane_rows(rows));
+        draft
+            .constant("RM", per_item)
+            .constant("ITEMS", items)
+            .grid([columns.div_ceil(items), rows.div_ceil(per_item), batch], items)
+    }
+
     pub(super) fn items(&self) -> usize {
         self.row_items * self.column_items
     }
@@ -52,6 +71,9 @@ impl Tiling {
             .grid([columns.div_ceil(self.columns), rows.div_ceil(self.rows), batch], self.items())
     }
 }
+
+/// Work items of a group, where they are lanes.
+const LANES: usize = 64;
 
 /// A matrix within a tensor: the steps along its rows and columns.
 struct Matrix {
@@ -81,7 +103,7 @@ pub(super) fn matmul(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let mut numbers = Vec::new();
     let a_base = offset("a", &left_batch, left.rows * left.columns, batch, &mut numbers);
     let b_base = offset("b", &right_batch, right.rows * right.columns, batch, &mut numbers);
-    let draft = product(&left, &right, count, (&a_base, &b_base), "sum")?;
+    let draft = product(site, &left, &right, count, (&a_base, &b_base), "sum")?;
     let mut draft = site.reads(site.reads(draft, "a", 0)?, "b", 1)?;
     draft.numbers.extend(numbers);
     Ok(Drafts::of(output.attach(draft)))
@@ -103,18 +125,28 @@ fn offset(
     format!("({index}) * {name}_matrix")
 }
 
-fn product(a: &Matrix, b: &Matrix, batch: usize, (a_base, b_base): (&str, &str), value: &str) -> Answer<Draft> {
+fn product(
+    site: Site<'_>,
+    a: &Matrix,
+    b: &Matrix,
+    batch: usize,
+    (a_base, b_base): (&str, &str),
+    value: &str,
+) -> Answer<Draft> {
     if a.columns != b.rows {
         return Err("its matrices do not fit each other".to_owned());
     }
-    let tiling = Tiling::of(a.rows, b.columns);
-    let body = include_str!("../sources/product.c")
-        .replace("$A_BASE", a_base)
-        .replace("$B_BASE", b_base)
-        .replace("$VALUE", value);
-    Ok(tiling
-        .describe(Draft::new("product", body), a.rows, b.columns, batch)
-        .flag("A_DEPTH_FIRST", a.column_step == 1)
+    let filled = |body: &str| body.replace("$A_BASE", a_base).replace("$B_BASE", b_base).replace("$VALUE", value);
+    let draft = if site.target.tiles {
+        let draft = Draft::new("product", filled(include_str!("../sources/product.c")));
+        Tiling::of(a.rows, b.columns)
+            .describe(draft, a.rows, b.columns, batch)
+            .flag("A_DEPTH_FIRST", a.column_step == 1)
+    } else {
+        let draft = Draft::new("product", filled(include_str!("../sources/product_lanes.c")));
+        Tiling::lanes(draft, a.rows, b.columns, batch)
+    };
+    Ok(draft
         .number("rows", a.rows)
         .number("columns", b.columns)
         .number("depth", a.columns)
@@ -146,7 +178,7 @@ pub(super) fn gemm(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
         value += if beta == 1.0 { " + " } else { " + beta * " };
         value += &format!("LOAD(c, {index})");
     }
-    let draft = product(&a, &b, 1, ("0u", "0u"), &value)?;
+    let draft = product(site, &a, &b, 1, ("0u", "0u"), &value)?;
     let mut draft = site.reads(site.reads(draft, "a", 0)?, "b", 1)?;
     if added.is_some() {
         draft = site.reads(draft, "c", 2)?;

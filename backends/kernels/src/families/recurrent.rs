@@ -3,6 +3,7 @@
 use hetero_hal::{DType, ValueId};
 
 use crate::draft::{Draft, Drafts, Operand};
+use crate::families::product::Tiling;
 use crate::site::{Answer, Output, Site};
 
 /// Most steps, counted over directions: each is a launch.
@@ -60,13 +61,18 @@ impl Network {
     /// The gates' parts that come from the inputs, for all steps of one direction.
     fn inputs(&self, site: &Site<'_>, direction: usize, to: Operand) -> Answer<Draft> {
         let (rows, columns) = (self.steps * self.batch, self.gates * self.hidden);
-        let body = include_str!("../sources/product.c")
-            .replace("$A_BASE", "0u")
-            .replace("$B_BASE", "direction * columns * depth")
-            .replace("RESULT(at, $VALUE)", "STORE(y, at, sum)");
-        let draft = super::product::Tiling::of(rows, columns)
-            .describe(Draft::new("product", body), rows, columns, 1)
-            .flag("A_DEPTH_FIRST", true)
+        let filled = |body: &str| {
+            let body = body.replace("$A_BASE", "0u").replace("$B_BASE", "direction * columns * depth");
+            body.replace("RESULT(at, $VALUE)", "STORE(y, at, sum)")
+        };
+        let draft = if site.target.tiles {
+            let draft = Draft::new("product", filled(include_str!("../sources/product.c")));
+            Tiling::of(rows, columns).describe(draft, rows, columns, 1).flag("A_DEPTH_FIRST", true)
+        } else {
+            let draft = Draft::new("product", filled(include_str!("../sources/product_lanes.c")));
+            Tiling::lanes(draft, rows, columns, 1)
+        };
+        let draft = draft
             .number("direction", direction)
             .number("rows", rows)
             .number("columns", columns)

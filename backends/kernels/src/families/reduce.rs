@@ -20,7 +20,8 @@ struct Axes {
 impl Axes {
     fn new(shape: &[usize], axes: &[usize]) -> Axes {
         let own = strides(shape);
-        let (mut kept, mut reduced): (Vec<(usize, usize)>, Vec<(usize, usize)>) = (vec![], vec![]);
+        let mut kept: Vec<(usize, usize)> = Vec::new();
+        let mut reduced: Vec<(usize, usize)> = Vec::new();
         for (at, (&size, &stride)) in shape.iter().zip(&own).enumerate() {
             let list = if axes.contains(&at) { &mut reduced } else { &mut kept };
             match list.last_mut() {

@@ -16,9 +16,9 @@ if (LINEAR < n) {
         const int x1 = x0 + pw - a * gw;
         if (z >= 0 && y1 >= 0 && x1 >= 0 && z % sd == 0 && z / sd < id && y1 % sh == 0 && y1 / sh < ih && x1 % sw == 0 && x1 / sw < iw) {
           for (int ch = 0; ch < inputs; ch += 1) {
-            const int channel = part * inputs + ch;
-            const float e = LOAD(x, (((image * groups * inputs + channel) * id + z / sd) * ih + y1 / sh) * iw + x1 / sw);
-            sum += e * LOAD(w, (((channel * outputs + filter % outputs) * kd + c) * kh + b) * kw + a);
+            const int plane = part * inputs + ch;
+            const float e = LOAD(x, (((image * groups * inputs + plane) * id + z / sd) * ih + y1 / sh) * iw + x1 / sw);
+            sum += e * LOAD(w, (((plane * outputs + filter % outputs) * kd + c) * kh + b) * kw + a);
           }
         }
       }

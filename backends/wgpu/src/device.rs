@@ -1,0 +1,313 @@
+//! The device.
+
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::Sender;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use hetero_hal::{
+    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge,
+    Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
+    Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
+};
+use hetero_kernels::{Dialect, Target};
+
+use crate::completion::{self, Ticket};
+use crate::driver::Settings;
+use crate::executable::WgpuExecutable;
+use crate::gpu::{Gpu, PATIENCE};
+use crate::memory::{Budget, WgpuMemory};
+use crate::pipelines::Pipelines;
+use crate::queue::WgpuQueue;
+use crate::vulkan::Importer;
+
+/// What memory, executables and queues of a device have in common.
+pub(crate) struct Context {
+    pub(crate) gpu: Arc<Gpu>,
+    pub(crate) target: Target,
+    /// What bindings begin at multiples of.
+    pub(crate) alignment: usize,
+    /// Does the host map buffers?
+    pub(crate) mapped: bool,
+    pub(crate) budget: Budget,
+    pub(crate) importer: Option<Importer>,
+    pub(crate) pipelines: Pipelines,
+    /// To the thread that waits for the device, once it is needed.
+    waiting: Mutex<Option<Sender<Ticket>>>,
+}
+
+impl Context {
+    /// A buffer's memory, where it is this device's.
+    pub(crate) fn memory<'a>(&self, buffer: &'a Buffer) -> Result<&'a WgpuMemory> {
+        let own = buffer.memory::<WgpuMemory>().filter(|memory| std::ptr::eq(memory.gpu(), &*self.gpu));
+        own.ok_or_else(|| {
+            Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.gpu.id.clone())
+        })
+    }
+
+    /// Starts a copy between two allocations, of whole words.
+    pub(crate) fn start_copy(
+        &self,
+        (from, source): (&WgpuMemory, usize),
+        (to, target): (&WgpuMemory, usize),
+        bytes: usize,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let gpu = &self.gpu;
+        let at = |memory: &WgpuMemory, offset: usize| (memory.lead() + offset) as u64;
+        gpu.checked("copying", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(&from.buffer, at(from, source), &to.buffer, at(to, target), bytes as u64);
+            let commands = encoder.finish();
+            let _unmapped = (from.submitting(), to.submitting());
+            gpu.queue.submit([commands])
+        })
+    }
+
+    /// Lets the device's thread wait for work.
+    pub(crate) fn wait_for(&self, ticket: Ticket) {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match &mut *waiting {
+            Some(sender) => sender,
+            none => match completion::start(&self.gpu) {
+                Ok(sender) => none.insert(sender),
+                Err(error) => {
+                    let _ = ticket.done.tell(&self.gpu, Err(error));
+                    return;
+                }
+            },
+        };
+        if let Err(returned) = sender.send(ticket) {
+            let error = Error::internal("the thread that waits for the device has ended");
+            let _ = returned.0.done.tell(&self.gpu, Err(error));
+        }
+    }
+}
+
+/// An opened adapter.
+pub(crate) struct WgpuDevice {
+    info: DeviceInfo,
+    capabilities: Capabilities,
+    context: Arc<Context>,
+}
+
+impl WgpuDevice {
+    pub(crate) fn new(
+        info: DeviceInfo,
+        gpu: Gpu,
+        importer: Option<Importer>,
+        budget: Budget,
+        settings: &Settings,
+    ) -> Self {
+        let (limits, features) = (gpu.device.limits(), gpu.device.features());
+        let alignment = limits.min_storage_buffer_offset_alignment as usize;
+        let binding = limits.max_storage_buffer_binding_size.min(settings.binding_bytes).min(limits.max_buffer_size);
+        let target = Target {
+            dialect: Dialect::Wgsl,
+            half: features.contains(wgpu::Features::SHADER_F16),
+            long: features.contains(wgpu::Features::SHADER_INT64),
+            // A software rasteriser's work items are lanes of the processor's vectors.
+            tiles: info.kind != DeviceKind::Cpu,
+            items: limits.max_compute_invocations_per_workgroup.min(limits.max_compute_workgroup_size_x),
+            local_bytes: limits.max_compute_workgroup_storage_size,
+            groups: limits.max_compute_workgroups_per_dimension,
+            // The numbers take one binding more.
+            buffers: limits.max_storage_buffers_per_shader_stage.min(limits.max_bindings_per_bind_group - 1),
+            binding_bytes: binding / 256 * 256,
+            alignment,
+        };
+        let kinds = if settings.mapped { MemoryKind::Shared } else { MemoryKind::Device };
+        let capabilities = Capabilities {
+            dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
+            memory_kinds: vec![kinds],
+            imports: importer.iter().map(|_| HandleKind::Host).collect(),
+            // The pages around a range are imported.
+            import_alignment: 0,
+            exports: vec![],
+            queues: 1,
+            alignment,
+            max_allocation: Some(limits.max_buffer_size),
+            kernels: vec![KernelFormat::Wgsl],
+        };
+        let context = Context {
+            gpu: Arc::new(gpu),
+            target,
+            alignment,
+            mapped: settings.mapped,
+            budget,
+            importer,
+            pipelines: Pipelines::default(),
+            waiting: Mutex::new(None),
+        };
+        let mut device = WgpuDevice { info, capabilities, context: Arc::new(context) };
+        if !device.imports_are_seen().unwrap_or(false) {
+            device.capabilities.imports.clear();
+        }
+        device
+    }
+
+    /// Does the device see what the host writes into imported pages, and the host what the device writes? Vulkan leaves it to barriers that wgpu may not have.
+    fn imports_are_seen(&self) -> Result<bool> {
+        const BYTES: usize = 4096;
+        let context = &self.context;
+        let own = WgpuMemory::allocate(context, BYTES)?;
+        let shared = WgpuMemory::import(context, HostMemory::allocate(BYTES)?)?;
+        let shared = context.memory(&shared)?;
+        let mut seen = [0; BYTES];
+        own.write(0, &[0xa5; BYTES])?;
+        let index = context.start_copy((&own, 0), (shared, 0), BYTES)?;
+        context.gpu.wait(&index, Instant::now() + PATIENCE)?;
+        shared.read(0, &mut seen)?;
+        if seen != [0xa5; BYTES] {
+            return Ok(false);
+        }
+        shared.write(0, &[0x3c; BYTES])?;
+        let index = context.start_copy((shared, 0), (&own, 0), BYTES)?;
+        context.gpu.wait(&index, Instant::now() + PATIENCE)?;
+        own.read(0, &mut seen)?;
+        Ok(seen == [0x3c; BYTES])
+    }
+
+    fn kind(&self) -> MemoryKind {
+        if self.context.mapped { MemoryKind::Shared } else { MemoryKind::Device }
+    }
+}
+
+impl Device for WgpuDevice {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn claims(&self, program: &Program) -> Vec<Claim> {
+        let supported =
+            program.node_ids().filter(|(_, node)| hetero_kernels::support(program, node, &self.context.target).is_ok());
+        supported.map(|(id, _)| Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None }).collect()
+    }
+
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        let node = program.nodes().get(node.index())?;
+        hetero_kernels::support(program, node, &self.context.target).err()
+    }
+
+    fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        const PAGE: usize = 4096;
+        if layout.alignment > PAGE || (layout.alignment > 0 && !layout.alignment.is_power_of_two()) {
+            return Err(Error::invalid_argument(format!("cannot align to {} bytes", layout.alignment))
+                .on(self.info.id.clone())
+                .with_remedy("ask for a power of two up to 4096"));
+        }
+        Ok(WgpuMemory::allocate(&self.context, layout.bytes)?.into_buffer(self.kind()))
+    }
+
+    fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
+        let ExternalMemory::Host(host) = memory else {
+            return Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()));
+        };
+        match semantics {
+            HostSemantics::Shared if host.as_mut_ptr().is_none() => {
+                Err(Error::invalid_argument("constant memory cannot be shared for writing").on(self.info.id.clone()))
+            }
+            HostSemantics::Immutable | HostSemantics::Shared => WgpuMemory::import(&self.context, host),
+            _ => Ok(WgpuMemory::copy_of(&self.context, &host)?.into_buffer(self.kind())),
+        }
+    }
+
+    fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
+        self.context.gpu.alive()?;
+        Ok(Arc::new(WgpuQueue::new(&self.context, options)))
+    }
+
+    fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
+        let executable = match source {
+            Source::Program(program) => WgpuExecutable::compile(&self.context, program, options),
+            Source::Kernel { format: KernelFormat::Wgsl, code, signature } => {
+                WgpuExecutable::kernel(&self.context, code, signature)
+            }
+            Source::Kernel { format, .. } => Err(Error::unsupported(format!("kernels as {format:?}"))),
+            _ => Err(Error::unsupported("such a source")),
+        };
+        Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
+    }
+
+    fn edge_to(&self, peer: &DeviceInfo) -> Edge {
+        if peer.id == self.info.id {
+            let bandwidth = self.info.peak_bandwidth;
+            return Edge {
+                read: Access::Native,
+                write: Access::Native,
+                bandwidth,
+                latency: Some(Duration::ZERO),
+                coherent: true,
+            };
+        }
+        Edge::default()
+    }
+
+    fn telemetry(&self) -> Telemetry {
+        let mut telemetry = Telemetry::default();
+        telemetry.allocated_bytes = Some(self.context.budget.used.load(Ordering::Relaxed));
+        telemetry.busy = Some(self.context.gpu.busy());
+        telemetry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{DeviceKind, ErrorKind, HostTask, Timeline, Work};
+
+    use super::*;
+    use crate::gpu::now;
+
+    #[test]
+    fn a_lost_device_fails_what_is_submitted_and_what_waits() {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends: wgpu::Backends::PRIMARY,
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        });
+        let adapters = now(instance.enumerate_adapters(wgpu::Backends::PRIMARY)).unwrap_or_default();
+        let Some(adapter) = adapters.first() else {
+            assert!(std::env::var_os("HETERO_REQUIRE_DRIVERS").is_none_or(|value| value != "1"), "no adapter");
+            println!("skipped: there is no adapter");
+            return;
+        };
+        let descriptor = wgpu::DeviceDescriptor::default();
+        let (device, queue) = now(adapter.request_device(&descriptor)).unwrap().unwrap();
+        let id = hetero_hal::DeviceId::new("wgpu", 0);
+        let info = DeviceInfo {
+            id: id.clone(),
+            kind: DeviceKind::Gpu,
+            name: String::new(),
+            vendor: String::new(),
+            driver_version: String::new(),
+            memory_bytes: None,
+            numa_node: None,
+            emulated: true,
+            peak_flops: None,
+            peak_bandwidth: None,
+        };
+        let budget = Budget { used: Default::default(), limit: u64::MAX };
+        let settings = Settings { mapped: false, binding_bytes: u64::MAX };
+        let device = WgpuDevice::new(info, Gpu::new(id, device, queue), None, budget, &settings);
+        let buffer = device.allocate(BufferLayout::new(64)).unwrap();
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let gate = Timeline::new(0);
+        let line = Timeline::new(0);
+        let fill = Work::Fill { target: buffer.clone(), pattern: [1].as_slice().into() };
+        queue.submit(&[gate.at(1)], fill.clone(), &[line.at(1)]).unwrap();
+        device.context.gpu.device.destroy();
+        let _ = device.context.gpu.device.poll(wgpu::PollType::Poll);
+        gate.advance(1);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let lost = |error: Error| (error.kind(), error.device().map(ToString::to_string));
+        let expected = (ErrorKind::DeviceLost, Some("wgpu:0".to_owned()));
+        assert_eq!(lost(line.wait(1, deadline).unwrap_err()), expected);
+        assert_eq!(lost(queue.submit(&[], fill, &[]).unwrap_err()), expected);
+        assert_eq!(lost(buffer.read(0, &mut [0]).unwrap_err()), expected);
+        assert_eq!(lost(device.allocate(BufferLayout::new(4)).unwrap_err()), expected);
+        let task: Arc<dyn HostTask> = Arc::new(|| Ok(()));
+        assert_eq!(lost(queue.run(&[], Work::Host(task), &[], deadline).unwrap_err()), expected);
+    }
+}

@@ -1,0 +1,368 @@
+//! A compiled program: dispatches in order, recorded into one command buffer for each run.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use hetero_hal::{
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution,
+    KernelSignature, Memory, Program, Result, Tensor,
+};
+use hetero_kernels::{Bound, Place};
+
+use crate::device::Context;
+use crate::memory::WgpuMemory;
+use crate::pipelines::{Pipeline, Text};
+
+/// Bytes of small constants that share a buffer.
+const SHARED: usize = 16 << 20;
+/// Sets of bindings whose bind groups are kept.
+const PREPARED: usize = 8;
+
+/// One dispatch.
+struct Step {
+    pipeline: Arc<Pipeline>,
+    buffers: Vec<Bound>,
+    /// First byte and length of its numbers in the buffer of numbers.
+    numbers: Option<(u64, u64)>,
+    groups: [u32; 3],
+}
+
+/// The bind groups of all steps for one set of bindings.
+struct Prepared {
+    /// Memory and first byte of each binding and of the scratch memory.
+    key: Vec<(u64, usize)>,
+    groups: Vec<wgpu::BindGroup>,
+}
+
+/// A program or kernel compiled for a wgpu device.
+pub(crate) struct WgpuExecutable {
+    context: Arc<Context>,
+    bindings: Vec<BindingInfo>,
+    steps: Vec<Step>,
+    /// What holds the constants, and where in it each lies.
+    memories: Vec<WgpuMemory>,
+    constants: Vec<(usize, usize)>,
+    /// The numbers of all steps.
+    numbers: Option<WgpuNumbers>,
+    scratch: usize,
+    resident: usize,
+    /// Most recently used last.
+    prepared: Mutex<Vec<Arc<Prepared>>>,
+}
+
+/// The numbers of all steps, in a uniform buffer.
+struct WgpuNumbers(wgpu::Buffer);
+
+impl WgpuExecutable {
+    pub(crate) fn compile(context: &Arc<Context>, program: &Program, options: &CompileOptions) -> Result<Self> {
+        options.check()?;
+        let lowered = hetero_kernels::lower(program, &context.target)?;
+        let mut pipelines = Vec::with_capacity(lowered.kernels.len());
+        for (number, kernel) in lowered.kernels.iter().enumerate() {
+            options.check()?;
+            let text = Text {
+                code: kernel.code.clone(),
+                entry: kernel.entry.clone(),
+                buffers: kernel.buffers.len(),
+                numbers: kernel.numbers > 0,
+                own: true,
+            };
+            pipelines.push(context.pipelines.get(&context.gpu, text).map_err(|error| {
+                // The first node that needs the kernel, so that the engine can plan without it.
+                let first = lowered.launches.iter().find(|launch| launch.kernel == number);
+                let node = first.and_then(|launch| program.nodes().get(launch.nodes.last()?.index()));
+                node.map_or(error.clone(), |node| error.at(node.to_string()))
+            })?);
+        }
+        let (memories, constants) = upload(context, &lowered.constants, options)?;
+        let align = context.gpu.device.limits().min_uniform_buffer_offset_alignment as usize;
+        let mut content: Vec<u8> = Vec::new();
+        let mut steps = Vec::with_capacity(lowered.launches.len());
+        for launch in lowered.launches {
+            let pipeline = pipelines[launch.kernel].clone();
+            let numbers = (!launch.numbers.is_empty()).then(|| {
+                content.resize(content.len().next_multiple_of(align), 0);
+                let offset = content.len() as u64;
+                content.extend(launch.numbers.iter().flat_map(|number| number.to_le_bytes()));
+                // Some drivers want whole vectors.
+                content.resize(content.len().next_multiple_of(16), 0);
+                (offset, content.len() as u64 - offset)
+            });
+            steps.push(Step { pipeline, buffers: launch.buffers, numbers, groups: launch.groups });
+        }
+        let numbers = if content.is_empty() { None } else { Some(WgpuNumbers::new(context, &content)?) };
+        let resident = lowered.constants.iter().map(|tensor| tensor.bytes().len()).sum::<usize>() + content.len();
+        Ok(WgpuExecutable {
+            context: context.clone(),
+            bindings: BindingInfo::of(program),
+            steps,
+            memories,
+            constants,
+            numbers,
+            scratch: lowered.scratch,
+            resident,
+            prepared: Mutex::default(),
+        })
+    }
+
+    /// A kernel of somebody else's.
+    pub(crate) fn kernel(context: &Arc<Context>, code: &[u8], signature: &KernelSignature) -> Result<Self> {
+        let code = std::str::from_utf8(code).map_err(|error| {
+            Error::new(ErrorKind::Compile, "the kernel is no text").at(signature.entry.clone()).caused_by(error)
+        })?;
+        let local = signature.local.filter(|local| local.iter().all(|&items| items > 0)).ok_or_else(|| {
+            Error::invalid_argument("a WGSL kernel's work group is missing from its signature")
+                .at(signature.entry.clone())
+                .with_remedy("set `local` to what the text has as `@workgroup_size`")
+        })?;
+        let text = Text {
+            code: code.to_owned(),
+            entry: signature.entry.clone(),
+            buffers: signature.bindings.len(),
+            numbers: false,
+            own: false,
+        };
+        let pipeline = context.pipelines.get(&context.gpu, text).map_err(|error| error.at(signature.entry.clone()))?;
+        let groups = std::array::from_fn(|axis| signature.global[axis].div_ceil(local[axis]));
+        let most = context.target.groups;
+        if let Some(&count) = groups.iter().find(|&&count| count > most) {
+            return Err(Error::invalid_argument(format!("{count} work groups along a dimension, of at most {most}"))
+                .at(signature.entry.clone()));
+        }
+        if let Some(binding) = signature.bindings.iter().find(|info| info.bytes == 0) {
+            return Err(
+                Error::invalid_argument(format!("the binding '{}' is empty", binding.name)).at(signature.entry.clone())
+            );
+        }
+        let whole = |(position, info): (usize, &BindingInfo)| Bound {
+            place: Place::Binding(position),
+            offset: 0,
+            bytes: info.bytes,
+        };
+        let buffers = signature.bindings.iter().enumerate().map(whole).collect();
+        Ok(WgpuExecutable {
+            context: context.clone(),
+            bindings: signature.bindings.clone(),
+            steps: vec![Step { pipeline, buffers, numbers: None, groups }],
+            memories: vec![],
+            constants: vec![],
+            numbers: None,
+            scratch: 0,
+            resident: 0,
+            prepared: Mutex::default(),
+        })
+    }
+
+    /// Was it compiled for this device?
+    pub(crate) fn is_of(&self, context: &Arc<Context>) -> bool {
+        Arc::ptr_eq(&self.context, context)
+    }
+
+    /// Checks what a caller can get wrong.
+    pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
+        BindingInfo::check(&self.bindings, &execution.bindings)?;
+        let alignment = self.context.alignment;
+        let misplaced = |buffer: &Buffer, name: &str| {
+            if buffer.offset().is_multiple_of(alignment) {
+                return Ok(());
+            }
+            let text = format!("'{name}' begins at byte {} of its memory", buffer.offset());
+            Err(Error::invalid_argument(text).with_remedy(format!("place it at a multiple of {alignment}")))
+        };
+        for (info, buffer) in self.bindings.iter().zip(execution.bindings.iter()) {
+            let memory = self.context.memory(buffer)?;
+            if info.bytes > 0 {
+                misplaced(buffer, &info.name)?;
+            }
+            if info.direction == Direction::Output && !memory.writable() {
+                return Err(Error::invalid_argument(format!("the output '{}' is bound to constant memory", info.name)));
+            }
+        }
+        let room = execution.scratch.as_ref().map_or(0, Buffer::len);
+        if room < self.scratch {
+            return Err(Error::invalid_argument("the scratch buffer is too small")
+                .with_sizes(self.scratch as u64, Some(room as u64)));
+        }
+        match &execution.scratch {
+            Some(scratch) => {
+                self.context.memory(scratch)?;
+                misplaced(scratch, "the scratch memory")
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Records a run and gives it to the device; `None` where there is nothing to do.
+    pub(crate) fn submit(&self, execution: &Execution) -> Result<Option<wgpu::SubmissionIndex>> {
+        if execution.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+            return Err(Error::new(ErrorKind::Timeout, "the run's deadline has passed")
+                .with_remedy("allow the engine more time"));
+        }
+        if self.steps.is_empty() {
+            return Ok(None);
+        }
+        let prepared = self.prepare(execution)?;
+        let gpu = &self.context.gpu;
+        let mut memories = Vec::with_capacity(execution.bindings.len() + 1);
+        for buffer in execution.bindings.iter().chain(&execution.scratch) {
+            let memory = self.context.memory(buffer)?;
+            // A lock that is taken twice could wait for itself.
+            if !memories.iter().any(|&other: &&WgpuMemory| other.identity == memory.identity) {
+                memories.push(memory);
+            }
+        }
+        gpu.checked("running", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            {
+                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+                let mut last: *const Pipeline = std::ptr::null();
+                for (step, group) in self.steps.iter().zip(&prepared.groups) {
+                    if !std::ptr::eq(last, Arc::as_ptr(&step.pipeline)) {
+                        pass.set_pipeline(&step.pipeline.pipeline);
+                        last = Arc::as_ptr(&step.pipeline);
+                    }
+                    pass.set_bind_group(0, group, &[]);
+                    let [x, y, z] = step.groups;
+                    pass.dispatch_workgroups(x, y, z);
+                }
+            }
+            let commands = encoder.finish();
+            let _unmapped: Vec<_> = memories.iter().map(|memory| memory.submitting()).collect();
+            Some(gpu.queue.submit([commands]))
+        })
+    }
+
+    /// The bind groups for the memory of a run, made where no run before had the same.
+    fn prepare(&self, execution: &Execution) -> Result<Arc<Prepared>> {
+        let bound = || execution.bindings.iter().chain(&execution.scratch);
+        let matches = |key: &[(u64, usize)]| {
+            key.len() == bound().count()
+                && bound().zip(key).all(|(buffer, &(identity, offset))| {
+                    buffer.offset() == offset
+                        && buffer.memory::<WgpuMemory>().is_some_and(|memory| memory.identity == identity)
+                })
+        };
+        let lock = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut known = lock();
+            if let Some(index) = known.iter().rposition(|prepared| matches(&prepared.key)) {
+                let found = known.remove(index);
+                known.push(found.clone());
+                return Ok(found);
+            }
+        }
+        let made = Arc::new(self.bind(execution)?);
+        let mut known = lock();
+        if known.len() >= PREPARED {
+            known.remove(0);
+        }
+        known.push(made.clone());
+        Ok(made)
+    }
+
+    fn bind(&self, execution: &Execution) -> Result<Prepared> {
+        let mut key = Vec::with_capacity(execution.bindings.len() + 1);
+        for buffer in execution.bindings.iter().chain(&execution.scratch) {
+            key.push((self.context.memory(buffer)?.identity, buffer.offset()));
+        }
+        let gpu = &self.context.gpu;
+        let mut groups = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let mut entries = Vec::with_capacity(step.buffers.len() + 1);
+            for bound in &step.buffers {
+                let (memory, offset) = self.find(execution, bound.place)?;
+                let binding = wgpu::BufferBinding {
+                    buffer: &memory.buffer,
+                    offset: (memory.lead() + offset + bound.offset) as u64,
+                    // Kernels touch whole words, and buffers have them.
+                    size: wgpu::BufferSize::new(bound.bytes.next_multiple_of(4) as u64),
+                };
+                let resource = wgpu::BindingResource::Buffer(binding);
+                entries.push(wgpu::BindGroupEntry { binding: entries.len() as u32, resource });
+            }
+            if let (Some((offset, bytes)), Some(WgpuNumbers(buffer))) = (step.numbers, &self.numbers) {
+                let binding = wgpu::BufferBinding { buffer, offset, size: wgpu::BufferSize::new(bytes) };
+                let resource = wgpu::BindingResource::Buffer(binding);
+                entries.push(wgpu::BindGroupEntry { binding: entries.len() as u32, resource });
+            }
+            let layout = &step.pipeline.layout;
+            let descriptor = wgpu::BindGroupDescriptor { label: None, layout, entries: &entries };
+            groups.push(gpu.checked("binding memory", || gpu.device.create_bind_group(&descriptor))?);
+        }
+        Ok(Prepared { key, groups })
+    }
+
+    /// The memory of a place, and where in it the place begins.
+    fn find<'a>(&'a self, execution: &'a Execution, place: Place) -> Result<(&'a WgpuMemory, usize)> {
+        let missing = || Error::internal(format!("{place:?} has no memory"));
+        let buffer = match place {
+            Place::Binding(position) => execution.bindings.get(position).ok_or_else(missing)?,
+            Place::Scratch => execution.scratch.as_ref().ok_or_else(missing)?,
+            Place::Constant(number) => {
+                let &(memory, offset) = self.constants.get(number).ok_or_else(missing)?;
+                return Ok((self.memories.get(memory).ok_or_else(missing)?, offset));
+            }
+        };
+        Ok((self.context.memory(buffer)?, buffer.offset()))
+    }
+}
+
+impl WgpuNumbers {
+    fn new(context: &Context, content: &[u8]) -> Result<Self> {
+        let gpu = &context.gpu;
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size: content.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        };
+        gpu.checked("uploading numbers", || {
+            let buffer = gpu.device.create_buffer(&descriptor);
+            gpu.queue.write_buffer(&buffer, 0, content);
+            WgpuNumbers(buffer)
+        })
+    }
+}
+
+/// Memory, and for each constant the number of its memory and its first byte there.
+type Uploaded = (Vec<WgpuMemory>, Vec<(usize, usize)>);
+
+/// Constants in memory of the device, small ones together.
+fn upload(context: &Arc<Context>, constants: &[Tensor], options: &CompileOptions) -> Result<Uploaded> {
+    let mut places = Vec::with_capacity(constants.len());
+    let mut sizes: Vec<usize> = Vec::new();
+    for tensor in constants {
+        let bytes = tensor.bytes().len();
+        let begin = sizes.last().map(|&size: &usize| size.next_multiple_of(context.alignment));
+        match (begin, sizes.last_mut()) {
+            (Some(begin), Some(size)) if begin + bytes <= SHARED => {
+                places.push((places.last().map_or(0, |&(memory, _)| memory), begin));
+                *size = begin + bytes;
+            }
+            _ => {
+                places.push((places.last().map_or(0, |&(memory, _): &(usize, usize)| memory + 1), 0));
+                sizes.push(bytes);
+            }
+        }
+    }
+    let memories = sizes.iter().map(|&bytes| WgpuMemory::allocate(context, bytes)).collect::<Result<Vec<_>>>()?;
+    for (tensor, &(memory, offset)) in constants.iter().zip(&places) {
+        options.check()?;
+        memories[memory].write(offset, tensor.bytes())?;
+    }
+    Ok((memories, places))
+}
+
+impl Executable for WgpuExecutable {
+    fn bindings(&self) -> &[BindingInfo] {
+        &self.bindings
+    }
+
+    fn scratch(&self) -> BufferLayout {
+        BufferLayout { bytes: self.scratch, alignment: self.context.alignment }
+    }
+
+    fn resident_bytes(&self) -> usize {
+        self.resident
+    }
+}

@@ -1,0 +1,298 @@
+//! Buffers: the device's own, mapped or staged, and host memory in place.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use hetero_hal::{Buffer, DeviceId, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
+
+use crate::device::Context;
+use crate::gpu::{Gpu, PATIENCE};
+
+/// Bytes that a device has allocated, and may.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    pub(crate) used: AtomicU64,
+    pub(crate) limit: u64,
+}
+
+impl Budget {
+    fn take(&self, device: &DeviceId, bytes: u64) -> Result<()> {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+        });
+        taken.map(|_| ()).map_err(|used| {
+            Error::new(ErrorKind::OutOfMemory, "cannot allocate memory")
+                .on(device.clone())
+                .with_sizes(bytes, Some(self.limit.saturating_sub(used)))
+                .with_remedy("bind smaller shapes, or raise the device's memory limit")
+        })
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// How the host gets at memory.
+enum Reach {
+    /// By mapping it.
+    Mapped,
+    /// By copies that the device makes.
+    Staged,
+    /// It is the host's own. The range begins so many bytes after the buffer.
+    Host { memory: HostMemory, lead: usize },
+}
+
+/// Memory of a wgpu device.
+pub(crate) struct WgpuMemory {
+    context: Arc<Context>,
+    /// Never used again, so that what was prepared for this memory is not taken for another's.
+    pub(crate) identity: u64,
+    pub(crate) buffer: wgpu::Buffer,
+    bytes: usize,
+    /// Counted by the budget.
+    counted: u64,
+    reach: Reach,
+    /// Held for writing while the host has it mapped, when no work may be submitted that uses it; for reading while work is submitted.
+    mapping: RwLock<()>,
+}
+
+/// Bytes that are moved at once through staging memory.
+const PIECE: usize = 16 << 20;
+
+static IDENTITIES: AtomicU64 = AtomicU64::new(0);
+
+impl WgpuMemory {
+    /// Fresh memory that counts against the budget.
+    pub(crate) fn allocate(context: &Arc<Context>, bytes: usize) -> Result<Self> {
+        let gpu = &context.gpu;
+        // A buffer is not empty, and kernels touch whole words.
+        let size = bytes.max(4).next_multiple_of(4) as u64;
+        let most = gpu.device.limits().max_buffer_size;
+        if size > most {
+            return Err(Error::new(ErrorKind::OutOfMemory, "a buffer of the device cannot be that large")
+                .on(gpu.id.clone())
+                .with_sizes(bytes as u64, Some(most))
+                .with_remedy("bind smaller shapes"));
+        }
+        let counted = (bytes as u64).next_multiple_of(4);
+        context.budget.take(&gpu.id, counted)?;
+        let mut usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        if context.mapped {
+            usage |= wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::MAP_WRITE;
+        }
+        let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
+        let made = gpu.checked("allocating memory", || gpu.device.create_buffer(&descriptor));
+        let buffer = made.map_err(|error| {
+            context.budget.give_back(counted);
+            error.with_sizes(bytes as u64, None)
+        })?;
+        let reach = if context.mapped { Reach::Mapped } else { Reach::Staged };
+        Ok(WgpuMemory::new(context, buffer, bytes, counted, reach))
+    }
+
+    fn new(context: &Arc<Context>, buffer: wgpu::Buffer, bytes: usize, counted: u64, reach: Reach) -> Self {
+        let identity = IDENTITIES.fetch_add(1, Ordering::Relaxed);
+        WgpuMemory { context: context.clone(), identity, buffer, bytes, counted, reach, mapping: RwLock::new(()) }
+    }
+
+    /// Host memory in place.
+    pub(crate) fn import(context: &Arc<Context>, host: HostMemory) -> Result<Buffer> {
+        let gpu = &context.gpu;
+        let Some(importer) = &context.importer else {
+            return Err(Error::unsupported("import of host memory without a copy").on(gpu.id.clone()));
+        };
+        let misplaced = !(host.as_ptr() as usize).is_multiple_of(context.alignment);
+        if misplaced || host.is_empty() {
+            return Err(Error::invalid_argument(format!("cannot import {host:?}"))
+                .on(gpu.id.clone())
+                .with_remedy(format!("give it memory at a multiple of {} bytes, or copy it", context.alignment)));
+        }
+        let (buffer, lead) = importer.import(gpu, &host)?;
+        let bytes = host.len();
+        let reach = Reach::Host { memory: host, lead };
+        let memory = WgpuMemory::new(context, buffer, bytes, 0, reach);
+        Ok(memory.into_buffer(MemoryKind::Shared))
+    }
+
+    /// Memory of its own with the bytes of the host's.
+    pub(crate) fn copy_of(context: &Arc<Context>, host: &HostMemory) -> Result<Self> {
+        let own = WgpuMemory::allocate(context, host.len())?;
+        // SAFETY: the bytes are `host`'s, which lives through the call, and by the contract of importing nobody writes them now.
+        own.write(0, unsafe { std::slice::from_raw_parts(host.as_ptr(), host.len()) })?;
+        Ok(own)
+    }
+
+    /// As a buffer of the contract.
+    pub(crate) fn into_buffer(self, kind: MemoryKind) -> Buffer {
+        let (device, bytes) = (self.context.gpu.id.clone(), self.bytes);
+        Buffer::new(device, kind, bytes, Arc::new(self))
+    }
+
+    /// First byte of the memory within wgpu's buffer.
+    pub(crate) fn lead(&self) -> usize {
+        match self.reach {
+            Reach::Host { lead, .. } => lead,
+            _ => 0,
+        }
+    }
+
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.context.gpu
+    }
+
+    /// May the device write it?
+    pub(crate) fn writable(&self) -> bool {
+        match &self.reach {
+            Reach::Host { memory, .. } => memory.as_mut_ptr().is_some(),
+            _ => true,
+        }
+    }
+
+    /// Keeps the host from mapping it; nothing to keep it from where it is not mapped.
+    pub(crate) fn submitting(&self) -> Option<RwLockReadGuard<'_, ()>> {
+        matches!(self.reach, Reach::Mapped).then(|| self.mapping.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
+        match offset.checked_add(bytes) {
+            Some(end) if end <= self.bytes => Ok(()),
+            _ => Err(Error::invalid_argument(format!(
+                "bytes {offset} to {offset}+{bytes} are outside memory of {} bytes",
+                self.bytes
+            ))
+            .on(self.gpu().id.clone())),
+        }
+    }
+
+    /// Maps the words around a range. `with` gets the slice and where in it the range begins.
+    fn mapped<T>(
+        &self,
+        (offset, bytes): (usize, usize),
+        mode: wgpu::MapMode,
+        with: impl FnOnce(wgpu::BufferSlice<'_>, usize) -> Result<T>,
+    ) -> Result<T> {
+        let _mapping = self.mapping.write().unwrap_or_else(PoisonError::into_inner);
+        let (slice, lead) = words(&self.buffer, offset, bytes);
+        self.gpu().map(slice, mode, || with(slice, lead))
+    }
+
+    /// Reads by a copy into a staging buffer.
+    fn read_staged(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        let gpu = self.gpu();
+        let (first, end) = (offset / 8 * 8, (offset + into.len()).next_multiple_of(4));
+        let descriptor = wgpu::BufferDescriptor {
+            label: None,
+            size: (end - first) as u64,
+            usage: wgpu::BufferUsages::COPY_DST | wgpu::BufferUsages::MAP_READ,
+            mapped_at_creation: false,
+        };
+        let (staging, index) = gpu.checked("reading memory", || {
+            let staging = gpu.device.create_buffer(&descriptor);
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(&self.buffer, first as u64, &staging, 0, (end - first) as u64);
+            let index = gpu.queue.submit([encoder.finish()]);
+            (staging, index)
+        })?;
+        gpu.wait(&index, std::time::Instant::now() + PATIENCE)?;
+        let slice = staging.slice(..);
+        gpu.map(slice, wgpu::MapMode::Read, || {
+            let view = slice.get_mapped_range().map_err(|error| unmapped(gpu, error))?;
+            into.copy_from_slice(&view[offset - first..offset - first + into.len()]);
+            Ok(())
+        })
+    }
+
+    /// Writes by a copy out of staging memory of wgpu's.
+    fn write_staged(&self, offset: usize, from: &[u8]) -> Result<()> {
+        let gpu = self.gpu();
+        let (first, end) = (offset / 4 * 4, (offset + from.len()).next_multiple_of(4));
+        let mut widened = Vec::new();
+        let content = if (first, end) == (offset, offset + from.len()) {
+            from
+        } else {
+            // Words are written whole: what they hold besides is read first.
+            widened.resize(end - first, 0);
+            self.read_staged(first, &mut widened)?;
+            widened[offset - first..offset - first + from.len()].copy_from_slice(from);
+            &widened
+        };
+        let index = gpu.checked("writing memory", || {
+            gpu.queue.write_buffer(&self.buffer, first as u64, content);
+            gpu.queue.submit([])
+        })?;
+        // Small writes are ordered before what is submitted later; large ones are waited for, that staging memory does not pile up.
+        if from.len() < PIECE / 16 { Ok(()) } else { gpu.wait(&index, std::time::Instant::now() + PATIENCE) }
+    }
+}
+
+/// The words around a range, as mapping needs them, and where in them the range begins.
+fn words(buffer: &wgpu::Buffer, offset: usize, bytes: usize) -> (wgpu::BufferSlice<'_>, usize) {
+    let first = offset / wgpu::MAP_ALIGNMENT as usize * wgpu::MAP_ALIGNMENT as usize;
+    let end = (offset + bytes).next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT as usize);
+    (buffer.slice(first as u64..end as u64), offset - first)
+}
+
+fn unmapped(gpu: &Gpu, error: wgpu::MapRangeError) -> Error {
+    Error::new(ErrorKind::Execution, "memory is not mapped").on(gpu.id.clone()).caused_by(error)
+}
+
+impl Drop for WgpuMemory {
+    fn drop(&mut self) {
+        self.context.budget.give_back(self.counted);
+    }
+}
+
+impl Memory for WgpuMemory {
+    fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+        self.check(offset, into.len())?;
+        self.gpu().alive()?;
+        if into.is_empty() {
+            return Ok(());
+        }
+        match &self.reach {
+            Reach::Mapped => self.mapped((offset, into.len()), wgpu::MapMode::Read, |slice, lead| {
+                let view = slice.get_mapped_range().map_err(|error| unmapped(self.gpu(), error))?;
+                into.copy_from_slice(&view[lead..lead + into.len()]);
+                Ok(())
+            }),
+            Reach::Staged => {
+                let mut pieces = into.chunks_mut(PIECE).enumerate();
+                pieces.try_for_each(|(number, piece)| self.read_staged(offset + number * PIECE, piece))
+            }
+            Reach::Host { memory, .. } => {
+                // SAFETY: the range was checked to lie inside memory that `memory` keeps alive, `into` is exclusive, and by the contract of `Memory`
+                // nothing writes the range now.
+                unsafe { std::ptr::copy(memory.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
+                Ok(())
+            }
+        }
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+        self.check(offset, from.len())?;
+        self.gpu().alive()?;
+        if from.is_empty() {
+            return Ok(());
+        }
+        match &self.reach {
+            Reach::Mapped => self.mapped((offset, from.len()), wgpu::MapMode::Write, |slice, lead| {
+                let mut view = slice.get_mapped_range_mut().map_err(|error| unmapped(self.gpu(), error))?;
+                view.slice(lead..lead + from.len()).copy_from_slice(from);
+                Ok(())
+            }),
+            Reach::Staged => {
+                let mut pieces = from.chunks(PIECE).enumerate();
+                pieces.try_for_each(|(number, piece)| self.write_staged(offset + number * PIECE, piece))
+            }
+            Reach::Host { memory, .. } => {
+                let target = memory.as_mut_ptr().ok_or_else(|| {
+                    Error::invalid_argument("this memory was imported as constant and cannot be written")
+                })?;
+                // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing else accesses the range now.
+                unsafe { std::ptr::copy(from.as_ptr(), target.add(offset), from.len()) };
+                Ok(())
+            }
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! The conformance suite on the first adapter: as it is, with staging buffers, and with values bound in small pieces.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod common;
+
+use hetero_conformance::{Expectations, run_suite, suite};
+
+/// Cases are claimed or the device says why not; what it claims is right.
+fn run(options: &[(&str, &str)], cases: fn(&str) -> bool) -> usize {
+    let Some(device) = common::device(options) else { return usize::MAX };
+    let cases: Vec<_> = suite(1).into_iter().filter(|case| cases(&case.name)).collect();
+    let report = run_suite(&*device, &cases, &Expectations::default());
+    println!("{options:?}: {} cases, {} passed, {} unsupported", cases.len(), report.passed, report.unsupported);
+    report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  {reason}"));
+    assert!(report.wrong.is_empty(), "{} wrong\n{}", report.wrong.len(), report.wrong.join("\n"));
+    assert_eq!(device.telemetry().allocated_bytes, Some(0));
+    report.passed
+}
+
+#[test]
+fn every_claimed_case_passes() {
+    assert!(run(&[], |_| true) >= 1500);
+}
+
+#[test]
+fn staging_buffers_give_the_same() {
+    let some = |name: &str| ["Add", "Where", "Conv ", "Concat", "Cast"].iter().any(|start| name.starts_with(start));
+    assert!(run(&[("memory", "staged")], some) >= 100);
+}
+
+#[test]
+fn values_in_pieces_give_the_same() {
+    // More pieces than a kernel binds are claimed, as a renaming mostly costs nothing, and turned down when compiling.
+    assert!(run(&[("binding_bytes", "1024")], |name| name != "Identity [70001]") >= 1500);
+}
