@@ -27,6 +27,9 @@ const LONG: &str = "__kernel void add(__global float *y) { float v = y[get_globa
 struct Page([u8; 4096]);
 static CONSTANT: Page = Page([0; 4096]);
 
+/// Makes a bad file of a good one, and of another device's.
+type Change = fn(&[u8], &[u8]) -> Vec<u8>;
+
 fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
@@ -230,7 +233,7 @@ fn binaries_that_are_not_what_was_written_are_made_again() {
     let written: Vec<(PathBuf, Vec<u8>)> =
         files().into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
     assert_eq!(written.len(), open().len());
-    let change: [fn(&[u8], &[u8]) -> Vec<u8>; 6] = [
+    let changes: [Change; 6] = [
         |_, _| vec![],
         |bytes, _| bytes[..bytes.len() / 2].to_vec(),
         |bytes, _| bytes[..20].to_vec(),
@@ -240,7 +243,7 @@ fn binaries_that_are_not_what_was_written_are_made_again() {
         |bytes, _| [bytes, b"more"].concat(),
         |_, other| other.to_vec(),
     ];
-    for change in change {
+    for change in changes {
         for (number, (path, bytes)) in written.iter().enumerate() {
             let other = &written[(number + 1) % written.len()].1;
             std::fs::write(path, change(bytes, other)).unwrap();

@@ -1,6 +1,6 @@
 //! The binary, from outside: exit codes, files, JSON.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -273,4 +273,71 @@ fn a_calibration_is_kept_and_planned_with() {
     let (code, said) = folder.fails(&arguments);
     assert!(code == 1 && said.contains("is no profile") && said.contains("delete the file"), "{said}");
     assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--profile", "absent.json"]).0, 1);
+}
+
+/// A whole network that goes on without the OpenCL device that it is planned on.
+#[test]
+#[cfg(feature = "opencl")]
+fn a_network_goes_on_without_a_lost_device() {
+    let folder = Folder::new("lost");
+    let drivers = folder.json(&["check", "--compatibility", "--json"]);
+    let usable = drivers["drivers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .any(|driver| driver["driver"] == "opencl" && driver["usable"] == true);
+    if !usable {
+        assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{drivers}");
+        eprintln!("skipped: there is no OpenCL device");
+        return;
+    }
+    std::fs::write(folder.0.join("digits.onnx"), include_bytes!("../../../examples/digits/digits.onnx")).unwrap();
+    let base = ["run", "digits.onnx", "--random", "1", "--repeat", "4", "--device", "cpu:0", "--device", "opencl:0"];
+    let pinned = [&base[..], &["--place", "Conv*=opencl:0"]].concat();
+    let whole = folder.json(&[&pinned[..], &["--json"]].concat());
+    assert!(whole["placement"].as_object().unwrap().values().any(|device| device == "opencl:0"), "{whole}");
+    for fault in ["opencl:0=lose:1", "opencl:0=lose-running:1"] {
+        // Unpinned, the network may be planned without the device, whose fault then never comes.
+        let report = folder.json(&[&pinned[..], &["--inject", fault, "--json"]].concat());
+        let moved = report["moved"][0].as_str().unwrap_or_default();
+        assert!(moved.contains("opencl:0 moved to cpu:0") && moved.contains("injected"), "{fault}: {report}");
+        assert!(report["placement"].as_object().unwrap().values().all(|device| device == "cpu:0"), "{report}");
+    }
+}
+
+/// A machine without OpenCL's loader, and one with a loader that knows no driver, are told what is missing and how to get it.
+#[test]
+#[cfg(all(feature = "opencl", feature = "fpga", target_os = "linux"))]
+fn a_bare_machine_is_told_what_is_missing() {
+    let folder = Folder::new("bare");
+    // Found before the system's loader, and none: the dynamic linker then looks no further.
+    let (loader, vendors) = (folder.0.join("loader"), folder.0.join("vendors"));
+    std::fs::create_dir_all(&loader).unwrap();
+    std::fs::create_dir_all(&vendors).unwrap();
+    std::fs::write(loader.join("libOpenCL.so.1"), [0; 4096]).unwrap();
+    let cases =
+        [("LD_LIBRARY_PATH", &loader, "ocl-icd-libopencl1"), ("OCL_ICD_VENDORS", &vendors, "PyPI: intel-opencl")];
+    for (variable, value, package) in cases {
+        let check = |arguments: &[&str]| {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
+            command.args(["check", "--compatibility"]).args(arguments).env_remove("OPENCL_DYLIB_PATH");
+            let output = command.current_dir(&folder.0).env(variable, value).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() && !said.contains("panicked"), "{said}");
+            output.stdout
+        };
+        let report: serde_json::Value = serde_json::from_slice(&check(&["--json"])).unwrap();
+        let told = String::from_utf8(check(&[])).unwrap();
+        let drivers = report["drivers"].as_array().unwrap();
+        assert!(drivers.iter().any(|driver| driver["driver"] == "cpu" && driver["usable"] == true), "{report}");
+        for name in ["opencl", "fpga"] {
+            let driver = drivers.iter().find(|driver| driver["driver"] == name).unwrap();
+            // A machine that was bare before has no loader in either case.
+            let without_loader = driver["detail"].as_str().is_some_and(|detail| detail.contains("libOpenCL"));
+            assert!(driver["usable"] == false && (without_loader || variable == "OCL_ICD_VENDORS"), "{driver}");
+            let remedy = driver["remedy"].as_str().unwrap();
+            assert!(without_loader && variable == "OCL_ICD_VENDORS" || remedy.contains(package), "{remedy}");
+            assert!(remedy.contains("cargo xtask setup") && told.contains(remedy), "{told}");
+        }
+    }
 }

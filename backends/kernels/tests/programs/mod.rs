@@ -40,7 +40,8 @@ pub(crate) fn drafts(seed: u64, count: usize) -> Vec<Draft> {
         state ^= state >> 27;
         (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize
     };
-    let mut draft = || Draft { operator: next(), inputs: [next(), next()], detail: next(), output: next() % 6 == 0 };
+    let mut draft =
+        || Draft { operator: next(), inputs: [next(), next()], detail: next(), output: next().is_multiple_of(6) };
     (0..count).map(|_| draft()).collect()
 }
 
@@ -164,7 +165,7 @@ impl Builder {
             11..=13 => {
                 let filters = 1 + detail % 5;
                 let weights = self.weights(&[filters, channels, 3, 3]);
-                let bias = if detail % 2 == 0 { self.weights(&[filters]) } else { None };
+                let bias = if detail.is_multiple_of(2) { self.weights(&[filters]) } else { None };
                 let stride = 1 + (detail / 8 % 2) as i64;
                 let operator = plain("Conv").with("pads", ints(&[1, 1, 1, 1])).with("strides", ints(&[stride, stride]));
                 (operator, vec![Some(a), weights, bias])
