@@ -77,7 +77,11 @@ pub(crate) fn features(workspace: &Workspace) -> Result<()> {
     let arguments = [&["hack", "check", "--package", "hetero"][..], &combinations].concat();
     // A binary of the cache is called with the subcommand's name first, as cargo does.
     let binary = setup::cargo_hack_binary(workspace);
-    if binary.exists() { workspace.run(binary, &arguments)? } else { workspace.cargo(&arguments)? }
+    if binary.exists() {
+        workspace.run(binary, &arguments)?
+    } else {
+        workspace.cargo(&arguments)?
+    }
     // The command line passes its features on; one combination that leaves devices out tells whether it can do without.
     workspace.cargo(&["check", "--package", "hetero-cli", "--no-default-features", "--features", "cpu"])
 }
