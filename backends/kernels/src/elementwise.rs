@@ -261,6 +261,11 @@ impl Operands<'_, '_> {
             return Ok(format!("pick({}, {}, {})", self.at(0)?, self.at(1)?, self.at(2)?));
         }
         let scalar = self.scalar()?;
+        // Inference lets some operators pass whose operands the standard wants to be of one type.
+        let mixed = self.list.iter().flatten().any(|(_, other)| *other != scalar);
+        if mixed && name != "Pow" {
+            return Err(format!("{name} on operands of different types"));
+        }
         if self.list.len() == 1
             && scalar == Scalar::Float
             && let Some(text) = self.unary()?

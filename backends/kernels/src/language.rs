@@ -849,3 +849,48 @@ impl Function {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(body: &str) -> Source {
+        let port = |name: &str, access| Port { name: name.into(), dtype: DType::F32, access, pieces: 1 };
+        Source {
+            body: body.into(),
+            constants: vec![("TILE", 4)],
+            ports: vec![port("x", Access::Read), port("y", Access::Write)],
+            numbers: vec![("n".into(), Number::Uint)],
+            items: 64,
+            piece: u64::MAX,
+            half: false,
+        }
+    }
+
+    #[test]
+    fn one_text_is_three() {
+        let text = "float sum[TILE];\nfor (uint i = 0u; i < TILE; i += 1u) {\nsum[i] = LOAD(x, i);\n}\nif (LINEAR < n) {\n\
+                    STORE(y, LINEAR, pick(n == 0u, 0.0f, sum[0]));\n}\n";
+        let of = |dialect| source(text).emit(dialect, "k").map(|(text, _)| text).unwrap_or_default();
+        let (opencl, cuda, wgsl) = (of(Dialect::OpenClC), of(Dialect::CudaC), of(Dialect::Wgsl));
+        assert!(opencl.contains("__kernel") && opencl.contains("float sum[4u]") && opencl.contains("?"), "{opencl}");
+        assert!(cuda.contains("__global__") && cuda.contains("threadIdx.x"), "{cuda}");
+        assert!(wgsl.contains("var sum: array<f32, 4u>") && wgsl.contains("select(sum[0], 0.0f, n == 0u)"), "{wgsl}");
+    }
+
+    #[test]
+    fn what_is_not_of_the_language_is_an_error() {
+        for text in [
+            "uint a = n ? 1u : 2u;",
+            "uint a = LOAD(z, 0u);",
+            "STORE(y, 0u);",
+            "uint a = (1u",
+            "y[0u] = 'c';",
+            "LOCAL tile[4];",
+        ] {
+            for dialect in [Dialect::OpenClC, Dialect::CudaC, Dialect::Wgsl] {
+                assert!(source(text).emit(dialect, "k").is_err(), "{text}");
+            }
+        }
+    }
+}
