@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hetero_hal::{
     Buffer, Direction, Error, ErrorKind, Executable, Point, Queue, QueueOptions, Result, Work, copy_through_host,
@@ -363,9 +363,19 @@ impl Queue for OpenClQueue {
     }
 }
 
+/// Longest that dropping a queue waits for others to let go of it.
+const FAREWELL: Duration = Duration::from_millis(200);
+
 impl Drop for OpenClQueue {
     fn drop(&mut self) {
         // What the driver has still owns its memory; it ends by itself.
         let _ = self.core.commands.flush();
+        // The queue's thread and the driver's callbacks hold the driver's objects. Where they release them only while the process ends, drivers were seen to crash:
+        // they have taken themselves down by then.
+        drop(self.ready.take());
+        let began = Instant::now();
+        while Arc::strong_count(&self.core) > 1 && began.elapsed() < FAREWELL {
+            std::thread::sleep(Duration::from_micros(50));
+        }
     }
 }

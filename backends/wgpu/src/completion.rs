@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hetero_hal::{Error, ErrorKind, Point, Result, Work};
 
@@ -51,21 +51,51 @@ impl Ticket {
     }
 }
 
+/// The way to the thread, and what it holds while it lives.
+pub(crate) struct Waiter {
+    pub(crate) tickets: Sender<Ticket>,
+    alive: Arc<()>,
+}
+
+/// Longest that a drop waits for threads to let go of the device.
+const FAREWELL: Duration = Duration::from_millis(200);
+
+/// Waits until nobody else holds `shared`, for a short time. Where threads release a driver's objects only while the process ends, drivers were seen to crash: they have
+/// taken themselves down by then.
+pub(crate) fn farewell<T: ?Sized>(shared: &Arc<T>) {
+    let began = Instant::now();
+    while Arc::strong_count(shared) > 1 && began.elapsed() < FAREWELL {
+        std::thread::sleep(Duration::from_micros(50));
+    }
+}
+
+impl Waiter {
+    /// Lets the thread end.
+    pub(crate) fn dismiss(self) {
+        drop(self.tickets);
+        farewell(&self.alive);
+    }
+}
+
 /// Starts the thread. It ends when the sender is dropped.
 ///
 /// # Errors
 /// `OutOfMemory` where the system has no thread.
-pub(crate) fn start(gpu: &Arc<Gpu>) -> Result<Sender<Ticket>> {
+pub(crate) fn start(gpu: &Arc<Gpu>) -> Result<Waiter> {
     let (sender, tickets): (Sender<Ticket>, Receiver<Ticket>) = channel();
-    let own = gpu.clone();
+    let alive = Arc::new(());
+    let (own, held) = (gpu.clone(), alive.clone());
     let run = move || {
         while let Ok(ticket) = tickets.recv() {
             // The waiters hear of it through the points.
             let _ = ticket.finish(&own);
         }
+        // In this order: whoever waits for the thread waits for the device's release.
+        drop(own);
+        drop(held);
     };
     let started = std::thread::Builder::new().name(format!("hetero-{}", gpu.id)).spawn(run);
-    started.map(|_| sender).map_err(|error| {
+    started.map(|_| Waiter { tickets: sender, alive }).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, "cannot start the thread that waits for the device")
             .on(gpu.id.clone())
             .caused_by(error)

@@ -1,7 +1,6 @@
 //! The device.
 
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use hetero_hal::{
 };
 use hetero_kernels::{Dialect, Target};
 
-use crate::completion::{self, Ticket};
+use crate::completion::{self, Ticket, Waiter};
 use crate::driver::Settings;
 use crate::executable::WgpuExecutable;
 use crate::gpu::{Gpu, PATIENCE};
@@ -33,7 +32,7 @@ pub(crate) struct Context {
     pub(crate) importer: Option<Importer>,
     pub(crate) pipelines: Pipelines,
     /// To the thread that waits for the device, once it is needed.
-    waiting: Mutex<Option<Sender<Ticket>>>,
+    waiting: Mutex<Option<Waiter>>,
 }
 
 impl Context {
@@ -76,9 +75,17 @@ impl Context {
                 }
             },
         };
-        if let Err(returned) = sender.send(ticket) {
+        if let Err(returned) = sender.tickets.send(ticket) {
             let error = Error::internal("the thread that waits for the device has ended");
             let _ = returned.0.done.tell(&self.gpu, Err(error));
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            waiter.dismiss();
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use hetero_hal::{Buffer, Error, ErrorKind, Point, Queue, QueueOptions, Result, Work, copy_through_host};
 
-use crate::completion::{Done, Ticket};
+use crate::completion::{Done, Ticket, farewell};
 use crate::device::Context;
 use crate::executable::WgpuExecutable;
 use crate::gpu::PATIENCE;
@@ -249,6 +249,13 @@ impl WgpuQueue {
 
 fn reached(wait: &[Point]) -> bool {
     wait.iter().all(|point| point.timeline.value() >= point.value)
+}
+
+impl Drop for WgpuQueue {
+    fn drop(&mut self) {
+        drop(self.ready.take());
+        farewell(&self.hand.taken);
+    }
 }
 
 impl Queue for WgpuQueue {
