@@ -76,10 +76,7 @@ impl Channel for SharedPages {
 
     fn transfer(&self, after: &Point, done: &Point) -> Result<()> {
         let done = done.clone();
-        let pass_on = move |outcome: Result<()>| match outcome {
-            Ok(()) => done.signal(),
-            Err(error) => done.timeline.fail(error),
-        };
+        let pass_on = move |outcome: Result<()>| Point::settle(&[done], &outcome);
         after.timeline.on_reach(after.value, Box::new(pass_on));
         Ok(())
     }

@@ -139,6 +139,12 @@ impl Error {
         self.edit(|inner| inner.device = Some(device))
     }
 
+    /// The device it happened on, unless it names one already.
+    #[must_use]
+    pub fn or_on(self, device: &DeviceId) -> Self {
+        if self.device().is_none() { self.on(device.clone()) } else { self }
+    }
+
     /// The node and operator it happened at, such as `conv1 (Conv)`; an inner location that is already set stays.
     #[must_use]
     pub fn at(self, operator: impl Into<String>) -> Self {

@@ -41,6 +41,7 @@
 
 #![forbid(unsafe_code)]
 
+mod backlog;
 mod device;
 mod driver;
 mod dtype;
@@ -56,6 +57,7 @@ mod tensor;
 mod timeline;
 mod topology;
 
+pub use backlog::{Backlog, Budget, Capacity, Job};
 pub use device::{
     BindingInfo, Capabilities, Claim, CompileOptions, Device, Direction, Executable, KernelFormat, KernelSignature,
     Quality, Source,
@@ -70,7 +72,9 @@ pub use operators::{
     Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
 };
 pub use program::{Extent, Program, ProgramValue};
-pub use queue::{Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host};
+pub use queue::{
+    Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host, fill_through_host,
+};
 pub use telemetry::{ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, Point, Timeline};

@@ -72,6 +72,32 @@ pub enum Work {
     Execute(Execution),
 }
 
+impl Work {
+    /// Checks what holds on every device: a copy's lengths are equal, and a pattern fits what it fills.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the lengths.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Work::Copy { source, target } if source.len() != target.len() => Err(lengths_differ(source, target)),
+            Work::Fill { target, pattern }
+                if pattern.is_empty() || pattern.len() > 16 || !target.len().is_multiple_of(pattern.len()) =>
+            {
+                Err(Error::invalid_argument(format!(
+                    "a pattern of {} bytes does not fill {} bytes",
+                    pattern.len(),
+                    target.len()
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn lengths_differ(source: &Buffer, target: &Buffer) -> Error {
+    Error::invalid_argument(format!("cannot copy {} bytes into a buffer of {}", source.len(), target.len()))
+}
+
 impl fmt::Debug for Work {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -170,17 +196,30 @@ impl Extents {
 pub fn copy_through_host(source: &Buffer, target: &Buffer) -> Result<()> {
     const PIECE: usize = 1 << 20;
     if source.len() != target.len() {
-        return Err(Error::invalid_argument(format!(
-            "cannot copy {} bytes into a buffer of {}",
-            source.len(),
-            target.len()
-        )));
+        return Err(lengths_differ(source, target));
     }
     let mut piece = vec![0; source.len().min(PIECE)];
     let mut offset = 0;
     while offset < source.len() {
         let bytes = PIECE.min(source.len() - offset);
         source.read(offset, &mut piece[..bytes])?;
+        target.write(offset, &piece[..bytes])?;
+        offset += bytes;
+    }
+    Ok(())
+}
+
+/// Repeats a pattern over a buffer through a bounded piece of host memory.
+///
+/// # Errors
+/// What the buffer's device answers. That the pattern fits is for [`Work::check`].
+pub fn fill_through_host(target: &Buffer, pattern: &[u8]) -> Result<()> {
+    const REPEATS: usize = 4096;
+    let bytes = target.len().min(pattern.len() * REPEATS);
+    let piece: Vec<u8> = pattern.iter().copied().cycle().take(bytes).collect();
+    let mut offset = 0;
+    while offset < target.len() && !piece.is_empty() {
+        let bytes = piece.len().min(target.len() - offset);
         target.write(offset, &piece[..bytes])?;
         offset += bytes;
     }

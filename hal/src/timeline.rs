@@ -1,7 +1,7 @@
 //! Timelines: the one way to synchronise.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -205,9 +205,47 @@ impl Point {
         self.timeline.wait(self.value, deadline)
     }
 
+    /// Is it reached?
+    #[must_use]
+    pub fn is_reached(&self) -> bool {
+        self.timeline.value() >= self.value
+    }
+
     /// Reaches the point.
     pub fn signal(&self) {
         self.timeline.advance(self.value);
+    }
+
+    /// Reaches points where the outcome is good, and fails their timelines where it isn't.
+    pub fn settle(points: &[Point], outcome: &Result<()>) {
+        match outcome {
+            Ok(()) => points.iter().for_each(Point::signal),
+            Err(error) => points.iter().for_each(|point| point.timeline.fail(error.clone())),
+        }
+    }
+
+    /// Calls `then` once: when all points are reached, or as soon as one fails, with its error; at once where that is so already. As for
+    /// [`Timeline::on_reach`], it is short and does not block.
+    pub fn when_all(points: &[Point], then: Callback) {
+        if points.iter().all(Point::is_reached) {
+            return then(Ok(()));
+        }
+        let left = Arc::new((AtomicUsize::new(points.len()), Mutex::new(Some(then))));
+        for point in points {
+            let left = left.clone();
+            let heard = move |outcome: Result<()>| {
+                let last = left.0.fetch_sub(1, Ordering::AcqRel) == 1;
+                if !last && outcome.is_ok() {
+                    return;
+                }
+                // Taken before the call, which may reach points itself.
+                let then = left.1.lock().unwrap_or_else(PoisonError::into_inner).take();
+                if let Some(then) = then {
+                    then(outcome);
+                }
+            };
+            point.timeline.on_reach(point.value, Box::new(heard));
+        }
     }
 }
 

@@ -34,6 +34,15 @@ pub struct Edge {
     pub coherent: bool,
 }
 
+impl Edge {
+    /// A device's way to its own memory.
+    #[must_use]
+    pub fn own(bandwidth: Option<f64>) -> Self {
+        let (read, write) = (Access::Native, Access::Native);
+        Edge { read, write, bandwidth, latency: Some(Duration::ZERO), coherent: true }
+    }
+}
+
 /// An edge per ordered pair of devices. A pair without an edge goes through the host.
 #[derive(Clone, Debug, Default)]
 pub struct Topology(HashMap<(DeviceId, DeviceId), Edge>);

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hetero_hal::{
-    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind,
+    Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind,
     Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, KernelFormat, MemoryKind,
     OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
 };
 
 use crate::executable::CpuExecutable;
 use crate::kernels;
-use crate::memory::{Budget, CpuMemory};
+use crate::memory::CpuMemory;
 use crate::pool::Pool;
 use crate::queue::CpuQueue;
 use crate::simd::Isa;
@@ -68,7 +68,7 @@ impl Driver for CpuDriver {
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
         Ok(Arc::new(CpuDevice {
             capabilities: capabilities(threads),
-            budget: Arc::new(Budget { used: AtomicU64::new(0), limit }),
+            budget: Arc::new(Budget::new(limit)),
             busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
             isa,
@@ -201,7 +201,7 @@ impl Device for CpuDevice {
         match source {
             Source::Program(program) => {
                 let executable =
-                    CpuExecutable::compile(program, options, self.budget.limit, (self.isa, self.filters), &self.pool);
+                    CpuExecutable::compile(program, options, self.budget.limit(), (self.isa, self.filters), &self.pool);
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),
@@ -210,21 +210,14 @@ impl Device for CpuDevice {
 
     fn edge_to(&self, peer: &DeviceInfo) -> Edge {
         if peer.id == self.info.id {
-            let bandwidth = self.info.peak_bandwidth;
-            return Edge {
-                read: Access::Native,
-                write: Access::Native,
-                bandwidth,
-                latency: Some(Duration::ZERO),
-                coherent: true,
-            };
+            return Edge::own(self.info.peak_bandwidth);
         }
         Edge::default()
     }
 
     fn telemetry(&self) -> Telemetry {
         let mut telemetry = Telemetry::default();
-        telemetry.allocated_bytes = Some(self.budget.used.load(Ordering::Relaxed));
+        telemetry.allocated_bytes = Some(self.budget.used());
         telemetry.busy = Some(Duration::from_nanos(self.busy.load(Ordering::Relaxed)));
         telemetry
     }

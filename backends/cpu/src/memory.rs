@@ -1,30 +1,8 @@
 //! Host memory as a device's: pages of its own, or imported ones.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hetero_hal::{Buffer, DeviceId, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
-
-/// Bytes that a device has allocated, and may.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    pub(crate) used: AtomicU64,
-    pub(crate) limit: u64,
-}
-
-impl Budget {
-    fn take(&self, device: &DeviceId, bytes: u64) -> Result<()> {
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
-        });
-        taken.map(|_| ()).map_err(|used| {
-            Error::new(ErrorKind::OutOfMemory, "cannot allocate memory")
-                .on(device.clone())
-                .with_sizes(bytes, Some(self.limit.saturating_sub(used)))
-                .with_remedy("bind smaller shapes, or raise the device's memory limit")
-        })
-    }
-}
+use hetero_hal::{Budget, Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result};
 
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
@@ -47,7 +25,7 @@ impl CpuMemory {
         match memory {
             Ok(memory) => Ok(Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(memory))),
             Err(error) => {
-                budget.used.fetch_sub(bytes as u64, Ordering::Relaxed);
+                budget.give(bytes as u64);
                 Err(error.on(device.clone()))
             }
         }
@@ -92,7 +70,7 @@ impl CpuMemory {
 impl Drop for CpuMemory {
     fn drop(&mut self) {
         if let Some(budget) = &self.owned {
-            budget.used.fetch_sub(self.bytes as u64, Ordering::Relaxed);
+            budget.give(self.bytes as u64);
         }
     }
 }

@@ -31,7 +31,7 @@ pub(crate) struct Argument {
 pub(crate) struct Draft {
     /// Family of the kernel, part of its name.
     pub(crate) family: &'static str,
-    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`, and `#repeat CONSTANT i`, `#end`.
+    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`, `#repeat CONSTANT i`, `#end`, and `#include NAME`.
     pub(crate) body: String,
     pub(crate) flags: Vec<&'static str>,
     pub(crate) constants: Vec<(&'static str, u32)>,
@@ -167,16 +167,35 @@ impl Drafts {
     }
 }
 
+/// Texts that several bodies hold, for a line `#include NAME`.
+const SHARED: &[(&str, &str)] = &[
+    ("lane", include_str!("sources/lane.c")),
+    ("position", include_str!("sources/position.c")),
+    ("state", include_str!("sources/state.c")),
+    ("tile", include_str!("sources/tile.c")),
+    ("total", include_str!("sources/total.c")),
+];
+
+/// The body with what it includes.
+fn included(body: &str) -> String {
+    let of = |line: &str| {
+        let name = line.trim_start().strip_prefix("#include ")?.trim();
+        SHARED.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+    };
+    body.lines().map(|line| of(line).map_or_else(|| format!("{line}\n"), str::to_owned)).collect()
+}
+
 /// The body with the lines between `#repeat COUNT i` and `#end` written so many times, `$i` being the number of the time. Blocks may hold blocks.
 fn repeated(draft: &Draft) -> String {
+    let body = included(&draft.body);
     /// A block that is open: how often, under which name, and its lines so far.
     struct Block<'a> {
         count: u32,
         name: &'a str,
         lines: String,
     }
-    let mut open = vec![Block { count: 1, name: "", lines: String::with_capacity(draft.body.len()) }];
-    for line in draft.body.lines() {
+    let mut open = vec![Block { count: 1, name: "", lines: String::with_capacity(body.len()) }];
+    for line in body.lines() {
         let trimmed = line.trim_start();
         if let Some(head) = trimmed.strip_prefix("#repeat ") {
             let (constant, name) = head.trim().split_once(' ').unwrap_or((head, ""));

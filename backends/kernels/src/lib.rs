@@ -40,8 +40,26 @@ mod language;
 mod lower;
 mod site;
 
+use hetero_hal::{Claim, NodeId, Program, Quality};
+
 pub use language::{Access, Dialect};
 pub use lower::{Bound, Kernel, Launch, Lowered, Place, lower, support};
+
+/// Claims of each node that kernels can do, each by itself.
+#[must_use]
+pub fn claims(program: &Program, target: &Target) -> Vec<Claim> {
+    let claim = |(id, node)| {
+        support(program, node, target).ok()?;
+        Some(Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None })
+    };
+    program.node_ids().filter_map(claim).collect()
+}
+
+/// Why kernels cannot do a node; `None` where they can, or there is no such node.
+#[must_use]
+pub fn refusal(program: &Program, node: NodeId, target: &Target) -> Option<String> {
+    support(program, program.nodes().get(node.index())?, target).err()
+}
 
 /// Do kernels for this device compute on elements of a type?
 #[must_use]

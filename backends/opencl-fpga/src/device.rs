@@ -1,12 +1,10 @@
 //! An opened OpenCL device.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use cl3::types::cl_device_info;
 use hetero_hal::{
-    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
+    Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
     Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId,
     OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
 };
@@ -16,7 +14,7 @@ use crate::busy::Busy;
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
 use crate::handle::{CommandQueue, Context, DeviceHandle};
-use crate::memory::{Budget, OpenClMemory};
+use crate::memory::OpenClMemory;
 use crate::program::{self, Library};
 use crate::queue::OpenClQueue;
 use crate::quirks::Quirks;
@@ -86,7 +84,7 @@ impl OpenClDevice {
         let shared = Arc::new(Shared {
             id: info.id.clone(),
             library: Library::new(handle, maker, quirks.options, folder),
-            budget: Budget { used: AtomicU64::new(0), limit },
+            budget: Budget::new(limit),
             busy: Busy::new(),
             transfers,
             context,
@@ -234,20 +232,14 @@ impl Device for OpenClDevice {
 
     fn edge_to(&self, peer: &DeviceInfo) -> Edge {
         if peer.id == self.info.id {
-            return Edge {
-                read: Access::Native,
-                write: Access::Native,
-                bandwidth: self.info.peak_bandwidth,
-                latency: Some(Duration::ZERO),
-                coherent: true,
-            };
+            return Edge::own(self.info.peak_bandwidth);
         }
         Edge::default()
     }
 
     fn telemetry(&self) -> Telemetry {
         let mut telemetry = Telemetry::default();
-        telemetry.allocated_bytes = Some(self.shared.budget.used.load(Ordering::Relaxed));
+        telemetry.allocated_bytes = Some(self.shared.budget.used());
         telemetry.busy = Some(self.shared.busy.spent());
         telemetry
     }

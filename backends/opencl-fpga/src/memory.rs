@@ -1,38 +1,12 @@
 //! Memory of an OpenCL device: its own, or the host's in place.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
 
 use crate::device::Shared;
 use crate::handle::Mem;
-
-/// Bytes that a device has allocated, and may.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    pub(crate) used: AtomicU64,
-    pub(crate) limit: u64,
-}
-
-impl Budget {
-    /// Takes bytes, which [`Budget::give`] gives back.
-    pub(crate) fn take(&self, bytes: u64) -> Result<()> {
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
-        });
-        taken.map(|_| ()).map_err(|used| {
-            Error::new(ErrorKind::OutOfMemory, "cannot allocate memory")
-                .with_sizes(bytes, Some(self.limit.saturating_sub(used)))
-                .with_remedy("bind smaller shapes, or raise the device's memory limit")
-        })
-    }
-
-    pub(crate) fn give(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// An allocation.
 pub(crate) struct OpenClMemory {
@@ -59,7 +33,7 @@ impl OpenClMemory {
         if size as u64 > shared.largest {
             return Err(too_large(shared, bytes));
         }
-        shared.budget.take(size as u64).map_err(|error| error.on(shared.id.clone()))?;
+        shared.budget.take(&shared.id, size as u64)?;
         let whole = Mem::allocate(&shared.context, size).inspect_err(|_| shared.budget.give(size as u64));
         let whole = whole.map_err(|error| error.on(shared.id.clone()))?;
         Ok(Self::buffer(shared, whole, None, bytes, size as u64))

@@ -1,13 +1,12 @@
 //! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be over before.
 
 use std::any::Any;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    Buffer, Direction, Error, ErrorKind, Executable, Point, Queue, QueueOptions, Result, Work, copy_through_host,
+    Backlog, Buffer, Capacity, Direction, Error, Executable, Job, Point, Queue, QueueOptions, Result, Work,
+    copy_through_host, fill_through_host,
 };
 
 use crate::device::Shared;
@@ -20,9 +19,8 @@ const CAPACITY: usize = 1024;
 
 pub(crate) struct OpenClQueue {
     core: Arc<Core>,
-    /// To the queue's own thread, which begins when there is something that would block the caller.
-    ready: OnceLock<Sender<Job>>,
-    name: String,
+    /// Its thread begins when there is something that would block the caller.
+    backlog: Backlog,
 }
 
 /// What the queue, its thread and the driver's callbacks share.
@@ -32,87 +30,20 @@ struct Core {
     on_caller: Option<CommandQueue>,
     shared: Arc<Shared>,
     /// Submissions under way.
-    taken: AtomicUsize,
-    capacity: usize,
+    capacity: Capacity,
     /// Points that commands already given to the driver will reach, in order.
     given: Mutex<Vec<Point>>,
-}
-
-/// Work whose turn it is.
-struct Job {
-    work: Result<Work>,
-    signal: Vec<Point>,
-}
-
-/// Work that waits for points.
-struct Pending {
-    left: AtomicUsize,
-    job: Mutex<Option<Job>>,
-    ready: Sender<Job>,
-}
-
-impl Pending {
-    /// One of the points is reached, or will not be.
-    fn reached(&self, outcome: Result<()>) {
-        let mut slot = self.job.lock().unwrap_or_else(PoisonError::into_inner);
-        let failed = outcome.is_err();
-        if let (Err(error), Some(job)) = (outcome, slot.as_mut()) {
-            job.work = Err(error);
-        }
-        let last = self.left.fetch_sub(1, Ordering::AcqRel) == 1;
-        if (last || failed)
-            && let Some(job) = slot.take()
-        {
-            send(&self.ready, job);
-        }
-    }
-}
-
-/// A queue whose thread has gone fails what it is given, so that no waiter is left behind.
-fn send(ready: &Sender<Job>, job: Job) {
-    if let Err(returned) = ready.send(job) {
-        let error = Error::new(ErrorKind::DeviceLost, "the queue is closed");
-        returned.0.signal.iter().for_each(|point| point.timeline.fail(error.clone()));
-    }
 }
 
 impl OpenClQueue {
     pub(crate) fn new(shared: Arc<Shared>, options: &QueueOptions) -> Result<Self> {
         let commands =
             CommandQueue::new(&shared.context, shared.handle).map_err(|error| error.on(shared.id.clone()))?;
-        let capacity = options.capacity.unwrap_or(CAPACITY);
+        let capacity = Capacity::new(options, CAPACITY);
+        let backlog = Backlog::new(shared.id.clone(), options);
         let on_caller = CommandQueue::on_caller(&shared.context, shared.handle);
-        let core =
-            Core { commands, on_caller, shared, taken: AtomicUsize::new(0), capacity, given: Mutex::new(Vec::new()) };
-        let name = if options.name.is_empty() { "hetero-opencl-queue".to_owned() } else { options.name.clone() };
-        Ok(OpenClQueue { core: Arc::new(core), ready: OnceLock::new(), name })
-    }
-
-    /// The way to the queue's thread.
-    fn ready(&self) -> Result<&Sender<Job>> {
-        if let Some(ready) = self.ready.get() {
-            return Ok(ready);
-        }
-        let (ready, jobs) = channel::<Job>();
-        let core = self.core.clone();
-        let started = std::thread::Builder::new().name(self.name.clone()).spawn(move || serve(&core, &jobs));
-        started.map_err(|error| {
-            Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread")
-                .on(self.core.shared.id.clone())
-                .caused_by(error)
-        })?;
-        // Where another caller was first, this thread's sender is dropped, and the thread ends.
-        Ok(self.ready.get_or_init(|| ready))
-    }
-}
-
-/// The queue's thread; it ends when the queue and everything that waits for it are dropped.
-fn serve(core: &Arc<Core>, jobs: &Receiver<Job>) {
-    while let Ok(Job { work, signal }) = jobs.recv() {
-        match work {
-            Ok(work) => core.start(work, &[], signal),
-            Err(error) => core.end(&signal, Err(error)),
-        }
+        let core = Core { commands, on_caller, shared, capacity, given: Mutex::new(Vec::new()) };
+        Ok(OpenClQueue { core: Arc::new(core), backlog })
     }
 }
 
@@ -139,45 +70,18 @@ impl Core {
                     .ok_or_else(|| Error::invalid_argument("the executable is another device's").on(id.clone()))?;
                 execution.bindings.iter().try_for_each(own)?;
                 execution.scratch.iter().try_for_each(own)?;
-                executable.check(execution).map_err(|error| error.on(id.clone()))?;
+                executable.check(execution)?;
                 let bound = executable.bindings().iter().zip(execution.bindings.iter());
                 bound
                     .filter(|(info, _)| info.direction == Direction::Output)
                     .try_for_each(|(_, buffer)| writable(buffer))
             }
-            Work::Fill { target, pattern } => {
-                own(target)?;
-                writable(target)?;
-                if pattern.is_empty() || pattern.len() > 16 || !target.len().is_multiple_of(pattern.len()) {
-                    return Err(Error::invalid_argument(format!(
-                        "a pattern of {} bytes does not fill {} bytes",
-                        pattern.len(),
-                        target.len()
-                    ))
-                    .on(id.clone()));
-                }
-                Ok(())
-            }
-            Work::Copy { source, target } if source.len() != target.len() => Err(Error::invalid_argument(format!(
-                "cannot copy {} bytes into a buffer of {}",
-                source.len(),
-                target.len()
-            ))
-            .on(id.clone())),
+            Work::Fill { target, .. } => own(target).and_then(|()| writable(target)),
             Work::Copy { target, .. } => writable(target),
             _ => Ok(()),
         }
-    }
-
-    fn take(&self) -> Result<()> {
-        if self.taken.fetch_add(1, Ordering::AcqRel) < self.capacity {
-            return Ok(());
-        }
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-        Err(Error::new(ErrorKind::Execution, format!("{} submissions are under way already", self.capacity))
-            .on(self.shared.id.clone())
-            .with_remedy("wait for some of them")
-            .retryable())
+        .and_then(|()| work.check())
+        .map_err(|error| error.or_on(id))
     }
 
     /// Would the work hold up the thread that starts it?
@@ -209,7 +113,10 @@ impl Core {
             Work::Execute(execution) => {
                 let executable: &dyn Any = &*execution.executable;
                 match executable.downcast_ref::<OpenClExecutable>() {
-                    Some(executable) => executable.enqueue(execution, commands),
+                    // What was given before the launch that failed must not run on into memory that is free then.
+                    Some(executable) => executable.enqueue(execution, commands).inspect_err(|_| {
+                        let _ = commands.finish();
+                    }),
                     None => Err(Error::internal("the executable is another device's")),
                 }
             }
@@ -230,14 +137,7 @@ impl Core {
                 if pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len()) {
                     return commands.fill(memory.whole(), pattern, target.offset(), target.len()).map(Some);
                 }
-                let piece: Vec<u8> = pattern.iter().copied().cycle().take(pattern.len() * 4096).collect();
-                let mut offset = 0;
-                while offset < target.len() {
-                    let bytes = piece.len().min(target.len() - offset);
-                    target.write(offset, &piece[..bytes])?;
-                    offset += bytes;
-                }
-                Ok(None)
+                fill_through_host(target, pattern).map(|()| None)
             }
             Work::Host(task) => task.run().map(|()| None),
             other => Err(Error::unsupported(format!("{other:?}"))),
@@ -265,17 +165,19 @@ impl Core {
         // Owns the work until the driver is done with it.
         let done = Box::new(move |outcome: Result<()>| {
             let _kept = work;
-            let earlier = wait
-                .iter()
-                .find_map(|point| (point.timeline.value() < point.value).then(|| point.timeline.failure()).flatten());
+            let earlier =
+                wait.iter().find_map(|point| (!point.is_reached()).then(|| point.timeline.failure()).flatten());
             core.shared.busy.add(began, Instant::now());
             core.end(&points, earlier.map_or(outcome, Err));
         });
-        let started = event.on_complete(done).and_then(|()| self.commands.flush());
-        if let Err(error) = started {
-            // Nobody will tell when it is over, so it has to be now.
-            let _ = self.commands.finish();
-            self.end(&signal, Err(error));
+        match event.on_complete(done) {
+            // A flush that fails leaves the command to the next one, or to the wait; its end is told all the same.
+            Ok(()) => drop(self.commands.flush()),
+            Err(error) => {
+                // Nobody will tell when it is over, so it has to be now.
+                let _ = self.commands.finish();
+                self.end(&signal, Err(error));
+            }
         }
     }
 
@@ -284,26 +186,23 @@ impl Core {
         self.given.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| {
             !signal.iter().any(|ended| ended.value == point.value && ended.timeline.is(&point.timeline))
         });
-        self.reach(signal, outcome);
+        // The waiters hear of it through the points.
+        let _ = self.reach(signal, outcome);
     }
 
-    /// Reaches points, or fails their timelines.
-    fn reach(&self, signal: &[Point], outcome: Result<()>) {
-        self.taken.fetch_sub(1, Ordering::AcqRel);
-        match outcome {
-            Ok(()) => signal.iter().for_each(Point::signal),
-            Err(error) => {
-                let error = if error.device().is_none() { error.on(self.shared.id.clone()) } else { error };
-                signal.iter().for_each(|point| point.timeline.fail(error.clone()));
-            }
-        }
+    /// Reaches points, or fails their timelines. Gives the outcome, with the device's id.
+    fn reach(&self, signal: &[Point], outcome: Result<()>) -> Result<()> {
+        self.capacity.give();
+        let outcome = outcome.map_err(|error| error.or_on(&self.shared.id));
+        Point::settle(signal, &outcome);
+        outcome
     }
 
     /// Are all points reached, or sure to be by commands that the driver has already?
     fn ordered(&self, wait: &[Point]) -> bool {
         let mut given = None;
         wait.iter().all(|point| {
-            if point.timeline.value() >= point.value {
+            if point.is_reached() {
                 return true;
             }
             let given = given.get_or_insert_with(|| self.given.lock().unwrap_or_else(PoisonError::into_inner));
@@ -318,23 +217,19 @@ impl Queue for OpenClQueue {
         core.check(&work)?;
         let blocks = core.blocks(&work);
         if !blocks && core.ordered(wait) {
-            core.take()?;
+            core.capacity.take(&core.shared.id)?;
             core.start(work, wait, signal.to_vec());
             return Ok(());
         }
-        let ready = self.ready()?;
-        core.take()?;
-        let job = Job { work: Ok(work), signal: signal.to_vec() };
-        if wait.is_empty() {
-            send(ready, job);
-            return Ok(());
-        }
-        let pending =
-            Arc::new(Pending { left: AtomicUsize::new(wait.len()), job: Mutex::new(Some(job)), ready: ready.clone() });
-        for point in wait {
-            let pending = pending.clone();
-            point.timeline.on_reach(point.value, Box::new(move |outcome| pending.reached(outcome)));
-        }
+        self.backlog.start(|| {
+            let core = core.clone();
+            move |Job { work, signal }| match work {
+                Ok(work) => core.start(work, &[], signal),
+                Err(error) => core.end(&signal, Err(error)),
+            }
+        })?;
+        core.capacity.take(&core.shared.id)?;
+        self.backlog.push(wait, work, signal);
         Ok(())
     }
 
@@ -342,12 +237,11 @@ impl Queue for OpenClQueue {
     fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
         let core = &self.core;
         core.check(&work)?;
-        let reached = wait.iter().all(|point| point.timeline.value() >= point.value);
-        if !reached || !core.shared.quirks.finishes {
+        if !wait.iter().all(Point::is_reached) || !core.shared.quirks.finishes {
             self.submit(wait, work, signal)?;
             return signal.iter().try_for_each(|point| point.wait(deadline));
         }
-        core.take()?;
+        core.capacity.take(&core.shared.id)?;
         let (began, commands) = (Instant::now(), core.awaited(&work));
         let outcome = core.enqueue(&work, commands).and_then(|event| match event {
             // The queue has finished also where the command has failed.
@@ -355,11 +249,8 @@ impl Queue for OpenClQueue {
             None => Ok(()),
         });
         core.shared.busy.add(began, Instant::now());
-        let outcome =
-            outcome.map_err(|error| if error.device().is_none() { error.on(core.shared.id.clone()) } else { error });
         // Nothing was noted as given: nobody else can have counted on these points' order.
-        core.reach(signal, outcome.clone());
-        outcome
+        core.reach(signal, outcome)
     }
 }
 
@@ -372,7 +263,7 @@ impl Drop for OpenClQueue {
         let _ = self.core.commands.flush();
         // The queue's thread and the driver's callbacks hold the driver's objects. Where they release them only while the process ends, drivers were seen to crash:
         // they have taken themselves down by then.
-        drop(self.ready.take());
+        self.backlog.close();
         let began = Instant::now();
         while Arc::strong_count(&self.core) > 1 && began.elapsed() < FAREWELL {
             std::thread::sleep(Duration::from_micros(50));

@@ -1,11 +1,10 @@
 //! Who waits for the device when nobody else does: one thread of a device, for the submissions of all its queues.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use hetero_hal::{Error, ErrorKind, Point, Result, Work};
+use hetero_hal::{Capacity, Error, ErrorKind, Point, Result, Work};
 
 use crate::gpu::Gpu;
 
@@ -23,21 +22,18 @@ pub(crate) struct Done {
     pub(crate) work: Option<Work>,
     pub(crate) signal: Vec<Point>,
     /// Submissions under way in the queue.
-    pub(crate) taken: Arc<AtomicUsize>,
+    pub(crate) capacity: Arc<Capacity>,
 }
 
 impl Done {
     /// Reaches the points, or fails their timelines.
     pub(crate) fn tell(self, gpu: &Gpu, outcome: Result<()>) -> Result<()> {
-        let Done { work, signal, taken } = self;
+        let Done { work, signal, capacity } = self;
         // Whoever hears of the end may count on the memory being free.
         drop(work);
-        taken.fetch_sub(1, Ordering::AcqRel);
-        let outcome = outcome.map_err(|error| if error.device().is_none() { error.on(gpu.id.clone()) } else { error });
-        match &outcome {
-            Ok(()) => signal.iter().for_each(Point::signal),
-            Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
-        }
+        capacity.give();
+        let outcome = outcome.map_err(|error| error.or_on(&gpu.id));
+        Point::settle(&signal, &outcome);
         outcome
     }
 }

@@ -1,11 +1,10 @@
 //! The device.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hetero_hal::{
-    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge,
+    Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge,
     Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
     Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
 };
@@ -15,7 +14,7 @@ use crate::completion::{self, Ticket, Waiter};
 use crate::driver::Settings;
 use crate::executable::WgpuExecutable;
 use crate::gpu::{Gpu, PATIENCE};
-use crate::memory::{Budget, WgpuMemory};
+use crate::memory::WgpuMemory;
 use crate::pipelines::Pipelines;
 use crate::queue::WgpuQueue;
 use crate::vulkan::Importer;
@@ -241,21 +240,14 @@ impl Device for WgpuDevice {
 
     fn edge_to(&self, peer: &DeviceInfo) -> Edge {
         if peer.id == self.info.id {
-            let bandwidth = self.info.peak_bandwidth;
-            return Edge {
-                read: Access::Native,
-                write: Access::Native,
-                bandwidth,
-                latency: Some(Duration::ZERO),
-                coherent: true,
-            };
+            return Edge::own(self.info.peak_bandwidth);
         }
         Edge::default()
     }
 
     fn telemetry(&self) -> Telemetry {
         let mut telemetry = Telemetry::default();
-        telemetry.allocated_bytes = Some(self.context.budget.used.load(Ordering::Relaxed));
+        telemetry.allocated_bytes = Some(self.context.budget.used());
         telemetry.busy = Some(self.context.gpu.busy());
         telemetry
     }
@@ -295,7 +287,7 @@ mod tests {
             peak_flops: None,
             peak_bandwidth: None,
         };
-        let budget = Budget { used: Default::default(), limit: u64::MAX };
+        let budget = Budget::new(u64::MAX);
         let settings = Settings { mapped: false, binding_bytes: u64::MAX };
         let device = WgpuDevice::new(info, Gpu::new(id, device, queue), None, budget, &settings);
         let buffer = device.allocate(BufferLayout::new(64)).unwrap();

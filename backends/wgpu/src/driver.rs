@@ -1,16 +1,14 @@
 //! The driver: which adapters there are.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use hetero_hal::{
-    Device, DeviceId, DeviceInfo, DeviceKind, Driver, Error, ErrorKind, OpenOptions, Result, Unavailable,
+    Budget, Device, DeviceId, DeviceInfo, DeviceKind, Driver, Error, ErrorKind, OpenOptions, Result, Unavailable,
     UnavailableReason,
 };
 
 use crate::device::WgpuDevice;
 use crate::gpu::{Gpu, now};
-use crate::memory::Budget;
 use crate::vulkan;
 
 /// The driver of everything that Vulkan, Metal or Direct3D 12 reach.
@@ -79,7 +77,7 @@ impl Driver for WgpuDriver {
             }
         };
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
-        let budget = Budget { used: AtomicU64::new(0), limit };
+        let budget = Budget::new(limit);
         let gpu = Gpu::new(id, opened.device, opened.queue);
         Ok(Arc::new(WgpuDevice::new(info, gpu, opened.importer, budget, &settings)))
     }

@@ -3,35 +3,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use hetero_hal::{Buffer, DeviceId, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
+use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
 
 use crate::device::Context;
 use crate::gpu::{Gpu, PATIENCE};
-
-/// Bytes that a device has allocated, and may.
-#[derive(Debug)]
-pub(crate) struct Budget {
-    pub(crate) used: AtomicU64,
-    pub(crate) limit: u64,
-}
-
-impl Budget {
-    fn take(&self, device: &DeviceId, bytes: u64) -> Result<()> {
-        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
-        });
-        taken.map(|_| ()).map_err(|used| {
-            Error::new(ErrorKind::OutOfMemory, "cannot allocate memory")
-                .on(device.clone())
-                .with_sizes(bytes, Some(self.limit.saturating_sub(used)))
-                .with_remedy("bind smaller shapes, or raise the device's memory limit")
-        })
-    }
-
-    fn give_back(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, Ordering::Relaxed);
-    }
-}
 
 /// How the host gets at memory.
 enum Reach {
@@ -84,7 +59,7 @@ impl WgpuMemory {
         let descriptor = wgpu::BufferDescriptor { label: None, size, usage, mapped_at_creation: false };
         let made = gpu.checked("allocating memory", || gpu.device.create_buffer(&descriptor));
         let buffer = made.map_err(|error| {
-            context.budget.give_back(counted);
+            context.budget.give(counted);
             error.with_sizes(bytes as u64, None)
         })?;
         let reach = if context.mapped { Reach::Mapped } else { Reach::Staged };
@@ -239,7 +214,7 @@ fn unmapped(gpu: &Gpu, error: wgpu::MapRangeError) -> Error {
 
 impl Drop for WgpuMemory {
     fn drop(&mut self) {
-        self.context.budget.give_back(self.counted);
+        self.context.budget.give(self.counted);
     }
 }
 

@@ -77,5 +77,5 @@ fn compile_one(device: &Arc<dyn Device>, program: &Program, deadline: Duration) 
 
 /// The error with the device's id, unless it names one.
 pub(super) fn named(error: HalError, device: &dyn Device) -> HalError {
-    if error.device().is_none() { error.on(device.info().id.clone()) } else { error }
+    error.or_on(&device.info().id)
 }

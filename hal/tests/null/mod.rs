@@ -7,10 +7,10 @@ use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, Callback, Capabilities, Claim, CompileOptions, DType, Device, DeviceId,
-    DeviceInfo, DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind,
-    Node, OpenOptions, Point, Program, Quality, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
-    copy_through_host,
+    BindingInfo, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo,
+    DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind, Node,
+    OpenOptions, Point, Program, Quality, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
+    copy_through_host, fill_through_host,
 };
 
 /// Finds and opens null devices.
@@ -176,35 +176,17 @@ impl Queue for NullQueue {
             let executable = executable.ok_or_else(|| Error::invalid_argument("another device's executable"))?;
             BindingInfo::check(executable.bindings(), &execution.bindings)?;
         }
-        after(wait.to_vec(), work, signal.to_vec());
+        let signal = signal.to_vec();
+        let run = move |outcome: Result<()>| Point::settle(&signal, &outcome.and_then(|()| perform(&work)));
+        Point::when_all(wait, Box::new(run));
         Ok(())
-    }
-}
-
-/// Waits for the points one after the other, without blocking; then runs the work and signals.
-fn after(mut wait: Vec<Point>, work: Work, signal: Vec<Point>) {
-    match wait.pop() {
-        Some(point) => {
-            let next: Callback = Box::new(move |outcome| match outcome {
-                Ok(()) => after(wait, work, signal),
-                Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
-            });
-            point.timeline.on_reach(point.value, next);
-        }
-        None => match perform(&work) {
-            Ok(()) => signal.iter().for_each(Point::signal),
-            Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
-        },
     }
 }
 
 fn perform(work: &Work) -> Result<()> {
     match work {
         Work::Copy { source, target } => copy_through_host(source, target),
-        Work::Fill { target, pattern } => {
-            let bytes: Vec<u8> = pattern.iter().copied().cycle().take(target.len()).collect();
-            target.write(0, &bytes)
-        }
+        Work::Fill { target, pattern } => fill_through_host(target, pattern),
         Work::Host(task) => task.run(),
         Work::Execute(execution) => {
             let executable: &dyn Any = &*execution.executable;

@@ -262,8 +262,8 @@ impl FaultyQueue {
         if self.state.has(Fault::LoseRunning { submission }) {
             let state = self.state.clone();
             after(
-                wait.to_vec(),
-                signal.to_vec(),
+                wait,
+                signal,
                 Box::new(move |_| {
                     state.lose();
                 }),
@@ -282,18 +282,17 @@ impl FaultyQueue {
 
     /// Hands the work on once its points are reached, unless the device is lost by then.
     fn guarded(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
-        let reached = |point: &Point| point.timeline.value() >= point.value;
-        if wait.iter().all(reached) {
+        if wait.iter().all(Point::is_reached) {
             return self.inner.submit(wait, work, signal);
         }
         let (inner, state) = (self.inner.clone(), self.state.clone());
         after(
-            wait.to_vec(),
-            signal.to_vec(),
+            wait,
+            signal,
             Box::new(move |signal| {
                 // What is not taken now, for a reason that a check beforehand would have told the caller, is told to who waits.
                 if let Err(error) = state.check().and_then(|()| inner.submit(&[], work, signal)) {
-                    signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+                    Point::settle(signal, &Err(error));
                 }
             }),
         );
@@ -324,7 +323,7 @@ impl Queue for FaultyQueue {
             Fate::Goes(None) => self.inner.run(wait, work, signal, deadline),
             Fate::Goes(Some(delay)) => {
                 wait.iter().try_for_each(|point| point.wait(deadline)).inspect_err(|error| {
-                    signal.iter().for_each(|point| point.timeline.fail(error.clone()));
+                    Point::settle(signal, &Err(error.clone()));
                 })?;
                 std::thread::sleep(delay);
                 self.inner.run(wait, work, signal, deadline)
@@ -337,17 +336,13 @@ impl Queue for FaultyQueue {
 type Then = Box<dyn FnOnce(&[Point]) + Send>;
 
 /// Calls `then` once all points are reached; where one fails, fails the signals instead.
-fn after(mut wait: Vec<Point>, signal: Vec<Point>, then: Then) {
-    match wait.pop() {
-        Some(point) => {
-            let next = move |outcome: Result<()>| match outcome {
-                Ok(()) => after(wait, signal, then),
-                Err(error) => signal.iter().for_each(|point| point.timeline.fail(error.clone())),
-            };
-            point.timeline.on_reach(point.value, Box::new(next));
-        }
-        None => then(&signal),
-    }
+fn after(wait: &[Point], signal: &[Point], then: Then) {
+    let signal = signal.to_vec();
+    let heard = move |outcome: Result<()>| match outcome {
+        Ok(()) => then(&signal),
+        Err(_) => Point::settle(&signal, &outcome),
+    };
+    Point::when_all(wait, Box::new(heard));
 }
 
 #[cfg(test)]

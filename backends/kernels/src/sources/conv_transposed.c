@@ -1,12 +1,6 @@
 // One work item for each element of a transposed convolution's result: it gathers what windows of the input spread to it. Positions are signed, as in pool.c.
 if (LINEAR < n) {
-  const int index = to_int(LINEAR);
-  const int x0 = index % ow;
-  const int y0 = (index / ow) % oh;
-  const int z0 = (index / (ow * oh)) % od;
-  const int filter = (index / (ow * oh * od)) % filters;
-  const int image = index / (ow * oh * od) / filters;
-  const int part = filter / outputs;
+#include position
   float sum = 0.0f;
   for (int c = 0; c < kd; c += 1) {
     const int z = z0 + pd - c * gd;

@@ -11,21 +11,11 @@ if (index < n) {
   r += LOAD(bias, (direction * 6u + 1u) * hidden + j) + LOAD(bias, (direction * 6u + 4u) * hidden + j);
 #endif
   float u = 0.0f;
-  float own = 0.0f;
   for (uint k = 0u; k < hidden; k += 1u) {
-#if FIRST
-#if STARTED
-      const float h = LOAD(h_start, (direction * batch + b) * hidden + k);
-#else
-      const float h = 0.0f;
-#endif
-#else
-      const float h = LOAD(y, ((before * directions + direction) * batch + b) * hidden + k);
-#endif
+#include state
       z += h * LOAD(w, (direction * 3u * hidden + j) * hidden + k);
       r += h * LOAD(w, ((direction * 3u + 1u) * hidden + j) * hidden + k);
       u += h * LOAD(w, ((direction * 3u + 2u) * hidden + j) * hidden + k);
-      own = pick(k == j, h, own);
   }
   STORE(update, index, sigmoid(z));
 #if LINEAR
@@ -34,7 +24,11 @@ if (index < n) {
 #endif
   STORE(kept, index, sigmoid(r) * u);
 #else
-  STORE(kept, index, sigmoid(r) * own);
+  {
+    const uint k = j;
+#include state
+    STORE(kept, index, sigmoid(r) * h);
+  }
 #endif
 #else
   float u = LOAD(g, ((step * batch + b) * 3u + 2u) * hidden + j);
@@ -52,21 +46,9 @@ if (index < n) {
   }
 #endif
   const float z = LOAD(update, index);
-  float own = 0.0f;
-  {
-    const uint k = j;
-#if FIRST
-#if STARTED
-      const float h = LOAD(h_start, (direction * batch + b) * hidden + k);
-#else
-      const float h = 0.0f;
-#endif
-#else
-      const float h = LOAD(y, ((before * directions + direction) * batch + b) * hidden + k);
-#endif
-      own = h;
-  }
-  const float h1 = (1.0f - z) * tanh_(u) + z * own;
+  const uint k = j;
+#include state
+  const float h1 = (1.0f - z) * tanh_(u) + z * h;
   STORE(y, ((step * directions + direction) * batch + b) * hidden + j, h1);
 #if STATE_OUT
   STORE(h_out, (direction * batch + b) * hidden + j, h1);

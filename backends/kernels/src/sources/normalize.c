@@ -4,40 +4,25 @@ const uint r = LINEAR / ITEMS;
 const uint lane = ITEM;
 const uint base = r * length;
 float mean = 0.0f;
-#if SQUARE
-#else
-float s = 0.0f;
+float total = 0.0f;
+#if !SQUARE
 if (r < results) {
   for (uint k = lane; k < length; k += ITEMS) {
-    s += LOAD(x, base + k);
+    total += LOAD(x, base + k);
   }
 }
-part[lane] = s;
-BARRIER;
-for (uint step = ITEMS / 2u; step > 0u; step = step / 2u) {
-  if (lane < step) {
-    part[lane] = part[lane] + part[lane + step];
-  }
-  BARRIER;
-}
+#include total
 mean = part[0] / to_float(length);
 BARRIER;
 #endif
-float q = 0.0f;
+total = 0.0f;
 if (r < results) {
   for (uint k = lane; k < length; k += ITEMS) {
     const float d = LOAD(x, base + k) - mean;
-    q += d * d;
+    total += d * d;
   }
 }
-part[lane] = q;
-BARRIER;
-for (uint step = ITEMS / 2u; step > 0u; step = step / 2u) {
-  if (lane < step) {
-    part[lane] = part[lane] + part[lane + step];
-  }
-  BARRIER;
-}
+#include total
 const float inverse = 1.0f / sqrt(part[0] / to_float(length) + epsilon);
 if (r < results) {
 #if MEAN

@@ -1,12 +1,8 @@
 // Result `r` is the reduction of `length` elements. With GROUPED a work group makes it, else a work item.
 #if GROUPED
 LOCAL $T part[ITEMS];
-const uint r = LINEAR / ITEMS;
-const uint lane = ITEM;
-#else
-const uint r = LINEAR;
-const uint lane = 0u;
 #endif
+#include lane
 $T s = to_$T(0);
 if (r < results) {
   const uint outer = $OUTER;

@@ -8,15 +8,7 @@ if (index < n) {
   sum += LOAD(bias, direction * 2u * hidden + j) + LOAD(bias, (direction * 2u + 1u) * hidden + j);
 #endif
   for (uint k = 0u; k < hidden; k += 1u) {
-#if FIRST
-#if STARTED
-      const float h = LOAD(h_start, (direction * batch + b) * hidden + k);
-#else
-      const float h = 0.0f;
-#endif
-#else
-      const float h = LOAD(y, ((before * directions + direction) * batch + b) * hidden + k);
-#endif
+#include state
       sum += h * LOAD(w, (direction * hidden + j) * hidden + k);
   }
   const float h1 = tanh_(sum);

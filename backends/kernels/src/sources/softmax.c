@@ -1,12 +1,8 @@
 // Row `r` of `length` elements: the largest, then the sum of exponentials about it, then what is asked for.
 #if GROUPED
 LOCAL float part[ITEMS];
-const uint r = LINEAR / ITEMS;
-const uint lane = ITEM;
-#else
-const uint r = LINEAR;
-const uint lane = 0u;
 #endif
+#include lane
 float s = 0.0f;
 uint outer = 0u;
 if (r < results) {
@@ -31,36 +27,29 @@ BARRIER;
 #endif
 // Exponentials about an infinity would be NaN.
 const float largest = pick(is_inf(s) && s < 0.0f, 0.0f, s);
-float sum = 0.0f;
+float total = 0.0f;
 if (r < results) {
   for (uint k = lane; k < length; k += ITEMS) {
-    sum += exp(LOAD(x, outer + $INNER) - largest);
+    total += exp(LOAD(x, outer + $INNER) - largest);
   }
 }
 #if GROUPED
-part[lane] = sum;
-BARRIER;
-for (uint step = ITEMS / 2u; step > 0u; step = step / 2u) {
-  if (lane < step) {
-    part[lane] = part[lane] + part[lane + step];
-  }
-  BARRIER;
-}
-sum = part[0];
+#include total
+total = part[0];
 #endif
 if (r < results) {
 #if SUM
   if (lane == 0u) {
-    STORE(y, r, log(sum) + largest);
+    STORE(y, r, log(total) + largest);
   }
 #else
-  const float scale = log(sum);
+  const float scale = log(total);
   for (uint k = lane; k < length; k += ITEMS) {
     const uint at = outer + $INNER;
 #if LOG
     STORE(y, at, LOAD(x, at) - largest - scale);
 #else
-    STORE(y, at, exp(LOAD(x, at) - largest) / sum);
+    STORE(y, at, exp(LOAD(x, at) - largest) / total);
 #endif
   }
 #endif
