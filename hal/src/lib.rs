@@ -66,7 +66,9 @@ pub use driver::{DeviceId, DeviceInfo, DeviceKind, Driver, OpenOptions, Unavaila
 pub use dtype::{Bool, DType, Element};
 pub use error::{Error, ErrorKind, Result, Sizes};
 pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, Node, NodeId, Operator, TensorType, Value, ValueId};
-pub use memory::{Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind};
+pub use memory::{
+    Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind, check_range,
+};
 pub use model::{Model, StatePair};
 pub use operators::{
     Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,

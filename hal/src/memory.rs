@@ -61,6 +61,19 @@ pub trait Memory: Any + Send + Sync {
     fn write(&self, offset: usize, from: &[u8]) -> Result<()>;
 }
 
+/// Checks that bytes lie in memory of a length: for a backend's [`Memory`], which trusts no caller with its addresses.
+///
+/// # Errors
+/// `InvalidArgument` with the numbers.
+pub fn check_range(offset: usize, bytes: usize, length: usize) -> Result<()> {
+    match offset.checked_add(bytes) {
+        Some(end) if end <= length => Ok(()),
+        _ => Err(Error::invalid_argument(format!(
+            "bytes {offset} to {offset}+{bytes} are outside memory of {length} bytes"
+        ))),
+    }
+}
+
 /// A range of a device's memory. Cloning or slicing shares the allocation; the last clone frees it.
 #[derive(Clone)]
 pub struct Buffer {

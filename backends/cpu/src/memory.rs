@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hetero_hal::{Budget, Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result};
+use hetero_hal::{Budget, Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
 
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
@@ -55,16 +55,6 @@ impl CpuMemory {
         }
         fits
     }
-
-    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes => Ok(()),
-            _ => Err(Error::invalid_argument(format!(
-                "bytes {offset} to {offset}+{bytes} are outside memory of {} bytes",
-                self.bytes
-            ))),
-        }
-    }
 }
 
 impl Drop for CpuMemory {
@@ -77,7 +67,7 @@ impl Drop for CpuMemory {
 
 impl Memory for CpuMemory {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
-        self.check(offset, into.len())?;
+        check_range(offset, into.len(), self.bytes)?;
         let host = self.host();
         // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is exclusive, and by the contract of `Memory`
         // nothing writes the range now.
@@ -86,7 +76,7 @@ impl Memory for CpuMemory {
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        self.check(offset, from.len())?;
+        check_range(offset, from.len(), self.bytes)?;
         let host = self.host();
         let target = host
             .as_mut_ptr()

@@ -6,7 +6,7 @@ use cl3::types::cl_device_info;
 use hetero_hal::{
     Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
     Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId,
-    OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
+    OpenOptions, Program, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
 
@@ -156,15 +156,11 @@ impl Device for OpenClDevice {
     }
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
-        let claim = |(id, node)| {
-            hetero_kernels::support(program, node, &self.target).ok()?;
-            Some(Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None })
-        };
-        program.node_ids().filter_map(claim).collect()
+        hetero_kernels::claims(program, &self.target)
     }
 
     fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
-        hetero_kernels::support(program, program.nodes().get(node.index())?, &self.target).err()
+        hetero_kernels::refusal(program, node, &self.target)
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {

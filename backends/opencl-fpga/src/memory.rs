@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
+use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result, check_range};
 
 use crate::device::Shared;
 use crate::handle::Mem;
@@ -86,16 +86,6 @@ impl OpenClMemory {
     pub(crate) fn is_constant(&self) -> bool {
         self.host.as_ref().is_some_and(|host| host.as_mut_ptr().is_none())
     }
-
-    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes => Ok(()),
-            _ => Err(Error::invalid_argument(format!(
-                "bytes {offset} to {offset}+{bytes} are outside memory of {} bytes",
-                self.bytes
-            ))),
-        }
-    }
 }
 
 fn too_large(shared: &Shared, bytes: usize) -> Error {
@@ -113,7 +103,7 @@ impl Drop for OpenClMemory {
 
 impl Memory for OpenClMemory {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
-        self.check(offset, into.len())?;
+        check_range(offset, into.len(), self.bytes)?;
         if into.is_empty() {
             return Ok(());
         }
@@ -127,7 +117,7 @@ impl Memory for OpenClMemory {
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        self.check(offset, from.len())?;
+        check_range(offset, from.len(), self.bytes)?;
         if from.is_empty() {
             return Ok(());
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use hetero_hal::{
     Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge,
     Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
-    Program, Quality, Queue, QueueOptions, Result, Source, Telemetry,
+    Program, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
 
@@ -188,14 +188,11 @@ impl Device for WgpuDevice {
     }
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
-        let supported =
-            program.node_ids().filter(|(_, node)| hetero_kernels::support(program, node, &self.context.target).is_ok());
-        supported.map(|(id, _)| Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None }).collect()
+        hetero_kernels::claims(program, &self.context.target)
     }
 
     fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
-        let node = program.nodes().get(node.index())?;
-        hetero_kernels::support(program, node, &self.context.target).err()
+        hetero_kernels::refusal(program, node, &self.context.target)
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
@@ -255,6 +252,8 @@ impl Device for WgpuDevice {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use hetero_hal::{DeviceKind, ErrorKind, HostTask, Timeline, Work};
 
     use super::*;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result};
+use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result, check_range};
 
 use crate::device::Context;
 use crate::gpu::{Gpu, PATIENCE};
@@ -129,17 +129,6 @@ impl WgpuMemory {
         matches!(self.reach, Reach::Mapped).then(|| self.mapping.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.bytes => Ok(()),
-            _ => Err(Error::invalid_argument(format!(
-                "bytes {offset} to {offset}+{bytes} are outside memory of {} bytes",
-                self.bytes
-            ))
-            .on(self.gpu().id.clone())),
-        }
-    }
-
     /// Maps the words around a range. `with` gets the slice and where in it the range begins.
     fn mapped<T>(
         &self,
@@ -220,7 +209,7 @@ impl Drop for WgpuMemory {
 
 impl Memory for WgpuMemory {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
-        self.check(offset, into.len())?;
+        check_range(offset, into.len(), self.bytes).map_err(|error| error.or_on(&self.gpu().id))?;
         self.gpu().alive()?;
         if into.is_empty() {
             return Ok(());
@@ -245,7 +234,7 @@ impl Memory for WgpuMemory {
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        self.check(offset, from.len())?;
+        check_range(offset, from.len(), self.bytes).map_err(|error| error.or_on(&self.gpu().id))?;
         self.gpu().alive()?;
         if from.is_empty() {
             return Ok(());
