@@ -42,7 +42,7 @@ class Hetero:
 
     def __init__(self, hetero, folder, ports, threads):
         source = os.path.join(folder, "case_0")
-        command = [hetero, "run", os.path.join(folder, "model.onnx"), "--threads", str(threads), "--on-request"]
+        command = [hetero, "run", "--device", "cpu:0", os.path.join(folder, "model.onnx"), "--threads", str(threads), "--on-request"]
         for port, stem in ports["inputs"].items():
             command += ["--input", f"{port}={os.path.join(source, stem)}.npy"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -27,7 +27,7 @@ def main():
         for case in sorted(entry for entry in os.listdir(folder) if entry.startswith("case_")):
             source = os.path.join(folder, case)
             with tempfile.TemporaryDirectory() as out:
-                command = [hetero, "run", os.path.join(folder, "model.onnx"), "--output", out, "--json"]
+                command = [hetero, "run", "--device", "cpu:0", os.path.join(folder, "model.onnx"), "--output", out, "--json"]
                 for port, stem in ports["inputs"].items():
                     command += ["--input", f"{port}={os.path.join(source, stem)}.npy"]
                 done = subprocess.run(command, capture_output=True, text=True, timeout=600)
