@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result};
+use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
 
 /// The name of the host among devices, `host:0`. No driver has it.
 #[must_use]
@@ -10,9 +10,9 @@ pub fn host_id() -> DeviceId {
     DeviceId::new("host", 0)
 }
 
-fn outside(offset: usize, bytes: usize, size: usize) -> Error {
-    Error::invalid_argument(format!("bytes {offset} to {offset}+{bytes} are outside memory of {size} bytes"))
-        .on(host_id())
+/// Checks a range of memory of this length.
+fn check(offset: usize, bytes: usize, length: usize) -> Result<()> {
+    check_range(offset, bytes, length).map_err(|error| error.on(host_id()))
 }
 
 /// Memory of the host's own, behind a lock.
@@ -45,16 +45,15 @@ impl HostBytes {
 impl Memory for HostBytes {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
         let content = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let from = content.get(offset..offset.saturating_add(into.len()));
-        into.copy_from_slice(from.ok_or_else(|| outside(offset, into.len(), content.len()))?);
+        check(offset, into.len(), content.len())?;
+        into.copy_from_slice(&content[offset..offset + into.len()]);
         Ok(())
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
         let mut content = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let size = content.len();
-        let into = content.get_mut(offset..offset.saturating_add(from.len()));
-        into.ok_or_else(|| outside(offset, from.len(), size))?.copy_from_slice(from);
+        check(offset, from.len(), content.len())?;
+        content[offset..offset + from.len()].copy_from_slice(from);
         Ok(())
     }
 }
@@ -67,18 +66,11 @@ impl HostPages {
     pub(crate) fn buffer(pages: HostMemory) -> Buffer {
         Buffer::new(host_id(), MemoryKind::Shared, pages.len(), Arc::new(HostPages(pages)))
     }
-
-    fn check(&self, offset: usize, bytes: usize) -> Result<()> {
-        match offset.checked_add(bytes) {
-            Some(end) if end <= self.0.len() => Ok(()),
-            _ => Err(outside(offset, bytes, self.0.len())),
-        }
-    }
 }
 
 impl Memory for HostPages {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
-        self.check(offset, into.len())?;
+        check(offset, into.len(), self.0.len())?;
         // SAFETY: the range was checked to lie inside pages that `self` keeps alive, `into` is exclusive and no part of them, and by the
         // contract of `Memory` nothing writes the range now.
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
@@ -86,7 +78,7 @@ impl Memory for HostPages {
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        self.check(offset, from.len())?;
+        check(offset, from.len(), self.0.len())?;
         let target = self.0.as_mut_ptr();
         let target =
             target.ok_or_else(|| Error::invalid_argument("constant memory cannot be written").on(host_id()))?;

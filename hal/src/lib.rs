@@ -77,7 +77,7 @@ pub use program::{Extent, Program, ProgramValue};
 pub use queue::{
     Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host, fill_through_host,
 };
-pub use telemetry::{ClockRequest, ClockState, Telemetry};
+pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, Point, Timeline};
 pub use topology::{Access, Edge, Topology};

@@ -4,13 +4,12 @@ use std::sync::Arc;
 
 use cl3::types::cl_device_info;
 use hetero_hal::{
-    Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
+    Budget, Buffer, BufferLayout, Busy, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
     Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId,
     OpenOptions, Program, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
 
-use crate::busy::Busy;
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
 use crate::handle::{CommandQueue, Context, DeviceHandle};

@@ -20,7 +20,6 @@
 //! }
 //! ```
 
-mod busy;
 mod device;
 mod driver;
 mod executable;

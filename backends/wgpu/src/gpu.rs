@@ -6,11 +6,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use hetero_hal::{DeviceId, Error, ErrorKind, Result};
+use hetero_hal::{Busy, DeviceId, Error, ErrorKind, Result};
 
 /// Longest wait in one piece: a device that is lost meanwhile is noticed after it.
 const SLICE: Duration = Duration::from_millis(100);
@@ -37,8 +37,7 @@ pub(crate) struct Gpu {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
     health: Arc<Health>,
-    /// Until when it has been busy, and for how long.
-    busy: Mutex<(Instant, Duration)>,
+    busy: Busy,
 }
 
 impl Gpu {
@@ -52,7 +51,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error| {
             uncaught.fail(typed(&error, "an error came unasked").on(uncaught_id.clone()));
         }));
-        Gpu { id, device, queue, health, busy: Mutex::new((Instant::now(), Duration::ZERO)) }
+        Gpu { id, device, queue, health, busy: Busy::new() }
     }
 
     /// The failure that ended the device, if one did.
@@ -156,15 +155,11 @@ impl Gpu {
 
     /// Counts work that began then and has ended now.
     pub(crate) fn worked(&self, began: Instant) {
-        let now = Instant::now();
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        // Work that overlaps counts once.
-        let (end, sum) = *busy;
-        *busy = (now, sum + now.saturating_duration_since(began.max(end)));
+        self.busy.add(began, Instant::now());
     }
 
     pub(crate) fn busy(&self) -> Duration {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).1
+        self.busy.spent()
     }
 }
 
