@@ -30,29 +30,29 @@ impl CpuQueue {
         CpuQueue { backlog, here: Worker { device, busy, capacity: Arc::new(Capacity::new(options, CAPACITY)) } }
     }
 
+    /// Checks what a caller can get wrong.
     fn check(&self, work: &Work) -> Result<()> {
-        let device = &self.here.device;
-        let own = |buffer: &Buffer| {
-            if buffer.memory::<CpuMemory>().is_some() {
-                return Ok(());
-            }
-            Err(Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(device.clone()))
-        };
-        match work {
-            Work::Execute(execution) => {
-                let executable: &dyn Any = &*execution.executable;
-                let executable = executable
-                    .downcast_ref::<CpuExecutable>()
-                    .ok_or_else(|| Error::invalid_argument("the executable is another device's").on(device.clone()))?;
-                execution.bindings.iter().try_for_each(own)?;
-                execution.scratch.iter().try_for_each(own)?;
-                executable.check(execution)
-            }
-            Work::Fill { target, .. } => own(target),
-            _ => Ok(()),
+        takes(work).and_then(|()| work.check()).map_err(|error| error.or_on(&self.here.device))
+    }
+}
+
+/// Is it all of this device?
+fn takes(work: &Work) -> Result<()> {
+    let own = |buffer: &Buffer| match buffer.memory::<CpuMemory>() {
+        Some(_) => Ok(()),
+        None => Err(Error::invalid_argument(format!("{buffer:?} is another device's memory"))),
+    };
+    match work {
+        Work::Execute(execution) => {
+            let executable: &dyn Any = &*execution.executable;
+            let executable = executable
+                .downcast_ref::<CpuExecutable>()
+                .ok_or_else(|| Error::invalid_argument("the executable is another device's"))?;
+            execution.bindings.iter().chain(&execution.scratch).try_for_each(own)?;
+            executable.check(execution)
         }
-        .and_then(|()| work.check())
-        .map_err(|error| error.or_on(device))
+        Work::Fill { target, .. } => own(target),
+        _ => Ok(()),
     }
 }
 

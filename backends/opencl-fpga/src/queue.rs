@@ -48,17 +48,21 @@ impl OpenClQueue {
 }
 
 impl Core {
+    /// Checks what a caller can get wrong.
     fn check(&self, work: &Work) -> Result<()> {
-        let id = &self.shared.id;
-        let own = |buffer: &Buffer| match buffer.memory::<OpenClMemory>() {
-            Some(memory) if memory.is_of(&self.shared) => Ok(()),
-            _ => Err(Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(id.clone())),
+        self.takes(work).and_then(|()| work.check()).map_err(|error| error.or_on(&self.shared.id))
+    }
+
+    /// Is it all of this device, and may it be written where it is?
+    fn takes(&self, work: &Work) -> Result<()> {
+        let own = |buffer: &Buffer| match self.own(buffer) {
+            true => Ok(()),
+            false => Err(Error::invalid_argument(format!("{buffer:?} is another device's memory"))),
         };
         // Others rely on constant memory staying as it is, and it may be a mapped file's.
         let writable = |buffer: &Buffer| match buffer.memory::<OpenClMemory>() {
             Some(memory) if memory.is_constant() => {
-                Err(Error::invalid_argument(format!("{buffer:?} was imported as constant and cannot be written"))
-                    .on(id.clone()))
+                Err(Error::invalid_argument(format!("{buffer:?} was imported as constant and cannot be written")))
             }
             _ => Ok(()),
         };
@@ -66,10 +70,9 @@ impl Core {
             Work::Execute(execution) => {
                 let executable: &dyn Any = &*execution.executable;
                 let executable = executable.downcast_ref::<OpenClExecutable>().filter(|own| own.is_of(&self.shared));
-                let executable = executable
-                    .ok_or_else(|| Error::invalid_argument("the executable is another device's").on(id.clone()))?;
-                execution.bindings.iter().try_for_each(own)?;
-                execution.scratch.iter().try_for_each(own)?;
+                let executable =
+                    executable.ok_or_else(|| Error::invalid_argument("the executable is another device's"))?;
+                execution.bindings.iter().chain(&execution.scratch).try_for_each(own)?;
                 executable.check(execution)?;
                 let bound = executable.bindings().iter().zip(execution.bindings.iter());
                 bound
@@ -80,8 +83,6 @@ impl Core {
             Work::Copy { target, .. } => writable(target),
             _ => Ok(()),
         }
-        .and_then(|()| work.check())
-        .map_err(|error| error.or_on(id))
     }
 
     /// Would the work hold up the thread that starts it?

@@ -125,23 +125,26 @@ impl WgpuQueue {
         WgpuQueue { hand, backlog: Backlog::new(context.gpu.id.clone(), options) }
     }
 
+    /// Checks what a caller can get wrong.
     fn check(&self, work: &Work) -> Result<()> {
+        self.takes(work).and_then(|()| work.check()).map_err(|error| error.or_on(&self.hand.context.gpu.id))
+    }
+
+    /// Is it all of this device?
+    fn takes(&self, work: &Work) -> Result<()> {
         let context = &self.hand.context;
-        let on = |error: Error| error.or_on(&context.gpu.id);
         match work {
             Work::Execute(execution) => {
                 let executable: &dyn Any = &*execution.executable;
-                let executable = executable
+                executable
                     .downcast_ref::<WgpuExecutable>()
                     .filter(|executable| executable.is_of(context))
-                    .ok_or_else(|| on(Error::invalid_argument("the executable is another device's")))?;
-                executable.check(execution)
+                    .ok_or_else(|| Error::invalid_argument("the executable is another device's"))?
+                    .check(execution)
             }
             Work::Fill { target, .. } => context.memory(target).map(|_| ()),
             _ => Ok(()),
         }
-        .and_then(|()| work.check())
-        .map_err(on)
     }
 }
 
