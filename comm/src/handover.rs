@@ -13,9 +13,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Error, Execution, ExternalMemory,
-    HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, Queue, QueueOptions, Result, Source,
-    Timeline, Work,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceInfo, Direction, Driver, Error, Execution,
+    ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions, Queue,
+    QueueOptions, Result, Source, Timeline, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -219,6 +219,66 @@ pub fn measure_handover(
         import_bytes,
         foreign_percent,
     })
+}
+
+/// Rows that others disturbed are measured again, so often in all.
+const ATTEMPTS: usize = 3;
+/// Percent of the processors that others may use.
+const FOREIGN_PERCENT: f64 = 8.0;
+
+/// A [`Handover`] with what its device is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct HandoverRow {
+    /// What was measured.
+    #[serde(flatten)]
+    pub handover: Handover,
+    /// The device's name, as its driver tells it.
+    pub name: String,
+    /// Who made it.
+    pub vendor: String,
+    /// The driver's version.
+    pub driver_version: String,
+    /// Is it a simulator or an emulator?
+    pub emulated: bool,
+    /// How often it was measured, as others had used the processors; the last time counts.
+    pub attempts: usize,
+}
+
+/// Measures every device of a driver with each of these sizes, in bytes: see [`measure_handover`]. `bare` makes what launches through the driver's own interface; `found` hears of
+/// each row at once. A driver without devices has no rows.
+///
+/// # Errors
+/// As [`measure_handover`] and [`Driver::open`].
+pub fn measure_handovers(
+    cpu: &Arc<dyn Device>,
+    driver: &dyn Driver,
+    sizes: &[usize],
+    bare: &mut dyn FnMut(&DeviceInfo) -> Result<Box<dyn DriverLaunch>>,
+    found: &mut dyn FnMut(HandoverRow) -> Result<()>,
+) -> Result<()> {
+    for info in driver.probe().unwrap_or_default() {
+        let device = driver.open(info.id.ordinal(), &OpenOptions::default())?;
+        let mut bare = bare(&info)?;
+        for &bytes in sizes {
+            let (mut attempts, mut disturbed) = (0, true);
+            let mut row = None;
+            while disturbed && attempts < ATTEMPTS {
+                attempts += 1;
+                let handover = measure_handover(cpu, &device, &mut *bare, bytes, &HandoverOptions::default())?;
+                disturbed = handover.foreign_percent.is_some_and(|percent| percent > FOREIGN_PERCENT);
+                row = Some(HandoverRow {
+                    handover,
+                    name: info.name.clone(),
+                    vendor: info.vendor.clone(),
+                    driver_version: info.driver_version.clone(),
+                    emulated: info.emulated,
+                    attempts,
+                });
+            }
+            row.map_or(Ok(()), &mut *found)?;
+        }
+    }
+    Ok(())
 }
 
 fn incremented(written: u32, seen: [u8; 4]) -> Result<()> {

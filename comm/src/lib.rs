@@ -39,7 +39,10 @@ mod profile;
 mod transport;
 
 pub use cost::Choice;
-pub use handover::{DriverLaunch, Handover, HandoverOptions, INCREMENT, Latency, increment_kernel, measure_handover};
+pub use handover::{
+    DriverLaunch, Handover, HandoverOptions, HandoverRow, INCREMENT, Latency, increment_kernel, measure_handover,
+    measure_handovers,
+};
 pub use host::host_id;
 pub use local::{PeerCopy, Staged, ZeroCopy};
 pub use measure::{MeasureOptions, measure};

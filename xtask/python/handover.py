@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints what handing a tensor from the CPU to a device and back takes: `handover.py HETERO OUT ROWS...`.
 
-ROWS are files with a line of JSON for each device and size, as the backends' `handover` examples print them. Beside them a session does the same with a
+ROWS are files with a line of JSON for each device and size, as the examples `handover_…` of the backends print them. Beside them a session does the same with a
 model on the devices of each row: Relu on the CPU, Neg on the device, Relu on the CPU; its report says what was copied between the two.
 Writes OUT.json and OUT.md. Where a goal is missed, says so; it does not fail, as other programs' load decides too.
 """
@@ -80,7 +80,7 @@ def main():
     columns = ["device", "size", "in place µs", "driver's own launch µs", "above it, p50", "staged µs", "below staged", "address", "session: in place / copied bytes", "foreign CPU %"]
     lines = [
         "Each time is p50 / p99. The kernel is one work item that adds 1 to a word. An address is that of the host's pages, where the device's write was seen.",
-        "The driver's own launch is on a queue as programs make it; hetero may choose another one of the driver's (Intel's: kernels of one group on the calling thread), and is then below it.",
+        "The driver's own launch is on a queue of the kind that hetero has (Intel's: kernels of one group on the calling thread).",
         "",
     ]
     lines += ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]

@@ -294,18 +294,18 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Res
     workspace.run(workspace.python(), &arguments)
 }
 
-/// Packages whose example `handover` measures the devices of their driver.
-const HANDOVERS: [&str; 1] = ["hetero-opencl"];
+/// Packages, and their example that measures the devices of their driver.
+const HANDOVERS: [(&str, &str); 2] = [("hetero-opencl", "handover_opencl"), ("hetero-wgpu", "handover_wgpu")];
 
 pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
     setup::setup(workspace)?;
     let hetero = workspace.hetero()?;
     let target = workspace.root.join("target");
     let mut rows = Vec::new();
-    for package in HANDOVERS {
-        let path = target.join(format!("bench-handover-{package}.jsonl"));
+    for (package, example) in HANDOVERS {
+        let path = target.join(format!("bench-{example}.jsonl"));
         let file = std::fs::File::create(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
-        let arguments = ["run", "--quiet", "--release", "--package", package, "--example", "handover"];
+        let arguments = ["run", "--quiet", "--release", "--package", package, "--example", example];
         run(workspace.command("cargo", &arguments).stdout(file))?;
         rows.push(path.to_string_lossy().into_owned());
     }

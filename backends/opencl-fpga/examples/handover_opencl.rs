@@ -1,4 +1,4 @@
-//! Measures handing a tensor over and back, CPU, device, CPU, on every OpenCL device: `handover [BYTES…]`. Prints a line of JSON for each device and size; see
+//! Measures handing a tensor over and back, CPU, device, CPU, on every OpenCL device: `handover_opencl [BYTES…]`. Prints a line of JSON for each device and size; see
 //! `hetero_comm::measure_handover` for what is measured, and `cargo xtask bench handover` for the table.
 
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -7,14 +7,9 @@ use std::ffi::CString;
 use std::process::ExitCode;
 
 use cl3::types::{cl_command_queue, cl_context, cl_device_id, cl_int, cl_kernel, cl_mem, cl_platform_id};
-use hetero_comm::{DriverLaunch, HandoverOptions, INCREMENT, increment_kernel, measure_handover};
+use hetero_comm::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_hal::{DeviceInfo, Driver, Error, ErrorKind, HostMemory, KernelFormat, OpenOptions, Result};
 use hetero_opencl::OpenClDriver;
-
-/// Rows that others disturbed are measured again, so often in all.
-const ATTEMPTS: usize = 3;
-/// Percent of the processors that others may use.
-const FOREIGN: f64 = 8.0;
 
 fn main() -> ExitCode {
     let named: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
@@ -31,40 +26,20 @@ fn main() -> ExitCode {
 fn every_device(sizes: &[usize]) -> Result<()> {
     let cpu = hetero_cpu::CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
     for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
-        let devices = match driver.probe() {
-            Ok(devices) => devices,
-            Err(why) => {
-                eprintln!("{}: {why}", driver.name());
-                continue;
-            }
-        };
-        for info in devices {
-            let device = driver.open(info.id.ordinal(), &OpenOptions::default())?;
-            let mut bare = Bare::new(&info)?;
-            for &bytes in sizes {
-                for attempt in 1..=ATTEMPTS {
-                    let row = measure_handover(&cpu, &device, &mut bare, bytes, &HandoverOptions::default())?;
-                    let quiet = row.foreign_percent.is_none_or(|percent| percent <= FOREIGN);
-                    if !quiet && attempt < ATTEMPTS {
-                        continue;
-                    }
-                    let mut line = serde_json::to_value(&row)
-                        .map_err(|error| Error::internal("a row has no JSON form").caused_by(error))?;
-                    line["name"] = info.name.as_str().into();
-                    line["vendor"] = info.vendor.as_str().into();
-                    line["driver_version"] = info.driver_version.as_str().into();
-                    line["emulated"] = info.emulated.into();
-                    line["attempts"] = attempt.into();
-                    println!("{line}");
-                    break;
-                }
-            }
-        }
+        let mut bare = |info: &DeviceInfo| Ok(Box::new(Bare::new(info)?) as Box<dyn DriverLaunch>);
+        measure_handovers(&cpu, &driver, sizes, &mut bare, &mut |row| {
+            let line = serde_json::to_string(&row);
+            println!("{}", line.map_err(|error| Error::internal("a row has no JSON form").caused_by(error))?);
+            Ok(())
+        })?;
     }
     Ok(())
 }
 
-/// The kernel by OpenCL's own calls, in a context of its own: `clEnqueueNDRangeKernel`, then `clFinish`.
+/// `CL_QUEUE_THREAD_LOCAL_EXEC_ENABLE_INTEL`: kernels run on the thread that enqueues them.
+const THREAD_LOCAL: u64 = 1 << 31;
+
+/// The kernel by OpenCL's own calls, in a context of its own: `clEnqueueNDRangeKernel`, then `clFinish`, on a queue of the kind that hetero has.
 struct Bare {
     context: cl_context,
     queue: cl_command_queue,
@@ -99,8 +74,11 @@ impl Bare {
         let device = handle(info)?;
         let context = cl3::context::create_context(&[device], std::ptr::null(), None, std::ptr::null_mut());
         let context = context.map_err(failed("clCreateContext"))?;
+        let extensions = cl3::device::get_device_info(device, cl3::device::CL_DEVICE_EXTENSIONS).map(String::from);
+        let on_caller = extensions.is_ok_and(|names| names.contains("cl_intel_exec_by_local_thread"));
+        let properties = if on_caller { THREAD_LOCAL } else { 0 };
         // SAFETY: the device is one of the context, which is alive; the queue keeps the driver's order, as hetero's does.
-        let queue = unsafe { cl3::command_queue::create_command_queue(context, device, 0) };
+        let queue = unsafe { cl3::command_queue::create_command_queue(context, device, properties) };
         let queue = queue.map_err(failed("clCreateCommandQueue"))?;
         let source = increment_kernel(KernelFormat::OpenClC).unwrap_or_default();
         let program = cl3::program::create_program_with_source(context, &[source]);
