@@ -115,6 +115,11 @@ impl Draft {
         self.argument(Argument { name: name.into(), dtype, access: Access::Write, operand, elements })
     }
 
+    /// Content that is known.
+    pub(crate) fn holds(self, name: &str, content: &Tensor) -> Self {
+        self.read(name, content.dtype(), content.len(), Operand::Table(content.clone()))
+    }
+
     /// A table of whole numbers.
     pub(crate) fn table(self, name: &str, numbers: Vec<i32>) -> Self {
         let elements = numbers.len();

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
-use hetero_hal::{DType, Node, ValueId};
+use hetero_hal::{DType, Node, ProgramValue, Tensor, ValueId};
 
-use crate::draft::{Draft, Drafts, Operand, Store};
-use crate::language::{Number, Scalar};
+use crate::draft::{Argument, Draft, Drafts, Operand, Store};
+use crate::fold::Affine;
+use crate::language::{Access, Number, Scalar};
 use crate::site::{Answer, Output, Site, Tail, broadcast, reading};
 
 /// Work items of a group of an element-wise kernel.
@@ -167,11 +168,41 @@ impl Chain<'_> {
         Ok((local, scalar))
     }
 
+    /// A multiplication and an addition for each channel.
+    fn affine(&mut self, affine: &Affine, x: ValueId, output: ValueId, result: &ProgramValue) -> Answer<()> {
+        let value = self.site.value(x).ok_or("it has no such value")?;
+        let (x, _) = self.operand(x, &value.shape)?;
+        self.count += 1;
+        let name = format!("v{}", self.count);
+        let mut shape = vec![affine.factors.len()];
+        shape.extend(std::iter::repeat_n(1, result.shape.len().saturating_sub(2)));
+        let mut read = |what: &str, numbers: &[f32]| -> Answer<String> {
+            let table = format!("{name}_{what}");
+            let index = broadcast(&table, "o", &shape, self.shape, &mut self.tail.numbers);
+            let content = Tensor::from_vec(&[numbers.len()], numbers.to_vec()).map_err(|error| error.to_string())?;
+            self.tail.arguments.push(Argument {
+                name: table.clone(),
+                dtype: DType::F32,
+                access: Access::Read,
+                operand: Operand::Table(content),
+                elements: numbers.len(),
+            });
+            Ok(format!("LOAD({table}, {index})"))
+        };
+        let (factor, term) = (read("factor", &affine.factors)?, read("term", &affine.terms)?);
+        self.statements += &format!("const float {name} = {x} * {factor} + {term};\n");
+        self.names.insert(output, (name, Scalar::Float));
+        Ok(())
+    }
+
     fn node(&mut self, node: &Node) -> Answer<()> {
         let site = Site { node, ..self.site };
         let output = site.output_id(0).ok_or("it has no output")?;
         let result = site.result()?;
         let scalar = Scalar::of(result.dtype).ok_or_else(|| format!("kernels do not compute on {}", result.dtype))?;
+        if let (Some(affine), Scalar::Float, Some(x)) = (Affine::of(site), scalar, site.id(0)) {
+            return self.affine(&affine, x, output, result);
+        }
         let mut list = Vec::new();
         for (index, id) in node.inputs.iter().enumerate() {
             let unused = &*node.operator.name == "CastLike" && index == 1;

@@ -36,6 +36,7 @@
 mod draft;
 mod elementwise;
 mod families;
+mod fold;
 mod language;
 mod lower;
 mod site;

@@ -9,6 +9,7 @@ use crate::Target;
 use crate::draft::{Draft, Drafts, MOST_ELEMENTS, Operand, resolve};
 use crate::elementwise;
 use crate::families;
+use crate::fold::{Folds, folds};
 use crate::language::{Access, Dialect, Port, Source, prelude};
 use crate::site::{Answer, Output, Site};
 
@@ -142,22 +143,31 @@ pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::
     if renames(node) {
         return Ok(());
     }
-    drafts(site, &[node], false).map(|_| ())
+    drafts(site, &[node], false, &Folds::new()).map(|_| ())
 }
 
 /// The launches of nodes that are one kernel.
-fn drafts(site: Site<'_>, nodes: &[&Node], based: bool) -> Answer<Drafts> {
+fn drafts(site: Site<'_>, nodes: &[&Node], based: bool, folds: &Folds) -> Answer<Drafts> {
     let target = site.target;
     let last = nodes.last().ok_or("no nodes")?;
     let result = Site { node: last, ..site };
     let id = result.output_id(0).ok_or("it has no output")?;
-    let output = Output { id, value: result.result()?, tail: None };
+    let output = Output { id, value: result.result()?, tail: None, folded: None };
     let drafts = match nodes {
         [node] if !elementwise::is(node) => families::drafts(Site { node, ..site }, output)?,
         [base, rest @ ..] if based => {
-            let from = Site { node: base, ..site }.output_id(0);
-            let tail = elementwise::chain(site, rest, from)?;
-            families::drafts(Site { node: base, ..site }, Output { tail: Some(&tail), ..output })?
+            let base = Site { node: base, ..site };
+            let from = base.output_id(0);
+            let is_of = |node: &Node, id: ValueId| node.outputs.first() == Some(&Some(id));
+            let folded = from.and_then(|from| folds.get(&from));
+            let folded = folded.filter(|folded| rest.iter().any(|node| is_of(node, folded.result)));
+            let rest: Vec<&Node> = match folded {
+                Some(folded) => rest.iter().copied().filter(|node| !is_of(node, folded.result)).collect(),
+                None => rest.to_vec(),
+            };
+            let from = folded.map_or(from, |folded| Some(folded.result));
+            let tail = if rest.is_empty() { None } else { Some(elementwise::chain(site, &rest, from)?) };
+            families::drafts(base, Output { tail: tail.as_ref(), folded, ..output })?
         }
         _ => elementwise::kernel(site, nodes, output)?,
     };
@@ -243,6 +253,7 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
         program,
         target,
         names,
+        folds: folds(program, target),
         lowered: Lowered::default(),
         kernels: HashMap::new(),
         tables: HashMap::new(),
@@ -259,11 +270,11 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
         }
         let drafts = if renames(last) {
             let id = site.output_id(0).ok_or_else(|| Error::internal("a node without an output"))?;
-            let output = Output { id, value: program.value(id)?, tail: None };
+            let output = Output { id, value: program.value(id)?, tail: None, folded: None };
             families::copy(site, output)
                 .and_then(|drafts| drafts.launches.iter().try_for_each(|draft| check(draft, target)).map(|()| drafts))
         } else {
-            drafts(site, &nodes, group.based)
+            drafts(site, &nodes, group.based, &lowering.folds)
         };
         let drafts = drafts.map_err(|why| refused(last, why))?;
         lowering.place(&drafts, &group.nodes)?;
@@ -294,6 +305,7 @@ struct Lowering<'a> {
     program: &'a Program,
     target: &'a Target,
     names: Names,
+    folds: Folds,
     lowered: Lowered,
     kernels: HashMap<(&'static str, Source), usize>,
     /// Constants by the program's value, or by content.
@@ -354,7 +366,7 @@ impl Lowering<'_> {
                     let joined = Group { nodes: joined, based: base.is_some() };
                     let nodes: Vec<&Node> = joined.nodes.iter().map(|&number| &program.nodes()[number]).collect();
                     let site = Site { program, node, target: self.target };
-                    if drafts(site, &nodes, joined.based).is_ok() {
+                    if drafts(site, &nodes, joined.based, &self.folds).is_ok() {
                         group = joined;
                     } else {
                         groups[producer] = Some(other);

@@ -4,6 +4,7 @@ use hetero_hal::{Node, Operator, Program, ProgramValue, Tensor, ValueId};
 
 use crate::Target;
 use crate::draft::{Argument, Draft, Operand, Store};
+use crate::fold::Folded;
 use crate::language::{Access, Number, Scalar};
 
 /// Why a node is turned down.
@@ -139,6 +140,8 @@ pub(crate) struct Output<'a> {
     pub(crate) id: ValueId,
     pub(crate) value: &'a ProgramValue,
     pub(crate) tail: Option<&'a Tail>,
+    /// Weights that take the place of the node's own.
+    pub(crate) folded: Option<&'a Folded>,
 }
 
 impl Output<'_> {

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use hetero_conformance::{Case, Expectations, Outcome, check, suite};
+use hetero_conformance::{Case, Expectations, Outcome, check, check_network, network, suite};
 use hetero_hal::{Device, Driver, OpenOptions};
 use hetero_opencl::OpenClDriver;
 
@@ -52,4 +52,16 @@ fn products_by_tiles_are_right() {
     let chosen = |case: &Case| products.iter().any(|name| case.name.starts_with(name));
     let cases: Vec<Case> = suite(3).into_iter().filter(chosen).step_by(7).collect();
     devices(&options).iter().for_each(|device| pass(&**device, &cases));
+}
+
+/// What is fused, folded, renamed or put into scratch memory is in networks only.
+#[test]
+fn random_networks_agree_with_the_oracle() {
+    for device in devices(&OpenOptions::default()) {
+        for seed in 1000..1010 {
+            let (program, inputs) = network(seed).unwrap();
+            let outcome = check_network(&*device, &program, &inputs);
+            assert!(matches!(outcome, Outcome::Passed(_)), "{}, seed {seed}: {outcome:?}", device.info().id);
+        }
+    }
 }

@@ -4,7 +4,7 @@
 
 mod common;
 
-use hetero_conformance::{Expectations, run_suite, suite};
+use hetero_conformance::{Expectations, Outcome, check_network, network, run_suite, suite};
 
 /// Cases are claimed or the device says why not; what it claims is right.
 fn run(options: &[(&str, &str)], cases: fn(&str) -> bool) -> usize {
@@ -33,4 +33,15 @@ fn staging_buffers_give_the_same() {
 fn values_in_pieces_give_the_same() {
     // More pieces than a kernel binds are claimed, as a renaming mostly costs nothing, and turned down when compiling.
     assert!(run(&[("binding_bytes", "1024")], |name| name != "Identity [70001]") >= 1500);
+}
+
+/// What is fused, folded, renamed or put into scratch memory is in networks only.
+#[test]
+fn random_networks_agree_with_the_oracle() {
+    let Some(device) = common::device(&[]) else { return };
+    for seed in 1000..1010 {
+        let (program, inputs) = network(seed).unwrap();
+        let outcome = check_network(&*device, &program, &inputs);
+        assert!(matches!(outcome, Outcome::Passed(_)), "seed {seed}: {outcome:?}");
+    }
 }

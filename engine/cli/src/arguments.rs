@@ -46,7 +46,7 @@ pub(crate) enum Command {
     /// Compare what a device computes with the reference implementation, operator by operator.
     #[command(
         args_conflicts_with_subcommands = true,
-        after_help = "Examples:\n  hetero conformance --device cpu:0\n  hetero conformance --device cpu:0 --filter Conv --junit report.xml\n  hetero conformance onnx onnx/backend/test/data\n\nExit code 1 where a case went worse, or better, than expected."
+        after_help = "Examples:\n  hetero conformance --device cpu:0\n  hetero conformance --device cpu:0 --filter Conv --junit report.xml\n  hetero conformance --device cpu:0 --filter network\n  hetero conformance onnx onnx/backend/test/data\n\nExit code 1 where a case went worse, or better, than expected."
     )]
     Conformance(ConformanceOptions),
     /// Measure what operators take on each device, and transfers between them, and keep the result as a profile that plans are made with.

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hetero::{Binding, HeteroEngine, Model, Tensor};
 use hetero_conformance::{
-    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, model_cases, run_standard, run_suite,
-    standard_cases, suite, write_case,
+    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, check_network, model_cases, network,
+    run_standard, run_suite, standard_cases, suite, write_case,
 };
 use serde_json::json;
 
@@ -17,11 +17,16 @@ use crate::progress::Spinner;
 /// Most elements of an input that is bound as a constant because shapes depend on it.
 const LARGEST_CONSTANT: usize = 64;
 
+/// Random networks behind the cases of one operator.
+const NETWORKS: u64 = 100;
+/// What their names begin with.
+const NETWORK: &str = "network";
+
 /// The generated cases whose names hold a text.
 fn cases(seed: u64, filter: Option<&str>) -> Result<Vec<Case>> {
     let mut cases = suite(seed);
     cases.retain(|case| filter.is_none_or(|filter| case.name.contains(filter)));
-    if cases.is_empty() {
+    if cases.is_empty() && filter != Some(NETWORK) {
         return Err(Failure::usage("no case has this filter in its name", "leave out --filter to run all"));
     }
     Ok(cases)
@@ -86,7 +91,17 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     for case in &cases {
         let outcome = check(&**device, case);
         report.weigh(&expectations, &case.name, &outcome);
-        records.push((case.name.as_str(), outcome));
+        records.push((case.name.clone(), outcome));
+    }
+    // No seed has the networks of another.
+    let wanted = options.filter.as_deref().is_none_or(|filter| filter == NETWORK);
+    let networks = if wanted { NETWORKS / u64::from(options.every) } else { 0 };
+    for number in 0..networks {
+        let (program, inputs) = network(options.seed.wrapping_mul(NETWORKS) + number).map_err(hetero::Error::from)?;
+        let outcome = check_network(&**device, &program, &inputs);
+        let name = format!("{NETWORK} {number}");
+        report.weigh(&expectations, &name, &outcome);
+        records.push((name, outcome));
     }
     drop(spinner);
     if let Some(path) = &options.junit {
@@ -100,7 +115,8 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
                 "device": device.info().id.to_string(),
                 "emulated": device.info().emulated,
                 "seed": options.seed,
-                "cases": cases.len(),
+                "cases": records.len(),
+                "networks": networks,
                 "passed": report.passed,
                 "unsupported": report.unsupported,
                 "reasons": report.reasons,
@@ -112,10 +128,10 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  unsupported: {reason}"));
         report.wrong.iter().for_each(|line| println!("wrong   {line}"));
         println!(
-            "{}{}: {} cases of seed {}, {} passed, {} unsupported, {} expected failures, {} wrong",
+            "{}{}: {} cases of seed {}, {networks} networks among them, {} passed, {} unsupported, {} expected failures, {} wrong",
             device.info().id,
             if device.info().emulated { " (emulated)" } else { "" },
-            cases.len(),
+            records.len(),
             options.seed,
             report.passed,
             report.unsupported,
@@ -131,7 +147,7 @@ fn verdict(wrong: usize) -> Result<()> {
 }
 
 /// The results in the form that build servers read.
-fn junit(device: &str, records: &[(&str, Outcome)]) -> String {
+fn junit(device: &str, records: &[(String, Outcome)]) -> String {
     let escaped = |text: &str| {
         let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
         text.chars().filter(|c| !c.is_control()).collect::<String>()
@@ -264,7 +280,7 @@ mod tests {
 
     #[test]
     fn reports_escape_what_xml_forbids() {
-        let records = [("Add <1>", Outcome::Failed("a & \"b\"".into())), ("Mul", Outcome::Passed(0.0))];
+        let records = [("Add <1>".into(), Outcome::Failed("a & \"b\"".into())), ("Mul".into(), Outcome::Passed(0.0))];
         let text = junit("cpu:0", &records);
         assert!(text.contains("tests=\"2\" failures=\"1\" skipped=\"0\""));
         assert!(text.contains("name=\"Add &lt;1&gt;\"><failure message=\"a &amp; &quot;b&quot;\"/>"));

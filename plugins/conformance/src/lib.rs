@@ -21,6 +21,7 @@ mod cases;
 mod compare;
 mod export;
 mod model;
+mod networks;
 mod places;
 mod sequences;
 mod standard;
@@ -40,6 +41,7 @@ pub use cases::suite;
 pub use compare::{difference, threshold};
 pub use export::write_case;
 pub use model::model_cases;
+pub use networks::{Network, Random, check_network, network};
 pub use standard::{
     ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
 };

@@ -3,7 +3,7 @@
 #![allow(clippy::panic)]
 
 use hetero_conformance::{Case, program, run_program};
-use hetero_hal::{Attribute, DType, Graph, Operator, Quality, Tensor};
+use hetero_hal::{Attribute, DType, Operator, Quality, Tensor};
 use hetero_reference::Standard;
 
 use super::{Network, Random, devices};
@@ -53,7 +53,7 @@ fn compare(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
 
 /// So many cases on every device.
 fn agree(seed: u64, count: usize, mut make: impl FnMut(&mut Random) -> Made) {
-    let mut random = Random(seed);
+    let mut random = Random::new(seed);
     let devices = devices();
     for _ in 0..count {
         let (case, native) = make(&mut random);
@@ -95,15 +95,15 @@ fn recurrent_layers() {
         let x = if layout == 1 { [batch, steps, width] } else { [steps, batch, width] };
         let state = if layout == 1 { [batch, count, hidden] } else { [count, batch, hidden] };
         let mut inputs = vec![
-            Some(random.tensor(&x, 1.0)),
-            Some(random.tensor(&[count, gates * hidden, width], 1.0)),
-            Some(random.tensor(&[count, gates * hidden, hidden], 1.0)),
+            Some(random.tensor(&x, 1.0).unwrap()),
+            Some(random.tensor(&[count, gates * hidden, width], 1.0).unwrap()),
+            Some(random.tensor(&[count, gates * hidden, hidden], 1.0).unwrap()),
         ];
-        inputs.push(random.chance(2).then(|| random.tensor(&[count, 2 * gates * hidden], 1.0)));
+        inputs.push(random.chance(2).then(|| random.tensor(&[count, 2 * gates * hidden], 1.0).unwrap()));
         inputs.push(None);
-        inputs.push(random.chance(2).then(|| random.tensor(&state, 1.0)));
+        inputs.push(random.chance(2).then(|| random.tensor(&state, 1.0).unwrap()));
         if name == "LSTM" {
-            inputs.push(random.chance(2).then(|| random.tensor(&state, 1.0)));
+            inputs.push(random.chance(2).then(|| random.tensor(&state, 1.0).unwrap()));
         }
         let constants = random.pick(&[&[][..], &[1], &[2, 3], &[1, 2, 3], &[1, 2, 3]]);
         let outputs = random.size(1, gates - 1);
@@ -144,9 +144,9 @@ fn normalisations() {
         match name {
             "LayerNormalization" | "RMSNormalization" => {
                 let operator = Operator::new(name, 23).with("axis", Attribute::Int(signed)).with("epsilon", epsilon);
-                let mut inputs = vec![Some(numbers(random, &shape)), Some(random.tensor(&shape[axis..], 1.0))];
+                let mut inputs = vec![Some(numbers(random, &shape)), Some(random.tensor(&shape[axis..], 1.0).unwrap())];
                 let outputs = if name == "LayerNormalization" {
-                    inputs.push(random.chance(2).then(|| random.tensor(&shape[axis..], 1.0)));
+                    inputs.push(random.chance(2).then(|| random.tensor(&shape[axis..], 1.0).unwrap()));
                     random.pick(&[1, 3])
                 } else {
                     1
@@ -162,7 +162,7 @@ fn normalisations() {
                     operator = operator.with("num_groups", int(groups));
                     parameters = if version < 21 { groups } else { parameters };
                 }
-                let of = |random: &mut Random| Some(random.tensor(&[parameters], 1.0));
+                let of = |random: &mut Random| Some(random.tensor(&[parameters], 1.0).unwrap());
                 let inputs = vec![Some(numbers(random, &shape)), of(random), of(random)];
                 (case(operator, inputs, constants, 1), true)
             }
@@ -285,7 +285,7 @@ fn functions_of_one_number() {
 
 /// Numbers of a type, or booleans.
 fn of_type(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
-    let x = random.tensor(shape, if dtype == DType::Bool { 1.0 } else { 60.0 });
+    let x = random.tensor(shape, if dtype == DType::Bool { 1.0 } else { 60.0 }).unwrap();
     let (operator, more) = match dtype {
         DType::F32 => return x,
         DType::Bool => (Operator::new("Greater", 13), Some(Tensor::scalar(0.0f32))),
@@ -391,7 +391,7 @@ fn elements_chosen_by_others() {
         };
         let limit = shape[axis] as i64;
         let count = wanted.iter().product::<usize>();
-        let places = (0..count).map(|_| (random.next() % (2 * limit as u64)) as i64 - limit).collect();
+        let places = (0..count).map(|_| (random.number() % (2 * limit as u64)) as i64 - limit).collect();
         let places = cast(Tensor::from_vec(&wanted, places).unwrap(), random.pick(&[DType::I32, DType::I64]));
         let inputs = vec![Some(of_type(random, dtype, &shape)), Some(places)];
         (case(Operator::new(name, 13).with("axis", attribute), inputs, constants, 1), true)
@@ -526,8 +526,8 @@ fn transposed_convolutions() {
                 operator.with("pads", Attribute::Ints(begin))
             }
         };
-        let bias = random.chance(2).then(|| random.tensor(&[outputs * groups], 1.0));
-        let inputs = vec![Some(random.tensor(&x, 1.0)), Some(random.tensor(&w, 1.0)), bias];
+        let bias = random.chance(2).then(|| random.tensor(&[outputs * groups], 1.0).unwrap());
+        let inputs = vec![Some(random.tensor(&x, 1.0).unwrap()), Some(random.tensor(&w, 1.0).unwrap()), bias];
         (case(operator, inputs, random.pick(&[&[][..], &[1], &[1, 2]]), 1), true)
     });
 }
@@ -707,7 +707,7 @@ fn remainders_of_floats() {
     agree(17, 20, |random| {
         let shape = sizes(random, 3);
         let other = part_of(random, &shape);
-        let inputs = vec![Some(random.tensor(&shape, 9.0)), Some(random.tensor(&other, 2.0))];
+        let inputs = vec![Some(random.tensor(&shape, 9.0).unwrap()), Some(random.tensor(&other, 2.0).unwrap())];
         (case(Operator::new("Mod", 13).with("fmod", int(1)), inputs, &[], 1), true)
     });
 }
@@ -745,12 +745,11 @@ fn conversions() {
 fn in_the_memory_of_the_input() {
     let devices = devices();
     for seed in 0..60 {
-        let graph = Graph { name: "lines".into(), ..Graph::default() };
-        let mut network = Network { graph, random: Random(seed) };
+        let mut network = Network::new("lines", seed);
         let shape = sizes(&mut network.random, 3);
         let x = network.input(&shape);
         let perm = Attribute::Ints(vec![0, 2, 1]);
-        let mut x = network.node(Operator::new("Transpose", 13).with("perm", perm), &[x]);
+        let mut x = network.node(Operator::new("Transpose", 13).with("perm", perm), &[x]).unwrap();
         for _ in 0..2 {
             let name = network.random.pick(&[
                 "LayerNormalization",
@@ -766,18 +765,19 @@ fn in_the_memory_of_the_input() {
             let operator = Operator::new(name, 23);
             x = match name {
                 "InstanceNormalization" => {
-                    let (scale, shift) = (network.constant(&shape[1..2], 1.0), network.constant(&shape[1..2], 1.0));
+                    let (scale, shift) = [(); 2].map(|()| network.constant(&shape[1..2], 1.0).unwrap()).into();
                     network.node(operator, &[x, scale, shift])
                 }
                 "MeanVarianceNormalization" => network.node(operator.with("axes", Attribute::Ints(vec![0, 2])), &[x]),
                 "LayerNormalization" | "RMSNormalization" => {
-                    let scale = network.constant(&shape[at..], 1.0);
+                    let scale = network.constant(&shape[at..], 1.0).unwrap();
                     network.node(operator.with("axis", attribute), &[x, scale])
                 }
                 _ => network.node(operator.with("axis", attribute), &[x]),
-            };
+            }
+            .unwrap();
         }
-        let (program, inputs) = network.finish();
+        let (program, inputs) = network.finish().unwrap();
         let expected = hetero_reference::run(&program, &inputs, &Standard, 1 << 28).unwrap();
         for (device, opened) in &devices {
             let actual = run_program(&**opened, &program, &inputs).unwrap();

@@ -19,14 +19,14 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let positions: usize = windows.output.iter().product();
     let taps: usize = windows.kernel.iter().product();
     let pointwise = taps == 1 && windows.strides == [1; 3] && windows.begin == [0; 3] && windows.end == [0; 3];
-    let biased = site.input(2).is_some();
+    let biased = site.input(2).is_some() || output.folded.is_some();
     let draft = if outputs >= TILED && inputs * taps >= TILED {
         let draft = if site.target.tiles {
             let draft = Draft::new("conv", include_str!("../sources/conv.c"));
             Tiling::of(outputs, positions).describe(draft, outputs, positions, batch * groups)
         } else {
             let draft = Draft::new("conv", include_str!("../sources/conv_lanes.c"));
-            Tiling::lanes(draft, outputs, positions, batch * groups, &site)
+            Tiling::lanes(draft, [outputs, positions, inputs * taps], batch * groups, &site)
         };
         let draft = draft.flag("POINTWISE", pointwise).number("rows", outputs).number("columns", positions);
         let draft = draft.number("depth", inputs * taps).number("filters", filters);
@@ -55,8 +55,12 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
             .into_iter()
             .fold(draft, |draft, (name, number)| draft.signed(name, number as i64))
     };
-    let draft = site.reads(site.reads(draft.flag("BIASED", biased), "x", 0)?, "w", 1)?;
-    let draft = if biased { site.reads(draft, "bias", 2)? } else { draft };
+    let draft = site.reads(draft.flag("BIASED", biased), "x", 0)?;
+    let draft = match output.folded {
+        Some(folded) => draft.holds("w", &folded.weights).holds("bias", &folded.bias),
+        None if biased => site.reads(site.reads(draft, "w", 1)?, "bias", 2)?,
+        None => site.reads(draft, "w", 1)?,
+    };
     Ok(Drafts::of(output.attach(draft)))
 }
 

@@ -35,26 +35,29 @@ impl Tiling {
         Tiling { rows: row_items * per_row, columns: column_items * per_column, row_items, column_items, depth: 8 }
     }
 
-    /// Rows of each work item, where it is a lane.
-    pub(super) fn lane_rows(rows: usize) -> usize {
-        match rows {
-            0..=1 => 1,
-            2..=3 => 2,
-            4..=7 => 4,
-            _ => 8,
-        }
-    }
-
-    /// A launch of lanes. Where reads are no faster for being of neighbours, each lane has several columns, so that a read serves more products.
-    pub(super) fn lanes(draft: Draft, rows: usize, columns: usize, batch: usize, site: &Site<'_>) -> Draft {
-        let (items, per_item) = (LANES, Tiling::lane_rows(rows));
-        let wide = site.target.dialect == Dialect::Wgsl && columns > 2 * LANES;
-        let across = if wide { 4 } else { 1 };
+    /// A launch of lanes for a product of that depth. Compilers of OpenCL C make loads of neighbours one load of a vector, and eight or sixteen sums are about what a processor has
+    /// registers for. Software rasterisers load lane after lane, ten times as slowly as they multiply a vector (seen with llvmpipe), so there a load serves more products, though
+    /// the sums are in memory then; code for very many sums takes half a second to compile, and is for large products only.
+    pub(super) fn lanes(draft: Draft, [rows, columns, depth]: [usize; 3], batch: usize, site: &Site<'_>) -> Draft {
+        let large = rows.saturating_mul(columns).saturating_mul(depth) >= LARGE;
+        let (items, per_item, across) = match site.target.dialect {
+            Dialect::Wgsl if large => (8, share(rows, 16), share(columns.div_ceil(8), 8)),
+            Dialect::Wgsl => (8, share(rows, 8), share(columns.div_ceil(8), 4)),
+            _ => {
+                let per_item = match rows {
+                    0..=1 => 1,
+                    2..=3 => 2,
+                    4..=7 => 4,
+                    _ => 8,
+                };
+                if columns > 2 * LANES { (16, per_item, 2) } else { (LANES, per_item, 1) }
+            }
+        };
         draft
             .constant("RM", per_item)
             .constant("RN", across)
             .constant("ITEMS", items)
-            .flag("WIDE", wide)
+            .flag("WIDE", across > 1)
             .grid([columns.div_ceil(items * across), rows.div_ceil(per_item), batch], items)
     }
 
@@ -76,6 +79,14 @@ impl Tiling {
     }
 }
 
+/// The largest of equal shares, of at most `most`, that `count` is divided into.
+fn share(count: usize, most: usize) -> usize {
+    let shares = count.div_ceil(most).max(1);
+    count.div_ceil(shares).max(1)
+}
+
+/// Products of numbers from which on a product of matrices is large.
+const LARGE: usize = 1 << 24;
 /// Work items of a group, where they are lanes.
 const LANES: usize = 64;
 
@@ -148,7 +159,7 @@ fn product(
             .flag("A_DEPTH_FIRST", a.column_step == 1)
     } else {
         let draft = Draft::new("product", filled(include_str!("../sources/product_lanes.c")));
-        Tiling::lanes(draft, a.rows, b.columns, batch, &site)
+        Tiling::lanes(draft, [a.rows, b.columns, a.columns], batch, &site)
     };
     Ok(draft
         .number("rows", a.rows)

@@ -70,7 +70,7 @@ impl Network {
             Tiling::of(rows, columns).describe(draft, rows, columns, 1).flag("A_DEPTH_FIRST", true)
         } else {
             let draft = Draft::new("product", filled(include_str!("../sources/product_lanes.c")));
-            Tiling::lanes(draft, rows, columns, 1, site)
+            Tiling::lanes(draft, [rows, columns, self.inputs], 1, site)
         };
         let draft = draft
             .number("direction", direction)

@@ -13,9 +13,15 @@ if (column < columns) {
 #endif
 #end
 #repeat RM i
-  const uint w$i = (part * rows + min2_uint(row + $iu, rows - 1u)) * depth;
+  const uint filter$i = part * rows + min2_uint(row + $iu, rows - 1u);
+  const uint w$i = filter$i * depth;
+#if BIASED
+  const float start$i = LOAD(bias, filter$i);
+#else
+  const float start$i = 0.0f;
+#endif
 #repeat RN j
-  float acc$i_$j = 0.0f;
+  float acc$i_$j = start$i;
 #end
 #end
 #if POINTWISE
@@ -73,12 +79,8 @@ if (column < columns) {
 #repeat RM i
 #repeat RN j
   if (row + $iu < rows && column + $ju * ITEMS < columns) {
-    const uint filter = part * rows + row + $iu;
-    float sum = acc$i_$j;
-#if BIASED
-    sum += LOAD(bias, filter);
-#endif
-    const uint at = (image * filters + filter) * columns + column + $ju * ITEMS;
+    const float sum = acc$i_$j;
+    const uint at = (image * filters + filter$i) * columns + column + $ju * ITEMS;
     RESULT(at, sum);
   }
 #end
