@@ -76,6 +76,7 @@ pub use operators::{
 pub use program::{Extent, Program, ProgramValue};
 pub use queue::{
     Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host, fill_through_host,
+    run_on_host, submit_and_wait,
 };
 pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};

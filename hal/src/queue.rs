@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::device::Executable;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::graph::ExtentId;
 use crate::memory::Buffer;
-use crate::timeline::Point;
+use crate::timeline::{Point, Timeline};
 
 /// How to make a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,15 +36,31 @@ pub trait Queue: Any + Send + Sync {
     /// not been taken and its signals stay unreached. `DeviceLost` where the device is gone.
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()>;
 
-    /// Submits work and waits for what it signals. A device that works on the host may do it on the calling thread, which saves two hand-overs
+    /// Submits work and waits for its end. A device that works on the host may do it on the calling thread, which saves two hand-overs
     /// between threads.
     ///
     /// # Errors
     /// As [`Queue::submit`]; the failure of the work; `Timeout` where the deadline passes first, and the work may still be under way.
     fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
-        self.submit(wait, work, signal)?;
-        signal.iter().try_for_each(|point| point.wait(deadline))
+        submit_and_wait(self, wait, work, signal, deadline)
     }
+}
+
+/// [`Queue::run`] by [`Queue::submit`]. Where nothing is to be signalled, a point of its own tells of the end.
+///
+/// # Errors
+/// As [`Queue::run`].
+pub fn submit_and_wait<Q: Queue + ?Sized>(
+    queue: &Q,
+    wait: &[Point],
+    work: Work,
+    signal: &[Point],
+    deadline: Instant,
+) -> Result<()> {
+    let end = [Timeline::new(0).at(1)];
+    let signal = if signal.is_empty() { &end } else { signal };
+    queue.submit(wait, work, signal)?;
+    signal.iter().try_for_each(|point| point.wait(deadline))
 }
 
 /// A piece of work. It owns what it needs, so that nothing is freed under it.
@@ -107,6 +123,15 @@ impl fmt::Debug for Work {
             Work::Execute(execution) => write!(f, "Execute({:?})", execution.bindings),
         }
     }
+}
+
+/// Runs a host function for a queue. One that panics fails its submission, rather than taking the queue's thread along and leaving waiters behind.
+///
+/// # Errors
+/// The task's, or `Execution` where it panicked.
+pub fn run_on_host(task: &dyn HostTask) -> Result<()> {
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.run()));
+    outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Execution, "a host task panicked")))
 }
 
 /// A host function that a queue runs.

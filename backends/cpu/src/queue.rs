@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use hetero_hal::{
     Backlog, Buffer, Capacity, DeviceId, Error, Point, Queue, QueueOptions, Result, Work, copy_through_host,
-    fill_through_host,
+    fill_through_host, run_on_host, submit_and_wait,
 };
 
 use crate::executable::CpuExecutable;
@@ -75,8 +75,7 @@ impl Queue for CpuQueue {
         if wait.iter().all(Point::is_reached) && self.here.capacity.take_alone() {
             return self.here.finish(Ok(work), signal);
         }
-        self.submit(wait, work, signal)?;
-        signal.iter().try_for_each(|point| point.wait(deadline))
+        submit_and_wait(self, wait, work, signal, deadline)
     }
 }
 
@@ -111,7 +110,7 @@ fn perform(work: &Work) -> Result<()> {
     match work {
         Work::Copy { source, target } => copy_through_host(source, target),
         Work::Fill { target, pattern } => fill_through_host(target, pattern),
-        Work::Host(task) => task.run(),
+        Work::Host(task) => run_on_host(&**task),
         Work::Execute(execution) => {
             let executable: &dyn Any = &*execution.executable;
             match executable.downcast_ref::<CpuExecutable>() {

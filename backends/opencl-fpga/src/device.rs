@@ -42,7 +42,7 @@ pub(crate) struct OpenClDevice {
 
 impl OpenClDevice {
     pub(crate) fn open(found: Found, options: &OpenOptions) -> Result<Self> {
-        let Found { handle, info, quirks, .. } = found;
+        let Found { handle, info, mut quirks, .. } = found;
         let failed = |error: Error| error.on(info.id.clone());
         let mut folder = program::folder();
         // Where local memory is a part of global memory, work items are lanes of a processor's vectors.
@@ -53,11 +53,13 @@ impl OpenClDevice {
                 ("cache", "off") => folder = None,
                 ("tiles", "on") => tiles = true,
                 ("tiles", "off") => tiles = false,
+                ("wait", "finish") => quirks.finishes = true,
+                ("wait", "events") => quirks.finishes = false,
                 ("cache", path) => folder = Some(path.into()),
                 _ => {
                     return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
                         .on(info.id.clone())
-                        .with_remedy("the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`"));
+                        .with_remedy("the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`; `wait`, `finish` or `events`"));
                 }
             }
         }

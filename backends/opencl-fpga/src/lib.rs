@@ -9,7 +9,9 @@
 //!
 //! # Options
 //! `cache` is the folder for binaries of programs, `off` for none; without it, `hetero/opencl` in the user's cache folder. `tiles` is `on` for products that pass
-//! tiles through the memory of work groups, `off` for ones that keep to registers; without it, as the device has such memory or not.
+//! tiles through the memory of work groups, `off` for ones that keep to registers; without it, as the device has such memory or not. `wait` is `finish` where a thread is to
+//! wait in `clFinish` for all work, or `events` where the driver is to call when work ends; without it, as a table of drivers says: on processors the waiting thread works
+//! too, and without it one core is idle.
 //!
 //! ```
 //! use hetero_hal::Driver;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use hetero_hal::{
     Backlog, Buffer, Capacity, Direction, Error, Executable, Job, Point, Queue, QueueOptions, Result, Work,
-    copy_through_host, fill_through_host,
+    copy_through_host, fill_through_host, run_on_host, submit_and_wait,
 };
 
 use crate::device::Shared;
@@ -140,9 +140,22 @@ impl Core {
                 }
                 fill_through_host(target, pattern).map(|()| None)
             }
-            Work::Host(task) => task.run().map(|()| None),
+            Work::Host(task) => run_on_host(&**task).map(|()| None),
             other => Err(Error::unsupported(format!("{other:?}"))),
         }
+    }
+
+    /// Does work whose turn it is, and waits for its end, which reaches the points.
+    fn perform(&self, work: &Work, signal: &[Point]) -> Result<()> {
+        let (began, commands) = (Instant::now(), self.awaited(work));
+        let outcome = self.enqueue(work, commands).and_then(|event| match event {
+            // The queue has finished also where the command has failed.
+            Some(event) => commands.finish().and_then(|()| event.outcome()),
+            None => Ok(()),
+        });
+        self.shared.busy.add(began, Instant::now());
+        // Nothing was noted as given: nobody else can have counted on these points' order.
+        self.reach(signal, outcome)
     }
 
     /// Starts work whose turn it is; its end reaches the points. `wait` are points that commands before it in the driver's queue reach.
@@ -216,8 +229,9 @@ impl Queue for OpenClQueue {
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
         let core = &self.core;
         core.check(&work)?;
-        let blocks = core.blocks(&work);
-        if !blocks && core.ordered(wait) {
+        // A thread that only hands work over and goes is missed where waiting threads do the work.
+        let finishes = core.shared.quirks.finishes;
+        if !finishes && !core.blocks(&work) && core.ordered(wait) {
             core.capacity.take(&core.shared.id)?;
             core.start(work, wait, signal.to_vec());
             return Ok(());
@@ -225,6 +239,8 @@ impl Queue for OpenClQueue {
         self.backlog.start(|| {
             let core = core.clone();
             move |Job { work, signal }| match work {
+                // The waiters hear of it through the points.
+                Ok(work) if finishes => drop(core.perform(&work, &signal)),
                 Ok(work) => core.start(work, &[], signal),
                 Err(error) => core.end(&signal, Err(error)),
             }
@@ -239,19 +255,10 @@ impl Queue for OpenClQueue {
         let core = &self.core;
         core.check(&work)?;
         if !wait.iter().all(Point::is_reached) || !core.shared.quirks.finishes {
-            self.submit(wait, work, signal)?;
-            return signal.iter().try_for_each(|point| point.wait(deadline));
+            return submit_and_wait(self, wait, work, signal, deadline);
         }
         core.capacity.take(&core.shared.id)?;
-        let (began, commands) = (Instant::now(), core.awaited(&work));
-        let outcome = core.enqueue(&work, commands).and_then(|event| match event {
-            // The queue has finished also where the command has failed.
-            Some(event) => commands.finish().and_then(|()| event.outcome()),
-            None => Ok(()),
-        });
-        core.shared.busy.add(began, Instant::now());
-        // Nothing was noted as given: nobody else can have counted on these points' order.
-        core.reach(signal, outcome)
+        core.perform(&work, signal)
     }
 }
 

@@ -7,8 +7,8 @@ use hetero_hal::DeviceKind;
 pub(crate) struct Quirks {
     /// It stands for a chip that isn't there.
     pub(crate) emulated: bool,
-    /// The thread that waits in `clFinish` does a part of the work, or is the first to hear of its end; waiting for an event takes a thread more. A kernel there runs on the
-    /// host's processor, so one that never ends could not be given up in any way.
+    /// The thread that waits in `clFinish` does a part of the work, or is the first to hear of its end; where only an event tells, a thread is missing: with Intel's driver for
+    /// processors one of two cores was idle. A kernel there runs on the host's processor, so one that never ends could not be given up in any way.
     pub(crate) finishes: bool,
     /// Options for its compiler.
     pub(crate) options: &'static str,

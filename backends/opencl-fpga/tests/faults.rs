@@ -34,8 +34,17 @@ fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
-/// Every device, opened anew with these options. Fails where drivers are required and there are none.
+/// Every device, opened anew with these options, and once more with each way to wait for it. Fails where drivers are required and there are none.
 fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
+    let ways = ["finish", "events"].map(|way| {
+        let mut options = options.clone();
+        options.extra.push(("wait".into(), way.into()));
+        options
+    });
+    ways.iter().flat_map(opened).collect()
+}
+
+fn opened(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
     let mut opened = Vec::new();
     for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
         match driver.probe() {
@@ -228,7 +237,7 @@ fn binaries_that_are_not_what_was_written_are_made_again() {
     let files = || -> Vec<PathBuf> {
         std::fs::read_dir(&folder).map_or(vec![], |list| list.map(|entry| entry.unwrap().path()).collect())
     };
-    let open = || devices(&with("cache", &folder.to_string_lossy()));
+    let open = || opened(&with("cache", &folder.to_string_lossy()));
     open().iter().for_each(|device| adds(&**device));
     let written: Vec<(PathBuf, Vec<u8>)> =
         files().into_iter().map(|path| (path.clone(), std::fs::read(path).unwrap())).collect();
@@ -316,5 +325,21 @@ fn owners_may_go_in_any_order_while_work_is_under_way() {
             gate.advance(1);
             done.wait(3, deadline()).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_host_task_that_panics_fails_its_points_and_no_others() {
+    for device in plain() {
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let (first, second) = (Timeline::new(0), Timeline::new(0));
+        let task = |run: fn() -> Result<()>| Work::Host(Arc::new(run));
+        queue.submit(&[], task(|| panic!("on purpose")), &[first.at(1)]).unwrap();
+        queue.submit(&[], task(|| Ok(())), &[second.at(1)]).unwrap();
+        let error = kind(first.wait(1, deadline()));
+        assert_eq!((error.kind(), error.device()), (ErrorKind::Execution, Some(&device.info().id)), "{error}");
+        second.wait(1, deadline()).unwrap();
+        assert_eq!(kind(queue.run(&[], task(|| panic!("on purpose")), &[], deadline())).kind(), ErrorKind::Execution);
+        queue.run(&[], execute(&compile(&*device, ADD).unwrap(), vec![zeros(&*device)]), &[], deadline()).unwrap();
     }
 }

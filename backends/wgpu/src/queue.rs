@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hetero_hal::{
     Backlog, Buffer, Capacity, Error, ErrorKind, Point, Queue, QueueOptions, Result, Work, copy_through_host,
-    fill_through_host,
+    fill_through_host, run_on_host, submit_and_wait,
 };
 
 use crate::completion::{Done, Ticket, farewell};
@@ -79,12 +79,7 @@ impl Hand {
                 None => copy_through_host(source, target).map(|()| None),
             },
             Work::Fill { target, pattern } => fill_through_host(target, pattern).map(|()| None),
-            Work::Host(task) => {
-                // A task that panics is told of rather than taking the queue along.
-                std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.run()))
-                    .unwrap_or_else(|_| Err(Error::new(ErrorKind::Execution, "a host task panicked")))
-                    .map(|()| None)
-            }
+            Work::Host(task) => run_on_host(&**task).map(|()| None),
             other => Err(Error::unsupported(format!("{other:?}"))),
         }
     }
@@ -184,8 +179,7 @@ impl Queue for WgpuQueue {
     fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
         let hand = &self.hand;
         if !wait.iter().all(Point::is_reached) {
-            self.submit(wait, work, signal)?;
-            return signal.iter().try_for_each(|point| point.wait(deadline));
+            return submit_and_wait(self, wait, work, signal, deadline);
         }
         hand.context.gpu.alive()?;
         self.check(&work)?;
