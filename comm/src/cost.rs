@@ -6,6 +6,9 @@ use hetero_hal::{DeviceId, DeviceInfo, Edge, Topology};
 
 use crate::profile::{LinkProfile, Profile, Usability};
 
+/// Name of [`ZeroCopy`](crate::ZeroCopy).
+pub(crate) const IN_PLACE: &str = "zero-copy";
+
 /// The cheapest way for some bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice<'a> {
@@ -71,6 +74,16 @@ impl Profile {
         let ways = self.links.iter().filter(|link| link.from == *from && link.to == *to);
         ways.filter_map(|link| Some(Choice { transport: &link.transport, seconds: link.seconds(bytes)? }))
             .min_by(|a, b| a.seconds.total_cmp(&b.seconds))
+    }
+
+    /// The transport that is to be used rather than handing over in place, where in place was measured and takes over a tenth more, which is what measurements
+    /// differ by: the cheapest one, and in place. `None` where in place is best, or was not measured.
+    #[must_use]
+    pub fn rather_copied(&self, from: &DeviceId, to: &DeviceId, bytes: u64) -> Option<(Choice<'_>, Choice<'_>)> {
+        let link = self.links.iter().find(|link| link.from == *from && link.to == *to && link.transport == IN_PLACE)?;
+        let in_place = Choice { transport: &link.transport, seconds: link.seconds(bytes)? };
+        let best = self.cheapest(from, to, bytes)?;
+        (best.transport != IN_PLACE && best.seconds * 1.1 < in_place.seconds).then_some((best, in_place))
     }
 
     /// The edge with the latency and bandwidth of the cheapest transports; as it was where nothing was measured.
@@ -173,6 +186,9 @@ mod tests {
         assert_eq!(profile.cheapest(&a, &b, 0), Some(Choice { transport: "staged", seconds: 5e-6 }));
         assert_eq!(profile.cheapest(&a, &b, 1 << 20).map(|choice| choice.transport), Some("zero-copy"));
         assert_eq!(profile.cheapest(&b, &DeviceId::new("c", 0), 0), None);
+        let rather = |from, to, bytes| profile.rather_copied(from, to, bytes).map(|(best, _)| best.transport);
+        assert_eq!([0, 1 << 20].map(|bytes| rather(&a, &b, bytes)), [Some("staged"), None]);
+        assert_eq!(rather(&b, &a, 0), None, "in place was not measured");
         let shared = Edge { read: Access::Import, ..Edge::default() };
         let there = profile.edge(&a, &b, shared);
         assert_eq!((there.read, there.latency), (Access::Import, Some(Duration::from_secs_f64(5e-6))));

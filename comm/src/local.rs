@@ -32,7 +32,7 @@ pub struct ZeroCopy;
 
 impl Transport for ZeroCopy {
     fn name(&self) -> &str {
-        "zero-copy"
+        crate::cost::IN_PLACE
     }
 
     fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable> {

@@ -7,8 +7,10 @@ mod fakes;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use fakes::{CHAIN, CHAIN_PLACES, Fake, Meeting, chain, close, engine, model, tensor};
-use hetero::{Report, Traffic};
+use fakes::{CHAIN, CHAIN_PLACES, Fake, FakeDriver, Meeting, chain, close, engine, model, tensor};
+use hetero::comm::{DeviceProfile, LinkProfile, Profile, Sample, Spread};
+use hetero::hal::Driver;
+use hetero::{DeviceOptions, HeteroEngine, Report, Traffic};
 
 fn edge<'a>(report: &'a Report, from: &str, to: &str) -> &'a Traffic {
     report.edges.iter().find(|edge| edge.from == from && edge.to == to).unwrap()
@@ -100,6 +102,43 @@ fn a_refused_import_is_staged_and_told() {
         assert!(edge.reason.as_ref().unwrap().contains("no pages left to pin"), "{edge}");
     }
     assert_eq!(edge(&report, "fake:2", "fake:0").zero_copy_bytes, 400);
+}
+
+/// Of 4000 bytes the profile says that copying from the first device to the second takes less than handing over in place does, and that it takes more from the second to the third.
+#[test]
+fn values_are_copied_where_the_profile_says_that_it_takes_less() {
+    let fakes = || vec![Fake::default(), Fake::default(), Fake::default()];
+    let driver = Arc::new(FakeDriver(fakes()));
+    let mut profile = Profile::new();
+    profile.devices = driver.probe().unwrap().iter().map(DeviceProfile::new).collect();
+    let link = |from: &str, to: &str, transport: &str, seconds: f64| LinkProfile {
+        from: from.parse().unwrap(),
+        to: to.parse().unwrap(),
+        transport: transport.into(),
+        samples: vec![Sample { bytes: 4000, seconds: Spread { median: seconds, deviation: 0.0, count: 9 } }],
+        stopped: None,
+    };
+    profile.links = vec![
+        link("fake:0", "fake:1", "zero-copy", 9e-6),
+        link("fake:0", "fake:1", "staged", 3e-6),
+        link("fake:1", "fake:2", "zero-copy", 3e-6),
+        link("fake:1", "fake:2", "staged", 9e-6),
+        link("fake:2", "fake:0", "staged", 1e-9),
+    ];
+    let (builder, places) = (HeteroEngine::builder().driver(driver), CHAIN_PLACES.parse().unwrap());
+    let mut engine = builder.place(places).profile(profile).build();
+    for ordinal in 0..3 {
+        engine.add_device(&format!("fake:{ordinal}"), DeviceOptions::default()).unwrap();
+    }
+    let session = engine.session(&engine.analyze_model(&model(1000, &CHAIN)).unwrap()).unwrap();
+    let x = tensor(1000, 0.0);
+    close(session.run(&[("x", x.clone())]).unwrap().tensor("y").unwrap(), &chain(&x));
+    let report = session.report();
+    let bytes = |from, to| (edge(&report, from, to).zero_copy_bytes, edge(&report, from, to).staged_bytes);
+    assert_eq!(bytes("fake:0", "fake:1"), (0, 4000));
+    let reason = edge(&report, "fake:0", "fake:1").reason.clone().unwrap();
+    assert_eq!(reason, "by the profile staged takes 3.0 µs, zero-copy takes 9.0 µs");
+    assert_eq!((bytes("fake:1", "fake:2"), bytes("fake:2", "fake:0")), ((4000, 0), (4000, 0)));
 }
 
 #[test]

@@ -343,3 +343,34 @@ fn a_host_task_that_panics_fails_its_points_and_no_others() {
         queue.run(&[], execute(&compile(&*device, ADD).unwrap(), vec![zeros(&*device)]), &[], deadline()).unwrap();
     }
 }
+
+#[test]
+fn scratch_memory_that_is_too_small_is_refused_with_sizes() {
+    for device in plain() {
+        let programs = (0..).map(|seed| hetero_conformance::network(seed).unwrap().0);
+        let compiled =
+            programs.map(|program| device.compile(Source::Program(&program), &CompileOptions::default()).unwrap());
+        let executable = compiled.into_iter().find(|executable| executable.scratch().bytes > 0).unwrap();
+        let needed = executable.scratch().bytes;
+        let bindings: Arc<[Buffer]> =
+            executable.bindings().iter().map(|info| device.allocate(BufferLayout::new(info.bytes)).unwrap()).collect();
+        let queue = device.queue(&QueueOptions::default()).unwrap();
+        let run = |scratch: Option<usize>| {
+            let scratch = scratch.map(|bytes| device.allocate(BufferLayout::new(bytes)).unwrap());
+            let (executable, bindings) = (executable.clone(), bindings.clone());
+            let execution = Execution { executable, bindings, scratch, extents: None, probe: None, deadline: None };
+            queue.run(&[], Work::Execute(execution), &[], deadline())
+        };
+        for given in [None, Some(4), Some(needed - 1)] {
+            let error = kind(run(given));
+            assert_eq!(
+                (error.kind(), error.device()),
+                (ErrorKind::InvalidArgument, Some(&device.info().id)),
+                "{error}"
+            );
+            let sizes = error.sizes().unwrap();
+            assert_eq!((sizes.requested, sizes.available), (needed as u64, Some(given.unwrap_or(0) as u64)));
+        }
+        run(Some(needed)).unwrap();
+    }
+}

@@ -90,9 +90,18 @@ struct Draft {
     task: Task,
 }
 
+/// What is known of the ways between two devices, by their numbers.
+pub(super) struct Ways<'a> {
+    /// How the first device reads, and writes, the second one's memory.
+    pub(super) reach: &'a dyn Fn(usize, usize) -> (Reach, Reach),
+    /// Why so many bytes are rather copied from the first to the second, though both could use the same memory; `None` where they are not.
+    pub(super) copied: &'a dyn Fn(usize, usize, usize) -> Option<String>,
+}
+
 struct Planner<'a> {
     program: &'a Program,
     sides: &'a [Side],
+    ways: &'a Ways<'a>,
     /// The device that makes each value.
     makers: HashMap<ValueId, usize>,
     /// Values that several devices touch in place.
@@ -105,19 +114,15 @@ struct Planner<'a> {
     edges: Vec<Traffic>,
 }
 
-/// Lays out what the partitions pass to each other. `reach` says how the first device reads, and writes, the second one's memory.
+/// Lays out what the partitions pass to each other.
 ///
 /// # Errors
 /// `Internal` where the arenas cannot be planned: sizes that overflow.
-pub(super) fn lay_out(
-    program: &Program,
-    partitions: &[Partition],
-    sides: &[Side],
-    reach: &dyn Fn(usize, usize) -> (Reach, Reach),
-) -> Result<Layout> {
+pub(super) fn lay_out(program: &Program, partitions: &[Partition], sides: &[Side], ways: &Ways<'_>) -> Result<Layout> {
     let mut planner = Planner {
         program,
         sides,
+        ways,
         makers: HashMap::new(),
         shared: HashSet::new(),
         slots: vec![],
@@ -128,7 +133,7 @@ pub(super) fn lay_out(
     };
     planner.find_shared(partitions)?;
     for (number, partition) in partitions.iter().enumerate() {
-        planner.add(number, partition, reach)?;
+        planner.add(number, partition)?;
     }
     planner.finish(partitions)
 }
@@ -138,9 +143,10 @@ impl Planner<'_> {
         Ok(self.program.value(value)?.bytes())
     }
 
-    /// Why a value cannot pass from one device to another in place; `None` where it can.
-    fn obstacle(&self, from: usize, to: usize) -> Option<&str> {
-        self.sides[from].refusal.as_deref().or(self.sides[to].refusal.as_deref())
+    /// Why so many bytes do not pass from one device to another in place; `None` where they do.
+    fn obstacle(&self, from: usize, to: usize, bytes: usize) -> Option<String> {
+        let refusal = self.sides[from].refusal.as_ref().or(self.sides[to].refusal.as_ref());
+        refusal.cloned().or_else(|| (self.ways.copied)(from, to, bytes))
     }
 
     fn find_shared(&mut self, partitions: &[Partition]) -> Result<()> {
@@ -150,10 +156,11 @@ impl Planner<'_> {
                     self.makers.insert(value, partition.device);
                 } else if let Some(&maker) = self.makers.get(&value)
                     && maker != partition.device
-                    && self.obstacle(maker, partition.device).is_none()
-                    && self.bytes(value)? > 0
                 {
-                    self.shared.insert(value);
+                    let bytes = self.bytes(value)?;
+                    if bytes > 0 && self.obstacle(maker, partition.device, bytes).is_none() {
+                        self.shared.insert(value);
+                    }
                 }
             }
         }
@@ -172,7 +179,7 @@ impl Planner<'_> {
         let storage = match self.program.inputs().iter().position(|&id| id == value) {
             Some(position) => Storage::Input(position),
             None if bytes == 0 => Storage::Own(0),
-            None if self.shared.contains(&value) && maker.is_some_and(|maker| self.in_place(maker, device)) => {
+            None if self.shared.contains(&value) && maker.is_some_and(|maker| self.in_place(maker, device, bytes)) => {
                 Storage::Shared(place)
             }
             None if maker == Some(device) && self.program.outputs().contains(&value) => Storage::Own(bytes),
@@ -185,17 +192,12 @@ impl Planner<'_> {
     }
 
     /// Do two devices touch a shared value in the same memory?
-    fn in_place(&self, maker: usize, reader: usize) -> bool {
-        maker == reader || self.obstacle(maker, reader).is_none()
+    fn in_place(&self, maker: usize, reader: usize, bytes: usize) -> bool {
+        maker == reader || self.obstacle(maker, reader, bytes).is_none()
     }
 
     /// Adds a partition, behind the transfers of what it reads.
-    fn add(
-        &mut self,
-        number: usize,
-        partition: &Partition,
-        reach: &dyn Fn(usize, usize) -> (Reach, Reach),
-    ) -> Result<()> {
+    fn add(&mut self, number: usize, partition: &Partition) -> Result<()> {
         let here = partition.device;
         for &(value, direction) in &partition.bindings {
             let Some(&maker) = self.makers.get(&value).filter(|&&maker| maker != here) else { continue };
@@ -203,14 +205,14 @@ impl Planner<'_> {
                 continue;
             }
             let bytes = self.bytes(value)?;
-            let obstacle = self.obstacle(maker, here).map(str::to_owned);
+            let obstacle = self.obstacle(maker, here, bytes);
             let (from, to) = (&self.sides[maker].id, &self.sides[here].id);
             report::add(&mut self.edges, from, to, bytes as u64, obstacle.as_deref());
             if bytes == 0 || obstacle.is_none() {
                 continue;
             }
             let (from, to) = (self.slot(value, maker)?, self.slot(value, here)?);
-            let (device, way) = match (reach(here, maker).0, reach(maker, here).1) {
+            let (device, way) = match ((self.ways.reach)(here, maker).0, (self.ways.reach)(maker, here).1) {
                 (Reach::None, Reach::None) => (here, Way::ThroughHost),
                 (Reach::None, _) => (maker, Way::Copy),
                 _ => (here, Way::Copy),

@@ -16,13 +16,14 @@ mod stream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use hetero_comm::{Choice, Usability};
 use hetero_hal::{
     DType, Device, Error as HalError, ErrorKind, HandleKind, Probe, Program, Queue, QueueOptions, Tensor, ValueId,
 };
 
 use crate::{Error, HeteroEngine, Result};
 use context::{Arrival, Arrivals, Context, Views};
-use layout::{Layout, Side, Slot, Storage};
+use layout::{Layout, Side, Slot, Storage, Ways};
 use partition::{Compiled, Partition, named};
 pub use report::{Report, Traffic};
 pub use run::Run;
@@ -366,8 +367,20 @@ fn lay_out(
         let edge = engine.topology().edge(&devices[from].info().id, &devices[to].info().id);
         (edge.read, edge.write)
     };
+    let measured = |from: usize, to: usize, bytes: usize| {
+        let (from, to) = (devices[from].info(), devices[to].info());
+        let profile = engine.profile()?;
+        let fits = [from, to].iter().all(|info| profile.usability(info) == Usability::Fits);
+        if fits { profile.rather_copied(&from.id, &to.id, bytes as u64) } else { None }
+    };
+    let copied = |from: usize, to: usize, bytes: usize| {
+        let found = measured(from, to, bytes)?;
+        let way = |choice: Choice<'_>| format!("{} takes {:.1} µs", choice.transport, choice.seconds * 1e6);
+        Some(format!("by the profile {}, {}", way(found.0), way(found.1)))
+    };
+    let ways = Ways { reach: &reach, copied: &copied };
     loop {
-        let layout = layout::lay_out(program, partitions, &sides, &reach)?;
+        let layout = layout::lay_out(program, partitions, &sides, &ways)?;
         check_memory(engine, program, devices, &layout)?;
         match context::share(&layout.shared, devices) {
             Ok(views) => return Ok((layout, views)),
