@@ -265,7 +265,8 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
         let nodes: Vec<&Node> = group.nodes.iter().map(|&number| &program.nodes()[number]).collect();
         let Some(last) = nodes.last() else { continue };
         let site = Site { program, node: last, target };
-        if site.output(0).is_some_and(|value| value.elements() == 0) && last.outputs.len() == 1 {
+        let mut made = last.outputs.iter().flatten().filter_map(|&id| site.value(id));
+        if made.all(|value| value.elements() == 0) {
             continue;
         }
         let drafts = if renames(last) {

@@ -169,6 +169,24 @@ proptest! {
     }
 }
 
+/// A recurrent layer over nothing has three results, and nothing to launch.
+#[test]
+fn what_makes_nothing_is_no_launch() {
+    let numbers: [(usize, usize, usize); 4] = [
+        (2_568_975_750_690_358_283, 1_059_815_637_966_143_169, 0),
+        (15_609_612_793_632_184_919, 10_880_412_303_976_665_652, 4_187_824_262_540_758_258),
+        (10_515_218_070_064_245_260, 3_141_230_318_136_649_785, 7_907_611_245_746_258_533),
+        (1_029_963_725_185_359_287, 2_674_458_532_412_901_461, 0),
+    ];
+    let drafts = numbers.map(|(operator, input, detail)| Draft { operator, inputs: [input, 0], detail, output: false });
+    for tiles in [true, false] {
+        let target = Target { tiles, ..Target::new(Dialect::OpenClC) };
+        let program = build(&drafts, |program, node| support(program, node, &target).is_ok());
+        assert_eq!(program.nodes().len(), drafts.len(), "{program}");
+        validate(&program, &lower(&program, &target).unwrap(), &target);
+    }
+}
+
 #[test]
 fn the_suites_cases_keep_it_too() {
     for dialect in [Dialect::OpenClC, Dialect::Wgsl] {

@@ -40,6 +40,7 @@ fn family(name: &str) -> Option<Family> {
         "GroupNormalization" => normalize::group,
         "MeanVarianceNormalization" => normalize::mean_variance,
         "LpNormalization" => normalize::lp,
+        "LRN" => normalize::lrn,
         "Transpose" => movement::transpose,
         "Slice" => movement::slice,
         "Expand" => movement::expand,

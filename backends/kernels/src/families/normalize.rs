@@ -159,3 +159,28 @@ fn statistics(site: Site<'_>, output: Output<'_>, shape: &[usize], axes: &[usize
     let (id, value) = (output.id, output.value);
     Ok(Drafts::of(draft.write("y", value.dtype, value.elements(), Operand::Value(id))))
 }
+
+/// Local response normalization: over the channels next to an element's own.
+pub(super) fn lrn(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    site.floats(&[0])?;
+    let x = site.need(0)?;
+    let (channels, plane) = match x.shape[..] {
+        [_, channels, ref rest @ ..] => (channels, rest.iter().product::<usize>()),
+        _ => (1, 1),
+    };
+    let size = usize::try_from(site.int("size", 0)?).ok().filter(|&size| size > 0).ok_or("it has no size")?;
+    // No window is wider than there are channels.
+    let (before, after) = (((size - 1) / 2).min(channels), (size / 2).min(channels));
+    let count = output.value.elements();
+    let draft = Draft::new("lrn", include_str!("../sources/lrn.c"))
+        .number("n", count)
+        .number("plane", plane)
+        .number("channels", channels)
+        .number("before", before)
+        .number("after", after)
+        .float("offset", site.float("bias", 1.0)?)
+        .float("factor", site.float("alpha", 1e-4)? / size as f32)
+        .float("beta", site.float("beta", 0.75)?)
+        .line(count, ITEMS as u32, site.target.groups);
+    Ok(Drafts::of(output.attach(site.reads(draft, "x", 0)?)))
+}

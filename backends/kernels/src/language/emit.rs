@@ -206,7 +206,7 @@ impl<'a> Emitter<'a> {
             ("LINEAR", Dialect::Wgsl) => {
                 return format!("((group_.y * groups_.x + group_.x) * {0}u + item_)", self.source.items);
             }
-            (reserved, Dialect::Wgsl) if WGSL_RESERVED.contains(&reserved) => return format!("{reserved}_"),
+            (reserved, _) if RESERVED.contains(&reserved) => return format!("{reserved}_"),
             _ => word,
         };
         builtin.to_owned()
@@ -334,9 +334,11 @@ impl<'a> Emitter<'a> {
 const C_NAMES: &[(&str, &str)] = &[("abs_float", "fabs"), ("round_even", "rint")];
 const WGSL_NAMES: &[(&str, &str)] = &[("abs_float", "abs"), ("round_even", "round")];
 
-/// Names of variables that are reserved in WGSL; they get an underline there.
-const WGSL_RESERVED: &[&str] =
-    &["active", "common", "filter", "final", "get", "pass", "ref", "sample", "set", "target"];
+/// Names of variables that are reserved in one of the dialects, or for a vendor's compiler (`channel`: Intel's for FPGAs); they get an underline.
+const RESERVED: &[&str] = &[
+    "active", "channel", "common", "constant", "filter", "final", "generic", "get", "global", "kernel", "local",
+    "pass", "pipe", "private", "ref", "register", "sample", "set", "target", "uniform",
+];
 
 fn declares(tokens: &[Token], at: usize) -> bool {
     let word = |at: usize| match tokens.get(at) {

@@ -254,6 +254,14 @@ mod tests {
     }
 
     #[test]
+    fn names_that_a_dialect_reserves_are_others() {
+        for dialect in [Dialect::OpenClC, Dialect::CudaC, Dialect::Wgsl] {
+            let (text, _) = source("const uint channel = n; STORE(y, channel, 0.0f);").emit(dialect, "k").unwrap();
+            assert!(text.contains("channel_") && !text.contains("channel;") && !text.contains("channel]"), "{text}");
+        }
+    }
+
+    #[test]
     fn what_is_not_of_the_language_is_an_error() {
         for text in [
             "uint a = n ? 1u : 2u;",
