@@ -27,6 +27,10 @@ pub const INCREMENT: &str = "increment";
 const CHUNK: usize = 50;
 /// Rounds before each chunk whose time does not count: what the other ways leave in caches and threads is theirs.
 const WARM_UP: usize = 5;
+/// Time for one size may be so many times as long where launches wander, as threads of a driver's own make them.
+const LONGEST: u32 = 8;
+/// Microseconds that the difference of ours and the driver's own launch is to be known to: the standard error of the chunks' medians.
+const KNOWN_TO: f64 = 1.0;
 /// When a device is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -65,7 +69,7 @@ pub struct HandoverOptions {
     pub rounds: usize,
     /// Staged rounds at least, whatever time they take.
     pub staged_rounds: usize,
-    /// Time for one size, which is used up.
+    /// Time for one size, which is used up, and up to eight times of it where launches wander.
     pub time: Duration,
 }
 
@@ -181,11 +185,14 @@ pub fn measure_handover(
     };
 
     let (mut times, mut driver_times, mut staged_times) = (Vec::new(), Vec::new(), Vec::new());
+    let mut above: Vec<f64> = Vec::new();
     let (began, processors) = (Instant::now(), Processors::now());
     while times.len().max(driver_times.len()) < options.rounds
         || staged_times.len() < options.staged_rounds
         || began.elapsed() < options.time
+        || (in_place.is_some() && began.elapsed() < options.time * LONGEST && !is_known(&above))
     {
+        let (first, first_driver) = (times.len(), driver_times.len());
         for round in 0..WARM_UP + CHUNK {
             // Who comes first changes.
             let early = if round % 2 == 1 { Some(once_driver()?) } else { None };
@@ -196,6 +203,8 @@ pub fn measure_handover(
                 driver_times.push(bare);
             }
         }
+        above
+            .extend(median(&times[first..]).zip(median(&driver_times[first_driver..])).map(|(ours, bare)| ours - bare));
         // A large one takes as long as hundreds of the others, and is as many times less often run.
         let chunk = Instant::now();
         once_staged(7)?;
@@ -279,6 +288,22 @@ pub fn measure_handovers(
         }
     }
     Ok(())
+}
+
+/// Half of these took no longer, in microseconds.
+fn median(times: &[Duration]) -> Option<f64> {
+    Latency::of(&mut times.to_vec()).map(|latency| latency.p50)
+}
+
+/// Is the mean of these differences known well enough?
+fn is_known(differences: &[f64]) -> bool {
+    let count = differences.len() as f64;
+    if count < 10.0 {
+        return false;
+    }
+    let mean = differences.iter().sum::<f64>() / count;
+    let variance = differences.iter().map(|difference| (difference - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    (variance / count).sqrt() <= KNOWN_TO
 }
 
 fn incremented(written: u32, seen: [u8; 4]) -> Result<()> {
@@ -410,6 +435,14 @@ mod tests {
         let one = Latency::of(&mut [Duration::from_micros(3)]).unwrap();
         assert!((one.p50 - 3.0).abs() < 1e-6 && (one.p99 - 3.0).abs() < 1e-6);
         assert_eq!(Latency::of(&mut []), None);
+    }
+
+    #[test]
+    fn differences_that_wander_take_more_rounds_to_know() {
+        let wandering =
+            |count: usize| (0..count).map(|at| if at % 2 == 0 { 20.0 } else { -20.0 }).collect::<Vec<f64>>();
+        assert!(is_known(&[1.5; 10]) && !is_known(&[1.5; 9]));
+        assert!(!is_known(&wandering(300)) && is_known(&wandering(500)));
     }
 
     #[test]
