@@ -70,10 +70,12 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     }
     let waiting: Mutex<Vec<&str>> = Mutex::new(found.iter().map(|device| device.id.as_str()).collect());
     let failed: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    // Not in the loop's head, where the lock would be held while the device is tested.
+    let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
-                while let Some(id) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+                while let Some(id) = next() {
                     let began = Instant::now();
                     let outcome = on_device(workspace, id);
                     println!("{id}: {:.0} s", began.elapsed().as_secs_f64());
