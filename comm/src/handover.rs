@@ -9,6 +9,7 @@
 //! The kernel is not quite empty, as an empty one could be skipped and would prove nothing: one work item adds 1 to the first word, and every
 //! round looks whether it did.
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -230,6 +231,8 @@ pub fn measure_handover(
     })
 }
 
+/// Bytes: 4 KiB to 64 MiB.
+const USUAL_SIZES: [usize; 8] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
 /// Rows that others disturbed are measured again, so often in all.
 const ATTEMPTS: usize = 3;
 /// Percent of the processors that others may use.
@@ -253,21 +256,23 @@ pub struct HandoverRow {
     pub attempts: usize,
 }
 
-/// Measures every device of a driver with each of these sizes, in bytes: see [`measure_handover`]. `bare` makes what launches through the driver's own interface; `found` hears of
-/// each row at once. A driver without devices has no rows.
+/// Measures devices that a driver has found, with each of these sizes, in bytes, or 4 KiB to 64 MiB where there are none: see [`measure_handover`]. `bare` makes what launches through
+/// the driver's own interface. Writes a line of JSON for each [`HandoverRow`] as soon as it is there.
 ///
 /// # Errors
-/// As [`measure_handover`] and [`Driver::open`].
+/// As [`measure_handover`] and [`Driver::open`]; `Internal` where a line cannot be written.
 pub fn measure_handovers(
     cpu: &Arc<dyn Device>,
     driver: &dyn Driver,
+    devices: &[DeviceInfo],
     sizes: &[usize],
     bare: &mut dyn FnMut(&DeviceInfo) -> Result<Box<dyn DriverLaunch>>,
-    found: &mut dyn FnMut(HandoverRow) -> Result<()>,
+    out: &mut dyn Write,
 ) -> Result<()> {
-    for info in driver.probe().unwrap_or_default() {
+    let sizes = if sizes.is_empty() { &USUAL_SIZES } else { sizes };
+    for info in devices {
         let device = driver.open(info.id.ordinal(), &OpenOptions::default())?;
-        let mut bare = bare(&info)?;
+        let mut bare = bare(info)?;
         for &bytes in sizes {
             let (mut attempts, mut disturbed) = (0, true);
             let mut row = None;
@@ -284,7 +289,11 @@ pub fn measure_handovers(
                     attempts,
                 });
             }
-            row.map_or(Ok(()), &mut *found)?;
+            if let Some(row) = row {
+                let line = serde_json::to_string(&row)
+                    .map_err(|error| Error::internal("a row has no JSON form").caused_by(error))?;
+                writeln!(out, "{line}").map_err(|error| Error::internal("a row cannot be written").caused_by(error))?;
+            }
         }
     }
     Ok(())

@@ -4,32 +4,19 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod fakes;
+mod leak;
 
 use std::time::{Duration, Instant};
 
 use fakes::{model, tensor};
 use hetero::{DeviceOptions, HeteroEngine, Placement, builtin_drivers};
+use leak::{entries, resident, sessions, threads};
 
 const RUNS: usize = 10_000;
 const SESSIONS: usize = 500;
 const LENGTH: usize = 4096;
 /// Bytes that drivers' own pools may grow by. A leak of one value of the model for each session, or of 2 KiB for each run, would be more.
 const GROWTH: u64 = 16 << 20;
-
-/// Resident bytes of this process; 0 where the system does not tell.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
-    line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
-
-fn entries(folder: &str) -> usize {
-    std::fs::read_dir(folder).map_or(0, Iterator::count)
-}
-
-fn threads() -> usize {
-    entries("/proc/self/task")
-}
 
 fn allocated(engine: &HeteroEngine) -> u64 {
     engine.devices().iter().filter_map(|device| device.telemetry().allocated_bytes).sum()
@@ -107,22 +94,10 @@ fn ten_thousand_runs_and_five_hundred_sessions_on_every_driver_leak_nothing() {
     drop(session);
     drop(plan);
 
-    let sessions = |count: usize| {
-        for _ in 0..count {
-            let plan = engine.analyze_model(&model).unwrap();
-            let session = engine.session(&plan).unwrap();
-            let mut stream = session.stream(2);
-            for _ in 0..3 {
-                stream.push(std::slice::from_ref(&x)).unwrap();
-            }
-            while stream.pull().unwrap().is_some() {}
-            drop(session.start(std::slice::from_ref(&x)).unwrap());
-        }
-    };
-    sessions(50);
+    sessions(&engine, &model, &x, 50);
     let (bytes, count) = (resident(), threads());
     let began = Instant::now();
-    sessions(SESSIONS);
+    sessions(&engine, &model, &x, SESSIONS);
     println!("{SESSIONS} sessions in {:?}, {bytes} bytes, then {}", began.elapsed(), resident());
     // Given-up work may end a moment later, and queues' threads with it.
     let patience = Instant::now() + Duration::from_secs(20);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fakes;
+mod leak;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,20 +11,10 @@ use std::time::{Duration, Instant};
 use fakes::{CHAIN, CHAIN_PLACES, Fake, engine_with, model, tensor};
 use hetero::HeteroEngine;
 use hetero_layers::{Fault, Faulty};
-
-/// Resident bytes of this process; 0 where the system does not tell.
-fn resident() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
-    line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
-}
+use leak::{resident, sessions, threads};
 
 fn allocated(engine: &HeteroEngine) -> Vec<u64> {
     engine.devices().iter().map(|device| device.telemetry().allocated_bytes.unwrap()).collect()
-}
-
-fn threads() -> usize {
-    std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
 
 #[test]
@@ -54,21 +45,9 @@ fn ten_thousand_runs_and_five_hundred_sessions_leak_nothing() {
     assert!(resident() < bytes + (4 << 20), "{bytes} bytes grew to {}", resident());
     drop(session);
     drop(plan);
-    let sessions = |count: usize| {
-        for _ in 0..count {
-            let plan = engine.analyze_model(&model).unwrap();
-            let session = engine.session(&plan).unwrap();
-            let mut stream = session.stream(2);
-            for _ in 0..3 {
-                stream.push(std::slice::from_ref(&x)).unwrap();
-            }
-            while stream.pull().unwrap().is_some() {}
-            drop(session.start(std::slice::from_ref(&x)).unwrap());
-        }
-    };
-    sessions(20);
+    sessions(&engine, &model, &x, 20);
     let bytes = resident();
-    sessions(500);
+    sessions(&engine, &model, &x, 500);
     // Given-up work may end a moment later, and queues' threads with it.
     let patience = Instant::now() + Duration::from_secs(20);
     while (allocated(&engine).iter().any(|&bytes| bytes > 0) || threads() > 40) && Instant::now() < patience {

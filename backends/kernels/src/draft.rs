@@ -26,6 +26,14 @@ pub(crate) struct Argument {
     pub(crate) elements: usize,
 }
 
+impl Argument {
+    /// Content that is known.
+    pub(crate) fn holding(name: impl Into<String>, content: Tensor) -> Self {
+        let (dtype, elements) = (content.dtype(), content.len());
+        Argument { name: name.into(), dtype, access: Access::Read, operand: Operand::Table(content), elements }
+    }
+}
+
 /// One launch.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
@@ -117,14 +125,13 @@ impl Draft {
 
     /// Content that is known.
     pub(crate) fn holds(self, name: &str, content: &Tensor) -> Self {
-        self.read(name, content.dtype(), content.len(), Operand::Table(content.clone()))
+        self.argument(Argument::holding(name, content.clone()))
     }
 
     /// A table of whole numbers.
     pub(crate) fn table(self, name: &str, numbers: Vec<i32>) -> Self {
-        let elements = numbers.len();
-        match Tensor::from_vec(&[elements], numbers) {
-            Ok(tensor) => self.read(name, DType::I32, elements, Operand::Table(tensor)),
+        match Tensor::from_vec(&[numbers.len()], numbers) {
+            Ok(tensor) => self.argument(Argument::holding(name, tensor)),
             // A list is as long as its shape says.
             Err(_) => self,
         }
@@ -132,9 +139,8 @@ impl Draft {
 
     /// A table of floats.
     pub(crate) fn floats(self, name: &str, numbers: Vec<f32>) -> Self {
-        let elements = numbers.len();
-        match Tensor::from_vec(&[elements], numbers) {
-            Ok(tensor) => self.read(name, DType::F32, elements, Operand::Table(tensor)),
+        match Tensor::from_vec(&[numbers.len()], numbers) {
+            Ok(tensor) => self.argument(Argument::holding(name, tensor)),
             Err(_) => self,
         }
     }

@@ -6,7 +6,7 @@ use hetero_hal::{DType, Node, ProgramValue, Tensor, ValueId};
 
 use crate::draft::{Argument, Draft, Drafts, Operand, Store};
 use crate::fold::Affine;
-use crate::language::{Access, Number, Scalar};
+use crate::language::{Number, Scalar};
 use crate::site::{Answer, Output, Site, Tail, broadcast, reading};
 
 /// Work items of a group of an element-wise kernel.
@@ -174,19 +174,12 @@ impl Chain<'_> {
         let (x, _) = self.operand(x, &value.shape)?;
         self.count += 1;
         let name = format!("v{}", self.count);
-        let mut shape = vec![affine.factors.len()];
-        shape.extend(std::iter::repeat_n(1, result.shape.len().saturating_sub(2)));
+        let shape = per_channel(vec![affine.factors.len()], result);
         let mut read = |what: &str, numbers: &[f32]| -> Answer<String> {
             let table = format!("{name}_{what}");
             let index = broadcast(&table, "o", &shape, self.shape, &mut self.tail.numbers);
             let content = Tensor::from_vec(&[numbers.len()], numbers.to_vec()).map_err(|error| error.to_string())?;
-            self.tail.arguments.push(Argument {
-                name: table.clone(),
-                dtype: DType::F32,
-                access: Access::Read,
-                operand: Operand::Table(content),
-                elements: numbers.len(),
-            });
+            self.tail.arguments.push(Argument::holding(table.clone(), content));
             Ok(format!("LOAD({table}, {index})"))
         };
         let (factor, term) = (read("factor", &affine.factors)?, read("term", &affine.terms)?);
@@ -213,8 +206,7 @@ impl Chain<'_> {
             let value = site.value(id).ok_or("it has no such value")?;
             let mut shape = value.shape.clone();
             if &*node.operator.name == "BatchNormalization" && index > 0 {
-                // One number for each channel.
-                shape.extend(std::iter::repeat_n(1, result.shape.len().saturating_sub(2)));
+                shape = per_channel(shape, result);
             }
             list.push(Some(self.operand(id, &shape)?));
         }
@@ -228,6 +220,12 @@ impl Chain<'_> {
         self.names.insert(output, (name, scalar));
         Ok(())
     }
+}
+
+/// The shape in which one number for each channel is repeated over a result.
+fn per_channel(mut shape: Vec<usize>, result: &ProgramValue) -> Vec<usize> {
+    shape.extend(std::iter::repeat_n(1, result.shape.len().saturating_sub(2)));
+    shape
 }
 
 /// A known number, where a launch can carry it.

@@ -1,7 +1,7 @@
 //! Kernels that devices share: one source per family of operators, and the lowering of programs to launches of them.
 //!
 //! [`lower`] turns a [`Program`] into [`Launch`]es over bound buffers, constants and one scratch buffer. The kernels are written once, in a
-//! small C (`src/sources`, described in `language.rs`), and become OpenCL C, CUDA C for NVRTC, or WGSL. Element-wise nodes are put together into one kernel, or
+//! small C (`src/sources`, described in `language`), and become OpenCL C, CUDA C for NVRTC, or WGSL. Element-wise nodes are put together into one kernel, or
 //! behind the kernel whose result they change; shapes are numbers of a launch, not of a text, so that a network needs few kernels. A backend
 //! compiles the texts, uploads the constants and replays the launches in order; how it does so is its own affair.
 //!

@@ -1,37 +1,26 @@
 //! Measures handing a tensor over and back, CPU, device, CPU, on every OpenCL device: `handover_opencl [BYTES…]`. Prints a line of JSON for each device and size; see
 //! `hetero_comm::measure_handover` for what is measured, and `cargo xtask bench handover` for the table.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 use std::ffi::CString;
-use std::process::ExitCode;
 
 use cl3::types::{cl_command_queue, cl_context, cl_device_id, cl_int, cl_kernel, cl_mem, cl_platform_id};
 use hetero_comm::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_hal::{DeviceInfo, Driver, Error, ErrorKind, HostMemory, KernelFormat, OpenOptions, Result};
 use hetero_opencl::OpenClDriver;
 
-fn main() -> ExitCode {
-    let named: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-    let sizes = if named.is_empty() { (0..8).map(|step| 4096 << (2 * step)).collect() } else { named };
-    match every_device(&sizes) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn every_device(sizes: &[usize]) -> Result<()> {
+fn main() -> Result<()> {
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let cpu = hetero_cpu::CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
+    let mut bare = |info: &DeviceInfo| Ok(Box::new(Bare::new(info)?) as Box<dyn DriverLaunch>);
     for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
-        let mut bare = |info: &DeviceInfo| Ok(Box::new(Bare::new(info)?) as Box<dyn DriverLaunch>);
-        measure_handovers(&cpu, &driver, sizes, &mut bare, &mut |row| {
-            let line = serde_json::to_string(&row);
-            println!("{}", line.map_err(|error| Error::internal("a row has no JSON form").caused_by(error))?);
-            Ok(())
-        })?;
+        match driver.probe() {
+            Ok(devices) => {
+                measure_handovers(&cpu, &driver, &devices, &sizes, &mut bare, &mut std::io::stdout())?;
+            }
+            Err(why) => eprintln!("{}: {why}", driver.name()),
+        }
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ const CAPACITY: usize = 1024;
 
 pub(crate) struct OpenClQueue {
     core: Arc<Core>,
-    /// Its thread begins when there is something that would block the caller.
+    /// Its thread begins when there is something that would block the caller, or that it is to wait for.
     backlog: Backlog,
 }
 

@@ -34,16 +34,21 @@ fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
-/// Every device, opened anew with these options, and once more with each way to wait for it. Fails where drivers are required and there are none.
-fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
-    let ways = ["finish", "events"].map(|way| {
+/// These options with each way to wait for a device.
+fn both_ways(options: &OpenOptions) -> [OpenOptions; 2] {
+    ["finish", "events"].map(|way| {
         let mut options = options.clone();
         options.extra.push(("wait".into(), way.into()));
         options
-    });
-    ways.iter().flat_map(opened).collect()
+    })
 }
 
+/// Every device, opened anew with these options, with each way to wait for it.
+fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
+    both_ways(options).iter().flat_map(opened).collect()
+}
+
+/// Every device, opened anew with these options. Fails where drivers are required and there are none.
 fn opened(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
     let mut opened = Vec::new();
     for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
@@ -303,20 +308,17 @@ fn a_full_queue_says_so_and_takes_work_again() {
 
 #[test]
 fn owners_may_go_in_any_order_while_work_is_under_way() {
-    let all = plain();
-    for (ordinal, known) in all.iter().enumerate() {
-        let driver = match known.info().id.driver() {
-            "fpga" => OpenClDriver::accelerators(),
-            _ => OpenClDriver::processors(),
-        };
-        // The second half has the second way.
-        let mut options = with("wait", if ordinal * 2 < all.len() { "finish" } else { "events" });
-        // Compiled once.
-        let folder = std::env::temp_dir().join(format!("hetero-opencl-owners-{}", std::process::id()));
-        options.extra.push(("cache".into(), folder.to_string_lossy().into_owned()));
+    let folder = std::env::temp_dir().join(format!("hetero-opencl-owners-{}", std::process::id()));
+    // Compiled once for each device.
+    let options = both_ways(&with("cache", &folder.to_string_lossy()));
+    let drivers = [OpenClDriver::processors(), OpenClDriver::accelerators()];
+    let found = opened(&with("cache", "off")).into_iter().map(|device| device.info().id.clone());
+    let found: Vec<DeviceId> = found.collect();
+    for (id, options) in found.iter().flat_map(|id| options.iter().map(move |options| (id, options))) {
+        let driver = drivers.iter().find(|driver| driver.name() == id.driver()).unwrap();
         for order in 0..24 {
             // Alone, so that dropping it closes the device.
-            let device = driver.open(known.info().id.ordinal(), &options).unwrap();
+            let device = driver.open(id.ordinal(), options).unwrap();
             let executable = compile(&*device, LONG).unwrap();
             let (buffer, queue) = (zeros(&*device), device.queue(&QueueOptions::default()).unwrap());
             let (gate, done) = (Timeline::new(0), device.timeline(0).unwrap());
@@ -335,8 +337,8 @@ fn owners_may_go_in_any_order_while_work_is_under_way() {
             gate.advance(1);
             done.wait(3, deadline()).unwrap();
         }
-        let _ = std::fs::remove_dir_all(folder);
     }
+    let _ = std::fs::remove_dir_all(folder);
 }
 
 #[test]

@@ -1,10 +1,9 @@
 //! Measures handing a tensor over and back, CPU, device, CPU, on every adapter of wgpu: `handover_wgpu [BYTES…]`. Prints a line of JSON for each device and size; see
 //! `hetero_comm::measure_handover` for what is measured, and `cargo xtask bench handover` for the table.
 
-#![allow(clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::print_stderr)]
 
 use std::pin::pin;
-use std::process::ExitCode;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -15,26 +14,17 @@ use hetero_wgpu::WgpuDriver;
 /// When a device is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn main() -> ExitCode {
-    let named: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
-    let sizes = if named.is_empty() { (0..8).map(|step| 4096 << (2 * step)).collect() } else { named };
-    match every_device(&sizes) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn every_device(sizes: &[usize]) -> Result<()> {
+fn main() -> Result<()> {
+    let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|argument| argument.parse().ok()).collect();
     let cpu = hetero_cpu::CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
     let mut bare = |info: &DeviceInfo| Ok(Box::new(Bare::new(info)?) as Box<dyn DriverLaunch>);
-    measure_handovers(&cpu, &WgpuDriver, sizes, &mut bare, &mut |row| {
-        let line = serde_json::to_string(&row);
-        println!("{}", line.map_err(|error| Error::internal("a row has no JSON form").caused_by(error))?);
-        Ok(())
-    })
+    match WgpuDriver.probe() {
+        Ok(devices) => measure_handovers(&cpu, &WgpuDriver, &devices, &sizes, &mut bare, &mut std::io::stdout()),
+        Err(why) => {
+            eprintln!("wgpu: {why}");
+            Ok(())
+        }
+    }
 }
 
 /// The kernel by wgpu's own calls, on a device of its own: one command buffer with one dispatch is recorded and submitted, then the device is polled until it is done. On memory of

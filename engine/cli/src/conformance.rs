@@ -19,17 +19,21 @@ const LARGEST_CONSTANT: usize = 64;
 
 /// Random networks behind the cases of one operator.
 const NETWORKS: u64 = 100;
-/// What their names begin with.
-const NETWORK: &str = "network";
+
+/// Is it a case that the caller wants?
+fn wanted(filter: Option<&str>, name: &str) -> bool {
+    filter.is_none_or(|filter| name.contains(filter))
+}
+
+fn nothing_wanted() -> Failure {
+    Failure::usage("no case has this filter in its name", "leave out --filter to run all")
+}
 
 /// The generated cases whose names hold a text.
-fn cases(seed: u64, filter: Option<&str>) -> Result<Vec<Case>> {
+fn cases(seed: u64, filter: Option<&str>) -> Vec<Case> {
     let mut cases = suite(seed);
-    cases.retain(|case| filter.is_none_or(|filter| case.name.contains(filter)));
-    if cases.is_empty() && filter != Some(NETWORK) {
-        return Err(Failure::usage("no case has this filter in its name", "leave out --filter to run all"));
-    }
-    Ok(cases)
+    cases.retain(|case| wanted(filter, &case.name));
+    cases
 }
 
 /// The operators of a model, each kind once.
@@ -63,7 +67,10 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
 
 /// Generated cases as files.
 pub(crate) fn save(options: &SaveOptions) -> Result<()> {
-    let cases = cases(options.seed, options.filter.as_deref())?;
+    let cases = cases(options.seed, options.filter.as_deref());
+    if cases.is_empty() {
+        return Err(nothing_wanted());
+    }
     for (number, case) in cases.iter().enumerate() {
         let written = write_case(&options.folder.join(number.to_string()), case);
         written.map_err(|error| Failure::failed(format!("{}: {error}", case.name)))?;
@@ -82,8 +89,13 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     let [device] = engine.devices() else {
         return Err(Failure::usage("conformance is of one device", "name it with `--device ID`"));
     };
-    let cases = cases(options.seed, options.filter.as_deref())?;
-    let cases: Vec<Case> = cases.into_iter().step_by(options.every as usize).collect();
+    let (filter, every) = (options.filter.as_deref(), options.every as usize);
+    let cases: Vec<Case> = cases(options.seed, filter).into_iter().step_by(every).collect();
+    let networks = (0..NETWORKS).map(|number| (number, format!("network {number}")));
+    let networks: Vec<_> = networks.filter(|(_, name)| wanted(filter, name)).step_by(every).collect();
+    if cases.is_empty() && networks.is_empty() {
+        return Err(nothing_wanted());
+    }
     let spinner = Spinner::start("comparing with the reference");
     let expectations = Expectations::default();
     let mut report = hetero_conformance::Report::default();
@@ -94,14 +106,12 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         records.push((case.name.clone(), outcome));
     }
     // No seed has the networks of another.
-    let wanted = options.filter.as_deref().is_none_or(|filter| filter == NETWORK);
-    let networks = if wanted { NETWORKS / u64::from(options.every) } else { 0 };
-    for number in 0..networks {
-        let (program, inputs) = network(options.seed.wrapping_mul(NETWORKS) + number).map_err(hetero::Error::from)?;
+    for (number, name) in &networks {
+        let (program, inputs) =
+            network(options.seed.wrapping_mul(NETWORKS).wrapping_add(*number)).map_err(hetero::Error::from)?;
         let outcome = check_network(&**device, &program, &inputs);
-        let name = format!("{NETWORK} {number}");
-        report.weigh(&expectations, &name, &outcome);
-        records.push((name, outcome));
+        report.weigh(&expectations, name, &outcome);
+        records.push((name.clone(), outcome));
     }
     drop(spinner);
     if let Some(path) = &options.junit {
@@ -116,7 +126,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
                 "emulated": device.info().emulated,
                 "seed": options.seed,
                 "cases": records.len(),
-                "networks": networks,
+                "networks": networks.len(),
                 "passed": report.passed,
                 "unsupported": report.unsupported,
                 "reasons": report.reasons,
@@ -128,11 +138,12 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  unsupported: {reason}"));
         report.wrong.iter().for_each(|line| println!("wrong   {line}"));
         println!(
-            "{}{}: {} cases of seed {}, {networks} networks among them, {} passed, {} unsupported, {} expected failures, {} wrong",
+            "{}{}: {} cases of seed {}, {} networks among them, {} passed, {} unsupported, {} expected failures, {} wrong",
             device.info().id,
             if device.info().emulated { " (emulated)" } else { "" },
             records.len(),
             options.seed,
+            networks.len(),
             report.passed,
             report.unsupported,
             report.failing,

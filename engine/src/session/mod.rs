@@ -367,16 +367,15 @@ fn lay_out(
         let edge = engine.topology().edge(&devices[from].info().id, &devices[to].info().id);
         (edge.read, edge.write)
     };
-    let measured = |from: usize, to: usize, bytes: usize| {
+    let copied = |from: usize, to: usize, bytes: usize| {
         let (from, to) = (devices[from].info(), devices[to].info());
         let profile = engine.profile()?;
-        let fits = [from, to].iter().all(|info| profile.usability(info) == Usability::Fits);
-        if fits { profile.rather_copied(&from.id, &to.id, bytes as u64) } else { None }
-    };
-    let copied = |from: usize, to: usize, bytes: usize| {
-        let found = measured(from, to, bytes)?;
+        if [from, to].iter().any(|info| profile.usability(info) != Usability::Fits) {
+            return None;
+        }
+        let (best, in_place) = profile.rather_copied(&from.id, &to.id, bytes as u64)?;
         let way = |choice: Choice<'_>| format!("{} takes {:.1} µs", choice.transport, choice.seconds * 1e6);
-        Some(format!("by the profile {}, {}", way(found.0), way(found.1)))
+        Some(format!("by the profile {}, {}", way(best), way(in_place)))
     };
     let ways = Ways { reach: &reach, copied: &copied };
     loop {
