@@ -81,6 +81,14 @@ pub enum Error {
         /// What it holds.
         bytes: u64,
     },
+    /// All tasks together spend more than the budget, wherever they run.
+    #[error("the tasks spend {least} J at least, and the budget is {budget} J; raise it, or open a thriftier device")]
+    EnergyBudget {
+        /// What they spend at least, in joules.
+        least: f64,
+        /// The budget, in joules.
+        budget: f64,
+    },
     /// A strategy found no schedule, for a reason of its own.
     #[error("strategy '{strategy}' found no schedule: {reason}")]
     Strategy {

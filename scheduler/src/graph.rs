@@ -23,13 +23,15 @@ pub struct Task {
     pub seconds: Vec<Option<f64>>,
     /// Bytes that its device holds for it as long as the plan stands, such as weights.
     pub memory: u64,
+    /// Joules on each device, of which those that do not claim it are not looked at; empty where nothing is known.
+    pub joules: Vec<f64>,
 }
 
 impl Task {
     /// A task that holds no memory.
     #[must_use]
     pub fn new(name: impl Into<String>, seconds: impl Into<Vec<Option<f64>>>) -> Self {
-        Self { name: name.into(), seconds: seconds.into(), memory: 0 }
+        Self { name: name.into(), seconds: seconds.into(), memory: 0, joules: Vec::new() }
     }
 
     /// Sets the bytes that it holds.
@@ -37,6 +39,21 @@ impl Task {
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
+    }
+
+    /// Sets the joules that it spends on each device.
+    #[must_use]
+    pub fn with_energy(mut self, joules: impl Into<Vec<f64>>) -> Self {
+        self.joules = joules.into();
+        self
+    }
+
+    /// The joules that it spends at least, over the devices that claim it; zero where nothing is known.
+    #[must_use]
+    pub fn least_joules(&self) -> f64 {
+        let claimed = self.joules.iter().zip(&self.seconds).filter(|(_, seconds)| seconds.is_some());
+        let least = claimed.map(|(&joules, _)| joules).fold(f64::INFINITY, f64::min);
+        if least.is_finite() { least } else { 0.0 }
     }
 
     /// Seconds on a device; `None` where that does not claim it.
@@ -156,8 +173,8 @@ impl TaskGraphBuilder {
     /// Adds a task.
     ///
     /// # Errors
-    /// [`Error::NoDevice`]; [`Error::CostRow`] unless there is one cost for each device; [`Error::Number`] for a cost that is negative,
-    /// infinite or not a number; [`Error::Unclaimed`] where all are `None`; [`Error::DuplicateTask`] where another has its name.
+    /// [`Error::NoDevice`]; [`Error::CostRow`] unless there is one cost for each device, and one energy if any; [`Error::Number`] for a
+    /// cost or an energy that is negative, infinite or not a number; [`Error::Unclaimed`] where all are `None`; [`Error::DuplicateTask`] where another has its name.
     pub fn task(&mut self, task: Task) -> Result<TaskId, Error> {
         if self.devices == 0 {
             return Err(Error::NoDevice);
@@ -168,6 +185,15 @@ impl TaskGraphBuilder {
         for (device, seconds) in task.seconds.iter().enumerate() {
             if let Some(seconds) = *seconds {
                 check_seconds(seconds, || format!("the cost of task '{}' on device number {device}", task.name))?;
+            }
+        }
+        if !task.joules.is_empty() && task.joules.len() != self.devices {
+            return Err(Error::CostRow { task: task.name, found: task.joules.len(), devices: self.devices });
+        }
+        for (device, &joules) in task.joules.iter().enumerate() {
+            if !(joules.is_finite() && joules >= 0.0) {
+                let what = format!("the energy of task '{}' on device number {device}", task.name);
+                return Err(Error::Number { what, value: joules, wanted: "joules that are finite and not negative" });
             }
         }
         if task.seconds.iter().all(Option::is_none) {

@@ -1,8 +1,7 @@
 //! HEFT: heterogeneous earliest finish time.
 
-use crate::domains::Domains;
-use crate::timetable::Timetable;
-use crate::{DeviceId, Error, Partitioner, Problem, Schedule, Slot, TaskId};
+use crate::list::{Draft, upward_ranks};
+use crate::{Error, Partitioner, Problem, Schedule};
 
 /// Takes tasks by descending upward rank, which is the length of the longest way from a task to the end at mean costs, and gives each to the
 /// device on which it finishes first, in an idle span between others where one is long enough.
@@ -21,76 +20,27 @@ impl Partitioner for Heft {
     }
 
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
-        let (graph, devices) = (problem.graph(), problem.devices());
-        let mut domains = Domains::new(problem)?;
-        let mut timetables = vec![Timetable::default(); devices.len()];
-        let mut memory: Vec<Option<u64>> = devices.iter().map(|device| device.memory).collect();
-        let mut slots = vec![Slot { device: DeviceId(0), start: 0.0, finish: 0.0 }; graph.len()];
-        let mut options: Vec<Slot> = Vec::with_capacity(devices.len());
-        for id in by_rank(problem) {
-            let task = graph.known(id);
-            options.clear();
-            let mut lacks_memory = false;
-            for device in devices.ids().filter(|&device| domains.allows(id, device)) {
-                let Some(seconds) = task.seconds_on(device) else { continue };
-                if memory[device.0].is_some_and(|left| left < task.memory) {
-                    lacks_memory = true;
-                    continue;
-                }
-                let arrival = graph.predecessors(id).try_fold(0.0_f64, |latest, (feeding, bytes)| {
-                    let source = slots[feeding.0];
-                    Some(latest.max(source.finish + devices.seconds(source.device, device, bytes)?))
-                });
-                let Some(ready) = arrival else { continue };
-                let start = timetables[device.0].earliest(ready, seconds);
-                options.push(Slot { device, start, finish: start + seconds });
-            }
-            // A stable sort: of two devices that finish at once, the one with the lower number.
-            options.sort_by(|a, b| a.finish.total_cmp(&b.finish));
-            let Some(&slot) = options.iter().find(|slot| domains.fix(id, slot.device)) else {
-                return Err(if lacks_memory {
-                    Error::OutOfMemory { task: task.name.clone(), bytes: task.memory }
-                } else {
-                    Error::Unreachable(task.name.clone())
-                });
-            };
-            timetables[slot.device.0].occupy(slot.start, slot.finish);
-            if let Some(left) = &mut memory[slot.device.0] {
-                *left -= task.memory;
-            }
-            slots[id.0] = slot;
+        let mut draft = Draft::new(problem)?;
+        for task in by_rank(problem) {
+            draft.place(task, |_, slot| slot.finish)?;
         }
-        Ok(Schedule::new(slots))
+        Ok(draft.finish())
     }
 }
 
 /// The tasks by descending upward rank. Where tasks take no time, ranks are equal to those of their successors, and the topological order
 /// decides: each task comes behind those that feed it.
-fn by_rank(problem: &Problem) -> Vec<TaskId> {
+pub(crate) fn by_rank(problem: &Problem) -> Vec<usize> {
     let ranks = upward_ranks(problem);
-    let mut order = problem.graph().order().to_vec();
-    order.sort_by(|a, b| ranks[b.0].total_cmp(&ranks[a.0]));
+    let mut order = problem.arrays().order.clone();
+    order.sort_by(|&a, &b| ranks[b].total_cmp(&ranks[a]));
     order
-}
-
-fn upward_ranks(problem: &Problem) -> Vec<f64> {
-    let graph = problem.graph();
-    let mut ranks = vec![0.0; graph.len()];
-    for &id in graph.order().iter().rev() {
-        let claims = || graph.known(id).seconds.iter().flatten();
-        // Each divided before the sum, which cannot overflow then.
-        let count = claims().count().max(1) as f64;
-        let mean: f64 = claims().map(|seconds| seconds / count).sum();
-        let below = graph.successors(id).map(|(next, bytes)| problem.mean_seconds(bytes) + ranks[next.0]);
-        ranks[id.0] = mean + below.fold(0.0, f64::max);
-    }
-    ranks
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Devices, Link, Task, TaskGraph};
+    use crate::{Device, DeviceId, Devices, Link, Task, TaskGraph, TaskId};
 
     /// The example of the paper: costs of ten tasks on three processors, and seconds between them.
     fn paper() -> Problem {

@@ -31,21 +31,46 @@
 
 #![forbid(unsafe_code)]
 
+mod arrays;
+mod bounds;
+mod cpop;
 mod devices;
 mod domains;
 mod error;
+mod exact;
+mod explain;
+mod gantt;
 mod graph;
 mod heft;
+mod list;
+mod load;
+mod lookahead;
+mod lower;
 mod partition;
+mod peft;
+mod pipeline;
 mod plan;
+mod portfolio;
 mod problem;
 mod schedule;
+mod search;
 mod timetable;
 
+pub use cpop::Cpop;
 pub use devices::{Device, DeviceId, Devices, Link};
 pub use error::Error;
+pub use exact::{Exact, Solved};
+pub use explain::{
+    Alternative, DeviceUse, Elsewhere, Explanation, Leg, PartitionEdge, PartitionReason, TransferPrice, Wait,
+};
+pub use gantt::{bytes_text, seconds_text};
 pub use graph::{Task, TaskGraph, TaskGraphBuilder, TaskId};
 pub use heft::Heft;
+pub use lookahead::Lookahead;
+pub use peft::Peft;
+pub use pipeline::Throughput;
 pub use plan::{Partition, Plan, Transfer};
+pub use portfolio::LatencyAware;
 pub use problem::Problem;
 pub use schedule::{Partitioner, Schedule, Slot};
+pub use search::Effort;

@@ -1,14 +1,20 @@
 //! A graph and the devices to run it on.
 
+use crate::arrays::Arrays;
 use crate::devices::Affine;
-use crate::{Devices, Error, TaskGraph};
+use crate::lower::lower_bound;
+use crate::search::Remaining;
+use crate::{Devices, Effort, Error, Schedule, TaskGraph};
 
-/// Tasks, and the devices that they can run on: what a [`Partitioner`](crate::Partitioner) gets.
+/// Tasks, the devices that they can run on, and what they may spend together: what a [`Partitioner`](crate::Partitioner) gets.
 #[derive(Clone, Debug)]
 pub struct Problem {
     graph: TaskGraph,
     devices: Devices,
     mean_transfer: Affine,
+    arrays: Arrays,
+    /// Joules; infinite without a budget.
+    energy: f64,
 }
 
 impl Problem {
@@ -33,8 +39,62 @@ impl Problem {
             .tasks()
             .try_fold(0_u64, |sum, (_, task)| sum.checked_add(task.memory))
             .ok_or(Error::Overflow("the bytes that tasks hold"))?;
+        let joules = graph.tasks().map(|(_, task)| task.joules.iter().copied().fold(0.0, f64::max)).sum::<f64>();
+        if !joules.is_finite() {
+            return Err(Error::Overflow("the joules of all tasks"));
+        }
         let mean_transfer = devices.mean();
-        Ok(Self { graph, devices, mean_transfer })
+        let arrays = Arrays::new(&graph, &devices);
+        Ok(Self { graph, devices, mean_transfer, arrays, energy: f64::INFINITY })
+    }
+
+    /// Limits the joules that all tasks spend together. Tasks that do not say what they spend count as none.
+    ///
+    /// # Errors
+    /// [`Error::Number`] unless it is finite and not negative, [`Error::EnergyBudget`] where the tasks spend more wherever they run.
+    pub fn with_energy_budget(mut self, joules: f64) -> Result<Self, Error> {
+        if !(joules.is_finite() && joules >= 0.0) {
+            let wanted = "joules that are finite and not negative";
+            return Err(Error::Number { what: "the energy budget".into(), value: joules, wanted });
+        }
+        let least = self.least_energy();
+        if least > joules {
+            return Err(Error::EnergyBudget { least, budget: joules });
+        }
+        self.energy = joules;
+        Ok(self)
+    }
+
+    /// The joules that all tasks may spend together; `None` without a budget.
+    #[must_use]
+    pub fn energy_budget(&self) -> Option<f64> {
+        self.energy.is_finite().then_some(self.energy)
+    }
+
+    /// The joules that all tasks spend at least, each on its thriftiest device.
+    fn least_energy(&self) -> f64 {
+        self.graph.tasks().map(|(_, task)| task.least_joules()).sum()
+    }
+
+    /// What the budget leaves beyond that.
+    pub(crate) fn spare_energy(&self) -> f64 {
+        if self.energy.is_finite() { self.energy - self.least_energy() } else { f64::INFINITY }
+    }
+
+    /// Joules of a task on a device beyond those on its thriftiest one.
+    pub(crate) fn excess_energy(&self, task: usize, device: usize) -> f64 {
+        self.arrays.excess.get(task * self.arrays.devices + device).copied().unwrap_or(0.0)
+    }
+
+    /// Seconds that no schedule of the problem falls below, and not more than the makespan of `schedule`, which is one: how far from the best it may be.
+    /// With more effort it becomes tighter. Limits of memory and energy are not looked at.
+    #[must_use]
+    pub fn lower_bound(&self, schedule: &Schedule, effort: Effort) -> f64 {
+        lower_bound(&self.arrays, schedule.makespan(), &mut Remaining::of(effort))
+    }
+
+    pub(crate) fn arrays(&self) -> &Arrays {
+        &self.arrays
     }
 
     /// The tasks.
@@ -54,6 +114,10 @@ impl Problem {
     #[must_use]
     pub fn mean_seconds(&self, bytes: u64) -> f64 {
         self.mean_transfer.seconds(bytes)
+    }
+
+    pub(crate) fn mean_transfer(&self, bytes: f64) -> f64 {
+        self.mean_transfer.latency + bytes * self.mean_transfer.per_byte
     }
 }
 

@@ -1,6 +1,6 @@
 //! Schedules, and what finds them.
 
-use crate::{DeviceId, Error, Problem};
+use crate::{DeviceId, Error, Problem, Task};
 
 /// A strategy: finds a schedule.
 pub trait Partitioner: Send + Sync {
@@ -52,8 +52,29 @@ impl Schedule {
         self.makespan
     }
 
+    /// Seconds from one input of a stream to the next, at best: the longest time that a device or a link is busy with one input. Infinite where values have no
+    /// way.
+    #[must_use]
+    pub fn period(&self, problem: &Problem) -> f64 {
+        let (graph, count) = (problem.graph(), problem.devices().len());
+        let mut busy = vec![0.0_f64; count * (count + 1)];
+        for slot in &self.slots {
+            if let Some(seconds) = busy.get_mut(slot.device.0) {
+                *seconds += slot.finish - slot.start;
+            }
+        }
+        for (from, to, bytes) in graph.edges() {
+            let [Some(source), Some(target)] = [from, to].map(|task| self.slots.get(task.0)) else { continue };
+            let seconds = problem.devices().seconds(source.device, target.device, bytes).unwrap_or(f64::INFINITY);
+            if let Some(sum) = busy.get_mut(count * (source.device.0 + 1) + target.device.0) {
+                *sum += seconds;
+            }
+        }
+        busy.into_iter().fold(0.0, f64::max)
+    }
+
     /// Checks that each task runs on a device that claims it, for as long as it takes there and not before what feeds it has arrived, that
-    /// a device does one thing at a time, and that what its tasks hold fits its memory. Times may be off by 1e-9 of the makespan: sums of
+    /// a device does one thing at a time, and that what its tasks hold fits its memory, and that all of them keep to the energy budget. Times may be off by 1e-9 of the makespan: sums of
     /// the same numbers in another order differ in their last bits.
     ///
     /// # Errors
@@ -91,7 +112,20 @@ impl Schedule {
         self.check_devices(problem, slack)
     }
 
+    /// The joules that all tasks spend; zero where they do not say.
+    #[must_use]
+    pub fn joules(&self, problem: &Problem) -> f64 {
+        let spent = |(task, slot): (&Task, &Slot)| task.joules.get(slot.device.0).copied().unwrap_or(0.0);
+        problem.graph().tasks().map(|(_, task)| task).zip(&self.slots).map(spent).sum()
+    }
+
     fn check_devices(&self, problem: &Problem, slack: f64) -> Result<(), Error> {
+        let spent = self.joules(problem);
+        // As with times, the order of a sum moves its last bits.
+        if let Some(budget) = problem.energy_budget().filter(|budget| spent > budget * (1.0 + 1e-9)) {
+            let reason = format!("its tasks spend {spent} J, and the budget is {budget} J");
+            return Err(Error::Schedule { at: "its energy".into(), reason });
+        }
         let mut held = vec![0_u64; problem.devices().len()];
         let mut occupied: Vec<(&Slot, &str)> = Vec::with_capacity(self.slots.len());
         for ((_, task), slot) in problem.graph().tasks().zip(&self.slots) {
@@ -122,7 +156,7 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Devices, Link, Task, TaskGraph};
+    use crate::{Device, Devices, Link, TaskGraph};
 
     /// `a` feeds `b`; `c` is on its own. The second device has room for one task and does not claim `c`.
     fn problem() -> Problem {

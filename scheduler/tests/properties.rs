@@ -2,68 +2,16 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
+mod problems;
+
 use std::collections::HashMap;
 
-use hetero_scheduler::{
-    Device, DeviceId, Devices, Error, Heft, Link, Partitioner, Plan, Problem, Schedule, Slot, Task, TaskGraph,
-};
+use hetero_scheduler::{DeviceId, Error, Heft, Partitioner, Plan, Problem, Schedule, Slot};
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
+use problems::{any_problem, problem_of};
 use proptest::collection::vec;
 use proptest::prelude::*;
-
-/// Seconds that are often zero and often equal: where times are equal, order is easily lost.
-fn seconds() -> impl Strategy<Value = f64> {
-    prop_oneof![Just(0.0), (1..4_u8).prop_map(f64::from), 0.0..10.0_f64]
-}
-
-fn row(devices: usize) -> impl Strategy<Value = Vec<Option<f64>>> {
-    (vec(prop::option::weighted(0.7, seconds()), devices), 0..devices, seconds()).prop_map(|(mut row, one, seconds)| {
-        row[one].get_or_insert(seconds);
-        row
-    })
-}
-
-/// Of ten links between devices, as many as `missing` are not there on average.
-fn problem(missing: u8) -> impl Strategy<Value = Problem> {
-    problem_of(missing, 1..5, 40, 4)
-}
-
-/// Each task is fed by fewer than `feeding` others.
-fn problem_of(
-    missing: u8,
-    devices: std::ops::Range<usize>,
-    tasks: usize,
-    feeding: usize,
-) -> impl Strategy<Value = Problem> {
-    devices
-        .prop_flat_map(move |count| {
-            let link = (seconds(), prop_oneof![Just(f64::INFINITY), 0.5..50.0_f64]);
-            let links = vec((0..10_u8, link), count * count);
-            let tasks = vec((row(count), vec((any::<prop::sample::Index>(), 0..100_u64), 0..feeding)), 1..tasks);
-            (Just(count), links, tasks)
-        })
-        .prop_map(move |(count, links, tasks)| {
-            let mut devices = Devices::new((0..count).map(|index| Device::new(format!("cpu:{index}")))).unwrap();
-            for (index, link) in links.into_iter().enumerate() {
-                let (chance, (latency, bandwidth)) = link;
-                if chance >= missing {
-                    let (from, to) = (DeviceId(index / count), DeviceId(index % count));
-                    devices.connect(from, to, Link { latency, bandwidth }).unwrap();
-                }
-            }
-            let mut graph = TaskGraph::builder(count);
-            let mut ids = Vec::new();
-            for (index, (row, feeding)) in tasks.into_iter().enumerate() {
-                let id = graph.task(Task::new(format!("t{index}"), row)).unwrap();
-                for (pick, bytes) in feeding.into_iter().filter(|_| index > 0) {
-                    graph.edge(ids[pick.index(index)], id, bytes).unwrap();
-                }
-                ids.push(id);
-            }
-            Problem::new(graph.build().unwrap(), devices).unwrap()
-        })
-}
 
 /// Is there a device for each task such that each edge has a way? Tries them all.
 fn feasible(problem: &Problem) -> bool {
@@ -165,7 +113,7 @@ fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseErro
 
 proptest! {
     #[test]
-    fn heft_is_sound_where_all_is_linked(problem in problem(0)) {
+    fn heft_is_sound_where_all_is_linked(problem in any_problem(0)) {
         let schedule = Heft.partition(&problem).unwrap();
         prop_assert_eq!(schedule.validate(&problem), Ok(()));
         prop_assert_eq!(&Heft.partition(&problem).unwrap(), &schedule);
@@ -173,7 +121,7 @@ proptest! {
     }
 
     #[test]
-    fn heft_is_sound_where_links_are_missing(problem in problem(4)) {
+    fn heft_is_sound_where_links_are_missing(problem in any_problem(4)) {
         match Heft.partition(&problem) {
             Ok(schedule) => {
                 prop_assert_eq!(schedule.validate(&problem), Ok(()));
@@ -190,14 +138,14 @@ proptest! {
     }
 
     #[test]
-    fn plans_of_any_schedule_are_sound(problem in problem(0), picks in vec(0..8_usize, 40)) {
+    fn plans_of_any_schedule_are_sound(problem in any_problem(0), picks in vec(0..8_usize, 40)) {
         let schedule = OneByOne(picks).partition(&problem).unwrap();
         prop_assert_eq!(schedule.validate(&problem), Ok(()));
         check_plan(&problem, &schedule)?;
     }
 
     #[test]
-    fn no_text_makes_reading_panic(problem in problem(0), cut in any::<prop::sample::Index>(), noise in ".{0,8}") {
+    fn no_text_makes_reading_panic(problem in any_problem(0), cut in any::<prop::sample::Index>(), noise in ".{0,8}") {
         let schedule = Heft.partition(&problem).unwrap();
         let mut json = Plan::from_schedule(&problem, &schedule, "model", "heft").unwrap().to_json().unwrap();
         json.insert_str(cut.index(json.len()), &noise);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use hetero_scheduler::{Device, Devices, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
+use hetero_scheduler::{Device, Devices, Effort, Exact, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
 use serde_json::Value;
 
 /// The folder named by `HETERO_DATA`, or the one beside the workspace.
@@ -12,7 +12,7 @@ fn data() -> PathBuf {
 }
 
 #[test]
-fn heft_takes_as_long_as_in_the_paper() {
+fn heft_takes_as_long_as_in_the_paper_and_exact_search_proves_the_best() {
     let path = data().join("topcuoglu10.json");
     let Ok(text) = std::fs::read_to_string(&path) else {
         println!("skipped: there is no {}; set HETERO_DATA to the folder with the benchmark instances", path.display());
@@ -40,4 +40,11 @@ fn heft_takes_as_long_as_in_the_paper() {
     assert_eq!(Some(schedule.makespan()), instance["heft_makespan"].as_f64());
     let plan = Plan::from_schedule(&problem, &schedule, "topcuoglu10", Heft.name()).unwrap();
     assert_eq!(plan.estimated_makespan, schedule.makespan());
+
+    let began = std::time::Instant::now();
+    let solved = Exact { effort: Effort::time(std::time::Duration::from_secs(60)) }.solve(&problem).unwrap();
+    println!("exact: {} s in {:?}", solved.schedule.makespan(), began.elapsed());
+    solved.schedule.validate(&problem).unwrap();
+    assert!(solved.is_proven());
+    assert_eq!(Some(solved.schedule.makespan()), instance["optimal_makespan"].as_f64());
 }

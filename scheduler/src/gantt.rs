@@ -1,0 +1,365 @@
+//! A plan as a page: who does what when.
+
+use std::fmt::Write as _;
+
+use crate::explain::{Explanation, Leg, PartitionReason, Wait};
+
+/// Width of the chart, and heights of its rows and axis, in pixels.
+const WIDTH: f64 = 1160.0;
+const LEFT: f64 = 150.0;
+const ROW: f64 = 54.0;
+const BAR: f64 = 30.0;
+const AXIS: f64 = 34.0;
+/// Pixels of a letter, to see whether a label fits.
+const LETTER: f64 = 7.0;
+/// Rows of a table; more are only counted.
+const MOST_ROWS: usize = 40;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --ink: #1d2330; --soft: #5d6675; --line: #d7dce4; --page: #ffffff; --band: #f4f6f9;
+  --bar: #7fa3cf; --critical: #d9822b; --on-bar: #10151f; --transfer: #8a93a3; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e8ef; --soft: #9aa4b4; --line: #38404d; --page: #14181f; --band: #1b212b;
+  --bar: #4f7cb0; --critical: #c9752a; --on-bar: #f2f5fa; --transfer: #76808f; } }
+body { font: 14px/1.45 system-ui, sans-serif; color: var(--ink); background: var(--page); margin: 24px auto; max-width: 1200px; padding: 0 16px; }
+h1 { font-size: 20px; margin: 0 0 4px; } h2 { font-size: 15px; margin: 26px 0 6px; }
+p { margin: 2px 0; color: var(--soft); } .chart { overflow-x: auto; }
+svg { display: block; min-width: 760px; width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
+svg .soft { fill: var(--soft); } svg .label { fill: var(--on-bar); }
+.band { fill: var(--band); } .grid { stroke: var(--line); } .bar { fill: var(--bar); } .critical { fill: var(--critical); }
+.transfer { stroke: var(--transfer); fill: none; } .awaited { stroke: var(--critical); stroke-width: 2; fill: none; }
+.table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--soft); font-weight: 500; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+.key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; vertical-align: -1px; margin: 0 4px 0 12px; }
+";
+
+/// Text as a page may hold it.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            _ => out.push(character),
+        }
+    }
+    out
+}
+
+/// Seconds in a unit that suits them.
+#[must_use]
+pub fn seconds_text(seconds: f64) -> String {
+    match seconds.abs() {
+        0.0 => "0 s".to_owned(),
+        size if size < 1e-3 => format!("{:.1} µs", seconds * 1e6),
+        size if size < 1.0 => format!("{:.3} ms", seconds * 1e3),
+        _ => format!("{seconds:.3} s"),
+    }
+}
+
+/// Bytes in a unit that suits them.
+#[must_use]
+pub fn bytes_text(bytes: u64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.1} {}", UNITS[unit])
+}
+
+impl Explanation {
+    /// The plan as one HTML page that needs nothing else: a Gantt chart of devices, partitions and transfers, and tables of reasons and
+    /// alternatives. `title` is for people, such as the model's name.
+    #[must_use]
+    pub fn to_html(&self, title: &str) -> String {
+        let title = escaped(title);
+        let gap = if self.bound > 0.0 {
+            format!(" (at most {:.1} % above the best possible)", (self.makespan / self.bound - 1.0) * 100.0)
+        } else {
+            String::new()
+        };
+        let mut page = format!(
+            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" content=\"width=device-width\">\
+             <title>{title}</title><style>{STYLE}</style></head><body>\n<h1>{title}</h1>\n\
+             <p>{} partitions by {}: {} estimated for a run{gap}, {} between inputs of a stream.</p>\n",
+            self.partitions.len(),
+            escaped(&self.strategy),
+            seconds_text(self.makespan),
+            seconds_text(self.period),
+        );
+        if let Some(joules) = self.joules {
+            let _ = writeln!(page, "<p>{joules:.3} J for a run.</p>");
+        }
+        page.push_str(
+            "<p><span class=\"key\" style=\"background:var(--critical);margin-left:0\"></span>critical path\
+             <span class=\"key\" style=\"background:var(--bar)\"></span>other partitions; lines are transfers. Point at a bar for its reason.</p>\n",
+        );
+        self.chart(&mut page);
+        self.device_table(&mut page);
+        self.partition_table(&mut page);
+        self.transfer_table(&mut page);
+        let rows = self.alternatives.iter().map(|other| {
+            let more = other.makespan - self.makespan;
+            vec![
+                escaped(&other.change),
+                seconds_text(other.makespan),
+                format!("{}{}", if more >= 0.0 { "+" } else { "-" }, seconds_text(more.abs())),
+            ]
+        });
+        table(
+            &mut page,
+            "Other placements, quickest first",
+            &[("change", false), ("run", true), ("difference", true)],
+            rows,
+        );
+        page.push_str("</body></html>\n");
+        page
+    }
+
+    fn is_critical(&self, partition: usize) -> bool {
+        self.critical_path
+            .iter()
+            .any(|leg| matches!(leg, Leg::Partition { partition: other, .. } if *other == partition))
+    }
+
+    fn chart(&self, page: &mut String) {
+        let rows: Vec<&str> = self.devices.iter().map(|device| device.device.as_str()).collect();
+        let height = ROW * rows.len() as f64 + AXIS;
+        let span = if self.makespan > 0.0 { self.makespan } else { 1.0 };
+        let x = |seconds: f64| LEFT + seconds / span * (WIDTH - LEFT - 20.0);
+        let row = |device: &str| rows.iter().position(|other| *other == device).unwrap_or(0) as f64 * ROW;
+        let _ = writeln!(
+            page,
+            "<div class=\"chart\"><svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"Gantt chart\">"
+        );
+        for (index, device) in self.devices.iter().enumerate() {
+            let top = index as f64 * ROW;
+            if index % 2 == 0 {
+                let _ = writeln!(page, "<rect class=\"band\" x=\"0\" y=\"{top}\" width=\"{WIDTH}\" height=\"{ROW}\"/>");
+            }
+            let _ = writeln!(
+                page,
+                "<text x=\"8\" y=\"{:.1}\">{}</text><text class=\"soft\" x=\"8\" y=\"{:.1}\">{:.0} % busy</text>",
+                top + 24.0,
+                escaped(&device.device),
+                top + 41.0,
+                device.share * 100.0
+            );
+        }
+        for tick in 0..=8 {
+            let seconds = span * f64::from(tick) / 8.0;
+            let at = x(seconds);
+            let _ = writeln!(
+                page,
+                "<line class=\"grid\" x1=\"{at:.1}\" x2=\"{at:.1}\" y1=\"0\" y2=\"{:.1}\"/><text class=\"soft\" x=\"{at:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+                height - AXIS,
+                height - 12.0,
+                seconds_text(seconds)
+            );
+        }
+        // Under the bars.
+        for partition in &self.partitions {
+            if let Wait::Value { from, transfer } = &partition.waits_for {
+                let Some(source) = self.partitions.get(*from).filter(|source| source.device != partition.device) else {
+                    continue;
+                };
+                let awaited = self.is_critical(partition.partition) && self.is_critical(*from);
+                let middle = ROW / 2.0;
+                let _ = writeln!(
+                    page,
+                    "<path class=\"{}\" d=\"M{:.1} {:.1} L{:.1} {:.1}\"><title>{} from partition {from} to {}</title></path>",
+                    if awaited { "awaited" } else { "transfer" },
+                    x(source.finish),
+                    row(&source.device) + middle,
+                    x(partition.start),
+                    row(&partition.device) + middle,
+                    seconds_text(*transfer),
+                    partition.partition
+                );
+            }
+        }
+        for partition in &self.partitions {
+            let width = (x(partition.finish) - x(partition.start)).max(1.0);
+            let label = format!("{}: {} tasks", partition.partition, partition.tasks.2);
+            let _ = writeln!(
+                page,
+                "<g><title>{}</title><rect class=\"{}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{width:.1}\" height=\"{BAR}\" rx=\"3\"/>{}</g>",
+                escaped(&self.reason(partition)),
+                if self.is_critical(partition.partition) { "bar critical" } else { "bar" },
+                x(partition.start),
+                row(&partition.device) + (ROW - BAR) / 2.0,
+                if width > label.len() as f64 * LETTER {
+                    format!(
+                        "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\">{label}</text>",
+                        x(partition.start) + 6.0,
+                        row(&partition.device) + ROW / 2.0 + 4.0
+                    )
+                } else {
+                    String::new()
+                }
+            );
+        }
+        page.push_str("</svg></div>\n");
+    }
+
+    /// Why a partition is where and when it is, in a few sentences.
+    #[must_use]
+    pub fn reason(&self, partition: &PartitionReason) -> String {
+        let (first, last, count) = &partition.tasks;
+        let tasks = if *count == 1 { first.clone() } else { format!("{count} tasks, {first} to {last}") };
+        let waits = match &partition.waits_for {
+            Wait::Nothing => "starts at once".to_owned(),
+            Wait::Device(ahead) => format!("starts when {} is done with partition {ahead}", partition.device),
+            Wait::Value { from, transfer } if *transfer > 0.0 => {
+                format!("starts when a value of partition {from} has arrived, which takes {}", seconds_text(*transfer))
+            }
+            Wait::Value { from, .. } => format!("starts when partition {from} is done"),
+        };
+        let mut text = format!(
+            "partition {} on {} ({tasks}): {} from {}; {waits}; {}",
+            partition.partition,
+            partition.device,
+            seconds_text(partition.finish - partition.start),
+            seconds_text(partition.start),
+            if self.is_critical(partition.partition) {
+                "on the critical path".to_owned()
+            } else {
+                format!("could finish {} later", seconds_text(partition.slack))
+            }
+        );
+        for other in &partition.elsewhere {
+            let _ = match (&other.obstacle, other.seconds, other.makespan) {
+                (Some(obstacle), ..) => write!(text, ". Not on {}: {obstacle}", other.device),
+                (None, Some(seconds), Some(makespan)) => {
+                    let more = makespan - self.makespan;
+                    write!(
+                        text,
+                        ". On {}: {}, and the run {}{}",
+                        other.device,
+                        seconds_text(seconds),
+                        if more >= 0.0 { "+" } else { "-" },
+                        seconds_text(more.abs())
+                    )
+                }
+                _ => Ok(()),
+            };
+        }
+        text
+    }
+
+    fn device_table(&self, page: &mut String) {
+        let rows = self.devices.iter().map(|device| {
+            let alone = device.alone.map_or_else(|| device.lacks.clone().unwrap_or_default(), seconds_text);
+            let memory = match device.memory_limit {
+                Some(limit) => format!("{} of {}", bytes_text(device.memory), bytes_text(limit)),
+                None => bytes_text(device.memory),
+            };
+            vec![
+                escaped(&device.device),
+                device.tasks.to_string(),
+                seconds_text(device.busy),
+                format!("{:.1} %", device.share * 100.0),
+                memory,
+                escaped(&alone),
+            ]
+        });
+        let columns = [
+            ("device", false),
+            ("tasks", true),
+            ("busy", true),
+            ("share", true),
+            ("memory held", true),
+            ("everything on it", false),
+        ];
+        table(page, "Devices", &columns, rows);
+    }
+
+    fn partition_table(&self, page: &mut String) {
+        let rows = self.partitions.iter().map(|partition| vec![escaped(&self.reason(partition))]);
+        table(page, "Partitions", &[("why it is where and when it is", false)], rows);
+    }
+
+    fn transfer_table(&self, page: &mut String) {
+        let rows = self.transfers.iter().map(|transfer| {
+            let place = |(task, device): &(String, String)| format!("{} on {}", escaped(task), escaped(device));
+            vec![
+                place(&transfer.from),
+                place(&transfer.to),
+                bytes_text(transfer.bytes),
+                seconds_text(transfer.seconds),
+                if transfer.critical { "yes" } else { "no" }.to_owned(),
+            ]
+        });
+        let columns =
+            [("from", false), ("to", false), ("bytes", true), ("takes", true), ("the run waits for it", false)];
+        table(page, "Transfers, longest first", &columns, rows);
+    }
+
+    /// The plan as a graph in Graphviz's language: partitions by device, and what passes between them.
+    #[must_use]
+    pub fn to_dot(&self, title: &str) -> String {
+        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " "));
+        let mut dot = format!(
+            "digraph {} {{\n  rankdir=LR; node [shape=box, style=filled, fillcolor=\"#dbe6f3\"];\n",
+            quoted(title)
+        );
+        for (index, device) in self.devices.iter().enumerate().filter(|(_, device)| device.tasks > 0) {
+            let _ = writeln!(dot, "  subgraph cluster_{index} {{\n    label={};", quoted(&device.device));
+            for partition in self.partitions.iter().filter(|partition| partition.device == device.device) {
+                let label = format!(
+                    "{}: {} tasks, {}",
+                    partition.partition,
+                    partition.tasks.2,
+                    seconds_text(partition.finish - partition.start)
+                );
+                let color = if self.is_critical(partition.partition) { ", fillcolor=\"#f3c99b\"" } else { "" };
+                let _ = writeln!(dot, "    p{} [label={}{color}];", partition.partition, quoted(&label));
+            }
+            dot.push_str("  }\n");
+        }
+        for edge in &self.edges {
+            let label = if edge.bytes > 0 {
+                format!(" [label={}]", quoted(&format!("{}, {}", bytes_text(edge.bytes), seconds_text(edge.seconds))))
+            } else {
+                String::new()
+            };
+            let _ = writeln!(dot, "  p{} -> p{}{label};", edge.from, edge.to);
+        }
+        dot.push_str("}\n");
+        dot
+    }
+}
+
+/// A table with a heading; columns of numbers stand to the right.
+fn table(page: &mut String, heading: &str, columns: &[(&str, bool)], rows: impl ExactSizeIterator<Item = Vec<String>>) {
+    let count = rows.len();
+    if count == 0 {
+        return;
+    }
+    let class = |number: bool| if number { " class=\"number\"" } else { "" };
+    let _ = write!(page, "<h2>{heading}</h2>\n<div class=\"table\"><table><tr>");
+    for (name, number) in columns {
+        let _ = write!(page, "<th{}>{name}</th>", class(*number));
+    }
+    page.push_str("</tr>\n");
+    for row in rows.take(MOST_ROWS) {
+        page.push_str("<tr>");
+        for (cell, (_, number)) in row.iter().zip(columns) {
+            let _ = write!(page, "<td{}>{cell}</td>", class(*number));
+        }
+        page.push_str("</tr>\n");
+    }
+    page.push_str("</table></div>\n");
+    if count > MOST_ROWS {
+        let _ = writeln!(page, "<p>and {} more</p>", count - MOST_ROWS);
+    }
+}

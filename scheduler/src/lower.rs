@@ -1,0 +1,112 @@
+//! The best bound within an effort: cases by the devices of a few tasks.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use crate::arrays::Arrays;
+use crate::bounds::Bounds;
+use crate::search::Remaining;
+
+/// A case: tasks that run on certain devices, and what no schedule of that kind falls below.
+struct Case {
+    bound: f64,
+    allowed: Vec<bool>,
+    fixed: Vec<usize>,
+}
+
+impl PartialEq for Case {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+impl Eq for Case {}
+impl PartialOrd for Case {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Case {
+    /// The least bound is the greatest, for a heap.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.bound.total_cmp(&self.bound)
+    }
+}
+
+/// A makespan that no schedule falls below; `high` is that of one. Where the effort allows, it distinguishes cases: on which devices those tasks run
+/// whose values are the heaviest. The least bound of all cases holds for the problem.
+pub(crate) fn lower_bound(arrays: &Arrays, high: f64, remaining: &mut Remaining) -> f64 {
+    let bounds = Bounds::new(arrays);
+    let all = bounds.all();
+    let root = bounds.between(&all, 0.0, high);
+    let weight = weights(arrays);
+    let twins = twins(arrays);
+    let mut cases = BinaryHeap::from([Case { bound: root, allowed: all, fixed: Vec::new() }]);
+    let mut closed = high;
+    while let Some(case) = cases.pop() {
+        if case.bound >= high * (1.0 - 1e-9) {
+            return high.min(closed);
+        }
+        let open = (0..arrays.tasks).filter(|task| !case.fixed.contains(task));
+        let next = open.max_by(|&a, &b| weight[a].total_cmp(&weight[b]));
+        let Some(task) = next.filter(|_| remaining.step()) else {
+            return case.bound.min(closed);
+        };
+        let row = task * arrays.devices;
+        let used = |device: usize| case.fixed.iter().any(|&fixed| case.allowed[fixed * arrays.devices + device]);
+        for device in (0..arrays.devices).filter(|&device| case.allowed[row + device]) {
+            // Of devices that nothing distinguishes yet, one stands for all.
+            if (0..device).any(|other| twins[other * arrays.devices + device] && !used(other) && !used(device)) {
+                continue;
+            }
+            let mut allowed = case.allowed.clone();
+            for other in (0..arrays.devices).filter(|&other| other != device) {
+                allowed[row + other] = false;
+            }
+            let bound = bounds.between(&allowed, case.bound, high);
+            let fixed = case.fixed.iter().copied().chain([task]).collect();
+            if bound >= high * (1.0 - 1e-9) {
+                closed = closed.min(bound);
+            } else {
+                cases.push(Case { bound, allowed, fixed });
+            }
+        }
+    }
+    closed
+}
+
+/// How much of what passes between tasks each of them sends or gets.
+fn weights(arrays: &Arrays) -> Vec<f64> {
+    let far = |bytes: f64| {
+        let pairs = (0..arrays.devices).flat_map(|from| (0..arrays.devices).map(move |to| (from, to)));
+        let seconds = pairs.map(|(from, to)| arrays.transfer(from, to, bytes)).filter(|seconds| seconds.is_finite());
+        seconds.fold(0.0, f64::max)
+    };
+    let of = |task: usize| {
+        let edges = arrays.before.of(task).iter().chain(arrays.after.of(task));
+        edges.map(|&(_, bytes)| far(bytes)).sum::<f64>()
+    };
+    (0..arrays.tasks).map(of).collect()
+}
+
+/// Pairs of devices that can change places without changing the problem.
+fn twins(arrays: &Arrays) -> Vec<bool> {
+    let count = arrays.devices;
+    let same_link = |a: (usize, usize), b: (usize, usize)| {
+        [0.0, 1.0].iter().all(|&bytes| {
+            let seconds = |(from, to): (usize, usize)| arrays.transfer(from, to, bytes);
+            seconds(a).total_cmp(&seconds(b)) == Ordering::Equal
+        })
+    };
+    let mut twins = vec![false; count * count];
+    for a in 0..count {
+        for b in 0..count {
+            let tasks =
+                (0..arrays.tasks).all(|task| arrays.seconds(task, a).total_cmp(&arrays.seconds(task, b)).is_eq());
+            let others = (0..count).filter(|&other| other != a && other != b);
+            let links =
+                others.into_iter().all(|other| same_link((a, other), (b, other)) && same_link((other, a), (other, b)));
+            twins[a * count + b] = tasks && links && same_link((a, b), (b, a));
+        }
+    }
+    twins
+}

@@ -1,0 +1,102 @@
+//! Several strategies, and the best of what they find.
+
+use std::time::Duration;
+
+use crate::heft::by_rank;
+use crate::list::Draft;
+use crate::lower::lower_bound;
+use crate::search::{Remaining, improve};
+use crate::{Cpop, Effort, Error, Exact, Heft, Lookahead, Partitioner, Peft, Problem, Schedule};
+
+/// Tasks up to which the lookahead runs, which takes long for more.
+const FEW: usize = 2000;
+
+/// The least makespan that is found within an effort: never more than HEFT's.
+///
+/// HEFT answers first. Then come the other list schedulers, each device alone, and tabu search from the best of them, until the effort is spent or a lower
+/// bound is met. Where limits or links leave list schedulers in a dead end, exact search has the last word on graphs that are small enough.
+#[derive(Clone, Copy, Debug)]
+pub struct LatencyAware {
+    /// How long it goes on.
+    pub effort: Effort,
+    /// Seed of what is left to chance.
+    pub seed: u64,
+}
+
+impl Default for LatencyAware {
+    fn default() -> Self {
+        Self { effort: Effort::time(Duration::from_secs(1)), seed: 1 }
+    }
+}
+
+impl LatencyAware {
+    /// As [`Partitioner::partition`], telling each schedule that is better than those before, the first answer first.
+    ///
+    /// # Errors
+    /// As [`Partitioner::partition`].
+    pub fn improve(&self, problem: &Problem, mut better: impl FnMut(&Schedule)) -> Result<Schedule, Error> {
+        let mut remaining = Remaining::of(self.effort);
+        let mut best: Option<Schedule> = None;
+        let mut offer = |schedule: &Schedule| {
+            if best.as_ref().is_none_or(|best| schedule.makespan() < best.makespan()) {
+                best = Some(schedule.clone());
+                better(schedule);
+            }
+        };
+        let first = Heft.partition(problem);
+        let mut starts: Vec<Schedule> = first.iter().cloned().collect();
+        starts.iter().for_each(&mut offer);
+        let mut others: Vec<Box<dyn Partitioner>> = vec![Box::new(Peft), Box::new(Cpop)];
+        if problem.graph().len() <= FEW {
+            others.push(Box::new(Lookahead));
+        }
+        others.extend((0..problem.devices().len()).map(|home| Box::new(OnOne(home)) as Box<dyn Partitioner>));
+        for other in others {
+            // Where there is none yet, one is looked for whatever it takes.
+            if !remaining.step() && !starts.is_empty() {
+                break;
+            }
+            if let Ok(schedule) = other.partition(problem) {
+                offer(&schedule);
+                starts.push(schedule);
+            }
+        }
+        starts.sort_by(|a, b| a.makespan().total_cmp(&b.makespan()));
+        match starts.first() {
+            Some(start) => {
+                let bound = lower_bound(problem.arrays(), start.makespan(), &mut Remaining::of(Effort::steps(0)));
+                improve(problem, &starts, bound, &mut remaining, self.seed, |schedule| offer(&schedule));
+            }
+            // List schedulers never go back, and may have run into a dead end.
+            None => offer(&Exact { effort: self.effort }.partition(problem).or(first.clone())?),
+        }
+        best.map_or(first, Ok)
+    }
+}
+
+/// As much on one device as it claims and has room for, the rest where it finishes first.
+struct OnOne(usize);
+
+impl Partitioner for OnOne {
+    fn name(&self) -> &str {
+        "on-one"
+    }
+
+    fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
+        let mut draft = Draft::new(problem)?;
+        for task in by_rank(problem) {
+            draft.place(task, |_, slot| if slot.device.0 == self.0 { f64::NEG_INFINITY } else { slot.finish })?;
+        }
+        Ok(draft.finish())
+    }
+}
+
+impl Partitioner for LatencyAware {
+    fn name(&self) -> &str {
+        "latency_aware"
+    }
+
+    fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
+        self.improve(problem, |_| {})
+    }
+}

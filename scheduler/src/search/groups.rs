@@ -1,0 +1,117 @@
+//! Moves of several tasks at once. A chain of tasks that is worth moving is often not worth beginning with: each task that moves alone pays for two transfers.
+
+use super::Random;
+use super::sequences::Sequences;
+use super::tabu::Tabu;
+use crate::arrays::Arrays;
+use crate::search::Remaining;
+
+/// The islands of a placement: tasks of one device that are connected through tasks of that device, each list in topological order.
+fn islands(arrays: &Arrays, device: &[usize]) -> Vec<Vec<usize>> {
+    let mut island = vec![usize::MAX; arrays.tasks];
+    let mut islands: Vec<Vec<usize>> = Vec::new();
+    let mut open = Vec::new();
+    for &first in &arrays.order {
+        if island[first] != usize::MAX {
+            continue;
+        }
+        let number = islands.len();
+        let mut members = Vec::new();
+        island[first] = number;
+        open.push(first);
+        while let Some(task) = open.pop() {
+            members.push(task);
+            let near = arrays.before.of(task).iter().chain(arrays.after.of(task));
+            for &(other, _) in near {
+                if island[other] == usize::MAX && device[other] == device[first] {
+                    island[other] = number;
+                    open.push(other);
+                }
+            }
+        }
+        islands.push(members);
+    }
+    islands
+}
+
+/// What passes between devices, in transfers.
+fn crossings(arrays: &Arrays, device: &[usize]) -> usize {
+    let crosses = |task: usize| arrays.after.of(task).iter().filter(|(next, _)| device[*next] != device[task]).count();
+    (0..arrays.tasks).map(crosses).sum()
+}
+
+impl Tabu<'_> {
+    /// Moves whole islands to other devices where that shortens the schedule, or lengthens it by nothing and saves transfers: what is left on a device of its own is
+    /// worth what it costs to get there.
+    ///
+    /// Tries so many moves at most, each of which takes O(e + v log v).
+    pub(crate) fn consolidate(&mut self, mut tries: usize, remaining: &mut Remaining) {
+        let mut improved = true;
+        while improved {
+            improved = false;
+            for island in islands(self.arrays, &self.current.device) {
+                let home = self.current.device[island[0]];
+                // An earlier move may have taken part of it along.
+                if island.iter().any(|&task| self.current.device[task] != home) {
+                    continue;
+                }
+                for device in (0..self.arrays.devices).filter(|&device| device != home) {
+                    if tries == 0 || !remaining.step() {
+                        return;
+                    }
+                    tries -= 1;
+                    let Some(moved) = self.with_group(&island, device) else { continue };
+                    let (now, then) = (self.current.makespan(), moved.makespan());
+                    let fewer = || crossings(self.arrays, &moved.device) < crossings(self.arrays, &self.current.device);
+                    if then < now * (1.0 - 1e-12) || (then <= now * (1.0 + 1e-12) && fewer()) {
+                        self.go_to(moved);
+                        improved = true;
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Moves a connected group of up to `most` tasks of one device, by chance, to another.
+    pub(crate) fn shake_group(&mut self, most: usize, random: &mut Random) {
+        let first = random.below(self.arrays.tasks);
+        let home = self.current.device[first];
+        let size = 1 + random.below(most.max(1));
+        let mut taken = vec![false; self.arrays.tasks];
+        taken[first] = true;
+        let mut group = vec![first];
+        let mut at = 0;
+        while at < group.len() && group.len() < size {
+            let near = self.arrays.after.of(group[at]).iter().chain(self.arrays.before.of(group[at]));
+            for &(other, _) in near {
+                if !taken[other] && self.current.device[other] == home && group.len() < size {
+                    taken[other] = true;
+                    group.push(other);
+                }
+            }
+            at += 1;
+        }
+        if let Some(moved) = self.with_group(&group, random.below(self.arrays.devices)) {
+            self.go_to(moved);
+        }
+    }
+
+    /// The state with a group of tasks on another device. `None` where a limit, a claim or a link is in the way.
+    fn with_group(&self, group: &[usize], device: usize) -> Option<Sequences> {
+        let mut load = self.load.clone();
+        for &task in group {
+            load.take(task, self.current.device[task]);
+        }
+        for &task in group {
+            let fits = self.arrays.seconds(task, device).is_finite()
+                && load.has_memory(task, device)
+                && load.has_energy(task, device);
+            if !fits {
+                return None;
+            }
+            load.put(task, device);
+        }
+        Some(self.current.with_group(self.arrays, group, device)).filter(|moved| moved.makespan().is_finite())
+    }
+}

@@ -1,0 +1,164 @@
+//! Local search on schedules.
+
+mod groups;
+mod sequences;
+mod tabu;
+
+use std::time::{Duration, Instant};
+
+use crate::{Problem, Schedule};
+use sequences::Sequences;
+use tabu::Tabu;
+
+/// How long a search goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Effort {
+    /// Time that it takes at most.
+    pub time: Duration,
+    /// Steps that it makes at most: with these alone, the same problem and seed give the same schedule on every machine.
+    pub steps: u64,
+}
+
+impl Effort {
+    /// So much time.
+    #[must_use]
+    pub fn time(time: Duration) -> Self {
+        Self { time, steps: u64::MAX }
+    }
+
+    /// So many steps, however long they take.
+    #[must_use]
+    pub fn steps(steps: u64) -> Self {
+        Self { time: Duration::MAX, steps }
+    }
+}
+
+/// What is left of an [`Effort`].
+#[derive(Debug)]
+pub(crate) struct Remaining {
+    end: Option<Instant>,
+    steps: u64,
+}
+
+impl Remaining {
+    pub(crate) fn of(effort: Effort) -> Self {
+        Self { end: Instant::now().checked_add(effort.time), steps: effort.steps }
+    }
+
+    /// Takes a step; false where there is none left.
+    pub(crate) fn step(&mut self) -> bool {
+        if self.steps == 0 || self.end.is_some_and(|end| Instant::now() >= end) {
+            return false;
+        }
+        self.steps -= 1;
+        true
+    }
+}
+
+/// Random numbers: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+#[derive(Clone, Debug)]
+pub(crate) struct Random(u64);
+
+impl Random {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `limit`, and zero where that is zero.
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        ((u128::from(self.next()) * limit as u128) >> 64) as usize
+    }
+
+    /// Keeps so many of a list, by chance.
+    pub(crate) fn select<T>(&mut self, list: &mut Vec<T>, count: usize) {
+        if list.len() > count {
+            for index in 0..count {
+                let other = index + self.below(list.len() - index);
+                list.swap(index, other);
+            }
+            list.truncate(count);
+        }
+    }
+}
+
+/// Steps without a better schedule after which the search goes on from elsewhere.
+const PATIENCE: u64 = 300;
+
+/// Improves schedules until the effort is spent or one takes no longer than `bound`, and tells each better one. `starts` are valid, the best of
+/// them first.
+pub(crate) fn improve(
+    problem: &Problem,
+    starts: &[Schedule],
+    bound: f64,
+    remaining: &mut Remaining,
+    seed: u64,
+    mut better: impl FnMut(Schedule),
+) {
+    let arrays = problem.arrays();
+    let starts: Vec<Sequences> = starts.iter().map(|start| Sequences::of(problem, start)).collect();
+    let Some(first) = starts.first() else { return };
+    let mut random = Random::new(seed);
+    let mut best = first.clone();
+    let mut tabu = Tabu::new(problem, first.clone());
+    // As much as some hundred moves of single tasks.
+    let tries = 20 + 20_000 / arrays.tasks.max(1);
+    tabu.consolidate(tries, remaining);
+    let mut round = 0_usize;
+    let done = |best: &Sequences| best.makespan() <= bound * (1.0 + 1e-12);
+    // Sequences may be tighter than the schedules that they come from.
+    let mut told = f64::INFINITY;
+    while !done(&best) {
+        // The best state of this round, and when it was found.
+        let mut local = tabu.current.clone();
+        let mut idle = 0;
+        loop {
+            if tabu.current.makespan() < local.makespan() * (1.0 - 1e-12) {
+                local.clone_from(&tabu.current);
+                idle = 0;
+            }
+            if local.makespan() < best.makespan() * (1.0 - 1e-12) || told == f64::INFINITY {
+                if local.makespan() < best.makespan() {
+                    best.clone_from(&local);
+                }
+                told = best.makespan();
+                better(best.schedule(arrays));
+            }
+            if done(&best) || idle > PATIENCE {
+                break;
+            }
+            if !remaining.step() {
+                return;
+            }
+            idle += 1;
+            if !tabu.advance(local.makespan() * (1.0 - 1e-12), &mut random) {
+                break;
+            }
+        }
+        round += 1;
+        // From the other starts in turn, and between them from the best schedule, shaken.
+        match starts.get(round) {
+            Some(start) => tabu.restart(start),
+            None => {
+                tabu.restart(&best);
+                if random.below(3) == 0 {
+                    tabu.shake_group(arrays.tasks / 2, &mut random);
+                } else {
+                    let moves = 2 + random.below(2 + arrays.tasks.min(60) / 4);
+                    tabu.shake(moves, &mut random);
+                }
+                tabu.consolidate(tries, remaining);
+            }
+        }
+        if !remaining.step() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Who runs what in which order, and when that is: the state that local search changes.
+
+use crate::arrays::Arrays;
+use crate::{DeviceId, Problem, Schedule, Slot};
+
+const NONE: usize = usize::MAX;
+
+/// A sequence of tasks for each device. Each task starts as early as the one in front of it and those that feed it allow, so the sequences say all: they
+/// are a selection in the disjunctive graph of the problem (Roy and Sussmann, 1964).
+///
+/// A task's *head* is the longest way to its start, its *tail* the longest way from its finish to the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Sequences {
+    pub(crate) device: Vec<usize>,
+    sequence: Vec<Vec<usize>>,
+    /// The tasks in front of and behind each on its device; `NONE` at the ends.
+    in_front: Vec<usize>,
+    behind: Vec<usize>,
+    pub(crate) head: Vec<f64>,
+    pub(crate) tail: Vec<f64>,
+    /// All tasks, each behind those that it waits for.
+    order: Vec<usize>,
+    makespan: f64,
+}
+
+impl Sequences {
+    /// The sequences of a schedule that is valid.
+    pub(crate) fn of(problem: &Problem, schedule: &Schedule) -> Self {
+        let arrays = problem.arrays();
+        let slots = schedule.slots();
+        // A stable sort: where times are equal, the topological order stays.
+        let mut by_start = arrays.order.clone();
+        by_start.sort_by(|&a, &b| {
+            let (a, b) = (slots[a], slots[b]);
+            a.start.total_cmp(&b.start).then(a.finish.total_cmp(&b.finish))
+        });
+        Self::in_order(arrays, slots.iter().map(|slot| slot.device.0).collect(), &by_start)
+    }
+
+    /// Each device runs its tasks in this order, in which each stands behind those that feed it.
+    fn in_order(arrays: &Arrays, device: Vec<usize>, order: &[usize]) -> Self {
+        let mut sequence = vec![Vec::new(); arrays.devices];
+        for &task in order {
+            sequence[device[task]].push(task);
+        }
+        let mut sequences = Self {
+            device,
+            sequence,
+            in_front: vec![NONE; arrays.tasks],
+            behind: vec![NONE; arrays.tasks],
+            head: vec![0.0; arrays.tasks],
+            tail: vec![0.0; arrays.tasks],
+            order: Vec::with_capacity(arrays.tasks),
+            makespan: 0.0,
+        };
+        for device in 0..arrays.devices {
+            sequences.link(device);
+        }
+        sequences.evaluate(arrays);
+        sequences
+    }
+
+    /// The same with some tasks on another device, all in the order in which they start now.
+    pub(crate) fn with_group(&self, arrays: &Arrays, group: &[usize], to: usize) -> Self {
+        let mut device = self.device.clone();
+        group.iter().for_each(|&task| device[task] = to);
+        let mut order = self.order.clone();
+        order.sort_by(|&a, &b| self.head[a].total_cmp(&self.head[b]));
+        Self::in_order(arrays, device, &order)
+    }
+
+    /// The schedule in which each task starts as early as the sequences allow.
+    pub(crate) fn schedule(&self, arrays: &Arrays) -> Schedule {
+        let slot = |(task, (&device, &start)): (usize, (&usize, &f64))| Slot {
+            device: DeviceId(device),
+            start,
+            finish: start + arrays.seconds(task, device),
+        };
+        Schedule::new(self.device.iter().zip(&self.head).enumerate().map(slot).collect())
+    }
+
+    pub(crate) fn makespan(&self) -> f64 {
+        self.makespan
+    }
+
+    /// The tasks of a device in the order in which it runs them.
+    pub(crate) fn on(&self, device: usize) -> &[usize] {
+        &self.sequence[device]
+    }
+
+    /// The task in front of a task on its device.
+    pub(crate) fn in_front_of(&self, task: usize) -> Option<usize> {
+        Some(self.in_front[task]).filter(|&other| other != NONE)
+    }
+
+    /// Seconds of a task where it is.
+    pub(crate) fn seconds(&self, arrays: &Arrays, task: usize) -> f64 {
+        arrays.seconds(task, self.device[task])
+    }
+
+    /// The length of the longest way through a task.
+    pub(crate) fn through(&self, arrays: &Arrays, task: usize) -> f64 {
+        self.head[task] + self.seconds(arrays, task) + self.tail[task]
+    }
+
+    fn link(&mut self, device: usize) {
+        let sequence = &self.sequence[device];
+        for (index, &task) in sequence.iter().enumerate() {
+            self.in_front[task] = if index > 0 { sequence[index - 1] } else { NONE };
+            self.behind[task] = sequence.get(index + 1).copied().unwrap_or(NONE);
+        }
+    }
+
+    /// Finds heads, tails and makespan anew. False where tasks wait for each other in a circle; then nothing of the state is right.
+    pub(crate) fn evaluate(&mut self, arrays: &Arrays) -> bool {
+        let mut waits: Vec<u32> = (0..arrays.tasks)
+            .map(|task| arrays.before.of(task).len() as u32 + u32::from(self.in_front[task] != NONE))
+            .collect();
+        self.order.clear();
+        self.order.extend((0..arrays.tasks).filter(|&task| waits[task] == 0));
+        let mut at = 0;
+        while let Some(&task) = self.order.get(at) {
+            at += 1;
+            for &(next, _) in arrays.after.of(task) {
+                waits[next] -= 1;
+                if waits[next] == 0 {
+                    self.order.push(next);
+                }
+            }
+            if let Some(next) = Some(self.behind[task]).filter(|&next| next != NONE) {
+                waits[next] -= 1;
+                if waits[next] == 0 {
+                    self.order.push(next);
+                }
+            }
+        }
+        if self.order.len() < arrays.tasks {
+            return false;
+        }
+        for index in 0..self.order.len() {
+            let task = self.order[index];
+            self.head[task] = self.head_of(arrays, task, &self.head);
+        }
+        self.makespan = 0.0;
+        for index in (0..self.order.len()).rev() {
+            let task = self.order[index];
+            self.tail[task] = self.tail_of(arrays, task, &self.tail);
+            self.makespan = self.makespan.max(self.through(arrays, task));
+        }
+        true
+    }
+
+    fn head_of(&self, arrays: &Arrays, task: usize, heads: &[f64]) -> f64 {
+        let device = self.device[task];
+        let mut head = match self.in_front[task] {
+            NONE => 0.0,
+            other => heads[other] + arrays.seconds(other, device),
+        };
+        for &(other, bytes) in arrays.before.of(task) {
+            let from = self.device[other];
+            head = head.max(heads[other] + arrays.seconds(other, from) + arrays.transfer(from, device, bytes));
+        }
+        head
+    }
+
+    fn tail_of(&self, arrays: &Arrays, task: usize, tails: &[f64]) -> f64 {
+        let device = self.device[task];
+        let mut tail = match self.behind[task] {
+            NONE => 0.0,
+            other => tails[other] + arrays.seconds(other, device),
+        };
+        for &(other, bytes) in arrays.after.of(task) {
+            let to = self.device[other];
+            tail = tail.max(arrays.transfer(device, to, bytes) + arrays.seconds(other, to) + tails[other]);
+        }
+        tail
+    }
+
+    /// Moves a task to a place among the others of a device, counted without it.
+    pub(crate) fn relocate(&mut self, task: usize, device: usize, place: usize) {
+        let from = self.device[task];
+        self.sequence[from].retain(|&other| other != task);
+        if from != device {
+            self.link(from);
+        }
+        let place = place.min(self.sequence[device].len());
+        self.sequence[device].insert(place, task);
+        self.device[task] = device;
+        self.link(device);
+    }
+}
+
+/// Heads and tails of all tasks but one, as if that were not there; and where it may go.
+#[derive(Debug, Default)]
+pub(crate) struct Without {
+    head: Vec<f64>,
+    tail: Vec<f64>,
+    /// Does a task come behind the one that is left out, or before it, because of what passes between tasks?
+    follows: Vec<bool>,
+    leads: Vec<bool>,
+    makespan: f64,
+}
+
+/// A place for a task, with the makespan that it leads to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) device: usize,
+    /// Among the others of the device.
+    pub(crate) place: usize,
+    pub(crate) makespan: f64,
+    /// The longest way through the task.
+    pub(crate) through: f64,
+}
+
+impl Without {
+    /// Takes a task out.
+    pub(crate) fn compute(&mut self, sequences: &Sequences, arrays: &Arrays, task: usize) {
+        let count = arrays.tasks;
+        for list in [&mut self.head, &mut self.tail] {
+            list.resize(count, 0.0);
+        }
+        for list in [&mut self.follows, &mut self.leads] {
+            list.clear();
+            list.resize(count, false);
+        }
+        self.makespan = 0.0;
+        let (front, back) = (sequences.in_front[task], sequences.behind[task]);
+        for &other in &sequences.order {
+            if other == task {
+                continue;
+            }
+            let device = sequences.device[other];
+            let ahead = if other == back { front } else { sequences.in_front[other] };
+            let (mut head, mut follows) = match ahead {
+                NONE => (0.0, false),
+                ahead => (self.head[ahead] + arrays.seconds(ahead, device), self.follows[ahead]),
+            };
+            for &(feeding, bytes) in arrays.before.of(other) {
+                if feeding == task {
+                    follows = true;
+                    continue;
+                }
+                let from = sequences.device[feeding];
+                let arrival = self.head[feeding] + arrays.seconds(feeding, from) + arrays.transfer(from, device, bytes);
+                head = head.max(arrival);
+                follows |= self.follows[feeding];
+            }
+            self.head[other] = head;
+            self.follows[other] = follows;
+        }
+        for &other in sequences.order.iter().rev() {
+            if other == task {
+                continue;
+            }
+            let device = sequences.device[other];
+            let next = if other == front { back } else { sequences.behind[other] };
+            let (mut tail, mut leads) = match next {
+                NONE => (0.0, false),
+                next => (self.tail[next] + arrays.seconds(next, device), self.leads[next]),
+            };
+            for &(fed, bytes) in arrays.after.of(other) {
+                if fed == task {
+                    leads = true;
+                    continue;
+                }
+                let to = sequences.device[fed];
+                tail = tail.max(arrays.transfer(device, to, bytes) + arrays.seconds(fed, to) + self.tail[fed]);
+                leads |= self.leads[fed];
+            }
+            self.tail[other] = tail;
+            self.leads[other] = leads;
+            self.makespan = self.makespan.max(self.head[other] + arrays.seconds(other, device) + tail);
+        }
+    }
+
+    /// Calls `visit` with each place that a device has for the task: exact makespans, as every way either leads through the task or is there without it.
+    ///
+    /// (With estimates for heads and tails this is the neighbourhood of Mastrolilli and Gambardella, "Effective neighbourhood functions for
+    /// the flexible job shop problem", Journal of Scheduling 3, 2000.)
+    pub(crate) fn places(
+        &self,
+        sequences: &Sequences,
+        arrays: &Arrays,
+        task: usize,
+        device: usize,
+        mut visit: impl FnMut(Place),
+    ) {
+        let seconds = arrays.seconds(task, device);
+        if !seconds.is_finite() {
+            return;
+        }
+        let mut arrival = 0.0_f64;
+        for &(feeding, bytes) in arrays.before.of(task) {
+            let from = sequences.device[feeding];
+            arrival =
+                arrival.max(self.head[feeding] + arrays.seconds(feeding, from) + arrays.transfer(from, device, bytes));
+        }
+        let mut departure = 0.0_f64;
+        for &(fed, bytes) in arrays.after.of(task) {
+            let to = sequences.device[fed];
+            departure = departure.max(arrays.transfer(device, to, bytes) + arrays.seconds(fed, to) + self.tail[fed]);
+        }
+        if !(arrival + departure).is_finite() {
+            return;
+        }
+        // Behind all that lead to the task, before all that follow it.
+        let mut ahead: Option<usize> = None;
+        let others = || sequences.sequence[device].iter().copied().filter(|&other| other != task);
+        for (place, next) in others().map(Some).chain([None]).enumerate() {
+            if !next.is_some_and(|next| self.leads[next]) {
+                let head = ahead.map_or(0.0, |ahead| self.head[ahead] + arrays.seconds(ahead, device));
+                let tail = next.map_or(0.0, |next| arrays.seconds(next, device) + self.tail[next]);
+                let through = head.max(arrival) + seconds + tail.max(departure);
+                visit(Place { device, place, makespan: through.max(self.makespan), through });
+            }
+            if next.is_some_and(|next| self.follows[next]) {
+                return;
+            }
+            ahead = next;
+        }
+    }
+}
