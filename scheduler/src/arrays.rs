@@ -8,6 +8,8 @@ pub(crate) struct Edges {
     /// Where the neighbours of each task begin; one more than there are tasks.
     first: Vec<usize>,
     list: Vec<(usize, f64)>,
+    /// The edge of each neighbour, by the number that it has in both directions.
+    numbers: Vec<usize>,
 }
 
 impl Edges {
@@ -21,11 +23,24 @@ impl Edges {
         }
         let mut free = first.clone();
         let mut list = vec![(0, 0.0); first[tasks]];
-        for (at, other, bytes) in edges() {
+        let mut numbers = vec![0; first[tasks]];
+        for (number, (at, other, bytes)) in edges().enumerate() {
             list[free[at]] = (other, bytes);
+            numbers[free[at]] = number;
             free[at] += 1;
         }
-        Self { first, list }
+        Self { first, list, numbers }
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// The neighbours of a task, with the numbers of the edges.
+    pub(crate) fn numbered(&self, task: usize) -> impl Iterator<Item = (usize, usize)> {
+        let range = self.first[task]..self.first[task + 1];
+        self.list[range.clone()].iter().map(|(other, _)| *other).zip(self.numbers[range].iter().copied())
     }
 
     /// The neighbours of a task, with the bytes that pass.

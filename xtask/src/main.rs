@@ -128,6 +128,16 @@ enum Bench {
     /// Handing a tensor from the CPU to each device and back, in place and staged, beside the driver's own launch; writes
     /// target/bench-handover.json and .md.
     Handover,
+    /// Real workflows on sets of processors, beside an independent implementation of HEFT, PEFT and CPOP and with lower bounds, and a graph of 10 000
+    /// tasks; writes target/bench-schedule.json and .md. Needs Python 3.12.
+    Schedule {
+        /// Seconds for each schedule.
+        #[arg(long, default_value_t = 1.0)]
+        seconds: f64,
+        /// Seed of what is left to chance.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of its stages; writes
     /// target/bench-pipeline.json and .md.
     Pipeline {
@@ -161,6 +171,7 @@ fn main() -> ExitCode {
         Task::Docs => steps::docs(&workspace),
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
+        Task::Bench { what: Bench::Schedule { seconds, seed } } => steps::bench_schedule(&workspace, seconds, seed),
         Task::Bench { what: Bench::Pipeline { arguments } } => steps::bench_pipeline(&workspace, &arguments),
     });
     match outcome {

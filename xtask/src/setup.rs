@@ -1,5 +1,6 @@
 //! Installing what is missing.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::drivers;
@@ -9,6 +10,11 @@ use crate::workspace::{Result, Workspace, succeeds};
 const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
 /// What only benchmarks need.
 const OPENVINO: &str = "openvino==2026.4.1";
+/// A scheduler's peer, which needs a newer Python than all else.
+const SAGA: &str = "anrg-saga==2.1.0";
+const SAGA_PYTHONS: [&str; 4] = ["python3", "python3.12", "python3.13", "python3.14"];
+/// Versions that pyenv installs and a `python3.12` of the path only refers to.
+const PYENV: &str = "pyenv root | xargs -I{} find {}/versions -path '*/3.1[2-9]*/bin/python3'";
 const CARGO_HACK: &str = "0.6.46";
 const CARGO_FUZZ: &str = "0.13.2";
 
@@ -43,6 +49,26 @@ pub(crate) fn openvino(workspace: &Workspace) -> Result<()> {
     workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", OPENVINO])
 }
 
+/// An environment of its own with the scheduler's peer; its Python.
+pub(crate) fn saga(workspace: &Workspace) -> Result<PathBuf> {
+    let home = workspace.cache.join("saga");
+    let (stamp, python) = (home.join("hetero-packages.txt"), home.join("bin").join("python"));
+    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == SAGA) {
+        return Ok(python);
+    }
+    let pyenv = Command::new("sh").args(["-c", PYENV]).output().map(|found| found.stdout).unwrap_or_default();
+    let pyenv = String::from_utf8_lossy(&pyenv).into_owned();
+    let check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))";
+    let new_enough = |python: &&str| succeeds(Command::new(python).args(["-c", check]));
+    let Some(newer) = SAGA_PYTHONS.into_iter().chain(pyenv.lines()).find(new_enough) else {
+        return Err(format!("{SAGA} needs Python 3.12; install one that `python3.12` starts"));
+    };
+    workspace.run(newer, &["-m", "venv", "--clear", &home.to_string_lossy()])?;
+    workspace.run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", SAGA])?;
+    std::fs::write(&stamp, SAGA).map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
+    Ok(python)
+}
+
 /// Installs Debian packages; as root, or through sudo.
 pub(crate) fn apt(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     let install = [&["apt-get", "install", "--yes", "--no-install-recommends"][..], packages].concat();
@@ -73,7 +99,7 @@ fn cargo_hack(workspace: &Workspace) -> Result<()> {
 }
 
 /// The cargo-fuzz of the cache, installed where it is missing.
-pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<std::path::PathBuf> {
+pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.cache.join("cargo");
     let binary = root.join("bin").join("cargo-fuzz");
     if !binary.exists() {
@@ -87,7 +113,7 @@ pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<std::path::PathBuf> {
 }
 
 /// The cargo-hack of the cache.
-pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> std::path::PathBuf {
+pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> PathBuf {
     workspace.cache.join("cargo").join("bin").join("cargo-hack")
 }
 

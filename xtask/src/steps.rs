@@ -316,6 +316,30 @@ pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
     workspace.run(workspace.python(), &arguments)
 }
 
+/// Instances of the scheduler's benchmarks: the folder named by `HETERO_DATA`, or the one beside the checkout.
+fn data(workspace: &Workspace) -> PathBuf {
+    std::env::var_os("HETERO_DATA").map_or_else(|| workspace.root.join("../shared/data"), PathBuf::from)
+}
+
+/// Workflows beside another implementation of the usual strategies.
+pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> Result<()> {
+    let folder = data(workspace).join("wfinstances");
+    if !folder.is_dir() {
+        println!("skipped: there is no {}; set HETERO_DATA to the folder with the instances", folder.display());
+        return Ok(());
+    }
+    let python = setup::saga(workspace)?;
+    workspace.cargo(&["build", "--release", "--package", "hetero-scheduler", "--examples"])?;
+    let example = |name: &str| workspace.hetero_path().with_file_name("examples").join(name);
+    let out = workspace.root.join("target").join("bench-schedule");
+    let paths = [workspace.script("schedule.py"), example("workflows"), example("first_answer"), folder, out];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let (seconds, seed) = (seconds.to_string(), seed.to_string());
+    let arguments: Vec<&str> = paths.iter().map(String::as_str).chain([&*seconds, &*seed]).collect();
+    // It iterates over sets: the order of hashes decides between equals.
+    run(workspace.command(&python, &arguments).env("PYTHONHASHSEED", "0"))
+}
+
 /// The pipeline of photographs, one by one and as a stream.
 pub(crate) fn bench_pipeline(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     setup::setup(workspace)?;

@@ -1,12 +1,14 @@
 //! Local search on schedules.
 
 mod groups;
+mod lists;
 mod sequences;
 mod tabu;
 
 use std::time::{Duration, Instant};
 
 use crate::{Problem, Schedule};
+use lists::Lists;
 use sequences::Sequences;
 use tabu::Tabu;
 
@@ -77,6 +79,11 @@ impl Random {
         ((u128::from(self.next()) * limit as u128) >> 64) as usize
     }
 
+    /// A number from 0 up to 1.
+    pub(crate) fn share(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
     /// Keeps so many of a list, by chance.
     pub(crate) fn select<T>(&mut self, list: &mut Vec<T>, count: usize) {
         if list.len() > count {
@@ -91,6 +98,8 @@ impl Random {
 
 /// Steps without a better schedule after which the search goes on from elsewhere.
 const PATIENCE: u64 = 300;
+/// Lists that chance disturbs, of which the best is a new start.
+const LISTS: usize = 30;
 
 /// Improves schedules until the effort is spent or one takes no longer than `bound`, and tells each better one. `starts` are valid, the best of
 /// them first.
@@ -111,6 +120,7 @@ pub(crate) fn improve(
     // As much as some hundred moves of single tasks.
     let tries = 20 + 20_000 / arrays.tasks.max(1);
     tabu.consolidate(tries, remaining);
+    let lists = Lists::new(problem);
     let mut round = 0_usize;
     let done = |best: &Sequences| best.makespan() <= bound * (1.0 + 1e-12);
     // Sequences may be tighter than the schedules that they come from.
@@ -143,10 +153,14 @@ pub(crate) fn improve(
             }
         }
         round += 1;
-        // From the other starts in turn, and between them from the best schedule, shaken.
-        match starts.get(round) {
-            Some(start) => tabu.restart(start),
-            None => {
+        // From the other starts in turn, and then from schedules that chance makes out of the best one, or out of nothing.
+        match starts.get(round / 2) {
+            Some(start) if round % 2 == 0 => tabu.restart(start),
+            _ if random.below(3) == 0 || round == 1 => {
+                let Some(start) = lists.best_of(LISTS, &mut random, remaining) else { continue };
+                tabu.restart(&Sequences::of(problem, &start));
+            }
+            _ => {
                 tabu.restart(&best);
                 if random.below(3) == 0 {
                     tabu.shake_group(arrays.tasks / 2, &mut random);

@@ -1,5 +1,6 @@
 //! Who runs what in which order, and when that is: the state that local search changes.
 
+use super::Random;
 use crate::arrays::Arrays;
 use crate::{DeviceId, Problem, Schedule, Slot};
 
@@ -13,6 +14,9 @@ const NONE: usize = usize::MAX;
 pub(crate) struct Sequences {
     pub(crate) device: Vec<usize>,
     sequence: Vec<Vec<usize>>,
+    /// Seconds of each task where it is, and of what passes along each edge.
+    seconds: Vec<f64>,
+    transfer: Vec<f64>,
     /// The tasks in front of and behind each on its device; `NONE` at the ends.
     in_front: Vec<usize>,
     behind: Vec<usize>,
@@ -44,6 +48,8 @@ impl Sequences {
             sequence[device[task]].push(task);
         }
         let mut sequences = Self {
+            seconds: device.iter().enumerate().map(|(task, &device)| arrays.seconds(task, device)).collect(),
+            transfer: vec![0.0; arrays.after.len()],
             device,
             sequence,
             in_front: vec![NONE; arrays.tasks],
@@ -55,6 +61,9 @@ impl Sequences {
         };
         for device in 0..arrays.devices {
             sequences.link(device);
+        }
+        for task in 0..arrays.tasks {
+            sequences.price(arrays, task);
         }
         sequences.evaluate(arrays);
         sequences
@@ -93,14 +102,54 @@ impl Sequences {
         Some(self.in_front[task]).filter(|&other| other != NONE)
     }
 
-    /// Seconds of a task where it is.
-    pub(crate) fn seconds(&self, arrays: &Arrays, task: usize) -> f64 {
-        arrays.seconds(task, self.device[task])
+    /// The tasks of a critical path, by chance one of those that there are.
+    pub(crate) fn critical_path(&self, arrays: &Arrays, random: &mut Random, path: &mut Vec<usize>) {
+        let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * self.makespan;
+        path.clear();
+        let mut ends = 0;
+        let mut at = None;
+        let mut choose = |task: usize, at: &mut Option<usize>, among: &mut usize| {
+            *among += 1;
+            if random.below(*among) == 0 {
+                *at = Some(task);
+            }
+        };
+        for task in 0..arrays.tasks {
+            if close(self.head[task] + self.seconds[task], self.makespan) {
+                choose(task, &mut at, &mut ends);
+            }
+        }
+        while let Some(task) = at.take() {
+            path.push(task);
+            let head = self.head[task];
+            let mut among = 0;
+            if let Some(ahead) =
+                self.in_front_of(task).filter(|&ahead| close(self.head[ahead] + self.seconds[ahead], head))
+            {
+                choose(ahead, &mut at, &mut among);
+            }
+            for (feeding, edge) in arrays.before.numbered(task) {
+                if close(self.head[feeding] + self.seconds[feeding] + self.transfer[edge], head) {
+                    choose(feeding, &mut at, &mut among);
+                }
+            }
+            // Tasks without duration may be at the beginning and in front of one another.
+            if path.len() > arrays.tasks {
+                return;
+            }
+        }
     }
 
-    /// The length of the longest way through a task.
-    pub(crate) fn through(&self, arrays: &Arrays, task: usize) -> f64 {
-        self.head[task] + self.seconds(arrays, task) + self.tail[task]
+    /// Looks up what a task takes where it is, and what it sends and gets.
+    fn price(&mut self, arrays: &Arrays, task: usize) {
+        let device = self.device[task];
+        self.seconds[task] = arrays.seconds(task, device);
+        for (&(other, bytes), (_, edge)) in arrays.before.of(task).iter().zip(arrays.before.numbered(task)) {
+            self.transfer[edge] = arrays.transfer(self.device[other], device, bytes);
+        }
+        for (&(other, bytes), (_, edge)) in arrays.after.of(task).iter().zip(arrays.after.numbered(task)) {
+            self.transfer[edge] = arrays.transfer(device, self.device[other], bytes);
+        }
     }
 
     fn link(&mut self, device: usize) {
@@ -137,47 +186,33 @@ impl Sequences {
         if self.order.len() < arrays.tasks {
             return false;
         }
-        for index in 0..self.order.len() {
-            let task = self.order[index];
-            self.head[task] = self.head_of(arrays, task, &self.head);
+        for &task in &self.order {
+            let mut head = match self.in_front[task] {
+                NONE => 0.0,
+                other => self.head[other] + self.seconds[other],
+            };
+            for (other, edge) in arrays.before.numbered(task) {
+                head = head.max(self.head[other] + self.seconds[other] + self.transfer[edge]);
+            }
+            self.head[task] = head;
         }
         self.makespan = 0.0;
-        for index in (0..self.order.len()).rev() {
-            let task = self.order[index];
-            self.tail[task] = self.tail_of(arrays, task, &self.tail);
-            self.makespan = self.makespan.max(self.through(arrays, task));
+        for &task in self.order.iter().rev() {
+            let mut tail = match self.behind[task] {
+                NONE => 0.0,
+                other => self.seconds[other] + self.tail[other],
+            };
+            for (other, edge) in arrays.after.numbered(task) {
+                tail = tail.max(self.transfer[edge] + self.seconds[other] + self.tail[other]);
+            }
+            self.tail[task] = tail;
+            self.makespan = self.makespan.max(self.head[task] + self.seconds[task] + tail);
         }
         true
     }
 
-    fn head_of(&self, arrays: &Arrays, task: usize, heads: &[f64]) -> f64 {
-        let device = self.device[task];
-        let mut head = match self.in_front[task] {
-            NONE => 0.0,
-            other => heads[other] + arrays.seconds(other, device),
-        };
-        for &(other, bytes) in arrays.before.of(task) {
-            let from = self.device[other];
-            head = head.max(heads[other] + arrays.seconds(other, from) + arrays.transfer(from, device, bytes));
-        }
-        head
-    }
-
-    fn tail_of(&self, arrays: &Arrays, task: usize, tails: &[f64]) -> f64 {
-        let device = self.device[task];
-        let mut tail = match self.behind[task] {
-            NONE => 0.0,
-            other => tails[other] + arrays.seconds(other, device),
-        };
-        for &(other, bytes) in arrays.after.of(task) {
-            let to = self.device[other];
-            tail = tail.max(arrays.transfer(device, to, bytes) + arrays.seconds(other, to) + tails[other]);
-        }
-        tail
-    }
-
     /// Moves a task to a place among the others of a device, counted without it.
-    pub(crate) fn relocate(&mut self, task: usize, device: usize, place: usize) {
+    pub(crate) fn relocate(&mut self, arrays: &Arrays, task: usize, device: usize, place: usize) {
         let from = self.device[task];
         self.sequence[from].retain(|&other| other != task);
         if from != device {
@@ -187,6 +222,7 @@ impl Sequences {
         self.sequence[device].insert(place, task);
         self.device[task] = device;
         self.link(device);
+        self.price(arrays, task);
     }
 }
 
@@ -229,20 +265,17 @@ impl Without {
             if other == task {
                 continue;
             }
-            let device = sequences.device[other];
             let ahead = if other == back { front } else { sequences.in_front[other] };
             let (mut head, mut follows) = match ahead {
                 NONE => (0.0, false),
-                ahead => (self.head[ahead] + arrays.seconds(ahead, device), self.follows[ahead]),
+                ahead => (self.head[ahead] + sequences.seconds[ahead], self.follows[ahead]),
             };
-            for &(feeding, bytes) in arrays.before.of(other) {
+            for (feeding, edge) in arrays.before.numbered(other) {
                 if feeding == task {
                     follows = true;
                     continue;
                 }
-                let from = sequences.device[feeding];
-                let arrival = self.head[feeding] + arrays.seconds(feeding, from) + arrays.transfer(from, device, bytes);
-                head = head.max(arrival);
+                head = head.max(self.head[feeding] + sequences.seconds[feeding] + sequences.transfer[edge]);
                 follows |= self.follows[feeding];
             }
             self.head[other] = head;
@@ -252,24 +285,22 @@ impl Without {
             if other == task {
                 continue;
             }
-            let device = sequences.device[other];
             let next = if other == front { back } else { sequences.behind[other] };
             let (mut tail, mut leads) = match next {
                 NONE => (0.0, false),
-                next => (self.tail[next] + arrays.seconds(next, device), self.leads[next]),
+                next => (sequences.seconds[next] + self.tail[next], self.leads[next]),
             };
-            for &(fed, bytes) in arrays.after.of(other) {
+            for (fed, edge) in arrays.after.numbered(other) {
                 if fed == task {
                     leads = true;
                     continue;
                 }
-                let to = sequences.device[fed];
-                tail = tail.max(arrays.transfer(device, to, bytes) + arrays.seconds(fed, to) + self.tail[fed]);
+                tail = tail.max(sequences.transfer[edge] + sequences.seconds[fed] + self.tail[fed]);
                 leads |= self.leads[fed];
             }
             self.tail[other] = tail;
             self.leads[other] = leads;
-            self.makespan = self.makespan.max(self.head[other] + arrays.seconds(other, device) + tail);
+            self.makespan = self.makespan.max(self.head[other] + sequences.seconds[other] + tail);
         }
     }
 
@@ -298,7 +329,7 @@ impl Without {
         let mut departure = 0.0_f64;
         for &(fed, bytes) in arrays.after.of(task) {
             let to = sequences.device[fed];
-            departure = departure.max(arrays.transfer(device, to, bytes) + arrays.seconds(fed, to) + self.tail[fed]);
+            departure = departure.max(arrays.transfer(device, to, bytes) + sequences.seconds[fed] + self.tail[fed]);
         }
         if !(arrival + departure).is_finite() {
             return;
@@ -308,8 +339,8 @@ impl Without {
         let others = || sequences.sequence[device].iter().copied().filter(|&other| other != task);
         for (place, next) in others().map(Some).chain([None]).enumerate() {
             if !next.is_some_and(|next| self.leads[next]) {
-                let head = ahead.map_or(0.0, |ahead| self.head[ahead] + arrays.seconds(ahead, device));
-                let tail = next.map_or(0.0, |next| arrays.seconds(next, device) + self.tail[next]);
+                let head = ahead.map_or(0.0, |ahead| self.head[ahead] + sequences.seconds[ahead]);
+                let tail = next.map_or(0.0, |next| sequences.seconds[next] + self.tail[next]);
                 let through = head.max(arrival) + seconds + tail.max(departure);
                 visit(Place { device, place, makespan: through.max(self.makespan), through });
             }

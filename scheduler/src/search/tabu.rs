@@ -7,7 +7,7 @@ use crate::arrays::Arrays;
 use crate::load::Load;
 
 /// Critical tasks that a step looks at; of more, it takes a selection. Fewer where graphs are large, each taking as long as the graph.
-const MOST_TASKS: usize = 48;
+const MOST_TASKS: usize = 24;
 const LEAST_TASKS: usize = 4;
 const WORK: usize = 50_000;
 
@@ -66,10 +66,7 @@ impl<'a> Tabu<'a> {
     /// Makes one move: the best that is allowed. False where there is none.
     pub(crate) fn advance(&mut self, best: f64, random: &mut Random) -> bool {
         self.step += 1;
-        let makespan = self.current.makespan();
-        let long = makespan * (1.0 - 1e-12);
-        self.critical.clear();
-        self.critical.extend((0..self.arrays.tasks).filter(|&task| self.current.through(self.arrays, task) >= long));
+        self.current.critical_path(self.arrays, random, &mut self.critical);
         random.select(&mut self.critical, (WORK / self.arrays.tasks.max(1)).clamp(LEAST_TASKS, MOST_TASKS));
         let mut chosen: Option<(usize, Place)> = None;
         let mut equal = 0;
@@ -144,7 +141,7 @@ impl<'a> Tabu<'a> {
         let from = self.current.device[task];
         self.load.take(task, from);
         self.load.put(task, place.device);
-        self.current.relocate(task, place.device, place.place);
+        self.current.relocate(self.arrays, task, place.device, place.place);
         // Places behind all that lead to the task and before all that follow it make no circle.
         let sound = self.current.evaluate(self.arrays);
         debug_assert!(sound);
