@@ -58,6 +58,8 @@ pub(crate) struct Arrays {
     seconds: Vec<f64>,
     /// Latency and bandwidth, by row of the sender; the latency is infinite where there is no link.
     links: Vec<(f64, f64)>,
+    /// The device that stands for the processor of each; see [`Devices::processor`].
+    pub(crate) processor: Vec<usize>,
     pub(crate) before: Edges,
     pub(crate) after: Edges,
     /// The tasks, each behind those that feed it.
@@ -102,6 +104,7 @@ impl Arrays {
                 .flat_map(|(_, task)| task.seconds.iter().map(|seconds| seconds.unwrap_or(f64::INFINITY)))
                 .collect(),
             links: links.collect(),
+            processor: ids().map(|id| devices.processor(id).0).collect(),
             before: Edges::new(graph.len(), || edges().map(|(from, to, bytes)| (to, from, bytes))),
             after: Edges::new(graph.len(), edges),
             order: graph.order().iter().map(|id| id.0).collect(),

@@ -16,19 +16,31 @@ pub struct Device {
     pub id: String,
     /// Bytes that tasks may hold on it together; `None` where nothing limits them.
     pub memory: Option<u64>,
+    /// What computes for it, where other devices may name the same: those do one thing at a time between them, as drivers do that run on the host's
+    /// processor. `None` where it has a chip of its own.
+    pub processor: Option<String>,
 }
 
 impl Device {
     /// A device whose memory sets no limit.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
-        Self { id: id.into(), memory: None }
+        Self { id: id.into(), memory: None, processor: None }
     }
 
     /// Limits what tasks may hold on it, in bytes.
     #[must_use]
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
+        self
+    }
+}
+
+impl Device {
+    /// Names what computes for it.
+    #[must_use]
+    pub fn with_processor(mut self, name: impl Into<String>) -> Self {
+        self.processor = Some(name.into());
         self
     }
 }
@@ -54,6 +66,8 @@ impl Link {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Devices {
     devices: Vec<Device>,
+    /// The number of each device's processor.
+    processors: Vec<usize>,
     /// By row of the sender.
     links: Vec<Option<Link>>,
 }
@@ -92,7 +106,13 @@ impl Devices {
             return Err(Error::DuplicateDevice(twice.id.clone()));
         }
         let links = vec![None; devices.len() * devices.len()];
-        Ok(Self { devices, links })
+        // Each device stands for its processor, or the first one that names the same does.
+        let first = |(index, device): (usize, &Device)| {
+            let same = |other: &Device| device.processor.is_some() && other.processor == device.processor;
+            devices.iter().position(same).unwrap_or(index)
+        };
+        let processors = devices.iter().enumerate().map(first).collect();
+        Ok(Self { devices, processors, links })
     }
 
     /// Devices that all reach one another in the same way.
@@ -152,6 +172,12 @@ impl Devices {
     /// The devices in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = &Device> {
         self.devices.iter()
+    }
+
+    /// The device that stands for a device's processor: the first of those that share it.
+    #[must_use]
+    pub fn processor(&self, id: DeviceId) -> DeviceId {
+        DeviceId(self.processors.get(id.0).copied().unwrap_or(id.0))
     }
 
     /// The link from one device to another, where there is one.
@@ -220,6 +246,15 @@ mod tests {
         assert_eq!(devices.seconds(DeviceId(0), DeviceId(9), 8), None);
         assert_eq!(devices.seconds(DeviceId(usize::MAX), DeviceId(1), 8), None);
         assert!(!devices.all_linked());
+    }
+
+    #[test]
+    fn devices_that_name_one_processor_share_it() {
+        let shared = |id: &str, name: &str| Device::new(id).with_processor(name);
+        let all = [Device::new("gpu:0"), shared("cpu:0", "host"), shared("x:0", "other"), shared("cl:0", "host")];
+        let devices = Devices::new(all).unwrap();
+        let processors: Vec<usize> = devices.ids().map(|id| devices.processor(id).0).collect();
+        assert_eq!(processors, [0, 1, 2, 1]);
     }
 
     #[test]

@@ -115,12 +115,12 @@ struct Key(u64, Box<[u8]>);
 struct Tree<'a> {
     arrays: &'a Arrays,
     tail: Vec<f64>,
-    /// Prices of devices for the bound by area.
+    /// Prices of processors for the bound by area.
     price: Vec<f64>,
     work: Vec<f64>,
     slots: Vec<Slot>,
     done: u64,
-    /// When each device is free.
+    /// When each processor is free.
     free: Vec<f64>,
     load: Load<'a>,
     high: f64,
@@ -136,16 +136,24 @@ impl<'a> Tree<'a> {
         let arrays = problem.arrays();
         let bounds = Bounds::new(arrays);
         let tail = bounds.windows(&bounds.all()).tail;
+        let on = |processor: usize| (0..arrays.devices).filter(move |&device| arrays.processor[device] == processor);
+        // None for the devices that another stands for.
         let price: Vec<f64> = (0..arrays.devices)
-            .map(|device| {
-                let speeds = (0..arrays.tasks).filter(|&task| arrays.seconds(task, device) > 0.0);
-                let speeds: Vec<f64> = speeds.map(|task| arrays.least(task) / arrays.seconds(task, device)).collect();
-                if speeds.is_empty() { 1.0 } else { speeds.iter().sum::<f64>() / speeds.len() as f64 }
+            .map(|processor| {
+                let pairs = on(processor).flat_map(|device| (0..arrays.tasks).map(move |task| (task, device)));
+                let timed = pairs.filter(|&(task, device)| arrays.seconds(task, device) > 0.0);
+                let speeds: Vec<f64> =
+                    timed.map(|(task, device)| arrays.least(task) / arrays.seconds(task, device)).collect();
+                match (on(processor).next(), speeds.is_empty()) {
+                    (None, _) => 0.0,
+                    (_, true) => 1.0,
+                    _ => speeds.iter().sum::<f64>() / speeds.len() as f64,
+                }
             })
             .collect();
         let work = |task: usize| {
-            let costs = price.iter().zip(arrays.row(task)).filter(|(_, seconds)| seconds.is_finite());
-            costs.map(|(price, seconds)| price * seconds).fold(f64::INFINITY, f64::min)
+            let claimed = arrays.row(task).iter().enumerate().filter(|(_, seconds)| seconds.is_finite());
+            claimed.map(|(device, seconds)| price[arrays.processor[device]] * seconds).fold(f64::INFINITY, f64::min)
         };
         Self {
             arrays,
@@ -213,14 +221,15 @@ impl<'a> Tree<'a> {
                 continue;
             }
             let device = slot.device.0;
-            let free = std::mem::replace(&mut self.free[device], slot.finish);
+            let processor = self.arrays.processor[device];
+            let free = std::mem::replace(&mut self.free[processor], slot.finish);
             self.slots[task] = slot;
             self.done |= 1 << task;
             self.load.put(task, device);
             let whole = self.descend(depth + 1, slot.start, remaining);
             self.load.take(task, device);
             self.done &= !(1 << task);
-            self.free[device] = free;
+            self.free[processor] = free;
             if !whole {
                 return false;
             }
@@ -241,8 +250,11 @@ impl<'a> Tree<'a> {
             work += self.work[task];
             let mut shortest = f64::INFINITY;
             for device in 0..count {
-                let mut start =
-                    if arrays.seconds(task, device).is_finite() { self.free[device].max(last) } else { f64::INFINITY };
+                let mut start = if arrays.seconds(task, device).is_finite() {
+                    self.free[arrays.processor[device]].max(last)
+                } else {
+                    f64::INFINITY
+                };
                 for &(feeding, bytes) in arrays.before.of(task) {
                     let arrival = if self.is_done(feeding) {
                         let slot = self.slots[feeding];

@@ -82,7 +82,7 @@ pub struct PartitionReason {
 pub enum Wait {
     /// Nothing: it starts at the beginning.
     Nothing,
-    /// Its device, busy with a partition.
+    /// Its device, or one that shares its processor, busy with a partition.
     Device(usize),
     /// A value that a partition sends.
     Value {
@@ -206,6 +206,10 @@ impl<'a> Replay<'a> {
         Ok(replay)
     }
 
+    fn processor(&self, partition: usize) -> DeviceId {
+        self.problem.devices().processor(self.device[partition])
+    }
+
     fn seconds(&self, partition: usize, device: DeviceId) -> Result<f64, TaskId> {
         let tasks = self.partitions[partition].iter();
         tasks.map(|&task| self.problem.graph().known(task).seconds_on(device).ok_or(task)).sum()
@@ -230,11 +234,12 @@ impl<'a> Replay<'a> {
         for partition in 0..self.partitions.len() {
             let device = self.device[partition];
             let arrivals = self.arrivals(partition).map(|(from, seconds)| self.finish[from] + seconds);
-            let start = arrivals.fold(free[device.0], f64::max);
+            let processor = self.problem.devices().processor(device).0;
+            let start = arrivals.fold(free[processor], f64::max);
             let finish = start + self.seconds(partition, device).unwrap_or(f64::INFINITY);
             self.start[partition] = start;
             self.finish[partition] = finish;
-            free[device.0] = finish;
+            free[processor] = finish;
             makespan = makespan.max(finish);
         }
         makespan
@@ -252,7 +257,7 @@ impl<'a> Replay<'a> {
         if let Some((from, transfer)) = last.filter(|&(from, seconds)| close(self.finish[from] + seconds)) {
             return Wait::Value { from, transfer };
         }
-        let ahead = (0..partition).rev().find(|&other| self.device[other] == self.device[partition]);
+        let ahead = (0..partition).rev().find(|&other| self.processor(other) == self.processor(partition));
         ahead.map_or(Wait::Nothing, Wait::Device)
     }
 
@@ -282,7 +287,7 @@ impl<'a> Replay<'a> {
         let mut latest = vec![makespan; self.partitions.len()];
         let mut next_start: Vec<f64> = vec![makespan; self.problem.devices().len()];
         for partition in (0..self.partitions.len()).rev() {
-            let device = self.device[partition].0;
+            let device = self.processor(partition).0;
             latest[partition] = latest[partition].min(next_start[device]);
             let start = latest[partition] - (self.finish[partition] - self.start[partition]);
             next_start[device] = start;

@@ -13,6 +13,7 @@ pub(crate) struct Draft<'a> {
     arrays: &'a Arrays,
     domains: Domains<'a>,
     load: Load<'a>,
+    /// By processor.
     timetables: Vec<Timetable>,
     slots: Vec<Slot>,
     options: Vec<(f64, Slot)>,
@@ -51,7 +52,7 @@ impl<'a> Draft<'a> {
     /// The first slot for a task on a device, in an idle span between others where one is long enough.
     pub(crate) fn earliest(&self, task: usize, device: usize, ready: f64) -> Slot {
         let seconds = self.arrays.seconds(task, device);
-        let start = self.timetables[device].earliest(ready, seconds);
+        let start = self.timetables[self.arrays.processor[device]].earliest(ready, seconds);
         Slot { device: DeviceId(device), start, finish: start + seconds }
     }
 
@@ -90,7 +91,7 @@ impl<'a> Draft<'a> {
                 Error::Unreachable(known.name.clone())
             });
         };
-        self.timetables[slot.device.0].occupy(slot.start, slot.finish);
+        self.timetables[self.arrays.processor[slot.device.0]].occupy(slot.start, slot.finish);
         self.load.put(task, slot.device.0);
         self.slots[task] = slot;
         Ok(slot)

@@ -100,12 +100,16 @@ fn twins(arrays: &Arrays) -> Vec<bool> {
     let mut twins = vec![false; count * count];
     for a in 0..count {
         for b in 0..count {
+            // What shares its processor is told apart by whom it shares it with.
+            let shares = |device: usize| {
+                (0..count).any(|other| other != device && arrays.processor[other] == arrays.processor[device])
+            };
             let tasks =
                 (0..arrays.tasks).all(|task| arrays.seconds(task, a).total_cmp(&arrays.seconds(task, b)).is_eq());
             let others = (0..count).filter(|&other| other != a && other != b);
             let links =
                 others.into_iter().all(|other| same_link((a, other), (b, other)) && same_link((other, a), (other, b)));
-            twins[a * count + b] = tasks && links && same_link((a, b), (b, a));
+            twins[a * count + b] = !shares(a) && !shares(b) && tasks && links && same_link((a, b), (b, a));
         }
     }
     twins

@@ -82,11 +82,12 @@ pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
             };
             last.before(group.deadline) && abroad().all(arrives)
         };
-        let joined = open[device.0].filter(|&index| joins(&groups[index]));
+        let processor = problem.devices().processor(device);
+        let joined = open[processor.0].filter(|&index| groups[index].device == device && joins(&groups[index]));
         let index = joined.unwrap_or(groups.len());
         if joined.is_none() {
             groups.push(Group { device, tasks: Vec::new(), first, last, deadline: Moment::NEVER });
-            open[device.0] = Some(index);
+            open[processor.0] = Some(index);
         }
         group_of[id.0] = index;
         // Those that are still to come start no earlier than on their own; should they join an earlier group, the deadline follows.
@@ -131,12 +132,13 @@ fn earliest_starts(problem: &Problem, schedule: &Schedule, order: &[TaskId]) -> 
     let mut times = vec![(Moment::NEVER, Moment::NEVER); graph.len()];
     for (position, &id) in order.iter().enumerate() {
         let device = schedule.slots()[id.0].device;
-        let start = graph.predecessors(id).fold(free[device.0], |start, (from, bytes)| {
+        let processor = problem.devices().processor(device);
+        let start = graph.predecessors(id).fold(free[processor.0], |start, (from, bytes)| {
             let sent = times[from.0].1.seconds;
             start.max(sent + seconds_between(problem, schedule.slots()[from.0].device, device, bytes))
         });
         let finish = start + graph.known(id).seconds_on(device).unwrap_or(0.0);
-        free[device.0] = finish;
+        free[processor.0] = finish;
         times[id.0] = (Moment { seconds: start, position }, Moment { seconds: finish, position });
     }
     times

@@ -90,7 +90,7 @@ struct Stream<'a> {
     arrays: &'a Arrays,
     device: Vec<usize>,
     load: Load<'a>,
-    /// Seconds of each device, then of each link by row of the sender.
+    /// Seconds of each processor, then of each link by row of the sender.
     busy: Vec<f64>,
 }
 
@@ -105,7 +105,7 @@ impl<'a> Stream<'a> {
                 return None;
             }
             load.put(task, on);
-            busy[on] += arrays.seconds(task, on);
+            busy[arrays.processor[on]] += arrays.seconds(task, on);
             for &(next, bytes) in arrays.after.of(task) {
                 busy[arrays.devices * (on + 1) + device[next]] += arrays.transfer(on, device[next], bytes);
             }
@@ -121,7 +121,7 @@ impl<'a> Stream<'a> {
     /// Adds what a task keeps busy where it is, `sign` times.
     fn count(&mut self, task: usize, sign: f64) {
         let (arrays, on) = (self.arrays, self.device[task]);
-        self.busy[on] += sign * arrays.seconds(task, on);
+        self.busy[arrays.processor[on]] += sign * arrays.seconds(task, on);
         for &(next, bytes) in arrays.after.of(task) {
             let there = self.device[next];
             self.busy[arrays.devices * (on + 1) + there] += sign * arrays.transfer(on, there, bytes);

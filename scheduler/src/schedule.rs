@@ -52,14 +52,14 @@ impl Schedule {
         self.makespan
     }
 
-    /// Seconds from one input of a stream to the next, at best: the longest time that a device or a link is busy with one input. Infinite where values have no
+    /// Seconds from one input of a stream to the next, at best: the longest time that a processor or a link is busy with one input. Infinite where values have no
     /// way.
     #[must_use]
     pub fn period(&self, problem: &Problem) -> f64 {
         let (graph, count) = (problem.graph(), problem.devices().len());
         let mut busy = vec![0.0_f64; count * (count + 1)];
         for slot in &self.slots {
-            if let Some(seconds) = busy.get_mut(slot.device.0) {
+            if let Some(seconds) = busy.get_mut(problem.devices().processor(slot.device).0) {
                 *seconds += slot.finish - slot.start;
             }
         }
@@ -74,7 +74,7 @@ impl Schedule {
     }
 
     /// Checks that each task runs on a device that claims it, for as long as it takes there and not before what feeds it has arrived, that
-    /// a device does one thing at a time, and that what its tasks hold fits its memory, and that all of them keep to the energy budget. Times may be off by 1e-9 of the makespan: sums of
+    /// a processor does one thing at a time, that what its tasks hold fits its memory, and that all of them keep to the energy budget. Times may be off by 1e-9 of the makespan: sums of
     /// the same numbers in another order differ in their last bits.
     ///
     /// # Errors
@@ -138,14 +138,15 @@ impl Schedule {
                 return Err(Error::Schedule { at: format!("device '{}'", device.id), reason });
             }
         }
+        let processor = |slot: &Slot| problem.devices().processor(slot.device);
         occupied.sort_by(|(a, _), (b, _)| {
             let by_time = || a.start.total_cmp(&b.start).then(a.finish.total_cmp(&b.finish));
-            a.device.cmp(&b.device).then_with(by_time)
+            processor(a).cmp(&processor(b)).then_with(by_time)
         });
         for pair in occupied.windows(2) {
             let [(earlier, running), (later, name)] = pair else { continue };
-            if earlier.device == later.device && later.start < earlier.finish - slack {
-                let reason = format!("it starts at {} s, while its device runs '{running}'", later.start);
+            if processor(earlier) == processor(later) && later.start < earlier.finish - slack {
+                let reason = format!("it starts at {} s, while its processor runs '{running}'", later.start);
                 return Err(Error::Schedule { at: format!("task '{name}'"), reason });
             }
         }
@@ -192,7 +193,7 @@ mod tests {
             (|slots| slots[1] = (1, 6.0, 8.0), "it takes 1 s"),
             (|slots| slots[0] = (0, -1.0, 1.0), "it runs from -1"),
             (|slots| slots[0] = (0, f64::NAN, 1.0), "it runs from NaN"),
-            (|slots| slots[2] = (0, 1.0, 3.0), "while its device runs 'a'"),
+            (|slots| slots[2] = (0, 1.0, 3.0), "while its processor runs 'a'"),
             (|slots| slots[0] = (1, 0.0, 1.0), "its tasks hold 20 bytes, and it has 10"),
         ] {
             let said = said(change);

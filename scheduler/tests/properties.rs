@@ -88,11 +88,15 @@ fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseErro
     }
     prop_assert!(toposort(&between, None).is_ok(), "partitions wait for each other in a circle");
 
-    // Replay: each partition starts when its device is free and everything has arrived from partitions that have finished as a whole.
-    let mut free: HashMap<&str, f64> = HashMap::new();
+    // Replay: each partition starts when its processor is free and everything has arrived from partitions that have finished as a whole.
+    let mut free: HashMap<DeviceId, f64> = HashMap::new();
+    let processor = |id: &str| {
+        let device = problem.devices().iter().position(|device| device.id == id).unwrap();
+        problem.devices().processor(DeviceId(device))
+    };
     let mut finish = vec![0.0_f64; plan.partitions.len()];
     for (number, partition) in plan.partitions.iter().enumerate() {
-        let mut start = free.get(partition.device.as_str()).copied().unwrap_or(0.0);
+        let mut start = free.get(&processor(&partition.device)).copied().unwrap_or(0.0);
         for transfer in plan.transfers.iter().filter(|transfer| partition_of[transfer.to_task.as_str()] == number) {
             start = start.max(finish[partition_of[transfer.from_task.as_str()]] + transfer.estimated_seconds);
         }
@@ -102,7 +106,7 @@ fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseErro
             .map(|(id, task)| task.seconds_on(schedule.slots()[id.0].device).unwrap())
             .sum();
         finish[number] = start + seconds;
-        free.insert(&partition.device, finish[number]);
+        free.insert(processor(&partition.device), finish[number]);
         let slack = 1e-9 * schedule.makespan();
         prop_assert!(start <= partition.estimated_start + slack, "{start} > {}", partition.estimated_start);
         prop_assert!(finish[number] <= partition.estimated_finish + slack);

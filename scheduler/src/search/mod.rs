@@ -155,7 +155,7 @@ pub(crate) fn improve(
         round += 1;
         // From the other starts in turn, and then from schedules that chance makes out of the best one, or out of nothing.
         match starts.get(round / 2) {
-            Some(start) if round % 2 == 0 => tabu.restart(start),
+            Some(start) if round.is_multiple_of(2) => tabu.restart(start),
             _ if random.below(3) == 0 || round == 1 => {
                 let Some(start) = lists.best_of(LISTS, &mut random, remaining) else { continue };
                 tabu.restart(&Sequences::of(problem, &start));

@@ -6,18 +6,19 @@ use crate::{DeviceId, Problem, Schedule, Slot};
 
 const NONE: usize = usize::MAX;
 
-/// A sequence of tasks for each device. Each task starts as early as the one in front of it and those that feed it allow, so the sequences say all: they
+/// A sequence of tasks for each processor. Each task starts as early as the one in front of it and those that feed it allow, so the sequences say all: they
 /// are a selection in the disjunctive graph of the problem (Roy and Sussmann, 1964).
 ///
 /// A task's *head* is the longest way to its start, its *tail* the longest way from its finish to the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequences {
     pub(crate) device: Vec<usize>,
+    /// By processor.
     sequence: Vec<Vec<usize>>,
     /// Seconds of each task where it is, and of what passes along each edge.
     seconds: Vec<f64>,
     transfer: Vec<f64>,
-    /// The tasks in front of and behind each on its device; `NONE` at the ends.
+    /// The tasks in front of and behind each on its processor; `NONE` at the ends.
     in_front: Vec<usize>,
     behind: Vec<usize>,
     pub(crate) head: Vec<f64>,
@@ -41,11 +42,11 @@ impl Sequences {
         Self::in_order(arrays, slots.iter().map(|slot| slot.device.0).collect(), &by_start)
     }
 
-    /// Each device runs its tasks in this order, in which each stands behind those that feed it.
+    /// Each processor runs its tasks in this order, in which each stands behind those that feed it.
     fn in_order(arrays: &Arrays, device: Vec<usize>, order: &[usize]) -> Self {
         let mut sequence = vec![Vec::new(); arrays.devices];
         for &task in order {
-            sequence[device[task]].push(task);
+            sequence[arrays.processor[device[task]]].push(task);
         }
         let mut sequences = Self {
             seconds: device.iter().enumerate().map(|(task, &device)| arrays.seconds(task, device)).collect(),
@@ -59,8 +60,8 @@ impl Sequences {
             order: Vec::with_capacity(arrays.tasks),
             makespan: 0.0,
         };
-        for device in 0..arrays.devices {
-            sequences.link(device);
+        for processor in 0..arrays.devices {
+            sequences.link(processor);
         }
         for task in 0..arrays.tasks {
             sequences.price(arrays, task);
@@ -92,12 +93,12 @@ impl Sequences {
         self.makespan
     }
 
-    /// The tasks of a device in the order in which it runs them.
-    pub(crate) fn on(&self, device: usize) -> &[usize] {
-        &self.sequence[device]
+    /// The tasks of a processor in the order in which it runs them.
+    pub(crate) fn on(&self, processor: usize) -> &[usize] {
+        &self.sequence[processor]
     }
 
-    /// The task in front of a task on its device.
+    /// The task in front of a task on its processor.
     pub(crate) fn in_front_of(&self, task: usize) -> Option<usize> {
         Some(self.in_front[task]).filter(|&other| other != NONE)
     }
@@ -152,8 +153,8 @@ impl Sequences {
         }
     }
 
-    fn link(&mut self, device: usize) {
-        let sequence = &self.sequence[device];
+    fn link(&mut self, processor: usize) {
+        let sequence = &self.sequence[processor];
         for (index, &task) in sequence.iter().enumerate() {
             self.in_front[task] = if index > 0 { sequence[index - 1] } else { NONE };
             self.behind[task] = sequence.get(index + 1).copied().unwrap_or(NONE);
@@ -211,17 +212,17 @@ impl Sequences {
         true
     }
 
-    /// Moves a task to a place among the others of a device, counted without it.
+    /// Moves a task to a device, to a place among the others of its processor, counted without it.
     pub(crate) fn relocate(&mut self, arrays: &Arrays, task: usize, device: usize, place: usize) {
-        let from = self.device[task];
+        let (from, to) = (arrays.processor[self.device[task]], arrays.processor[device]);
         self.sequence[from].retain(|&other| other != task);
-        if from != device {
+        if from != to {
             self.link(from);
         }
-        let place = place.min(self.sequence[device].len());
-        self.sequence[device].insert(place, task);
+        let place = place.min(self.sequence[to].len());
+        self.sequence[to].insert(place, task);
         self.device[task] = device;
-        self.link(device);
+        self.link(to);
         self.price(arrays, task);
     }
 }
@@ -241,7 +242,7 @@ pub(crate) struct Without {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Place {
     pub(crate) device: usize,
-    /// Among the others of the device.
+    /// Among the others of the device's processor.
     pub(crate) place: usize,
     pub(crate) makespan: f64,
     /// The longest way through the task.
@@ -336,7 +337,7 @@ impl Without {
         }
         // Behind all that lead to the task, before all that follow it.
         let mut ahead: Option<usize> = None;
-        let others = || sequences.sequence[device].iter().copied().filter(|&other| other != task);
+        let others = || sequences.sequence[arrays.processor[device]].iter().copied().filter(|&other| other != task);
         for (place, next) in others().map(Some).chain([None]).enumerate() {
             if !next.is_some_and(|next| self.leads[next]) {
                 let head = ahead.map_or(0.0, |ahead| self.head[ahead] + sequences.seconds[ahead]);

@@ -81,7 +81,12 @@ impl<'a> Tabu<'a> {
                     usize::MAX
                 } else {
                     in_front.map_or(0, |ahead| {
-                        1 + self.current.on(device).iter().position(|&other| other == ahead).unwrap_or(0)
+                        1 + self
+                            .current
+                            .on(self.arrays.processor[device])
+                            .iter()
+                            .position(|&other| other == ahead)
+                            .unwrap_or(0)
                     })
                 };
                 self.without.places(&self.current, self.arrays, task, device, |place| {
