@@ -3,12 +3,14 @@
 //! ```yaml
 //! scheduling:
 //!   strategy: latency_aware     # or throughput
+//!   time_limit_ms: 300          # what planning may take
 //!   batch_split_size: 128
 //! device_params:
 //!   gpu_mem_threshold: 85%      # or 0.85
 //! ```
 
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -40,8 +42,11 @@ pub struct Config {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scheduling {
-    /// What the planner optimises. The planner of today minimises the time of one run under either.
+    /// What the planner optimises.
     pub strategy: Strategy,
+    /// Time that the planner may take for a plan, written in milliseconds as `time_limit_ms: 500`. `None` means 300 ms.
+    #[serde(rename = "time_limit_ms", deserialize_with = "milliseconds")]
+    pub time_limit: Option<Duration>,
     /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. Read and
     /// checked; no planner splits batches yet.
     #[serde(deserialize_with = "positive")]
@@ -101,6 +106,13 @@ fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<
     }
 }
 
+fn milliseconds<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    match i64::deserialize(deserializer)? {
+        value @ 0..=3_600_000 => Ok(Some(Duration::from_millis(value.unsigned_abs()))),
+        value => Err(serde::de::Error::custom(format!("time_limit_ms is {value}; it must be from 0 to 3600000"))),
+    }
+}
+
 fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let number = match text.strip_suffix('%') {
@@ -116,8 +128,16 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 }
 
 /// Every name that may stand in a configuration.
-const NAMES: [&str; 7] =
-    ["scheduling", "strategy", "batch_split_size", "device_params", "gpu_mem_threshold", "latency_aware", "throughput"];
+const NAMES: [&str; 8] = [
+    "scheduling",
+    "strategy",
+    "time_limit_ms",
+    "batch_split_size",
+    "device_params",
+    "gpu_mem_threshold",
+    "latency_aware",
+    "throughput",
+];
 
 impl Config {
     /// Reads a file.
@@ -172,8 +192,9 @@ mod tests {
             let yaml = format!("device_params:\n  gpu_mem_threshold: {text}\n");
             assert_eq!(Config::parse(&yaml, "c").unwrap().device_params.gpu_mem_threshold, Some(0.85), "{text}");
         }
-        let whole = "scheduling:\n  strategy: throughput\n  batch_split_size: 128\n";
+        let whole = "scheduling:\n  strategy: throughput\n  batch_split_size: 128\n  time_limit_ms: 50\n";
         let config = Config::parse(whole, "c").unwrap();
+        assert_eq!(config.scheduling.time_limit, Some(Duration::from_millis(50)));
         assert_eq!((config.scheduling.strategy, config.scheduling.batch_split_size), (Strategy::Throughput, Some(128)));
         assert_eq!(Config::parse("# nothing\n\n", "c").unwrap(), Config::default());
     }
@@ -191,6 +212,7 @@ mod tests {
             assert!(share.message.contains("85% or 0.85"), "{share}");
         }
         assert!(error("scheduling:\n  batch_split_size: 0\n").message.contains("positive"));
+        assert!(error("scheduling:\n  time_limit_ms: -5\n").message.contains("from 0 to 3600000"));
         assert!(error("scheduling: [1, 2\n").line >= 1);
         assert!(Config::parse("7", "c").is_err());
     }

@@ -11,12 +11,12 @@ use hetero_hal::{
 };
 use hetero_onnx::Binding;
 use hetero_reference::Standard;
-use hetero_scheduler::{Heft, Partitioner};
+use hetero_scheduler::{Effort, Explanation, LatencyAware, Partitioner, Problem, Throughput};
 
-use crate::config::Config;
+use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
 use crate::lost::{takeover, uses};
-use crate::lower::{Constraints, CostModel, Roofline, problem};
+use crate::lower::{self, Constraints, CostModel, Roofline};
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
@@ -25,6 +25,8 @@ use crate::{Error, Model, Result};
 
 /// How often a device may turn down at compile time what it claimed, before the engine gives up.
 const MOST_REPLANS: usize = 3;
+/// Time that a strategy may take for a plan, unless the configuration says otherwise. Where a bound proves a plan to be the best, it takes less.
+const PLANNING: Duration = Duration::from_millis(300);
 /// Longest that a run may take, unless the builder says otherwise.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -43,10 +45,19 @@ pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
     ]
 }
 
+/// The partitioner of a configuration.
+fn strategy(config: &Config) -> Arc<dyn Partitioner> {
+    let effort = Effort::time(config.scheduling.time_limit.unwrap_or(PLANNING));
+    match config.scheduling.strategy {
+        Strategy::LatencyAware => Arc::new(LatencyAware { effort, ..LatencyAware::default() }),
+        Strategy::Throughput => Arc::new(Throughput { effort, ..Throughput::default() }),
+    }
+}
+
 /// Makes a [`HeteroEngine`] out of parts of your own.
 pub struct Builder {
     drivers: Vec<Arc<dyn Driver>>,
-    partitioner: Arc<dyn Partitioner>,
+    partitioner: Option<Arc<dyn Partitioner>>,
     costs: Option<Arc<dyn CostModel>>,
     profile: Option<Arc<Profile>>,
     operators: Arc<dyn OperatorSet>,
@@ -65,10 +76,10 @@ impl Builder {
         self
     }
 
-    /// Replaces the partitioner.
+    /// Replaces the partitioner, which is otherwise that of the configuration's strategy.
     #[must_use]
     pub fn partitioner(mut self, partitioner: Arc<dyn Partitioner>) -> Self {
-        self.partitioner = partitioner;
+        self.partitioner = Some(partitioner);
         self
     }
 
@@ -141,7 +152,7 @@ impl Builder {
             drivers: self.drivers,
             devices: Vec::new(),
             topology: Topology::default(),
-            partitioner: self.partitioner,
+            partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config)),
             costs,
             profile: self.profile,
             operators: self.operators,
@@ -187,7 +198,7 @@ impl HeteroEngine {
     pub fn builder() -> Builder {
         Builder {
             drivers: builtin_drivers(),
-            partitioner: Arc::new(Heft),
+            partitioner: None,
             costs: None,
             profile: None,
             operators: Arc::new(Standard),
@@ -323,6 +334,16 @@ impl HeteroEngine {
         Ok(self.plan(schedule, program.clone(), bound.assumed))
     }
 
+    /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical path, transfers, and other placements. `effort` is what
+    /// the lower bound may take.
+    ///
+    /// # Errors
+    /// `Plan` where a device of the plan is lost, or does not take a node any more.
+    pub fn explain(&self, plan: &Plan, effort: Effort) -> Result<Explanation> {
+        let problem = self.problem(plan.program(), &HashSet::new(), &[])?;
+        Ok(Explanation::new(&problem, plan.schedule(), effort)?)
+    }
+
     /// Runs a plan once. The first run compiles it.
     ///
     /// Where a device is lost in the run, the plan is divided again without it and run again; [`Session::report`] says so.
@@ -444,13 +465,18 @@ impl HeteroEngine {
         Ok(passes::run(program, &self.passes, &context)?)
     }
 
+    fn problem(&self, program: &Program, denied: &HashSet<(usize, NodeId)>, lost: &[usize]) -> Result<Problem> {
+        let memory: Vec<Option<u64>> = self.devices.iter().map(|device| self.memory_limit(&**device)).collect();
+        let constraints = Constraints { denied, lost, placement: &self.placement, memory: &memory };
+        lower::problem(program, &self.devices, &self.topology, &*self.costs, &constraints)
+    }
+
     fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
         let lost: Vec<usize> = {
             let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.iter().map(|(device, _)| *device).collect()
         };
-        let constraints = Constraints { denied, lost: &lost, placement: &self.placement };
-        let problem = problem(program, &self.devices, &self.topology, &*self.costs, &constraints)?;
+        let problem = self.problem(program, denied, &lost)?;
         let schedule = self.partitioner.partition(&problem)?;
         let mut plan =
             hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;

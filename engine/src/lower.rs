@@ -72,6 +72,30 @@ pub(crate) struct Constraints<'a> {
     pub(crate) lost: &'a [usize],
     /// Nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
+    /// Bytes that each device may hold, by its position.
+    pub(crate) memory: &'a [Option<u64>],
+}
+
+/// What computes for devices that have no chip of their own: emulators, and drivers of the host's processor.
+const HOST: &str = "host";
+
+fn target(info: &DeviceInfo, memory: Option<u64>) -> Target {
+    let target = Target::new(info.id.to_string());
+    let target = if info.runs_on_host() { target.with_processor(HOST) } else { target };
+    match memory {
+        Some(bytes) => target.with_memory(bytes),
+        None => target,
+    }
+}
+
+/// Bytes of the constants that each node is the first to use: its device holds them as long as the plan stands.
+fn held(program: &Program) -> Vec<u64> {
+    let mut counted = HashSet::new();
+    let mut of = |node: &Node| {
+        let fresh = node.uses().filter(|id| counted.insert(*id)).filter_map(|id| program.values().get(id.index()));
+        fresh.filter(|value| value.constant.is_some()).map(|value| value.bytes() as u64).sum()
+    };
+    program.nodes().iter().map(&mut of).collect()
 }
 
 /// The scheduling problem of a program on some devices. Tasks are the nodes, in order.
@@ -99,7 +123,9 @@ pub(crate) fn problem(
     for (node, row) in program.nodes().iter().zip(&mut rows) {
         pin(node, row, devices, constraints)?;
     }
-    let mut targets = Devices::new(devices.iter().map(|device| Target::new(device.info().id.to_string())))?;
+    let memory = |number: usize| constraints.memory.get(number).copied().flatten();
+    let mut targets =
+        Devices::new(devices.iter().enumerate().map(|(number, device)| target(device.info(), memory(number))))?;
     for (from, source) in devices.iter().enumerate() {
         for (to, target) in devices.iter().enumerate().filter(|(to, _)| *to != from) {
             let edge = topology.edge(&source.info().id, &target.info().id);
@@ -111,8 +137,8 @@ pub(crate) fn problem(
     }
     let mut graph = TaskGraph::builder(targets.len());
     let mut tasks = Vec::with_capacity(rows.len());
-    for (node, seconds) in program.nodes().iter().zip(rows) {
-        let added = graph.task(Task::new(&*node.name, seconds));
+    for ((node, seconds), bytes) in program.nodes().iter().zip(rows).zip(held(program)) {
+        let added = graph.task(Task::new(&*node.name, seconds).with_memory(bytes));
         tasks.push(added.map_err(|error| match error {
             // The operator is what the reader can do something about.
             hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(node.to_string()),

@@ -161,6 +161,14 @@ pub struct DeviceInfo {
     pub peak_bandwidth: Option<f64>,
 }
 
+impl DeviceInfo {
+    /// Does the host's processor compute for it, as for an emulator and for another driver of the same processor? Such devices take their time from one another.
+    #[must_use]
+    pub fn runs_on_host(&self) -> bool {
+        self.emulated || self.kind == DeviceKind::Cpu
+    }
+}
+
 /// How to open a device. `Default` suits most.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OpenOptions {

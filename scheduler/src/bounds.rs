@@ -19,6 +19,8 @@ const MOST_LOCAL: usize = 48;
 const LARGE: usize = 600;
 /// Thresholds of heads and of tails that areas are tried for.
 const THRESHOLDS: usize = 24;
+/// Share of a makespan that counts as nothing, where it is proven to be the least.
+pub(crate) const PROOF: f64 = 1e-9;
 /// Rounds of prices for devices.
 const PRICES: usize = 12;
 
@@ -48,8 +50,9 @@ impl<'a> Bounds<'a> {
 
     /// A makespan that no schedule within `allowed` falls below, sought between `low`, which is one, and `high`. Not more than `high`.
     pub(crate) fn between(&self, allowed: &[bool], low: f64, high: f64) -> f64 {
-        if self.refutes(allowed, high) {
-            return high;
+        let below = high * (1.0 - PROOF / 10.0);
+        if self.refutes(allowed, below) {
+            return below;
         }
         let windows = self.windows(allowed);
         let mut low = self.longest(&windows).max(low).min(high);

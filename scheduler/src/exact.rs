@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::arrays::Arrays;
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, PROOF};
 use crate::load::Load;
 use crate::search::{Remaining, improve};
 use crate::{Cpop, DeviceId, Effort, Error, Heft, Partitioner, Peft, Problem, Schedule, Slot};
@@ -28,7 +28,7 @@ impl Solved {
     /// Is there no shorter schedule?
     #[must_use]
     pub fn is_proven(&self) -> bool {
-        self.gap() <= 1e-9
+        self.gap() <= PROOF
     }
 
     /// How much longer the schedule may be than the shortest, as a share of the bound; infinite where that is zero and the makespan is not.
@@ -79,7 +79,7 @@ impl Exact {
         let root = if high.is_finite() { bounds.between(&all, 0.0, high) } else { 0.0 };
         improve(problem, &starts, root, &mut Remaining::of(Effort { steps, ..self.effort }), 1, &mut keep);
         let mut tree = Tree::new(problem, best.as_ref().map_or(f64::INFINITY, Schedule::makespan));
-        let finished = tree.high <= root * (1.0 + 1e-12) || tree.search(&mut remaining);
+        let finished = tree.high <= root * (1.0 + PROOF) || tree.search(&mut remaining);
         if let Some(slots) = tree.best {
             best = Some(Schedule::new(slots));
         }

@@ -305,7 +305,7 @@ impl<'a> Replay<'a> {
         let seconds = match self.seconds(partition, device) {
             Ok(seconds) => seconds,
             Err(task) => {
-                let obstacle = format!("it does not claim '{}'", self.problem.graph().known(task).name);
+                let obstacle = format!("'{}' may not run there", self.problem.graph().known(task).name);
                 return Elsewhere { device: name(device), seconds: None, makespan: None, obstacle: Some(obstacle) };
             }
         };
@@ -413,12 +413,12 @@ fn device_use(problem: &Problem, replay: &Replay<'_>, device: DeviceId, makespan
     let known = problem.devices().get(device);
     let on = |partition: &usize| replay.device[*partition] == device;
     let own = || (0..replay.partitions.len()).filter(on);
-    let busy: f64 = own().map(|partition| replay.finish[partition] - replay.start[partition]).sum();
+    let busy = own().map(|partition| replay.finish[partition] - replay.start[partition]).fold(0.0, |sum, it| sum + it);
     let all: Result<f64, &str> = graph.tasks().map(|(_, task)| task.seconds_on(device).ok_or(task.name.as_str())).sum();
     let held: u64 = graph.tasks().map(|(_, task)| task.memory).sum();
     let limit = known.and_then(|device| device.memory);
     let lacks = match (&all, limit.filter(|&limit| held > limit)) {
-        (Err(task), _) => Some(format!("it does not claim '{task}'")),
+        (Err(task), _) => Some(format!("'{task}' may not run there")),
         (_, Some(limit)) => Some(format!("all tasks hold {held} bytes, and it has {limit}")),
         _ => None,
     };

@@ -7,6 +7,7 @@ use crate::explain::{Explanation, Leg, PartitionReason, Wait};
 /// Width of the chart, and heights of its rows and axis, in pixels.
 const WIDTH: f64 = 1160.0;
 const LEFT: f64 = 150.0;
+const RIGHT: f64 = 48.0;
 const ROW: f64 = 54.0;
 const BAR: f64 = 30.0;
 const AXIS: f64 = 34.0;
@@ -25,7 +26,7 @@ h1 { font-size: 20px; margin: 0 0 4px; } h2 { font-size: 15px; margin: 26px 0 6p
 p { margin: 2px 0; color: var(--soft); } .chart { overflow-x: auto; }
 svg { display: block; min-width: 760px; width: 100%; height: auto; } svg text { fill: var(--ink); font: 12px system-ui, sans-serif; }
 svg .soft { fill: var(--soft); } svg .label { fill: var(--on-bar); }
-.band { fill: var(--band); } .grid { stroke: var(--line); } .bar { fill: var(--bar); } .critical { fill: var(--critical); }
+.band { fill: var(--band); } .grid { stroke: var(--line); } .bar { fill: var(--bar); stroke: var(--page); } .critical { fill: var(--critical); }
 .transfer { stroke: var(--transfer); fill: none; } .awaited { stroke: var(--critical); stroke-width: 2; fill: none; }
 .table { overflow-x: auto; } table { border-collapse: collapse; width: 100%; }
 th, td { text-align: left; padding: 3px 12px 3px 0; border-bottom: 1px solid var(--line); vertical-align: top; } th { color: var(--soft); font-weight: 500; }
@@ -135,7 +136,7 @@ impl Explanation {
         let rows: Vec<&str> = self.devices.iter().map(|device| device.device.as_str()).collect();
         let height = ROW * rows.len() as f64 + AXIS;
         let span = if self.makespan > 0.0 { self.makespan } else { 1.0 };
-        let x = |seconds: f64| LEFT + seconds / span * (WIDTH - LEFT - 20.0);
+        let x = |seconds: f64| LEFT + seconds / span * (WIDTH - LEFT - RIGHT);
         let row = |device: &str| rows.iter().position(|other| *other == device).unwrap_or(0) as f64 * ROW;
         let _ = writeln!(
             page,
@@ -211,6 +212,12 @@ impl Explanation {
         page.push_str("</svg></div>\n");
     }
 
+    /// Who is busy with another partition while this one waits: its device, or the processor that both share.
+    fn whose<'a>(&'a self, partition: &'a PartitionReason, ahead: usize) -> &'a str {
+        let other = self.partitions.get(ahead).is_some_and(|ahead| ahead.device != partition.device);
+        if other { "the processor that both share" } else { &partition.device }
+    }
+
     /// Why a partition is where and when it is, in a few sentences.
     #[must_use]
     pub fn reason(&self, partition: &PartitionReason) -> String {
@@ -218,7 +225,9 @@ impl Explanation {
         let tasks = if *count == 1 { first.clone() } else { format!("{count} tasks, {first} to {last}") };
         let waits = match &partition.waits_for {
             Wait::Nothing => "starts at once".to_owned(),
-            Wait::Device(ahead) => format!("starts when {} is done with partition {ahead}", partition.device),
+            Wait::Device(ahead) => {
+                format!("starts when {} is done with partition {ahead}", self.whose(partition, *ahead))
+            }
             Wait::Value { from, transfer } if *transfer > 0.0 => {
                 format!("starts when a value of partition {from} has arrived, which takes {}", seconds_text(*transfer))
             }

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 
 use crate::arrays::Arrays;
-use crate::bounds::Bounds;
+use crate::bounds::{Bounds, PROOF};
 use crate::search::Remaining;
 
 /// A case: tasks that run on certain devices, and what no schedule of that kind falls below.
@@ -43,7 +43,7 @@ pub(crate) fn lower_bound(arrays: &Arrays, high: f64, remaining: &mut Remaining)
     let mut cases = BinaryHeap::from([Case { bound: root, allowed: all, fixed: Vec::new() }]);
     let mut closed = high;
     while let Some(case) = cases.pop() {
-        if case.bound >= high * (1.0 - 1e-9) {
+        if case.bound >= high * (1.0 - PROOF) {
             return high.min(closed);
         }
         let open = (0..arrays.tasks).filter(|task| !case.fixed.contains(task));
@@ -64,7 +64,7 @@ pub(crate) fn lower_bound(arrays: &Arrays, high: f64, remaining: &mut Remaining)
             }
             let bound = bounds.between(&allowed, case.bound, high);
             let fixed = case.fixed.iter().copied().chain([task]).collect();
-            if bound >= high * (1.0 - 1e-9) {
+            if bound >= high * (1.0 - PROOF) {
                 closed = closed.min(bound);
             } else {
                 cases.push(Case { bound, allowed, fixed });

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::bounds::PROOF;
 use crate::heft::by_rank;
 use crate::list::Draft;
 use crate::lower::lower_bound;
@@ -46,6 +47,13 @@ impl LatencyAware {
         let first = Heft.partition(problem);
         let mut starts: Vec<Schedule> = first.iter().cloned().collect();
         starts.iter().for_each(&mut offer);
+        let bound = |high: f64| lower_bound(problem.arrays(), high, &mut Remaining::of(Effort::steps(0)));
+        let least = first.as_ref().map_or(0.0, |schedule| bound(schedule.makespan()));
+        if let Ok(schedule) = first.as_ref()
+            && schedule.makespan() <= least * (1.0 + PROOF)
+        {
+            return first;
+        }
         let mut others: Vec<Box<dyn Partitioner>> = vec![Box::new(Peft), Box::new(Cpop)];
         if problem.graph().len() <= FEW {
             others.push(Box::new(Lookahead));
@@ -64,8 +72,8 @@ impl LatencyAware {
         starts.sort_by(|a, b| a.makespan().total_cmp(&b.makespan()));
         match starts.first() {
             Some(start) => {
-                let bound = lower_bound(problem.arrays(), start.makespan(), &mut Remaining::of(Effort::steps(0)));
-                improve(problem, &starts, bound, &mut remaining, self.seed, |schedule| offer(&schedule));
+                let least = bound(start.makespan());
+                improve(problem, &starts, least, &mut remaining, self.seed, |schedule| offer(&schedule));
             }
             // List schedulers never go back, and may have run into a dead end.
             None => offer(&Exact { effort: self.effort }.partition(problem).or(first.clone())?),

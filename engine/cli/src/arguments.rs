@@ -30,7 +30,7 @@ pub(crate) enum Command {
     Inspect(InspectOptions),
     /// Divide a model among devices, without running it.
     #[command(
-        after_help = "Examples:\n  hetero plan model.onnx\n  hetero plan model.onnx --device cpu:0 -o plan.json\n  hetero plan model.onnx --place 'Conv*=cpu:0'"
+        after_help = "Examples:\n  hetero plan model.onnx\n  hetero plan model.onnx --device cpu:0 -o plan.json\n  hetero plan model.onnx --place 'Conv*=cpu:0'\n  hetero plan model.onnx --device cpu:0 --device wgpu:0 --explain --html plan.html\n  hetero plan model.onnx --dot plan.dot && dot -Tsvg plan.dot -o plan.svg"
     )]
     Plan(PlanOptions),
     /// Run a model.
@@ -147,6 +147,16 @@ pub(crate) struct PlanOptions {
     /// Write the plan as JSON to this file.
     #[arg(short = 'o', long = "out", value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Say why each partition is where and when it is, what the run waits for, what transfers cost, and what other placements would take. With `--json`, that is
+    /// the document.
+    #[arg(long)]
+    pub(crate) explain: bool,
+    /// Write that as a page with a Gantt chart to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+    /// Write the partitions as a graph in Graphviz's language to this file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) dot: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
 }

@@ -2,7 +2,7 @@
 
 use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
-use hetero::hal::{DeviceInfo, DeviceKind};
+use hetero::hal::DeviceInfo;
 use serde_json::{Value, json};
 
 use crate::arguments::{CheckOptions, DeviceOptions, JsonOptions};
@@ -77,7 +77,7 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
 
 /// Is it a chip of its own? An emulator is none, nor is the host's processor under another driver's name: either would take its time from `cpu:0`.
 fn own_chip(info: &DeviceInfo) -> bool {
-    !info.emulated && (info.kind != DeviceKind::Cpu || info.id.driver() == "cpu")
+    !info.runs_on_host() || info.id.driver() == "cpu"
 }
 
 /// Adds the devices that were asked for, or all that are chips of their own.

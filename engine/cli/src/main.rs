@@ -17,6 +17,7 @@ mod calibrate;
 mod conformance;
 mod demo;
 mod devices;
+mod explain;
 mod failure;
 mod inspect;
 mod operators;

@@ -12,10 +12,10 @@ use hetero_layers::{Fault, Faulty};
 use serde_json::{Value, json};
 
 use crate::arguments::{DeviceOptions, ModelOptions, PlaceOptions, PlanOptions, RunOptions};
-use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
 use crate::tensors;
+use crate::{devices, explain};
 
 fn engine(
     model: &ModelOptions,
@@ -89,10 +89,18 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     if let Some(path) = &options.out {
         std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
     }
+    let asked = options.explain || options.html.is_some() || options.dot.is_some();
+    let explanation = asked.then(|| explain::explain(&engine, &plan, options)).transpose()?;
     if options.output.json {
-        println!("{text}");
+        match &explanation {
+            Some(explanation) if options.explain => println!("{}", json!(explanation)),
+            _ => println!("{text}"),
+        }
     } else {
         summary(&plan);
+        if let Some(explanation) = explanation.filter(|_| options.explain) {
+            explain::print(&explanation);
+        }
         if let Some(path) = &options.out {
             println!("written to {}", path.display());
         }

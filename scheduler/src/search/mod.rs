@@ -7,6 +7,7 @@ mod tabu;
 
 use std::time::{Duration, Instant};
 
+use crate::bounds::PROOF;
 use crate::{Problem, Schedule};
 use lists::Lists;
 use sequences::Sequences;
@@ -122,7 +123,7 @@ pub(crate) fn improve(
     tabu.consolidate(tries, remaining);
     let lists = Lists::new(problem);
     let mut round = 0_usize;
-    let done = |best: &Sequences| best.makespan() <= bound * (1.0 + 1e-12);
+    let done = |best: &Sequences| best.makespan() <= bound * (1.0 + PROOF);
     // Sequences may be tighter than the schedules that they come from.
     let mut told = f64::INFINITY;
     while !done(&best) {
