@@ -33,6 +33,7 @@
 
 mod arrays;
 mod bounds;
+mod cluster;
 mod cpop;
 mod devices;
 mod domains;

@@ -113,7 +113,7 @@ pub(crate) fn seconds_between(problem: &Problem, from: DeviceId, to: DeviceId, b
 }
 
 /// The tasks by start, each behind those that feed it even where times are equal or off by a rounding error.
-fn by_start(problem: &Problem, schedule: &Schedule) -> Vec<TaskId> {
+pub(crate) fn by_start(problem: &Problem, schedule: &Schedule) -> Vec<TaskId> {
     let mut rank = vec![0; problem.graph().len()];
     for (index, &id) in problem.graph().order().iter().enumerate() {
         rank[id.0] = index;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::bounds::PROOF;
+use crate::cluster::Clusters;
 use crate::heft::by_rank;
 use crate::list::Draft;
 use crate::lower::lower_bound;
@@ -15,7 +16,7 @@ const FEW: usize = 2000;
 /// The least makespan that is found within an effort: never more than HEFT's.
 ///
 /// HEFT answers first. Then come the other list schedulers, each device alone, and tabu search from the best of them, until the effort is spent or a lower
-/// bound is met. Where limits or links leave list schedulers in a dead end, exact search has the last word on graphs that are small enough.
+/// bound is met. Half of the effort goes to clusters of tasks that belong together. Where limits or links leave list schedulers in a dead end, exact search has the last word on graphs that are small enough.
 #[derive(Clone, Copy, Debug)]
 pub struct LatencyAware {
     /// How long it goes on.
@@ -36,6 +37,33 @@ impl LatencyAware {
     /// # Errors
     /// As [`Partitioner::partition`].
     pub fn improve(&self, problem: &Problem, mut better: impl FnMut(&Schedule)) -> Result<Schedule, Error> {
+        let mut best = f64::INFINITY;
+        let mut offer = |schedule: &Schedule| {
+            if schedule.makespan() < best {
+                best = schedule.makespan();
+                better(schedule);
+            }
+        };
+        let first = Heft.partition(problem);
+        first.iter().for_each(&mut offer);
+        let Some(clusters) = Clusters::new(problem) else { return self.search(problem, first, &[], offer) };
+        let half = Effort { time: self.effort.time / 2, steps: self.effort.steps / 2 };
+        let half = Self { effort: half, ..*self };
+        let coarse = clusters.problem();
+        let found =
+            half.search(coarse, Heft.partition(coarse), &[], |schedule| offer(&clusters.expand(problem, schedule)));
+        let starts: Vec<Schedule> = found.iter().map(|schedule| clusters.expand(problem, schedule)).collect();
+        half.search(problem, first, &starts, offer)
+    }
+
+    /// The best schedule of HEFT's answer, of `starts`, of all other strategies, and of what local search makes of them.
+    fn search(
+        &self,
+        problem: &Problem,
+        first: Result<Schedule, Error>,
+        starts: &[Schedule],
+        mut better: impl FnMut(&Schedule),
+    ) -> Result<Schedule, Error> {
         let mut remaining = Remaining::of(self.effort);
         let mut best: Option<Schedule> = None;
         let mut offer = |schedule: &Schedule| {
@@ -44,15 +72,14 @@ impl LatencyAware {
                 better(schedule);
             }
         };
-        let first = Heft.partition(problem);
-        let mut starts: Vec<Schedule> = first.iter().cloned().collect();
+        let mut starts: Vec<Schedule> = first.iter().chain(starts).cloned().collect();
         starts.iter().for_each(&mut offer);
         let bound = |high: f64| lower_bound(problem.arrays(), high, &mut Remaining::of(Effort::steps(0)));
-        let least = first.as_ref().map_or(0.0, |schedule| bound(schedule.makespan()));
-        if let Ok(schedule) = first.as_ref()
-            && schedule.makespan() <= least * (1.0 + PROOF)
+        starts.sort_by(|a, b| a.makespan().total_cmp(&b.makespan()));
+        if let Some(schedule) = starts.first()
+            && schedule.makespan() <= bound(schedule.makespan()) * (1.0 + PROOF)
         {
-            return first;
+            return Ok(schedule.clone());
         }
         let mut others: Vec<Box<dyn Partitioner>> = vec![Box::new(Peft), Box::new(Cpop)];
         if problem.graph().len() <= FEW {

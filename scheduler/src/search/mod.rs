@@ -97,6 +97,11 @@ impl Random {
     }
 }
 
+/// The schedule in which each device runs its tasks in this order, in which each stands behind those that feed it, as early as it can.
+pub(crate) fn in_order(problem: &Problem, device: Vec<usize>, order: &[usize]) -> Schedule {
+    Sequences::in_order(problem.arrays(), device, order).schedule(problem.arrays())
+}
+
 /// Steps without a better schedule after which the search goes on from elsewhere.
 const PATIENCE: u64 = 300;
 /// Lists that chance disturbs, of which the best is a new start.

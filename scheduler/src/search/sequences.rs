@@ -2,6 +2,7 @@
 
 use super::Random;
 use crate::arrays::Arrays;
+use crate::partition::by_start;
 use crate::{DeviceId, Problem, Schedule, Slot};
 
 const NONE: usize = usize::MAX;
@@ -31,19 +32,13 @@ pub(crate) struct Sequences {
 impl Sequences {
     /// The sequences of a schedule that is valid.
     pub(crate) fn of(problem: &Problem, schedule: &Schedule) -> Self {
-        let arrays = problem.arrays();
-        let slots = schedule.slots();
-        // A stable sort: where times are equal, the topological order stays.
-        let mut by_start = arrays.order.clone();
-        by_start.sort_by(|&a, &b| {
-            let (a, b) = (slots[a], slots[b]);
-            a.start.total_cmp(&b.start).then(a.finish.total_cmp(&b.finish))
-        });
-        Self::in_order(arrays, slots.iter().map(|slot| slot.device.0).collect(), &by_start)
+        let order: Vec<usize> = by_start(problem, schedule).into_iter().map(|id| id.0).collect();
+        let device = schedule.slots().iter().map(|slot| slot.device.0).collect();
+        Self::in_order(problem.arrays(), device, &order)
     }
 
     /// Each processor runs its tasks in this order, in which each stands behind those that feed it.
-    fn in_order(arrays: &Arrays, device: Vec<usize>, order: &[usize]) -> Self {
+    pub(crate) fn in_order(arrays: &Arrays, device: Vec<usize>, order: &[usize]) -> Self {
         let mut sequence = vec![Vec::new(); arrays.devices];
         for &task in order {
             sequence[arrays.processor[device[task]]].push(task);
