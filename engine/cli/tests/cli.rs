@@ -248,6 +248,24 @@ fn injected_faults_end_in_reports() {
 }
 
 #[test]
+fn a_plan_explains_itself() {
+    let folder = Folder::new("explain");
+    let arguments = ["plan", "model.onnx", "--device", "cpu:0", "--explain", "--html", "p.html", "--dot", "p.dot"];
+    let output = folder.run(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    for expected in ["no plan takes less than", "partition 0 on cpu:0 (scale)", "critical path", "holds 12 B"] {
+        assert!(said.contains(expected), "{said}");
+    }
+    let read = |name: &str| std::fs::read_to_string(folder.0.join(name)).unwrap();
+    assert!(read("p.html").contains("<svg") && read("p.dot").starts_with("digraph \"model.onnx\""));
+    let output = folder.run(&["plan", "model.onnx", "--device", "cpu:0", "--explain", "--json"]);
+    let said: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(said["partitions"][0]["device"], "cpu:0");
+    assert_eq!(said["critical_path"][0]["partition"]["partition"], 0);
+}
+
+#[test]
 fn a_calibration_is_kept_and_planned_with() {
     let folder = Folder::new("calibrate");
     let arguments = ["plan", "model.onnx", "--device", "cpu:0"];
