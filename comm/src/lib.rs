@@ -47,6 +47,7 @@ pub use host::host_id;
 pub use local::{PeerCopy, Staged, ZeroCopy};
 pub use measure::{MeasureOptions, measure};
 pub use profile::{
-    Absent, DeviceProfile, HostDescription, LinkProfile, OperatorProfile, Profile, Sample, Spread, Usability,
+    Absent, DeviceProfile, HostDescription, LinkProfile, NodeProfile, OperatorProfile, Profile, Sample, Spread,
+    Usability,
 };
 pub use transport::{Channel, Endpoint, Inapplicable, Transport, standard_transports};

@@ -1,5 +1,6 @@
 //! The profile: what was measured, when, and with which drivers; and its file.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,9 @@ use hetero_hal::{DeviceId, DeviceInfo, Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::date;
-use crate::host::host_id;
 
 /// Version of the file's form.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// Bytes that a profile's file may have; a full one of 20 devices has about two million.
 const LARGEST: u64 = 16 << 20;
 /// Seconds that no measurement takes.
@@ -83,6 +83,8 @@ pub struct DeviceProfile {
     pub operators: Vec<OperatorProfile>,
     /// What the device does not do, or failed to, with the reason.
     pub absent: Vec<Absent>,
+    /// What nodes of whole models took, in runs of these models: without a submission, and with what a device saves by doing several nodes as one.
+    pub nodes: Vec<NodeProfile>,
 }
 
 impl DeviceProfile {
@@ -97,8 +99,57 @@ impl DeviceProfile {
             submission: None,
             operators: Vec::new(),
             absent: Vec::new(),
+            nodes: Vec::new(),
         }
     }
+
+    /// Takes what nodes of a model were measured to take, in place of what was known of nodes of the same signatures. Of several of one signature, it keeps the one
+    /// that took the median time.
+    pub fn take_nodes(&mut self, nodes: Vec<NodeProfile>) {
+        let mut alike: BTreeMap<String, Vec<NodeProfile>> = BTreeMap::new();
+        for node in nodes {
+            alike.entry(node.signature.clone()).or_default().push(node);
+        }
+        self.nodes.retain(|node| !alike.contains_key(&node.signature));
+        self.nodes.extend(alike.into_values().filter_map(|mut nodes| {
+            nodes.sort_by(|a, b| a.seconds.median.total_cmp(&b.seconds.median));
+            let middle = nodes.len() / 2;
+            (middle < nodes.len()).then(|| nodes.swap_remove(middle))
+        }));
+    }
+
+    /// Takes over from an older profile of the same product and driver what this one has not measured anew.
+    fn keep(&mut self, older: DeviceProfile) {
+        if self.operators.is_empty() && self.absent.is_empty() {
+            self.operators = older.operators;
+            self.absent = older.absent;
+        }
+        self.submission = self.submission.or(older.submission);
+        let known: HashSet<&str> = self.nodes.iter().map(|node| node.signature.as_str()).collect();
+        let lost: Vec<NodeProfile> =
+            older.nodes.into_iter().filter(|node| !known.contains(node.signature.as_str())).collect();
+        self.nodes.extend(lost);
+    }
+}
+
+/// What a node of a model took on a device, in a run of the whole model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeProfile {
+    /// Tells nodes apart that may cost differently: operator, attributes, types, and the operators around it. Made by who measures.
+    pub signature: String,
+    /// Family of operators that it belongs to; empty where it costs like no other.
+    pub family: String,
+    /// Operator and sizes, for people.
+    pub case: String,
+    /// Does the device itself call it slow?
+    pub slow: bool,
+    /// Floating-point operations, a multiply-add counting as two, with those of the nodes that were done along with it.
+    pub flops: u64,
+    /// Bytes of inputs, weights and outputs, each once, of all these nodes.
+    pub bytes: u64,
+    /// One run. Zero where it was done along with another node.
+    pub seconds: Spread,
 }
 
 /// What one operator of one size takes on a device.
@@ -276,17 +327,24 @@ impl Profile {
         if older.host != self.host {
             return;
         }
-        let known: Vec<DeviceId> = self.devices.iter().map(|device| device.id.clone()).collect();
-        let fresh = |id: &DeviceId| known.contains(id) || *id == host_id();
         let same = |id: &DeviceId| match (self.device(id), older.device(id)) {
             (Some(new), Some(old)) => new.name == old.name && new.driver_version == old.driver_version,
             _ => true,
         };
-        let measured_anew = |link: &LinkProfile| fresh(&link.from) && fresh(&link.to);
+        let measured_anew =
+            |link: &LinkProfile| self.links.iter().any(|own| own.from == link.from && own.to == link.to);
         let holds = |link: &&LinkProfile| !measured_anew(link) && same(&link.from) && same(&link.to);
         let links: Vec<LinkProfile> = older.links.iter().filter(holds).cloned().collect();
         self.links.extend(links);
-        self.devices.extend(older.devices.into_iter().filter(|device| !known.contains(&device.id)));
+        for device in older.devices {
+            match self.devices.iter_mut().find(|own| own.id == device.id) {
+                Some(own) if own.name == device.name && own.driver_version == device.driver_version => {
+                    own.keep(device);
+                }
+                Some(_) => {}
+                None => self.devices.push(device),
+            }
+        }
         self.devices.sort_by(|a, b| a.id.cmp(&b.id));
     }
 
@@ -362,6 +420,7 @@ impl Profile {
         }
         for device in &self.devices {
             let times = device.submission.iter().chain(device.operators.iter().map(|operator| &operator.seconds));
+            let times = times.chain(device.nodes.iter().map(|node| &node.seconds));
             if !times.into_iter().all(Spread::check) {
                 return Err(format!("a time of {} is none", device.id));
             }
@@ -513,7 +572,7 @@ mod tests {
     #[test]
     fn what_no_measurement_gives_is_refused() {
         let text = full().to_json().unwrap();
-        assert!(Profile::from_json(&text.replacen("\"version\": 1", "\"version\": 2", 1)).is_err());
+        assert!(Profile::from_json(&text.replacen("\"version\": 2", "\"version\": 1", 1)).is_err());
         assert!(Profile::from_json(&text.replacen("\"created\"", "\"createt\"", 1)).is_err());
         assert!(Profile::from_json(&text.replacen("gpu:0", "gpu::0", 1)).is_err());
         let changes: [fn(&mut Profile); 5] = [
@@ -531,6 +590,34 @@ mod tests {
         let negative = text.replacen("\"median\": 0.00001", "\"median\": -0.00001", 1);
         assert_ne!(negative, text);
         assert!(Profile::from_json(&negative).is_err());
+    }
+
+    fn node(signature: &str, median: f64) -> NodeProfile {
+        let seconds = Spread { median, deviation: 0.0, count: 3 };
+        let (signature, family, case) = (signature.to_owned(), String::new(), String::new());
+        NodeProfile { signature, family, case, slow: false, flops: 1, bytes: 1, seconds }
+    }
+
+    #[test]
+    fn nodes_of_a_model_replace_older_ones_and_operators_stay() {
+        let mut device = DeviceProfile::new(&info("gpu:0"));
+        device.take_nodes(vec![node("a", 1.0), node("b", 5.0), node("b", 2.0), node("b", 3.0)]);
+        let mut seconds: Vec<f64> = device.nodes.iter().map(|node| node.seconds.median).collect();
+        assert_eq!(seconds, [1.0, 3.0]);
+        device.submission = Some(Spread { median: 1e-6, deviation: 0.0, count: 3 });
+        device.absent.push(Absent { family: String::new(), case: String::new(), reason: "why".into() });
+        let mut older = full();
+        older.devices[0] = device;
+        let mut profile = Profile::new();
+        let mut again = DeviceProfile::new(&info("gpu:0"));
+        again.take_nodes(vec![node("b", 4.0)]);
+        profile.devices.push(again);
+        profile.keep(older);
+        let kept = &profile.devices[0];
+        seconds = kept.nodes.iter().map(|node| node.seconds.median).collect();
+        assert_eq!((seconds.as_slice(), kept.absent.len(), kept.submission.is_some()), (&[4.0, 1.0][..], 1, true));
+        assert_eq!((profile.devices.len(), profile.links.len()), (2, 3));
+        assert_eq!(Profile::from_json(&profile.to_json().unwrap()).unwrap(), profile);
     }
 
     #[test]

@@ -57,7 +57,7 @@ mod plan;
 mod session;
 
 pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
-pub use costs::{Calibrated, Family};
+pub use costs::{Calibrated, Family, signatures};
 pub use engine::{Builder, HeteroEngine, builtin_drivers};
 pub use error::{Error, Result};
 pub use hetero_comm as comm;

@@ -15,6 +15,14 @@ use crate::{Error, Result};
 pub trait CostModel: Send + Sync {
     /// Seconds that the node takes there, finite and not negative.
     fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64;
+
+    /// The seconds of several nodes of a program, for a model that looks at what is around each.
+    fn all(&self, program: &Program, nodes: &[(NodeId, &Quality)], device: &DeviceInfo) -> Vec<f64> {
+        let of = |&(id, quality): &(NodeId, &Quality)| {
+            program.nodes().get(id.index()).map_or(0.0, |node| self.seconds(program, node, device, quality))
+        };
+        nodes.iter().map(of).collect()
+    }
 }
 
 /// The roofline: operations over peak rate or bytes over bandwidth, whichever is longer, by what drivers say of their devices. A first
@@ -112,11 +120,12 @@ pub(crate) fn problem(
     let mut rows = vec![vec![None; devices.len()]; program.nodes().len()];
     let denied = constraints.denied;
     for (number, device) in devices.iter().enumerate().filter(|(number, _)| !constraints.lost.contains(number)) {
-        for claim in device.claims(program) {
-            for id in claim.nodes {
-                let Some(row) = rows.get_mut(id.index()).filter(|_| !denied.contains(&(number, id))) else { continue };
-                let node = &program.nodes()[id.index()];
-                row[number] = Some(costs.seconds(program, node, device.info(), &claim.quality));
+        let claims = device.claims(program);
+        let nodes = claims.iter().flat_map(|claim| claim.nodes.iter().map(|&id| (id, &claim.quality)));
+        let nodes: Vec<(NodeId, &Quality)> = nodes.filter(|(id, _)| !denied.contains(&(number, *id))).collect();
+        for (&(id, _), seconds) in nodes.iter().zip(costs.all(program, &nodes, device.info())) {
+            if let Some(row) = rows.get_mut(id.index()) {
+                row[number] = Some(seconds);
             }
         }
     }

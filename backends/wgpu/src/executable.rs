@@ -1,11 +1,11 @@
 //! A compiled program: dispatches in order, recorded into one command buffer for each run.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution,
-    KernelSignature, Memory, Program, Result, Tensor,
+    KernelSignature, Memory, Program, Result, Span, Tensor,
 };
 use hetero_kernels::{Bound, Place};
 
@@ -18,6 +18,9 @@ const SHARED: usize = 16 << 20;
 /// Sets of bindings whose bind groups are kept.
 const PREPARED: usize = 8;
 
+/// Longest that one dispatch of a run with a probe may take, where the run has no deadline.
+const PROBED: Duration = Duration::from_secs(3600);
+
 /// One dispatch.
 struct Step {
     pipeline: Arc<Pipeline>,
@@ -25,6 +28,9 @@ struct Step {
     /// First byte and length of its numbers in the buffer of numbers.
     numbers: Option<(u64, u64)>,
     groups: [u32; 3],
+    /// Names of the nodes that it does, and of its kernel.
+    nodes: Vec<Arc<str>>,
+    name: String,
 }
 
 /// The bind groups of all steps for one set of bindings.
@@ -88,7 +94,15 @@ impl WgpuExecutable {
                 content.resize(content.len().next_multiple_of(16), 0);
                 (offset, content.len() as u64 - offset)
             });
-            steps.push(Step { pipeline, buffers: launch.buffers, numbers, groups: launch.groups });
+            let nodes = launch.nodes.iter().filter_map(|id| Some(program.nodes().get(id.index())?.name.clone()));
+            steps.push(Step {
+                pipeline,
+                buffers: launch.buffers,
+                numbers,
+                groups: launch.groups,
+                nodes: nodes.collect(),
+                name: lowered.kernels[launch.kernel].entry.clone(),
+            });
         }
         let numbers = if content.is_empty() { None } else { Some(WgpuNumbers::new(context, &content)?) };
         let resident = lowered.constants.iter().map(|tensor| tensor.bytes().len()).sum::<usize>() + content.len();
@@ -143,7 +157,14 @@ impl WgpuExecutable {
         Ok(WgpuExecutable {
             context: context.clone(),
             bindings: signature.bindings.clone(),
-            steps: vec![Step { pipeline, buffers, numbers: None, groups }],
+            steps: vec![Step {
+                pipeline,
+                buffers,
+                numbers: None,
+                groups,
+                nodes: vec![],
+                name: signature.entry.clone(),
+            }],
             memories: vec![],
             constants: vec![],
             numbers: None,
@@ -211,25 +232,41 @@ impl WgpuExecutable {
                 memories.push(memory);
             }
         }
-        gpu.checked("running", || {
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            {
-                let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-                let mut last: *const Pipeline = std::ptr::null();
-                for (step, group) in self.steps.iter().zip(&prepared.groups) {
-                    if !std::ptr::eq(last, Arc::as_ptr(&step.pipeline)) {
-                        pass.set_pipeline(&step.pipeline.pipeline);
-                        last = Arc::as_ptr(&step.pipeline);
-                    }
-                    pass.set_bind_group(0, group, &[]);
-                    let [x, y, z] = step.groups;
-                    pass.dispatch_workgroups(x, y, z);
+        let submit = |steps: std::ops::Range<usize>| {
+            gpu.checked("running", || {
+                let commands = self.record(&prepared, steps);
+                let _unmapped: Vec<_> = memories.iter().map(|memory| memory.submitting()).collect();
+                gpu.queue.submit([commands])
+            })
+        };
+        let Some(probe) = &execution.probe else { return submit(0..self.steps.len()).map(Some) };
+        // One by one, so that each can be timed: to be told of the end takes some tens of microseconds of it.
+        let deadline = execution.deadline.unwrap_or_else(|| Instant::now() + PROBED);
+        for (number, step) in self.steps.iter().enumerate() {
+            let began = Instant::now();
+            gpu.wait(&submit(number..number + 1)?, deadline)?;
+            probe.span(&Span { nodes: &step.nodes, kernel: &step.name, took: began.elapsed() });
+        }
+        Ok(None)
+    }
+
+    /// Some of the steps, in a command buffer of their own.
+    fn record(&self, prepared: &Prepared, steps: std::ops::Range<usize>) -> wgpu::CommandBuffer {
+        let mut encoder = self.context.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+            let mut last: *const Pipeline = std::ptr::null();
+            for (step, group) in self.steps[steps.clone()].iter().zip(&prepared.groups[steps]) {
+                if !std::ptr::eq(last, Arc::as_ptr(&step.pipeline)) {
+                    pass.set_pipeline(&step.pipeline.pipeline);
+                    last = Arc::as_ptr(&step.pipeline);
                 }
+                pass.set_bind_group(0, group, &[]);
+                let [x, y, z] = step.groups;
+                pass.dispatch_workgroups(x, y, z);
             }
-            let commands = encoder.finish();
-            let _unmapped: Vec<_> = memories.iter().map(|memory| memory.submitting()).collect();
-            Some(gpu.queue.submit([commands]))
-        })
+        }
+        encoder.finish()
     }
 
     /// The bind groups for the memory of a run, made where no run before had the same.

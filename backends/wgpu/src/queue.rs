@@ -100,7 +100,7 @@ impl Hand {
     /// Does it return at once?
     fn is_quick(&self, work: &Work) -> bool {
         match work {
-            Work::Execute(_) => true,
+            Work::Execute(execution) => execution.probe.is_none(),
             Work::Copy { source, target } => self.inside(source, target).is_some(),
             _ => false,
         }

@@ -51,7 +51,7 @@ pub(crate) enum Command {
     Conformance(ConformanceOptions),
     /// Measure what operators take on each device, and transfers between them, and keep the result as a profile that plans are made with.
     #[command(
-        after_help = "Examples:\n  hetero calibrate\n  hetero calibrate --device cpu:0 --seconds 5 --out profile.json\n\nThe profile is written to --out, else to $HETERO_PROFILE, else to hetero/profile.json in the user's cache folder."
+        after_help = "Examples:\n  hetero calibrate\n  hetero calibrate --device cpu:0 --seconds 5 --out profile.json\n  hetero calibrate model.onnx --device cpu:0\n  hetero calibrate --check model.onnx --device cpu:0\n\nThe profile is written to --out, else to $HETERO_PROFILE, else to hetero/profile.json in the user's cache folder."
     )]
     Calibrate(CalibrateOptions),
     /// Classify 500 held-out digits with a small network, on the devices found.
@@ -89,7 +89,7 @@ pub(crate) struct ModelOptions {
 }
 
 /// Which devices, and how.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct DeviceOptions {
     /// Device to use, such as cpu:0; may be repeated. Without it, every device found that is a chip of its own: no emulator, and no driver of the host's processor
     /// but cpu:0.
@@ -293,9 +293,15 @@ pub(crate) struct StandardOptions {
 
 #[derive(Debug, Args)]
 pub(crate) struct CalibrateOptions {
+    /// Models whose nodes are measured too, in runs of the whole model: plans of these, and of models with nodes like theirs, are made with what these took.
+    #[arg(value_name = "MODEL")]
+    pub(crate) models: Vec<PathBuf>,
+    /// Measure the models, and compare that with what the profile says of them; writes nothing.
+    #[arg(long, requires = "models")]
+    pub(crate) check: bool,
     #[command(flatten)]
     pub(crate) devices: DeviceOptions,
-    /// Seconds for the operators of each device; each way between devices gets a twentieth of that.
+    /// Seconds for the operators of each device; each way between devices gets a twentieth of that, and each model on a device a tenth.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
     /// Write the profile to this file.

@@ -1,6 +1,7 @@
 //! `hetero calibrate`: measures devices, and the ways between them, and keeps the result as a profile.
 
 mod cases;
+mod models;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,15 +9,17 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use hetero::comm::{
-    Absent, DeviceProfile, LinkProfile, MeasureOptions, OperatorProfile, Profile, Spread, measure, standard_transports,
+    Absent, DeviceProfile, LinkProfile, MeasureOptions, OperatorProfile, Profile, Spread, Usability, measure,
+    standard_transports,
 };
 use hetero::hal::{
-    BufferLayout, CompileOptions, Device, Direction, Error, Execution, Extents, Quality, Queue, QueueOptions, Result,
-    Source, Timeline, Work,
+    BufferLayout, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Error, Execution, Extents, Quality, Queue,
+    QueueOptions, Result, Source, Timeline, Work,
 };
 use hetero::{Family, HeteroEngine};
 use hetero_conformance::Case;
 use hetero_reference::Standard;
+use serde_json::json;
 
 use crate::arguments::CalibrateOptions;
 use crate::devices;
@@ -37,10 +40,55 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
     };
     let mut engine = HeteroEngine::new()?;
     devices::add_all(&mut engine, &options.devices)?;
-    let cases: Arc<[Case]> = cases::all().map_err(hetero::Error::from)?.into();
+    let spinner = Spinner::start("measuring");
+    if options.check {
+        let profile = Profile::load(&path).map_err(|error| Failure::failed(error.to_string()))?;
+        return check(&engine, &profile, options, spinner);
+    }
+    let older = older(&path);
+    let known = |device: &DeviceInfo| {
+        older.as_ref().is_some_and(|profile| {
+            profile.usability(device) == Usability::Fits
+                && profile.device(&device.id).is_some_and(|device| !device.operators.is_empty())
+        })
+    };
     let mut profile = Profile::new();
     let seconds = Duration::from_secs(options.seconds.into());
-    let spinner = Spinner::start("measuring");
+    // With models, what is known of the rest stays.
+    let stays = !options.models.is_empty() && engine.devices().iter().all(|device| known(device.info()));
+    if stays {
+        profile.devices = engine.devices().iter().map(|device| DeviceProfile::new(device.info())).collect();
+    } else {
+        general(&engine, &mut profile, seconds, &spinner)?;
+    }
+    if let Some(older) = older {
+        profile.keep(older);
+    }
+    for (model, device) in pairs(&engine, options) {
+        spinner.say(format!("measuring {} on {}", model.display(), device.id));
+        let Some(own) = profile.devices.iter_mut().find(|own| own.id == device.id) else { continue };
+        let submission = own.submission.map_or(0.0, |spread| spread.median);
+        match models::measure(model, device, &options.devices, seconds / 10, submission) {
+            Ok(measured) => own.take_nodes(measured.nodes(device, &engine)),
+            Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
+        }
+    }
+    drop(spinner);
+    profile.save(&path).map_err(|error| Failure::failed(error.to_string()))?;
+    if options.output.json {
+        println!("{}", profile.to_json().map_err(|error| Failure::failed(error.to_string()))?);
+        return Ok(());
+    }
+    let measured = |id: &DeviceId| engine.devices().iter().any(|device| device.info().id == *id);
+    profile.devices.iter().filter(|device| measured(&device.id)).for_each(print_device);
+    profile.links.iter().filter(|_| !stays).for_each(|link| println!("{}", link_line(link)));
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// Operators by themselves, and the ways between devices.
+fn general(engine: &HeteroEngine, profile: &mut Profile, seconds: Duration, spinner: &Spinner) -> failure::Result<()> {
+    let cases: Arc<[Case]> = cases::all().map_err(hetero::Error::from)?.into();
     for device in engine.devices() {
         spinner.say(format!("measuring operators on {}", device.info().id));
         profile.devices.push(operators(device, &cases, seconds));
@@ -49,29 +97,61 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
     profile.links = measure(engine.devices(), &standard_transports(), &limits, &mut |link| {
         spinner.say(format!("measuring from {} to {}", link.from, link.to));
     });
-    drop(spinner);
-    let measured = profile.clone();
-    keep_older(&mut profile, &path);
-    profile.save(&path).map_err(|error| Failure::failed(error.to_string()))?;
-    if options.output.json {
-        println!("{}", profile.to_json().map_err(|error| Failure::failed(error.to_string()))?);
-        return Ok(());
-    }
-    measured.devices.iter().for_each(print_device);
-    measured.links.iter().for_each(|link| println!("{}", link_line(link)));
-    println!("written to {}", path.display());
     Ok(())
 }
 
-/// What an older profile knows of devices that were not measured now.
-fn keep_older(profile: &mut Profile, path: &Path) {
+/// Each model with each device.
+fn pairs<'a>(
+    engine: &'a HeteroEngine,
+    options: &'a CalibrateOptions,
+) -> impl Iterator<Item = (&'a Path, &'a DeviceInfo)> {
+    let devices = engine.devices().iter().map(|device| device.info());
+    options.models.iter().flat_map(move |model| devices.clone().map(move |device| (model.as_path(), device)))
+}
+
+/// Compares what a profile says of models with what they take now.
+fn check(
+    engine: &HeteroEngine,
+    profile: &Profile,
+    options: &CalibrateOptions,
+    spinner: Spinner,
+) -> failure::Result<()> {
+    let seconds = Duration::from_secs(options.seconds.into()) / 10;
+    let mut checks = Vec::new();
+    for (model, device) in pairs(engine, options) {
+        spinner.say(format!("measuring {} on {}", model.display(), device.id));
+        let submission = profile.device(&device.id).and_then(|own| own.submission).map_or(0.0, |spread| spread.median);
+        match models::measure(model, device, &options.devices, seconds, submission) {
+            Ok(measured) => checks.push(measured.check(model, device, profile)),
+            Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
+        }
+    }
+    drop(spinner);
+    let medians = models::Check::medians(&checks);
+    if options.output.json {
+        let rows: Vec<_> = checks.iter().map(models::Check::json).collect();
+        let devices: Vec<_> = medians
+            .iter()
+            .map(|(device, known, held_out)| json!({ "device": device, "known": known, "held_out": held_out }))
+            .collect();
+        println!("{}", json!({ "checks": rows, "medians": devices }));
+        return Ok(());
+    }
+    println!("errors of predictions: with all that the profile knows, then without what it knows of nodes like these");
+    println!("{}", models::Check::heading());
+    checks.iter().for_each(|check| println!("{}", check.line()));
+    for (device, known, held_out) in medians {
+        println!("{device}: median error {:.1} %, without nodes like these {:.1} %", known * 100.0, held_out * 100.0);
+    }
+    Ok(())
+}
+
+/// The profile that is there already.
+fn older(path: &Path) -> Option<Profile> {
     if !path.exists() {
-        return;
+        return None;
     }
-    match Profile::load(path) {
-        Ok(older) => profile.keep(older),
-        Err(error) => eprintln!("the old profile is replaced: {error}"),
-    }
+    Profile::load(path).map_err(|error| eprintln!("the old profile is replaced: {error}")).ok()
 }
 
 /// What a device's thread tells.

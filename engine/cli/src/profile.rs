@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero::Tensor;
-use hetero::hal::{Probe, Span};
+use hetero::hal::{Node, Probe, Program, Span};
 use hetero_cpu::Ceiling;
 use hetero_reference::Standard;
 use serde_json::json;
@@ -24,13 +24,19 @@ struct Part {
 
 /// Collects spans. The parts of a run come in the same order every time.
 #[derive(Default)]
-struct Recorder {
+pub(crate) struct Recorder {
     parts: Mutex<(usize, Vec<Part>)>,
 }
 
 impl Recorder {
-    fn begin(&self) {
+    pub(crate) fn begin(&self) {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
+    }
+
+    /// What becomes of the names of the nodes of each part, and of what it took in each run.
+    pub(crate) fn parts<T>(&self, mut make: impl FnMut(&[Arc<str>], &[Duration]) -> Option<T>) -> Vec<T> {
+        let guard = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        guard.1.iter().filter_map(|part| make(&part.nodes, &part.times)).collect()
     }
 }
 
@@ -46,6 +52,18 @@ impl Probe for Recorder {
         }
         *next += 1;
     }
+}
+
+/// Bytes that nodes done as one read from outside and write for it, each once.
+pub(crate) fn outer_bytes(program: &Program, nodes: &[&Node]) -> u64 {
+    let inside: Vec<_> = nodes.iter().flat_map(|node| node.outputs.iter().flatten()).collect();
+    let last = nodes.last().map(|node| node.outputs.clone()).unwrap_or_default();
+    let outer = nodes.iter().flat_map(|node| node.uses()).filter(|id| !inside.contains(&id));
+    let mut touched: Vec<_> = outer.chain(last.into_iter().flatten()).collect();
+    touched.sort_unstable();
+    touched.dedup();
+    let bytes = |id: &hetero::hal::ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes() as u64);
+    touched.iter().map(bytes).sum()
 }
 
 fn median(times: &mut [Duration]) -> Duration {
@@ -103,20 +121,13 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         .iter_mut()
         .map(|part| {
             let nodes: Vec<_> = part.nodes.iter().filter_map(|name| by_name.get(&**name).copied()).collect();
-            let inside: Vec<_> = nodes.iter().flat_map(|node| node.outputs.iter().flatten()).collect();
-            let last = nodes.last().map(|node| node.outputs.clone()).unwrap_or_default();
-            let outer = nodes.iter().flat_map(|node| node.uses()).filter(|id| !inside.contains(&id));
-            let mut touched: Vec<_> = outer.chain(last.into_iter().flatten()).collect();
-            touched.sort_unstable();
-            touched.dedup();
-            let bytes = |id: &hetero::hal::ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes());
             Row {
                 label: part.nodes.first().map_or_else(|| "-".to_owned(), ToString::to_string),
                 operators: nodes.iter().map(|node| &*node.operator.name).collect::<Vec<_>>().join("+"),
                 kernel: part.kernel.clone(),
                 seconds: median(&mut part.times).as_secs_f64(),
                 flops: nodes.iter().map(|node| hetero::flops(program, node, &Standard) as f64).sum(),
-                bytes: touched.iter().map(bytes).sum::<usize>() as f64,
+                bytes: outer_bytes(program, &nodes) as f64,
             }
         })
         .collect();

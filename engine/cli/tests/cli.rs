@@ -283,6 +283,16 @@ fn a_calibration_is_kept_and_planned_with() {
     let said = |arguments: &[&str]| String::from_utf8(folder.run(arguments).stderr).unwrap();
     let date = report["created"].as_str().unwrap();
     assert!(said(&arguments).contains(&format!("planning with the profile of {date}\n")), "{}", said(&arguments));
+    // A model's nodes are added to what is known, and then checked.
+    let report =
+        folder.json(&["calibrate", "model.onnx", "--device", "cpu:0", "--threads", "1", "--seconds", "1", "--json"]);
+    assert!(report["devices"][0]["nodes"][0]["signature"].as_str().unwrap().starts_with("Mul "));
+    assert_eq!(report["devices"][0]["operators"], device["operators"]);
+    let checked = ["calibrate", "--check", "model.onnx", "--device", "cpu:0", "--seconds", "1", "--json"];
+    let report = folder.json(&checked);
+    assert_eq!((&report["checks"][0]["operators"], &report["checks"][0]["device"]), (&1.into(), &"cpu:0".into()));
+    assert!(report["medians"][0]["known"].as_f64().unwrap().is_finite());
+    assert_eq!(folder.fails(&["calibrate", "--check"]).0, 2);
     let version = device["driver_version"].as_str().unwrap();
     std::fs::write(folder.0.join("other.json"), written.replace(&format!("\"{version}\""), "\"none\"")).unwrap();
     let other = ["run", "model.onnx", "--random", "1", "--profile", "other.json"];

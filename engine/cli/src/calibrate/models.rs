@@ -1,0 +1,254 @@
+//! What the nodes of whole models take on each device, where devices do several of them in one go and values lie as they like.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero::comm::{NodeProfile, Profile, Spread};
+use hetero::hal::{DeviceInfo, Node, NodeId, Probe, Program, Quality};
+use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan, Session, Tensor};
+use hetero_reference::Standard;
+use serde_json::{Value, json};
+
+use crate::arguments::DeviceOptions;
+use crate::devices;
+use crate::failure::{Failure, Result};
+use crate::profile::{Recorder, outer_bytes};
+use crate::tensors;
+
+/// Runs, of each kind, at least and at most.
+const RUNS: (usize, usize) = (3, 100);
+/// Runs before time is taken.
+const WARM_UP: usize = 2;
+/// Seed of the inputs; no kernel's time depends on it.
+const SEED: u64 = 1;
+
+/// What a device does as one.
+struct Part {
+    nodes: Vec<NodeId>,
+    /// Of one run, without what telling it took.
+    seconds: Spread,
+}
+
+/// A model on a device.
+pub(super) struct Measured {
+    plan: Plan,
+    parts: Vec<Part>,
+    /// Seconds of a run as it is, a submission included.
+    whole: f64,
+}
+
+/// Runs a model on one device: as it is, and with a probe.
+pub(super) fn measure(
+    path: &Path,
+    device: &DeviceInfo,
+    options: &DeviceOptions,
+    seconds: Duration,
+    submission: f64,
+) -> Result<Measured> {
+    let mut engine = HeteroEngine::new()?;
+    devices::add(&mut engine, &DeviceOptions { devices: vec![device.id.to_string()], ..options.clone() })?;
+    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    let plan = engine.analyze_model(&model)?;
+    let session = engine.session(&plan)?;
+    let ports = session.inputs().iter().zip(SEED..);
+    let inputs =
+        ports.map(|(port, seed)| tensors::random(port.dtype, &port.shape, seed)).collect::<Result<Vec<_>>>()?;
+    for _ in 0..WARM_UP {
+        run(&session, &inputs, None)?;
+    }
+    let mut whole = repeat(seconds, || run(&session, &inputs, None))?;
+    whole.sort_unstable();
+    let whole = whole.get(whole.len() / 2).map_or(0.0, Duration::as_secs_f64);
+    let recorder = Arc::new(Recorder::default());
+    let probe: Arc<dyn Probe> = recorder.clone();
+    repeat(seconds, || {
+        recorder.begin();
+        run(&session, &inputs, Some(&probe))
+    })?;
+    let by_name: HashMap<&str, NodeId> = plan.program().node_ids().map(|(id, node)| (&*node.name, id)).collect();
+    let mut parts = recorder.parts(|nodes, times| {
+        let nodes: Vec<NodeId> = nodes.iter().filter_map(|name| by_name.get(&**name).copied()).collect();
+        Spread::of(times).filter(|_| !nodes.is_empty()).map(|seconds| Part { nodes, seconds })
+    });
+    let told: f64 = parts.iter().map(|part| part.seconds.median).sum();
+    if told <= 0.0 {
+        return Err(Failure::failed(format!("{} does not tell what its kernels take", device.id)));
+    }
+    // A device that is asked about each kernel waits for each; what that takes is spread over all.
+    let share = (whole - submission).max(whole / 20.0) / told;
+    for part in &mut parts {
+        part.seconds.median *= share;
+        part.seconds.deviation *= share;
+    }
+    Ok(Measured { plan, parts, whole })
+}
+
+fn run(session: &Session, inputs: &[Tensor], probe: Option<&Arc<dyn Probe>>) -> Result<Duration> {
+    let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
+    let began = Instant::now();
+    match probe {
+        Some(probe) => session.run_probed(inputs, &mut outputs, Some(probe))?,
+        None => session.run_into(inputs, &mut outputs)?,
+    }
+    Ok(began.elapsed())
+}
+
+fn repeat(seconds: Duration, mut once: impl FnMut() -> Result<Duration>) -> Result<Vec<Duration>> {
+    let began = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < RUNS.1 && (times.len() < RUNS.0 || began.elapsed() < seconds) {
+        times.push(once()?);
+    }
+    Ok(times)
+}
+
+impl Measured {
+    /// A line of the profile for each node. A part's time is that of its node with the most operations; the others come along with it.
+    pub(super) fn nodes(&self, device: &DeviceInfo, engine: &HeteroEngine) -> Vec<NodeProfile> {
+        let program = self.plan.program();
+        let mut slow = vec![false; program.nodes().len()];
+        let device = engine.devices().iter().find(|other| other.info().id == device.id);
+        for claim in device.into_iter().flat_map(|device| device.claims(program)) {
+            claim.nodes.iter().for_each(|id| slow[id.index()] = claim.quality != Quality::Native);
+        }
+        let none = Spread { median: 0.0, deviation: 0.0, count: 1 };
+        let signatures = hetero::signatures(program);
+        let profile = |(node, signature): (&Node, String)| NodeProfile {
+            signature,
+            family: Family::of(&node.operator).map_or("", Family::name).to_owned(),
+            case: format!("{} {}", node.operator, shapes(program, node)),
+            slow: false,
+            flops: 0,
+            bytes: 0,
+            seconds: none,
+        };
+        let mut nodes: Vec<NodeProfile> = program.nodes().iter().zip(signatures).map(profile).collect();
+        nodes.iter_mut().zip(slow).for_each(|(node, slow)| node.slow = slow);
+        for part in &self.parts {
+            let flops = |id: &NodeId| hetero::flops(program, &program.nodes()[id.index()], &Standard);
+            let Some(heaviest) = part.nodes.iter().max_by_key(|id| flops(id)) else { continue };
+            let members: Vec<&Node> = part.nodes.iter().map(|id| &program.nodes()[id.index()]).collect();
+            let node = &mut nodes[heaviest.index()];
+            node.flops = part.nodes.iter().map(flops).fold(0, u64::saturating_add);
+            node.bytes = outer_bytes(program, &members);
+            let before = node.seconds.median;
+            // A node may be done in several launches.
+            node.seconds = Spread { median: before + part.seconds.median, ..part.seconds };
+        }
+        nodes
+    }
+
+    /// How far a profile's predictions are from what was measured.
+    pub(super) fn check(&self, model: &Path, device: &DeviceInfo, profile: &Profile) -> Check {
+        let program = self.plan.program();
+        let signatures: std::collections::HashSet<String> = hetero::signatures(program).into_iter().collect();
+        let mut without = profile.clone();
+        for other in &mut without.devices {
+            other.nodes.retain(|node| !signatures.contains(&node.signature));
+        }
+        let submission = profile.device(&device.id).and_then(|it| it.submission).map_or(0.0, |spread| spread.median);
+        let [known, held_out] = [profile.clone(), without].map(|profile| {
+            let costs = Calibrated::new(Arc::new(profile), Arc::new(Standard));
+            let nodes: Vec<(NodeId, &Quality)> = program.node_ids().map(|(id, _)| (id, &Quality::Native)).collect();
+            let seconds = costs.all(program, &nodes, device);
+            let off = |part: &Part| {
+                let predicted: f64 = part.nodes.iter().map(|id| seconds[id.index()]).sum();
+                (predicted / part.seconds.median - 1.0).abs()
+            };
+            let mut errors: Vec<f64> = self.parts.iter().map(off).filter(|error| error.is_finite()).collect();
+            errors.sort_by(f64::total_cmp);
+            Errors { errors, whole: (seconds.iter().sum::<f64>() + submission) / self.whole - 1.0 }
+        });
+        let name = |path: Option<&std::ffi::OsStr>| path.map(|name| name.to_string_lossy().into_owned());
+        // References of the tests are all called model.onnx.
+        let stem = name(model.file_stem()).filter(|stem| stem != "model");
+        let stem = stem.or_else(|| name(model.parent().and_then(Path::file_name))).unwrap_or_default();
+        Check { model: stem, device: device.id.to_string(), whole: self.whole, known, held_out }
+    }
+}
+
+fn shapes(program: &Program, node: &Node) -> String {
+    let of = |id: &hetero::hal::ValueId| program.values().get(id.index()).map(|value| format!("{:?}", value.shape));
+    let inputs = node.inputs.iter().flatten().filter_map(of).collect::<Vec<_>>();
+    inputs.join(" ")
+}
+
+/// Errors of a model's predictions.
+struct Errors {
+    /// Of what the device does as one, as shares of the measured time, ascending.
+    errors: Vec<f64>,
+    /// Of the whole run; positive where too long was predicted.
+    whole: f64,
+}
+
+impl Errors {
+    fn quantile(&self, share: f64) -> f64 {
+        let rank = (share * self.errors.len() as f64) as usize;
+        self.errors.get(rank.min(self.errors.len().saturating_sub(1))).copied().unwrap_or(0.0)
+    }
+
+    fn json(&self) -> Value {
+        json!({ "median": self.quantile(0.5), "p90": self.quantile(0.9), "whole": self.whole })
+    }
+}
+
+/// Predictions beside measurements.
+pub(super) struct Check {
+    model: String,
+    device: String,
+    whole: f64,
+    /// With all that the profile knows, and without what it knows of nodes of this very kind.
+    known: Errors,
+    held_out: Errors,
+}
+
+impl Check {
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "model": self.model, "device": self.device, "seconds": self.whole, "operators": self.known.errors.len(),
+            "known": self.known.json(), "held_out": self.held_out.json(),
+        })
+    }
+
+    pub(super) fn heading() -> String {
+        format!(
+            "{:<16} {:<10} {:>10} {:>5}   {:>8} {:>8} {:>8}   {:>8} {:>8} {:>8}",
+            "model", "device", "run, ms", "parts", "median", "p90", "whole", "median", "p90", "whole"
+        )
+    }
+
+    pub(super) fn line(&self) -> String {
+        let cells = |errors: &Errors| {
+            let percent = |share: f64| format!("{:>7.1}%", share * 100.0);
+            format!("{} {} {}", percent(errors.quantile(0.5)), percent(errors.quantile(0.9)), percent(errors.whole))
+        };
+        format!(
+            "{:<16} {:<10} {:>10.3} {:>5}   {}   {}",
+            self.model,
+            self.device,
+            self.whole * 1e3,
+            self.known.errors.len(),
+            cells(&self.known),
+            cells(&self.held_out)
+        )
+    }
+
+    /// The median over the operators of several models on each device.
+    pub(super) fn medians(checks: &[Check]) -> Vec<(String, f64, f64)> {
+        let mut devices: Vec<&str> = checks.iter().map(|check| check.device.as_str()).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        let median = |device: &str, of: fn(&Check) -> &Errors| {
+            let own = checks.iter().filter(|check| check.device == device);
+            let mut errors: Vec<f64> = own.flat_map(|check| of(check).errors.iter().copied()).collect();
+            errors.sort_by(f64::total_cmp);
+            errors.get(errors.len() / 2).copied().unwrap_or(0.0)
+        };
+        let row = |&device: &&str| {
+            (device.to_owned(), median(device, |check| &check.known), median(device, |check| &check.held_out))
+        };
+        devices.iter().map(row).collect()
+    }
+}
