@@ -1,8 +1,15 @@
 //! Decides which device runs which task, and when: graphs and costs in, plans and reasons out.
 //!
 //! It knows no backend, no model format and no thread. A [`TaskGraph`] says what there is to do and what passes along its edges;
-//! [`Devices`] says on what and over which links; together they are a [`Problem`]. A [`Partitioner`] such as [`Heft`] finds a
-//! [`Schedule`], and a [`Plan`] is that schedule as a session replays it: partitions, transfers and estimates, as JSON.
+//! [`Devices`] says on what and over which links; together they are a [`Problem`]. A [`Partitioner`] finds a
+//! [`Schedule`], and a [`Plan`] is that schedule as a session replays it: partitions, transfers and estimates, as JSON. An [`Explanation`] says why a plan is as it is.
+//!
+//! | strategy | what it minimises | how |
+//! |---|---|---|
+//! | [`Heft`], [`Peft`], [`Cpop`], [`Lookahead`] | makespan | list scheduling, in milliseconds |
+//! | [`LatencyAware`] | makespan | the best of those and of tabu search within an [`Effort`]; the default |
+//! | [`Exact`] | makespan | branch and bound, with a proof, for small graphs |
+//! | [`Throughput`] | period of a stream | stages by dynamic programming, then local search |
 //!
 //! ```
 //! use hetero_scheduler::{Device, Devices, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
