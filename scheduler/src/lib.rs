@@ -31,6 +31,7 @@
 
 #![forbid(unsafe_code)]
 
+mod assign;
 mod devices;
 mod domains;
 mod error;
@@ -42,6 +43,7 @@ mod problem;
 mod schedule;
 mod timetable;
 
+pub use assign::{Aim, Assigned, Assignment, Ended};
 pub use devices::{Device, DeviceId, Devices, Link};
 pub use error::Error;
 pub use graph::{Task, TaskGraph, TaskGraphBuilder, TaskId};

@@ -9,6 +9,7 @@ use crate::workspace::{Result, Workspace, succeeds};
 const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
 /// What only benchmarks need.
 const OPENVINO: &str = "openvino==2026.4.1";
+const HIGHS: &str = "highspy==1.15.1";
 const CARGO_HACK: &str = "0.6.46";
 const CARGO_FUZZ: &str = "0.13.2";
 
@@ -19,7 +20,7 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     drivers::setup(workspace)
 }
 
-fn python(workspace: &Workspace) -> Result<()> {
+pub(crate) fn python(workspace: &Workspace) -> Result<()> {
     let home = workspace.cache.join("python");
     // Written last, so that a broken installation is made again.
     let stamp = home.join("hetero-packages.txt");
@@ -38,9 +39,18 @@ fn python(workspace: &Workspace) -> Result<()> {
     std::fs::write(&stamp, wanted).map_err(|error| format!("cannot write {}: {error}", stamp.display()))
 }
 
-/// Installs the second peer of the benchmarks, which no test needs.
+/// Installs the second peer of the benchmarks of models, which no test needs.
 pub(crate) fn openvino(workspace: &Workspace) -> Result<()> {
-    workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", OPENVINO])
+    python_package(workspace, OPENVINO)
+}
+
+/// Installs the peer of the benchmark of assignment problems, which no test needs.
+pub(crate) fn highs(workspace: &Workspace) -> Result<()> {
+    python_package(workspace, HIGHS)
+}
+
+fn python_package(workspace: &Workspace, package: &str) -> Result<()> {
+    workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package])
 }
 
 /// Installs Debian packages; as root, or through sudo.
