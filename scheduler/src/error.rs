@@ -60,7 +60,9 @@ pub enum Error {
     #[error("no assignment is possible: {0}; raise a budget, or take jobs away")]
     Infeasible(String),
     /// Time was over before a first result.
-    #[error("the time was over before an assignment was found that keeps the budgets, and none may exist; give more time, or raise a budget")]
+    #[error(
+        "the time was over before an assignment was found that keeps the budgets, and none may exist; give more time, or raise a budget"
+    )]
     Unfinished,
     /// Text is not an assignment problem.
     #[error("this is not an assignment problem, at {at}: {reason}; give the text form of the OR-Library, or JSON")]

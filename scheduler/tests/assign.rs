@@ -28,7 +28,8 @@ fn problem(aim: fn(Vec<u64>) -> Aim) -> impl Strategy<Value = Result<Assignment,
             (costs(jobs, devices), vec(vec(0..20_u64, devices), jobs), vec(0..80_u64, devices), unit)
         })
         .prop_map(move |(costs, resources, budgets, unit)| {
-            let resources: Vec<Vec<u64>> = resources.iter().map(|row| row.iter().map(|held| held * unit).collect()).collect();
+            let resources: Vec<Vec<u64>> =
+                resources.iter().map(|row| row.iter().map(|held| held * unit).collect()).collect();
             Assignment::new(&costs, &resources, aim(budgets.iter().map(|budget| budget * unit).collect()))
         })
 }
@@ -176,7 +177,10 @@ fn literature() -> Option<Vec<(String, Assignment, f64, f64)>> {
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
     let folder = data.join("gap");
     let Ok(bounds) = std::fs::read_to_string(folder.join("bounds.tsv")) else {
-        println!("skipped: there is no {}; set HETERO_DATA to the folder with the benchmark instances", folder.display());
+        println!(
+            "skipped: there is no {}; set HETERO_DATA to the folder with the benchmark instances",
+            folder.display()
+        );
         return None;
     };
     let rows = bounds.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
@@ -207,7 +211,12 @@ fn instances_of_the_literature() {
         let result = solve(&problem, 300);
         assert!(result.bound <= upper && result.objective >= lower, "{name}: {result:?}");
         let above = result.objective / upper - 1.0;
-        println!("{name}: {} and bound {}, best known {upper}, {:.3} % above", result.objective, result.bound, above * 100.0);
+        println!(
+            "{name}: {} and bound {}, best known {upper}, {:.3} % above",
+            result.objective,
+            result.bound,
+            above * 100.0
+        );
         assert!(above <= 0.01, "{name}: {} is {above} above {upper}", result.objective);
     }
 }

@@ -15,13 +15,18 @@ const LARGEST: u64 = 1 << 28;
 
 pub(crate) fn assign(options: &AssignOptions) -> Result<()> {
     let text = read(&options.file)?;
-    let problem = if text.trim_start().starts_with('{') { Assignment::from_json(&text) } else { Assignment::from_text(&text) };
-    let problem = problem.map_err(|error| Failure::Usage { message: format!("{}: {error}", options.file.display()), help: None })?;
+    let problem =
+        if text.trim_start().starts_with('{') { Assignment::from_json(&text) } else { Assignment::from_text(&text) };
+    let problem = problem
+        .map_err(|error| Failure::Usage { message: format!("{}: {error}", options.file.display()), help: None })?;
     let problem = match options.objective {
         None => problem,
         Some(objective) => {
             let aim = aimed(problem.aim(), objective).ok_or_else(|| {
-                Failure::usage("the makespan is not minimised within one budget for all devices", "give a list of budgets, one for each device")
+                Failure::usage(
+                    "the makespan is not minimised within one budget for all devices",
+                    "give a list of budgets, one for each device",
+                )
             })?;
             problem.with_aim(aim).map_err(failure)?
         }
@@ -57,7 +62,9 @@ fn aimed(aim: &Aim, objective: AssignObjective) -> Option<Aim> {
 
 fn failure(error: Error) -> Failure {
     match error {
-        Error::Unfinished => Failure::Failed { message: error.to_string(), help: Some("`--seconds N` gives more time".to_owned()) },
+        Error::Unfinished => {
+            Failure::Failed { message: error.to_string(), help: Some("`--seconds N` gives more time".to_owned()) }
+        }
         _ => Failure::failed(error.to_string()),
     }
 }

@@ -40,7 +40,8 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
     let Some(Relaxed { price, base, first }) = relaxed else {
         return Answer { best: Incumbent::NONE, bound: f64::INFINITY };
     };
-    let devices = |picks: &[usize]| -> Vec<usize> { jobs.iter().zip(picks).map(|(row, &pick)| row[pick].device).collect() };
+    let devices =
+        |picks: &[usize]| -> Vec<usize> { jobs.iter().zip(picks).map(|(row, &pick)| row[pick].device).collect() };
     let (mut of, base_of) = (devices(&first), devices(&base));
     let mut cost = table.total(&of);
     let mut weight = 0.0;
@@ -51,7 +52,6 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
         bound += least;
         weight += row[pick].weight;
     }
-    let lifted = |bound: f64, cost: f64| table.grain.lift(bound).min(cost);
     if table.grain.proves(bound, cost) {
         return Answer { best: Incumbent { of: Some(of), cost }, bound: cost };
     }
@@ -87,7 +87,9 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
                     ..*state
                 });
                 let state = match (merged.get(kept), copy) {
-                    (Some(state), copy) if copy.is_none_or(|copy| (state.weight, state.cost) <= (copy.weight, copy.cost)) => {
+                    (Some(state), copy)
+                        if copy.is_none_or(|copy| (state.weight, state.cost) <= (copy.weight, copy.cost)) =>
+                    {
                         kept += 1;
                         *state
                     }
@@ -144,14 +146,19 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
         }
         cost = table.total(&of);
     }
-    let bound = if lost.is_finite() { lifted(lost.max(bound), cost) } else { cost };
+    let bound = if lost.is_finite() { lost.max(bound).min(cost) } else { cost };
     Answer { best: Incumbent { of: Some(of), cost }, bound }
 }
 
 /// A job's choices by rising weight and falling cost, without those that another dominates.
 fn efficient(table: &Table<1>, job: usize) -> Vec<Choice> {
     let mut row: Vec<Choice> = (0..table.devices)
-        .map(|device| Choice { device, weight: table.weights(job, device)[0], cost: table.cost(job, device), excess: 0.0 })
+        .map(|device| Choice {
+            device,
+            weight: table.weights(job, device)[0],
+            cost: table.cost(job, device),
+            excess: 0.0,
+        })
         .filter(|choice| choice.cost.is_finite())
         .collect();
     row.sort_by(|a, b| a.weight.total_cmp(&b.weight).then(a.cost.total_cmp(&b.cost)));

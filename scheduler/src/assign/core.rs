@@ -44,6 +44,9 @@ struct Work<const K: usize> {
     fill: Vec<[f64; K]>,
 }
 
+/// Rounds without a better bound after which steps become shorter.
+const PATIENCE: usize = 20;
+
 /// Nodes between two questions whether to stop.
 const POLL: u64 = 1024;
 
@@ -142,12 +145,12 @@ impl<const K: usize> Core<K> {
                 stale = 0;
             } else {
                 stale += 1;
-                if stale >= 6 {
-                    stale = 0;
-                    length *= 0.6;
+                if stale >= PATIENCE {
+                    (stale, length) = (0, length * 0.7);
+                    prices.clone_from(&self.prices);
                 }
             }
-            if round == rounds || self.bound >= aim || length < 1e-4 {
+            if round == rounds || self.bound >= aim || length < 1e-5 {
                 break;
             }
             // Loads are measured in capacities, so that devices of unlike size move alike.

@@ -1,22 +1,19 @@
 //! The generalised assignment problem: total cost, a budget per device.
 
 use super::core::Core;
+use super::record::Record;
 use super::start::start;
 use super::table::Table;
 use super::tree::Tree;
-use super::walk::Walk;
 
 /// Rounds in which prices are found.
-const ROUNDS: usize = 1000;
+const ROUNDS: usize = 2000;
 /// Steps of the walk, and nodes of the tree, in turn.
-const STEPS: usize = 1000;
-const NODES: u64 = 60;
+const STEPS: usize = 500;
+const NODES: u64 = 100;
 /// Steps per job in which a first assignment is looked for, in the first turn; each further turn has twice as many, and nodes.
 const FIRST_STEPS: usize = 20;
 const FIRST_NODES: u64 = 100;
-/// By how much of the distance between bound and best a step may be worse than the best.
-const HEAT: f64 = 0.3;
-
 /// The best assignment known, if any, and what it costs.
 #[derive(Clone, Debug)]
 pub(super) struct Incumbent {
@@ -48,7 +45,8 @@ pub(super) fn first(table: &Table<1>, core: &Core<1>, seed: u64, stop: &mut dyn 
     let mut best = Incumbent::NONE;
     for turn in 0_u32.. {
         let scale = 1_usize << turn.min(20);
-        if let Some(of) = start(table, core, FIRST_STEPS * scale * table.jobs, seed.wrapping_add(u64::from(turn)), stop) {
+        if let Some(of) = start(table, core, FIRST_STEPS * scale * table.jobs, seed.wrapping_add(u64::from(turn)), stop)
+        {
             return First::Found(of);
         }
         let done = tree.search(FIRST_NODES * scale as u64, &mut best, stop);
@@ -69,28 +67,22 @@ pub(super) fn first(table: &Table<1>, core: &Core<1>, seed: u64, stop: &mut dyn 
 /// exact search, in turns.
 pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool) -> Answer {
     let mut core = table.core();
-    let most = table.most();
-    core.price(ROUNDS / 4, most);
+    core.price(ROUNDS / 4, table.most());
     let of = match first(table, &core, seed, stop) {
         First::Found(of) => of,
         First::None => return Answer { best: Incumbent::NONE, bound: f64::INFINITY },
-        First::Stopped => return Answer { best: Incumbent::NONE, bound: table.grain.lift(core.bound()) },
+        First::Stopped => return Answer { best: Incumbent::NONE, bound: core.bound() },
     };
     let cost = table.total(&of);
     core.price(ROUNDS, cost);
     let relaxed = core.bound();
     let mut best = Incumbent { of: Some(of.clone()), cost };
     let mut tree = Tree::new(table, &core);
-    let mut record = Record::new(table, &core, of, seed);
+    tree.bound_root(&mut best, stop);
+    let mut record = Record::new(table, &core, &tree, best.of.clone().unwrap_or(of), seed);
     let done = 'search: loop {
         if table.grain.proves(relaxed, best.cost) {
             break true;
-        }
-        for _ in 0..STEPS {
-            if stop() {
-                break 'search false;
-            }
-            record.step(&mut best);
         }
         let before = best.cost;
         if tree.search(NODES, &mut best, stop) {
@@ -99,42 +91,15 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
         if best.cost < before
             && let Some(of) = &best.of
         {
-            record = Record::new(table, &core, of.clone(), record.walk.random.next());
+            record.restart(of);
+        }
+        for _ in 0..STEPS {
+            if stop() {
+                break 'search false;
+            }
+            record.step(&mut best);
         }
     };
-    let bound = if done { best.cost } else { table.grain.lift(relaxed.max(tree.bound())).min(best.cost) };
+    let bound = if done { best.cost } else { relaxed.max(tree.bound()).min(best.cost) };
     Answer { best, bound }
-}
-
-/// A walk that goes on from what is within a threshold of the best (record-to-record travel; Dueck, Journal of Computational Physics 104,
-/// 1993). Each step forces a job off its device.
-struct Record {
-    walk: Walk<1>,
-    cost: f64,
-    bound: f64,
-}
-
-impl Record {
-    fn new(table: &Table<1>, core: &Core<1>, of: Vec<usize>, seed: u64) -> Self {
-        let cost = table.total(&of);
-        let mut walk = Walk::new(table.clone(), core.prices(), of, seed);
-        walk.rank(cost - core.bound());
-        Self { walk, cost, bound: core.bound() }
-    }
-
-    fn step(&mut self, best: &mut Incumbent) {
-        let walk = &mut self.walk;
-        let job = walk.random.below(walk.table.jobs);
-        let Some(to) = walk.target(job) else { return };
-        let worse = HEAT * (best.cost - self.bound) * walk.random.unit();
-        let spare = best.cost + worse - self.cost;
-        if !walk.step(Some(job), walk.of[job], to, spare, false, |_, capacity| *capacity) {
-            return;
-        }
-        self.cost = walk.table.total(&walk.of);
-        if self.cost <= walk.table.grain.better_than(best.cost) {
-            *best = Incumbent { of: Some(walk.of.clone()), cost: self.cost };
-            walk.rank(self.cost - self.bound);
-        }
-    }
 }

@@ -79,6 +79,11 @@ impl Knapsack {
         self.value
     }
 
+    /// What [`Knapsack::solve`] gave.
+    pub(super) fn value(&self) -> f64 {
+        self.value
+    }
+
     /// Ids of the items chosen. Where [`Knapsack::solve`] found a bound only, they fit, and bring less.
     pub(super) fn chosen(&self) -> impl Iterator<Item = usize> {
         self.items.iter().zip(&self.chosen).filter(|(_, chosen)| **chosen).map(|(item, _)| item.id)
@@ -141,12 +146,27 @@ impl Knapsack {
         self.traces.clear();
         self.states.clear();
         self.states.push(State { weight, profit, trace: START });
+        // The greedy choice goes on behind the item that does not fit; what is found later has to be better.
         let (mut best, mut best_trace) = (profit, START);
+        let mut left = capacity - weight;
+        for (item, chosen) in self.items.iter().zip(&mut self.chosen).skip(broken) {
+            if item.weight <= left {
+                left -= item.weight;
+                best += item.profit;
+                *chosen = true;
+            }
+        }
         let (mut low, mut high) = (broken, broken);
         let mut add = true;
         while !self.states.is_empty() && (low > 0 || high < self.items.len()) {
             // In turn, as far as there is something on either side.
-            add = if high == self.items.len() { false } else if low == 0 { true } else { add };
+            add = if high == self.items.len() {
+                false
+            } else if low == 0 {
+                true
+            } else {
+                add
+            };
             let (item, index, sign) = if add {
                 high += 1;
                 (self.items[high - 1], high - 1, 1.0)
@@ -162,7 +182,10 @@ impl Knapsack {
             let (mut kept, mut changed) = (0, 0);
             let mut top = f64::NEG_INFINITY;
             while kept < self.states.len() || changed < self.states.len() {
-                let copy = self.states.get(changed).map(|state| (state.weight + sign * item.weight, state.profit + sign * item.profit));
+                let copy = self
+                    .states
+                    .get(changed)
+                    .map(|state| (state.weight + sign * item.weight, state.profit + sign * item.profit));
                 let state = match (self.states.get(kept), copy) {
                     (Some(state), Some(copy)) if (state.weight, -state.profit) <= (copy.0, -copy.1) => {
                         kept += 1;
@@ -178,7 +201,8 @@ impl Knapsack {
                         if profit <= top {
                             continue;
                         }
-                        let bound = profit + if weight <= capacity { (capacity - weight) * gain } else { (capacity - weight) * pay };
+                        let bound = profit
+                            + if weight <= capacity { (capacity - weight) * gain } else { (capacity - weight) * pay };
                         let better = weight <= capacity && profit > best;
                         if !better && bound <= best {
                             continue;
@@ -205,6 +229,10 @@ impl Knapsack {
             }
         }
         self.value = best;
+        if best_trace != START {
+            self.chosen[..broken].fill(true);
+            self.chosen[broken..].fill(false);
+        }
         while best_trace != START {
             let (before, item) = self.traces[best_trace as usize];
             self.chosen[item as usize] = !self.chosen[item as usize];

@@ -3,7 +3,7 @@
 use super::core::Core;
 use super::gap::{self, First, Incumbent};
 use super::table::{Grain, Table};
-use super::walk::Walk;
+use super::walk::{Step, Walk};
 
 /// Rounds in which the relaxation is solved, and deadlines that are tried to raise its bound.
 const ROUNDS: usize = 400;
@@ -51,7 +51,18 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
         }
         let relaxed = deadline_table(table, deadline);
         let mut walk = Walk::new(relaxed, core.prices(), of.clone(), seed ^ nodes);
-        walk.rank(-core.bound() + tolerance(deadline));
+        let excess: Vec<f64> = (0..table.jobs * table.devices)
+            .map(|entry| {
+                let [price, other] = core.prices()[entry % table.devices];
+                // Above the deadline, it is no choice.
+                if table.costs[entry] > deadline {
+                    f64::INFINITY
+                } else {
+                    price * table.costs[entry] + other * table.weights[entry][0]
+                }
+            })
+            .collect();
+        walk.rank(&excess, -core.bound() + tolerance(deadline));
         loop {
             for _ in 0..STEPS {
                 if stop() {
@@ -73,15 +84,20 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
             let mut found = None;
             let mut stopped = false;
             // In slices, so that time is kept.
-            let end = core.search(tolerance(deadline), &mut turn, &mut || {
-                stopped = stop();
-                stopped
-            }, |chosen| {
-                let mut of = vec![0; table.jobs];
-                chosen.for_each(|(job, choice)| of[job] = choice.device);
-                found = Some(of);
-                None
-            });
+            let end = core.search(
+                tolerance(deadline),
+                &mut turn,
+                &mut || {
+                    stopped = stop();
+                    stopped
+                },
+                |chosen| {
+                    let mut of = vec![0; table.jobs];
+                    chosen.for_each(|(job, choice)| of[job] = choice.device);
+                    found = Some(of);
+                    None
+                },
+            );
             if let Some(better) = found {
                 let cost = makespan(table, &better);
                 if cost >= best.cost {
@@ -101,7 +117,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
             nodes = nodes.saturating_mul(2);
         }
     }
-    gap::Answer { bound: table.grain.lift(bound).min(best.cost), best }
+    gap::Answer { bound: bound.min(best.cost), best }
 }
 
 /// What sums of prices and loads may be wrong by.
@@ -112,21 +128,23 @@ fn tolerance(deadline: f64) -> f64 {
 /// One step: a late device is brought below the deadline, or else something is moved so that the next steps find another place.
 fn step(walk: &mut Walk<2>, deadline: f64) {
     let devices = walk.table.devices;
-    let loads = walk.loads.clone();
+    let (loads, spare) = (walk.loads.clone(), tolerance(deadline));
     let late: Vec<usize> = (0..devices).filter(|&device| walk.loads[device][0] > deadline).collect();
     let moved = walk.random.below(3) == 0;
     if moved || late.is_empty() {
         let job = walk.random.below(walk.table.jobs);
         let from = walk.of[job];
         if let Some(to) = walk.target(job) {
-            walk.step(Some(job), from, to, tolerance(deadline), true, |device, capacity| [loads[device][0].max(capacity[0]), capacity[1]]);
+            walk.step(&Step { forced: Some(job), from, to, spare, first: true }, |device, capacity| {
+                [loads[device][0].max(capacity[0]), capacity[1]]
+            });
         }
         return;
     }
     let from = late[walk.random.below(late.len())];
     let job = walk.members[from][walk.random.below(walk.members[from].len())];
     if let Some(to) = walk.target(job) {
-        walk.step(None, from, to, tolerance(deadline), true, |device, capacity| {
+        walk.step(&Step { forced: None, from, to, spare, first: true }, |device, capacity| {
             [if device == from { capacity[0] } else { loads[device][0].max(capacity[0]) }, capacity[1]]
         });
     }

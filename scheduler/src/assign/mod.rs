@@ -6,8 +6,10 @@ mod gap;
 mod knapsack;
 mod makespan;
 mod outcome;
+mod patterns;
 mod problem;
 mod random;
+mod record;
 mod start;
 mod table;
 mod text;
@@ -42,7 +44,9 @@ impl Assignment {
         let clamp = |budget: u64| budget.min(Self::RESOURCES) as f64;
         let budgets: Vec<f64> = match self.aim() {
             Aim::TotalWithin(budget) => vec![clamp(*budget); self.devices()],
-            Aim::TotalWithinEach(budgets) | Aim::MakespanWithinEach(budgets) => budgets.iter().copied().map(clamp).collect(),
+            Aim::TotalWithinEach(budgets) | Aim::MakespanWithinEach(budgets) => {
+                budgets.iter().copied().map(clamp).collect()
+            }
             Aim::Makespan => vec![clamp(u64::MAX); self.devices()],
         };
         let table = self.table(&budgets)?;
@@ -57,8 +61,9 @@ impl Assignment {
         };
         let ended = if table.grain.proves(answer.bound, answer.best.cost) { Ended::Proved } else { Ended::Stopped };
         let devices = of.into_iter().map(DeviceId).collect();
+        let lifted = table.grain.lift(answer.bound).max(0.0);
         // A bound is as good as the objective where the difference is rounding.
-        let bound = if ended == Ended::Proved { answer.best.cost } else { answer.bound.max(0.0) };
+        let bound = if ended == Ended::Proved { answer.best.cost } else { lifted.min(answer.best.cost) };
         let result = Assigned { devices, objective: answer.best.cost, bound, ended };
         self.check(&result)?;
         Ok(result)

@@ -175,7 +175,10 @@ impl Assignment {
             }
         }
         if let Some(job) = costs.chunks(self.devices).position(|row| row.iter().all(|cost| cost.is_infinite())) {
-            return Err(Error::Infeasible(format!("{} holds more than the budget of any device that claims it", name(job))));
+            return Err(Error::Infeasible(format!(
+                "{} holds more than the budget of any device that claims it",
+                name(job)
+            )));
         }
         let finite = || costs.iter().copied().filter(|cost| cost.is_finite());
         let rows = costs.chunks(self.devices);

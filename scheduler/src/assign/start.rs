@@ -1,15 +1,22 @@
 //! A first assignment within the capacities.
 
 use super::core::Core;
-use super::table::Table;
 use super::random::Random;
+use super::table::Table;
 
 /// Places each job where it costs least at the core's prices, then mends overload by shifts and swaps that cost least; the weight of
 /// an overload grows while it lasts (breakout method; Morris, AAAI 1993). `None` where that, in so many steps, did not lead to an assignment within the capacities,
 /// which does not say that there is none.
-pub(super) fn start(gap: &Table<1>, priced: &Core<1>, steps: usize, seed: u64, stop: &mut dyn FnMut() -> bool) -> Option<Vec<usize>> {
+pub(super) fn start(
+    gap: &Table<1>,
+    priced: &Core<1>,
+    steps: usize,
+    seed: u64,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<Vec<usize>> {
     let mut random = Random::new(seed);
-    let mut of: Vec<usize> = (0..gap.jobs).map(|job| priced.of(job).first().map(|choice| choice.device)).collect::<Option<_>>()?;
+    let mut of: Vec<usize> =
+        (0..gap.jobs).map(|job| priced.of(job).first().map(|choice| choice.device)).collect::<Option<_>>()?;
     let mut room = gap.capacities.iter().map(|capacity| capacity[0]).collect::<Vec<f64>>();
     of.iter().enumerate().for_each(|(job, &device)| room[device] -= gap.weights(job, device)[0]);
     // A capacity's worth of overload weighs as much as the mean cost of a job to begin with.

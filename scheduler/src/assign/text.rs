@@ -62,8 +62,9 @@ impl Assignment {
     /// [`Error::AssignmentSyntax`] with the line where the text is something else, and those of [`Assignment::new`].
     pub fn from_text(text: &str) -> Result<Self, Error> {
         let lines = text.lines().enumerate();
-        let mut words =
-            lines.flat_map(|(line, text)| text.split_whitespace().enumerate().map(move |(word, text)| (line + 1, word + 1, text)));
+        let mut words = lines.flat_map(|(line, text)| {
+            text.split_whitespace().enumerate().map(move |(word, text)| (line + 1, word + 1, text))
+        });
         let mut word = |what: &dyn Fn() -> String| {
             let (line, at, word) = words.next().ok_or_else(|| wrong("its end", format!("{} is missing", what())))?;
             Ok((format!("line {line}, number {at}"), word))
@@ -87,13 +88,15 @@ impl Assignment {
             for (job, row) in costs.iter_mut().enumerate() {
                 let (at, word) = word(&|| format!("the cost of job {job} on device {device}"))?;
                 let cost = word.parse::<f64>().ok().filter(|cost| cost.is_finite() && *cost >= 0.0);
-                let cost = cost.ok_or_else(|| wrong(at, format!("'{}' is not a cost, finite and not negative", excerpt(word))))?;
+                let cost = cost
+                    .ok_or_else(|| wrong(at, format!("'{}' is not a cost, finite and not negative", excerpt(word))))?;
                 row[device] = Some(cost);
             }
         }
         let mut whole = |what: &dyn Fn() -> String| {
             let (at, word) = word(what)?;
-            word.parse::<u64>().map_err(|_| wrong(at, format!("'{}' is not {}, whole and not negative", excerpt(word), what())))
+            word.parse::<u64>()
+                .map_err(|_| wrong(at, format!("'{}' is not {}, whole and not negative", excerpt(word), what())))
         };
         let mut resources = vec![vec![0; devices]; jobs];
         for device in 0..devices {
@@ -136,7 +139,11 @@ impl Assignment {
                     Resources::Any(held) => {
                         let devices = costs.first().map_or(0, Vec::len);
                         if held.len().saturating_mul(devices) > Self::LIMIT {
-                            return Err(Error::TooMany { what: "resources", count: held.len().saturating_mul(devices), limit: Self::LIMIT });
+                            return Err(Error::TooMany {
+                                what: "resources",
+                                count: held.len().saturating_mul(devices),
+                                limit: Self::LIMIT,
+                            });
                         }
                         held.into_iter().map(|held| vec![held; devices]).collect()
                     }
@@ -145,7 +152,9 @@ impl Assignment {
             }
             (None, Some(work), Some(speeds)) => match document.resources {
                 Resources::Any(held) => Self::of_work(&work, &speeds, &held, aim),
-                Resources::Each(_) => Err(wrong("resources", "with `work`, a job holds the same on any device: give one number for each")),
+                Resources::Each(_) => {
+                    Err(wrong("resources", "with `work`, a job holds the same on any device: give one number for each"))
+                }
             },
             _ => Err(wrong("costs", "give either `costs`, or both `work` and `speeds`")),
         }

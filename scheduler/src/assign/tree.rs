@@ -2,12 +2,12 @@
 
 use super::core::Core;
 use super::gap::Incumbent;
-use super::table::Table;
 use super::knapsack::Knapsack;
+use super::table::Table;
 
 /// Rounds of subgradient steps at the root, and at each node below.
 const ROOT_ROUNDS: usize = 600;
-const ROUNDS: usize = 24;
+const ROUNDS: usize = 6;
 
 /// Depth-first search with a Lagrangian bound, in the manner of Posta, Ferland and Michelon ("An exact method with variable fixing for
 /// solving the generalized assignment problem", Computational Optimization and Applications 52, 2012).
@@ -32,8 +32,13 @@ pub(super) struct Tree<'a> {
     forced: Vec<usize>,
     /// Bound of the node under way; that of the root, before.
     bound: f64,
-    started: bool,
-    pub nodes: u64,
+    /// How to divide the root, once it is bounded; and what forcing a job onto a device adds to the root's bound.
+    root: Option<Node>,
+    losses: Vec<f64>,
+    /// The root's bound and multipliers, and the values of its knapsacks.
+    root_bound: f64,
+    root_multipliers: Vec<f64>,
+    root_values: Vec<f64>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +58,7 @@ struct Frame {
 }
 
 /// What bounding a node says.
+#[derive(Clone, Copy, Debug)]
 enum Node {
     /// Nothing better is below it.
     Closed,
@@ -67,7 +73,10 @@ impl<'a> Tree<'a> {
         let left: Vec<usize> = open.chunks(gap.devices).map(|row| row.iter().filter(|open| **open).count()).collect();
         let multipliers = (0..gap.jobs)
             .map(|job| {
-                priced.of(job).first().map_or(0.0, |choice| choice.cost + priced.prices()[choice.device][0] * choice.weights[0])
+                priced
+                    .of(job)
+                    .first()
+                    .map_or(0.0, |choice| choice.cost + priced.prices()[choice.device][0] * choice.weights[0])
             })
             .collect();
         Self {
@@ -83,8 +92,11 @@ impl<'a> Tree<'a> {
             trail: Vec::new(),
             frames: Vec::new(),
             bound: f64::NEG_INFINITY,
-            started: false,
-            nodes: 0,
+            root: None,
+            losses: Vec::new(),
+            root_bound: f64::NEG_INFINITY,
+            root_multipliers: Vec::new(),
+            root_values: Vec::new(),
         }
     }
 
@@ -100,10 +112,12 @@ impl<'a> Tree<'a> {
             if stop() {
                 return false;
             }
-            let rounds = if self.started { ROUNDS } else { ROOT_ROUNDS };
-            self.started = true;
-            self.nodes += 1;
-            match self.node(rounds, best, stop) {
+            self.bound_root(best, stop);
+            let node = match self.root.take() {
+                Some(node) => node,
+                None => self.node(ROUNDS, best, stop),
+            };
+            match node {
                 Node::Divide(job, device) => {
                     let multipliers = self.multipliers.clone();
                     self.frames.push(Frame { job, device, mark: self.trail.len(), bound: self.bound, multipliers });
@@ -122,6 +136,34 @@ impl<'a> Tree<'a> {
             }
         }
         false
+    }
+
+    /// Bounds the root, the first time that it is called.
+    pub(super) fn bound_root(&mut self, best: &mut Incumbent, stop: &mut dyn FnMut() -> bool) {
+        if self.losses.is_empty() {
+            self.losses = vec![f64::INFINITY; self.open.len()];
+            self.root = Some(self.node(ROOT_ROUNDS, best, stop));
+            self.root_bound = self.bound;
+            self.root_multipliers.clone_from(&self.multipliers);
+            self.root_values = self.knapsacks.iter().map(Knapsack::value).collect();
+        }
+    }
+
+    /// What forcing each job onto each device adds to the root's bound, at least; by row of the job.
+    pub(super) fn losses(&self) -> &[f64] {
+        &self.losses
+    }
+
+    pub(super) fn root_bound(&self) -> f64 {
+        self.root_bound
+    }
+
+    pub(super) fn root_multipliers(&self) -> &[f64] {
+        &self.root_multipliers
+    }
+
+    pub(super) fn root_values(&self) -> &[f64] {
+        &self.root_values
     }
 
     fn close(&mut self, job: usize, device: usize) {
@@ -145,7 +187,10 @@ impl<'a> Tree<'a> {
         self.room[device] -= gap.weights(job, device)[0];
         self.cost += gap.cost(job, device);
         for other in 0..gap.jobs {
-            if self.placed[other].is_none() && self.open[other * gap.devices + device] && gap.weights(other, device)[0] > self.room[device] {
+            if self.placed[other].is_none()
+                && self.open[other * gap.devices + device]
+                && gap.weights(other, device)[0] > self.room[device]
+            {
                 self.close(other, device);
             }
         }
@@ -244,6 +289,9 @@ impl<'a> Tree<'a> {
                     return false;
                 }
             }
+            if rounds > ROUNDS && round % 4 == 0 {
+                self.repair(&open, &count, best);
+            }
             if round == rounds || length < 0.01 || square == 0 || round % 16 == 15 && stop() {
                 break;
             }
@@ -257,6 +305,57 @@ impl<'a> Tree<'a> {
         self.multipliers = kept;
         self.bound = self.bound.max(self.value(&open, &mut count));
         true
+    }
+
+    /// Makes an assignment of what the knapsacks chose: a job chosen twice stays where it costs least, one chosen by none goes where it costs
+    /// least of the devices with room, those first that have most to lose.
+    fn repair(&mut self, open: &[usize], count: &[i32], best: &mut Incumbent) {
+        let gap = self.gap;
+        let mut of: Vec<usize> = self.placed.iter().map(|device| device.unwrap_or(usize::MAX)).collect();
+        let mut room = self.room.clone();
+        for (device, knapsack) in self.knapsacks.iter().enumerate() {
+            for job in knapsack.chosen() {
+                if of[job] != usize::MAX {
+                    let other = of[job];
+                    if gap.cost(job, other) <= gap.cost(job, device) {
+                        continue;
+                    }
+                    room[other] += gap.weights(job, other)[0];
+                }
+                of[job] = device;
+                room[device] -= gap.weights(job, device)[0];
+            }
+        }
+        let mut missing: Vec<usize> = open.iter().copied().filter(|&job| count[job] == 0).collect();
+        while !missing.is_empty() {
+            let mut pick = (f64::NEG_INFINITY, 0, 0);
+            for (at, &job) in missing.iter().enumerate() {
+                let (mut least, mut second) = ((f64::INFINITY, usize::MAX), f64::INFINITY);
+                for device in 0..gap.devices {
+                    let cost = gap.cost(job, device);
+                    if self.open[job * gap.devices + device] && gap.weights(job, device)[0] <= room[device] {
+                        if cost < least.0 {
+                            (second, least) = (least.0, (cost, device));
+                        } else {
+                            second = second.min(cost);
+                        }
+                    }
+                }
+                if least.1 == usize::MAX {
+                    return;
+                }
+                if second - least.0 > pick.0 {
+                    pick = (second - least.0, at, least.1);
+                }
+            }
+            let job = missing.swap_remove(pick.1);
+            of[job] = pick.2;
+            room[pick.2] -= gap.weights(job, pick.2)[0];
+        }
+        let cost = gap.total(&of);
+        if cost <= gap.grain.better_than(best.cost) {
+            *best = Incumbent { of: Some(of), cost };
+        }
     }
 
     /// The bound at these multipliers, and how often each job is placed in what attains it.
@@ -285,11 +384,13 @@ impl<'a> Tree<'a> {
             }
             let (mut least, mut second) = ((f64::INFINITY, 0), f64::INFINITY);
             for device in 0..gap.devices {
-                if !self.open[job * gap.devices + device] {
+                let entry = job * gap.devices + device;
+                if !self.open[entry] {
                     continue;
                 }
                 let knapsack = &self.knapsacks[device];
-                let loss = knapsack.loss_with(job, self.multipliers[job] - gap.cost(job, device), gap.weights(job, device)[0]);
+                let loss =
+                    knapsack.loss_with(job, self.multipliers[job] - gap.cost(job, device), gap.weights(job, device)[0]);
                 if gap.grain.proves(self.bound + loss, best.cost) {
                     self.close(job, device);
                     continue;
@@ -300,6 +401,9 @@ impl<'a> Tree<'a> {
                         self.close(job, other);
                     }
                     break;
+                }
+                if self.frames.is_empty() {
+                    self.losses[entry] = loss;
                 }
                 if loss - without < least.0 {
                     (second, least) = (least.0, (loss - without, device));
