@@ -88,10 +88,8 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
         if tree.search(NODES, &mut best, stop) {
             break true;
         }
-        if best.cost < before
-            && let Some(of) = &best.of
-        {
-            record.restart(of);
+        if best.cost < before {
+            record.restart(&best);
         }
         for _ in 0..STEPS {
             if stop() {

@@ -241,3 +241,60 @@ impl Knapsack {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::random::Random;
+    use super::*;
+
+    #[test]
+    fn knapsacks_are_as_good_as_trying_all() {
+        let mut random = Random::new(7);
+        let mut knapsack = Knapsack::default();
+        for round in 0..400 {
+            let count = random.below(11);
+            // In every third, profit follows weight closely: there, bounds say little.
+            let items: Vec<(usize, f64, f64)> = (0..count)
+                .map(|id| {
+                    let weight = random.below(30);
+                    let profit =
+                        if round % 3 == 0 { weight as f64 + random.unit() } else { random.unit() * 20.0 - 4.0 };
+                    (2 * id, profit, weight as f64)
+                })
+                .collect();
+            let capacity = random.below(120) as f64;
+            let best = |forced: Option<usize>, barred: Option<usize>| {
+                (0..1_usize << count)
+                    .filter(|set| {
+                        forced.is_none_or(|at| set >> at & 1 == 1) && barred.is_none_or(|at| set >> at & 1 == 0)
+                    })
+                    .filter_map(|set| {
+                        let chosen = items.iter().enumerate().filter(|(at, _)| set >> at & 1 == 1);
+                        let (profit, weight) =
+                            chosen.fold((0.0, 0.0), |sum, (_, item)| (sum.0 + item.1, sum.1 + item.2));
+                        (weight <= capacity).then_some(profit)
+                    })
+                    .fold(f64::NEG_INFINITY, f64::max)
+            };
+            let value = knapsack.solve(items.iter().copied(), capacity);
+            let least = best(None, None);
+            assert!((value - least).abs() < 1e-9, "{value} instead of {least}: {items:?} in {capacity}");
+            let chosen: Vec<usize> = knapsack.chosen().collect();
+            let picked = || items.iter().filter(|item| chosen.contains(&item.0));
+            assert!((picked().map(|item| item.1).sum::<f64>() - value).abs() < 1e-9);
+            assert!(picked().map(|item| item.2).sum::<f64>() <= capacity);
+            for (at, &(id, profit, weight)) in items.iter().enumerate() {
+                assert!(knapsack.loss_with(id, profit, weight) <= value - best(Some(at), None) + 1e-9);
+                assert!(knapsack.loss_without(id) <= value - best(None, Some(at)) + 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn a_budget_may_be_huge() {
+        let mut knapsack = Knapsack::default();
+        let unit = (1_u64 << 45) as f64;
+        let items = (0..100).map(|id| (id, 1.0 + id as f64, unit * (1 + id % 7) as f64 + id as f64));
+        assert!(knapsack.solve(items, 50.0 * unit) > 0.0);
+    }
+}

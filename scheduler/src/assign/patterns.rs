@@ -84,10 +84,13 @@ impl Patterns {
         self.sets.resize(self.sets.len().max(devices), Vec::new());
         self.by_jobs.resize(self.sets.len(), Vec::new());
         for (device, &value) in values.iter().enumerate() {
-            let mut most = spare * (SHARE / devices as f64).min(1.0);
-            while !self.enumerate(device, value, most) {
-                cut = true;
-                most *= 0.5;
+            // All sets that can matter, if that is soon done; else those that lose no more than what is usual.
+            if !self.enumerate(device, value, spare, STEPS / 10) {
+                let mut most = spare * (SHARE / devices as f64).min(1.0);
+                while !self.enumerate(device, value, most, STEPS) {
+                    cut = true;
+                    most *= 0.5;
+                }
             }
             let (sets, by_jobs) = (&mut self.sets[device], &mut self.by_jobs[device]);
             if sets.is_empty() {
@@ -187,8 +190,8 @@ impl Patterns {
         (values, highest)
     }
 
-    /// Lists the sets of a device that lose less than `most`; false where there are too many.
-    fn enumerate(&mut self, device: usize, value: f64, most: f64) -> bool {
+    /// Lists the sets of a device that lose less than `most`; false where there are too many, or more steps are needed.
+    fn enumerate(&mut self, device: usize, value: f64, most: f64, steps: usize) -> bool {
         let (devices, room) = (self.room.len(), self.room[device]);
         self.items.clear();
         for (job, (u, &(cost, weight))) in
@@ -200,7 +203,7 @@ impl Patterns {
         }
         let rate = |item: &Item| if item.profit > 0.0 { item.profit / item.weight } else { item.profit };
         self.items.sort_unstable_by(|a, b| rate(b).total_cmp(&rate(a)).then(a.job.cmp(&b.job)));
-        let mut listing = Listing { value, least: value - most, sets: &mut self.sets[device], steps: STEPS };
+        let mut listing = Listing { value, least: value - most, sets: &mut self.sets[device], steps };
         listing.sets.clear();
         listing.list(&self.items, 0, 0.0, room)
     }

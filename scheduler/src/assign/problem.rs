@@ -208,3 +208,58 @@ fn check_budgets(aim: &Aim, devices: usize) -> Result<(), Error> {
 pub(super) fn name(job: usize) -> String {
     format!("job {job}")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn new(costs: &[&[f64]], resources: &[&[u64]], aim: Aim) -> Result<Assignment, Error> {
+        let costs: Vec<Vec<Option<f64>>> =
+            costs.iter().map(|row| row.iter().map(|&cost| Some(cost).filter(|cost| *cost != -1.0)).collect()).collect();
+        let resources: Vec<Vec<u64>> = resources.iter().map(|row| row.to_vec()).collect();
+        Assignment::new(&costs, &resources, aim)
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let refused = |costs: &[&[f64]], resources: &[&[u64]], aim| new(costs, resources, aim).unwrap_err();
+        assert_eq!(refused(&[], &[], Aim::Makespan), Error::NoJob);
+        assert_eq!(refused(&[&[]], &[], Aim::Makespan), Error::NoDevice);
+        assert_eq!(refused(&[&[1.0], &[-1.0]], &[], Aim::Makespan), Error::Unclaimed("job 1".into()));
+        assert_eq!(refused(&[&[1.0]], &[], Aim::TotalWithinEach(vec![])), Error::Budgets { found: 0, devices: 1 });
+        assert_eq!(refused(&[&[1.0]], &[&[1], &[2]], Aim::Makespan), Error::ResourceRows { found: 2, jobs: 1 });
+        for cost in [f64::NAN, f64::INFINITY, -2.0] {
+            assert!(matches!(refused(&[&[cost]], &[], Aim::Makespan), Error::Number { .. }));
+        }
+        assert!(matches!(refused(&[&[1e308], &[1e308]], &[], Aim::Makespan), Error::Overflow(_)));
+        assert!(matches!(refused(&[&[1.0], &[1.0]], &[&[u64::MAX], &[1]], Aim::Makespan), Error::Overflow(_)));
+        let speeds = Assignment::of_work(&[1.0], &[f64::MIN_POSITIVE * 1e-9], &[], Aim::Makespan);
+        assert!(matches!(speeds, Err(Error::Number { .. })), "{speeds:?}");
+    }
+
+    #[test]
+    fn budgets_that_are_too_small_are_an_error() {
+        for aim in [Aim::TotalWithin(2), Aim::TotalWithinEach(vec![2, 1]), Aim::MakespanWithinEach(vec![1, 1])] {
+            let problem = new(&[&[1.0, 2.0], &[2.0, 1.0]], &[&[2, 2], &[1, 2]], aim).unwrap();
+            assert!(matches!(problem.solve(1, Duration::from_secs(5)), Err(Error::Infeasible(_))));
+        }
+    }
+
+    #[test]
+    fn no_time_is_an_error_or_an_answer_with_a_gap() {
+        let costs: Vec<Vec<f64>> =
+            (0..40).map(|job| (0..4).map(|at| f64::from((job * 7 + at * 5) % 11 + 1)).collect()).collect();
+        let rows: Vec<&[f64]> = costs.iter().map(Vec::as_slice).collect();
+        for aim in [Aim::TotalWithin(100), Aim::TotalWithinEach(vec![11; 4]), Aim::Makespan] {
+            let held = vec![[1_u64; 4]; 40];
+            let held: Vec<&[u64]> = held.iter().map(<[u64; 4]>::as_slice).collect();
+            let problem = new(&rows, &held, aim).unwrap();
+            match problem.solve(1, Duration::ZERO) {
+                Ok(result) => assert_eq!(problem.check(&result), Ok(())),
+                Err(error) => assert_eq!(error, Error::Unfinished),
+            }
+        }
+    }
+}

@@ -165,3 +165,55 @@ impl Assignment {
 fn excerpt(word: &str) -> String {
     word.chars().take(24).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::DeviceId;
+
+    const TEXT: &str = "2 3\n1 2 3\n4 5.5 6\n1 1 1\n2 2 2\n3 4\n";
+
+    #[test]
+    fn both_forms_say_the_same() {
+        let problem = Assignment::from_text(TEXT).unwrap();
+        assert_eq!((problem.jobs(), problem.devices()), (3, 2));
+        assert_eq!(problem.cost(1, DeviceId(1)), Some(5.5));
+        assert_eq!(problem.resource(2, DeviceId(1)), Some(2));
+        let json = r#"{"costs": [[1, 4], [2, 5.5], [3, 6]], "resources": [[1, 2], [1, 2], [1, 2]], "budget": [3, 4]}"#;
+        assert_eq!(Assignment::from_json(json), Ok(problem));
+        let work =
+            r#"{"objective": "makespan", "work": [2, 3], "speeds": [1, 2], "resources": [1, 2], "budget": [9, 9]}"#;
+        let problem = Assignment::from_json(work).unwrap();
+        assert_eq!(problem.aim(), &Aim::MakespanWithinEach(vec![9, 9]));
+        assert_eq!((problem.cost(1, DeviceId(1)), problem.resource(1, DeviceId(0))), (Some(1.5), Some(2)));
+    }
+
+    #[test]
+    fn errors_say_where() {
+        let text = |text: &str| Assignment::from_text(text).unwrap_err().to_string();
+        let json = |text: &str| Assignment::from_json(text).unwrap_err().to_string();
+        for (said, wanted) in [
+            (text(""), "its end: the number of devices is missing"),
+            (text("2 x"), "line 1, number 2: 'x' is not the number of jobs"),
+            (text("0 1"), "'0' is not the number of devices"),
+            (text("9999999999999999999999 1"), "'9999999999999999999999' is not the number of devices"),
+            (text("2 4000000"), "are missing"),
+            (text("100000 100000"), "10000000000 costs, and at most"),
+            (text(&TEXT.replace("5.5", "-5.5")), "line 3, number 2: '-5.5' is not a cost"),
+            (text(&TEXT.replace("5.5", "inf")), "line 3, number 2: 'inf' is not a cost"),
+            (text(&TEXT.replace("2 2 2", "2 2.5 2")), "line 5, number 2: '2.5' is not what job 1 holds on device 1"),
+            (text(&TEXT.replace("3 4", "3")), "its end: the budget of device 1 is missing"),
+            (text(&format!("{TEXT} 7")), "line 7, number 1: '7' follows the last budget"),
+            (json("{\"costs\": [[1], [2]"), "line 1, column"),
+            (json("{}"), "give either `costs`, or both"),
+            (json(r#"{"work": [1]}"#), "give either `costs`, or both"),
+            (json(r#"{"costs": [[1, 2], [3]]}"#), "'job 1' has 1 costs for 2 devices"),
+            (json(r#"{"costs": [[1, 2]], "budget": [1]}"#), "1 budgets for 2 devices"),
+            (json(r#"{"costs": [[1, 2]], "resources": [1, 2]}"#), "2 rows of resources for 1 jobs"),
+            (json(r#"{"costs": [[1, 2]], "objective": "makespan", "budget": 3}"#), "a list of budgets"),
+            (json(r#"{"work": [1], "speeds": [0]}"#), "the speed of device 0 is 0"),
+        ] {
+            assert!(said.contains(wanted), "'{said}' does not say '{wanted}'");
+        }
+    }
+}
