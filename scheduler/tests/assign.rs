@@ -1,6 +1,6 @@
 //! Assignments are the best there are where that can be known, keep their limits always, and are good on instances of the literature.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it skips")]
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -85,7 +85,7 @@ impl Assignment {
         if (objective - result.objective).abs() > rounding {
             return wrong("the objective", format!("it is {objective}, and {} is said", result.objective));
         }
-        if !(result.bound <= result.objective + rounding) {
+        if result.bound.is_nan() || result.bound > result.objective + rounding {
             return wrong("the bound", format!("{} is above the objective, {}", result.bound, result.objective));
         }
         Ok(())

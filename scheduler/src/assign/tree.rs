@@ -331,9 +331,9 @@ impl<'a> Tree<'a> {
             let mut pick = (f64::NEG_INFINITY, 0, 0);
             for (at, &job) in missing.iter().enumerate() {
                 let (mut least, mut second) = ((f64::INFINITY, usize::MAX), f64::INFINITY);
-                for device in 0..gap.devices {
+                for (device, room) in room.iter().enumerate() {
                     let cost = gap.cost(job, device);
-                    if self.open[job * gap.devices + device] && gap.weights(job, device)[0] <= room[device] {
+                    if self.open[job * gap.devices + device] && gap.weights(job, device)[0] <= *room {
                         if cost < least.0 {
                             (second, least) = (least.0, (cost, device));
                         } else {
