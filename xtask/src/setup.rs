@@ -9,7 +9,7 @@ use crate::workspace::{Result, Workspace, succeeds};
 const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
 /// What only benchmarks need.
 const OPENVINO: &str = "openvino==2026.4.1";
-const HIGHS: &str = "highspy==1.15.1";
+const HIGHS: &str = "highspy==1.16.0";
 const CARGO_HACK: &str = "0.6.46";
 const CARGO_FUZZ: &str = "0.13.2";
 

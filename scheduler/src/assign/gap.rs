@@ -9,8 +9,8 @@ use super::tree::Tree;
 /// Rounds in which prices are found.
 const ROUNDS: usize = 2000;
 /// Steps of the walk, and nodes of the tree, in turn.
-const STEPS: usize = 500;
-const NODES: u64 = 100;
+const STEPS: usize = 1000;
+const NODES: u64 = 60;
 /// Steps per job in which a first assignment is looked for, in the first turn; each further turn has twice as many, and nodes.
 const FIRST_STEPS: usize = 20;
 const FIRST_NODES: u64 = 100;

@@ -69,7 +69,8 @@ impl Patterns {
     }
 
     /// Looks for the cheapest assignment that costs less than `below`; `better` says what the next has to cost less than. Gives the device of each
-    /// job, and whether limits cut the search.
+    /// job, and whether limits cut the search
+    /// short of what the usual share of loss allows.
     pub(super) fn solve(&mut self, below: f64, better: impl Fn(f64) -> f64) -> (Option<Vec<usize>>, bool) {
         let (jobs, devices) = (self.multipliers.len(), self.room.len());
         if jobs == 0 || jobs > Self::LIMIT || devices == 0 || devices > Self::LIMIT {
@@ -84,13 +85,10 @@ impl Patterns {
         self.sets.resize(self.sets.len().max(devices), Vec::new());
         self.by_jobs.resize(self.sets.len(), Vec::new());
         for (device, &value) in values.iter().enumerate() {
-            // All sets that can matter, if that is soon done; else those that lose no more than what is usual.
-            if !self.enumerate(device, value, spare, STEPS / 10) {
-                let mut most = spare * (SHARE / devices as f64).min(1.0);
-                while !self.enumerate(device, value, most, STEPS) {
-                    cut = true;
-                    most *= 0.5;
-                }
+            let mut most = spare * (SHARE / devices as f64).min(1.0);
+            while !self.enumerate(device, value, most) {
+                cut = true;
+                most *= 0.5;
             }
             let (sets, by_jobs) = (&mut self.sets[device], &mut self.by_jobs[device]);
             if sets.is_empty() {
@@ -190,8 +188,8 @@ impl Patterns {
         (values, highest)
     }
 
-    /// Lists the sets of a device that lose less than `most`; false where there are too many, or more steps are needed.
-    fn enumerate(&mut self, device: usize, value: f64, most: f64, steps: usize) -> bool {
+    /// Lists the sets of a device that lose less than `most`; false where there are too many.
+    fn enumerate(&mut self, device: usize, value: f64, most: f64) -> bool {
         let (devices, room) = (self.room.len(), self.room[device]);
         self.items.clear();
         for (job, (u, &(cost, weight))) in
@@ -203,7 +201,7 @@ impl Patterns {
         }
         let rate = |item: &Item| if item.profit > 0.0 { item.profit / item.weight } else { item.profit };
         self.items.sort_unstable_by(|a, b| rate(b).total_cmp(&rate(a)).then(a.job.cmp(&b.job)));
-        let mut listing = Listing { value, least: value - most, sets: &mut self.sets[device], steps };
+        let mut listing = Listing { value, least: value - most, sets: &mut self.sets[device], steps: STEPS };
         listing.sets.clear();
         listing.list(&self.items, 0, 0.0, room)
     }

@@ -8,10 +8,10 @@ use super::tree::Tree;
 use super::walk::{Step, Walk};
 
 /// By how much of the distance between bound and best a step may be worse than the best.
-const HEAT: f64 = 0.05;
-/// Steps without a better assignment after which that is twice as much, and after which the walk begins again.
+const HEAT: f64 = 0.1;
+/// Steps without a better assignment after which that is twice as much, and after which it is as little as at first.
 const PATIENCE: f64 = 500.0;
-const COLD: u32 = 1000;
+const CYCLE: u32 = 2000;
 /// Jobs per device above which sets of jobs are too many to be listed.
 const FEW: usize = 12;
 /// Jobs among which the one on the worst device is picked.
@@ -25,11 +25,8 @@ const PICKS: usize = 3;
 pub(super) struct Record {
     walk: Walk<1>,
     patterns: Option<Patterns>,
-    /// Where it began, and begins again.
-    first: Vec<usize>,
     cost: f64,
-    /// The least cost since then, and steps since that was found.
-    local: f64,
+    /// Steps since the best was found.
     stale: u32,
     bound: f64,
     losses: Vec<f64>,
@@ -46,9 +43,7 @@ impl Record {
         walk.rank(tree.losses(), cost - bound);
         Self {
             patterns: (table.jobs <= FEW * table.devices).then(Patterns::default),
-            first: walk.of.clone(),
             cost,
-            local: cost,
             stale: 0,
             bound,
             losses: tree.losses().to_vec(),
@@ -61,17 +56,14 @@ impl Record {
     /// Goes on from the best assignment, which another search found.
     pub(super) fn restart(&mut self, best: &Incumbent) {
         if let Some(of) = &best.of {
-            self.put(of);
+            of.iter().enumerate().for_each(|(job, &device)| self.walk.relocate(job, device));
+            self.cost = best.cost;
             self.walk.rank(&self.losses, best.cost - self.bound);
+            self.stale = 0;
         }
     }
 
-    fn put(&mut self, of: &[usize]) {
-        of.iter().enumerate().for_each(|(job, &device)| self.walk.relocate(job, device));
-        self.cost = self.walk.table.total(of);
-        (self.local, self.stale) = (self.cost, 0);
-    }
-
+    /// One step; what is better than `best` takes its place.
     pub(super) fn step(&mut self, best: &mut Incumbent) {
         let walk = &mut self.walk;
         let grain = walk.table.grain;
@@ -91,9 +83,9 @@ impl Record {
         let step = if walk.random.below(2) == 0 {
             Step { forced: None, from, to, spare: grain.better_than(self.cost) - self.cost, first: false }
         } else {
-            let heat = HEAT * (1.0 + f64::from(self.stale) / PATIENCE);
-            let worse = heat * (self.local - self.bound) * walk.random.unit();
-            Step { forced: Some(job), from, to, spare: self.local + worse - self.cost, first: false }
+            let heat = HEAT * (1.0 + f64::from(self.stale % CYCLE) / PATIENCE);
+            let worse = heat * (best.cost - self.bound) * walk.random.unit();
+            Step { forced: Some(job), from, to, spare: best.cost + worse - self.cost, first: false }
         };
         let moved = match &mut self.patterns {
             Some(patterns) => walk.exchange(&step, patterns, &self.multipliers),
@@ -102,17 +94,11 @@ impl Record {
         self.stale += 1;
         if moved {
             self.cost = walk.table.total(&walk.of);
-            if self.cost <= grain.better_than(self.local) {
-                (self.local, self.stale) = (self.cost, 0);
-            }
             if self.cost <= grain.better_than(best.cost) {
                 *best = Incumbent { of: Some(walk.of.clone()), cost: self.cost };
                 walk.rank(&self.losses, self.cost - self.bound);
+                self.stale = 0;
             }
-        }
-        if self.stale >= COLD {
-            let first = self.first.clone();
-            self.put(&first);
         }
     }
 }

@@ -11,8 +11,6 @@ const FREE: (f64, f64, f64) = (14.0, 5.0, 36.0);
 const GROWTH: (f64, f64) = (1.005, 0.99);
 /// How many times as many jobs as are freed the devices of a step may have, less one.
 const SPREAD: f64 = 1.0;
-/// The share of those jobs that devices freed as a whole may have.
-const WHOLE: f64 = 0.7;
 /// Nodes that a step may look at.
 const NODES: u64 = 3000;
 /// Rounds in which a step's prices are found.
@@ -109,8 +107,7 @@ impl<const K: usize> Walk<K> {
         self.devices.clear();
         self.devices.extend([step.from, step.to]);
         // Either all jobs of few devices, or some jobs of more.
-        let whole = self.random.below(2) == 0;
-        let wanted = if whole { free * WHOLE } else { free * (1.0 + SPREAD * self.random.unit()) };
+        let wanted = free * (1.0 + SPREAD * self.random.unit());
         let mut jobs = self.members[step.from].len() + self.members[step.to].len();
         for _ in 0..2 * self.table.devices {
             if jobs as f64 >= wanted || self.devices.len() >= self.table.devices.min(Patterns::LIMIT) {
@@ -134,13 +131,13 @@ impl<const K: usize> Walk<K> {
             for &other in self.members[device].iter().filter(|&&other| Some(other) != step.forced) {
                 // What it would cost least to move it within these devices; luck decides among the rest.
                 let moved = self.ranked[other].iter().find(|(_, at)| *at != device && self.devices.contains(at));
-                if let Some((excess, _)) = moved.or(self.ranked[other].first().filter(|_| whole)) {
+                if let Some((excess, _)) = moved {
                     jobs.push((excess * self.random.unit(), other));
                 }
             }
         }
         jobs.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let most = if whole { Patterns::LIMIT } else { free as usize } - usize::from(step.forced.is_some());
+        let most = free as usize - usize::from(step.forced.is_some());
         jobs.truncate(most);
         self.jobs.clear();
         self.jobs.extend(step.forced);
