@@ -8,9 +8,10 @@ use super::tree::Tree;
 
 /// Rounds in which prices are found.
 const ROUNDS: usize = 2000;
-/// Steps of the walk, and nodes of the tree, in turn.
+/// Steps of the walk, and nodes of the tree by the number of devices, in turn: a node takes a while for each device, and with many of them it is
+/// the walk that gets on.
 const STEPS: usize = 1000;
-const NODES: u64 = 60;
+const NODES: usize = 2000;
 /// Steps per job in which a first assignment is looked for, in the first turn; each further turn has twice as many, and nodes.
 const FIRST_STEPS: usize = 20;
 const FIRST_NODES: u64 = 100;
@@ -85,7 +86,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
             break true;
         }
         let before = best.cost;
-        if tree.search(NODES, &mut best, stop) {
+        if tree.search((NODES / table.devices).max(1) as u64, &mut best, stop) {
             break true;
         }
         if best.cost < before {
