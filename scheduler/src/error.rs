@@ -37,6 +37,41 @@ pub enum Error {
         /// How many tasks there are.
         count: usize,
     },
+    /// There is nothing to assign.
+    #[error("there is no job to assign; give at least one")]
+    NoJob,
+    /// There are resources for another number of jobs.
+    #[error("there are {found} rows of resources for {jobs} jobs; give one for each, or none at all")]
+    ResourceRows {
+        /// Rows there are.
+        found: usize,
+        /// Jobs there are.
+        jobs: usize,
+    },
+    /// There are budgets for another number of devices.
+    #[error("there are {found} budgets for {devices} devices; give one for each")]
+    Budgets {
+        /// Budgets there are.
+        found: usize,
+        /// Devices there are.
+        devices: usize,
+    },
+    /// Limits cannot be kept.
+    #[error("no assignment is possible: {0}; raise a budget, or take jobs away")]
+    Infeasible(String),
+    /// Time was over before a first result.
+    #[error(
+        "the time was over before an assignment was found that keeps the budgets, and none may exist; give more time, or raise a budget"
+    )]
+    Unfinished,
+    /// Text is not an assignment problem.
+    #[error("this is not an assignment problem, at {at}: {reason}; give the text form of the OR-Library, or JSON")]
+    AssignmentSyntax {
+        /// Where in the text.
+        at: String,
+        /// What is wrong there.
+        reason: String,
+    },
     /// Tasks wait for each other in a circle.
     #[error("task '{0}' waits for its own result; remove the cycle through it")]
     Cycle(String),

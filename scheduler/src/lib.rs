@@ -39,6 +39,7 @@
 #![forbid(unsafe_code)]
 
 mod arrays;
+mod assign;
 mod bounds;
 mod cluster;
 mod cpop;
@@ -60,10 +61,12 @@ mod pipeline;
 mod plan;
 mod portfolio;
 mod problem;
+mod random;
 mod schedule;
 mod search;
 mod timetable;
 
+pub use assign::{Aim, Assigned, Assignment, Ended};
 pub use cpop::Cpop;
 pub use devices::{Device, DeviceId, Devices, Link};
 pub use error::Error;

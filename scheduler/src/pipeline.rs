@@ -6,7 +6,8 @@ use crate::arrays::Arrays;
 use crate::heft::by_rank;
 use crate::list::Draft;
 use crate::load::Load;
-use crate::search::{Random, Remaining};
+use crate::random::Random;
+use crate::search::Remaining;
 use crate::{Effort, Error, Heft, Partitioner, Problem, Schedule};
 
 /// Devices that the dynamic program chooses from, and places where it may cut.

@@ -125,6 +125,15 @@ enum Bench {
         /// Models; without names, all.
         names: Vec<String>,
     },
+    /// Assignment problems of the literature, beside HiGHS, on one core; writes target/bench-assign.json and .md, and fails where a goal is
+    /// missed. Reads the folder `gap` in HETERO_DATA, or in ../shared/data.
+    Assign {
+        /// Seconds for each instance.
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+        /// Instances, such as e20100; without names, all.
+        names: Vec<String>,
+    },
     /// Handing a tensor from the CPU to each device and back, in place and staged, beside the driver's own launch; writes
     /// target/bench-handover.json and .md.
     Handover,
@@ -170,6 +179,7 @@ fn main() -> ExitCode {
         },
         Task::Docs => steps::docs(&workspace),
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
+        Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
         Task::Bench { what: Bench::Schedule { seconds, seed } } => steps::bench_schedule(&workspace, seconds, seed),
         Task::Bench { what: Bench::Pipeline { arguments } } => steps::bench_pipeline(&workspace, &arguments),

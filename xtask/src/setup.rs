@@ -15,6 +15,7 @@ const SAGA: &str = "anrg-saga==2.1.0";
 const SAGA_PYTHONS: [&str; 4] = ["python3", "python3.12", "python3.13", "python3.14"];
 /// Versions that pyenv installs and a `python3.12` of the path only refers to.
 const PYENV: &str = "pyenv root | xargs -I{} find {}/versions -path '*/3.1[2-9]*/bin/python3'";
+const HIGHS: &str = "highspy==1.16.0";
 const CARGO_HACK: &str = "0.6.46";
 const CARGO_FUZZ: &str = "0.13.2";
 
@@ -25,7 +26,7 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     drivers::setup(workspace)
 }
 
-fn python(workspace: &Workspace) -> Result<()> {
+pub(crate) fn python(workspace: &Workspace) -> Result<()> {
     let home = workspace.cache.join("python");
     // Written last, so that a broken installation is made again.
     let stamp = home.join("hetero-packages.txt");
@@ -44,9 +45,18 @@ fn python(workspace: &Workspace) -> Result<()> {
     std::fs::write(&stamp, wanted).map_err(|error| format!("cannot write {}: {error}", stamp.display()))
 }
 
-/// Installs the second peer of the benchmarks, which no test needs.
+/// Installs the second peer of the benchmarks of models, which no test needs.
 pub(crate) fn openvino(workspace: &Workspace) -> Result<()> {
-    workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", OPENVINO])
+    python_package(workspace, OPENVINO)
+}
+
+/// Installs the peer of the benchmark of assignment problems, which no test needs.
+pub(crate) fn highs(workspace: &Workspace) -> Result<()> {
+    python_package(workspace, HIGHS)
+}
+
+fn python_package(workspace: &Workspace, package: &str) -> Result<()> {
+    workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package])
 }
 
 /// An environment of its own with the scheduler's peer; its Python.

@@ -294,6 +294,25 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Res
     workspace.run(workspace.python(), &arguments)
 }
 
+/// Assignment problems, solved by hetero and by HiGHS.
+pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]) -> Result<()> {
+    let data = std::env::var_os("HETERO_DATA")
+        .map_or_else(|| workspace.root.join("../shared/data"), |folder| workspace.root.join(folder))
+        .join("gap");
+    if !data.join("bounds.tsv").exists() {
+        return Err(format!("there is no {}; set HETERO_DATA to the folder with the instances", data.display()));
+    }
+    setup::python(workspace)?;
+    setup::highs(workspace)?;
+    let hetero = workspace.hetero()?;
+    let out = workspace.root.join("target").join("bench-assign");
+    let script = workspace.script("assign.py");
+    let paths = [&script, &hetero, &data, &out].map(|path| path.to_string_lossy().into_owned());
+    let seconds = seconds.to_string();
+    let arguments: Vec<&str> = paths.iter().chain([&seconds]).chain(names).map(String::as_str).collect();
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// Packages, and their example that measures the devices of their driver.
 const HANDOVERS: [(&str, &str); 2] = [("hetero-opencl", "handover_opencl"), ("hetero-wgpu", "handover_wgpu")];
 

@@ -54,6 +54,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  hetero calibrate\n  hetero calibrate --device cpu:0 --seconds 5 --out profile.json\n  hetero calibrate model.onnx --device cpu:0\n  hetero calibrate --check model.onnx --device cpu:0\n\nThe profile is written to --out, else to $HETERO_PROFILE, else to hetero/profile.json in the user's cache folder."
     )]
     Calibrate(CalibrateOptions),
+    /// Give each job of a problem in a file to a device: least total cost within one budget or a budget per device, or least makespan.
+    #[command(
+        after_help = "Examples:\n  hetero assign e20100.txt --seconds 5\n  hetero assign jobs.json --objective makespan --json\n\nFILE is in the text form of Beasley's OR-Library for generalised assignment: the numbers of devices m and of jobs n, m rows of n costs, m rows of n\nresources, m budgets. Or it is JSON, here with three jobs on two devices:\n  {\"objective\": \"total\", \"costs\": [[2.5, 1], [3, null], [1, 4]], \"resources\": [[2, 1], [3, 1], [1, 2]], \"budget\": [4, 3]}\n  {\"objective\": \"makespan\", \"work\": [6, 3, 9], \"speeds\": [1, 2.5], \"resources\": [2, 3, 1], \"budget\": [4, 3]}\n`objective` is total, the default, or makespan. `costs` has a row for each job, with null where a device does not claim it; or `work` and `speeds`\ngive costs as quotients. `resources` are whole numbers: a row for each job, or one number. `budget` is one for all devices together, or a list with one for\neach; without it, nothing limits resources."
+    )]
+    Assign(AssignOptions),
     /// Classify 500 held-out digits with a small network, on the devices found.
     #[command(after_help = "Examples:\n  hetero demo\n  hetero demo --device cpu:0 --json")]
     Demo(DemoOptions),
@@ -312,6 +317,32 @@ pub(crate) struct CalibrateOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct AssignOptions {
+    /// The problem, as text or JSON.
+    pub(crate) file: PathBuf,
+    /// Seconds after which the best found is taken; it ends before where that is proven to be the best.
+    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = parse_seconds)]
+    pub(crate) seconds: f64,
+    /// Seed of the search's choices.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// What to minimise, whatever the file says.
+    #[arg(long, value_enum)]
+    pub(crate) objective: Option<AssignObjective>,
+    #[command(flatten)]
+    pub(crate) output: JsonOptions,
+}
+
+/// What an assignment is to minimise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum AssignObjective {
+    /// The sum of all costs.
+    Total,
+    /// The greatest sum of costs of any device.
+    Makespan,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct DemoOptions {
     #[command(flatten)]
     pub(crate) devices: DeviceOptions,
@@ -354,6 +385,11 @@ fn parse_option(text: &str) -> Result<DriverOption, String> {
     }
 }
 
+fn parse_seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
+    seconds.ok_or_else(|| format!("'{text}' is not a number of seconds from 0 to 86400"))
+}
+
 fn parse_bytes(text: &str) -> Result<u64, String> {
     let (digits, unit) = match text.char_indices().last() {
         Some((at, 'k' | 'K')) => (&text[..at], 1u64 << 10),
@@ -383,6 +419,8 @@ mod tests {
         assert_eq!(parse_bytes("2G"), Ok(2 << 30));
         assert!(parse_bytes("0").is_err() && parse_bytes("99999999999G").is_err());
         assert!(parse_input("x=").is_err());
+        assert_eq!(parse_seconds("0.5"), Ok(0.5));
+        assert!(parse_seconds("-1").is_err() && parse_seconds("nan").is_err() && parse_seconds("1e9").is_err());
         assert!(
             parse_fault("cpu:0=lose:1").is_ok() && parse_fault("cpu:0").is_err() && parse_fault("cpu:0=x").is_err()
         );

@@ -13,6 +13,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;
+mod assign;
 mod calibrate;
 mod conformance;
 mod demo;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
             Some(arguments::ConformanceCommand::Save(options)) => conformance::save(options),
         },
         Command::Calibrate(options) => calibrate::calibrate(options),
+        Command::Assign(options) => assign::assign(options),
         Command::Demo(options) => demo::demo(options),
     };
     match outcome {

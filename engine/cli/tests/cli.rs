@@ -369,3 +369,32 @@ fn a_bare_machine_is_told_what_is_missing() {
         }
     }
 }
+
+#[test]
+fn assign_reads_both_forms_and_says_what_is_wrong() {
+    let folder = Folder::new("assign");
+    let write = |name: &str, text: &str| std::fs::write(folder.0.join(name), text).unwrap();
+    write("gap.txt", "2 3\n1 2 3\n4 5 6\n1 1 1\n2 2 2\n2 4\n");
+    let result = folder.json(&["assign", "gap.txt", "--json"]);
+    // Two jobs fit on the first device; the difference is 3 for each, so any one of them may go to the second.
+    assert_eq!((result["value"].as_f64(), result["bound"].as_f64()), (Some(9.0), Some(9.0)));
+    assert_eq!(result["proved"], true);
+    assert_eq!(result["devices"][0]["jobs"], 2);
+    let result = folder.json(&["assign", "gap.txt", "--objective", "makespan", "--json"]);
+    assert_eq!((result["objective"].as_str(), result["value"].as_f64()), (Some("makespan"), Some(5.0)));
+    write("work.json", r#"{"work": [6, 3, 9], "speeds": [1, 3], "resources": [2, 3, 1], "budget": [4, 3]}"#);
+    assert_eq!(folder.json(&["assign", "work.json", "--json"])["value"].as_f64(), Some(8.0));
+    let said = folder.run(&["assign", "work.json"]);
+    assert!(String::from_utf8_lossy(&said.stdout).contains("proven"));
+
+    write("wrong.txt", "2 3\n1 2 x\n");
+    let (code, said) = folder.fails(&["assign", "wrong.txt"]);
+    assert!(code == 2 && said.contains("line 2, number 3"), "{code}: {said}");
+    write("tight.json", r#"{"costs": [[1, 2], [2, 1]], "resources": [2, 2], "budget": 3}"#);
+    let (code, said) = folder.fails(&["assign", "tight.json"]);
+    assert!(code == 1 && said.contains("no assignment is possible"), "{code}: {said}");
+    let (code, _) = folder.fails(&["assign", "tight.json", "--objective", "makespan"]);
+    assert_eq!(code, 2);
+    assert_eq!(folder.fails(&["assign", "nothing.txt"]).0, 1);
+    assert_eq!(folder.fails(&["assign", "gap.txt", "--seconds", "-1"]).0, 2);
+}

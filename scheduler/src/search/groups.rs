@@ -1,9 +1,9 @@
 //! Moves of several tasks at once. A chain of tasks that is worth moving is often not worth beginning with: each task that moves alone pays for two transfers.
 
-use super::Random;
 use super::sequences::Sequences;
 use super::tabu::Tabu;
 use crate::arrays::Arrays;
+use crate::random::Random;
 use crate::search::Remaining;
 
 /// The islands of a placement: tasks of one device that are connected through tasks of that device, each list in topological order.

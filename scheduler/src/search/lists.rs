@@ -1,8 +1,9 @@
 //! List scheduling with priorities that chance disturbs.
 
-use super::{Random, Remaining};
+use super::Remaining;
 use crate::list::{Draft, by_priority, upward_ranks};
 use crate::peft::optimistic;
+use crate::random::Random;
 use crate::{Problem, Schedule};
 
 /// HEFT and PEFT with ranks that are wrong by some per cent, as chance will have it. Where many tasks are alike, list schedulers are as good as the order in which they
@@ -26,10 +27,10 @@ impl<'a> Lists<'a> {
             if !remaining.step() {
                 break;
             }
-            let noise = 0.3 * random.share() * random.share();
+            let noise = 0.3 * random.unit() * random.unit();
             let looks_ahead = random.below(2) == 0;
             let priority: Vec<f64> =
-                self.ranks.iter().map(|rank| rank * (1.0 + noise * (2.0 * random.share() - 1.0))).collect();
+                self.ranks.iter().map(|rank| rank * (1.0 + noise * (2.0 * random.unit() - 1.0))).collect();
             let mut draft = Draft::new(self.problem).ok()?;
             let placed = by_priority(self.problem.arrays(), &priority).into_iter().try_for_each(|task| {
                 let left = |device: usize| if looks_ahead { self.optimistic[task * devices + device] } else { 0.0 };

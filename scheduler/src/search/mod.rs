@@ -8,6 +8,7 @@ mod tabu;
 use std::time::{Duration, Instant};
 
 use crate::bounds::PROOF;
+use crate::random::Random;
 use crate::{Problem, Schedule};
 use lists::Lists;
 use sequences::Sequences;
@@ -55,45 +56,6 @@ impl Remaining {
         }
         self.steps -= 1;
         true
-    }
-}
-
-/// Random numbers: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
-#[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// A number below `limit`, and zero where that is zero.
-    pub(crate) fn below(&mut self, limit: usize) -> usize {
-        ((u128::from(self.next()) * limit as u128) >> 64) as usize
-    }
-
-    /// A number from 0 up to 1.
-    pub(crate) fn share(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    /// Keeps so many of a list, by chance.
-    pub(crate) fn select<T>(&mut self, list: &mut Vec<T>, count: usize) {
-        if list.len() > count {
-            for index in 0..count {
-                let other = index + self.below(list.len() - index);
-                list.swap(index, other);
-            }
-            list.truncate(count);
-        }
     }
 }
 

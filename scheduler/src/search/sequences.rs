@@ -1,8 +1,8 @@
 //! Who runs what in which order, and when that is: the state that local search changes.
 
-use super::Random;
 use crate::arrays::Arrays;
 use crate::partition::by_start;
+use crate::random::Random;
 use crate::{DeviceId, Problem, Schedule, Slot};
 
 const NONE: usize = usize::MAX;

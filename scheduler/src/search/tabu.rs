@@ -1,10 +1,10 @@
 //! Tabu search over sequences.
 
-use super::Random;
 use super::sequences::{Place, Sequences, Without};
 use crate::Problem;
 use crate::arrays::Arrays;
 use crate::load::Load;
+use crate::random::Random;
 
 /// Critical tasks that a step looks at; of more, it takes a selection. Fewer where graphs are large, each taking as long as the graph.
 const MOST_TASKS: usize = 24;

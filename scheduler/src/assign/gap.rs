@@ -1,0 +1,104 @@
+//! The generalised assignment problem: total cost, a budget per device.
+
+use super::core::Core;
+use super::record::Record;
+use super::start::start;
+use super::table::Table;
+use super::tree::Tree;
+
+/// Rounds in which prices are found.
+const ROUNDS: usize = 2000;
+/// Steps of the walk, and nodes of the tree by the number of devices, in turn: a node takes a while for each device, and with many of them it is
+/// the walk that gets on.
+const STEPS: usize = 1000;
+const NODES: usize = 2000;
+/// Steps per job in which a first assignment is looked for, in the first turn; each further turn has twice as many, and nodes.
+const FIRST_STEPS: usize = 20;
+const FIRST_NODES: u64 = 100;
+/// The best assignment known, if any, and what it costs.
+#[derive(Clone, Debug)]
+pub(super) struct Incumbent {
+    pub(super) of: Option<Vec<usize>>,
+    pub(super) cost: f64,
+}
+
+impl Incumbent {
+    pub(super) const NONE: Self = Self { of: None, cost: f64::INFINITY };
+}
+
+/// The best found, and a bound: infinite where there is no assignment.
+#[derive(Clone, Debug)]
+pub(super) struct Answer {
+    pub(super) best: Incumbent,
+    pub(super) bound: f64,
+}
+
+/// An assignment that keeps the limits, or that there is none, or that there was no time to tell.
+pub(super) enum First {
+    Found(Vec<usize>),
+    None,
+    Stopped,
+}
+
+/// Finds an assignment within the budgets: a search that mends overload, and an exact one, in turns.
+pub(super) fn first(table: &Table<1>, core: &Core<1>, seed: u64, stop: &mut dyn FnMut() -> bool) -> First {
+    let mut tree = Tree::new(table, core);
+    let mut best = Incumbent::NONE;
+    for turn in 0_u32.. {
+        let scale = 1_usize << turn.min(20);
+        if let Some(of) = start(table, core, FIRST_STEPS * scale * table.jobs, seed.wrapping_add(u64::from(turn)), stop)
+        {
+            return First::Found(of);
+        }
+        let done = tree.search(FIRST_NODES * scale as u64, &mut best, stop);
+        if let Some(of) = best.of {
+            return First::Found(of);
+        }
+        if done {
+            return First::None;
+        }
+        if stop() {
+            break;
+        }
+    }
+    First::Stopped
+}
+
+/// Finds the cheapest assignment within the budgets: prices by linear relaxation, a first assignment, then a walk that improves it and an
+/// exact search, in turns.
+pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool) -> Answer {
+    let mut core = table.core();
+    core.price(ROUNDS / 4, table.most());
+    let of = match first(table, &core, seed, stop) {
+        First::Found(of) => of,
+        First::None => return Answer { best: Incumbent::NONE, bound: f64::INFINITY },
+        First::Stopped => return Answer { best: Incumbent::NONE, bound: core.bound() },
+    };
+    let cost = table.total(&of);
+    core.price(ROUNDS, cost);
+    let relaxed = core.bound();
+    let mut best = Incumbent { of: Some(of.clone()), cost };
+    let mut tree = Tree::new(table, &core);
+    tree.bound_root(&mut best, stop);
+    let mut record = Record::new(table, &core, &tree, best.of.clone().unwrap_or(of), seed);
+    let done = 'search: loop {
+        if table.grain.proves(relaxed, best.cost) {
+            break true;
+        }
+        let before = best.cost;
+        if tree.search((NODES / table.devices).max(1) as u64, &mut best, stop) {
+            break true;
+        }
+        if best.cost < before {
+            record.restart(&best);
+        }
+        for _ in 0..STEPS {
+            if stop() {
+                break 'search false;
+            }
+            record.step(&mut best);
+        }
+    };
+    let bound = if done { best.cost } else { relaxed.max(tree.bound()).min(best.cost) };
+    Answer { best, bound }
+}

@@ -1,0 +1,104 @@
+//! The walk by which assignments of least total cost are found.
+
+use super::core::Core;
+use super::gap::Incumbent;
+use super::patterns::Patterns;
+use super::table::Table;
+use super::tree::Tree;
+use super::walk::{Step, Walk};
+
+/// By how much of the distance between bound and best a step may be worse than the best.
+const HEAT: f64 = 0.1;
+/// Steps without a better assignment after which that is twice as much, and after which it is as little as at first.
+const PATIENCE: f64 = 500.0;
+const CYCLE: u32 = 2000;
+/// Jobs per device above which sets of jobs are too many to be listed.
+const FEW: usize = 12;
+/// Jobs among which the one on the worst device is picked.
+const PICKS: usize = 3;
+
+/// A walk that goes on from what is within a threshold of the best (record-to-record travel; Dueck, Journal of Computational Physics 104,
+/// 1993).
+///
+/// Half of the steps look for something better near a device, the other half force a job off its device. Devices that lose much
+/// against their best knapsack, at the multipliers of the relaxation, are chosen more often: only there something can be gained.
+pub(super) struct Record {
+    walk: Walk<1>,
+    patterns: Option<Patterns>,
+    cost: f64,
+    /// Steps since the best was found.
+    stale: u32,
+    bound: f64,
+    losses: Vec<f64>,
+    multipliers: Vec<f64>,
+    /// The value of each device's best knapsack.
+    values: Vec<f64>,
+}
+
+impl Record {
+    /// Begins with this assignment. The tree has bounded its root.
+    pub(super) fn new(table: &Table<1>, core: &Core<1>, tree: &Tree<'_>, of: Vec<usize>, seed: u64) -> Self {
+        let (cost, bound) = (table.total(&of), tree.root_bound().max(core.bound()));
+        let mut walk = Walk::new(table.clone(), core.prices(), of, seed);
+        walk.rank(tree.losses(), cost - bound);
+        Self {
+            patterns: (table.jobs <= FEW * table.devices).then(Patterns::default),
+            cost,
+            stale: 0,
+            bound,
+            losses: tree.losses().to_vec(),
+            multipliers: tree.root_multipliers().to_vec(),
+            values: tree.root_values().to_vec(),
+            walk,
+        }
+    }
+
+    /// Goes on from the best assignment, which another search found.
+    pub(super) fn restart(&mut self, best: &Incumbent) {
+        if let Some(of) = &best.of {
+            of.iter().enumerate().for_each(|(job, &device)| self.walk.relocate(job, device));
+            self.cost = best.cost;
+            self.walk.rank(&self.losses, best.cost - self.bound);
+            self.stale = 0;
+        }
+    }
+
+    /// One step; what is better than `best` takes its place.
+    pub(super) fn step(&mut self, best: &mut Incumbent) {
+        let walk = &mut self.walk;
+        let grain = walk.table.grain;
+        walk.regret.clone_from(&self.values);
+        for (job, &device) in walk.of.iter().enumerate() {
+            walk.regret[device] -= self.multipliers[job] - walk.table.cost(job, device);
+        }
+        let mut job = walk.random.below(walk.table.jobs);
+        for _ in 1..PICKS {
+            let other = walk.random.below(walk.table.jobs);
+            if walk.regret[walk.of[other]] > walk.regret[walk.of[job]] {
+                job = other;
+            }
+        }
+        let Some(to) = walk.target(job) else { return };
+        let from = walk.of[job];
+        let step = if walk.random.below(2) == 0 {
+            Step { forced: None, from, to, spare: grain.better_than(self.cost) - self.cost, first: false }
+        } else {
+            let heat = HEAT * (1.0 + f64::from(self.stale % CYCLE) / PATIENCE);
+            let worse = heat * (best.cost - self.bound) * walk.random.unit();
+            Step { forced: Some(job), from, to, spare: best.cost + worse - self.cost, first: false }
+        };
+        let moved = match &mut self.patterns {
+            Some(patterns) => walk.exchange(&step, patterns, &self.multipliers),
+            None => walk.step(&step, |_, capacity| *capacity),
+        };
+        self.stale += 1;
+        if moved {
+            self.cost = walk.table.total(&walk.of);
+            if self.cost <= grain.better_than(best.cost) {
+                *best = Incumbent { of: Some(walk.of.clone()), cost: self.cost };
+                walk.rank(&self.losses, self.cost - self.bound);
+                self.stale = 0;
+            }
+        }
+    }
+}
