@@ -5,6 +5,7 @@
 //!   strategy: latency_aware     # or throughput
 //!   time_limit_ms: 300          # what planning may take
 //!   batch_split_size: 128
+//!   tile_size: 512              # of matrix products; 0 cuts none
 //! device_params:
 //!   gpu_mem_threshold: 85%      # or 0.85
 //! ```
@@ -51,6 +52,9 @@ pub struct Scheduling {
     /// checked; no planner splits batches yet.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
+    /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512
+    /// where devices do not all share one processor, else 0.
+    pub tile_size: Option<usize>,
 }
 
 /// What the planner optimises.
@@ -128,11 +132,12 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 }
 
 /// Every name that may stand in a configuration.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "scheduling",
     "strategy",
     "time_limit_ms",
     "batch_split_size",
+    "tile_size",
     "device_params",
     "gpu_mem_threshold",
     "latency_aware",

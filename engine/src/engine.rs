@@ -17,6 +17,7 @@ use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
 use crate::lost::{takeover, uses};
 use crate::lower::{self, Constraints, CostModel, Roofline};
+use crate::passes::tile::Tiling;
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
@@ -27,6 +28,8 @@ use crate::{Error, Model, Result};
 const MOST_REPLANS: usize = 3;
 /// Time that a strategy may take for a plan, unless the configuration says otherwise. Where a bound proves a plan to be the best, it takes less.
 const PLANNING: Duration = Duration::from_millis(300);
+/// Sides of tiles, unless the configuration says otherwise.
+const TILE: usize = 512;
 /// Longest that a run may take, unless the builder says otherwise.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -293,8 +296,10 @@ impl HeteroEngine {
     /// `Plan` where there is no device or none takes a node.
     pub fn analyze(&self, model: &Model, binding: &Binding) -> Result<Plan> {
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
-        let program = Arc::new(self.rewrite(&bound.program)?);
+        let tile = self.tile_size();
+        let program = Arc::new(self.rewrite(&bound.program, tile)?);
         let mut schedule = self.divide(&program, &HashSet::new())?;
+        schedule.tile_size = (!passes::tile::groups(&program).is_empty()).then_some(tile as u64);
         schedule.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
         Ok(self.plan(schedule, program, bound.assumed))
     }
@@ -313,7 +318,8 @@ impl HeteroEngine {
             binding.shapes.insert(name.clone(), shape);
         }
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
-        let program = Arc::new(self.rewrite(&bound.program)?);
+        let tile = schedule.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let program = Arc::new(self.rewrite(&bound.program, tile)?);
         let found = fingerprint(&program);
         if found != schedule.model {
             return Err(wrong("its model", format!("it is for the model {}, this is {found}", schedule.model)));
@@ -454,7 +460,17 @@ impl HeteroEngine {
         self.devices.iter().position(|device| device.info().id.to_string() == id)
     }
 
-    fn rewrite(&self, program: &Program) -> Result<Program> {
+    /// Sides of the tiles that products are cut into; 0 where none is.
+    fn tile_size(&self) -> usize {
+        self.config.scheduling.tile_size.unwrap_or_else(|| {
+            // Those that compute on the host's processor gain nothing by sharing.
+            let hosted = self.devices.iter().any(|device| device.info().runs_on_host());
+            let others = self.devices.iter().filter(|device| !device.info().runs_on_host()).count();
+            if others + usize::from(hosted) > 1 { TILE } else { 0 }
+        })
+    }
+
+    fn rewrite(&self, program: &Program, tile: usize) -> Result<Program> {
         // Constants live on the host, whatever device uses them.
         let host = self.memory_limit.unwrap_or_else(|| {
             let known = self.devices.iter().filter_map(|device| device.info().memory_bytes);
@@ -462,7 +478,14 @@ impl HeteroEngine {
         });
         let memory_limit = usize::try_from(host).unwrap_or(usize::MAX);
         let context = PassContext { operators: &*self.operators, memory_limit };
-        Ok(passes::run(program, &self.passes, &context)?)
+        let program = passes::run(program, &self.passes, &context)?;
+        let tiling: [Box<dyn Pass>; 1] = [Box::new(Tiling { size: tile, placement: self.placement.clone() })];
+        let tiled = passes::run(&program, &tiling, &context)?;
+        if tiled.nodes().len() == program.nodes().len() {
+            return Ok(program);
+        }
+        // Slices of constants are constants.
+        Ok(passes::run(&tiled, &passes::standard(), &context)?)
     }
 
     fn problem(&self, program: &Program, denied: &HashSet<(usize, NodeId)>, lost: &[usize]) -> Result<Problem> {

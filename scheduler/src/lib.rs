@@ -54,6 +54,7 @@ mod portfolio;
 mod problem;
 mod schedule;
 mod search;
+mod tiles;
 mod timetable;
 
 pub use cpop::Cpop;
@@ -69,8 +70,9 @@ pub use heft::Heft;
 pub use lookahead::Lookahead;
 pub use peft::Peft;
 pub use pipeline::Throughput;
-pub use plan::{Partition, Plan, Transfer};
+pub use plan::{Partition, Plan, Tiles, Transfer};
 pub use portfolio::LatencyAware;
 pub use problem::Problem;
 pub use schedule::{Partitioner, Schedule, Slot};
 pub use search::Effort;
+pub use tiles::levels;

@@ -3,6 +3,7 @@
 mod common;
 mod dead;
 mod fold;
+pub(crate) mod tile;
 
 use hetero_hal::{Graph, OperatorSet, Program, Result};
 
