@@ -48,8 +48,8 @@ pub struct Scheduling {
     /// Time that the planner may take for a plan, written in milliseconds as `time_limit_ms: 500`. `None` means 300 ms.
     #[serde(rename = "time_limit_ms", deserialize_with = "milliseconds")]
     pub time_limit: Option<Duration>,
-    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. Read and
-    /// checked; no planner splits batches yet.
+    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. A model
+    /// that is not known to keep the rows of its batch apart stays whole, and [`Plan::notes`](crate::Plan::notes) says why.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
     /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512

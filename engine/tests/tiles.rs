@@ -187,3 +187,10 @@ fn two_of_equal_speed_take_little_more_than_half() {
     let ratio = one.as_secs_f64() / two.as_secs_f64();
     assert!(ratio >= 1.9, "{one:?} on one, {two:?} on two: {ratio:.2}");
 }
+
+#[test]
+fn a_tiled_plan_is_explained() {
+    let engine = engine(&[Speed::ms(1), Speed::ms(1)], 16);
+    let plan = plan(&engine);
+    engine.explain(&plan, hetero::scheduler::Effort::time(Duration::from_millis(50))).unwrap();
+}

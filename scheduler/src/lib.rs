@@ -31,6 +31,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apportion;
 mod arrays;
 mod bounds;
 mod cpop;
@@ -57,6 +58,7 @@ mod search;
 mod tiles;
 mod timetable;
 
+pub use apportion::apportion;
 pub use cpop::Cpop;
 pub use devices::{Device, DeviceId, Devices, Link};
 pub use error::Error;

@@ -84,9 +84,10 @@ pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
                 let sent = groups[group_of[from.0]].last;
                 sent.before(group.first.earlier_by(transfer(from, id, bytes)))
             };
-            let like = group.tasks.last().is_some_and(|&other| {
-                graph.known(other).tiles.is_none() && graph.level(other) == graph.level(id)
-            });
+            let like = group
+                .tasks
+                .last()
+                .is_some_and(|&other| graph.known(other).tiles.is_none() && graph.level(other) == graph.level(id));
             like && graph.known(id).tiles.is_none() && last.before(group.deadline) && abroad().all(arrives)
         };
         let processor = problem.devices().processor(device);

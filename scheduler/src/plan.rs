@@ -34,6 +34,9 @@ pub struct Plan {
     /// Sides of the tiles that matrix products were cut into before the model was planned; `None` where none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tile_size: Option<u64>,
+    /// Rows of the parts that the batch was split into before the model was planned; empty where it was not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batch_parts: Vec<u64>,
 }
 
 /// Tasks that one device compiles and runs as a whole.
@@ -141,6 +144,7 @@ impl Plan {
             estimated_makespan: groups.iter().map(Group::finish).fold(0.0, f64::max),
             devices: ids,
             tile_size: None,
+            batch_parts: vec![],
         })
     }
 
@@ -334,6 +338,7 @@ mod tests {
             }],
             estimated_makespan: 0.4,
             tile_size: None,
+            batch_parts: vec![],
         }
     }
 

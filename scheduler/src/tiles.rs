@@ -47,7 +47,10 @@ pub fn levels(edges: &[(usize, usize)], groups: &[Option<usize>]) -> Option<Vec<
 ///
 /// Those take part that claim all tiles. Of devices that share a processor, every tile that the slower one takes would be done earlier by
 /// the other: only the quickest takes part, and what the schedule gives tiles to anyway.
-pub(crate) fn takers(problem: &Problem, device_of: impl Fn(TaskId) -> usize) -> BTreeMap<String, BTreeMap<String, f64>> {
+pub(crate) fn takers(
+    problem: &Problem,
+    device_of: impl Fn(TaskId) -> usize,
+) -> BTreeMap<String, BTreeMap<String, f64>> {
     let (graph, devices) = (problem.graph(), problem.devices());
     let mut groups: BTreeMap<&str, Vec<TaskId>> = BTreeMap::new();
     for (id, task) in graph.tasks() {
@@ -66,7 +69,8 @@ pub(crate) fn takers(problem: &Problem, device_of: impl Fn(TaskId) -> usize) -> 
         let processor = |device: usize| devices.processor(crate::DeviceId(device)).0;
         let beaten = |device: usize, own: f64| {
             (0..ids.len()).filter(|&other| other != device && processor(other) == processor(device)).any(|other| {
-                seconds[other].is_some_and(|theirs| theirs < own || (theirs <= own && (planned(other) || other < device)))
+                seconds[other]
+                    .is_some_and(|theirs| theirs < own || (theirs <= own && (planned(other) || other < device)))
             })
         };
         let takes = |device: usize| {

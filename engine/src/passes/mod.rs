@@ -1,5 +1,6 @@
 //! Passes: standard ONNX in, standard ONNX out. Each is one file.
 
+pub(crate) mod batch;
 mod common;
 mod dead;
 mod fold;

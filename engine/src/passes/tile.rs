@@ -88,11 +88,7 @@ impl Product {
     fn cut(&self, graph: &mut Graph, node: &Node, size: usize) -> Result<()> {
         let (name, version) = (&node.name, node.operator.version);
         let add = |graph: &mut Graph, name: String, shape: &[usize]| {
-            graph.values.push(Value {
-                name: name.into(),
-                ty: TensorType::exact(self.dtype, shape),
-                constant: None,
-            });
+            graph.values.push(Value { name: name.into(), ty: TensorType::exact(self.dtype, shape), constant: None });
             ValueId(graph.values.len() as u32 - 1)
         };
         let rows = slices(graph, &format!("{name}/rows"), self.a, 0, self.m, size, self.k)?;

@@ -500,8 +500,8 @@ impl Planner<'_> {
                         for (&tile, bindings) in group.tiles.iter().zip(bindings) {
                             let directions = self.partitions[tile].bindings.iter().map(|binding| binding.1);
                             let bound = bindings.iter().zip(directions);
-                            for access in bound
-                                .filter_map(|(&slot, direction)| access(slot, direction == Direction::Output))
+                            for access in
+                                bound.filter_map(|(&slot, direction)| access(slot, direction == Direction::Output))
                             {
                                 // Tiles read the same slices.
                                 if !list.contains(&access) {

@@ -126,8 +126,7 @@ fn levels(program: &Program, plan: &hetero_scheduler::Plan) -> Result<Vec<usize>
     });
     let group_of: HashMap<&str, Option<usize>> = group_of.collect();
     let nodes = program.nodes();
-    let groups: Vec<Option<usize>> =
-        nodes.iter().map(|node| group_of.get(&*node.name).copied().flatten()).collect();
+    let groups: Vec<Option<usize>> = nodes.iter().map(|node| group_of.get(&*node.name).copied().flatten()).collect();
     let producers = program.producers();
     let mut edges = Vec::new();
     for (id, node) in program.node_ids() {
@@ -141,7 +140,11 @@ fn levels(program: &Program, plan: &hetero_scheduler::Plan) -> Result<Vec<usize>
         let mut all = partition.tasks.iter().filter_map(|task| level_of.get(&**task).copied());
         let first = all.next().unwrap_or(0);
         let reason = "it feeds tiles of a group and reads others";
-        if all.all(|level| level == first) { Ok(first) } else { Err(wrong(format!("partition number {number}"), reason)) }
+        if all.all(|level| level == first) {
+            Ok(first)
+        } else {
+            Err(wrong(format!("partition number {number}"), reason))
+        }
     };
     plan.partitions.iter().enumerate().map(of).collect()
 }
@@ -222,7 +225,9 @@ fn alike(a: &Program, b: &Program) -> bool {
                 let constants = match (&x.constant, &y.constant) {
                     (None, None) => true,
                     // Constants are compared by where they are: equal ones are one already.
-                    (Some(p), Some(q)) => p.bytes().as_ptr() == q.bytes().as_ptr() && p.bytes().len() == q.bytes().len(),
+                    (Some(p), Some(q)) => {
+                        p.bytes().as_ptr() == q.bytes().as_ptr() && p.bytes().len() == q.bytes().len()
+                    }
                     _ => false,
                 };
                 constants && x.dtype == y.dtype && x.shape == y.shape && !x.is_dynamic() && !y.is_dynamic()

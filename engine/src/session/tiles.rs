@@ -12,7 +12,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use hetero_hal::{
-    Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Probe, Queue, Result, Timeline, Watcher, Work,
+    Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Probe, Queue, Result, Timeline,
+    Watcher, Work,
 };
 
 use super::shares::Shares;

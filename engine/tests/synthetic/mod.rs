@@ -180,6 +180,16 @@ pub(crate) fn engine_with(
 ) -> HeteroEngine {
     let mut config = Config::default();
     config.scheduling.tile_size = Some(size);
+    engine_config(speeds, config, deadline, wrap)
+}
+
+/// The same, with a configuration.
+pub(crate) fn engine_config(
+    speeds: &[Speed],
+    config: Config,
+    deadline: Duration,
+    wrap: impl FnOnce(Arc<dyn Driver>) -> Arc<dyn Driver>,
+) -> HeteroEngine {
     let builder = HeteroEngine::builder().driver(wrap(Arc::new(SyntheticDriver(speeds.to_vec()))));
     let mut engine = builder.config(config).cost_model(Arc::new(Told(speeds.to_vec()))).deadline(deadline).build();
     for ordinal in 0..speeds.len() {
