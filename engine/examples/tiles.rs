@@ -128,24 +128,27 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
         rates.insert(device.to_owned(), 2.0 * (TILE * TILE * size) as f64 / median(&seconds));
         say(&format!("one tile on {device}"), size, 0, &seconds, "[]", 0.0);
     }
+    let (a, b) = (tensor(&[size, size], 0.1), tensor(&[size, size], 0.2));
+    // A layer's weights are a constant, which devices bring into their own order before the first run.
+    let weights = product([size, size, size], Some(b.clone()));
+    let alone = time(&engine(&["cpu:0"], 0, &rates, None)?, &weights, &[a.clone()], budget)?;
+    let tiled = time(&engine(&devices, TILE, &rates, None)?, &weights, &[a.clone()], budget)?;
+    say("constant: cpu:0 alone", size, 0, &alone.0, &alone.2, 0.0);
+    say("constant: tiles over cpu:0 and opencl:0", size, TILE, &tiled.0, &tiled.2, nmse(&tiled.1, &alone.1));
     let model = product([size, size, size], None);
-    let inputs = [tensor(&[size, size], 0.1), tensor(&[size, size], 0.2)];
-    let mut whole = Vec::new();
-    for device in devices {
-        let (seconds, bytes, shares) = time(&engine(&[device], 0, &rates, None)?, &model, &inputs, budget)?;
-        if whole.is_empty() {
-            whole = bytes.clone();
-        }
-        say(&format!("{device} alone"), size, 0, &seconds, &shares, nmse(&bytes, &whole));
-        // Beside each other, as the machine may have become slower meanwhile.
-        if device == "cpu:0" {
-            let (seconds, bytes, shares) = time(&engine(&devices, TILE, &rates, None)?, &model, &inputs, budget)?;
-            say("tiles over cpu:0 and opencl:0", size, TILE, &seconds, &shares, nmse(&bytes, &whole));
-            let forced = engine(&devices, TILE, &rates, Some("opencl:0"))?;
-            let (seconds, bytes, shares) = time(&forced, &model, &inputs, budget)?;
-            say("tiles, half of them planned for opencl:0", size, TILE, &seconds, &shares, nmse(&bytes, &whole));
-        }
+    let inputs = [a, b];
+    // What devices do beside each other is timed beside each other, as the machine may become slower; the slowest comes last.
+    let (seconds, whole, shares) = time(&engine(&["cpu:0"], 0, &rates, None)?, &model, &inputs, budget)?;
+    say("cpu:0 alone", size, 0, &seconds, &shares, 0.0);
+    for (case, favoured) in
+        [("tiles over cpu:0 and opencl:0", None), ("tiles, half of them planned for opencl:0", Some("opencl:0"))]
+    {
+        let engine = engine(&devices, TILE, &rates, favoured)?;
+        let (seconds, bytes, shares) = time(&engine, &model, &inputs, budget)?;
+        say(case, size, TILE, &seconds, &shares, nmse(&bytes, &whole));
     }
+    let (seconds, bytes, shares) = time(&engine(&["opencl:0"], 0, &rates, None)?, &model, &inputs, budget)?;
+    say("opencl:0 alone", size, 0, &seconds, &shares, nmse(&bytes, &whole));
     Ok(())
 }
 

@@ -5,7 +5,7 @@
 mod synthetic;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hetero::hal::ErrorKind;
 use hetero::{Error, HeteroEngine, Outputs, Plan, Session, Tensor};
@@ -164,28 +164,6 @@ fn a_device_that_hangs_in_a_tile_is_named_when_the_deadline_passes() {
         assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
         assert_eq!(error.device().unwrap().to_string(), format!("synthetic:{ordinal}"), "{error}");
     }
-}
-
-#[test]
-fn two_of_equal_speed_take_little_more_than_half() {
-    let time = |speeds: &[Speed]| {
-        let engine = engine(speeds, 16);
-        let session = engine.session(&plan(&engine)).unwrap();
-        let inputs = inputs(0.1);
-        session.run(&inputs).unwrap();
-        let mut runs: Vec<Duration> = (0..3)
-            .map(|_| {
-                let began = Instant::now();
-                session.run(&inputs).unwrap();
-                began.elapsed()
-            })
-            .collect();
-        runs.sort_unstable();
-        runs[1]
-    };
-    let (one, two) = (time(&[Speed::ms(8)]), time(&[Speed::ms(8), Speed::ms(8)]));
-    let ratio = one.as_secs_f64() / two.as_secs_f64();
-    assert!(ratio >= 1.9, "{one:?} on one, {two:?} on two: {ratio:.2}");
 }
 
 #[test]

@@ -1,11 +1,8 @@
 //! Which tiles of a group are whose: lock-free.
 //!
 //! Each device has a share of consecutive tiles. It takes its own from the front, in order, and others' from the back, so that the owner is
-//! disturbed last where it is next.
+//! disturbed last where it is next. The same words as those of the CPU's pool (`backends/cpu/src/pool/shares.rs`), whose orders of steps Loom tries.
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The tiles that are left of each device's share: the first in the upper half, the end in the lower.
@@ -57,7 +54,7 @@ fn halves(share: u64) -> (u64, u64) {
     (share >> 32, share & u64::from(u32::MAX))
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 
