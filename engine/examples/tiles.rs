@@ -49,12 +49,12 @@ fn roofline() -> Roofline {
 
 fn engine(
     devices: &[&str],
-    tile: usize,
+    tile: Option<usize>,
     rates: &BTreeMap<String, f64>,
     favoured: Option<&str>,
 ) -> Result<HeteroEngine, Error> {
     let mut config = Config::default();
-    config.scheduling.tile_size = Some(tile);
+    config.scheduling.tile_size = tile;
     let costs = Measured { rates: rates.clone(), favoured: favoured.map(str::to_owned), others: roofline() };
     let mut engine = HeteroEngine::builder().config(config).cost_model(Arc::new(costs)).build();
     for device in devices {
@@ -124,30 +124,30 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
     let tiles = [tensor(&[TILE, size], 0.1), tensor(&[size, TILE], 0.2)];
     let mut rates = BTreeMap::new();
     for device in devices {
-        let (seconds, ..) = time(&engine(&[device], 0, &rates, None)?, &small, &tiles, budget / 10)?;
+        let (seconds, ..) = time(&engine(&[device], Some(0), &rates, None)?, &small, &tiles, budget / 10)?;
         rates.insert(device.to_owned(), 2.0 * (TILE * TILE * size) as f64 / median(&seconds));
         say(&format!("one tile on {device}"), size, 0, &seconds, "[]", 0.0);
     }
     let (a, b) = (tensor(&[size, size], 0.1), tensor(&[size, size], 0.2));
     // A layer's weights are a constant, which devices bring into their own order before the first run.
     let weights = product([size, size, size], Some(b.clone()));
-    let alone = time(&engine(&["cpu:0"], 0, &rates, None)?, &weights, &[a.clone()], budget)?;
-    let tiled = time(&engine(&devices, TILE, &rates, None)?, &weights, &[a.clone()], budget)?;
+    let alone = time(&engine(&["cpu:0"], Some(0), &rates, None)?, &weights, &[a.clone()], budget)?;
+    let tiled = time(&engine(&devices, Some(TILE), &rates, None)?, &weights, &[a.clone()], budget)?;
     say("constant: cpu:0 alone", size, 0, &alone.0, &alone.2, 0.0);
     say("constant: tiles over cpu:0 and opencl:0", size, TILE, &tiled.0, &tiled.2, nmse(&tiled.1, &alone.1));
     let model = product([size, size, size], None);
     let inputs = [a, b];
     // What devices do beside each other is timed beside each other, as the machine may become slower; the slowest comes last.
-    let (seconds, whole, shares) = time(&engine(&["cpu:0"], 0, &rates, None)?, &model, &inputs, budget)?;
+    let (seconds, whole, shares) = time(&engine(&["cpu:0"], Some(0), &rates, None)?, &model, &inputs, budget)?;
     say("cpu:0 alone", size, 0, &seconds, &shares, 0.0);
     for (case, favoured) in
         [("tiles over cpu:0 and opencl:0", None), ("tiles, half of them planned for opencl:0", Some("opencl:0"))]
     {
-        let engine = engine(&devices, TILE, &rates, favoured)?;
+        let engine = engine(&devices, Some(TILE), &rates, favoured)?;
         let (seconds, bytes, shares) = time(&engine, &model, &inputs, budget)?;
         say(case, size, TILE, &seconds, &shares, nmse(&bytes, &whole));
     }
-    let (seconds, bytes, shares) = time(&engine(&["opencl:0"], 0, &rates, None)?, &model, &inputs, budget)?;
+    let (seconds, bytes, shares) = time(&engine(&["opencl:0"], Some(0), &rates, None)?, &model, &inputs, budget)?;
     say("opencl:0 alone", size, 0, &seconds, &shares, nmse(&bytes, &whole));
     Ok(())
 }
