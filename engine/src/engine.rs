@@ -509,10 +509,16 @@ impl HeteroEngine {
 
     /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
     fn split(&self, program: Program, parts: &[usize], tile: usize) -> Result<Program> {
-        let splitting: [Box<dyn Pass>; 2] = [
-            Box::new(BatchSplit { parts: parts.to_vec() }),
-            Box::new(Tiling { size: tile, placement: self.placement.clone() }),
-        ];
+        let mut splitting: Vec<Box<dyn Pass>> = Vec::new();
+        if !parts.is_empty() {
+            splitting.push(Box::new(BatchSplit { parts: parts.to_vec() }));
+        }
+        if tile > 0 {
+            splitting.push(Box::new(Tiling { size: tile, placement: self.placement.clone() }));
+        }
+        if splitting.is_empty() {
+            return Ok(program);
+        }
         let context = self.pass_context();
         let split = passes::run(&program, &splitting, &context)?;
         if split.nodes().len() == program.nodes().len() {
