@@ -5,6 +5,7 @@
 //!   strategy: latency_aware     # or throughput
 //!   time_limit_ms: 300          # what planning may take
 //!   batch_split_size: 128
+//!   tile_size: 512              # of matrix products; 0 cuts none
 //! device_params:
 //!   gpu_mem_threshold: 85%      # or 0.85
 //! ```
@@ -47,10 +48,13 @@ pub struct Scheduling {
     /// Time that the planner may take for a plan, written in milliseconds as `time_limit_ms: 500`. `None` means 300 ms.
     #[serde(rename = "time_limit_ms", deserialize_with = "milliseconds")]
     pub time_limit: Option<Duration>,
-    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. Read and
-    /// checked; no planner splits batches yet.
+    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. A model
+    /// that is not known to keep the rows of its batch apart stays whole, and [`Plan::notes`](crate::Plan::notes) says why.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
+    /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512
+    /// where devices do not all share one processor, else 0.
+    pub tile_size: Option<usize>,
 }
 
 /// What the planner optimises.
@@ -128,11 +132,12 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 }
 
 /// Every name that may stand in a configuration.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     "scheduling",
     "strategy",
     "time_limit_ms",
     "batch_split_size",
+    "tile_size",
     "device_params",
     "gpu_mem_threshold",
     "latency_aware",

@@ -17,6 +17,8 @@ use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
 use crate::lost::{takeover, uses};
 use crate::lower::{self, Constraints, CostModel, Roofline};
+use crate::passes::batch::BatchSplit;
+use crate::passes::tile::Tiling;
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
@@ -27,6 +29,8 @@ use crate::{Error, Model, Result};
 const MOST_REPLANS: usize = 3;
 /// Time that a strategy may take for a plan, unless the configuration says otherwise. Where a bound proves a plan to be the best, it takes less.
 const PLANNING: Duration = Duration::from_millis(300);
+/// Sides of tiles, unless the configuration says otherwise.
+const TILE: usize = 512;
 /// Longest that a run may take, unless the builder says otherwise.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
@@ -293,10 +297,14 @@ impl HeteroEngine {
     /// `Plan` where there is no device or none takes a node.
     pub fn analyze(&self, model: &Model, binding: &Binding) -> Result<Plan> {
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
-        let program = Arc::new(self.rewrite(&bound.program)?);
+        let whole = self.rewrite(&bound.program)?;
+        let (tile, (parts, notes)) = (self.tile_size(), self.batch_parts(&whole)?);
+        let program = Arc::new(self.split(whole, &parts, tile)?);
         let mut schedule = self.divide(&program, &HashSet::new())?;
+        schedule.tile_size = (!passes::tile::groups(&program).is_empty()).then_some(tile as u64);
+        schedule.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
         schedule.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
-        Ok(self.plan(schedule, program, bound.assumed))
+        Ok(self.plan(schedule, program, bound.assumed, notes))
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.
@@ -313,7 +321,10 @@ impl HeteroEngine {
             binding.shapes.insert(name.clone(), shape);
         }
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
-        let program = Arc::new(self.rewrite(&bound.program)?);
+        let tile = schedule.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let parts =
+            schedule.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect::<Vec<_>>();
+        let program = Arc::new(self.split(self.rewrite(&bound.program)?, &parts, tile)?);
         let found = fingerprint(&program);
         if found != schedule.model {
             return Err(wrong("its model", format!("it is for the model {}, this is {found}", schedule.model)));
@@ -331,7 +342,7 @@ impl HeteroEngine {
             }
         }
         schedule.check_order(edges)?;
-        Ok(self.plan(schedule, program.clone(), bound.assumed))
+        Ok(self.plan(schedule, program.clone(), bound.assumed, vec![]))
     }
 
     /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical path, transfers, and other placements. `effort` is what
@@ -454,15 +465,67 @@ impl HeteroEngine {
         self.devices.iter().position(|device| device.info().id.to_string() == id)
     }
 
-    fn rewrite(&self, program: &Program) -> Result<Program> {
+    /// Sides of the tiles that products are cut into; 0 where none is.
+    fn tile_size(&self) -> usize {
+        self.config.scheduling.tile_size.unwrap_or_else(|| {
+            // Those that compute on the host's processor gain nothing by sharing.
+            let hosted = self.devices.iter().any(|device| device.info().runs_on_host());
+            let others = self.devices.iter().filter(|device| !device.info().runs_on_host()).count();
+            if others + usize::from(hosted) > 1 { TILE } else { 0 }
+        })
+    }
+
+    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the configuration asks for it.
+    fn batch_parts(&self, program: &Program) -> Result<(Vec<usize>, Vec<String>)> {
+        let Some(most) = self.config.scheduling.batch_split_size else { return Ok((vec![], vec![])) };
+        if program.nodes().iter().any(|node| self.placement.device_of(node).is_some()) {
+            return Ok((vec![], vec!["the batch is not split: nodes are pinned to devices".to_owned()]));
+        }
+        let batch = match passes::batch::batch(program) {
+            Ok(batch) if batch > most => batch,
+            Ok(_) => return Ok((vec![], vec![])),
+            Err(reason) => return Ok((vec![], vec![format!("the batch is not split: {reason}")])),
+        };
+        let lost: Vec<usize> = self.lost().iter().filter_map(|(id, _)| self.position(&id.to_string())).collect();
+        let problem = self.problem(program, &HashSet::new(), &lost)?;
+        let parts = hetero_scheduler::apportion(batch, &problem.speeds());
+        // Even ones of each device's share.
+        let even = |share: usize| hetero_scheduler::apportion(share, &vec![1.0; share.div_ceil(most)]);
+        Ok((parts.into_iter().flat_map(even).collect(), vec![]))
+    }
+
+    fn pass_context(&self) -> PassContext<'_> {
         // Constants live on the host, whatever device uses them.
         let host = self.memory_limit.unwrap_or_else(|| {
             let known = self.devices.iter().filter_map(|device| device.info().memory_bytes);
             known.max().map_or(1 << 32, |bytes| bytes / 2)
         });
-        let memory_limit = usize::try_from(host).unwrap_or(usize::MAX);
-        let context = PassContext { operators: &*self.operators, memory_limit };
-        Ok(passes::run(program, &self.passes, &context)?)
+        PassContext { operators: &*self.operators, memory_limit: usize::try_from(host).unwrap_or(usize::MAX) }
+    }
+
+    fn rewrite(&self, program: &Program) -> Result<Program> {
+        Ok(passes::run(program, &self.passes, &self.pass_context())?)
+    }
+
+    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
+    fn split(&self, program: Program, parts: &[usize], tile: usize) -> Result<Program> {
+        let mut splitting: Vec<Box<dyn Pass>> = Vec::new();
+        if !parts.is_empty() {
+            splitting.push(Box::new(BatchSplit { parts: parts.to_vec() }));
+        }
+        if tile > 0 {
+            splitting.push(Box::new(Tiling { size: tile, placement: self.placement.clone() }));
+        }
+        if splitting.is_empty() {
+            return Ok(program);
+        }
+        let context = self.pass_context();
+        let split = passes::run(&program, &splitting, &context)?;
+        if split.nodes().len() == program.nodes().len() {
+            return Ok(program);
+        }
+        // Slices of constants are constants.
+        Ok(passes::run(&split, &passes::standard(), &context)?)
     }
 
     fn problem(&self, program: &Program, denied: &HashSet<(usize, NodeId)>, lost: &[usize]) -> Result<Problem> {
@@ -487,7 +550,13 @@ impl HeteroEngine {
         Ok(plan)
     }
 
-    fn plan(&self, schedule: hetero_scheduler::Plan, program: Arc<Program>, assumed: Vec<String>) -> Plan {
-        Plan(Arc::new(Inner { schedule, program, assumed, session: Mutex::new(None) }))
+    fn plan(
+        &self,
+        schedule: hetero_scheduler::Plan,
+        program: Arc<Program>,
+        assumed: Vec<String>,
+        notes: Vec<String>,
+    ) -> Plan {
+        Plan(Arc::new(Inner { schedule, program, assumed, notes, session: Mutex::new(None) }))
     }
 }

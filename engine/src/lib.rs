@@ -71,4 +71,4 @@ pub use hetero_scheduler as scheduler;
 pub use lower::{CostModel, Roofline, bytes, flops};
 pub use place::Placement;
 pub use plan::Plan;
-pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, Traffic};
+pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};

@@ -61,10 +61,11 @@ impl HeteroEngine {
     }
 }
 
-/// Does a plan run anything on a device?
+/// Does a plan run anything on a device, or let it take tiles?
 pub(crate) fn uses(plan: &hetero_scheduler::Plan, id: &DeviceId) -> bool {
     let id = id.to_string();
-    plan.partitions.iter().any(|partition| partition.device == id)
+    let takes = |tiles: &hetero_scheduler::Tiles| tiles.devices.contains_key(&id);
+    plan.partitions.iter().any(|partition| partition.device == id || partition.tiles.as_ref().is_some_and(takes))
 }
 
 /// The line that tells what became of a lost device's nodes; `None` where it had none.

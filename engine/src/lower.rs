@@ -146,8 +146,15 @@ pub(crate) fn problem(
     }
     let mut graph = TaskGraph::builder(targets.len());
     let mut tasks = Vec::with_capacity(rows.len());
-    for ((node, seconds), bytes) in program.nodes().iter().zip(rows).zip(held(program)) {
-        let added = graph.task(Task::new(&*node.name, seconds).with_memory(bytes));
+    let mut groups = crate::passes::tile::groups(program);
+    for (((id, node), seconds), bytes) in program.node_ids().zip(rows).zip(held(program)) {
+        let task = Task::new(&*node.name, seconds).with_memory(bytes);
+        // A pinned one stays where it is.
+        let group = groups.remove(&id).filter(|_| constraints.placement.device_of(node).is_none());
+        let added = graph.task(match group {
+            Some(group) => task.with_tiles(group),
+            None => task,
+        });
         tasks.push(added.map_err(|error| match error {
             // The operator is what the reader can do something about.
             hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(node.to_string()),

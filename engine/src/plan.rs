@@ -15,6 +15,7 @@ pub(crate) struct Inner {
     pub(crate) schedule: hetero_scheduler::Plan,
     pub(crate) program: Arc<Program>,
     pub(crate) assumed: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// Made by the first run.
     pub(crate) session: Mutex<Option<Arc<Session>>>,
 }
@@ -36,6 +37,12 @@ impl Plan {
     #[must_use]
     pub fn assumed(&self) -> &[String] {
         &self.0.assumed
+    }
+
+    /// What the configuration asked for and was not done, with the reason: a batch that is not split.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.0.notes
     }
 
     /// Device of each node.

@@ -80,5 +80,5 @@ pub use queue::{
 };
 pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
-pub use timeline::{Callback, Point, Timeline};
+pub use timeline::{Callback, Point, Timeline, Watcher};
 pub use topology::{Access, Edge, Topology};

@@ -10,6 +10,27 @@ use crate::error::{Error, ErrorKind, Result};
 /// What a waiter hands to [`Timeline::on_reach`].
 pub type Callback = Box<dyn FnOnce(Result<()>) + Send>;
 
+/// Hears of points as often as it asks to, without an allocation for each; see [`Timeline::watch`].
+pub trait Watcher: Send + Sync {
+    /// The value is reached, or the timeline has failed. Short, and does not block.
+    fn reached(&self, outcome: Result<()>);
+}
+
+/// Who waits for a value.
+enum Waiter {
+    Once(Callback),
+    Again(Arc<dyn Watcher>),
+}
+
+impl Waiter {
+    fn call(self, outcome: Result<()>) {
+        match self {
+            Waiter::Once(callback) => callback(outcome),
+            Waiter::Again(watcher) => watcher.reached(outcome),
+        }
+    }
+}
+
 /// A counter that only grows. Work waits for values of it and signals values of it; see [`Queue`](crate::Queue).
 ///
 /// A failed timeline reaches nothing any more: every waiter, present or future, for a value that was not reached gets the error.
@@ -39,7 +60,7 @@ struct Shared {
 struct State {
     value: u64,
     failure: Option<Error>,
-    callbacks: Vec<(u64, Callback)>,
+    callbacks: Vec<(u64, Waiter)>,
     /// Threads that wait on the condition: waking nobody is a system call too, and most points are reached before anybody waits.
     waiters: usize,
 }
@@ -80,11 +101,17 @@ impl Timeline {
         }
         state.value = value;
         self.0.value.store(value, Ordering::Release);
-        let mut reached = Vec::new();
+        // Mostly one waits, and a list of one would be an allocation.
+        let mut first = None;
+        let mut others = Vec::new();
         let mut index = 0;
         while index < state.callbacks.len() {
             if state.callbacks[index].0 <= value {
-                reached.push(state.callbacks.swap_remove(index).1);
+                let waiter = state.callbacks.swap_remove(index).1;
+                match first {
+                    None => first = Some(waiter),
+                    Some(_) => others.push(waiter),
+                }
             } else {
                 index += 1;
             }
@@ -94,8 +121,8 @@ impl Timeline {
         if waited_for {
             self.0.changed.notify_all();
         }
-        for callback in reached {
-            callback(Ok(()));
+        for waiter in first.into_iter().chain(others) {
+            waiter.call(Ok(()));
         }
     }
 
@@ -112,8 +139,8 @@ impl Timeline {
         if waited_for {
             self.0.changed.notify_all();
         }
-        for (_, callback) in callbacks {
-            callback(Err(error.clone()));
+        for (_, waiter) in callbacks {
+            waiter.call(Err(error.clone()));
         }
     }
 
@@ -151,17 +178,26 @@ impl Timeline {
     /// Calls `callback` once, when `value` is reached or the timeline fails: at once where that is so already, else on the thread
     /// that advances it. A callback is short and does not block.
     pub fn on_reach(&self, value: u64, callback: Callback) {
+        self.tell(value, Waiter::Once(callback));
+    }
+
+    /// As [`Timeline::on_reach`], for who waits again and again: the watcher is told once for each call of this.
+    pub fn watch(&self, value: u64, watcher: Arc<dyn Watcher>) {
+        self.tell(value, Waiter::Again(watcher));
+    }
+
+    fn tell(&self, value: u64, waiter: Waiter) {
         let mut state = self.lock();
         let outcome = match &state.failure {
             _ if state.value >= value => Ok(()),
             Some(error) => Err(error.clone()),
             None => {
-                state.callbacks.push((value, callback));
+                state.callbacks.push((value, waiter));
                 return;
             }
         };
         drop(state);
-        callback(outcome);
+        waiter.call(outcome);
     }
 
     /// Is it the same timeline as `other`, or a clone?
@@ -286,6 +322,25 @@ mod tests {
         assert!(timeline.wait(1, soon()).is_ok());
         assert_eq!(timeline.wait(2, soon()).unwrap_err().kind(), ErrorKind::DeviceLost);
         assert_eq!(timeline.value(), 1);
+    }
+
+    #[test]
+    fn a_watcher_is_told_once_for_each_time_it_asks() {
+        struct Count(Mutex<Vec<bool>>);
+        impl Watcher for Count {
+            fn reached(&self, outcome: Result<()>) {
+                self.0.lock().unwrap().push(outcome.is_ok());
+            }
+        }
+        let (timeline, count) = (Timeline::new(0), Arc::new(Count(Mutex::default())));
+        for value in [1, 2, 2, 3] {
+            timeline.watch(value, count.clone());
+        }
+        timeline.advance(2);
+        timeline.watch(1, count.clone());
+        assert_eq!(*count.0.lock().unwrap(), [true; 4]);
+        timeline.fail(Error::internal("gone"));
+        assert_eq!(*count.0.lock().unwrap(), [true, true, true, true, false]);
     }
 
     #[test]

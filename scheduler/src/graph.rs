@@ -25,13 +25,15 @@ pub struct Task {
     pub memory: u64,
     /// Joules on each device, of which those that do not claim it are not looked at; empty where nothing is known.
     pub joules: Vec<f64>,
+    /// The group of tiles that it belongs to; see [`Tiles`](crate::Tiles). `None` for what only its own device does.
+    pub tiles: Option<String>,
 }
 
 impl Task {
     /// A task that holds no memory.
     #[must_use]
     pub fn new(name: impl Into<String>, seconds: impl Into<Vec<Option<f64>>>) -> Self {
-        Self { name: name.into(), seconds: seconds.into(), memory: 0, joules: Vec::new() }
+        Self { name: name.into(), seconds: seconds.into(), memory: 0, joules: Vec::new(), tiles: None }
     }
 
     /// Sets the bytes that it holds.
@@ -45,6 +47,13 @@ impl Task {
     #[must_use]
     pub fn with_energy(mut self, joules: impl Into<Vec<f64>>) -> Self {
         self.joules = joules.into();
+        self
+    }
+
+    /// Makes it a tile of a group: devices may take it from each other while the plan runs.
+    #[must_use]
+    pub fn with_tiles(mut self, group: impl Into<String>) -> Self {
+        self.tiles = Some(group.into());
         self
     }
 
@@ -69,6 +78,8 @@ pub struct TaskGraph {
     graph: DiGraph<Task, u64>,
     order: Vec<TaskId>,
     devices: usize,
+    /// See [`levels`](crate::levels).
+    levels: Vec<usize>,
 }
 
 impl TaskGraph {
@@ -149,6 +160,11 @@ impl TaskGraph {
             }
         }
         order
+    }
+
+    /// How many groups of tiles lie before a task; what is on different levels is not joined in one partition.
+    pub(crate) fn level(&self, id: TaskId) -> usize {
+        self.levels.get(id.0).copied().unwrap_or(0)
     }
 
     /// A task that is known to be one of this graph's.
@@ -235,7 +251,7 @@ impl TaskGraphBuilder {
     /// The graph.
     ///
     /// # Errors
-    /// [`Error::Cycle`], naming a task on it.
+    /// [`Error::Cycle`], naming a task on it; a group of tiles counts as one task.
     pub fn build(self) -> Result<TaskGraph, Error> {
         let mut graph = DiGraph::with_capacity(self.tasks.len(), self.edges.len());
         for task in self.tasks {
@@ -247,7 +263,17 @@ impl TaskGraphBuilder {
         if let Err(cycle) = petgraph::algo::toposort(&graph, None) {
             return Err(Error::Cycle(graph[cycle.node_id()].name.clone()));
         }
-        let mut graph = TaskGraph { graph, order: Vec::new(), devices: self.devices };
+        let mut names: Vec<&str> = graph.node_weights().filter_map(|task| task.tiles.as_deref()).collect();
+        names.sort_unstable();
+        names.dedup();
+        let group_of = |task: &Task| names.binary_search(&task.tiles.as_deref()?).ok();
+        let groups: Vec<Option<usize>> = graph.node_weights().map(group_of).collect();
+        let ends = |edge: petgraph::graph::EdgeReference<'_, u64>| (edge.source().index(), edge.target().index());
+        let edges: Vec<(usize, usize)> = graph.edge_references().map(ends).collect();
+        let Some(levels) = crate::levels(&edges, &groups) else {
+            return Err(Error::Cycle(names.first().map_or_else(String::new, |name| (*name).to_owned())));
+        };
+        let mut graph = TaskGraph { graph, order: Vec::new(), devices: self.devices, levels };
         graph.order = graph.order_by(|id| id);
         Ok(graph)
     }

@@ -38,6 +38,7 @@
 
 #![forbid(unsafe_code)]
 
+mod apportion;
 mod arrays;
 mod assign;
 mod bounds;
@@ -64,8 +65,10 @@ mod problem;
 mod random;
 mod schedule;
 mod search;
+mod tiles;
 mod timetable;
 
+pub use apportion::apportion;
 pub use assign::{Aim, Assigned, Assignment, Ended};
 pub use cpop::Cpop;
 pub use devices::{Device, DeviceId, Devices, Link};
@@ -80,8 +83,9 @@ pub use heft::Heft;
 pub use lookahead::Lookahead;
 pub use peft::Peft;
 pub use pipeline::Throughput;
-pub use plan::{Partition, Plan, Transfer};
+pub use plan::{Partition, Plan, Tiles, Transfer};
 pub use portfolio::LatencyAware;
 pub use problem::Problem;
 pub use schedule::{Partitioner, Schedule, Slot};
 pub use search::Effort;
+pub use tiles::levels;

@@ -11,6 +11,10 @@
 //! last, so this keeps every start of the schedule: the makespan does not grow. And as no partition starts before those that feed it have
 //! finished, there is no cycle; where times are equal, because tasks and transfers take none, positions in the linear order decide.
 //!
+//! A tile is a partition of its own, so that another device may take it, and what feeds a group of tiles does not join what reads it
+//! ([`levels`](crate::levels)). Level comes before start in the linear order, as a session too begins a group as a whole; where the schedule began tiles
+//! earlier, or what reads them, this may lengthen the makespan.
+//!
 //! Takes O(e + v log v) for v tasks and e edges. The cut is greedy: it does not always find the fewest partitions that the rule allows, and it
 //! does not trade slack that the makespan would leave for fewer of them.
 
@@ -80,7 +84,11 @@ pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
                 let sent = groups[group_of[from.0]].last;
                 sent.before(group.first.earlier_by(transfer(from, id, bytes)))
             };
-            last.before(group.deadline) && abroad().all(arrives)
+            let like = group
+                .tasks
+                .last()
+                .is_some_and(|&other| graph.known(other).tiles.is_none() && graph.level(other) == graph.level(id));
+            like && graph.known(id).tiles.is_none() && last.before(group.deadline) && abroad().all(arrives)
         };
         let processor = problem.devices().processor(device);
         let joined = open[processor.0].filter(|&index| groups[index].device == device && joins(&groups[index]));
@@ -121,7 +129,9 @@ pub(crate) fn by_start(problem: &Problem, schedule: &Schedule) -> Vec<TaskId> {
     problem.graph().order_by(|id| {
         let slot = schedule.slots()[id.0];
         // The bits of floats that are not negative are ordered as these are; the sum makes a positive zero of a negative one.
-        ((slot.start + 0.0).to_bits(), (slot.finish + 0.0).to_bits(), rank[id.0])
+        // A session begins a group of tiles when all that feeds it is done, and what reads it when all of it is.
+        let level = problem.graph().level(id);
+        (level, (slot.start + 0.0).to_bits(), (slot.finish + 0.0).to_bits(), rank[id.0])
     })
 }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 
 use crate::partition::{Group, cut, seconds_between};
+use crate::tiles::takers;
 use crate::{Error, Problem, Schedule};
 
 /// What runs where, in which order, and what passes between. Names stand for tasks and devices, so that a plan makes sense without the
@@ -30,6 +31,12 @@ pub struct Plan {
     pub transfers: Vec<Transfer>,
     /// Seconds from the beginning to the end of the last partition.
     pub estimated_makespan: f64,
+    /// Sides of the tiles that matrix products were cut into before the model was planned; `None` where none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile_size: Option<u64>,
+    /// Rows of the parts that the batch was split into before the model was planned; empty where it was not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub batch_parts: Vec<u64>,
 }
 
 /// Tasks that one device compiles and runs as a whole.
@@ -44,6 +51,20 @@ pub struct Partition {
     pub estimated_start: f64,
     /// Seconds from the beginning.
     pub estimated_finish: f64,
+    /// Which group of tiles it belongs to; `None` where no other device may take it while the plan runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tiles: Option<Tiles>,
+}
+
+/// Makes a partition a tile: what was cut out of one operator together with the others of its group. A run begins the group when all that
+/// feeds any of them is there; a device that is done with its own tiles takes others' then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tiles {
+    /// The group's name.
+    pub group: String,
+    /// Ids of the devices that may take it, and the seconds that each is expected to need for a tile.
+    pub devices: BTreeMap<String, f64>,
 }
 
 /// What passes from a task to one on another device.
@@ -99,11 +120,18 @@ impl Plan {
             })
         });
         let transfers = transfers.collect();
+        let takers = takers(problem, |task| schedule.slots()[task.0].device.0);
+        let tiles = |group: &Group| {
+            let name = group.tasks.first().and_then(|&task| graph.known(task).tiles.clone())?;
+            let devices = takers.get(&name).cloned().unwrap_or_default();
+            Some(Tiles { group: name, devices })
+        };
         let partition = |group: &Group| Partition {
             device: ids[group.device.0].clone(),
             tasks: group.tasks.iter().map(|&task| graph.known(task).name.clone()).collect(),
             estimated_start: group.start(),
             estimated_finish: group.finish(),
+            tiles: tiles(group),
         };
         Ok(Self {
             version: Self::VERSION,
@@ -115,6 +143,8 @@ impl Plan {
             transfers,
             estimated_makespan: groups.iter().map(Group::finish).fold(0.0, f64::max),
             devices: ids,
+            tile_size: None,
+            batch_parts: vec![],
         })
     }
 
@@ -227,6 +257,12 @@ impl Plan {
             if partition.estimated_finish < partition.estimated_start {
                 return Err(wrong(at(), "it finishes before it starts"));
             }
+            for (device, &seconds) in partition.tiles.iter().flat_map(|tiles| &tiles.devices) {
+                if !devices.contains(device.as_str()) {
+                    return Err(wrong(at(), format!("device '{device}', which may take it, is not listed")));
+                }
+                check_estimate(seconds, at)?;
+            }
             for (position, task) in partition.tasks.iter().enumerate() {
                 if places.insert(task, (number, position)).is_some() {
                     return Err(wrong(format!("task '{task}'"), "it is in the partitions twice"));
@@ -282,6 +318,7 @@ mod tests {
             tasks: tasks.iter().map(|&task| task.into()).collect(),
             estimated_start,
             estimated_finish,
+            tiles: None,
         };
         Plan {
             version: Plan::VERSION,
@@ -300,6 +337,8 @@ mod tests {
                 estimated_seconds: 0.1 + 0.2,
             }],
             estimated_makespan: 0.4,
+            tile_size: None,
+            batch_parts: vec![],
         }
     }
 
@@ -307,6 +346,12 @@ mod tests {
     fn json_keeps_everything() {
         let plan = plan();
         assert_eq!(Plan::from_json(&plan.to_json().unwrap()), Ok(plan.clone()));
+        let mut tiled = plan.clone();
+        tiled.tile_size = Some(512);
+        tiled.partitions[1].tiles = Some(Tiles { group: "c".into(), devices: [("gpu:0".into(), 0.1)].into() });
+        assert_eq!(Plan::from_json(&tiled.to_json().unwrap()), Ok(tiled.clone()));
+        tiled.partitions[1].tiles = Some(Tiles { group: "c".into(), devices: [("npu:0".into(), 0.1)].into() });
+        assert!(tiled.to_json().unwrap_err().to_string().contains("'npu:0', which may take it, is not listed"));
         assert_eq!(plan.placement(), BTreeMap::from([("a", "cpu:0"), ("b", "cpu:0"), ("c", "gpu:0")]));
     }
 

@@ -93,6 +93,23 @@ impl Problem {
         lower_bound(&self.arrays, schedule.makespan(), &mut Remaining::of(effort))
     }
 
+    /// How fast each device does all tasks alone, in graphs a second; 0 for one that does not claim them all, and for one that shares its processor
+    /// with another that is faster.
+    #[must_use]
+    pub fn speeds(&self) -> Vec<f64> {
+        let speed = |device: usize| {
+            let seconds = self.graph.tasks().map(|(_, task)| task.seconds_on(crate::DeviceId(device)));
+            seconds.sum::<Option<f64>>().map_or(0.0, |seconds| 1.0 / seconds.max(f64::MIN_POSITIVE))
+        };
+        let all: Vec<f64> = (0..self.devices.len()).map(speed).collect();
+        let processor = |device: usize| self.devices.processor(crate::DeviceId(device));
+        let beaten = |device: usize| {
+            let others = (0..all.len()).filter(|&other| other != device && processor(other) == processor(device));
+            others.into_iter().any(|other| all[other] > all[device] || (all[other] >= all[device] && other < device))
+        };
+        (0..all.len()).map(|device| if beaten(device) { 0.0 } else { all[device] }).collect()
+    }
+
     pub(crate) fn arrays(&self) -> &Arrays {
         &self.arrays
     }

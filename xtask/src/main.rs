@@ -147,6 +147,16 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// A product of matrices of 4096 rows and columns on cpu:0 and opencl:0 alone, and in tiles over both; the like on synthetic devices. Writes
+    /// target/bench-tiles.json and .md.
+    Tiles {
+        /// Rows and columns of the matrices.
+        #[arg(long, default_value_t = 4096)]
+        size: usize,
+        /// Seconds for each case; one run takes as long as it takes.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of its stages; writes
     /// target/bench-pipeline.json and .md.
     Pipeline {
@@ -182,6 +192,7 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
         Task::Bench { what: Bench::Schedule { seconds, seed } } => steps::bench_schedule(&workspace, seconds, seed),
+        Task::Bench { what: Bench::Tiles { size, seconds } } => steps::bench_tiles(&workspace, size, seconds),
         Task::Bench { what: Bench::Pipeline { arguments } } => steps::bench_pipeline(&workspace, &arguments),
     });
     match outcome {

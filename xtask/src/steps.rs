@@ -359,6 +359,23 @@ pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> 
     run(workspace.command(&python, &arguments).env("PYTHONHASHSEED", "0"))
 }
 
+/// Products of matrices in tiles.
+pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
+    setup::setup(workspace)?;
+    let target = workspace.root.join("target");
+    let rows = target.join("bench-tiles.jsonl");
+    let file = std::fs::File::create(&rows).map_err(|error| format!("cannot make {}: {error}", rows.display()))?;
+    let (size, seconds) = (size.to_string(), seconds.to_string());
+    let features = ["--features", "cpu,opencl", "--example", "tiles", "--", &*size, &*seconds];
+    let arguments: Vec<&str> =
+        ["run", "--quiet", "--release", "--package", "hetero"].into_iter().chain(features).collect();
+    run(workspace.command("cargo", &arguments).stdout(file))?;
+    let paths = [workspace.script("tiles.py"), rows, target.join("bench-tiles")];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// The pipeline of photographs, one by one and as a stream.
 pub(crate) fn bench_pipeline(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     setup::setup(workspace)?;

@@ -141,6 +141,7 @@ fn edges(report: &hetero::Report) -> Value {
 fn print_report(report: &hetero::Report) {
     report.moved.iter().for_each(|line| println!("    {line}"));
     report.edges.iter().for_each(|edge| println!("    {edge}"));
+    report.tiles.iter().for_each(|share| println!("    {share}"));
 }
 
 /// Times of runs, sorted.

@@ -1,8 +1,10 @@
 //! Passes: standard ONNX in, standard ONNX out. Each is one file.
 
+pub(crate) mod batch;
 mod common;
 mod dead;
 mod fold;
+pub(crate) mod tile;
 
 use hetero_hal::{Graph, OperatorSet, Program, Result};
 

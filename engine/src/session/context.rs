@@ -12,6 +12,7 @@ use hetero_hal::{
 use super::layout::{Place, Shared, Storage};
 use super::partition::named;
 use super::steps::{Task, Way};
+use super::tiles::Group;
 use super::{Frozen, Session};
 
 /// What a run needs for itself.
@@ -24,15 +25,19 @@ pub(super) struct Context {
     pub(super) bound: Vec<Option<Arc<[Buffer]>>>,
     /// For each step, the scratch of a partition.
     pub(super) scratch: Vec<Option<Buffer>>,
+    /// Of each device, its arena.
+    pub(super) arenas: Vec<Option<Buffer>>,
     /// For each step, the work of a transfer.
     pub(super) transfers: Vec<Option<Work>>,
     /// For each step, the points that it waits for; their values are set by each run.
     pub(super) waits: Vec<Vec<Point>>,
-    /// Of each device.
+    /// Of each group of tiles; made anew where an input's buffer changes.
+    pub(super) groups: Vec<Option<Group>>,
+    /// Of each device, then of each group of tiles.
     pub(super) timelines: Vec<Timeline>,
-    /// Of each device, its timeline's value before the run.
+    /// Of each of these, its timeline's value before the run.
     pub(super) base: Vec<u64>,
-    /// Of each device, steps that the run has submitted.
+    /// Of each of these, steps that the run has submitted.
     pub(super) submitted: Vec<u64>,
     /// True sizes of the run; `None` where none depends on data.
     pub(super) extents: Option<Arc<Extents>>,
@@ -82,11 +87,6 @@ impl Context {
             let wanted = BufferLayout { bytes, alignment };
             arenas.push(if bytes > 0 { Some(allocate(&**device, wanted)?) } else { None });
         }
-        let part = |arena: &Option<Buffer>, place: Place| -> Result<Buffer> {
-            let arena =
-                arena.as_ref().ok_or_else(|| HalError::internal("a value lies in an arena that is not there"))?;
-            arena.slice(place.offset..place.offset + place.bytes)
-        };
         let mut buffers = Vec::with_capacity(layout.slots.len());
         for slot in &layout.slots {
             buffers.push(match slot.storage {
@@ -102,20 +102,24 @@ impl Context {
             let (room, work) = match &step.task {
                 Task::Execute { scratch, .. } => (scratch.map(|place| part(&arenas[step.device], place)), None),
                 Task::Transfer { from, to, way } => (None, Some(transfer(&buffers[*from], &buffers[*to], *way)?)),
+                Task::Tiles { .. } => (None, None),
             };
             scratch.push(room.transpose()?);
             transfers.push(work);
         }
-        let timelines = devices
+        let mut timelines = devices
             .iter()
             .map(|device| device.timeline(0).map_err(|error| named(error, &**device)))
             .collect::<Result<Vec<_>>>()?;
+        timelines.extend(frozen.groups.iter().map(|_| Timeline::new(0)));
         let points = |wait: &Vec<(usize, u64)>| wait.iter().map(|&(device, at)| timelines[device].at(at)).collect();
         Ok(Context {
             bound: vec![None; layout.steps.len()],
             waits: layout.steps.iter().map(|step| points(&step.wait)).collect(),
-            base: vec![0; devices.len()],
-            submitted: vec![0; devices.len()],
+            base: vec![0; timelines.len()],
+            submitted: vec![0; timelines.len()],
+            groups: frozen.groups.iter().map(|_| None).collect(),
+            arenas,
             inputs: layout.slots.iter().map(|_| InputBuffer::default()).collect(),
             buffers,
             scratch,
@@ -141,6 +145,12 @@ impl Session {
     pub(super) fn give_context(&self, context: Context) {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner).push(context);
     }
+}
+
+/// A part of an arena.
+pub(super) fn part(arena: &Option<Buffer>, place: Place) -> Result<Buffer> {
+    let arena = arena.as_ref().ok_or_else(|| HalError::internal("a value lies in an arena that is not there"))?;
+    arena.slice(place.offset..place.offset + place.bytes)
 }
 
 fn allocate(device: &dyn Device, layout: BufferLayout) -> Result<Buffer> {

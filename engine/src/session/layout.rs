@@ -11,11 +11,12 @@
 use std::collections::{HashMap, HashSet};
 
 use hetero_arena::Request;
-use hetero_hal::{Access as Reach, Direction, Error as HalError, Program, ValueId};
+use hetero_hal::{Access as Reach, BufferLayout, Direction, Error as HalError, Program, ValueId};
 
-use super::partition::Partition;
+use super::partition::{Group, Partition, Unit};
 use super::report::{self, Traffic};
 use super::steps::{Access, Order, Step, Task, Way};
+use super::tiles::LANES;
 use crate::Result;
 
 /// Least alignment of everything in an arena.
@@ -98,14 +99,26 @@ pub(super) struct Ways<'a> {
     pub(super) copied: &'a dyn Fn(usize, usize, usize) -> Option<String>,
 }
 
+/// What there is to lay out.
+pub(super) struct Parts<'a> {
+    pub(super) partitions: &'a [Partition],
+    pub(super) groups: &'a [Group],
+    /// In the order of replay.
+    pub(super) units: &'a [Unit],
+}
+
 struct Planner<'a> {
     program: &'a Program,
+    partitions: &'a [Partition],
+    groups: &'a [Group],
     sides: &'a [Side],
     ways: &'a Ways<'a>,
     /// The device that makes each value.
     makers: HashMap<ValueId, usize>,
     /// Values that several devices touch in place.
     shared: HashSet<ValueId>,
+    /// Values that tiles make: any device that takes part may, in the same memory.
+    tiled: HashSet<ValueId>,
     slots: Vec<Slot>,
     index: HashMap<(ValueId, usize), usize>,
     drafts: Vec<Draft>,
@@ -118,24 +131,30 @@ struct Planner<'a> {
 ///
 /// # Errors
 /// `Internal` where the arenas cannot be planned: sizes that overflow.
-pub(super) fn lay_out(program: &Program, partitions: &[Partition], sides: &[Side], ways: &Ways<'_>) -> Result<Layout> {
+pub(super) fn lay_out(program: &Program, parts: &Parts<'_>, sides: &[Side], ways: &Ways<'_>) -> Result<Layout> {
     let mut planner = Planner {
         program,
+        partitions: parts.partitions,
+        groups: parts.groups,
         sides,
         ways,
         makers: HashMap::new(),
         shared: HashSet::new(),
+        tiled: HashSet::new(),
         slots: vec![],
         index: HashMap::new(),
         drafts: vec![],
         lifetimes: vec![],
         edges: vec![],
     };
-    planner.find_shared(partitions)?;
-    for (number, partition) in partitions.iter().enumerate() {
-        planner.add(number, partition)?;
+    planner.find_shared(parts.units)?;
+    for unit in parts.units {
+        match *unit {
+            Unit::Partition(number) => planner.add(number)?,
+            Unit::Group(number) => planner.add_group(number)?,
+        }
     }
-    planner.finish(partitions)
+    planner.finish()
 }
 
 impl Planner<'_> {
@@ -149,18 +168,42 @@ impl Planner<'_> {
         refusal.cloned().or_else(|| (self.ways.copied)(from, to, bytes))
     }
 
-    fn find_shared(&mut self, partitions: &[Partition]) -> Result<()> {
-        for partition in partitions {
-            for &(value, direction) in &partition.bindings {
-                if direction == Direction::Output {
-                    self.makers.insert(value, partition.device);
-                } else if let Some(&maker) = self.makers.get(&value)
-                    && maker != partition.device
-                {
-                    let bytes = self.bytes(value)?;
-                    if bytes > 0 && self.obstacle(maker, partition.device, bytes).is_none() {
-                        self.shared.insert(value);
+    fn find_shared(&mut self, units: &[Unit]) -> Result<()> {
+        for unit in units {
+            match *unit {
+                Unit::Partition(number) => {
+                    let partition = &self.partitions[number];
+                    self.find_shared_of(&partition.bindings, partition.device, &[partition.device])?;
+                }
+                Unit::Group(number) => {
+                    let group = &self.groups[number];
+                    let devices: Vec<usize> = group.members.iter().map(|member| member.device).collect();
+                    for &tile in &group.tiles {
+                        let partition = &self.partitions[tile];
+                        self.find_shared_of(&partition.bindings, partition.device, &devices)?;
+                        for &(value, direction) in &partition.bindings {
+                            if direction == Direction::Output && self.bytes(value)? > 0 {
+                                self.shared.insert(value);
+                                self.tiled.insert(value);
+                            }
+                        }
                     }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes the values of a partition that others share with those that run it; its outputs are made on `home`.
+    fn find_shared_of(&mut self, bindings: &[(ValueId, Direction)], home: usize, devices: &[usize]) -> Result<()> {
+        for &(value, direction) in bindings {
+            if direction == Direction::Output {
+                self.makers.insert(value, home);
+            } else if let Some(&maker) = self.makers.get(&value) {
+                let bytes = self.bytes(value)?;
+                let shares = |&device: &usize| device != maker && self.obstacle(maker, device, bytes).is_none();
+                if bytes > 0 && devices.iter().any(shares) {
+                    self.shared.insert(value);
                 }
             }
         }
@@ -179,7 +222,9 @@ impl Planner<'_> {
         let storage = match self.program.inputs().iter().position(|&id| id == value) {
             Some(position) => Storage::Input(position),
             None if bytes == 0 => Storage::Own(0),
-            None if self.shared.contains(&value) && maker.is_some_and(|maker| self.in_place(maker, device, bytes)) => {
+            None if self.shared.contains(&value)
+                && maker.is_some_and(|maker| self.in_place(value, maker, device, bytes)) =>
+            {
                 Storage::Shared(place)
             }
             None if maker == Some(device) && self.program.outputs().contains(&value) => Storage::Own(bytes),
@@ -192,23 +237,62 @@ impl Planner<'_> {
     }
 
     /// Do two devices touch a shared value in the same memory?
-    fn in_place(&self, maker: usize, reader: usize, bytes: usize) -> bool {
-        maker == reader || self.obstacle(maker, reader, bytes).is_none()
+    fn in_place(&self, value: ValueId, maker: usize, reader: usize, bytes: usize) -> bool {
+        maker == reader
+            || self.obstacle(maker, reader, bytes).is_none()
+            // Whatever else would be quicker: a tile's result is written where its other takers would write it.
+            || (self.tiled.contains(&value) && self.sides[reader].refusal.is_none())
     }
 
     /// Adds a partition, behind the transfers of what it reads.
-    fn add(&mut self, number: usize, partition: &Partition) -> Result<()> {
-        let here = partition.device;
-        for &(value, direction) in &partition.bindings {
+    fn add(&mut self, number: usize) -> Result<()> {
+        let partitions = self.partitions;
+        let partition = &partitions[number];
+        self.bring(&partition.bindings, partition.device)?;
+        let bindings = self.bind(&partition.bindings, partition.device)?;
+        let task = Task::Execute { partition: number, bindings, scratch: None };
+        self.drafts.push(Draft { device: partition.device, task });
+        Ok(())
+    }
+
+    /// Adds a group of tiles, behind the transfers of what any device that takes part reads.
+    fn add_group(&mut self, number: usize) -> Result<()> {
+        let (partitions, group) = (self.partitions, &self.groups[number]);
+        for member in &group.members {
+            for &tile in &group.tiles {
+                self.bring(&partitions[tile].bindings, member.device)?;
+            }
+        }
+        let mut bindings = Vec::with_capacity(group.members.len());
+        for member in &group.members {
+            let slots = group.tiles.iter().map(|&tile| self.bind(&partitions[tile].bindings, member.device));
+            bindings.push(slots.collect::<Result<Vec<_>>>()?);
+        }
+        let scratch = vec![[None; LANES]; group.members.len()];
+        let task = Task::Tiles { group: number, bindings, scratch };
+        self.drafts.push(Draft { device: self.sides.len() + number, task });
+        Ok(())
+    }
+
+    /// The slots of bindings on a device, for the next step.
+    fn bind(&mut self, bindings: &[(ValueId, Direction)], here: usize) -> Result<Vec<usize>> {
+        bindings.iter().map(|&(value, _)| self.slot(value, here)).collect()
+    }
+
+    /// Adds the transfers of what is read on a device.
+    fn bring(&mut self, bindings: &[(ValueId, Direction)], here: usize) -> Result<()> {
+        for &(value, direction) in bindings {
             let Some(&maker) = self.makers.get(&value).filter(|&&maker| maker != here) else { continue };
             if direction == Direction::Output || self.index.contains_key(&(value, here)) {
                 continue;
             }
             let bytes = self.bytes(value)?;
-            let obstacle = self.obstacle(maker, here, bytes);
+            let obstacle = self.obstacle(maker, here, bytes).filter(|_| !self.in_place(value, maker, here, bytes));
             let (from, to) = (&self.sides[maker].id, &self.sides[here].id);
             report::add(&mut self.edges, from, to, bytes as u64, obstacle.as_deref());
             if bytes == 0 || obstacle.is_none() {
+                // Known from here on, so that the edge counts it once.
+                self.slot(value, here)?;
                 continue;
             }
             let (from, to) = (self.slot(value, maker)?, self.slot(value, here)?);
@@ -219,21 +303,19 @@ impl Planner<'_> {
             };
             self.drafts.push(Draft { device, task: Task::Transfer { from, to, way } });
         }
-        let bindings = partition.bindings.iter().map(|&(value, _)| self.slot(value, here)).collect::<Result<_>>()?;
-        self.drafts.push(Draft { device: here, task: Task::Execute { partition: number, bindings, scratch: None } });
         Ok(())
     }
 
-    fn finish(mut self, partitions: &[Partition]) -> Result<Layout> {
+    fn finish(mut self) -> Result<Layout> {
         let alignments: Vec<usize> = self.sides.iter().map(|side| side.alignment.max(ALIGNMENT)).collect();
         let mut arenas = Vec::with_capacity(self.sides.len());
         for (device, &alignment) in alignments.iter().enumerate() {
-            arenas.push((self.lay_out_arena(device, alignment, partitions)?, alignment));
+            arenas.push((self.lay_out_arena(device, alignment)?, alignment));
         }
-        let shared = self.lay_out_shared(partitions, &alignments)?;
-        let order = self.order(partitions, true);
+        let shared = self.lay_out_shared(&alignments)?;
+        let order = self.order(true);
         let mut positions = Vec::with_capacity(self.drafts.len());
-        let mut counts = vec![0u64; self.sides.len()];
+        let mut counts = vec![0u64; self.sides.len() + self.groups.len()];
         for draft in &self.drafts {
             counts[draft.device] += 1;
             positions.push((draft.device, counts[draft.device]));
@@ -257,7 +339,7 @@ impl Planner<'_> {
     }
 
     /// Lays out a device's arena: its slots, and its partitions' scratch. Gives the size.
-    fn lay_out_arena(&mut self, device: usize, alignment: usize, partitions: &[Partition]) -> Result<usize> {
+    fn lay_out_arena(&mut self, device: usize, alignment: usize) -> Result<usize> {
         let mut requests = Vec::new();
         let mut owners = Vec::new();
         for (index, (slot, &(first, last))) in self.slots.iter().zip(&self.lifetimes).enumerate() {
@@ -267,15 +349,33 @@ impl Planner<'_> {
             }
         }
         let slots = owners.len();
+        // Of each scratch, the member and the lane that it is for, in a group.
+        let mut lanes = Vec::new();
         for (step, draft) in self.drafts.iter().enumerate() {
-            if let Task::Execute { partition, .. } = &draft.task
-                && draft.device == device
-            {
-                let layout = partitions[*partition].executable.scratch();
+            let mut add = |layout: BufferLayout, lane: (usize, usize)| -> Result<()> {
                 if layout.bytes > 0 {
                     requests.push(request(layout.bytes, alignment.max(layout.alignment), step, step)?);
                     owners.push((step, layout.bytes));
+                    lanes.push(lane);
                 }
+                Ok(())
+            };
+            match &draft.task {
+                Task::Execute { partition, .. } if draft.device == device => {
+                    add(self.partitions[*partition].executable.scratch(), (0, 0))?;
+                }
+                Task::Tiles { group, .. } => {
+                    let members = self.groups[*group].members.iter().enumerate();
+                    for (number, member) in members.filter(|(_, member)| member.device == device) {
+                        let each = || member.executables.iter().map(|executable| executable.scratch());
+                        let layout = BufferLayout {
+                            bytes: each().map(|layout| layout.bytes).max().unwrap_or(0),
+                            alignment: each().map(|layout| layout.alignment).max().unwrap_or(0),
+                        };
+                        (0..LANES).try_for_each(|lane| add(layout, (number, lane)))?;
+                    }
+                }
+                _ => {}
             }
         }
         let plan = plan(&requests)?;
@@ -283,15 +383,22 @@ impl Planner<'_> {
             let place = Place { offset, bytes };
             if number < slots {
                 self.slots[owner].storage = Storage::Arena(place);
-            } else if let Task::Execute { scratch, .. } = &mut self.drafts[owner].task {
-                *scratch = Some(place);
+                continue;
+            }
+            match &mut self.drafts[owner].task {
+                Task::Execute { scratch, .. } => *scratch = Some(place),
+                Task::Tiles { scratch, .. } => {
+                    let (member, lane) = lanes[number - slots];
+                    scratch[member][lane] = Some(place);
+                }
+                Task::Transfer { .. } => {}
             }
         }
         Ok(plan.bytes)
     }
 
     /// Lays out the shared arena: a range for each shared value, which all its slots have.
-    fn lay_out_shared(&mut self, partitions: &[Partition], alignments: &[usize]) -> Result<Shared> {
+    fn lay_out_shared(&mut self, alignments: &[usize]) -> Result<Shared> {
         let mut devices: Vec<usize> = Vec::new();
         let mut slots_of: HashMap<ValueId, Vec<usize>> = HashMap::new();
         let mut values: Vec<ValueId> = Vec::new();
@@ -313,7 +420,7 @@ impl Planner<'_> {
         let of = |value: &ValueId| slots_of.get(value).map_or(&[][..], |slots| slots);
         let alignment = devices.iter().map(|&device| alignments[device]).max().unwrap_or(ALIGNMENT);
         let import = devices.iter().map(|&device| self.sides[device].import_alignment).max().unwrap_or(0).max(1);
-        let order = self.order(partitions, false);
+        let order = self.order(false);
         let end = self.drafts.len().saturating_sub(1);
         let first = |value: &ValueId| of(value).iter().map(|&slot| self.lifetimes[slot].0).min().unwrap_or(0);
         let makes: Vec<usize> = values.iter().map(first).collect();
@@ -346,11 +453,12 @@ impl Planner<'_> {
         match &self.drafts[step].task {
             Task::Transfer { from, to, .. } => slots.contains(from) || slots.contains(to),
             Task::Execute { bindings, .. } => bindings.iter().any(|slot| slots.contains(slot)),
+            Task::Tiles { bindings, .. } => bindings.iter().flatten().flatten().any(|slot| slots.contains(slot)),
         }
     }
 
     /// The order of the steps by what they touch. Before the shared arena is laid out, each value there is a place of its own.
-    fn order(&self, partitions: &[Partition], shared_is_placed: bool) -> Order {
+    fn order(&self, shared_is_placed: bool) -> Order {
         let arenas = self.sides.len();
         let access = |slot: usize, writes: bool| {
             let Slot { value, device, storage } = self.slots[slot];
@@ -366,22 +474,45 @@ impl Planner<'_> {
                 }
             }
         };
+        let room = |space: usize, place: Place| Access {
+            space,
+            start: place.offset,
+            end: place.offset + place.bytes,
+            writes: true,
+        };
         let accesses: Vec<Vec<Access>> = self
             .drafts
             .iter()
             .map(|draft| match &draft.task {
                 Task::Transfer { from, to, .. } => access(*from, false).into_iter().chain(access(*to, true)).collect(),
                 Task::Execute { partition, bindings, scratch } => {
-                    let directions = partitions[*partition].bindings.iter().map(|binding| binding.1);
+                    let directions = self.partitions[*partition].bindings.iter().map(|binding| binding.1);
                     let bound = bindings.iter().zip(directions);
                     let mut list: Vec<Access> =
                         bound.filter_map(|(&slot, direction)| access(slot, direction == Direction::Output)).collect();
-                    list.extend(scratch.map(|place| Access {
-                        space: draft.device,
-                        start: place.offset,
-                        end: place.offset + place.bytes,
-                        writes: true,
-                    }));
+                    list.extend(scratch.map(|place| room(draft.device, place)));
+                    list
+                }
+                Task::Tiles { group, bindings, scratch } => {
+                    let group = &self.groups[*group];
+                    let mut list = Vec::new();
+                    for bindings in bindings {
+                        for (&tile, bindings) in group.tiles.iter().zip(bindings) {
+                            let directions = self.partitions[tile].bindings.iter().map(|binding| binding.1);
+                            let bound = bindings.iter().zip(directions);
+                            for access in
+                                bound.filter_map(|(&slot, direction)| access(slot, direction == Direction::Output))
+                            {
+                                // Tiles read the same slices.
+                                if !list.contains(&access) {
+                                    list.push(access);
+                                }
+                            }
+                        }
+                    }
+                    for (member, scratch) in group.members.iter().zip(scratch) {
+                        list.extend(scratch.iter().flatten().map(|&place| room(member.device, place)));
+                    }
                     list
                 }
             })

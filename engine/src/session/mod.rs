@@ -2,7 +2,7 @@
 //!
 //! Every decision is made when the session is. [`partition`] compiles the plan; [`layout`] gives each value its memory on each device and finds out
 //! which cross without a copy; [`steps`] puts what is to be submitted in order, as a graph in which devices wait for each other only where
-//! they touch the same memory. A run takes a [`context`], memory and a timeline for each device, and submits the list ([`run`]); several runs make a
+//! they touch the same memory; a group of tiles, which devices take from each other ([`tiles`]), is one step. A run takes a [`context`], memory and a timeline for each device, and submits the list ([`run`]); several runs make a
 //! [`stream`].
 
 mod context;
@@ -10,9 +10,12 @@ mod layout;
 mod partition;
 mod report;
 mod run;
+mod shares;
 mod steps;
 mod stream;
+mod tiles;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,11 +26,12 @@ use hetero_hal::{
 
 use crate::{Error, HeteroEngine, Result};
 use context::{Arrival, Arrivals, Context, Views};
-use layout::{Layout, Side, Slot, Storage, Ways};
-use partition::{Compiled, Partition, named};
-pub use report::{Report, Traffic};
+use layout::{Layout, Parts, Side, Slot, Storage, Ways};
+use partition::{Compiled, Group, Partition, named};
+pub use report::{Report, TileShare, Traffic};
 pub use run::Run;
 pub use stream::Stream;
+use tiles::Tally;
 
 /// An input or output of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,6 +90,7 @@ pub struct OutputBuffer {
 struct Frozen {
     layout: Layout,
     partitions: Vec<Partition>,
+    groups: Vec<Group>,
 }
 
 /// A plan, compiled. May be run from several threads at once; runs share nothing that changes.
@@ -102,6 +107,8 @@ pub struct Session {
     input_slots: Vec<(usize, usize)>,
     /// Of each slot, how it came in the last run, if it is an input.
     arrivals: Vec<Arrivals>,
+    /// Of each group of tiles, what each device did in the last run.
+    tallies: Vec<Arc<[Tally]>>,
     /// Without the edges from and to the host.
     report: Report,
     deadline: Duration,
@@ -115,8 +122,9 @@ impl Session {
         plan: &hetero_scheduler::Plan,
         moved: Vec<String>,
     ) -> Result<Session> {
-        let Compiled { devices, partitions } = partition::compile(engine, &program, plan)?;
-        let (layout, views) = lay_out(engine, &program, &devices, &partitions)?;
+        let compiled = partition::compile(engine, &program, plan)?;
+        let (layout, groups, views) = lay_out(engine, &program, &compiled)?;
+        let Compiled { devices, partitions, .. } = compiled;
         let sources = sources(&program, &layout)?;
         let queues = devices
             .iter()
@@ -141,14 +149,16 @@ impl Session {
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
             resident_bytes: partitions.iter().map(|partition| partition.executable.resident_bytes()).sum(),
             edges: layout.edges.clone(),
+            tiles: vec![],
         };
+        let tallies = groups.iter().map(|group| group.members.iter().map(|_| Tally::default()).collect()).collect();
         let inputs = layout.slots.iter().enumerate().filter_map(|(index, slot)| match slot.storage {
             Storage::Input(position) => Some((index, position)),
             _ => None,
         });
         let input_slots = inputs.collect();
         let arrivals = layout.slots.iter().map(|_| Arrivals::default()).collect();
-        let frozen = Frozen { layout, partitions };
+        let frozen = Frozen { layout, partitions, groups };
         // What was imported to see whether devices do is the first run's.
         let first =
             if frozen.layout.shared.bytes > 0 { vec![Context::new(&frozen, &devices, &views)?] } else { vec![] };
@@ -164,6 +174,7 @@ impl Session {
             frozen,
             input_slots,
             arrivals,
+            tallies,
             report,
         })
     }
@@ -224,7 +235,21 @@ impl Session {
                 report::add(&mut edges, &id, report::HOST, self.slot_bytes(*index), reason);
             }
         }
-        Report { edges, ..self.report.clone() }
+        Report { edges, tiles: self.tile_shares(), ..self.report.clone() }
+    }
+
+    fn tile_shares(&self) -> Vec<TileShare> {
+        let mut all = Vec::new();
+        for (group, tallies) in self.frozen.groups.iter().zip(&self.tallies) {
+            all.extend(group.members.iter().zip(&**tallies).map(|(member, tally)| TileShare {
+                group: group.name.clone(),
+                device: self.devices[member.device].info().id.to_string(),
+                planned: member.share,
+                done: tally.done.load(Ordering::Relaxed),
+                stolen: tally.stolen.load(Ordering::Relaxed),
+            }));
+        }
+        all
     }
 
     fn slot_bytes(&self, slot: usize) -> u64 {
@@ -347,12 +372,8 @@ fn no_import(id: &str) -> String {
 
 /// Lays the plan out. A device that says it imports host memory, and then refuses the shared arena, is laid out for again as one that does
 /// not; the report's edges say so.
-fn lay_out(
-    engine: &HeteroEngine,
-    program: &Program,
-    devices: &[Arc<dyn Device>],
-    partitions: &[Partition],
-) -> Result<(Layout, Views)> {
+fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views)> {
+    let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
         let (id, capabilities) = (device.info().id.to_string(), device.capabilities());
         Side {
@@ -379,10 +400,12 @@ fn lay_out(
     };
     let ways = Ways { reach: &reach, copied: &copied };
     loop {
-        let layout = layout::lay_out(program, partitions, &sides, &ways)?;
+        let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
+        let parts = Parts { partitions, groups: &groups, units: &units };
+        let layout = layout::lay_out(program, &parts, &sides, &ways)?;
         check_memory(engine, program, devices, &layout)?;
         match context::share(&layout.shared, devices) {
-            Ok(views) => return Ok((layout, views)),
+            Ok(views) => return Ok((layout, groups, views)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
                 sides[device].refusal = Some(format!("the import failed: {error}"));
             }

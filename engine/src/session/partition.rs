@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    BindingInfo, CompileOptions, Device, Direction, Error as HalError, Executable, NodeId, Program, Source, ValueId,
+    BindingInfo, CompileOptions, Device, Direction, Error as HalError, ErrorKind, Executable, Node, NodeId, Program,
+    Source, ValueId,
 };
 
 use crate::{Error, HeteroEngine, Result};
@@ -19,12 +20,48 @@ pub(super) struct Partition {
     pub(super) bindings: Vec<(ValueId, Direction)>,
 }
 
+/// Tiles that several devices take from each other.
+#[derive(Clone)]
+pub(super) struct Group {
+    /// Name of the operator that they were cut from.
+    pub(super) name: String,
+    /// Numbers of the partitions: the tiles of the first member's share, then the next one's.
+    pub(super) tiles: Vec<usize>,
+    pub(super) members: Vec<Member>,
+}
+
+/// A device that takes part in a group.
+#[derive(Clone)]
+pub(super) struct Member {
+    /// Position among the session's devices.
+    pub(super) device: usize,
+    /// Seconds that the plan expects of a tile.
+    pub(super) seconds: f64,
+    /// Tiles of its share.
+    pub(super) share: usize,
+    /// Of each tile of the group; tiles that differ in nothing but the values that they bind have one in common.
+    pub(super) executables: Vec<Arc<dyn Executable>>,
+}
+
+/// What is submitted as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// A partition, by its number.
+    Partition(usize),
+    /// A group of tiles, by its number.
+    Group(usize),
+}
+
 /// A plan, compiled.
 pub(super) struct Compiled {
     /// The devices that it uses, in the engine's order.
     pub(super) devices: Vec<Arc<dyn Device>>,
     /// In the plan's order.
     pub(super) partitions: Vec<Partition>,
+    /// Partitions that several devices may take, by groups.
+    pub(super) groups: Vec<Group>,
+    /// For each partition, how many groups lie before it.
+    pub(super) levels: Vec<usize>,
 }
 
 /// Compiles a plan.
@@ -39,7 +76,9 @@ pub(super) fn compile(engine: &HeteroEngine, program: &Program, plan: &hetero_sc
             reason: "the plan uses it, but it was not added".to_owned(),
         })?);
     }
-    let mut places = used.clone();
+    let wanted = plan.partitions.iter().filter_map(|partition| partition.tiles.as_ref());
+    let takers = wanted.flat_map(|tiles| tiles.devices.keys()).filter_map(|id| engine.position(id));
+    let mut places: Vec<usize> = used.iter().copied().chain(takers).collect();
     places.sort_unstable();
     places.dedup();
     let devices: Vec<Arc<dyn Device>> = places.iter().map(|&place| engine.devices()[place].clone()).collect();
@@ -47,19 +86,223 @@ pub(super) fn compile(engine: &HeteroEngine, program: &Program, plan: &hetero_sc
     let value_of: HashMap<&str, ValueId> =
         (0u32..).map(ValueId).zip(program.values()).map(|(id, value)| (&*value.name, id)).collect();
     let mut partitions = Vec::with_capacity(used.len());
+    let mut tiles = Tiles { programs: Vec::new(), made: Vec::new() };
     for (number, (partition, place)) in plan.partitions.iter().zip(used).enumerate() {
         let device = places.iter().position(|&other| other == place).unwrap_or_default();
         let nodes: Vec<NodeId> = partition.tasks.iter().filter_map(|task| node_of.get(&**task).copied()).collect();
         let part = program.extract(&format!("{}#{number}", program.name()), &nodes)?;
-        let executable = compile_one(&devices[device], &part, engine.run_deadline())?;
-        let binding = |info: &BindingInfo| match value_of.get(&*info.name) {
-            Some(&value) => Ok((value, info.direction)),
-            None => Err(HalError::internal(format!("a partition binds the unknown value '{}'", info.name))),
+        let names: Vec<(Arc<str>, Direction)> =
+            BindingInfo::of(&part).into_iter().map(|info| (info.name.clone(), info.direction)).collect();
+        let executable = match &partition.tiles {
+            Some(_) => tiles.compile(number, part, device, &devices[device], engine.run_deadline())?,
+            None => compile_one(&devices[device], &part, engine.run_deadline())?,
         };
-        let bindings = executable.bindings().iter().map(binding).collect::<std::result::Result<_, _>>()?;
+        let binding = |(name, direction): &(Arc<str>, Direction)| match value_of.get(&**name) {
+            Some(&value) => Ok((value, *direction)),
+            None => Err(HalError::internal(format!("a partition binds the unknown value '{name}'"))),
+        };
+        let bindings = names.iter().map(binding).collect::<std::result::Result<_, _>>()?;
         partitions.push(Partition { device, executable, bindings });
     }
-    Ok(Compiled { devices, partitions })
+    let levels = levels(program, plan)?;
+    let groups = group(engine, plan, &devices, &partitions, &mut tiles)?;
+    Ok(Compiled { devices, partitions, groups, levels })
+}
+
+/// How many groups of tiles lie before each partition.
+///
+/// # Errors
+/// `Plan` where a group waits for itself, or a partition has tasks of different levels: it would wait for itself.
+fn levels(program: &Program, plan: &hetero_scheduler::Plan) -> Result<Vec<usize>> {
+    let mut names: Vec<&str> = plan.partitions.iter().filter_map(|p| Some(&*p.tiles.as_ref()?.group)).collect();
+    names.sort_unstable();
+    names.dedup();
+    if names.is_empty() {
+        return Ok(vec![0; plan.partitions.len()]);
+    }
+    let group_of = plan.partitions.iter().flat_map(|partition| {
+        let group = partition.tiles.as_ref().and_then(|tiles| names.binary_search(&&*tiles.group).ok());
+        partition.tasks.iter().map(move |task| (&**task, group))
+    });
+    let group_of: HashMap<&str, Option<usize>> = group_of.collect();
+    let nodes = program.nodes();
+    let groups: Vec<Option<usize>> = nodes.iter().map(|node| group_of.get(&*node.name).copied().flatten()).collect();
+    let producers = program.producers();
+    let mut edges = Vec::new();
+    for (id, node) in program.node_ids() {
+        edges.extend(node.uses().filter_map(|value| producers[value.index()]).map(|from| (from.index(), id.index())));
+    }
+    let wrong = |at: String, reason: &str| Error::Plan(hetero_scheduler::Error::Plan { at, reason: reason.to_owned() });
+    let found = hetero_scheduler::levels(&edges, &groups);
+    let found = found.ok_or_else(|| wrong("its tiles".to_owned(), "a group waits for itself"))?;
+    let level_of: HashMap<&str, usize> = nodes.iter().zip(found).map(|(node, level)| (&*node.name, level)).collect();
+    let of = |(number, partition): (usize, &hetero_scheduler::Partition)| {
+        let mut all = partition.tasks.iter().filter_map(|task| level_of.get(&**task).copied());
+        let first = all.next().unwrap_or(0);
+        let reason = "it feeds tiles of a group and reads others";
+        if all.all(|level| level == first) {
+            Ok(first)
+        } else {
+            Err(wrong(format!("partition number {number}"), reason))
+        }
+    };
+    plan.partitions.iter().enumerate().map(of).collect()
+}
+
+impl Compiled {
+    /// What is submitted as a whole, in the order of replay, and the groups that this counts. Where one of the devices that have shares in a group
+    /// does not share its memory, or one is left, the tiles are partitions like others.
+    pub(super) fn units(&self, shares_memory: impl Fn(usize) -> bool) -> (Vec<Unit>, Vec<Group>) {
+        let mut groups = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            let mut group = group.clone();
+            group.members.retain(|member| member.share > 0 || shares_memory(member.device));
+            if group.members.len() > 1 && group.members.iter().all(|member| shares_memory(member.device)) {
+                groups.push(group);
+            }
+        }
+        let grouped = |number: &usize| groups.iter().any(|group| group.tiles.contains(number));
+        let alone = (0..self.partitions.len()).filter(|number| !grouped(number));
+        let mut units: Vec<(usize, usize, Unit)> =
+            alone.map(|number| (self.levels[number], number, Unit::Partition(number))).collect();
+        for (number, group) in groups.iter().enumerate() {
+            let first = group.tiles.iter().copied().min().unwrap_or_default();
+            units.push((self.levels[first], first, Unit::Group(number)));
+        }
+        units.sort_by_key(|&(level, number, _)| (level, number));
+        (units.into_iter().map(|(_, _, unit)| unit).collect(), groups)
+    }
+}
+
+/// Compiled tiles. Those that differ in nothing but the values that they bind are compiled once for each device.
+struct Tiles {
+    /// Each kind of tile, and the partitions that are of it.
+    programs: Vec<(Program, Vec<usize>)>,
+    /// By kind and device.
+    made: Vec<((usize, usize), Arc<dyn Executable>)>,
+}
+
+impl Tiles {
+    fn compile(
+        &mut self,
+        number: usize,
+        part: Program,
+        place: usize,
+        device: &Arc<dyn Device>,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Executable>> {
+        let kind = self.programs.iter().position(|(other, _)| alike(other, &part)).unwrap_or_else(|| {
+            self.programs.push((part, Vec::new()));
+            self.programs.len() - 1
+        });
+        self.programs[kind].1.push(number);
+        self.executable(kind, place, device, deadline)
+    }
+
+    fn executable(
+        &mut self,
+        kind: usize,
+        place: usize,
+        device: &Arc<dyn Device>,
+        deadline: Duration,
+    ) -> Result<Arc<dyn Executable>> {
+        if let Some((_, made)) = self.made.iter().find(|(of, _)| *of == (kind, place)) {
+            return Ok(made.clone());
+        }
+        let made = compile_one(device, &self.programs[kind].0, deadline)?;
+        self.made.push(((kind, place), made.clone()));
+        Ok(made)
+    }
+}
+
+/// Do two programs of one node each compute the same, but for the names of what they bind?
+fn alike(a: &Program, b: &Program) -> bool {
+    let ([one], [other]) = (a.nodes(), b.nodes()) else { return false };
+    let same = |(a_id, b_id): (&Option<ValueId>, &Option<ValueId>)| match (a_id, b_id) {
+        (None, None) => true,
+        (Some(x), Some(y)) => match (a.value(*x), b.value(*y)) {
+            (Ok(x), Ok(y)) => {
+                let constants = match (&x.constant, &y.constant) {
+                    (None, None) => true,
+                    // Constants are compared by where they are: equal ones are one already.
+                    (Some(p), Some(q)) => {
+                        p.bytes().as_ptr() == q.bytes().as_ptr() && p.bytes().len() == q.bytes().len()
+                    }
+                    _ => false,
+                };
+                constants && x.dtype == y.dtype && x.shape == y.shape && !x.is_dynamic() && !y.is_dynamic()
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    let ports = |one: &Node, other: &Node| {
+        one.inputs.len() == other.inputs.len()
+            && one.outputs.len() == other.outputs.len()
+            && one.inputs.iter().zip(&other.inputs).chain(one.outputs.iter().zip(&other.outputs)).all(same)
+    };
+    // Which input is the same as which decides what is bound.
+    let places = |program: &Program, node: &Node| -> Vec<Option<usize>> {
+        let of = |id: &Option<ValueId>| program.inputs().iter().position(|input| Some(*input) == *id);
+        node.inputs.iter().map(of).collect()
+    };
+    one.operator == other.operator && ports(one, other) && places(a, one) == places(b, other)
+}
+
+/// The groups of tiles of a plan in which several devices take part, compiled for all of them. A device that takes part by the plan, has no tile
+/// in its share, and cannot compile one, is left out.
+fn group(
+    engine: &HeteroEngine,
+    plan: &hetero_scheduler::Plan,
+    devices: &[Arc<dyn Device>],
+    partitions: &[Partition],
+    made: &mut Tiles,
+) -> Result<Vec<Group>> {
+    let mut names: Vec<&str> = Vec::new();
+    for tiles in plan.partitions.iter().filter_map(|partition| partition.tiles.as_ref()) {
+        if !names.contains(&&*tiles.group) {
+            names.push(&tiles.group);
+        }
+    }
+    let mut groups = Vec::with_capacity(names.len());
+    for name in names {
+        let of = |number: &usize| {
+            plan.partitions[*number].tiles.as_ref().filter(|tiles| tiles.group == name).map(|tiles| &tiles.devices)
+        };
+        let mut tiles: Vec<usize> = (0..partitions.len()).filter(|number| of(number).is_some()).collect();
+        tiles.sort_by_key(|&number| partitions[number].device);
+        let mut members = Vec::new();
+        for (place, device) in devices.iter().enumerate() {
+            let id = device.info().id.to_string();
+            let share = tiles.iter().filter(|&&number| partitions[number].device == place).count();
+            let expected = |number: &usize| of(number).and_then(|devices| devices.get(&id)).copied();
+            let seconds: Option<Vec<f64>> = tiles.iter().map(expected).collect();
+            let Some(seconds) = seconds.or_else(|| (share > 0).then(Vec::new)) else { continue };
+            let kind = |number: &usize| made.programs.iter().position(|(_, of)| of.contains(number));
+            let kinds: Vec<usize> = tiles.iter().filter_map(kind).collect();
+            let compiled: Result<Vec<_>> =
+                kinds.iter().map(|&kind| made.executable(kind, place, device, engine.run_deadline())).collect();
+            let executables = match compiled {
+                Ok(executables) => executables,
+                Err(Error::Device(error))
+                    if share == 0 && matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Compile) =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            members.push(Member {
+                device: place,
+                seconds: seconds.iter().copied().fold(0.0, f64::max),
+                share,
+                executables,
+            });
+        }
+        if members.len() > 1 {
+            groups.push(Group { name: name.to_owned(), tiles, members });
+        }
+    }
+    Ok(groups)
 }
 
 /// Compiles a partition. An error says which device it is of.

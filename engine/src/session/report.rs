@@ -21,6 +21,30 @@ pub struct Report {
     pub resident_bytes: usize,
     /// What passes in a run, by sender and receiver: inputs, then values between devices, then outputs.
     pub edges: Vec<Traffic>,
+    /// Of each group of tiles that devices take from each other, what each device did of it in the last run that ended.
+    pub tiles: Vec<TileShare>,
+}
+
+/// What a device did of a group of tiles.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TileShare {
+    /// The operator that the tiles were cut from.
+    pub group: String,
+    /// The device's id.
+    pub device: String,
+    /// Tiles that the plan gives it.
+    pub planned: usize,
+    /// Tiles that it did.
+    pub done: usize,
+    /// Of these, tiles that the plan gives to others.
+    pub stolen: usize,
+}
+
+impl std::fmt::Display for TileShare {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let TileShare { group, device, planned, done, stolen } = self;
+        write!(f, "{group}: {device} did {done} tiles, {stolen} of them of others; planned were {planned}")
+    }
 }
 
 /// What passes from one device to another in a run.

@@ -9,9 +9,10 @@ use std::time::Instant;
 
 use hetero_hal::{Buffer, Error as HalError, ErrorKind, Execution, Extents, Probe, Tensor, Timeline, Work};
 
-use super::context::Context;
+use super::context::{Context, part};
 use super::partition::named;
 use super::steps::{Step, Task};
+use super::tiles::{Group, LANES, Member, Settings};
 use super::{OutputBuffer, OutputSource, Outputs, Session};
 use crate::Result;
 
@@ -28,6 +29,7 @@ impl Session {
             let device = &*self.devices[self.frozen.layout.slots[slot].device];
             if !context.inputs[slot].bring_in(device, &inputs[position], &self.arrivals[slot])? {
                 context.bound.iter_mut().for_each(|bound| *bound = None);
+                context.groups.iter_mut().for_each(|group| *group = None);
             }
         }
         let sizes = self.program.extents().len();
@@ -38,7 +40,11 @@ impl Session {
         for (number, step) in steps.iter().enumerate() {
             let last = here && number + 1 == steps.len();
             if let Err(error) = self.submit(number, step, context, probe, last) {
-                return Err(self.stop(context, named(error, &*self.devices[step.device])).into());
+                let error = match self.devices.get(step.device) {
+                    Some(device) => named(error, &**device),
+                    None => error,
+                };
+                return Err(self.stop(context, error).into());
             }
             context.submitted[step.device] = step.position;
         }
@@ -56,6 +62,16 @@ impl Session {
         let device = step.device;
         for (point, &(other, at)) in context.waits[number].iter_mut().zip(&step.wait) {
             point.value = context.base[other] + at;
+        }
+        if let Task::Tiles { group, .. } = &step.task {
+            let settings = Settings { probe: probe.cloned(), deadline: Some(context.deadline) };
+            if context.groups[*group].is_none() {
+                context.groups[*group] = Some(self.tiles(step, context)?);
+            }
+            if let Some(tiles) = &context.groups[*group] {
+                tiles.start(&context.waits[number], context.base[device] + step.position, &settings);
+            }
+            return Ok(());
         }
         let signal = [context.timelines[device].at(context.base[device] + step.position)];
         let work = self.work(number, step, context, probe)?;
@@ -96,11 +112,7 @@ impl Session {
         let bound = match &context.bound[number] {
             Some(bound) => bound.clone(),
             None => {
-                let buffer = |&slot: &usize| {
-                    let buffer = context.buffers[slot].as_ref().or(context.inputs[slot].buffer());
-                    buffer.cloned().ok_or_else(|| HalError::internal("a value has no memory"))
-                };
-                let made = bindings.iter().map(buffer).collect::<Result<Arc<[Buffer]>, _>>()?;
+                let made = context.bind(bindings)?;
                 context.bound[number].insert(made).clone()
             }
         };
@@ -114,9 +126,40 @@ impl Session {
         }))
     }
 
+    /// A group of tiles with this context's memory.
+    fn tiles(&self, step: &Step, context: &Context) -> Result<Group, HalError> {
+        let Task::Tiles { group, bindings, scratch } = &step.task else {
+            return Err(HalError::internal("a step of tiles has none"));
+        };
+        let mut members = Vec::with_capacity(bindings.len());
+        for ((of, bindings), places) in self.frozen.groups[*group].members.iter().zip(bindings).zip(scratch) {
+            let device = &self.devices[of.device];
+            let mut scratch = [const { None }; LANES];
+            for (room, place) in scratch.iter_mut().zip(places) {
+                *room = place.map(|place| part(&context.arenas[of.device], place)).transpose()?;
+            }
+            let mut timelines = [const { None }; LANES];
+            for timeline in &mut timelines {
+                *timeline = Some(device.timeline(0).map_err(|error| named(error, &**device))?);
+            }
+            members.push(Member {
+                id: device.info().id.clone(),
+                queue: self.queues[of.device].clone(),
+                share: of.share,
+                seconds: of.seconds,
+                hosted: device.info().runs_on_host(),
+                executables: of.executables.clone(),
+                bindings: bindings.iter().map(|slots| context.bind(slots)).collect::<Result<_, _>>()?,
+                scratch,
+                timelines: timelines.map(|timeline| timeline.unwrap_or_else(|| Timeline::new(0))),
+            });
+        }
+        Ok(Group::new(members, context.timelines[step.device].clone(), self.tallies[*group].clone()))
+    }
+
     /// Waits for the run's end.
     pub(super) fn settle(&self, context: &mut Context) -> Result<()> {
-        for device in 0..self.devices.len() {
+        for device in 0..context.timelines.len() {
             let end = context.base[device] + context.submitted[device];
             if let Err(error) = context.timelines[device].wait(end, context.deadline) {
                 return Err(self.stop(context, error).into());
@@ -131,11 +174,13 @@ impl Session {
     fn stop(&self, context: &Context, first: HalError) -> HalError {
         let weight = |error: &HalError| match error.kind() {
             ErrorKind::DeviceLost => 2,
-            ErrorKind::Timeout => 0,
+            // That a group of tiles was given up is no reason.
+            ErrorKind::Timeout | ErrorKind::Cancelled => 0,
             _ => 1,
         };
         let mut told = first;
-        for device in 0..self.devices.len() {
+        context.give_up();
+        for device in 0..context.timelines.len() {
             let end = context.base[device] + context.submitted[device];
             if let Err(error) = context.timelines[device].wait(end, context.deadline)
                 && weight(&error) > weight(&told)
@@ -158,7 +203,14 @@ impl Session {
                 !over(step.device, step.position) && step.wait.iter().all(|&(device, at)| over(device, at))
             });
         let Some(step) = stuck else { return error };
-        let error = error.on(self.devices[step.device].info().id.clone());
+        // In a group, the device that has kept a tile longest.
+        let group = step.device.checked_sub(self.devices.len()).and_then(|group| context.groups.get(group)?.as_ref());
+        let device = match self.devices.get(step.device) {
+            Some(device) => Some(&device.info().id),
+            None => group.and_then(Group::laggard),
+        };
+        let Some(device) = device else { return error };
+        let error = error.on(device.clone());
         if error.kind() == ErrorKind::Timeout {
             return error.with_remedy(
                 "the device did not end its step before the run's deadline: it hangs, or needs more time",
@@ -206,6 +258,22 @@ impl Session {
         let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
         self.collect(inputs, &mut buffers, context)?;
         self.named_outputs(inputs, buffers)
+    }
+}
+
+impl Context {
+    /// The memory of slots.
+    fn bind(&self, slots: &[usize]) -> Result<Arc<[Buffer]>, HalError> {
+        let buffer = |&slot: &usize| {
+            let buffer = self.buffers[slot].as_ref().or(self.inputs[slot].buffer());
+            buffer.cloned().ok_or_else(|| HalError::internal("a value has no memory"))
+        };
+        slots.iter().map(buffer).collect()
+    }
+
+    /// No tile begins any more.
+    fn give_up(&self) {
+        self.groups.iter().flatten().for_each(Group::give_up);
     }
 }
 
@@ -257,6 +325,7 @@ impl Drop for Run<'_> {
     fn drop(&mut self) {
         if let Some(context) = self.context.take() {
             let error = HalError::new(ErrorKind::Cancelled, "the run was given up");
+            context.give_up();
             fail(&context.timelines, &error);
         }
     }

@@ -11,6 +11,7 @@
 //! others imply is left out. All is decided when the session is made.
 
 use super::layout::Place;
+use super::tiles::LANES;
 
 /// What a step does.
 pub(super) enum Task {
@@ -18,6 +19,9 @@ pub(super) enum Task {
     Transfer { from: usize, to: usize, way: Way },
     /// Runs a partition, given by its number, on these slots.
     Execute { partition: usize, bindings: Vec<usize>, scratch: Option<Place> },
+    /// Runs a group of tiles, given by its number. For each device that takes part, the slots of each tile's bindings, and the scratch of each
+    /// of its lanes.
+    Tiles { group: usize, bindings: Vec<Vec<Vec<usize>>>, scratch: Vec<[Option<Place>; LANES]> },
 }
 
 /// How a transfer is done.
@@ -31,7 +35,7 @@ pub(super) enum Way {
 
 /// One submission.
 pub(super) struct Step {
-    /// Position of the device among the session's.
+    /// Position of the device among the session's; behind these, a group of tiles counts as one.
     pub(super) device: usize,
     /// Position among the device's steps, counted from 1: the value that its timeline then has, above the run's base.
     pub(super) position: u64,

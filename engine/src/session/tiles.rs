@@ -1,0 +1,327 @@
+//! Tiles at run time: devices take them from their own shares, then from each other's.
+//!
+//! A device has two *lanes*, so that it always has a tile to go on with; each lane has one tile under way. When that is done, the lane takes the next one: of
+//! the device's own share, then of the longest other one, as long as the tile is done sooner so than by its owner. A lane that
+//! finds none leaves, and the last one to leave reaches the group's point. Where a tile fails, all lanes leave as soon as theirs is done, and the
+//! group's timeline fails.
+//!
+//! Nothing here allocates once it is made, and no device waits for another's lock: a lane touches its own timeline, and atomic counters.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::Instant;
+
+use hetero_hal::{
+    Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Probe, Queue, Result, Timeline,
+    Watcher, Work,
+};
+
+use super::shares::Shares;
+
+/// Tiles that a device has under way at once.
+pub(super) const LANES: usize = 2;
+
+/// What a device has done of a group in the last run.
+#[derive(Default)]
+pub(super) struct Tally {
+    pub(super) done: AtomicUsize,
+    /// Of these, tiles of other devices' shares.
+    pub(super) stolen: AtomicUsize,
+}
+
+/// A device that takes part.
+pub(super) struct Member {
+    pub(super) id: DeviceId,
+    pub(super) queue: Arc<dyn Queue>,
+    /// Tiles of its share.
+    pub(super) share: usize,
+    /// Seconds that the plan expects of a tile.
+    pub(super) seconds: f64,
+    /// Does the host's processor compute for it?
+    pub(super) hosted: bool,
+    /// Of each tile.
+    pub(super) executables: Vec<Arc<dyn Executable>>,
+    /// Of each tile.
+    pub(super) bindings: Vec<Arc<[Buffer]>>,
+    /// Of each lane.
+    pub(super) scratch: [Option<Buffer>; LANES],
+    pub(super) timelines: [Timeline; LANES],
+}
+
+/// What changes from run to run.
+#[derive(Clone, Default)]
+pub(super) struct Settings {
+    pub(super) probe: Option<Arc<dyn Probe>>,
+    pub(super) deadline: Option<Instant>,
+}
+
+/// A group of tiles with memory for one run at a time.
+pub(super) struct Group {
+    work: Arc<Shared>,
+    lanes: Arc<[Arc<Lane>]>,
+    entry: Arc<Entry>,
+}
+
+/// What the lanes share.
+struct Shared {
+    members: Vec<Member>,
+    counts: Vec<usize>,
+    shares: Shares,
+    progress: Vec<Progress>,
+    /// Lanes that have not left, and who starts them.
+    active: AtomicUsize,
+    failure: OnceLock<HalError>,
+    given_up: AtomicBool,
+    end: Timeline,
+    /// What the end's timeline reaches.
+    last: AtomicU64,
+    /// When this was made.
+    epoch: Instant,
+    /// Nanoseconds from the epoch to the beginning of the run.
+    began: AtomicU64,
+    tally: Arc<[Tally]>,
+}
+
+/// How far a device is in a run.
+#[derive(Default)]
+struct Progress {
+    done: AtomicUsize,
+    stolen: AtomicUsize,
+    under_way: AtomicUsize,
+}
+
+impl Group {
+    /// A group whose end is told by `end`; tiles are numbered by the members' shares, one behind the other.
+    pub(super) fn new(members: Vec<Member>, end: Timeline, tally: Arc<[Tally]>) -> Group {
+        let work = Arc::new(Shared {
+            counts: members.iter().map(|member| member.share).collect(),
+            shares: Shares::new(members.len()),
+            progress: members.iter().map(|_| Progress::default()).collect(),
+            active: AtomicUsize::new(0),
+            failure: OnceLock::new(),
+            given_up: AtomicBool::new(false),
+            end,
+            last: AtomicU64::new(0),
+            epoch: Instant::now(),
+            began: AtomicU64::new(0),
+            tally,
+            members,
+        });
+        // The first lanes of all devices begin before the second ones: where tiles are few, each device has one.
+        let places = (0..LANES).flat_map(|lane| (0..work.members.len()).map(move |member| (member, lane)));
+        let lane = |(member, lane): (usize, usize)| {
+            Arc::new_cyclic(|me| Lane {
+                me: me.clone(),
+                timeline: work.members[member].timelines[lane].clone(),
+                scratch: work.members[member].scratch[lane].clone(),
+                work: work.clone(),
+                member,
+                submitted: AtomicU64::new(0),
+                events: AtomicUsize::new(0),
+                settings: Mutex::default(),
+            })
+        };
+        let lanes: Arc<[Arc<Lane>]> = places.map(lane).collect();
+        let entry = Arc::new(Entry { lanes: lanes.clone(), work: work.clone(), left: AtomicUsize::new(0) });
+        Group { work, lanes, entry }
+    }
+
+    /// Begins once all points are reached; the end's timeline reaches `last` when all tiles are done. The run before is over.
+    pub(super) fn start(&self, wait: &[Point], last: u64, settings: &Settings) {
+        self.work.last.store(last, Ordering::Relaxed);
+        for lane in &*self.lanes {
+            *lane.settings.lock().unwrap_or_else(PoisonError::into_inner) = settings.clone();
+        }
+        self.entry.left.store(wait.len() + 1, Ordering::Release);
+        for point in wait {
+            point.timeline.watch(point.value, self.entry.clone());
+        }
+        self.entry.reached(Ok(()));
+    }
+
+    /// A device that has a tile under way: after a deadline has passed, the one that keeps the run. Of several, the one with the fewest tiles done.
+    pub(super) fn laggard(&self) -> Option<&DeviceId> {
+        let busy = |(_, progress): &(&Member, &Progress)| progress.under_way.load(Ordering::Relaxed) > 0;
+        let all = self.work.members.iter().zip(&self.work.progress).filter(busy);
+        all.min_by_key(|(_, progress)| progress.done.load(Ordering::Relaxed)).map(|(member, _)| &member.id)
+    }
+
+    /// No lane takes a tile any more.
+    pub(super) fn give_up(&self) {
+        self.work.given_up.store(true, Ordering::Release);
+    }
+}
+
+/// Waits for what comes before the group.
+struct Entry {
+    lanes: Arc<[Arc<Lane>]>,
+    work: Arc<Shared>,
+    left: AtomicUsize,
+}
+
+impl Watcher for Entry {
+    fn reached(&self, outcome: Result<()>) {
+        if let Err(error) = outcome {
+            // No tile has begun, and none will: one that is waited for never comes.
+            self.work.end.fail(error);
+            return;
+        }
+        if self.left.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let work = &self.work;
+        work.shares.deal(&work.counts);
+        work.began.store(work.now(), Ordering::Relaxed);
+        for progress in &work.progress {
+            progress.done.store(0, Ordering::Relaxed);
+            progress.stolen.store(0, Ordering::Relaxed);
+        }
+        work.active.store(self.lanes.len() + 1, Ordering::Release);
+        self.lanes.iter().for_each(|lane| lane.pump());
+        // Not before: the first lane may do all tiles while the others are still to begin.
+        work.leave();
+    }
+}
+
+impl Shared {
+    /// Nanoseconds since the epoch.
+    fn now(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    fn fail(&self, error: HalError) {
+        // The first stays, unless a lost device is told by a later one: settled where errors are weighed.
+        let _ = self.failure.set(error);
+    }
+
+    /// Seconds that a device needs for a tile: what it has taken in this run; the plan's estimate before there is one, unless that has passed.
+    fn seconds(&self, member: usize) -> f64 {
+        let run = self.now().saturating_sub(self.began.load(Ordering::Relaxed)) as f64 / 1e9;
+        match self.progress[member].done.load(Ordering::Relaxed) {
+            0 => self.members[member].seconds.max(run),
+            done => run / done as f64,
+        }
+    }
+
+    /// The next tile for a device, with `true` where it is another's.
+    fn next(&self, member: usize) -> Option<(usize, bool)> {
+        if self.failure.get().is_some() || self.given_up.load(Ordering::Acquire) {
+            return None;
+        }
+        if let Some(tile) = self.shares.take(member, true) {
+            return Some((tile, false));
+        }
+        let under_way = |member: usize| self.progress[member].under_way.load(Ordering::Relaxed) as f64;
+        let worth = |victim: usize| {
+            let (own, theirs) = (&self.members[member], &self.members[victim]);
+            if own.hosted && theirs.hosted && own.seconds >= theirs.seconds {
+                // They take their time from one another.
+                return false;
+            }
+            let here = self.seconds(member) * (1.0 + under_way(member));
+            here <= self.seconds(victim) * (self.shares.left(victim) as f64 + under_way(victim))
+        };
+        loop {
+            // The longest of the shares of which a tile is worth taking.
+            let others = (0..self.members.len()).filter(|&other| other != member && self.shares.left(other) > 0);
+            let victim = others.filter(|&victim| worth(victim)).max_by_key(|&other| self.shares.left(other))?;
+            if let Some(tile) = self.shares.take(victim, false) {
+                return Some((tile, true));
+            }
+        }
+    }
+
+    /// A lane, or who started them, is done. The last one ends the run.
+    fn leave(&self) {
+        if self.active.fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        for (tally, progress) in self.tally.iter().zip(&self.progress) {
+            tally.done.store(progress.done.load(Ordering::Relaxed), Ordering::Relaxed);
+            tally.stolen.store(progress.stolen.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        match self.failure.get() {
+            Some(error) => self.end.fail(error.clone()),
+            None if self.given_up.load(Ordering::Acquire) => {
+                self.end.fail(HalError::new(ErrorKind::Cancelled, "the run was given up"));
+            }
+            None => self.end.advance(self.last.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// Does one tile after the other on a device.
+struct Lane {
+    me: Weak<Lane>,
+    work: Arc<Shared>,
+    member: usize,
+    timeline: Timeline,
+    scratch: Option<Buffer>,
+    /// Tiles submitted in all runs; only who handles events touches it.
+    submitted: AtomicU64,
+    /// Events to be handled.
+    events: AtomicUsize,
+    /// This lane's own, so that no other waits for it.
+    settings: Mutex<Settings>,
+}
+
+impl Watcher for Lane {
+    fn reached(&self, outcome: Result<()>) {
+        let progress = &self.work.progress[self.member];
+        progress.under_way.fetch_sub(1, Ordering::Relaxed);
+        match outcome {
+            Ok(()) => drop(progress.done.fetch_add(1, Ordering::Relaxed)),
+            Err(error) => self.work.fail(error.or_on(&self.work.members[self.member].id)),
+        }
+        self.pump();
+    }
+}
+
+impl Lane {
+    /// Handles an event: the start, or the end of the lane's tile.
+    fn pump(&self) {
+        // A device that does work at once calls back from inside the submission: that event is left to the loop below on the stack.
+        if self.events.fetch_add(1, Ordering::AcqRel) > 0 {
+            return;
+        }
+        loop {
+            self.step();
+            if self.events.fetch_sub(1, Ordering::AcqRel) == 1 {
+                return;
+            }
+        }
+    }
+
+    fn step(&self) {
+        // The lane counts as active meanwhile, so that no new run begins under it.
+        let Some((tile, stolen)) = self.work.next(self.member) else { return self.work.leave() };
+        if stolen {
+            self.work.progress[self.member].stolen.fetch_add(1, Ordering::Relaxed);
+        }
+        if let Err(error) = self.submit(tile) {
+            self.work.fail(error.or_on(&self.work.members[self.member].id));
+            self.work.leave();
+        }
+    }
+
+    fn submit(&self, tile: usize) -> Result<()> {
+        let member = &self.work.members[self.member];
+        let missing = || HalError::internal("a tile is not there");
+        let me = self.me.upgrade().ok_or_else(missing)?;
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let work = Work::Execute(Execution {
+            executable: member.executables.get(tile).ok_or_else(missing)?.clone(),
+            bindings: member.bindings.get(tile).ok_or_else(missing)?.clone(),
+            scratch: self.scratch.clone(),
+            extents: None,
+            probe: settings.probe,
+            deadline: settings.deadline,
+        });
+        let end = self.submitted.load(Ordering::Relaxed) + 1;
+        member.queue.submit(&[], work, &[self.timeline.at(end)])?;
+        self.submitted.store(end, Ordering::Relaxed);
+        self.work.progress[self.member].under_way.fetch_add(1, Ordering::Relaxed);
+        self.timeline.watch(end, me);
+        Ok(())
+    }
+}

@@ -1,0 +1,246 @@
+//! Synthetic devices: each computes with one thread of the host and then waits until the time has passed that it is said to take for a matrix
+//! product. What they tell about time is about planning and stealing, and about no real chip.
+//!
+//! They say that they are chips of their own, as the planner would otherwise let them do one thing at a time between them.
+
+#![allow(clippy::unwrap_used, dead_code)]
+
+use std::any::Any;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero::hal::{
+    Backlog, BindingInfo, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId,
+    DeviceInfo, DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, Graph, HandleKind, HostSemantics,
+    Job, Node, OpenOptions, Operator, Point, Program, Quality, Queue, QueueOptions, Result, Source, TensorType,
+    Unavailable, Value, ValueId, Work,
+};
+use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
+use hetero_cpu::CpuDriver;
+
+/// What a synthetic device takes for a matrix product, whatever its size.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Speed {
+    /// What it takes.
+    pub(crate) takes: Duration,
+    /// What the planner is told.
+    pub(crate) planned: Duration,
+    /// Does it import host memory?
+    pub(crate) imports: bool,
+}
+
+impl Speed {
+    /// A device that takes so many milliseconds, as planned.
+    pub(crate) fn ms(takes: u64) -> Speed {
+        Speed { takes: Duration::from_millis(takes), planned: Duration::from_millis(takes), imports: true }
+    }
+
+    /// The same, planned to take so many milliseconds.
+    pub(crate) fn planned(self, planned: u64) -> Speed {
+        Speed { planned: Duration::from_millis(planned), ..self }
+    }
+}
+
+/// Devices `synthetic:0` and on, each of a speed.
+pub(crate) struct SyntheticDriver(pub(crate) Vec<Speed>);
+
+impl Driver for SyntheticDriver {
+    fn name(&self) -> &str {
+        "synthetic"
+    }
+
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
+        let mut info = CpuDriver.probe()?.remove(0);
+        info.kind = DeviceKind::Other;
+        info.name = "synthetic".into();
+        let with = |ordinal| DeviceInfo { id: DeviceId::new("synthetic", ordinal), ..info.clone() };
+        Ok((0..self.0.len()).map(with).collect())
+    }
+
+    fn open(&self, ordinal: usize, _: &OpenOptions) -> Result<Arc<dyn Device>> {
+        let inner = CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
+        let speed = self.0[ordinal];
+        let imports = if speed.imports { vec![HandleKind::Host] } else { vec![] };
+        let capabilities = Capabilities { imports, ..inner.capabilities().clone() };
+        Ok(Arc::new(Synthetic { info: self.probe().unwrap().remove(ordinal), capabilities, inner, speed }))
+    }
+}
+
+struct Synthetic {
+    info: DeviceInfo,
+    capabilities: Capabilities,
+    inner: Arc<dyn Device>,
+    speed: Speed,
+}
+
+impl Device for Synthetic {
+    fn info(&self) -> &DeviceInfo {
+        &self.info
+    }
+
+    fn capabilities(&self) -> &Capabilities {
+        &self.capabilities
+    }
+
+    fn claims(&self, program: &Program) -> Vec<Claim> {
+        self.inner.claims(program)
+    }
+
+    fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        self.inner.allocate(layout)
+    }
+
+    fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
+        if !self.speed.imports {
+            return Err(Error::unsupported("import").on(self.info.id.clone()));
+        }
+        self.inner.import(memory, semantics)
+    }
+
+    fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
+        let backlog = Backlog::new(self.info.id.clone(), options);
+        Ok(Arc::new(SyntheticQueue { backlog, inner: self.inner.queue(options)?, takes: self.speed.takes }))
+    }
+
+    fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
+        let products = match &source {
+            Source::Program(program) => program.nodes().iter().filter(|node| node.operator.is("MatMul")).count(),
+            _ => 0,
+        };
+        let inner = self.inner.compile(source, options).map_err(|error| error.on(self.info.id.clone()))?;
+        Ok(Arc::new(SyntheticExecutable { inner, products: products as u32 }))
+    }
+}
+
+struct SyntheticExecutable {
+    inner: Arc<dyn Executable>,
+    products: u32,
+}
+
+impl Executable for SyntheticExecutable {
+    fn bindings(&self) -> &[BindingInfo] {
+        self.inner.bindings()
+    }
+
+    fn scratch(&self) -> BufferLayout {
+        self.inner.scratch()
+    }
+}
+
+/// Does one thing at a time, on a thread of its own.
+struct SyntheticQueue {
+    backlog: Backlog,
+    inner: Arc<dyn Queue>,
+    takes: Duration,
+}
+
+impl Queue for SyntheticQueue {
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        self.backlog.start(|| {
+            let (inner, takes) = (self.inner.clone(), self.takes);
+            let mut free = Instant::now();
+            move |job: Job| {
+                let outcome = job.work.and_then(|work| perform(&*inner, work, takes, &mut free));
+                Point::settle(&job.signal, &outcome);
+            }
+        })?;
+        self.backlog.push(wait, work, signal);
+        Ok(())
+    }
+}
+
+/// `free` is when the device was done with the work before.
+fn perform(queue: &dyn Queue, work: Work, takes: Duration, free: &mut Instant) -> Result<()> {
+    let began = Instant::now();
+    let deadline = began + Duration::from_secs(60);
+    let Work::Execute(execution) = work else { return queue.run(&[], work, &[], deadline) };
+    let executable: &dyn Any = &*execution.executable;
+    let Some(SyntheticExecutable { inner, products }) = executable.downcast_ref() else {
+        return Err(Error::invalid_argument("another device's executable"));
+    };
+    let (inner, products) = (inner.clone(), *products);
+    queue.run(&[], Work::Execute(Execution { executable: inner, ..execution }), &[], deadline)?;
+    // That the host was late to wake its thread is no time of the device's, unless the device had nothing to do.
+    let start = if began.saturating_duration_since(*free) < takes { *free } else { began };
+    *free = start + takes * products;
+    std::thread::sleep(free.saturating_duration_since(Instant::now()));
+    Ok(())
+}
+
+/// Knows what the planner is told of each device; all but products is for nothing.
+struct Told(Vec<Speed>);
+
+impl CostModel for Told {
+    fn seconds(&self, _: &Program, node: &Node, device: &DeviceInfo, _: &Quality) -> f64 {
+        if node.operator.is("MatMul") { self.0[device.id.ordinal()].planned.as_secs_f64() } else { 1e-6 }
+    }
+}
+
+/// An engine with synthetic devices that cuts products into tiles of `size`, with its driver wrapped by `wrap`.
+pub(crate) fn engine_with(
+    speeds: &[Speed],
+    size: usize,
+    deadline: Duration,
+    wrap: impl FnOnce(Arc<dyn Driver>) -> Arc<dyn Driver>,
+) -> HeteroEngine {
+    let mut config = Config::default();
+    config.scheduling.tile_size = Some(size);
+    engine_config(speeds, config, deadline, wrap)
+}
+
+/// The same, with a configuration.
+pub(crate) fn engine_config(
+    speeds: &[Speed],
+    config: Config,
+    deadline: Duration,
+    wrap: impl FnOnce(Arc<dyn Driver>) -> Arc<dyn Driver>,
+) -> HeteroEngine {
+    let builder = HeteroEngine::builder().driver(wrap(Arc::new(SyntheticDriver(speeds.to_vec()))));
+    let mut engine = builder.config(config).cost_model(Arc::new(Told(speeds.to_vec()))).deadline(deadline).build();
+    for ordinal in 0..speeds.len() {
+        engine.add_device(&format!("synthetic:{ordinal}"), DeviceOptions::default()).unwrap();
+    }
+    engine
+}
+
+pub(crate) fn engine(speeds: &[Speed], size: usize) -> HeteroEngine {
+    engine_with(speeds, size, Duration::from_secs(60), |driver| driver)
+}
+
+pub(crate) fn tensor(shape: &[usize], phase: f32) -> Tensor {
+    let count: usize = shape.iter().product();
+    Tensor::from_vec(shape, (0..count).map(|i| ((i as f32 + phase) * 0.7).sin()).collect()).unwrap()
+}
+
+/// y = relu(a·b) for matrices of m rows, n columns and k in between; b is a constant where it is given.
+pub(crate) fn product([m, k, n]: [usize; 3], b: Option<Tensor>) -> Model {
+    let value = |name: &str, shape: &[usize], constant| Value {
+        name: name.into(),
+        ty: TensorType::exact(DType::F32, shape),
+        constant,
+    };
+    let node = |name: &str, operator: &str, inputs: &[u32], output| Node {
+        name: name.into(),
+        operator: Operator::new(operator, 14),
+        inputs: inputs.iter().map(|&id| Some(ValueId(id))).collect(),
+        outputs: vec![Some(ValueId(output))],
+    };
+    let inputs = if b.is_some() { vec![ValueId(0)] } else { vec![ValueId(0), ValueId(1)] };
+    Model {
+        graph: Graph {
+            name: "product".into(),
+            values: vec![
+                value("a", &[m, k], None),
+                value("b", &[k, n], b),
+                value("c", &[m, n], None),
+                value("y", &[m, n], None),
+            ],
+            nodes: vec![node("product", "MatMul", &[0, 1], 2), node("relu", "Relu", &[2], 3)],
+            inputs,
+            outputs: vec![ValueId(3)],
+            captures: vec![],
+        },
+        opsets: [("".into(), 14)].into(),
+        ..Model::default()
+    }
+}
