@@ -11,6 +11,8 @@
 //! | [`Exact`] | makespan | branch and bound, with a proof, for small graphs |
 //! | [`Throughput`] | period of a stream | stages by dynamic programming, then local search |
 //!
+//! Where nothing passes between tasks, an [`Assignment`] balances load within budgets, with a bound.
+//!
 //! ```
 //! use hetero_scheduler::{Device, Devices, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
 //!
