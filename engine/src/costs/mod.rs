@@ -109,6 +109,21 @@ mod tests {
         assert!(families >= 120, "{families}");
     }
 
+    fn chip() -> DeviceInfo {
+        DeviceInfo {
+            id: DeviceId::new("gpu", 0),
+            kind: DeviceKind::Gpu,
+            name: "chip".into(),
+            vendor: "us".into(),
+            driver_version: "1".into(),
+            memory_bytes: None,
+            numa_node: None,
+            emulated: false,
+            peak_flops: None,
+            peak_bandwidth: None,
+        }
+    }
+
     /// A Relu of so many elements.
     fn relu(elements: usize) -> Program {
         let value =
@@ -132,18 +147,7 @@ mod tests {
 
     #[test]
     fn measured_families_cost_what_was_measured_and_others_a_guess() {
-        let info = DeviceInfo {
-            id: DeviceId::new("gpu", 0),
-            kind: DeviceKind::Gpu,
-            name: "chip".into(),
-            vendor: "us".into(),
-            driver_version: "1".into(),
-            memory_bytes: None,
-            numa_node: None,
-            emulated: false,
-            peak_flops: None,
-            peak_bandwidth: None,
-        };
+        let info = chip();
         let spread = |median| Spread { median, deviation: 0.0, count: 9 };
         let mut device = DeviceProfile::new(&info);
         device.submission = Some(spread(50e-6));
@@ -174,18 +178,7 @@ mod tests {
     /// What was measured of a node of the same signature comes before any roofline, for the device that it was measured on.
     #[test]
     fn nodes_that_were_measured_cost_what_they_took() {
-        let info = DeviceInfo {
-            id: DeviceId::new("gpu", 0),
-            kind: DeviceKind::Gpu,
-            name: "chip".into(),
-            vendor: "us".into(),
-            driver_version: "1".into(),
-            memory_bytes: None,
-            numa_node: None,
-            emulated: false,
-            peak_flops: None,
-            peak_bandwidth: None,
-        };
+        let info = chip();
         let (program, other) = (relu(1000), relu(1001));
         let mut device = DeviceProfile::new(&info);
         device.take_nodes(vec![NodeProfile {
