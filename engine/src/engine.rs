@@ -351,7 +351,7 @@ impl HeteroEngine {
     /// # Errors
     /// `Plan` where a device of the plan is lost, or does not take a node any more.
     pub fn explain(&self, plan: &Plan, effort: Effort) -> Result<Explanation> {
-        let problem = self.problem(plan.program(), &HashSet::new(), &[])?;
+        let problem = self.problem(plan.program(), &HashSet::new())?;
         Ok(Explanation::new(&problem, plan.schedule(), effort)?)
     }
 
@@ -486,8 +486,7 @@ impl HeteroEngine {
             Ok(_) => return Ok((vec![], vec![])),
             Err(reason) => return Ok((vec![], vec![format!("the batch is not split: {reason}")])),
         };
-        let lost: Vec<usize> = self.lost().iter().filter_map(|(id, _)| self.position(&id.to_string())).collect();
-        let problem = self.problem(program, &HashSet::new(), &lost)?;
+        let problem = self.problem(program, &HashSet::new())?;
         let parts = hetero_scheduler::apportion(batch, &problem.speeds());
         // Even ones of each device's share.
         let even = |share: usize| hetero_scheduler::apportion(share, &vec![1.0; share.div_ceil(most)]);
@@ -528,18 +527,19 @@ impl HeteroEngine {
         Ok(passes::run(&split, &passes::standard(), &context)?)
     }
 
-    fn problem(&self, program: &Program, denied: &HashSet<(usize, NodeId)>, lost: &[usize]) -> Result<Problem> {
-        let memory: Vec<Option<u64>> = self.devices.iter().map(|device| self.memory_limit(&**device)).collect();
-        let constraints = Constraints { denied, lost, placement: &self.placement, memory: &memory };
-        lower::problem(program, &self.devices, &self.topology, &*self.costs, &constraints)
-    }
-
-    fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
+    /// What there is to plan, on the devices that are not lost.
+    fn problem(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<Problem> {
         let lost: Vec<usize> = {
             let lost = self.lost.lock().unwrap_or_else(PoisonError::into_inner);
             lost.iter().map(|(device, _)| *device).collect()
         };
-        let problem = self.problem(program, denied, &lost)?;
+        let memory: Vec<Option<u64>> = self.devices.iter().map(|device| self.memory_limit(&**device)).collect();
+        let constraints = Constraints { denied, lost: &lost, placement: &self.placement, memory: &memory };
+        lower::problem(program, &self.devices, &self.topology, &*self.costs, &constraints)
+    }
+
+    fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
+        let problem = self.problem(program, denied)?;
         let schedule = self.partitioner.partition(&problem)?;
         let mut plan =
             hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;

@@ -49,6 +49,7 @@ mod config;
 mod costs;
 mod engine;
 mod error;
+mod fnv;
 mod lost;
 mod lower;
 pub mod passes;

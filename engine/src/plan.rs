@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use hetero_hal::{Program, Tensor};
 
+use crate::fnv::Fnv;
 use crate::session::Session;
 
 /// Which node runs where, for one model bound to shapes. Cheap to clone; clones share the session that runs it.
@@ -60,16 +61,11 @@ impl Plan {
     }
 }
 
-/// A fingerprint of a program: its nodes, types and, sampled at both ends, its constants (FNV-1a, 64 bits). It tells models apart; it is no
-/// proof against forgery.
+/// A fingerprint of a program: its nodes, types and, sampled at both ends, its constants ([`Fnv`]).
 pub(crate) fn fingerprint(program: &Program) -> String {
     const SAMPLE: usize = 4096;
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut add = |bytes: &[u8]| {
-        for &byte in bytes {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    };
+    let mut hash = Fnv::new();
+    let mut add = |bytes: &[u8]| hash.add(bytes);
     for node in program.nodes() {
         add(node.name.as_bytes());
         add(node.operator.to_string().as_bytes());
@@ -85,5 +81,5 @@ pub(crate) fn fingerprint(program: &Program) -> String {
             add(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
         }
     }
-    format!("{hash:016x}")
+    hash.text()
 }

@@ -46,11 +46,10 @@ impl Partitioner for Cpop {
 
         let mut draft = Draft::new(problem)?;
         for task in by_priority(arrays, &priority) {
-            let prefers_home = critical[task];
-            draft.place(task, |_, slot| {
-                // Before every other device, however late.
-                if prefers_home && Some(slot.device.0) == home { f64::NEG_INFINITY } else { slot.finish }
-            })?;
+            match home.filter(|_| critical[task]) {
+                Some(home) => draft.place_at(task, home)?,
+                None => draft.place(task, |_, slot| slot.finish)?,
+            };
         }
         Ok(draft.finish())
     }

@@ -80,8 +80,8 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    pub(crate) fn seconds(self, bytes: u64) -> f64 {
-        self.latency + bytes as f64 * self.per_byte
+    pub(crate) fn seconds(self, bytes: f64) -> f64 {
+        self.latency + bytes * self.per_byte
     }
 }
 

@@ -61,6 +61,12 @@ pub fn seconds_text(seconds: f64) -> String {
     }
 }
 
+/// A difference of seconds, with its sign.
+#[must_use]
+pub fn difference_text(seconds: f64) -> String {
+    format!("{}{}", if seconds >= 0.0 { "+" } else { "-" }, seconds_text(seconds.abs()))
+}
+
 /// Bytes in a unit that suits them.
 #[must_use]
 pub fn bytes_text(bytes: u64) -> String {
@@ -109,12 +115,8 @@ impl Explanation {
         self.partition_table(&mut page);
         self.transfer_table(&mut page);
         let rows = self.alternatives.iter().map(|other| {
-            let more = other.makespan - self.makespan;
-            vec![
-                escaped(&other.change),
-                seconds_text(other.makespan),
-                format!("{}{}", if more >= 0.0 { "+" } else { "-" }, seconds_text(more.abs())),
-            ]
+            let difference = difference_text(other.makespan - self.makespan);
+            vec![escaped(&other.change), seconds_text(other.makespan), difference]
         });
         table(
             &mut page,
@@ -248,17 +250,13 @@ impl Explanation {
         for other in &partition.elsewhere {
             let _ = match (&other.obstacle, other.seconds, other.makespan) {
                 (Some(obstacle), ..) => write!(text, ". Not on {}: {obstacle}", other.device),
-                (None, Some(seconds), Some(makespan)) => {
-                    let more = makespan - self.makespan;
-                    write!(
-                        text,
-                        ". On {}: {}, and the run {}{}",
-                        other.device,
-                        seconds_text(seconds),
-                        if more >= 0.0 { "+" } else { "-" },
-                        seconds_text(more.abs())
-                    )
-                }
+                (None, Some(seconds), Some(makespan)) => write!(
+                    text,
+                    ". On {}: {}, and the run {}",
+                    other.device,
+                    seconds_text(seconds),
+                    difference_text(makespan - self.makespan)
+                ),
                 _ => Ok(()),
             };
         }

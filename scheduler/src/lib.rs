@@ -79,7 +79,7 @@ pub use exact::{Exact, Solved};
 pub use explain::{
     Alternative, DeviceUse, Elsewhere, Explanation, Leg, PartitionEdge, PartitionReason, TransferPrice, Wait,
 };
-pub use gantt::{bytes_text, seconds_text};
+pub use gantt::{bytes_text, difference_text, seconds_text};
 pub use graph::{Task, TaskGraph, TaskGraphBuilder, TaskId};
 pub use heft::Heft;
 pub use lookahead::Lookahead;

@@ -2,6 +2,7 @@
 
 use crate::arrays::Arrays;
 use crate::domains::Domains;
+use crate::heft::by_rank;
 use crate::load::Load;
 use crate::timetable::Timetable;
 use crate::{DeviceId, Error, Problem, Schedule, Slot, TaskId};
@@ -97,6 +98,15 @@ impl<'a> Draft<'a> {
         Ok(slot)
     }
 
+    /// Gives a task its earliest slot on a device, where that can have it; else the one in which it finishes first.
+    ///
+    /// # Errors
+    /// As [`Draft::place`].
+    pub(crate) fn place_at(&mut self, task: usize, home: usize) -> Result<Slot, Error> {
+        // Before every other device, however late.
+        self.place(task, |_, slot| if slot.device.0 == home { f64::NEG_INFINITY } else { slot.finish })
+    }
+
     /// The schedule, once all tasks are placed.
     pub(crate) fn finish(self) -> Schedule {
         Schedule::new(self.slots)
@@ -133,6 +143,18 @@ pub(crate) fn by_priority(arrays: &Arrays, priority: &[f64]) -> Vec<usize> {
         }
     }
     order
+}
+
+/// In HEFT's order, each task at its home where that can have it.
+///
+/// # Errors
+/// As [`Draft::place`].
+pub(crate) fn at_homes(problem: &Problem, home: impl Fn(usize) -> usize) -> Result<Schedule, Error> {
+    let mut draft = Draft::new(problem)?;
+    for task in by_rank(problem) {
+        draft.place_at(task, home(task))?;
+    }
+    Ok(draft.finish())
 }
 
 /// Upward ranks: the length of the longest way from each task to the end, at mean costs.

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use crate::arrays::Arrays;
-use crate::heft::by_rank;
-use crate::list::Draft;
+use crate::list::at_homes;
 use crate::load::Load;
 use crate::random::Random;
 use crate::search::Remaining;
@@ -71,12 +70,7 @@ impl Partitioner for Throughput {
                 best = other;
             }
         }
-        let mut draft = Draft::new(problem)?;
-        for task in by_rank(problem) {
-            let home = best.device[task];
-            draft.place(task, |_, slot| if slot.device.0 == home { f64::NEG_INFINITY } else { slot.finish })?;
-        }
-        Ok(draft.finish())
+        at_homes(problem, |task| best.device[task])
     }
 }
 

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use crate::bounds::PROOF;
 use crate::cluster::Clusters;
-use crate::heft::by_rank;
-use crate::list::Draft;
+use crate::list::at_homes;
 use crate::lower::lower_bound;
 use crate::search::{Remaining, improve};
 use crate::{Cpop, Effort, Error, Exact, Heft, Lookahead, Partitioner, Peft, Problem, Schedule};
@@ -118,11 +117,7 @@ impl Partitioner for OnOne {
     }
 
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
-        let mut draft = Draft::new(problem)?;
-        for task in by_rank(problem) {
-            draft.place(task, |_, slot| if slot.device.0 == self.0 { f64::NEG_INFINITY } else { slot.finish })?;
-        }
-        Ok(draft.finish())
+        at_homes(problem, |_| self.0)
     }
 }
 

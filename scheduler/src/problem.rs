@@ -4,7 +4,7 @@ use crate::arrays::Arrays;
 use crate::devices::Affine;
 use crate::lower::lower_bound;
 use crate::search::Remaining;
-use crate::{Devices, Effort, Error, Schedule, TaskGraph};
+use crate::{DeviceId, Devices, Effort, Error, Schedule, TaskGraph};
 
 /// Tasks, the devices that they can run on, and what they may spend together: what a [`Partitioner`](crate::Partitioner) gets.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ impl Problem {
         let worst = devices.worst();
         let longest = |row: &[Option<f64>]| row.iter().flatten().copied().fold(0.0, f64::max);
         let work: f64 = graph.tasks().map(|(_, task)| longest(&task.seconds)).sum();
-        let transfers: f64 = graph.edges().map(|(_, _, bytes)| worst.seconds(bytes)).sum();
+        let transfers: f64 = graph.edges().map(|(_, _, bytes)| worst.seconds(bytes as f64)).sum();
         if !(work + transfers).is_finite() {
             return Err(Error::Overflow("the seconds of all tasks and transfers"));
         }
@@ -98,11 +98,11 @@ impl Problem {
     #[must_use]
     pub fn speeds(&self) -> Vec<f64> {
         let speed = |device: usize| {
-            let seconds = self.graph.tasks().map(|(_, task)| task.seconds_on(crate::DeviceId(device)));
+            let seconds = self.graph.tasks().map(|(_, task)| task.seconds_on(DeviceId(device)));
             seconds.sum::<Option<f64>>().map_or(0.0, |seconds| 1.0 / seconds.max(f64::MIN_POSITIVE))
         };
         let all: Vec<f64> = (0..self.devices.len()).map(speed).collect();
-        let processor = |device: usize| self.devices.processor(crate::DeviceId(device));
+        let processor = |device: usize| self.devices.processor(DeviceId(device));
         let beaten = |device: usize| {
             let others = (0..all.len()).filter(|&other| other != device && processor(other) == processor(device));
             others.into_iter().any(|other| all[other] > all[device] || (all[other] >= all[device] && other < device))
@@ -130,11 +130,11 @@ impl Problem {
     /// know where tasks go. Zero where there is no link.
     #[must_use]
     pub fn mean_seconds(&self, bytes: u64) -> f64 {
-        self.mean_transfer.seconds(bytes)
+        self.mean_transfer(bytes as f64)
     }
 
     pub(crate) fn mean_transfer(&self, bytes: f64) -> f64 {
-        self.mean_transfer.latency + bytes * self.mean_transfer.per_byte
+        self.mean_transfer.seconds(bytes)
     }
 }
 

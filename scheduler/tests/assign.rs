@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it skips")]
 
-use std::path::PathBuf;
+mod data;
+
 use std::time::Duration;
 
 use hetero_scheduler::{Aim, Assigned, Assignment, DeviceId, Ended, Error};
@@ -173,21 +174,12 @@ proptest! {
 
 /// Instances of the literature, with their bounds: name, problem, proven lower, best known upper bound.
 fn literature() -> Option<Vec<(String, Assignment, f64, f64)>> {
-    let data = std::env::var_os("HETERO_DATA")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from);
-    let folder = data.join("gap");
-    let Ok(bounds) = std::fs::read_to_string(folder.join("bounds.tsv")) else {
-        println!(
-            "skipped: there is no {}; set HETERO_DATA to the folder with the benchmark instances",
-            folder.display()
-        );
-        return None;
-    };
+    let bounds = data::read("gap/bounds.tsv")?;
     let rows = bounds.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
     let read = |line: &str| {
         let mut words = line.split_whitespace();
         let name = words.next().unwrap().to_owned();
-        let text = std::fs::read_to_string(folder.join(format!("{name}.txt"))).unwrap();
+        let text = data::read(&format!("gap/{name}.txt")).unwrap();
         let mut number = || words.next().unwrap().parse().unwrap();
         (name, Assignment::from_text(&text).unwrap(), number(), number())
     };

@@ -1,23 +1,13 @@
 //! The example of the HEFT paper, read from the data folder.
 
-use std::path::PathBuf;
+mod data;
 
 use hetero_scheduler::{Device, Devices, Effort, Exact, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
 use serde_json::Value;
 
-/// The folder named by `HETERO_DATA`, or the one beside the workspace.
-fn data() -> PathBuf {
-    std::env::var_os("HETERO_DATA")
-        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../shared/data"), PathBuf::from)
-}
-
 #[test]
 fn heft_takes_as_long_as_in_the_paper_and_exact_search_proves_the_best() {
-    let path = data().join("topcuoglu10.json");
-    let Ok(text) = std::fs::read_to_string(&path) else {
-        println!("skipped: there is no {}; set HETERO_DATA to the folder with the benchmark instances", path.display());
-        return;
-    };
+    let Some(text) = data::read("topcuoglu10.json") else { return };
     let instance: Value = serde_json::from_str(&text).unwrap();
     let rows = instance["compute_cost"].as_array().unwrap();
     let processors = rows[0].as_array().unwrap().len();

@@ -7,7 +7,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::setup::{apt, sudo};
+use crate::setup::{apt, environment, sudo};
 use crate::workspace::{Result, Workspace};
 
 /// The OpenCL loader, PoCL, the Vulkan loader and lavapipe. Not `mesa-opencl-icd`: a driver of it that finds no GPU crashes its caller.
@@ -66,18 +66,8 @@ fn debian(workspace: &Workspace) -> Result<()> {
 /// Installs wheels into an environment of their own, `drivers/NAME`.
 fn wheels(workspace: &Workspace, name: &str, packages: &[&str]) -> Result<()> {
     let home = workspace.cache.join("drivers").join(name);
-    // Written last, so that an installation that was cut off is completed.
-    let stamp = home.join("hetero-packages.txt");
-    let wanted = packages.join("\n");
-    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        println!("{}: there already", packages.join(" "));
-        return Ok(());
-    }
-    // Not cleared first: a process may have these libraries open.
-    workspace.run("python3", &["-m", "venv", &home.to_string_lossy()])?;
-    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
-    workspace.run(home.join("bin").join("python"), &[&pip[..], packages].concat())?;
-    write(&stamp, &wanted)
+    // Not cleared: a process may have these libraries open.
+    environment(workspace, &home, packages, false, || Ok("python3".to_owned()))
 }
 
 /// Writes the `.icd` files of the cache: PoCL's as the system has it, and Intel's, whose paths are given back.

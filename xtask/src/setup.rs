@@ -1,6 +1,6 @@
 //! Installing what is missing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::drivers;
@@ -27,56 +27,67 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
 }
 
 pub(crate) fn python(workspace: &Workspace) -> Result<()> {
-    let home = workspace.cache.join("python");
-    // Written last, so that a broken installation is made again.
+    environment(workspace, &workspace.cache.join("python"), &PYTHON_PACKAGES, true, || {
+        if !succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
+            apt(workspace, &["python3", "python3-venv", "python3-pip"])?;
+        }
+        Ok("python3".to_owned())
+    })
+}
+
+/// A Python environment with packages, unless it is there; `python` finds who makes it. It is cleared first, or what is there stays, as a process may
+/// have it open.
+pub(crate) fn environment(
+    workspace: &Workspace,
+    home: &Path,
+    packages: &[&str],
+    clear: bool,
+    python: impl FnOnce() -> Result<String>,
+) -> Result<()> {
+    // Written last, so that an installation that was cut off is made again.
     let stamp = home.join("hetero-packages.txt");
-    let wanted = PYTHON_PACKAGES.join("\n");
+    let wanted = packages.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        println!("python environment: there already");
+        println!("{}: there already", packages.join(" "));
         return Ok(());
     }
-    if !succeeds(Command::new("python3").args(["-c", "import venv, ensurepip"])) {
-        apt(workspace, &["python3", "python3-venv", "python3-pip"])?;
-    }
-    let home = home.to_string_lossy().into_owned();
-    workspace.run("python3", &["-m", "venv", "--clear", &home])?;
-    let install = [&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"][..], &PYTHON_PACKAGES].concat();
-    workspace.run(workspace.python(), &install)?;
+    let folder = home.to_string_lossy();
+    let make = [&["-m", "venv"][..], if clear { &["--clear"] } else { &[] }, &[&*folder]].concat();
+    workspace.run(python()?, &make)?;
+    pip_install(workspace, &home.join("bin").join("python"), packages)?;
     std::fs::write(&stamp, wanted).map_err(|error| format!("cannot write {}: {error}", stamp.display()))
+}
+
+fn pip_install(workspace: &Workspace, python: &Path, packages: &[&str]) -> Result<()> {
+    let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"];
+    workspace.run(python, &[&pip[..], packages].concat())
 }
 
 /// Installs the second peer of the benchmarks of models, which no test needs.
 pub(crate) fn openvino(workspace: &Workspace) -> Result<()> {
-    python_package(workspace, OPENVINO)
+    pip_install(workspace, &workspace.python(), &[OPENVINO])
 }
 
 /// Installs the peer of the benchmark of assignment problems, which no test needs.
 pub(crate) fn highs(workspace: &Workspace) -> Result<()> {
-    python_package(workspace, HIGHS)
-}
-
-fn python_package(workspace: &Workspace, package: &str) -> Result<()> {
-    workspace.run(workspace.python(), &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", package])
+    pip_install(workspace, &workspace.python(), &[HIGHS])
 }
 
 /// An environment of its own with the scheduler's peer; its Python.
 pub(crate) fn saga(workspace: &Workspace) -> Result<PathBuf> {
     let home = workspace.cache.join("saga");
-    let (stamp, python) = (home.join("hetero-packages.txt"), home.join("bin").join("python"));
-    if std::fs::read_to_string(&stamp).is_ok_and(|found| found == SAGA) {
-        return Ok(python);
-    }
+    environment(workspace, &home, &[SAGA], true, newer_python)?;
+    Ok(home.join("bin").join("python"))
+}
+
+/// A Python that the scheduler's peer runs on.
+fn newer_python() -> Result<String> {
     let pyenv = Command::new("sh").args(["-c", PYENV]).output().map(|found| found.stdout).unwrap_or_default();
     let pyenv = String::from_utf8_lossy(&pyenv).into_owned();
     let check = "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))";
     let new_enough = |python: &&str| succeeds(Command::new(python).args(["-c", check]));
-    let Some(newer) = SAGA_PYTHONS.into_iter().chain(pyenv.lines()).find(new_enough) else {
-        return Err(format!("{SAGA} needs Python 3.12; install one that `python3.12` starts"));
-    };
-    workspace.run(newer, &["-m", "venv", "--clear", &home.to_string_lossy()])?;
-    workspace.run(&python, &["-m", "pip", "install", "--quiet", "--disable-pip-version-check", SAGA])?;
-    std::fs::write(&stamp, SAGA).map_err(|error| format!("cannot write {}: {error}", stamp.display()))?;
-    Ok(python)
+    let newer = SAGA_PYTHONS.into_iter().chain(pyenv.lines()).find(new_enough);
+    newer.map(str::to_owned).ok_or_else(|| format!("{SAGA} needs Python 3.12; install one that `python3.12` starts"))
 }
 
 /// Installs Debian packages; as root, or through sudo.

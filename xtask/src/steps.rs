@@ -296,9 +296,7 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Res
 
 /// Assignment problems, solved by hetero and by HiGHS.
 pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]) -> Result<()> {
-    let data = std::env::var_os("HETERO_DATA")
-        .map_or_else(|| workspace.root.join("../shared/data"), |folder| workspace.root.join(folder))
-        .join("gap");
+    let data = data(workspace).join("gap");
     if !data.join("bounds.tsv").exists() {
         return Err(format!("there is no {}; set HETERO_DATA to the folder with the instances", data.display()));
     }
@@ -337,7 +335,7 @@ pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
 
 /// Instances of the scheduler's benchmarks: the folder named by `HETERO_DATA`, or the one beside the checkout.
 fn data(workspace: &Workspace) -> PathBuf {
-    std::env::var_os("HETERO_DATA").map_or_else(|| workspace.root.join("../shared/data"), PathBuf::from)
+    workspace.root.join(std::env::var_os("HETERO_DATA").unwrap_or_else(|| "../shared/data".into()))
 }
 
 /// Workflows beside another implementation of the usual strategies.

@@ -69,7 +69,7 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
         let Some(own) = profile.devices.iter_mut().find(|own| own.id == device.id) else { continue };
         let submission = own.submission.map_or(0.0, |spread| spread.median);
         match models::measure(model, device, &options.devices, seconds / 10, submission) {
-            Ok(measured) => own.take_nodes(measured.nodes(device, &engine)),
+            Ok(measured) => own.take_nodes(measured.nodes()),
             Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
         }
     }
@@ -232,6 +232,20 @@ fn tell(device: &dyn Device, cases: &[Case], seconds: Duration, sender: &Sender<
     }
 }
 
+/// Times something again and again until the time is over, but so often at least and at most.
+fn repeat<E>(
+    (least, most): (usize, usize),
+    share: Duration,
+    mut once: impl FnMut() -> std::result::Result<Duration, E>,
+) -> std::result::Result<Vec<Duration>, E> {
+    let began = Instant::now();
+    let mut times = Vec::new();
+    while times.len() < most && (times.len() < least || began.elapsed() < share) {
+        times.push(once()?);
+    }
+    Ok(times)
+}
+
 /// A device with a queue, ready to be timed.
 struct Bench<'a> {
     device: &'a dyn Device,
@@ -248,7 +262,6 @@ impl<'a> Bench<'a> {
     /// Times pieces of work, one after the other, until the time is over.
     fn times(&self, work: &Work, share: Duration) -> Result<Vec<Duration>> {
         let deadline = Instant::now() + share + PATIENCE;
-        let mut times = Vec::new();
         let once = || -> Result<Duration> {
             let done = self.timeline.at(self.timeline.value() + 1);
             let began = Instant::now();
@@ -259,10 +272,7 @@ impl<'a> Bench<'a> {
         for _ in 0..WARM_UP {
             once()?;
         }
-        while times.len() < RUNS.1 && (times.len() < RUNS.0 || start.elapsed() < share) {
-            times.push(once()?);
-        }
-        Ok(times)
+        repeat(RUNS, share.saturating_sub(start.elapsed()), once)
     }
 
     /// What the least piece of work takes.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hetero::scheduler::{Effort, Explanation, Leg, bytes_text, seconds_text};
+use hetero::scheduler::{Effort, Explanation, Leg, bytes_text, difference_text, seconds_text};
 use hetero::{HeteroEngine, Plan};
 
 use crate::arguments::PlanOptions;
@@ -40,10 +40,6 @@ fn list(heading: &str, lines: impl ExactSizeIterator<Item = String>) {
     if count > MOST {
         println!("    and {} more", count - MOST);
     }
-}
-
-fn more(seconds: f64) -> String {
-    format!("{}{}", if seconds >= 0.0 { "+" } else { "-" }, seconds_text(seconds.abs()))
 }
 
 /// The explanation for people.
@@ -105,7 +101,7 @@ pub(crate) fn print(explanation: &Explanation) {
     list(
         "other placements, quickest first",
         explanation.alternatives.iter().map(|other| {
-            let difference = more(other.makespan - explanation.makespan);
+            let difference = difference_text(other.makespan - explanation.makespan);
             format!("{}: {} ({difference})", other.change, seconds_text(other.makespan))
         }),
     );

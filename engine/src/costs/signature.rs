@@ -4,10 +4,12 @@ use std::fmt::Write as _;
 
 use hetero_hal::{Attribute, Node, Program, ValueId};
 
+use crate::fnv::Fnv;
+
 /// A signature for each node of a program, in order: nodes of the same one cost the same on a device. It is made of the operator with its attributes, the types of
 /// all inputs and outputs, which of them are constants, and the operators that feed the node and read it, as devices do neighbours in one go.
 ///
-/// Sixteen digits of an FNV-1a hash, with the operator's name for people.
+/// A hash, behind the operator's name for people.
 #[must_use]
 pub fn signatures(program: &Program) -> Vec<String> {
     let producers = program.producers();
@@ -28,7 +30,9 @@ pub fn signatures(program: &Program) -> Vec<String> {
                 let _ = write!(text, ">{}", operator(program, reader.index()));
             }
         }
-        format!("{} {:016x}", node.operator, hash(text.as_bytes()))
+        let mut hash = Fnv::new();
+        hash.add(text.as_bytes());
+        format!("{} {}", node.operator, hash.text())
     };
     program.nodes().iter().map(of).collect()
 }
@@ -57,8 +61,4 @@ fn value(text: &mut String, program: &Program, id: ValueId) {
         let constant = if value.constant.is_some() { "!" } else { "" };
         let _ = write!(text, "|{}{:?}{constant}", value.dtype.name(), value.shape);
     }
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }

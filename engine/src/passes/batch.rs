@@ -6,11 +6,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use hetero_hal::{
-    Attribute, Dim, Graph, Node, Operator, Program, ProgramValue, Result, Tensor, TensorType, Value, ValueId,
-};
+use hetero_hal::{Dim, Graph, Node, Program, ProgramValue, Result, Value, ValueId};
 
-use super::{Pass, PassContext};
+use super::{Pass, PassContext, build};
 
 /// Functions of single elements of their first input; the others are numbers or constants for all rows.
 const UNARY: [&str; 40] = [
@@ -227,11 +225,7 @@ impl Pass for BatchSplit {
         }
         let mut names: HashSet<Arc<str>> = HashSet::new();
         let nodes = std::mem::take(&mut graph.nodes);
-        let numbers = |graph: &mut Graph, name: String, content: usize| -> Result<ValueId> {
-            let content = Tensor::from_vec(&[1], vec![content as i64])?;
-            Ok(add(graph, name, TensorType::exact(content.dtype(), &[1]), Some(content)))
-        };
-        let axis = numbers(graph, "batch/part_axis".to_owned(), 0)?;
+        let axis = build::number(graph, "batch/part_axis".to_owned(), 0)?;
         let mut outputs = vec![Vec::with_capacity(self.parts.len()); graph.outputs.len()];
         let mut start = 0;
         for (number, &size) in self.parts.iter().enumerate() {
@@ -241,20 +235,16 @@ impl Pass for BatchSplit {
                 if let Some(first) = ty.dims.as_mut().and_then(|dims| dims.first_mut()) {
                     *first = Dim::Known(size);
                 }
-                part_of[index] = Some(add(graph, format!("{name}/part_{number}"), ty, None));
+                part_of[index] = Some(build::add(graph, format!("{name}/part_{number}"), ty, None));
             }
-            let from = numbers(graph, format!("batch/part_{number}_start"), start)?;
+            let from = build::number(graph, format!("batch/part_{number}_start"), start as i64)?;
             start += size;
-            let to = numbers(graph, format!("batch/part_{number}_end"), start)?;
+            let to = build::number(graph, format!("batch/part_{number}_end"), start as i64)?;
             for input in graph.inputs.clone() {
-                let name: Arc<str> = format!("{}/part_{number}", graph.values[input.index()].name).into();
-                names.insert(name.clone());
-                graph.nodes.push(Node {
-                    name,
-                    operator: Operator::new("Slice", 13),
-                    inputs: [input, from, to, axis].map(Some).to_vec(),
-                    outputs: vec![part_of[input.index()]],
-                });
+                let Some(part) = part_of[input.index()] else { continue };
+                let name = graph.values[part.index()].name.clone();
+                graph.nodes.push(build::slice(&name, input, [from, to, axis], part));
+                names.insert(name);
             }
             for node in &nodes {
                 let mut node = node.remapped(|id| part_of[id.index()].unwrap_or(id));
@@ -269,18 +259,9 @@ impl Pass for BatchSplit {
             }
         }
         for (output, inputs) in graph.outputs.clone().into_iter().zip(outputs) {
-            graph.nodes.push(Node {
-                name: format!("{}/parts", graph.values[output.index()].name).into(),
-                operator: Operator::new("Concat", 13).with("axis", Attribute::Int(0)),
-                inputs,
-                outputs: vec![Some(output)],
-            });
+            let name = format!("{}/parts", graph.values[output.index()].name);
+            graph.nodes.push(build::concat(name, 0, inputs, output));
         }
         Ok(())
     }
-}
-
-fn add(graph: &mut Graph, name: String, ty: TensorType, constant: Option<Tensor>) -> ValueId {
-    graph.values.push(Value { name: name.into(), ty, constant });
-    ValueId(graph.values.len() as u32 - 1)
 }

@@ -1,6 +1,7 @@
 //! Passes: standard ONNX in, standard ONNX out. Each is one file.
 
 pub(crate) mod batch;
+mod build;
 mod common;
 mod dead;
 mod fold;

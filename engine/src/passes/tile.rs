@@ -7,11 +7,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use hetero_hal::{
-    Attribute, DType, Graph, Node, NodeId, Operator, Program, Result, Tensor, TensorType, Value, ValueId,
-};
+use hetero_hal::{DType, Graph, Node, NodeId, Program, Result, TensorType, ValueId};
 
-use super::{Pass, PassContext};
+use super::{Pass, PassContext, build};
 use crate::place::Placement;
 
 /// Least multiply-adds of a product that is cut, as a multiple of those of a cube of the tile's side: fewer do not pay for the copies.
@@ -86,10 +84,9 @@ impl Tiling {
 
 impl Product {
     fn cut(&self, graph: &mut Graph, node: &Node, size: usize) -> Result<()> {
-        let (name, version) = (&node.name, node.operator.version);
+        let name = &node.name;
         let add = |graph: &mut Graph, name: String, shape: &[usize]| {
-            graph.values.push(Value { name: name.into(), ty: TensorType::exact(self.dtype, shape), constant: None });
-            ValueId(graph.values.len() as u32 - 1)
+            build::add(graph, name, TensorType::exact(self.dtype, shape), None)
         };
         let rows = slices(graph, &format!("{name}/rows"), self.a, 0, self.m, size, self.k)?;
         let columns = slices(graph, &format!("{name}/columns"), self.b, 1, self.n, size, self.k)?;
@@ -109,17 +106,12 @@ impl Product {
             }
             let name = format!("{name}/band_{i}");
             let band = add(graph, name.clone(), &[height, self.n]);
-            graph.nodes.push(concat(name, version, 1, tiles, band));
+            graph.nodes.push(build::concat(name, 1, tiles, band));
             bands.push(Some(band));
         }
-        graph.nodes.push(concat(format!("{name}/whole"), version, 0, bands, self.y));
+        graph.nodes.push(build::concat(format!("{name}/whole"), 0, bands, self.y));
         Ok(())
     }
-}
-
-fn concat(name: String, version: u32, axis: i64, inputs: Vec<Option<ValueId>>, output: ValueId) -> Node {
-    let operator = Operator::new("Concat", version.max(13)).with("axis", Attribute::Int(axis));
-    Node { name: name.into(), operator, inputs, outputs: vec![Some(output)] }
 }
 
 /// Slices of a matrix along an axis, each with its length there; `other` is the length of the other axis.
@@ -133,28 +125,16 @@ fn slices(
     other: usize,
 ) -> Result<Vec<(ValueId, usize)>> {
     let dtype = graph.values[matrix.index()].ty.dtype.unwrap_or(DType::F32);
-    let numbers = |graph: &mut Graph, name: String, content: i64| -> Result<ValueId> {
-        let tensor = Tensor::from_vec(&[1], vec![content])?;
-        let ty = TensorType::exact(DType::I64, &[1]);
-        graph.values.push(Value { name: name.into(), ty, constant: Some(tensor) });
-        Ok(ValueId(graph.values.len() as u32 - 1))
-    };
-    let axes = numbers(graph, format!("{name}_axis"), axis)?;
+    let axes = build::number(graph, format!("{name}_axis"), axis)?;
     let mut parts = Vec::with_capacity(length.div_ceil(size));
     for (number, start) in (0..length).step_by(size).enumerate() {
         let end = length.min(start + size);
         let name = format!("{name}_{number}");
-        let from = numbers(graph, format!("{name}_start"), start as i64)?;
-        let to = numbers(graph, format!("{name}_end"), end as i64)?;
+        let from = build::number(graph, format!("{name}_start"), start as i64)?;
+        let to = build::number(graph, format!("{name}_end"), end as i64)?;
         let shape = if axis == 0 { [end - start, other] } else { [other, end - start] };
-        graph.values.push(Value { name: name.clone().into(), ty: TensorType::exact(dtype, &shape), constant: None });
-        let part = ValueId(graph.values.len() as u32 - 1);
-        graph.nodes.push(Node {
-            name: name.into(),
-            operator: Operator::new("Slice", 13),
-            inputs: [matrix, from, to, axes].map(Some).to_vec(),
-            outputs: vec![Some(part)],
-        });
+        let part = build::add(graph, name.clone(), TensorType::exact(dtype, &shape), None);
+        graph.nodes.push(build::slice(&name, matrix, [from, to, axes], part));
         parts.push((part, end - start));
     }
     Ok(parts)
@@ -201,6 +181,7 @@ fn product_of(name: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use hetero_hal::{Operator, Tensor};
     use hetero_reference::Standard;
     use proptest::prelude::*;
 

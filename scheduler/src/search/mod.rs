@@ -83,16 +83,16 @@ pub(crate) fn improve(
     let starts: Vec<Sequences> = starts.iter().map(|start| Sequences::of(problem, start)).collect();
     let Some(first) = starts.first() else { return };
     let mut random = Random::new(seed);
-    let mut best = first.clone();
     let mut tabu = Tabu::new(problem, first.clone());
     // As much as some hundred moves of single tasks.
     let tries = 20 + 20_000 / arrays.tasks.max(1);
     tabu.consolidate(tries, remaining);
+    // Sequences may be tighter than the schedules that they come from.
+    let mut best = tabu.current.clone();
+    better(best.schedule(arrays));
     let lists = Lists::new(problem);
     let mut round = 0_usize;
     let done = |best: &Sequences| best.makespan() <= bound * (1.0 + PROOF);
-    // Sequences may be tighter than the schedules that they come from.
-    let mut told = f64::INFINITY;
     while !done(&best) {
         // The best state of this round, and when it was found.
         let mut local = tabu.current.clone();
@@ -102,11 +102,8 @@ pub(crate) fn improve(
                 local.clone_from(&tabu.current);
                 idle = 0;
             }
-            if local.makespan() < best.makespan() * (1.0 - 1e-12) || told == f64::INFINITY {
-                if local.makespan() < best.makespan() {
-                    best.clone_from(&local);
-                }
-                told = best.makespan();
+            if local.makespan() < best.makespan() * (1.0 - 1e-12) {
+                best.clone_from(&local);
                 better(best.schedule(arrays));
             }
             if done(&best) || idle > PATIENCE {

@@ -1,6 +1,6 @@
 //! What the nodes of whole models take on each device, where devices do several of them in one go and values lie as they like.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan, Session, Tensor}
 use hetero_reference::Standard;
 use serde_json::{Value, json};
 
+use super::repeat;
 use crate::arguments::DeviceOptions;
 use crate::devices;
 use crate::failure::{Failure, Result};
@@ -19,8 +20,6 @@ use crate::tensors;
 
 /// Runs, of each kind, at least and at most.
 const RUNS: (usize, usize) = (3, 100);
-/// Runs before time is taken.
-const WARM_UP: usize = 2;
 /// Seed of the inputs; no kernel's time depends on it.
 const SEED: u64 = 1;
 
@@ -34,6 +33,8 @@ struct Part {
 /// A model on a device.
 pub(super) struct Measured {
     plan: Plan,
+    /// What the device says of each node.
+    qualities: Vec<Quality>,
     parts: Vec<Part>,
     /// Seconds of a run as it is, a submission included.
     whole: f64,
@@ -55,15 +56,14 @@ pub(super) fn measure(
     let ports = session.inputs().iter().zip(SEED..);
     let inputs =
         ports.map(|(port, seed)| tensors::random(port.dtype, &port.shape, seed)).collect::<Result<Vec<_>>>()?;
-    for _ in 0..WARM_UP {
+    for _ in 0..super::WARM_UP {
         run(&session, &inputs, None)?;
     }
-    let mut whole = repeat(seconds, || run(&session, &inputs, None))?;
-    whole.sort_unstable();
-    let whole = whole.get(whole.len() / 2).map_or(0.0, Duration::as_secs_f64);
+    let whole =
+        Spread::of(&repeat(RUNS, seconds, || run(&session, &inputs, None))?).map_or(0.0, |spread| spread.median);
     let recorder = Arc::new(Recorder::default());
     let probe: Arc<dyn Probe> = recorder.clone();
-    repeat(seconds, || {
+    repeat(RUNS, seconds, || {
         recorder.begin();
         run(&session, &inputs, Some(&probe))
     })?;
@@ -82,7 +82,11 @@ pub(super) fn measure(
         part.seconds.median *= share;
         part.seconds.deviation *= share;
     }
-    Ok(Measured { plan, parts, whole })
+    let mut qualities = vec![Quality::Native; plan.program().nodes().len()];
+    for claim in engine.devices().iter().flat_map(|device| device.claims(plan.program())) {
+        claim.nodes.iter().for_each(|id| qualities[id.index()] = claim.quality.clone());
+    }
+    Ok(Measured { plan, qualities, parts, whole })
 }
 
 fn run(session: &Session, inputs: &[Tensor], probe: Option<&Arc<dyn Probe>>) -> Result<Duration> {
@@ -95,37 +99,23 @@ fn run(session: &Session, inputs: &[Tensor], probe: Option<&Arc<dyn Probe>>) -> 
     Ok(began.elapsed())
 }
 
-fn repeat(seconds: Duration, mut once: impl FnMut() -> Result<Duration>) -> Result<Vec<Duration>> {
-    let began = Instant::now();
-    let mut times = Vec::new();
-    while times.len() < RUNS.1 && (times.len() < RUNS.0 || began.elapsed() < seconds) {
-        times.push(once()?);
-    }
-    Ok(times)
-}
-
 impl Measured {
     /// A line of the profile for each node. A part's time is that of its node with the most operations; the others come along with it.
-    pub(super) fn nodes(&self, device: &DeviceInfo, engine: &HeteroEngine) -> Vec<NodeProfile> {
+    pub(super) fn nodes(&self) -> Vec<NodeProfile> {
         let program = self.plan.program();
-        let mut slow = vec![false; program.nodes().len()];
-        let device = engine.devices().iter().find(|other| other.info().id == device.id);
-        for claim in device.into_iter().flat_map(|device| device.claims(program)) {
-            claim.nodes.iter().for_each(|id| slow[id.index()] = claim.quality != Quality::Native);
-        }
         let none = Spread { median: 0.0, deviation: 0.0, count: 1 };
         let signatures = hetero::signatures(program);
-        let profile = |(node, signature): (&Node, String)| NodeProfile {
+        let profile = |((node, quality), signature): ((&Node, &Quality), String)| NodeProfile {
             signature,
             family: Family::of(&node.operator).map_or("", Family::name).to_owned(),
             case: format!("{} {}", node.operator, shapes(program, node)),
-            slow: false,
+            slow: *quality != Quality::Native,
             flops: 0,
             bytes: 0,
             seconds: none,
         };
-        let mut nodes: Vec<NodeProfile> = program.nodes().iter().zip(signatures).map(profile).collect();
-        nodes.iter_mut().zip(slow).for_each(|(node, slow)| node.slow = slow);
+        let mut nodes: Vec<NodeProfile> =
+            program.nodes().iter().zip(&self.qualities).zip(signatures).map(profile).collect();
         for part in &self.parts {
             let flops = |id: &NodeId| hetero::flops(program, &program.nodes()[id.index()], &Standard);
             let Some(heaviest) = part.nodes.iter().max_by_key(|id| flops(id)) else { continue };
@@ -143,15 +133,18 @@ impl Measured {
     /// How far a profile's predictions are from what was measured.
     pub(super) fn check(&self, model: &Path, device: &DeviceInfo, profile: &Profile) -> Check {
         let program = self.plan.program();
-        let signatures: std::collections::HashSet<String> = hetero::signatures(program).into_iter().collect();
-        let mut without = profile.clone();
-        for other in &mut without.devices {
-            other.nodes.retain(|node| !signatures.contains(&node.signature));
+        let signatures: HashSet<String> = hetero::signatures(program).into_iter().collect();
+        // Of this device alone: the others are nothing to fit.
+        let mut known = profile.clone();
+        known.devices.retain(|own| own.id == device.id);
+        let mut without = known.clone();
+        for own in &mut without.devices {
+            own.nodes.retain(|node| !signatures.contains(&node.signature));
         }
         let submission = profile.device(&device.id).and_then(|it| it.submission).map_or(0.0, |spread| spread.median);
-        let [known, held_out] = [profile.clone(), without].map(|profile| {
+        let [known, held_out] = [known, without].map(|profile| {
             let costs = Calibrated::new(Arc::new(profile), Arc::new(Standard));
-            let nodes: Vec<(NodeId, &Quality)> = program.node_ids().map(|(id, _)| (id, &Quality::Native)).collect();
+            let nodes: Vec<(NodeId, &Quality)> = program.node_ids().map(|(id, _)| id).zip(&self.qualities).collect();
             let seconds = costs.all(program, &nodes, device);
             let off = |part: &Part| {
                 let predicted: f64 = part.nodes.iter().map(|id| seconds[id.index()]).sum();
