@@ -11,7 +11,7 @@ use hetero_hal::{
 };
 use hetero_onnx::Binding;
 use hetero_reference::Standard;
-use hetero_scheduler::{Effort, Explanation, LatencyAware, Partitioner, Problem, Throughput};
+use hetero_scheduler::{Cautious, Effort, Explanation, LatencyAware, Partitioner, Problem, Throughput};
 
 use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
@@ -49,11 +49,13 @@ pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
     ]
 }
 
-/// The partitioner of a configuration.
-fn strategy(config: &Config) -> Arc<dyn Partitioner> {
+/// The partitioner of a configuration, for costs that may be off by a share.
+fn strategy(config: &Config, uncertainty: f64) -> Arc<dyn Partitioner> {
     let effort = Effort::time(config.scheduling.time_limit.unwrap_or(PLANNING));
     match config.scheduling.strategy {
-        Strategy::LatencyAware => Arc::new(LatencyAware { effort, ..LatencyAware::default() }),
+        Strategy::LatencyAware => {
+            Arc::new(Cautious { strategy: LatencyAware { effort, ..LatencyAware::default() }, margin: uncertainty })
+        }
         Strategy::Throughput => Arc::new(Throughput { effort, ..Throughput::default() }),
     }
 }
@@ -156,7 +158,7 @@ impl Builder {
             drivers: self.drivers,
             devices: Vec::new(),
             topology: Topology::default(),
-            partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config)),
+            partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, costs.uncertainty())),
             costs,
             profile: self.profile,
             operators: self.operators,

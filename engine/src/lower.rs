@@ -23,6 +23,11 @@ pub trait CostModel: Send + Sync {
         };
         nodes.iter().map(of).collect()
     }
+
+    /// By what share the seconds of a plan may be off, such as 0.25: no plan leaves the fastest device for a smaller gain than that.
+    fn uncertainty(&self) -> f64 {
+        0.25
+    }
 }
 
 /// The roofline: operations over peak rate or bytes over bandwidth, whichever is longer, by what drivers say of their devices. A first

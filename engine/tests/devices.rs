@@ -49,6 +49,10 @@ impl CostModel for NullIsFree {
             _ => 10.0,
         }
     }
+
+    fn uncertainty(&self) -> f64 {
+        0.0
+    }
 }
 
 fn engine(devices: &[&str]) -> HeteroEngine {

@@ -8,6 +8,7 @@
 //! |---|---|---|
 //! | [`Heft`], [`Peft`], [`Cpop`], [`Lookahead`] | makespan | list scheduling, in milliseconds |
 //! | [`LatencyAware`] | makespan | the best of those and of tabu search within an [`Effort`]; the default |
+//! | [`Cautious`] | as the strategy in it | leaves the fastest device only for gains larger than what estimates are off by |
 //! | [`Exact`] | makespan | branch and bound, with a proof, for small graphs |
 //! | [`Throughput`] | period of a stream | stages by dynamic programming, then local search |
 //!
@@ -44,6 +45,7 @@ mod apportion;
 mod arrays;
 mod assign;
 mod bounds;
+mod caution;
 mod cluster;
 mod cpop;
 mod devices;
@@ -72,6 +74,7 @@ mod timetable;
 
 pub use apportion::apportion;
 pub use assign::{Aim, Assigned, Assignment, Ended};
+pub use caution::Cautious;
 pub use cpop::Cpop;
 pub use devices::{Device, DeviceId, Devices, Link};
 pub use error::Error;

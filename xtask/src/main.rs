@@ -137,6 +137,21 @@ enum Bench {
     /// Handing a tensor from the CPU to each device and back, in place and staged, beside the driver's own launch; writes
     /// target/bench-handover.json and .md.
     Handover,
+    /// Models calibrated on all devices, then predictions beside runs: of operators, of whole plans over several devices, and of the plan that the engine makes
+    /// beside the best device alone; writes target/bench-placement.json and .md.
+    Placement {
+        /// Seconds for the operators of each device; each model on a device gets a tenth.
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        /// Plans of each model that are cut anywhere.
+        #[arg(long, default_value_t = 2)]
+        cuts: u32,
+        /// Seed of weights, inputs and cuts.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Models; without names, the nine networks, open-nsfw, magika and silero.
+        names: Vec<String>,
+    },
     /// Real workflows on sets of processors, beside an independent implementation of HEFT, PEFT and CPOP and with lower bounds, and a graph of 10 000
     /// tasks; writes target/bench-schedule.json and .md. Needs Python 3.12.
     Schedule {
@@ -191,6 +206,9 @@ fn main() -> ExitCode {
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
         Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
+        Task::Bench { what: Bench::Placement { seconds, cuts, seed, names } } => {
+            steps::bench_placement(&workspace, seconds, cuts, seed, &names)
+        }
         Task::Bench { what: Bench::Schedule { seconds, seed } } => steps::bench_schedule(&workspace, seconds, seed),
         Task::Bench { what: Bench::Tiles { size, seconds } } => steps::bench_tiles(&workspace, size, seconds),
         Task::Bench { what: Bench::Pipeline { arguments } } => steps::bench_pipeline(&workspace, &arguments),

@@ -357,6 +357,50 @@ pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> 
     run(workspace.command(&python, &arguments).env("PYTHONHASHSEED", "0"))
 }
 
+/// Models that plans are made of where none is named.
+const PLANNED: [&str; 12] = [
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+    "open-nsfw",
+    "magika",
+    "silero",
+];
+
+/// Predictions and plans beside runs.
+pub(crate) fn bench_placement(
+    workspace: &Workspace,
+    seconds: u32,
+    cuts: u32,
+    seed: u64,
+    names: &[String],
+) -> Result<()> {
+    let names = if names.is_empty() { PLANNED.map(str::to_owned).to_vec() } else { names.to_vec() };
+    let hetero = workspace.hetero()?;
+    let folder = prepare(workspace, seed, &names)?;
+    let target = workspace.root.join("target");
+    // Of this run alone: what an older one knows would stay in it.
+    let profile = target.join("bench-placement-profile.json");
+    if profile.exists() {
+        std::fs::remove_file(&profile).map_err(|error| format!("cannot remove {}: {error}", profile.display()))?;
+    }
+    let paths = [workspace.script("placement.py"), hetero, profile, target.join("bench-placement")];
+    let models = names.iter().map(|name| folder.join(name).join("model.onnx"));
+    let [seconds, cuts, seed] = [seconds.to_string(), cuts.to_string(), seed.to_string()];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let models: Vec<String> = models.map(|path| path.to_string_lossy().into_owned()).collect();
+    let limits = [seconds.as_str(), cuts.as_str(), seed.as_str()];
+    let arguments: Vec<&str> =
+        paths.iter().map(String::as_str).chain(limits).chain(models.iter().map(String::as_str)).collect();
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// Products of matrices in tiles.
 pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
     setup::setup(workspace)?;

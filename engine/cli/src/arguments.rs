@@ -301,9 +301,16 @@ pub(crate) struct CalibrateOptions {
     /// Models whose nodes are measured too, in runs of the whole model: plans of these, and of models with nodes like theirs, are made with what these took.
     #[arg(value_name = "MODEL")]
     pub(crate) models: Vec<PathBuf>,
-    /// Measure the models, and compare that with what the profile says of them; writes nothing.
+    /// Measure the models, and compare that with what the profile says of them; with several devices, also whole plans: each device alone, the plan that is
+    /// made for all of them, and plans that are cut anywhere. Writes nothing.
     #[arg(long, requires = "models")]
     pub(crate) check: bool,
+    /// With `--check`: plans of each model that are cut anywhere.
+    #[arg(long, value_name = "N", default_value_t = 2, requires = "check", value_parser = clap::value_parser!(u32).range(..=100))]
+    pub(crate) cuts: u32,
+    /// With `--check`: seed of the cuts.
+    #[arg(long, value_name = "SEED", default_value_t = 1, requires = "check")]
+    pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) devices: DeviceOptions,
     /// Seconds for the operators of each device; each way between devices gets a twentieth of that, and each model on a device a tenth.

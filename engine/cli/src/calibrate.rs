@@ -2,6 +2,7 @@
 
 mod cases;
 mod models;
+mod plans;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,13 +14,15 @@ use hetero::comm::{
     standard_transports,
 };
 use hetero::hal::{
-    BufferLayout, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Error, Execution, Extents, Quality, Queue,
-    QueueOptions, Result, Source, Timeline, Work,
+    BufferLayout, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Error, Execution, Extents, Probe, Quality,
+    Queue, QueueOptions, Result, Source, Timeline, Work,
 };
-use hetero::{Family, HeteroEngine};
+use hetero::{Family, HeteroEngine, Session, Tensor};
 use hetero_conformance::Case;
 use hetero_reference::Standard;
 use serde_json::json;
+
+use plans::{Comparison, Plans};
 
 use crate::arguments::CalibrateOptions;
 use crate::devices;
@@ -28,8 +31,10 @@ use crate::progress::Spinner;
 
 /// Runs of a case, at least and at most.
 const RUNS: (usize, usize) = (5, 500);
-/// Runs before time is taken.
-const WARM_UP: usize = 2;
+/// Runs before time is taken, and seconds after which one is enough.
+const WARM_UP: (usize, f64) = (2, 1.0);
+/// Seed of models' inputs; no kernel's time depends on it.
+const SEED: u64 = 1;
 /// Longest that a device may stay silent, or compile a case.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -126,15 +131,34 @@ fn check(
             Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
         }
     }
+    let comparison = Comparison {
+        devices: engine.devices().iter().map(|device| device.info()).collect(),
+        options: &options.devices,
+        profile,
+        cuts: options.cuts,
+        seed: options.seed,
+        seconds: seconds / 2,
+    };
+    let mut plans = Vec::new();
+    for model in options.models.iter().filter(|_| comparison.devices.len() > 1) {
+        spinner.say(format!("running plans of {}", model.display()));
+        match comparison.of(model) {
+            Ok(compared) => plans.push(compared),
+            Err(error) => eprintln!("{}: no plan was run: {error}", model.display()),
+        }
+    }
     drop(spinner);
     let medians = models::Check::medians(&checks);
+    let split = Plans::summary(&plans);
     if options.output.json {
         let rows: Vec<_> = checks.iter().map(models::Check::json).collect();
         let devices: Vec<_> = medians
             .iter()
             .map(|(device, known, held_out)| json!({ "device": device, "known": known, "held_out": held_out }))
             .collect();
-        println!("{}", json!({ "checks": rows, "medians": devices }));
+        let split = split.map(|(count, median, most)| json!({ "count": count, "median": median, "most": most }));
+        let plans: Vec<_> = plans.iter().map(Plans::json).collect();
+        println!("{}", json!({ "checks": rows, "medians": devices, "plans": plans, "split": split }));
         return Ok(());
     }
     println!("errors of predictions: with all that the profile knows, then without what it knows of nodes like these");
@@ -142,6 +166,13 @@ fn check(
     checks.iter().for_each(|check| println!("{}", check.line()));
     for (device, known, held_out) in medians {
         println!("{device}: median error {:.1} %, without nodes like these {:.1} %", known * 100.0, held_out * 100.0);
+    }
+    if !plans.is_empty() {
+        println!("\nwhole plans\n{}", Plans::heading());
+        plans.iter().flat_map(Plans::lines).for_each(|line| println!("{line}"));
+    }
+    if let Some((count, median, most)) = split {
+        println!("{count} split plans: median error {:.1} %, largest {:.1} %", median * 100.0, most * 100.0);
     }
     Ok(())
 }
@@ -246,6 +277,27 @@ fn repeat<E>(
     Ok(times)
 }
 
+/// Does something before its time is taken: the first time touches pages, and compiles what a driver compiles lazily.
+fn warm_up<E>(mut once: impl FnMut() -> std::result::Result<Duration, E>) -> std::result::Result<(), E> {
+    for _ in 0..WARM_UP.0 {
+        if once()?.as_secs_f64() > WARM_UP.1 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Seconds of a run.
+fn timed(session: &Session, inputs: &[Tensor], probe: Option<&Arc<dyn Probe>>) -> failure::Result<Duration> {
+    let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
+    let began = Instant::now();
+    match probe {
+        Some(probe) => session.run_probed(inputs, &mut outputs, Some(probe))?,
+        None => session.run_into(inputs, &mut outputs)?,
+    }
+    Ok(began.elapsed())
+}
+
 /// A device with a queue, ready to be timed.
 struct Bench<'a> {
     device: &'a dyn Device,
@@ -269,9 +321,7 @@ impl<'a> Bench<'a> {
             Ok(began.elapsed())
         };
         let start = Instant::now();
-        for _ in 0..WARM_UP {
-            once()?;
-        }
+        warm_up(&once)?;
         repeat(RUNS, share.saturating_sub(start.elapsed()), once)
     }
 

@@ -91,6 +91,15 @@ pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Res
 }
 
 fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
+    open(engine, options, wanted)?;
+    if let Some(profile) = engine.profile() {
+        eprintln!("{}", used(profile, engine));
+    }
+    Ok(())
+}
+
+/// Adds the devices that were asked for, or those that are wanted, and says nothing.
+pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
     let mut ids = options.devices.clone();
     if ids.is_empty() {
         let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
@@ -117,9 +126,6 @@ fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&Dev
             extra: extra.map(|option| (option.key.clone(), option.value.clone())).collect(),
         };
         engine.add_device(&id, open)?;
-    }
-    if let Some(profile) = engine.profile() {
-        eprintln!("{}", used(profile, engine));
     }
     Ok(())
 }

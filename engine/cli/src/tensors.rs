@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use hetero::hal::{Attribute, Bool, Element, Operator};
-use hetero::{DType, Tensor};
+use hetero::{DType, Session, Tensor};
 use npyz::WriterBuilder;
 
 use crate::failure::{Failure, Result};
@@ -126,22 +126,34 @@ pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     }
 }
 
-/// A tensor of pseudo-random elements (splitmix64): floats in [-1, 1), small integers, booleans. Equal seeds, types and shapes make
+/// Pseudo-random numbers: splitmix64.
+pub(crate) struct SplitMix(pub(crate) u64);
+
+impl SplitMix {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+}
+
+/// Random tensors for all inputs of a session.
+pub(crate) fn inputs(session: &Session, seed: u64) -> Result<Vec<Tensor>> {
+    session.inputs().iter().zip(seed..).map(|(port, seed)| random(port.dtype, &port.shape, seed)).collect()
+}
+
+/// A tensor of pseudo-random elements: floats in [-1, 1), small integers, booleans. Equal seeds, types and shapes make
 /// equal tensors on every machine.
 pub(crate) fn random(dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor> {
     let failed = |error: hetero::hal::Error| Failure::failed(error.to_string());
     let count = hetero::hal::element_count(shape).ok_or_else(|| Failure::failed("the shape of an input overflows"))?;
-    let mut state = seed;
-    let mut next = move || {
-        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    };
+    let mut source = SplitMix(seed);
     let floats = dtype.is_float();
     let values: Vec<f32> = (0..count)
         .map(|_| {
-            let bits = next();
+            let bits = source.next();
             if floats { (bits >> 40) as f32 / (1u64 << 23) as f32 - 1.0 } else { (bits >> 61) as f32 % 2.0 }
         })
         .collect();

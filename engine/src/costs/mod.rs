@@ -83,6 +83,11 @@ impl CostModel for Calibrated {
         };
         nodes.iter().map(of).collect()
     }
+
+    /// Split plans are predicted within this.
+    fn uncertainty(&self) -> f64 {
+        0.15
+    }
 }
 
 #[cfg(test)]

@@ -73,6 +73,34 @@ impl Tabu<'_> {
         }
     }
 
+    /// Moves islands to the device `home`, the shortest first, where that lengthens the schedule by no more than a share of what they take there. Tries so
+    /// many moves at most.
+    pub(crate) fn take_home(&mut self, home: usize, share: f64, mut tries: usize) {
+        let at_home = |arrays: &Arrays, island: &[usize]| island.iter().map(|&task| arrays.seconds(task, home)).sum();
+        let mut moved = true;
+        while moved {
+            moved = false;
+            let mut away: Vec<(f64, Vec<usize>)> = islands(self.arrays, &self.current.device)
+                .into_iter()
+                .filter(|island| self.current.device[island[0]] != home)
+                .map(|island| (at_home(self.arrays, &island), island))
+                .filter(|(seconds, _): &(f64, _)| seconds.is_finite())
+                .collect();
+            away.sort_by(|(a, _), (b, _)| a.total_cmp(b));
+            for (seconds, island) in away {
+                if tries == 0 {
+                    return;
+                }
+                tries -= 1;
+                let Some(state) = self.with_group(&island, home) else { continue };
+                if state.makespan() <= self.current.makespan() + share * seconds {
+                    self.go_to(state);
+                    moved = true;
+                }
+            }
+        }
+    }
+
     /// Moves a connected group of up to `most` tasks of one device, by chance, to another.
     pub(crate) fn shake_group(&mut self, most: usize, random: &mut Random) {
         let first = random.below(self.arrays.tasks);

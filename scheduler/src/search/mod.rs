@@ -64,6 +64,18 @@ pub(crate) fn in_order(problem: &Problem, device: Vec<usize>, order: &[usize]) -
     Sequences::in_order(problem.arrays(), device, order).schedule(problem.arrays())
 }
 
+/// The schedule with what is not worth its way taken to the device `home`: where that lengthens it by no more than a share of what is taken.
+pub(crate) fn settle(problem: &Problem, schedule: &Schedule, home: usize, share: f64) -> Schedule {
+    let mut tabu = Tabu::new(problem, Sequences::of(problem, schedule));
+    tabu.take_home(home, share, tries(problem));
+    tabu.current.schedule(problem.arrays())
+}
+
+/// Moves of whole groups that are worth trying: as much work as some hundred moves of single tasks.
+fn tries(problem: &Problem) -> usize {
+    20 + 20_000 / problem.graph().len().max(1)
+}
+
 /// Steps without a better schedule after which the search goes on from elsewhere.
 const PATIENCE: u64 = 300;
 /// Lists that chance disturbs, of which the best is a new start.
@@ -84,8 +96,7 @@ pub(crate) fn improve(
     let Some(first) = starts.first() else { return };
     let mut random = Random::new(seed);
     let mut tabu = Tabu::new(problem, first.clone());
-    // As much as some hundred moves of single tasks.
-    let tries = 20 + 20_000 / arrays.tasks.max(1);
+    let tries = tries(problem);
     tabu.consolidate(tries, remaining);
     // Sequences may be tighter than the schedules that they come from.
     let mut best = tabu.current.clone();

@@ -3,15 +3,15 @@
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hetero::comm::{NodeProfile, Profile, Spread};
 use hetero::hal::{DeviceInfo, Node, NodeId, Probe, Program, Quality};
-use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan, Session, Tensor};
+use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan};
 use hetero_reference::Standard;
 use serde_json::{Value, json};
 
-use super::repeat;
+use super::{repeat, timed, warm_up};
 use crate::arguments::DeviceOptions;
 use crate::devices;
 use crate::failure::{Failure, Result};
@@ -20,8 +20,6 @@ use crate::tensors;
 
 /// Runs, of each kind, at least and at most.
 const RUNS: (usize, usize) = (3, 100);
-/// Seed of the inputs; no kernel's time depends on it.
-const SEED: u64 = 1;
 
 /// What a device does as one.
 struct Part {
@@ -53,19 +51,15 @@ pub(super) fn measure(
     let model = hetero::read_model(path).map_err(hetero::Error::from)?;
     let plan = engine.analyze_model(&model)?;
     let session = engine.session(&plan)?;
-    let ports = session.inputs().iter().zip(SEED..);
-    let inputs =
-        ports.map(|(port, seed)| tensors::random(port.dtype, &port.shape, seed)).collect::<Result<Vec<_>>>()?;
-    for _ in 0..super::WARM_UP {
-        run(&session, &inputs, None)?;
-    }
+    let inputs = tensors::inputs(&session, super::SEED)?;
+    warm_up(|| timed(&session, &inputs, None))?;
     let whole =
-        Spread::of(&repeat(RUNS, seconds, || run(&session, &inputs, None))?).map_or(0.0, |spread| spread.median);
+        Spread::of(&repeat(RUNS, seconds, || timed(&session, &inputs, None))?).map_or(0.0, |spread| spread.median);
     let recorder = Arc::new(Recorder::default());
     let probe: Arc<dyn Probe> = recorder.clone();
     repeat(RUNS, seconds, || {
         recorder.begin();
-        run(&session, &inputs, Some(&probe))
+        timed(&session, &inputs, Some(&probe))
     })?;
     let by_name: HashMap<&str, NodeId> = plan.program().node_ids().map(|(id, node)| (&*node.name, id)).collect();
     let mut parts = recorder.parts(|nodes, times| {
@@ -87,16 +81,6 @@ pub(super) fn measure(
         claim.nodes.iter().for_each(|id| qualities[id.index()] = claim.quality.clone());
     }
     Ok(Measured { plan, qualities, parts, whole })
-}
-
-fn run(session: &Session, inputs: &[Tensor], probe: Option<&Arc<dyn Probe>>) -> Result<Duration> {
-    let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
-    let began = Instant::now();
-    match probe {
-        Some(probe) => session.run_probed(inputs, &mut outputs, Some(probe))?,
-        None => session.run_into(inputs, &mut outputs)?,
-    }
-    Ok(began.elapsed())
 }
 
 impl Measured {
@@ -154,12 +138,15 @@ impl Measured {
             errors.sort_by(f64::total_cmp);
             Errors { errors, whole: (seconds.iter().sum::<f64>() + submission) / self.whole - 1.0 }
         });
-        let name = |path: Option<&std::ffi::OsStr>| path.map(|name| name.to_string_lossy().into_owned());
-        // References of the tests are all called model.onnx.
-        let stem = name(model.file_stem()).filter(|stem| stem != "model");
-        let stem = stem.or_else(|| name(model.parent().and_then(Path::file_name))).unwrap_or_default();
-        Check { model: stem, device: device.id.to_string(), whole: self.whole, known, held_out }
+        Check { model: name(model), device: device.id.to_string(), whole: self.whole, known, held_out }
     }
+}
+
+/// What a model's file is called; models that are all called model.onnx go by their folder.
+pub(super) fn name(path: &Path) -> String {
+    let name = |path: Option<&std::ffi::OsStr>| path.map(|name| name.to_string_lossy().into_owned());
+    let stem = name(path.file_stem()).filter(|stem| stem != "model");
+    stem.or_else(|| name(path.parent().and_then(Path::file_name))).unwrap_or_default()
 }
 
 fn shapes(program: &Program, node: &Node) -> String {

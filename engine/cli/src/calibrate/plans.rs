@@ -1,0 +1,255 @@
+//! What whole plans take beside what a profile says they do: the plan that the engine makes of all devices, each device alone, and plans that are cut anywhere.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero::comm::{Profile, Spread};
+use hetero::hal::DeviceInfo;
+use hetero::{HeteroEngine, Model, Placement, Plan, Session, Tensor};
+use serde_json::{Value, json};
+
+use crate::arguments::DeviceOptions;
+use crate::devices;
+use crate::failure::Result;
+use crate::tensors::{self, SplitMix};
+
+/// Runs of a plan, at least and at most.
+const RUNS: (usize, usize) = (3, 300);
+/// Pieces that a model is cut into for a plan that nobody would make, at least and at most.
+const PIECES: (u64, u64) = (2, 6);
+
+/// A plan with what runs it.
+struct Contender {
+    plan: Plan,
+    session: Arc<Session>,
+    inputs: Vec<Tensor>,
+    /// Seconds of each run.
+    times: Vec<Duration>,
+}
+
+impl Contender {
+    fn new(engine: &HeteroEngine, model: &Model) -> Result<Contender> {
+        let plan = engine.analyze_model(model)?;
+        let session = engine.session(&plan)?;
+        let inputs = tensors::inputs(&session, super::SEED)?;
+        super::warm_up(|| super::timed(&session, &inputs, None))?;
+        Ok(Contender { plan, session, inputs, times: Vec::new() })
+    }
+
+    fn run(&mut self) -> Result<Duration> {
+        let took = super::timed(&self.session, &self.inputs, None)?;
+        self.times.push(took);
+        Ok(took)
+    }
+
+    fn row(&self, kind: String) -> Row {
+        let schedule = self.plan.schedule();
+        let mut devices: Vec<String> = schedule.partitions.iter().map(|partition| partition.device.clone()).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        Row {
+            kind,
+            devices,
+            partitions: schedule.partitions.len(),
+            predicted: schedule.estimated_makespan,
+            measured: Spread::of(&self.times).map_or(0.0, |spread| spread.median),
+        }
+    }
+}
+
+/// A plan's latency, predicted and measured.
+struct Row {
+    kind: String,
+    devices: Vec<String>,
+    partitions: usize,
+    predicted: f64,
+    measured: f64,
+}
+
+impl Row {
+    /// Positive where too long was predicted.
+    fn error(&self) -> f64 {
+        self.predicted / self.measured - 1.0
+    }
+}
+
+/// A model's plans.
+pub(super) struct Plans {
+    model: String,
+    rows: Vec<Row>,
+    /// The device that is fastest alone, and the median of the ratios of its runs to the runs of the engine's plan beside them.
+    best: Option<(String, f64)>,
+}
+
+/// What is compared.
+pub(super) struct Comparison<'a> {
+    pub(super) devices: Vec<&'a DeviceInfo>,
+    pub(super) options: &'a DeviceOptions,
+    pub(super) profile: &'a Profile,
+    /// Plans that are cut anywhere.
+    pub(super) cuts: u32,
+    pub(super) seed: u64,
+    /// For each plan.
+    pub(super) seconds: Duration,
+}
+
+impl Comparison<'_> {
+    fn engine(&self, ids: &[String], placement: Option<Placement>) -> Result<HeteroEngine> {
+        let mut builder = HeteroEngine::builder().profile(self.profile.clone());
+        if let Some(bytes) = self.options.memory_limit {
+            builder = builder.memory_limit(bytes);
+        }
+        if let Some(placement) = placement {
+            builder = builder.place(placement);
+        }
+        let mut engine = builder.build();
+        let options = DeviceOptions { devices: ids.to_vec(), ..self.options.clone() };
+        devices::open(&mut engine, &options, |_| true)?;
+        Ok(engine)
+    }
+
+    /// Runs plans of a model.
+    pub(super) fn of(&self, path: &Path) -> Result<Plans> {
+        let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+        let ids: Vec<String> = self.devices.iter().map(|device| device.id.to_string()).collect();
+        let mut rows = Vec::new();
+        let mut best: Option<(f64, &String)> = None;
+        for id in &ids {
+            // A device that does not take all of it is none to compare with.
+            let Ok(mut alone) =
+                self.engine(std::slice::from_ref(id), None).and_then(|engine| Contender::new(&engine, &model))
+            else {
+                continue;
+            };
+            self.repeat(&mut [&mut alone])?;
+            let row = alone.row(format!("{id} alone"));
+            if best.is_none_or(|(seconds, _)| row.measured < seconds) {
+                best = Some((row.measured, id));
+            }
+            rows.push(row);
+        }
+        let mut planned = Contender::new(&self.engine(&ids, None)?, &model)?;
+        let best = match best {
+            Some((_, id)) => {
+                let mut alone = Contender::new(&self.engine(std::slice::from_ref(id), None)?, &model)?;
+                self.repeat(&mut [&mut alone, &mut planned])?;
+                let pairs = alone.times.iter().zip(&planned.times);
+                let mut ratios: Vec<f64> =
+                    pairs.map(|(alone, planned)| alone.as_secs_f64() / planned.as_secs_f64()).collect();
+                ratios.sort_by(f64::total_cmp);
+                ratios.get(ratios.len() / 2).map(|ratio| (id.clone(), *ratio))
+            }
+            None => {
+                self.repeat(&mut [&mut planned])?;
+                None
+            }
+        };
+        rows.push(planned.row("planned".to_owned()));
+        if ids.len() > 1 {
+            let mut random = SplitMix(self.seed);
+            for number in 1..=self.cuts {
+                let placement = cut(&planned.plan, &ids, &mut random)?;
+                match self.engine(&ids, Some(placement)).and_then(|engine| Contender::new(&engine, &model)) {
+                    Ok(mut contender) => {
+                        self.repeat(&mut [&mut contender])?;
+                        rows.push(contender.row(format!("cut {number}")));
+                    }
+                    Err(error) => eprintln!("{}: cut {number} is left out: {error}", path.display()),
+                }
+            }
+        }
+        Ok(Plans { model: super::models::name(path), rows, best })
+    }
+
+    /// Runs plans by turns, so that what the machine does meanwhile hits all of them.
+    fn repeat(&self, contenders: &mut [&mut Contender]) -> Result<()> {
+        let began = Instant::now();
+        let budget = self.seconds * u32::try_from(contenders.len()).unwrap_or(1);
+        for round in 0..RUNS.1 {
+            if round >= RUNS.0 && began.elapsed() >= budget {
+                break;
+            }
+            // None is always behind the same.
+            let first = round % contenders.len().max(1);
+            let (late, early) = contenders.split_at_mut(first);
+            for contender in early.iter_mut().chain(late) {
+                contender.run()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Pins all nodes, in pieces of the order of a plan: neighbours on different devices, and as many devices as there are pieces for.
+fn cut(plan: &Plan, devices: &[String], random: &mut SplitMix) -> Result<Placement> {
+    let names: Vec<&str> =
+        plan.schedule().partitions.iter().flat_map(|partition| partition.tasks.iter().map(String::as_str)).collect();
+    let mut below = |count: u64| random.next() % count.max(1);
+    let pieces = PIECES.0 + below(PIECES.1 - PIECES.0 + 1);
+    let mut ends: Vec<usize> = (1..pieces).map(|_| below(names.len() as u64) as usize).collect();
+    ends.push(names.len());
+    ends.sort_unstable();
+    let (mut begin, mut device) = (0, below(devices.len() as u64) as usize);
+    let mut pins: Vec<(&str, &String)> = Vec::new();
+    for end in ends {
+        pins.extend(names[begin..end].iter().map(|name| (*name, &devices[device])));
+        begin = end;
+        device = (device + 1 + below(devices.len() as u64 - 1) as usize) % devices.len();
+    }
+    // A pattern is matched with operators too, so a node that is named like one comes behind those that it would take along.
+    let operators: HashSet<&str> = plan.program().nodes().iter().map(|node| &*node.operator.name).collect();
+    pins.sort_by_key(|(name, _)| operators.contains(name));
+    let pin = |placement: Placement, (name, device): (&str, &String)| {
+        Ok(placement.pin(name, device.parse().map_err(hetero::Error::from)?))
+    };
+    pins.into_iter().try_fold(Placement::default(), pin)
+}
+
+impl Plans {
+    pub(super) fn heading() -> String {
+        format!(
+            "{:<16} {:<16} {:>10} {:>13} {:>12} {:>8}   devices",
+            "model", "plan", "partitions", "predicted, ms", "measured, ms", "error"
+        )
+    }
+
+    pub(super) fn lines(&self) -> Vec<String> {
+        let line = |row: &Row| {
+            format!(
+                "{:<16} {:<16} {:>10} {:>13.3} {:>12.3} {:>7.1}%   {}",
+                self.model,
+                row.kind,
+                row.partitions,
+                row.predicted * 1e3,
+                row.measured * 1e3,
+                row.error() * 100.0,
+                row.devices.join(", ")
+            )
+        };
+        let best = self.best.iter().map(|(id, ratio)| {
+            format!("{:<16} planned: {ratio:.3} times as fast as {id}, the best device alone, by turns", self.model)
+        });
+        self.rows.iter().map(line).chain(best).collect()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let row = |row: &Row| {
+            json!({
+                "plan": row.kind, "devices": row.devices, "partitions": row.partitions, "predicted": row.predicted,
+                "measured": row.measured, "error": row.error(),
+            })
+        };
+        let best = self.best.as_ref().map(|(id, ratio)| json!({ "device": id, "ratio": ratio }));
+        json!({ "model": self.model, "plans": self.rows.iter().map(row).collect::<Vec<_>>(), "best_alone": best })
+    }
+
+    /// Of all split plans, the median of the absolute errors, and the largest.
+    pub(super) fn summary(all: &[Plans]) -> Option<(usize, f64, f64)> {
+        let rows = all.iter().flat_map(|plans| &plans.rows).filter(|row| row.devices.len() > 1);
+        let mut errors: Vec<f64> = rows.map(|row| row.error().abs()).collect();
+        errors.sort_by(f64::total_cmp);
+        Some((errors.len(), *errors.get(errors.len() / 2)?, *errors.last()?))
+    }
+}
