@@ -6,13 +6,18 @@
 //!   time_limit_ms: 300          # what planning may take
 //!   batch_split_size: 128
 //!   tile_size: 512              # of matrix products; 0 cuts none
+//!   energy_budget: 2.5          # joules of a run
 //! device_params:
 //!   gpu_mem_threshold: 85%      # or 0.85
+//!   watts:                      # what devices spend while they compute
+//!     "cpu:0": 65
 //! ```
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
+use hetero_hal::DeviceId;
 use serde::Deserialize;
 
 use crate::Error;
@@ -35,7 +40,7 @@ pub struct ConfigError {
 pub struct Config {
     /// How work is divided.
     pub scheduling: Scheduling,
-    /// Limits of devices.
+    /// Devices: their limits, and what they spend.
     pub device_params: DeviceParams,
 }
 
@@ -55,6 +60,9 @@ pub struct Scheduling {
     /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512
     /// where devices do not all share one processor, else 0.
     pub tile_size: Option<usize>,
+    /// Joules that the nodes of a run may spend together, by [`CostModel::joules`](crate::CostModel::joules) or [`DeviceParams::watts`]. `None` sets no limit.
+    #[serde(deserialize_with = "joules")]
+    pub energy_budget: Option<f64>,
 }
 
 /// What the planner optimises.
@@ -92,13 +100,37 @@ impl Strategy {
     }
 }
 
-/// Limits of devices.
+/// Devices: their limits, and what they spend.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceParams {
     /// Share of a device's memory that plans may use, above 0 and at most 1; written `85%` or `0.85`. `None` means all of it.
     #[serde(deserialize_with = "share")]
     pub gpu_mem_threshold: Option<f64>,
+    /// Watts that devices spend while they compute, by id, for [`Scheduling::energy_budget`].
+    #[serde(deserialize_with = "watts")]
+    pub watts: BTreeMap<String, f64>,
+}
+
+fn joules<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    match f64::deserialize(deserializer)? {
+        value if value.is_finite() && value >= 0.0 => Ok(Some(value)),
+        value => Err(serde::de::Error::custom(format!("energy_budget is {value}; it must be a number of joules"))),
+    }
+}
+
+fn watts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let written = BTreeMap::<String, f64>::deserialize(deserializer)?;
+    let named = |(device, watts): (String, f64)| {
+        let wrong = |reason: &str| serde::de::Error::custom(format!("watts of '{device}': {reason}"));
+        let id = device.parse::<DeviceId>().map_err(|_| wrong("that is no device's id, such as cpu:0"))?;
+        if watts.is_finite() && watts >= 0.0 {
+            Ok((id.to_string(), watts))
+        } else {
+            Err(wrong(&format!("{watts} is no number of watts")))
+        }
+    };
+    written.into_iter().map(named).collect()
 }
 
 fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
@@ -132,14 +164,16 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 }
 
 /// Every name that may stand in a configuration.
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 11] = [
     "scheduling",
     "strategy",
     "time_limit_ms",
     "batch_split_size",
     "tile_size",
+    "energy_budget",
     "device_params",
     "gpu_mem_threshold",
+    "watts",
     "latency_aware",
     "throughput",
 ];
@@ -201,6 +235,9 @@ mod tests {
         let config = Config::parse(whole, "c").unwrap();
         assert_eq!(config.scheduling.time_limit, Some(Duration::from_millis(50)));
         assert_eq!((config.scheduling.strategy, config.scheduling.batch_split_size), (Strategy::Throughput, Some(128)));
+        let energy = "scheduling:\n  energy_budget: 2\ndevice_params:\n  watts:\n    \"cpu:0\": 65\n";
+        let config = Config::parse(energy, "c").unwrap();
+        assert_eq!((config.scheduling.energy_budget, config.device_params.watts["cpu:0"]), (Some(2.0), 65.0));
         assert_eq!(Config::parse("# nothing\n\n", "c").unwrap(), Config::default());
     }
 
@@ -218,6 +255,9 @@ mod tests {
         }
         assert!(error("scheduling:\n  batch_split_size: 0\n").message.contains("positive"));
         assert!(error("scheduling:\n  time_limit_ms: -5\n").message.contains("from 0 to 3600000"));
+        assert!(error("scheduling:\n  energy_budget: -5\n").message.contains("joules"));
+        assert!(error("device_params:\n  watts:\n    cpu:x: 5\n").message.contains("'cpu:x'"));
+        assert!(error("device_params:\n  watts:\n    \"cpu:0\": -5\n").message.contains("'cpu:0'"));
         assert!(error("scheduling: [1, 2\n").line >= 1);
         assert!(Config::parse("7", "c").is_err());
     }

@@ -536,7 +536,14 @@ impl HeteroEngine {
             lost.iter().map(|(device, _)| *device).collect()
         };
         let memory: Vec<Option<u64>> = self.devices.iter().map(|device| self.memory_limit(&**device)).collect();
-        let constraints = Constraints { denied, lost: &lost, placement: &self.placement, memory: &memory };
+        let constraints = Constraints {
+            denied,
+            lost: &lost,
+            placement: &self.placement,
+            memory: &memory,
+            energy: self.config.scheduling.energy_budget,
+            watts: &self.config.device_params.watts,
+        };
         lower::problem(program, &self.devices, &self.topology, &*self.costs, &constraints)
     }
 

@@ -32,6 +32,16 @@ pub enum Error {
         /// Why not, and what there is instead.
         reason: String,
     },
+    /// There is a budget of energy, and nothing says what a device spends.
+    #[error(
+        "the energy budget of {budget} J cannot be kept: nothing says what {device} spends; set its device_params.watts"
+    )]
+    UnknownEnergy {
+        /// The device's id.
+        device: String,
+        /// Joules.
+        budget: f64,
+    },
     /// A configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),

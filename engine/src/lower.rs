@@ -1,6 +1,6 @@
 //! From programs to tasks: what each node costs on each device, and what passes between nodes.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use hetero_hal::{
@@ -22,6 +22,11 @@ pub trait CostModel: Send + Sync {
             program.nodes().get(id.index()).map_or(0.0, |node| self.seconds(program, node, device, quality))
         };
         nodes.iter().map(of).collect()
+    }
+
+    /// Joules that the node spends on a device in so many seconds; `None` where nothing is known, and then the configured watts count.
+    fn joules(&self, _program: &Program, _node: &Node, _device: &DeviceInfo, _seconds: f64) -> Option<f64> {
+        None
     }
 
     /// By what share the seconds of a plan may be off, such as 0.25: no plan leaves the fastest device for a smaller gain than that.
@@ -87,6 +92,10 @@ pub(crate) struct Constraints<'a> {
     pub(crate) placement: &'a Placement,
     /// Bytes that each device may hold, by its position.
     pub(crate) memory: &'a [Option<u64>],
+    /// Joules that all nodes may spend together.
+    pub(crate) energy: Option<f64>,
+    /// Watts of devices, by id.
+    pub(crate) watts: &'a BTreeMap<String, f64>,
 }
 
 /// What computes for devices that have no chip of their own: emulators, and drivers of the host's processor.
@@ -99,6 +108,26 @@ fn target(info: &DeviceInfo, memory: Option<u64>) -> Target {
         Some(bytes) => target.with_memory(bytes),
         None => target,
     }
+}
+
+/// Joules of a node on each device, where something is known of all that take it; nothing without a budget.
+fn energy(
+    program: &Program,
+    node: &Node,
+    seconds: &[Option<f64>],
+    devices: &[Arc<dyn Device>],
+    costs: &dyn CostModel,
+    constraints: &Constraints<'_>,
+) -> Result<Vec<f64>> {
+    let Some(budget) = constraints.energy else { return Ok(Vec::new()) };
+    let joules = |(device, seconds): (&Arc<dyn Device>, &Option<f64>)| {
+        let info = device.info();
+        let Some(seconds) = *seconds else { return Ok(0.0) };
+        let watts = || constraints.watts.get(&info.id.to_string()).map(|watts| watts * seconds);
+        let known = costs.joules(program, node, info, seconds).or_else(watts);
+        known.ok_or_else(|| Error::UnknownEnergy { device: info.id.to_string(), budget })
+    };
+    devices.iter().zip(seconds).map(joules).collect()
 }
 
 /// Bytes of the constants that each node is the first to use: its device holds them as long as the plan stands.
@@ -153,7 +182,8 @@ pub(crate) fn problem(
     let mut tasks = Vec::with_capacity(rows.len());
     let mut groups = crate::passes::tile::groups(program);
     for (((id, node), seconds), bytes) in program.node_ids().zip(rows).zip(held(program)) {
-        let task = Task::new(&*node.name, seconds).with_memory(bytes);
+        let joules = energy(program, node, &seconds, devices, costs, constraints)?;
+        let task = Task::new(&*node.name, seconds).with_memory(bytes).with_energy(joules);
         // A pinned one stays where it is.
         let group = groups.remove(&id).filter(|_| constraints.placement.device_of(node).is_none());
         let added = graph.task(match group {
@@ -174,7 +204,11 @@ pub(crate) fn problem(
             graph.edge(tasks[producer.index()], tasks[reader.index()], bytes)?;
         }
     }
-    Ok(Problem::new(graph.build()?, targets)?)
+    let problem = Problem::new(graph.build()?, targets)?;
+    Ok(match constraints.energy {
+        Some(joules) => problem.with_energy_budget(joules)?,
+        None => problem,
+    })
 }
 
 /// Leaves of a node's costs the one on the device that it is pinned to.

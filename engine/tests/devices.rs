@@ -8,7 +8,7 @@ mod null;
 use std::sync::Arc;
 
 use hetero::hal::{DType, DeviceInfo, Graph, Node, Operator, Program, Quality, TensorType, Value, ValueId};
-use hetero::{CostModel, DeviceOptions, Error, HeteroEngine, Model, Tensor};
+use hetero::{Config, CostModel, DeviceOptions, Error, HeteroEngine, Model, Tensor};
 use null::NullDriver;
 
 /// x -> Exp -> Relu -> Neg -> Identity -> y, over four floats.
@@ -83,6 +83,31 @@ fn one_plan_runs_over_three_devices_and_reads_back_from_json() {
             assert!((a - b).abs() < 1e-6);
         }
     }
+}
+
+/// Null devices are faster here and spend more: a budget keeps nodes from them, and one that nobody can keep is an error.
+#[test]
+fn a_budget_of_energy_is_kept_by_the_watts_of_devices() {
+    let plan = |budget: f64, watts: &[(&str, f64)]| {
+        let mut config = Config::default();
+        config.scheduling.energy_budget = Some(budget);
+        config.device_params.watts = watts.iter().map(|&(id, watts)| (id.to_owned(), watts)).collect();
+        let builder = HeteroEngine::builder().driver(Arc::new(NullDriver)).cost_model(Arc::new(NullIsFree));
+        let mut engine = builder.config(config).build();
+        for id in ["cpu:0", "null:1"] {
+            engine.add_device(id, DeviceOptions::default()).unwrap();
+        }
+        engine.analyze_model(&model())
+    };
+    // 40 J on cpu:0 alone; one of the two that null:1 takes spends 100 J there in a second, the other nothing.
+    let watts = [("cpu:0", 1.0), ("null:1", 100.0)];
+    let of = |budget: f64, node: &str| plan(budget, &watts).unwrap().placement()[node].to_owned();
+    assert_eq!((of(1000.0, "relu"), of(1000.0, "identity")), ("null:1".to_owned(), "null:1".to_owned()));
+    assert_eq!((of(50.0, "relu"), of(50.0, "identity")), ("cpu:0".to_owned(), "null:1".to_owned()));
+    let least = plan(29.0, &watts).err().unwrap().to_string();
+    assert!(least.contains("29"), "{least}");
+    let unknown = plan(50.0, &watts[..1]).err().unwrap();
+    assert!(matches!(&unknown, Error::UnknownEnergy { device, .. } if device == "null:1"), "{unknown}");
 }
 
 #[test]

@@ -124,6 +124,7 @@ pub(crate) fn summary(plan: &Plan) {
     if !plan.assumed().is_empty() {
         println!("    open dimensions taken as 1: {}", plan.assumed().join(", "));
     }
+    plan.notes().iter().for_each(|note| println!("    {note}"));
 }
 
 /// What passes between devices, for `--json`.
@@ -135,6 +136,17 @@ fn edges(report: &hetero::Report) -> Value {
         })
     };
     report.edges.iter().map(edge).collect()
+}
+
+/// What devices did of groups of tiles, for `--json`.
+fn tiles(report: &hetero::Report) -> Value {
+    let share = |share: &hetero::TileShare| {
+        json!({
+            "group": share.group, "device": share.device, "planned": share.planned, "done": share.done,
+            "stolen": share.stolen,
+        })
+    };
+    report.tiles.iter().map(share).collect()
 }
 
 /// What moved, and what passes between devices in a run.
@@ -325,6 +337,8 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
                 "placement": report.placement,
                 "moved": report.moved,
                 "edges": edges(&report),
+                "tiles": tiles(&report),
+                "notes": plan.notes(),
                 "assumed_one": plan.assumed(),
                 "bound_as_constants": fixed,
                 "outputs": described.collect::<Vec<_>>(),
