@@ -303,11 +303,9 @@ fn a_calibration_is_kept_and_planned_with() {
     assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--profile", "absent.json"]).0, 1);
 }
 
-/// A whole network that goes on without the OpenCL device that it is planned on.
-#[test]
+/// Puts a network into the folder, and says whether there is an OpenCL device to run it on; there has to be one where drivers are required.
 #[cfg(feature = "opencl")]
-fn a_network_goes_on_without_a_lost_device() {
-    let folder = Folder::new("lost");
+fn digits_for_opencl(folder: &Folder) -> bool {
     let drivers = folder.json(&["check", "--compatibility", "--json"]);
     let usable = drivers["drivers"]
         .as_array()
@@ -317,9 +315,51 @@ fn a_network_goes_on_without_a_lost_device() {
     if !usable {
         assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{drivers}");
         eprintln!("skipped: there is no OpenCL device");
-        return;
     }
     std::fs::write(folder.0.join("digits.onnx"), include_bytes!("../../../examples/digits/digits.onnx")).unwrap();
+    usable
+}
+
+/// With several devices, a check runs whole plans too: each device alone, the engine's own, and cuts, which are the seed's.
+#[test]
+#[cfg(feature = "opencl")]
+fn a_check_runs_whole_plans() {
+    let folder = Folder::new("plans");
+    if !digits_for_opencl(&folder) {
+        return;
+    }
+    let both = ["--device", "cpu:0", "--device", "opencl:0", "--seconds", "1", "--json"];
+    folder.json(&[&["calibrate", "digits.onnx"][..], &both].concat());
+    let check = |seed: &str| {
+        let arguments = ["calibrate", "--check", "digits.onnx", "--cuts", "3", "--seed", seed];
+        folder.json(&[&arguments[..], &both].concat())
+    };
+    let report = check("5");
+    let plans = report["plans"][0]["plans"].as_array().unwrap();
+    let names: Vec<&str> = plans.iter().map(|plan| plan["plan"].as_str().unwrap()).collect();
+    assert_eq!(names, ["cpu:0 alone", "opencl:0 alone", "planned", "cut 1", "cut 2", "cut 3"]);
+    for plan in plans {
+        assert!(plan["predicted"].as_f64().unwrap() > 0.0 && plan["measured"].as_f64().unwrap() > 0.0, "{plan}");
+    }
+    assert!(plans[3..].iter().any(|plan| plan["devices"].as_array().unwrap().len() == 2), "{plans:?}");
+    assert!(report["plans"][0]["best_alone"]["ratio"].as_f64().unwrap() > 0.0);
+    let cuts = |report: &serde_json::Value| -> Vec<u64> {
+        report["plans"][0]["plans"].as_array().unwrap()[3..]
+            .iter()
+            .map(|plan| plan["partitions"].as_u64().unwrap())
+            .collect()
+    };
+    assert_eq!(cuts(&report), cuts(&check("5")));
+}
+
+/// A whole network that goes on without the OpenCL device that it is planned on.
+#[test]
+#[cfg(feature = "opencl")]
+fn a_network_goes_on_without_a_lost_device() {
+    let folder = Folder::new("lost");
+    if !digits_for_opencl(&folder) {
+        return;
+    }
     let base = ["run", "digits.onnx", "--random", "1", "--repeat", "4", "--device", "cpu:0", "--device", "opencl:0"];
     let pinned = [&base[..], &["--place", "Conv*=opencl:0"]].concat();
     let whole = folder.json(&[&pinned[..], &["--json"]].concat());
