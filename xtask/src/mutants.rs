@@ -80,7 +80,7 @@ const MUTANTS: [Mutant; 34] = [
     ),
     mutant(
         "per-channel factors",
-        "backends/cpu/src/lower.rs",
+        "backends/cpu/src/lower/survey.rs",
         "Some((ones(), negated(&constant)))",
         "Some((ones(), constant))",
     ),

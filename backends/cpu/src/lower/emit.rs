@@ -1,0 +1,190 @@
+//! The second pass: steps in order, and a reordering wherever a value is needed in a layout in which it is not there.
+
+use hetero_hal::{Error, Result, ValueId};
+
+use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
+use crate::image::{Halo, Layout};
+use crate::kernels::affine::Affine;
+use crate::kernels::elementwise;
+use crate::kernels::reorder::Reorder;
+
+impl Lowering<'_> {
+    /// The halo that all readers of a value together want: none unless all are convolutions that read it blocked.
+    fn halo_of(&self, value: ValueId) -> Halo {
+        if self.is_output[value.index()] {
+            return Halo::NONE;
+        }
+        let mut halo = Halo::NONE;
+        for &reader in &self.consumers[value.index()] {
+            match self.halos.get(&reader) {
+                Some(&wanted) if self.input(reader, 0) == Some(value) => halo = halo.union(wanted),
+                _ => return Halo::NONE,
+            }
+        }
+        halo
+    }
+
+    /// The value in a layout; where it is not there, a step that makes it.
+    pub(super) fn want(&mut self, node: usize, value: ValueId, layout: Layout) -> Result<Form> {
+        let there = self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).clone();
+        if there.contains(&layout) {
+            return Ok(Form { value, layout });
+        }
+        if let Layout::Blocked(wanted) = layout {
+            let wide =
+                there.iter().find(|layout| matches!(layout, Layout::Blocked(halo) if halo.union(wanted) == *halo));
+            if let (Some(&layout), true) = (wide, wanted != Halo::NONE) {
+                return Ok(Form { value, layout });
+            }
+        }
+        let from = there.last().copied().unwrap_or(Layout::Plain);
+        let image = |layout: Layout| match layout {
+            Layout::Plain => Ok((self.image(value, Halo::NONE)?, false)),
+            Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
+        };
+        let recipe = Recipe::Reorder(Reorder::new(self.isa, image(from)?, image(layout)?));
+        self.drafts.push(Draft {
+            node,
+            nodes: vec![],
+            recipe,
+            inputs: vec![Some(Form { value, layout: from })],
+            outputs: vec![Some(Form { value, layout })],
+        });
+        self.there.entry(value).or_default().push(layout);
+        Ok(Form { value, layout })
+    }
+
+    pub(super) fn made(&mut self, form: Form) {
+        self.there.insert(form.value, vec![form.layout]);
+    }
+
+    pub(super) fn emit(&mut self, node: usize) -> Result<()> {
+        if let Some(chain) = self.chains.remove(&node) {
+            return self.emit_chain(node, chain);
+        }
+        if let Some(members) = self.clusters.remove(&node) {
+            return self.emit_cluster(node, members);
+        }
+        if self.absorbed[node] {
+            return Ok(());
+        }
+        let output = self.node(node).outputs.first().copied().flatten();
+        if let Some(output) = output.filter(|id| self.blocked[id.index()]) {
+            return self.emit_blocked(node, output);
+        }
+        // Behind the inputs stand the values that subgraphs capture; see `kernels::oracle`.
+        let operands = self.node(node).inputs.clone();
+        let captured: Vec<_> = self.node(node).uses().skip(operands.iter().flatten().count()).map(Some).collect();
+        let mut inputs = Vec::with_capacity(operands.len() + captured.len());
+        for id in operands.into_iter().chain(captured) {
+            inputs.push(id.map(|id| self.want(node, id, Layout::Plain)).transpose()?);
+        }
+        let outputs: Vec<_> = self.node(node).outputs.iter().map(|id| id.map(Form::plain)).collect();
+        for form in outputs.iter().flatten() {
+            self.made(*form);
+        }
+        self.drafts.push(Draft { node, nodes: vec![node], recipe: Recipe::Node, inputs, outputs });
+        Ok(())
+    }
+
+    fn emit_chain(&mut self, node: usize, chain: Chain) -> Result<()> {
+        let blocked = self.blocked[chain.output.index()];
+        let halo = if blocked && chain.addend.is_none() { self.halo_of(chain.output) } else { Halo::NONE };
+        let layout = if blocked { Layout::Blocked(halo) } else { Layout::Plain };
+        let output = Form { value: chain.output, layout };
+        let source = match chain.kind {
+            ChainKind::Conv { .. } => self.input(chain.head, 0),
+            ChainKind::Affine { .. } => {
+                let inputs = self.node(chain.head).inputs.iter().flatten().copied();
+                inputs.into_iter().find(|id| self.program.values()[id.index()].constant.is_none())
+            }
+        };
+        let source = source.ok_or_else(|| Error::internal("a chain has no input"))?;
+        let (recipe, mut inputs) = match chain.kind {
+            ChainKind::Conv { geometry, weights, finish, pooled } => {
+                let wanted = self.halos.get(&chain.head).copied();
+                let input = match wanted {
+                    Some(halo) => {
+                        // A plain value is reordered once for all its readers.
+                        let all = self.halo_of(source);
+                        let halo = if halo.union(all) == all { all } else { halo };
+                        self.want(node, source, Layout::Blocked(halo))?
+                    }
+                    None => self.want(node, source, Layout::Plain)?,
+                };
+                let of = |layout: Layout| match layout {
+                    Layout::Plain => None,
+                    Layout::Blocked(halo) => Some(halo),
+                };
+                let (from, to) = (of(input.layout), of(layout));
+                if let (Some(between), Some(halo)) = (pooled, to) {
+                    let (between, output) = (self.image(between, Halo::NONE)?, self.image(chain.output, halo)?);
+                    let geometry = *geometry;
+                    (Recipe::ConvPool { geometry, input: from, between, output, weights, finish }, vec![Some(input)])
+                } else {
+                    let recipe = Recipe::Conv {
+                        geometry: *geometry,
+                        input: from,
+                        output: to,
+                        weights,
+                        finish,
+                        filters: self.filters,
+                    };
+                    (recipe, vec![Some(input)])
+                }
+            }
+            ChainKind::Affine { scale, shift, clamp } => {
+                let from = if blocked { Layout::Blocked(Halo::NONE) } else { Layout::Plain };
+                let input = self.want(node, source, from)?;
+                let halo = |layout: Layout| match layout {
+                    Layout::Plain => Halo::NONE,
+                    Layout::Blocked(halo) => halo,
+                };
+                let images = (self.image(source, halo(input.layout))?, self.image(chain.output, halo(layout))?);
+                let affine = Affine::new(self.isa, images, blocked, scale, shift, clamp);
+                (Recipe::Affine(affine), vec![Some(input)])
+            }
+        };
+        if let Some(addend) = chain.addend {
+            inputs.push(Some(self.want(node, addend, layout)?));
+        }
+        self.made(output);
+        self.drafts.push(Draft { node, nodes: chain.nodes, recipe, inputs, outputs: vec![Some(output)] });
+        Ok(())
+    }
+
+    fn emit_blocked(&mut self, node: usize, output: ValueId) -> Result<()> {
+        let site = self.site(node);
+        let flat = Layout::Blocked(Halo::NONE);
+        let name = &*site.operator().name;
+        let pool = matches!(name, "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool");
+        let unary = if pool { None } else { elementwise::unary(site)? };
+        let count = if pool || unary.is_some() { 1 } else { self.node(node).inputs.len() };
+        let mut inputs = Vec::with_capacity(count);
+        for id in self.node(node).inputs.iter().take(count).flatten() {
+            inputs.push(Some(self.want(node, *id, flat)?));
+        }
+        let halo = if pool { self.halo_of(output) } else { Halo::NONE };
+        let form = Form { value: output, layout: Layout::Blocked(halo) };
+        let recipe = if pool {
+            let source = self.input(node, 0).ok_or_else(|| Error::internal("a pooling has no input"))?;
+            Recipe::Pool { input: self.image(source, Halo::NONE)?, output: self.image(output, halo)? }
+        } else if let Some(function) = unary {
+            Recipe::Unary(function)
+        } else if name == "Concat" {
+            let mut blocks = Vec::with_capacity(count);
+            for form in inputs.iter().flatten() {
+                let image = self.image(form.value, Halo::NONE)?;
+                blocks.push(image.blocks() * image.plane() * size_of::<f32>());
+            }
+            let rows = self.image(output, Halo::NONE)?.batch;
+            Recipe::Concat { rows, blocks }
+        } else {
+            let function = elementwise::binary(site).ok_or_else(|| Error::internal("no function of two operands"))?;
+            Recipe::Pairwise(function)
+        };
+        self.made(form);
+        self.drafts.push(Draft { node, nodes: vec![node], recipe, inputs, outputs: vec![Some(form)] });
+        Ok(())
+    }
+}
