@@ -14,7 +14,7 @@ pub enum Family {
     MatrixProduct,
     /// Pooling, over windows or everything.
     Pooling,
-    /// Functions of single elements, broadcast ones too.
+    /// Functions of single elements, broadcast ones too: an element of the output depends on no other ones of the inputs than those at its place.
     Elementwise,
     /// Reductions, and softmax, which is made of two.
     Reduction,

@@ -1,7 +1,7 @@
 //! Batches: a program that keeps the rows of its batch apart becomes several that do some of the rows each.
 //!
 //! Inputs are sliced along axis 0, every node is done once for each part, and the outputs are concatenated: standard operators all. Which
-//! operators keep rows apart is a short list, and what is not on it is not split.
+//! operators keep rows apart is known of element-wise ones and a short list; what is on neither is not split.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,72 +9,8 @@ use std::sync::Arc;
 use hetero_hal::{Dim, Graph, Node, Program, ProgramValue, Result, Value, ValueId};
 
 use super::{Pass, PassContext, build};
+use crate::Family;
 
-/// Functions of single elements of their first input; the others are numbers or constants for all rows.
-const UNARY: [&str; 40] = [
-    "Abs",
-    "Neg",
-    "Sign",
-    "Relu",
-    "Ceil",
-    "Floor",
-    "Round",
-    "Sqrt",
-    "Reciprocal",
-    "Exp",
-    "Log",
-    "Sin",
-    "Cos",
-    "Tan",
-    "Asin",
-    "Acos",
-    "Atan",
-    "Sinh",
-    "Cosh",
-    "Tanh",
-    "Erf",
-    "Sigmoid",
-    "HardSigmoid",
-    "HardSwish",
-    "Softplus",
-    "Softsign",
-    "Elu",
-    "Celu",
-    "Selu",
-    "LeakyRelu",
-    "ThresholdedRelu",
-    "Mish",
-    "Gelu",
-    "Shrink",
-    "Clip",
-    "Cast",
-    "Not",
-    "Identity",
-    "IsNaN",
-    "IsInf",
-];
-/// Functions of elements of several inputs, broadcast.
-const BROADCAST: [&str; 19] = [
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Pow",
-    "PRelu",
-    "Sum",
-    "Mean",
-    "Max",
-    "Min",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "And",
-    "Or",
-    "Xor",
-    "Where",
-];
 /// What works on each row of its first input by itself, with the same weights for all.
 const ROWS: [&str; 10] = [
     "Conv",
@@ -164,9 +100,8 @@ impl<'a> Rows<'a> {
         };
         let single = node.outputs.iter().flatten().count() == 1;
         Some(match name {
-            _ if UNARY.contains(&name) => self.first_only(node),
             _ if ROWS.contains(&name) => self.first_only(node) && rank >= 2 && single,
-            _ if BROADCAST.contains(&name) => {
+            _ if Family::of(operator) == Some(Family::Elementwise) => {
                 let out = node.outputs.iter().flatten().next()?;
                 let rank = self.program.values().get(out.index())?.shape.len();
                 let all: Vec<_> = (0..node.inputs.len()).filter_map(|position| self.value(node, position)).collect();
@@ -181,6 +116,7 @@ impl<'a> Rows<'a> {
                 self.first_only(node) && axis("axis", default)? >= 1
             }
             "LayerNormalization" => self.first_only(node) && single && axis("axis", -1)? >= 1,
+            "Identity" => self.first_only(node),
             "Flatten" => self.first_only(node) && axis("axis", 1)? == 1,
             "Transpose" => self.first_only(node) && operator.ints("perm").ok()??.first() == Some(&0),
             "Concat" => {
