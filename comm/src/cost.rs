@@ -109,13 +109,15 @@ impl Profile {
         Edge { latency: Duration::try_from_secs_f64(latency).ok(), bandwidth, ..edge }
     }
 
-    /// Fills in the edges between these devices, as [`Profile::edge`] does, and says for which of them the profile could be used. Edges of one that
+    /// Fills in the edges between these devices and between them and the host ([`host_id`](crate::host_id)), as [`Profile::edge`] does, and says for which of them the profile could be used. Edges of one that
     /// it does not fit stay as they are.
     pub fn apply(&self, devices: &[&DeviceInfo], topology: &mut Topology) -> Vec<(DeviceId, Usability)> {
         let said: Vec<_> = devices.iter().map(|info| (info.id.clone(), self.usability(info))).collect();
         let usable = || said.iter().filter(|(_, usability)| *usability == Usability::Fits).map(|(id, _)| id);
-        for from in usable() {
-            for to in usable().filter(|to| *to != from) {
+        let host = crate::host_id();
+        let ends = || usable().chain([&host]);
+        for from in ends() {
+            for to in ends().filter(|to| *to != from) {
                 let edge = self.edge(from, to, topology.edge(from, to));
                 topology.insert(from.clone(), to.clone(), edge);
             }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use hetero_hal::{
-    Device, DeviceInfo, Dim, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
+    Device, DeviceInfo, Dim, Edge, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
+    ValueId,
 };
 use hetero_scheduler::{Device as Target, DeviceId as TargetId, Devices, Link, Problem, Task, TaskGraph};
 
@@ -58,7 +59,7 @@ fn ty(value: &ProgramValue) -> TensorType {
 #[must_use]
 pub fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
     let Some(definition) = operators.find(&node.operator) else { return 0 };
-    let of = |id: &hetero_hal::ValueId| program.values().get(id.index()).map(ty);
+    let of = |id: &ValueId| program.values().get(id.index()).map(ty);
     let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().and_then(of)).collect();
     let outputs: Vec<TensorType> = node.outputs.iter().map(|id| id.as_ref().and_then(of).unwrap_or_default()).collect();
     (definition.flops)(&node.operator, &inputs, &outputs)
@@ -140,6 +141,51 @@ fn held(program: &Program) -> Vec<u64> {
     program.nodes().iter().map(&mut of).collect()
 }
 
+/// What a node gets from the caller, and gives back: whether it is the first that does, and the bytes that no other node before it did.
+#[derive(Clone, Copy, Default)]
+struct Outside {
+    begins: bool,
+    read: u64,
+    ends: bool,
+    written: u64,
+}
+
+impl Outside {
+    /// Of each node. A run gets all inputs at once, and all outputs.
+    fn of(program: &Program) -> Vec<Outside> {
+        let mut all = vec![Outside::default(); program.nodes().len()];
+        let bytes = |id: &ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes() as u64);
+        let mut unread: HashSet<ValueId> = program.inputs().iter().copied().collect();
+        let mut begun = false;
+        for (node, outside) in program.nodes().iter().zip(&mut all) {
+            for id in node.uses().filter(|id| unread.remove(id)) {
+                outside.begins |= !begun;
+                begun = true;
+                outside.read = outside.read.saturating_add(bytes(&id));
+            }
+        }
+        let producers = program.producers();
+        let made = program.outputs().iter().filter_map(|id| Some((producers.get(id.index()).copied().flatten()?, id)));
+        let made: Vec<(NodeId, &ValueId)> = made.collect();
+        for (node, id) in &made {
+            all[node.index()].written = all[node.index()].written.saturating_add(bytes(id));
+        }
+        if let Some(last) = made.iter().map(|(node, _)| node.index()).max() {
+            all[last].ends = true;
+        }
+        all
+    }
+
+    /// Seconds of handing over, by the ways from the host and to it; nothing where these were not measured.
+    fn seconds(self, to: Edge, from: Edge) -> f64 {
+        let way = |counts: bool, bytes: u64, edge: Edge| {
+            let latency = edge.latency.filter(|_| counts).map_or(0.0, |latency| latency.as_secs_f64());
+            latency + edge.bandwidth.map_or(0.0, |bandwidth| bytes as f64 / bandwidth)
+        };
+        way(self.begins, self.read, to) + way(self.ends, self.written, from)
+    }
+}
+
 /// The scheduling problem of a program on some devices. Tasks are the nodes, in order.
 ///
 /// # Errors
@@ -163,7 +209,13 @@ pub(crate) fn problem(
             }
         }
     }
-    for (node, row) in program.nodes().iter().zip(&mut rows) {
+    let host = hetero_comm::host_id();
+    let ways = devices.iter().map(|device| &device.info().id);
+    let ways: Vec<(Edge, Edge)> = ways.map(|id| (topology.edge(&host, id), topology.edge(id, &host))).collect();
+    for ((node, row), outside) in program.nodes().iter().zip(&mut rows).zip(Outside::of(program)) {
+        for (seconds, &(to, from)) in row.iter_mut().zip(&ways) {
+            *seconds = seconds.map(|seconds| seconds + outside.seconds(to, from));
+        }
         pin(node, row, devices, constraints)?;
     }
     let memory = |number: usize| constraints.memory.get(number).copied().flatten();

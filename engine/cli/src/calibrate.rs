@@ -71,10 +71,10 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
     }
     for (model, device) in pairs(&engine, options) {
         spinner.say(format!("measuring {} on {}", model.display(), device.id));
-        let Some(own) = profile.devices.iter_mut().find(|own| own.id == device.id) else { continue };
-        let submission = own.submission.map_or(0.0, |spread| spread.median);
-        match models::measure(model, device, &options.devices, seconds / 10, submission) {
-            Ok(measured) => own.take_nodes(measured.nodes()),
+        let measured = models::measure(model, device, &options.devices, seconds / 10, &profile);
+        let own = profile.devices.iter_mut().find(|own| own.id == device.id);
+        match measured {
+            Ok(measured) => own.into_iter().for_each(|own| own.take_nodes(measured.nodes())),
             Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
         }
     }
@@ -125,8 +125,7 @@ fn check(
     let mut checks = Vec::new();
     for (model, device) in pairs(engine, options) {
         spinner.say(format!("measuring {} on {}", model.display(), device.id));
-        let submission = profile.device(&device.id).and_then(|own| own.submission).map_or(0.0, |spread| spread.median);
-        match models::measure(model, device, &options.devices, seconds, submission) {
+        match models::measure(model, device, &options.devices, seconds, profile) {
             Ok(measured) => checks.push(measured.check(model, device, profile)),
             Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
         }

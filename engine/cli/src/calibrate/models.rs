@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hetero::comm::{NodeProfile, Profile, Spread};
-use hetero::hal::{DeviceInfo, Node, NodeId, Probe, Program, Quality};
+use hetero::comm::{NodeProfile, Profile, Spread, host_id};
+use hetero::hal::{DeviceId, DeviceInfo, Edge, Node, NodeId, Probe, Program, Quality, ValueId};
 use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan};
 use hetero_reference::Standard;
 use serde_json::{Value, json};
@@ -34,7 +34,7 @@ pub(super) struct Measured {
     /// What the device says of each node.
     qualities: Vec<Quality>,
     parts: Vec<Part>,
-    /// Seconds of a run as it is, a submission included.
+    /// Seconds of a run as it is.
     whole: f64,
 }
 
@@ -44,7 +44,7 @@ pub(super) fn measure(
     device: &DeviceInfo,
     options: &DeviceOptions,
     seconds: Duration,
-    submission: f64,
+    profile: &Profile,
 ) -> Result<Measured> {
     let mut engine = HeteroEngine::new()?;
     devices::add(&mut engine, &DeviceOptions { devices: vec![device.id.to_string()], ..options.clone() })?;
@@ -71,7 +71,7 @@ pub(super) fn measure(
         return Err(Failure::failed(format!("{} does not tell what its kernels take", device.id)));
     }
     // A device that is asked about each kernel waits for each; what that takes is spread over all.
-    let share = (whole - submission).max(whole / 20.0) / told;
+    let share = (whole - outside(profile, device, &plan)).max(whole / 20.0) / told;
     for part in &mut parts {
         part.seconds.median *= share;
         part.seconds.deviation *= share;
@@ -81,6 +81,22 @@ pub(super) fn measure(
         claim.nodes.iter().for_each(|id| qualities[id.index()] = claim.quality.clone());
     }
     Ok(Measured { plan, qualities, parts, whole })
+}
+
+/// Seconds of a run that are of no node: what a device takes to get the inputs from the host and to hand the outputs over; where that was not measured, to be
+/// given anything to do.
+fn outside(profile: &Profile, device: &DeviceInfo, plan: &Plan) -> f64 {
+    let (program, host) = (plan.program(), host_id());
+    let bytes = |ids: &[ValueId]| -> u64 {
+        ids.iter().filter_map(|id| program.values().get(id.index())).map(|value| value.bytes() as u64).sum()
+    };
+    let way = |from: &DeviceId, to: &DeviceId, bytes: u64| {
+        let edge = profile.edge(from, to, Edge::default());
+        Some(edge.latency?.as_secs_f64() + bytes as f64 / edge.bandwidth?)
+    };
+    let both = way(&host, &device.id, bytes(program.inputs())).zip(way(&device.id, &host, bytes(program.outputs())));
+    let submission = profile.device(&device.id).and_then(|own| own.submission).map_or(0.0, |spread| spread.median);
+    both.map_or(submission, |(to, from)| to + from)
 }
 
 impl Measured {
@@ -125,7 +141,7 @@ impl Measured {
         for own in &mut without.devices {
             own.nodes.retain(|node| !signatures.contains(&node.signature));
         }
-        let submission = profile.device(&device.id).and_then(|it| it.submission).map_or(0.0, |spread| spread.median);
+        let outside = outside(profile, device, &self.plan);
         let [known, held_out] = [known, without].map(|profile| {
             let costs = Calibrated::new(Arc::new(profile), Arc::new(Standard));
             let nodes: Vec<(NodeId, &Quality)> = program.node_ids().map(|(id, _)| id).zip(&self.qualities).collect();
@@ -136,7 +152,7 @@ impl Measured {
             };
             let mut errors: Vec<f64> = self.parts.iter().map(off).filter(|error| error.is_finite()).collect();
             errors.sort_by(f64::total_cmp);
-            Errors { errors, whole: (seconds.iter().sum::<f64>() + submission) / self.whole - 1.0 }
+            Errors { errors, whole: (seconds.iter().sum::<f64>() + outside) / self.whole - 1.0 }
         });
         Check { model: name(model), device: device.id.to_string(), whole: self.whole, known, held_out }
     }
