@@ -104,3 +104,19 @@ fn another_driver_or_product_is_planned_for_by_guesses() {
         assert_eq!(relu_runs_on(&engine), "null:0");
     }
 }
+
+/// Inputs come from the host once and outputs go back once, by the ways that were measured.
+#[test]
+fn what_passes_between_host_and_device_counts() {
+    let link = |from: &str, to: &str, seconds: f64| LinkProfile {
+        from: DeviceId::new(from, 0),
+        to: DeviceId::new(to, 0),
+        transport: "staged".into(),
+        samples: [4096, 1 << 22].map(|bytes| Sample { bytes, seconds: spread(seconds) }).into(),
+        stopped: None,
+    };
+    let seconds = |engine: &HeteroEngine| engine.analyze_model(&model()).unwrap().schedule().estimated_makespan;
+    let without = seconds(&engine(20e-3, |_| ()));
+    let with = engine(20e-3, |profile| profile.links.extend([link("host", "cpu", 3e-3), link("cpu", "host", 5e-3)]));
+    assert!((seconds(&with) - without - 8e-3).abs() < 1e-9, "{} {without}", seconds(&with));
+}
