@@ -2,11 +2,14 @@
 
 mod budget;
 mod core;
+mod exchange;
 mod gap;
 mod knapsack;
 mod makespan;
 mod outcome;
+mod partition;
 mod patterns;
+mod pool;
 mod problem;
 mod record;
 mod start;
