@@ -37,7 +37,7 @@ impl Assignment {
         self.solve_until(seed, &mut || began.elapsed() >= time)
     }
 
-    /// The same, until `stop` says so. It is asked often, every few hundred microseconds on a fast processor, and always at the same
+    /// The same, until `stop` says so. It is asked often, every few milliseconds on a fast processor, and always at the same
     /// points for the same problem and seed; so one that counts makes a search that ends the same everywhere. Once true, it is to stay so.
     ///
     /// # Errors
