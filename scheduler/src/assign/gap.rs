@@ -96,7 +96,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
             if stop() {
                 break 'search false;
             }
-            record.step(&mut best);
+            record.step(&mut best, stop);
         }
     };
     let bound = if done { best.cost } else { relaxed.max(tree.bound()).min(best.cost) };

@@ -2,11 +2,14 @@
 
 mod budget;
 mod core;
+mod exchange;
 mod gap;
 mod knapsack;
 mod makespan;
 mod outcome;
+mod partition;
 mod patterns;
+mod pool;
 mod problem;
 mod record;
 mod start;
@@ -34,7 +37,7 @@ impl Assignment {
         self.solve_until(seed, &mut || began.elapsed() >= time)
     }
 
-    /// The same, until `stop` says so. It is asked often, every few hundred microseconds on a fast processor, and always at the same
+    /// The same, until `stop` says so. It is asked often, every few milliseconds on a fast processor, and always at the same
     /// points for the same problem and seed; so one that counts makes a search that ends the same everywhere. Once true, it is to stay so.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! The walk by which assignments of least total cost are found.
 
 use super::core::Core;
+use super::exchange::Exchange;
 use super::gap::Incumbent;
 use super::patterns::Patterns;
+use super::pool::Pool;
 use super::table::Table;
 use super::tree::Tree;
 use super::walk::{Step, Walk};
@@ -12,8 +14,15 @@ const HEAT: f64 = 0.1;
 /// Steps without a better assignment after which that is twice as much, and after which it is as little as at first.
 const PATIENCE: f64 = 500.0;
 const CYCLE: u32 = 2000;
-/// Jobs per device above which sets of jobs are too many to be listed.
+/// Jobs per device above which the sets that a step may need are too many to be listed for it, or those that any may once and for all.
 const FEW: usize = 12;
+const FEWER: usize = 7;
+/// How many times its fair share of what all devices lose one of them may, in the sets that are listed.
+const SHARE: f64 = 4.0;
+/// Steps without a better assignment after which sets are listed.
+const EARLY: u32 = 200;
+/// One in so many steps looks beyond the sets that are listed, in a smaller neighbourhood.
+const OTHERS: usize = 4;
 /// Jobs among which the one on the worst device is picked.
 const PICKS: usize = 3;
 
@@ -22,9 +31,11 @@ const PICKS: usize = 3;
 ///
 /// Half of the steps look for something better near a device, the other half force a job off its device. Devices that lose much
 /// against their best knapsack, at the multipliers of the relaxation, are chosen more often: only there something can be gained.
+/// With few jobs per device, once that stays without success, most steps are those of an [`Exchange`], whose neighbourhoods are larger.
 pub(super) struct Record {
     walk: Walk<1>,
     patterns: Option<Patterns>,
+    exchange: Option<Exchange>,
     cost: f64,
     /// Steps since the best was found.
     stale: u32,
@@ -43,6 +54,7 @@ impl Record {
         walk.rank(tree.losses(), cost - bound);
         Self {
             patterns: (table.jobs <= FEW * table.devices).then(Patterns::default),
+            exchange: None,
             cost,
             stale: 0,
             bound,
@@ -64,7 +76,13 @@ impl Record {
     }
 
     /// One step; what is better than `best` takes its place.
-    pub(super) fn step(&mut self, best: &mut Incumbent) {
+    pub(super) fn step(&mut self, best: &mut Incumbent, stop: &mut dyn FnMut() -> bool) {
+        let few = self.walk.table.jobs <= FEWER * self.walk.table.devices;
+        if few && self.exchange.is_none() && self.stale >= EARLY {
+            let most = SHARE * (best.cost - self.bound) / self.walk.table.devices as f64;
+            let pool = Pool::new(&self.walk.table, &self.multipliers, &self.values, most, stop);
+            self.exchange = pool.map(|pool| Exchange::new(pool, self.walk.table.jobs));
+        }
         let walk = &mut self.walk;
         let grain = walk.table.grain;
         walk.regret.clone_from(&self.values);
@@ -87,9 +105,12 @@ impl Record {
             let worse = heat * (best.cost - self.bound) * walk.random.unit();
             Step { forced: Some(job), from, to, spare: best.cost + worse - self.cost, first: false }
         };
-        let moved = match &mut self.patterns {
-            Some(patterns) => walk.exchange(&step, patterns, &self.multipliers),
-            None => walk.step(&step, |_, capacity| *capacity),
+        let exchange = self.exchange.as_mut().filter(|_| walk.random.below(OTHERS) > 0);
+        let shared = exchange.and_then(|exchange| exchange.step(walk, &step));
+        let moved = match (shared, &mut self.patterns) {
+            (Some(moved), _) => moved,
+            (None, Some(patterns)) => walk.exchange(&step, patterns, &self.multipliers),
+            (None, None) => walk.step(&step, |_, capacity| *capacity),
         };
         self.stale += 1;
         if moved {
