@@ -12,8 +12,8 @@ use super::walk::{Step, Walk};
 /// By how much of the distance between bound and best a step may be worse than the best.
 const HEAT: f64 = 0.1;
 /// Steps without a better assignment after which that is twice as much, and after which it is as little as at first.
-const PATIENCE: f64 = 500.0;
-const CYCLE: u32 = 2000;
+const PATIENCE: f64 = 250.0;
+const CYCLE: u32 = 1000;
 /// Jobs per device above which the sets that a step may need are too many to be listed for it, or those that any may once and for all.
 const FEW: usize = 12;
 const FEWER: usize = 7;
