@@ -87,7 +87,7 @@ enum Part {
     },
     /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
     Mutants,
-    /// Every order of the steps of the CPU pool's lock-free parts.
+    /// Every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
     Loom,
     /// The CPU's NEON kernels, with Arm's instructions emulated where there are none.
     Neon,

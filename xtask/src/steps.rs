@@ -219,12 +219,14 @@ pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<
         .env("HETERO_SEED", seed.to_string()))
 }
 
-/// The lock-free parts of the CPU device's pool, in every order that three interruptions give; see `backends/cpu/src/pool`.
+/// The lock-free parts of the CPU device's pool and of the work that devices take from each other, in every order of their steps, the pool's gate
+/// in every order that three interruptions give; see `backends/cpu/src/pool/gate.rs` and `hal/src/shares.rs`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("loom");
     let target = target.to_string_lossy();
     // A folder of its own: the flag would have everything else built again.
-    let arguments = ["test", "--package", "hetero-cpu", "--lib", "--target-dir", &*target, "--", "gate", "shares"];
+    let packages = ["test", "--package", "hetero-hal", "--package", "hetero-cpu", "--lib"];
+    let arguments = [&packages[..], &["--target-dir", &*target, "--", "gate", "shares"]].concat();
     run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
 }
 

@@ -10,7 +10,6 @@ mod layout;
 mod partition;
 mod report;
 mod run;
-mod shares;
 mod steps;
 mod stream;
 mod tiles;
