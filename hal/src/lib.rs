@@ -58,7 +58,7 @@ mod tensor;
 mod timeline;
 mod topology;
 
-pub use backlog::{Backlog, Budget, Capacity, Job};
+pub use backlog::{Backlog, Budget, Capacity, Job, Signal};
 pub use device::{
     BindingInfo, Capabilities, Claim, CompileOptions, Device, Direction, Executable, KernelFormat, KernelSignature,
     Quality, Source,
