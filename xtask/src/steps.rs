@@ -361,9 +361,11 @@ pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> 
 
 /// Products of matrices in tiles.
 pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
-    setup::setup(workspace)?;
+    drivers::setup(workspace)?;
     let target = workspace.root.join("target");
     let rows = target.join("bench-tiles.jsonl");
+    // It is not there where cargo builds elsewhere.
+    std::fs::create_dir_all(&target).map_err(|error| format!("cannot make {}: {error}", target.display()))?;
     let file = std::fs::File::create(&rows).map_err(|error| format!("cannot make {}: {error}", rows.display()))?;
     let (size, seconds) = (size.to_string(), seconds.to_string());
     let features = ["--features", "cpu,opencl", "--example", "tiles", "--", &*size, &*seconds];
@@ -373,7 +375,8 @@ pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> R
     let paths = [workspace.script("tiles.py"), rows, target.join("bench-tiles")];
     let paths = paths.map(|path| path.to_string_lossy().into_owned());
     let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
-    workspace.run(workspace.python(), &arguments)
+    // It needs nothing but the language.
+    workspace.run("python3", &arguments)
 }
 
 /// The pipeline of photographs, one by one and as a stream.
