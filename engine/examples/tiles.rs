@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero::hal::{DeviceInfo, Node, Program, Quality};
-use hetero::{Config, CostModel, DeviceOptions, Error, HeteroEngine, Model, OutputBuffer, Roofline, Tensor, flops};
+use hetero::{
+    Config, CostModel, DeviceOptions, Error, HeteroEngine, Model, OutputBuffer, Roofline, Session, Tensor, flops,
+};
+use hetero_cpu::Ceiling;
 use synthetic::{Speed, product, tensor};
 
 /// Sides of tiles.
@@ -63,43 +66,73 @@ fn engine(
     Ok(engine)
 }
 
-/// Seconds of runs, until the time is over; at least one, after one that is not counted unless it takes all the time.
-fn time(
-    engine: &HeteroEngine,
-    model: &Model,
-    inputs: &[Tensor],
-    budget: Duration,
-) -> Result<(Vec<f64>, Vec<u8>, String), Error> {
-    let plan = engine.analyze_model(model)?;
-    let session = engine.session(&plan)?;
-    let mut outputs = vec![OutputBuffer::default()];
-    let mut seconds = Vec::new();
-    let began = Instant::now();
-    let mut first = None;
-    while seconds.is_empty() || (began.elapsed() < budget && seconds.len() < 15) {
-        let start = Instant::now();
-        session.run_into(inputs, &mut outputs)?;
-        let took = start.elapsed();
-        match first {
-            None if took < budget / 2 => first = Some(took),
-            _ => seconds.push(took.as_secs_f64()),
+/// A product on some devices, ready to run.
+struct Case {
+    name: String,
+    tile: usize,
+    /// Tiles that the plan gives each device.
+    planned: BTreeMap<String, usize>,
+    session: Arc<Session>,
+    inputs: Vec<Tensor>,
+    outputs: Vec<OutputBuffer>,
+    seconds: Vec<f64>,
+}
+
+impl Case {
+    fn new(name: &str, tile: usize, engine: &HeteroEngine, model: &Model, inputs: &[Tensor]) -> Result<Case, Error> {
+        let plan = engine.analyze_model(model)?;
+        let mut planned: BTreeMap<String, usize> = BTreeMap::new();
+        for partition in plan.schedule().partitions.iter().filter(|partition| partition.tiles.is_some()) {
+            *planned.entry(partition.device.clone()).or_default() += 1;
         }
+        let (name, session, inputs) = (name.to_owned(), engine.session(&plan)?, inputs.to_vec());
+        Ok(Case { name, tile, planned, session, inputs, outputs: vec![OutputBuffer::default()], seconds: vec![] })
     }
-    let report = session.report();
-    let mut planned: BTreeMap<&str, usize> = BTreeMap::new();
-    for partition in plan.schedule().partitions.iter().filter(|partition| partition.tiles.is_some()) {
-        *planned.entry(&partition.device).or_default() += 1;
+
+    fn run(&mut self) -> Result<Duration, Error> {
+        let start = Instant::now();
+        self.session.run_into(&self.inputs, &mut self.outputs)?;
+        Ok(start.elapsed())
     }
-    let row = |device: &str, planned: usize, done: usize, stolen: usize| {
-        format!("{{\"device\":\"{device}\",\"planned\":{planned},\"done\":{done},\"stolen\":{stolen}}}")
-    };
-    let shares: Vec<String> = if report.tiles.is_empty() {
-        // Nobody shares: each device does what the plan gives it.
-        planned.iter().map(|(device, count)| row(device, *count, *count, 0)).collect()
-    } else {
-        report.tiles.iter().map(|share| row(&share.device, share.planned, share.done, share.stolen)).collect()
-    };
-    Ok((seconds, outputs.remove(0).bytes, format!("[{}]", shares.join(","))))
+
+    fn run_timed(&mut self) -> Result<(), Error> {
+        let took = self.run()?;
+        self.seconds.push(took.as_secs_f64());
+        Ok(())
+    }
+
+    /// Runs until the time is over; at least once, after a run that is not counted.
+    fn run_for(&mut self, budget: Duration) -> Result<(), Error> {
+        self.run()?;
+        let began = Instant::now();
+        while self.seconds.is_empty() || (began.elapsed() < budget && self.seconds.len() < 15) {
+            self.run_timed()?;
+        }
+        Ok(())
+    }
+
+    fn shares(&self) -> String {
+        let row = |device: &str, planned: usize, done: usize, stolen: usize| {
+            format!("{{\"device\":\"{device}\",\"planned\":{planned},\"done\":{done},\"stolen\":{stolen}}}")
+        };
+        let report = self.session.report();
+        let shares: Vec<String> = if report.tiles.is_empty() {
+            // Nobody shares: each device does what the plan gives it.
+            self.planned.iter().map(|(device, count)| row(device, *count, *count, 0)).collect()
+        } else {
+            report.tiles.iter().map(|share| row(&share.device, share.planned, share.done, share.stolen)).collect()
+        };
+        format!("[{}]", shares.join(","))
+    }
+
+    /// Prints what was measured, and how far the result is from another's.
+    fn say(&self, size: usize, reference: &[u8]) {
+        let (Case { name, tile, seconds, .. }, shares) = (self, self.shares());
+        let error = nmse(&self.outputs[0].bytes, reference);
+        println!(
+            "{{\"case\":\"{name}\",\"size\":{size},\"tile\":{tile},\"seconds\":{seconds:?},\"shares\":{shares},\"nmse\":{error:e}}}"
+        );
+    }
 }
 
 /// Normalised mean squared error.
@@ -112,43 +145,68 @@ fn nmse(found: &[u8], expected: &[u8]) -> f64 {
     found.iter().zip(&expected).map(|(a, b)| (a - b) * (a - b)).sum::<f64>() / square.max(f64::MIN_POSITIVE)
 }
 
-fn say(case: &str, size: usize, tile: usize, seconds: &[f64], shares: &str, error: f64) {
-    println!(
-        "{{\"case\":\"{case}\",\"size\":{size},\"tile\":{tile},\"seconds\":{seconds:?},\"shares\":{shares},\"nmse\":{error:e}}}"
-    );
-}
-
 fn real(size: usize, budget: Duration) -> Result<(), Error> {
-    let devices = ["cpu:0", "opencl:0"];
+    let (cpu, opencl) = ("cpu:0", "opencl:0");
+    let both = [cpu, opencl];
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let ceiling = Ceiling::measure(threads)?;
+    let floor = 2.0 * (size as f64).powi(3) / ceiling.flops;
+    println!("{{\"ceiling\":{:e},\"threads\":{threads},\"floor\":{floor}}}", ceiling.flops);
     let small = product([TILE, size, TILE], None);
     let tiles = [tensor(&[TILE, size], 0.1), tensor(&[size, TILE], 0.2)];
     let mut rates = BTreeMap::new();
-    for device in devices {
-        let (seconds, ..) = time(&engine(&[device], Some(0), &rates, None)?, &small, &tiles, budget / 10)?;
-        rates.insert(device.to_owned(), 2.0 * (TILE * TILE * size) as f64 / median(&seconds));
-        say(&format!("one tile on {device}"), size, 0, &seconds, "[]", 0.0);
+    for device in both {
+        let name = format!("one tile on {device}");
+        let mut case = Case::new(&name, 0, &engine(&[device], Some(0), &rates, None)?, &small, &tiles)?;
+        case.run_for(budget / 60)?;
+        rates.insert(device.to_owned(), 2.0 * (TILE * TILE * size) as f64 / median(&case.seconds));
+        let bytes = case.outputs[0].bytes.clone();
+        case.say(size, &bytes);
     }
-    let (a, b) = (tensor(&[size, size], 0.1), tensor(&[size, size], 0.2));
-    // A layer's weights are a constant, which devices bring into their own order before the first run.
-    let weights = product([size, size, size], Some(b.clone()));
-    let alone = time(&engine(&["cpu:0"], Some(0), &rates, None)?, &weights, std::slice::from_ref(&a), budget)?;
-    let tiled = time(&engine(&devices, Some(TILE), &rates, None)?, &weights, std::slice::from_ref(&a), budget)?;
-    say("constant: cpu:0 alone", size, 0, &alone.0, &alone.2, 0.0);
-    say("constant: tiles over cpu:0 and opencl:0", size, TILE, &tiled.0, &tiled.2, nmse(&tiled.1, &alone.1));
+    let inputs = [tensor(&[size, size], 0.1), tensor(&[size, size], 0.2)];
     let model = product([size, size, size], None);
-    let inputs = [a, b];
-    // What devices do beside each other is timed beside each other, as the machine may become slower; the slowest comes last.
-    let (seconds, whole, shares) = time(&engine(&["cpu:0"], Some(0), &rates, None)?, &model, &inputs, budget)?;
-    say("cpu:0 alone", size, 0, &seconds, &shares, 0.0);
-    for (case, favoured) in
-        [("tiles over cpu:0 and opencl:0", None), ("tiles, half of them planned for opencl:0", Some("opencl:0"))]
-    {
-        let engine = engine(&devices, Some(TILE), &rates, favoured)?;
-        let (seconds, bytes, shares) = time(&engine, &model, &inputs, budget)?;
-        say(case, size, TILE, &seconds, &shares, nmse(&bytes, &whole));
+    // A layer's weights are a constant, which devices bring into their own order before the first run.
+    let weights = product([size, size, size], Some(inputs[1].clone()));
+    let engine = |devices: &[&str], tile, favoured| engine(devices, Some(tile), &rates, favoured);
+    let alone = engine(&[cpu], 0, None)?;
+    let tiled = engine(&both, TILE, None)?;
+    let mut cases = [
+        Case::new("cpu:0 alone", 0, &alone, &model, &inputs)?,
+        Case::new("tiles over cpu:0 and opencl:0", TILE, &tiled, &model, &inputs)?,
+        Case::new("constant: cpu:0 alone", 0, &alone, &weights, &inputs[..1])?,
+        Case::new("constant: tiles over cpu:0 and opencl:0", TILE, &tiled, &weights, &inputs[..1])?,
+    ];
+    let halves = engine(&both, TILE, Some(opencl))?;
+    let mut halved = Case::new("tiles, half of them planned for opencl:0", TILE, &halves, &model, &inputs)?;
+    let mut slow = Case::new("opencl:0 alone", 0, &engine(&[opencl], 0, None)?, &model, &inputs)?;
+    cases.iter_mut().try_for_each(|case| case.run().map(drop))?;
+    let began = Instant::now();
+    // In turn, there and back, as the machine may become slower meanwhile.
+    for round in 0_usize.. {
+        if round.is_multiple_of(2) {
+            cases.iter_mut().try_for_each(Case::run_timed)?;
+        } else {
+            cases.iter_mut().rev().try_for_each(Case::run_timed)?;
+        }
+        if began.elapsed() >= budget {
+            break;
+        }
     }
-    let (seconds, bytes, shares) = time(&engine(&["opencl:0"], Some(0), &rates, None)?, &model, &inputs, budget)?;
-    say("opencl:0 alone", size, 0, &seconds, &shares, nmse(&bytes, &whole));
+    // Nothing is compared with these closely.
+    halved.run_timed()?;
+    let all = 2.0 * (size as f64).powi(3) / rates.get(opencl).copied().unwrap_or(f64::INFINITY);
+    if all < budget.as_secs_f64() / 2.0 {
+        slow.run_timed()?;
+    }
+    let reference = cases[0].outputs[0].bytes.clone();
+    cases.iter().chain([&halved]).for_each(|case| case.say(size, &reference));
+    if slow.seconds.is_empty() {
+        // Too slow to wait for.
+        "opencl:0, by what a tile takes, alone".clone_into(&mut slow.name);
+        slow.seconds.push(all);
+        slow.outputs[0].bytes.clone_from(&reference);
+    }
+    slow.say(size, &reference);
     Ok(())
 }
 
@@ -171,11 +229,12 @@ fn synthetic_pair() -> Result<(), Error> {
             &[Speed::ms(10), Speed::ms(40).planned(10)],
         ),
     ] {
-        let (seconds, bytes, shares) = time(&synthetic::engine(speeds, 32), &model, &inputs, Duration::from_secs(4))?;
+        let mut one = Case::new(case, 32, &synthetic::engine(speeds, 32), &model, &inputs)?;
+        one.run_for(Duration::from_secs(4))?;
         if whole.is_empty() {
-            whole = bytes.clone();
+            whole.clone_from(&one.outputs[0].bytes);
         }
-        say(case, 256, 32, &seconds, &shares, nmse(&bytes, &whole));
+        one.say(256, &whole);
     }
     Ok(())
 }
@@ -183,7 +242,7 @@ fn synthetic_pair() -> Result<(), Error> {
 fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1);
     let size = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(4096);
-    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(20);
+    let seconds = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(120);
     synthetic_pair()?;
     if let Err(error) = real(size, Duration::from_secs(seconds)) {
         eprintln!("the real devices were not measured: {error}");

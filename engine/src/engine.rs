@@ -15,6 +15,7 @@ use hetero_scheduler::{Cautious, Effort, Explanation, LatencyAware, Partitioner,
 
 use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
+use crate::join::{self, Joined};
 use crate::lost::{takeover, uses};
 use crate::lower::{self, Constraints, CostModel, Roofline};
 use crate::passes::batch::BatchSplit;
@@ -301,12 +302,12 @@ impl HeteroEngine {
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let whole = self.rewrite(&bound.program)?;
         let (tile, (parts, notes)) = (self.tile_size(), self.batch_parts(&whole)?);
-        let program = Arc::new(self.split(whole, &parts, tile)?);
+        let (program, unsplit) = (Arc::new(self.split(&whole, &parts, tile)?), Arc::new(whole));
         let mut schedule = self.divide(&program, &HashSet::new())?;
         schedule.tile_size = (!passes::tile::groups(&program).is_empty()).then_some(tile as u64);
         schedule.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
         schedule.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
-        Ok(self.plan(schedule, program, bound.assumed, notes))
+        Ok(self.plan(schedule, program, unsplit, bound.assumed, notes))
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.
@@ -324,9 +325,9 @@ impl HeteroEngine {
         }
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
         let tile = schedule.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
-        let parts =
-            schedule.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect::<Vec<_>>();
-        let program = Arc::new(self.split(self.rewrite(&bound.program)?, &parts, tile)?);
+        let parts = join::parts(&schedule);
+        let unsplit = Arc::new(self.rewrite(&bound.program)?);
+        let program = Arc::new(self.split(&unsplit, &parts, tile)?);
         let found = fingerprint(&program);
         if found != schedule.model {
             return Err(wrong("its model", format!("it is for the model {}, this is {found}", schedule.model)));
@@ -344,7 +345,7 @@ impl HeteroEngine {
             }
         }
         schedule.check_order(edges)?;
-        Ok(self.plan(schedule, program.clone(), bound.assumed, vec![]))
+        Ok(self.plan(schedule, program.clone(), unsplit, bound.assumed, vec![]))
     }
 
     /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical path, transfers, and other placements. `effort` is what
@@ -397,6 +398,7 @@ impl HeteroEngine {
         let mut schedule = plan.0.schedule.clone();
         let mut denied: HashSet<(usize, NodeId)> = HashSet::new();
         let mut moved: Vec<String> = Vec::new();
+        let mut joins = true;
         let session = loop {
             let lost = self.lost();
             // The one lost last is news.
@@ -411,13 +413,25 @@ impl HeteroEngine {
                 moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &schedule, &now)));
                 schedule = now;
             }
-            let refused = match Session::new(self, program.clone(), &schedule, moved.clone()) {
+            let joined = if joins { self.joined(plan, &schedule)? } else { None };
+            let made = match &joined {
+                Some(Joined { program, schedule, tiles }) => {
+                    Session::new(self, program.clone(), schedule, moved.clone(), tiles.clone())
+                }
+                None => Session::new(self, program.clone(), &schedule, moved.clone(), vec![]),
+            };
+            let refused = match made {
                 Ok(session) => break Arc::new(session),
                 // Lost while it compiled: the same without it.
                 Err(Error::Device(error))
                     if error.device().is_some_and(|id| uses(&schedule, id))
                         && self.lose(&Error::Device(error.clone())) =>
                 {
+                    continue;
+                }
+                // What is too large for the device as a whole may do in parts.
+                Err(Error::Device(_)) if joined.is_some() => {
+                    joins = false;
                     continue;
                 }
                 Err(Error::Device(error)) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::Compile) => {
@@ -509,7 +523,7 @@ impl HeteroEngine {
     }
 
     /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
-    fn split(&self, program: Program, parts: &[usize], tile: usize) -> Result<Program> {
+    pub(crate) fn split(&self, program: &Program, parts: &[usize], tile: usize) -> Result<Program> {
         let mut splitting: Vec<Box<dyn Pass>> = Vec::new();
         if !parts.is_empty() {
             splitting.push(Box::new(BatchSplit { parts: parts.to_vec() }));
@@ -518,12 +532,12 @@ impl HeteroEngine {
             splitting.push(Box::new(Tiling { size: tile, placement: self.placement.clone() }));
         }
         if splitting.is_empty() {
-            return Ok(program);
+            return Ok(program.clone());
         }
         let context = self.pass_context();
-        let split = passes::run(&program, &splitting, &context)?;
+        let split = passes::run(program, &splitting, &context)?;
         if split.nodes().len() == program.nodes().len() {
-            return Ok(program);
+            return Ok(program.clone());
         }
         // Slices of constants are constants.
         Ok(passes::run(&split, &passes::standard(), &context)?)
@@ -563,9 +577,10 @@ impl HeteroEngine {
         &self,
         schedule: hetero_scheduler::Plan,
         program: Arc<Program>,
+        unsplit: Arc<Program>,
         assumed: Vec<String>,
         notes: Vec<String>,
     ) -> Plan {
-        Plan(Arc::new(Inner { schedule, program, assumed, notes, session: Mutex::new(None) }))
+        Plan(Arc::new(Inner { schedule, program, unsplit, assumed, notes, session: Mutex::new(None) }))
     }
 }

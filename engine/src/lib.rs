@@ -50,6 +50,7 @@ mod costs;
 mod engine;
 mod error;
 mod fnv;
+mod join;
 mod lost;
 mod lower;
 pub mod passes;

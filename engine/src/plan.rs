@@ -15,6 +15,8 @@ pub struct Plan(pub(crate) Arc<Inner>);
 pub(crate) struct Inner {
     pub(crate) schedule: hetero_scheduler::Plan,
     pub(crate) program: Arc<Program>,
+    /// The same before its batch was split and its products were cut into tiles.
+    pub(crate) unsplit: Arc<Program>,
     pub(crate) assumed: Vec<String>,
     pub(crate) notes: Vec<String>,
     /// Made by the first run.

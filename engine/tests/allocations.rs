@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod synthetic;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use hetero::hal::{Attribute, DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
-use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Tensor};
+use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Session, Tensor};
+use synthetic::{Speed, product};
 
 /// The system's allocator, counting.
 struct Counting;
@@ -85,28 +89,59 @@ fn model() -> Model {
     Model { graph, opsets: [("".into(), 14)].into(), ..Model::default() }
 }
 
+/// Allocations of runs into the same buffers, one run for each input, after one that is not counted.
+fn allocations(session: &Session, inputs: &[Vec<Tensor>], mut ran: impl FnMut(&[u8])) -> usize {
+    let mut outputs = vec![OutputBuffer::default()];
+    session.run_into(&inputs[0], &mut outputs).unwrap();
+    // A thread that has just been started allocates in the standard library, on its own time.
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let before = CALLS.load(Ordering::SeqCst);
+    for input in inputs {
+        session.run_into(input, &mut outputs).unwrap();
+        ran(&outputs[0].bytes);
+    }
+    CALLS.load(Ordering::SeqCst) - before
+}
+
+/// Tests that count would count each other's.
+static ALONE: Mutex<()> = Mutex::new(());
+
 #[test]
 fn a_run_into_known_buffers_allocates_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for threads in [1, 2] {
         let mut engine = HeteroEngine::new().unwrap();
         engine.add_device("cpu:0", DeviceOptions { threads: Some(threads), ..DeviceOptions::default() }).unwrap();
         let plan = engine.analyze(&model(), &Binding::default()).unwrap();
         let session = engine.session(&plan).unwrap();
         // Different inputs, so that the engine cannot know their memory.
-        let inputs: Vec<[Tensor; 1]> = (0..20).map(|i| [tensor(&[1, 3, 20, 20], i as f32)]).collect();
-        let mut outputs = vec![OutputBuffer::default()];
+        let inputs: Vec<Vec<Tensor>> = (0..20).map(|i| vec![tensor(&[1, 3, 20, 20], i as f32)]).collect();
         let mut seen = Vec::with_capacity(inputs.len());
-        session.run_into(&inputs[0], &mut outputs).unwrap();
-        // A thread that has just been started allocates in the standard library, on its own time.
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        let before = CALLS.load(Ordering::SeqCst);
-        for input in &inputs {
-            session.run_into(input, &mut outputs).unwrap();
-            seen.push(f32::from_ne_bytes(outputs[0].bytes[..4].try_into().unwrap()));
-        }
-        let calls = CALLS.load(Ordering::SeqCst) - before;
+        let first = |bytes: &[u8]| f32::from_ne_bytes(bytes[..4].try_into().unwrap());
+        let calls = allocations(&session, &inputs, |bytes| seen.push(first(bytes)));
         assert_eq!(calls, 0, "{threads} threads: {calls} allocations in {} runs", inputs.len());
-        assert_eq!(outputs[0].shape, [1, 10]);
+        assert_eq!(session.outputs()[0].shape, [1, 10]);
         assert!(seen.windows(2).any(|pair| pair[0] != pair[1]), "every input gave the same");
+    }
+}
+
+/// Steps of a session that wait for those before them are kept by the points that they wait for, which takes a few allocations each.
+const FOR_WAITING_STEPS: usize = 12;
+
+#[test]
+fn tiles_allocate_nothing() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Tiles that devices take from each other, and tiles that run as the product that they were cut from.
+    let several = &[Speed::ms(0).planned(1), Speed::ms(1)][..];
+    for (speeds, most) in [(several, FOR_WAITING_STEPS), (&[Speed::ms(0)], 0)] {
+        let engine = synthetic::engine(speeds, 16);
+        let session = engine.session(&engine.analyze_model(&product([128, 32, 128], None)).unwrap()).unwrap();
+        let input = |phase: f32| vec![tensor(&[128, 32], phase), tensor(&[32, 128], -phase)];
+        let inputs: Vec<Vec<Tensor>> = (0..10).map(|i| input(i as f32)).collect();
+        let calls = allocations(&session, &inputs, |_| {});
+        // Far fewer than tiles: none of them allocates.
+        assert_eq!(session.report().tiles.iter().map(|share| share.done).sum::<usize>(), 64);
+        let runs = inputs.len();
+        assert!(calls <= most * runs, "{} devices: {calls} allocations in {runs} runs", speeds.len());
     }
 }

@@ -125,6 +125,23 @@ fn a_device_without_imports_keeps_its_tiles() {
 }
 
 #[test]
+fn tiles_of_one_device_alone_run_as_their_product() {
+    for constant in [false, true] {
+        let inputs = inputs(0.6);
+        let engine = engine(&[Speed::ms(1)], 16);
+        let model = product(SIZES, constant.then(|| inputs[1].1.clone()));
+        let plan = engine.analyze_model(&model).unwrap();
+        assert_eq!(plan.schedule().partitions.iter().filter(|partition| partition.tiles.is_some()).count(), 64);
+        let session = engine.session(&plan).unwrap();
+        let given = if constant { &inputs[..1] } else { &inputs[..] };
+        check(&session.run(given).unwrap(), &expected(&inputs, SIZES));
+        assert_eq!((session.report().partitions, shares(&session)), (1, vec![[64, 64, 0]]));
+        let again = engine.load_plan(&model, &plan.to_json().unwrap()).unwrap();
+        check(&engine.run(given, &again).unwrap(), &expected(&inputs, SIZES));
+    }
+}
+
+#[test]
 fn a_device_that_dies_among_its_tiles_is_named_and_replaced() {
     for ordinal in [0, 1] {
         for submission in [0, 1, 2, 7, 20, 31] {

@@ -1,8 +1,9 @@
 //! What queues of most backends are made of: a thread that takes work whose points are reached, a bound on submissions, and one on bytes.
 
-use std::sync::OnceLock;
+use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::driver::DeviceId;
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +16,94 @@ pub struct Job {
     /// The work, or why it is not to run.
     pub work: Result<Work>,
     /// What it reaches.
-    pub signal: Vec<Point>,
+    pub signal: Signal,
+}
+
+/// Points that work reaches. One, as is usual, takes no memory of its own.
+#[derive(Clone, Debug)]
+pub struct Signal(Held);
+
+#[derive(Clone, Debug)]
+enum Held {
+    One([Point; 1]),
+    Several(Vec<Point>),
+}
+
+impl From<&[Point]> for Signal {
+    fn from(points: &[Point]) -> Self {
+        Signal(match points {
+            [one] => Held::One([one.clone()]),
+            several => Held::Several(several.to_vec()),
+        })
+    }
+}
+
+impl Deref for Signal {
+    type Target = [Point];
+
+    fn deref(&self) -> &[Point] {
+        match &self.0 {
+            Held::One(one) => one,
+            Held::Several(several) => several,
+        }
+    }
+}
+
+/// Jobs on their way to a thread. Their room is used again: handing over allocates nothing once as many have waited before.
+#[derive(Debug, Default)]
+struct Line {
+    state: Mutex<LineState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct LineState {
+    jobs: VecDeque<Job>,
+    /// Nobody hands over any more, or nobody takes.
+    closed: bool,
+}
+
+impl Line {
+    fn lock(&self) -> MutexGuard<'_, LineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands over; gives the job back where nobody takes it.
+    fn push(&self, job: Job) -> Option<Job> {
+        let mut state = self.lock();
+        if state.closed {
+            return Some(job);
+        }
+        state.jobs.push_back(job);
+        drop(state);
+        self.changed.notify_one();
+        None
+    }
+
+    /// The next job; `None` once there is none and none will come.
+    fn next(&self) -> Option<Job> {
+        let mut state = self.lock();
+        loop {
+            if let Some(job) = state.jobs.pop_front() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// One end of a line, which closes when it is dropped: the thread's when a job panics.
+#[derive(Debug)]
+struct End(Arc<Line>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.lock().closed = true;
+        self.0.changed.notify_all();
+    }
 }
 
 /// Work that waits for its points, and the thread that takes it then. For backends: a queue that starts work on its caller's thread wherever that does not block has one for
@@ -24,7 +112,7 @@ pub struct Job {
 pub struct Backlog {
     device: DeviceId,
     name: String,
-    jobs: OnceLock<Sender<Job>>,
+    jobs: OnceLock<Arc<End>>,
 }
 
 impl Backlog {
@@ -44,10 +132,11 @@ impl Backlog {
         if self.jobs.get().is_some() {
             return Ok(());
         }
-        let (sender, jobs) = channel();
+        let line = Arc::new(Line::default());
+        let jobs = End(line.clone());
         let mut serve = serve();
         let run = move || {
-            while let Ok(job) = jobs.recv() {
+            while let Some(job) = jobs.0.next() {
                 serve(job);
             }
         };
@@ -55,18 +144,18 @@ impl Backlog {
         started.map_err(|error| {
             Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(self.device.clone()).caused_by(error)
         })?;
-        // Where another caller was first, this thread's sender is dropped, and the thread ends.
-        self.jobs.get_or_init(|| sender);
+        // Where another caller was first, this thread's line is closed, and the thread ends.
+        self.jobs.get_or_init(|| Arc::new(End(line)));
         Ok(())
     }
 
     /// Hands work to the thread when all points are reached, or, as a job that is to fail, when the first one fails. Where there is no thread, the signals fail.
     pub fn push(&self, wait: &[Point], work: Work, signal: &[Point]) {
-        let (jobs, device, signal) = (self.jobs.get().cloned(), self.device.clone(), signal.to_vec());
+        let (jobs, device, signal) = (self.jobs.get().cloned(), self.device.clone(), Signal::from(signal));
         let send = move |outcome: Result<()>| {
             let job = Job { work: outcome.map(|()| work), signal };
             let unsent = match jobs {
-                Some(jobs) => jobs.send(job).err().map(|returned| returned.0),
+                Some(jobs) => jobs.0.push(job),
                 None => Some(job),
             };
             if let Some(job) = unsent {
@@ -74,6 +163,10 @@ impl Backlog {
                 Point::settle(&job.signal, &Err(closed));
             }
         };
+        // What need not wait needs no memory to wait in.
+        if wait.iter().all(Point::is_reached) {
+            return send(Ok(()));
+        }
         Point::when_all(wait, Box::new(send));
     }
 

@@ -52,12 +52,13 @@ mod model;
 mod operators;
 mod program;
 mod queue;
+mod shares;
 mod telemetry;
 mod tensor;
 mod timeline;
 mod topology;
 
-pub use backlog::{Backlog, Budget, Capacity, Job};
+pub use backlog::{Backlog, Budget, Capacity, Job, Signal};
 pub use device::{
     BindingInfo, Capabilities, Claim, CompileOptions, Device, Direction, Executable, KernelFormat, KernelSignature,
     Quality, Source,
@@ -78,6 +79,7 @@ pub use queue::{
     Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host, fill_through_host,
     run_on_host, submit_and_wait,
 };
+pub use shares::Shares;
 pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, Point, Timeline, Watcher};

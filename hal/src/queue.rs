@@ -57,8 +57,10 @@ pub fn submit_and_wait<Q: Queue + ?Sized>(
     signal: &[Point],
     deadline: Instant,
 ) -> Result<()> {
-    let end = [Timeline::new(0).at(1)];
-    let signal = if signal.is_empty() { &end } else { signal };
+    if signal.is_empty() {
+        let end = [Timeline::new(0).at(1)];
+        return submit_and_wait(queue, wait, work, &end, deadline);
+    }
     queue.submit(wait, work, signal)?;
     signal.iter().try_for_each(|point| point.wait(deadline))
 }

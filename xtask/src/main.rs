@@ -87,7 +87,7 @@ enum Part {
     },
     /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
     Mutants,
-    /// Every order of the steps of the CPU pool's lock-free parts.
+    /// Every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
     Loom,
     /// The CPU's NEON kernels, with Arm's instructions emulated where there are none.
     Neon,
@@ -162,14 +162,14 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// A product of matrices of 4096 rows and columns on cpu:0 and opencl:0 alone, and in tiles over both; the like on synthetic devices. Writes
-    /// target/bench-tiles.json and .md.
+    /// A product of matrices of 4096 rows and columns on cpu:0 and opencl:0 alone, and in tiles over both, in turn, beside the floor of the processor's
+    /// ceiling; the like on synthetic devices. Writes target/bench-tiles.json and .md. Needs python3.
     Tiles {
         /// Rows and columns of the matrices.
         #[arg(long, default_value_t = 4096)]
         size: usize,
-        /// Seconds for each case; one run takes as long as it takes.
-        #[arg(long, default_value_t = 20)]
+        /// Seconds for the cases of the real devices together; begun rounds are ended.
+        #[arg(long, default_value_t = 120)]
         seconds: u64,
     },
     /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of its stages; writes

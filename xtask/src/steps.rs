@@ -219,12 +219,14 @@ pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<
         .env("HETERO_SEED", seed.to_string()))
 }
 
-/// The lock-free parts of the CPU device's pool, in every order that three interruptions give; see `backends/cpu/src/pool`.
+/// The lock-free parts of the CPU device's pool and of the work that devices take from each other, in every order of their steps, the pool's gate
+/// in every order that three interruptions give; see `backends/cpu/src/pool/gate.rs` and `hal/src/shares.rs`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("loom");
     let target = target.to_string_lossy();
     // A folder of its own: the flag would have everything else built again.
-    let arguments = ["test", "--package", "hetero-cpu", "--lib", "--target-dir", &*target, "--", "gate", "shares"];
+    let packages = ["test", "--package", "hetero-hal", "--package", "hetero-cpu", "--lib"];
+    let arguments = [&packages[..], &["--target-dir", &*target, "--", "gate", "shares"]].concat();
     run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
 }
 
@@ -403,9 +405,11 @@ pub(crate) fn bench_placement(
 
 /// Products of matrices in tiles.
 pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
-    setup::setup(workspace)?;
+    drivers::setup(workspace)?;
     let target = workspace.root.join("target");
     let rows = target.join("bench-tiles.jsonl");
+    // It is not there where cargo builds elsewhere.
+    std::fs::create_dir_all(&target).map_err(|error| format!("cannot make {}: {error}", target.display()))?;
     let file = std::fs::File::create(&rows).map_err(|error| format!("cannot make {}: {error}", rows.display()))?;
     let (size, seconds) = (size.to_string(), seconds.to_string());
     let features = ["--features", "cpu,opencl", "--example", "tiles", "--", &*size, &*seconds];
@@ -415,7 +419,8 @@ pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> R
     let paths = [workspace.script("tiles.py"), rows, target.join("bench-tiles")];
     let paths = paths.map(|path| path.to_string_lossy().into_owned());
     let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
-    workspace.run(workspace.python(), &arguments)
+    // It needs nothing but the language.
+    workspace.run("python3", &arguments)
 }
 
 /// The pipeline of photographs, one by one and as a stream.

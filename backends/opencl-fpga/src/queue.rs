@@ -241,7 +241,7 @@ impl Queue for OpenClQueue {
             move |Job { work, signal }| match work {
                 // The waiters hear of it through the points.
                 Ok(work) if finishes => drop(core.perform(&work, &signal)),
-                Ok(work) => core.start(work, &[], signal),
+                Ok(work) => core.start(work, &[], signal.to_vec()),
                 Err(error) => core.end(&signal, Err(error)),
             }
         })?;

@@ -165,7 +165,7 @@ impl Queue for WgpuQueue {
         self.backlog.start(|| {
             let hand = hand.clone();
             move |job| {
-                if let Begun::Given(ticket) = hand.begin(job.work, job.signal) {
+                if let Begun::Given(ticket) = hand.begin(job.work, job.signal.to_vec()) {
                     hand.context.wait_for(ticket);
                 }
             }

@@ -109,7 +109,7 @@ impl Product {
             graph.nodes.push(build::concat(name, 1, tiles, band));
             bands.push(Some(band));
         }
-        graph.nodes.push(build::concat(format!("{name}/whole"), 0, bands, self.y));
+        graph.nodes.push(build::concat(last_of(name), 0, bands, self.y));
         Ok(())
     }
 }
@@ -169,6 +169,11 @@ pub(crate) fn groups(program: &Program) -> HashMap<NodeId, String> {
     }
     let grouped = (0u32..).map(NodeId).zip(of);
     grouped.filter_map(|(id, group)| Some((id, names[group?].to_owned()))).collect()
+}
+
+/// The name of the node that makes a product's result of its tiles.
+pub(crate) fn last_of(product: &str) -> String {
+    format!("{product}/whole")
 }
 
 /// The product that a tile of this name was cut from.

@@ -10,7 +10,6 @@ mod layout;
 mod partition;
 mod report;
 mod run;
-mod shares;
 mod steps;
 mod stream;
 mod tiles;
@@ -109,7 +108,7 @@ pub struct Session {
     arrivals: Vec<Arrivals>,
     /// Of each group of tiles, what each device did in the last run.
     tallies: Vec<Arc<[Tally]>>,
-    /// Without the edges from and to the host.
+    /// Without the edges from and to the host, and with those tiles only that run as one.
     report: Report,
     deadline: Duration,
     contexts: Mutex<Vec<Context>>,
@@ -121,6 +120,7 @@ impl Session {
         program: Arc<Program>,
         plan: &hetero_scheduler::Plan,
         moved: Vec<String>,
+        joined: Vec<TileShare>,
     ) -> Result<Session> {
         let compiled = partition::compile(engine, &program, plan)?;
         let (layout, groups, views) = lay_out(engine, &program, &compiled)?;
@@ -149,7 +149,7 @@ impl Session {
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
             resident_bytes: partitions.iter().map(|partition| partition.executable.resident_bytes()).sum(),
             edges: layout.edges.clone(),
-            tiles: vec![],
+            tiles: joined,
         };
         let tallies = groups.iter().map(|group| group.members.iter().map(|_| Tally::default()).collect()).collect();
         let inputs = layout.slots.iter().enumerate().filter_map(|(index, slot)| match slot.storage {
@@ -239,7 +239,7 @@ impl Session {
     }
 
     fn tile_shares(&self) -> Vec<TileShare> {
-        let mut all = Vec::new();
+        let mut all = self.report.tiles.clone();
         for (group, tallies) in self.frozen.groups.iter().zip(&self.tallies) {
             all.extend(group.members.iter().zip(&**tallies).map(|(member, tally)| TileShare {
                 group: group.name.clone(),

@@ -21,7 +21,8 @@ pub struct Report {
     pub resident_bytes: usize,
     /// What passes in a run, by sender and receiver: inputs, then values between devices, then outputs.
     pub edges: Vec<Traffic>,
-    /// Of each group of tiles that devices take from each other, what each device did of it in the last run that ended.
+    /// Of each group of tiles that devices take from each other, what each device did of it in the last run that ended; where all tiles
+    /// are one device's alone, it does them in one go.
     pub tiles: Vec<TileShare>,
 }
 

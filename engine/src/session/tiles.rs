@@ -12,11 +12,9 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use hetero_hal::{
-    Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Probe, Queue, Result, Timeline,
-    Watcher, Work,
+    Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Probe, Queue, Result, Shares,
+    Timeline, Watcher, Work,
 };
-
-use super::shares::Shares;
 
 /// Tiles that a device has under way at once.
 pub(super) const LANES: usize = 2;
@@ -65,7 +63,6 @@ pub(super) struct Group {
 /// What the lanes share.
 struct Shared {
     members: Vec<Member>,
-    counts: Vec<usize>,
     shares: Shares,
     progress: Vec<Progress>,
     /// Lanes that have not left, and who starts them.
@@ -94,7 +91,6 @@ impl Group {
     /// A group whose end is told by `end`; tiles are numbered by the members' shares, one behind the other.
     pub(super) fn new(members: Vec<Member>, end: Timeline, tally: Arc<[Tally]>) -> Group {
         let work = Arc::new(Shared {
-            counts: members.iter().map(|member| member.share).collect(),
             shares: Shares::new(members.len()),
             progress: members.iter().map(|_| Progress::default()).collect(),
             active: AtomicUsize::new(0),
@@ -170,7 +166,7 @@ impl Watcher for Entry {
             return;
         }
         let work = &self.work;
-        work.shares.deal(&work.counts);
+        work.shares.deal(work.members.iter().map(|member| member.share));
         work.began.store(work.now(), Ordering::Relaxed);
         for progress in &work.progress {
             progress.done.store(0, Ordering::Relaxed);
@@ -208,7 +204,7 @@ impl Shared {
         if self.failure.get().is_some() || self.given_up.load(Ordering::Acquire) {
             return None;
         }
-        if let Some(tile) = self.shares.take(member, true) {
+        if let Some(tile) = self.shares.take_first(member) {
             return Some((tile, false));
         }
         let under_way = |member: usize| self.progress[member].under_way.load(Ordering::Relaxed) as f64;
@@ -225,7 +221,7 @@ impl Shared {
             // The longest of the shares of which a tile is worth taking.
             let others = (0..self.members.len()).filter(|&other| other != member && self.shares.left(other) > 0);
             let victim = others.filter(|&victim| worth(victim)).max_by_key(|&other| self.shares.left(other))?;
-            if let Some(tile) = self.shares.take(victim, false) {
+            if let Some(tile) = self.shares.take_last(victim) {
                 return Some((tile, true));
             }
         }

@@ -18,7 +18,7 @@ use hetero::hal::{
 use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
 use hetero_cpu::CpuDriver;
 
-/// What a synthetic device takes for a matrix product, whatever its size.
+/// What a synthetic device takes for a tile of a matrix product; for a product of no more rows and columns the same.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Speed {
     /// What it takes.
@@ -42,7 +42,11 @@ impl Speed {
 }
 
 /// Devices `synthetic:0` and on, each of a speed.
-pub(crate) struct SyntheticDriver(pub(crate) Vec<Speed>);
+pub(crate) struct SyntheticDriver {
+    pub(crate) speeds: Vec<Speed>,
+    /// Rows and columns of a tile; 0 where every product takes the same.
+    pub(crate) tile: usize,
+}
 
 impl Driver for SyntheticDriver {
     fn name(&self) -> &str {
@@ -54,15 +58,21 @@ impl Driver for SyntheticDriver {
         info.kind = DeviceKind::Other;
         info.name = "synthetic".into();
         let with = |ordinal| DeviceInfo { id: DeviceId::new("synthetic", ordinal), ..info.clone() };
-        Ok((0..self.0.len()).map(with).collect())
+        Ok((0..self.speeds.len()).map(with).collect())
     }
 
     fn open(&self, ordinal: usize, _: &OpenOptions) -> Result<Arc<dyn Device>> {
         let inner = CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
-        let speed = self.0[ordinal];
+        let speed = self.speeds[ordinal];
         let imports = if speed.imports { vec![HandleKind::Host] } else { vec![] };
         let capabilities = Capabilities { imports, ..inner.capabilities().clone() };
-        Ok(Arc::new(Synthetic { info: self.probe().unwrap().remove(ordinal), capabilities, inner, speed }))
+        Ok(Arc::new(Synthetic {
+            info: self.probe().unwrap().remove(ordinal),
+            capabilities,
+            inner,
+            speed,
+            tile: self.tile,
+        }))
     }
 }
 
@@ -71,6 +81,7 @@ struct Synthetic {
     capabilities: Capabilities,
     inner: Arc<dyn Device>,
     speed: Speed,
+    tile: usize,
 }
 
 impl Device for Synthetic {
@@ -97,24 +108,36 @@ impl Device for Synthetic {
         self.inner.import(memory, semantics)
     }
 
+    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
+        self.inner.import_over(memory, former)
+    }
+
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
         let backlog = Backlog::new(self.info.id.clone(), options);
         Ok(Arc::new(SyntheticQueue { backlog, inner: self.inner.queue(options)?, takes: self.speed.takes }))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
-        let products = match &source {
-            Source::Program(program) => program.nodes().iter().filter(|node| node.operator.is("MatMul")).count(),
+        let tiles = match &source {
+            Source::Program(program) => program.nodes().iter().map(|node| tiles(program, node, self.tile)).sum(),
             _ => 0,
         };
         let inner = self.inner.compile(source, options).map_err(|error| error.on(self.info.id.clone()))?;
-        Ok(Arc::new(SyntheticExecutable { inner, products: products as u32 }))
+        Ok(Arc::new(SyntheticExecutable { inner, tiles: tiles as u32 }))
     }
+}
+
+/// How many tiles of so many rows and columns a product is as large as; 0 for another node.
+fn tiles(program: &Program, node: &Node, tile: usize) -> usize {
+    let Some(result) = node.outputs[0].filter(|_| node.operator.is("MatMul")) else { return 0 };
+    let shape = &program.value(result).unwrap().shape;
+    shape.iter().rev().take(2).map(|size| size.checked_div(tile).map_or(1, |_| size.div_ceil(tile))).product()
 }
 
 struct SyntheticExecutable {
     inner: Arc<dyn Executable>,
-    products: u32,
+    /// How many tiles its products are as large as.
+    tiles: u32,
 }
 
 impl Executable for SyntheticExecutable {
@@ -155,14 +178,14 @@ fn perform(queue: &dyn Queue, work: Work, takes: Duration, free: &mut Instant) -
     let deadline = began + Duration::from_secs(60);
     let Work::Execute(execution) = work else { return queue.run(&[], work, &[], deadline) };
     let executable: &dyn Any = &*execution.executable;
-    let Some(SyntheticExecutable { inner, products }) = executable.downcast_ref() else {
+    let Some(SyntheticExecutable { inner, tiles }) = executable.downcast_ref() else {
         return Err(Error::invalid_argument("another device's executable"));
     };
-    let (inner, products) = (inner.clone(), *products);
+    let (inner, tiles) = (inner.clone(), *tiles);
     queue.run(&[], Work::Execute(Execution { executable: inner, ..execution }), &[], deadline)?;
     // That the host was late to wake its thread is no time of the device's, unless the device had nothing to do.
     let start = if began.saturating_duration_since(*free) < takes { *free } else { began };
-    *free = start + takes * products;
+    *free = start + takes * tiles;
     std::thread::sleep(free.saturating_duration_since(Instant::now()));
     Ok(())
 }
@@ -195,7 +218,8 @@ pub(crate) fn engine_config(
     deadline: Duration,
     wrap: impl FnOnce(Arc<dyn Driver>) -> Arc<dyn Driver>,
 ) -> HeteroEngine {
-    let builder = HeteroEngine::builder().driver(wrap(Arc::new(SyntheticDriver(speeds.to_vec()))));
+    let driver = SyntheticDriver { speeds: speeds.to_vec(), tile: config.scheduling.tile_size.unwrap_or(0) };
+    let builder = HeteroEngine::builder().driver(wrap(Arc::new(driver)));
     let mut engine = builder.config(config).cost_model(Arc::new(Told(speeds.to_vec()))).deadline(deadline).build();
     for ordinal in 0..speeds.len() {
         engine.add_device(&format!("synthetic:{ordinal}"), DeviceOptions::default()).unwrap();

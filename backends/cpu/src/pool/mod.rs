@@ -1,7 +1,7 @@
 //! The device's threads: regions of tasks, made for inference.
 //!
 //! A region runs a function for task 0, 1, … on the calling thread and on the device's workers. Each has a share of the tasks, and takes of the
-//! others' where it is done early; see [`shares`]. The region is over once every task has been done, not once every worker has come: a worker whose core another process
+//! others' where it is done early; see [`Shares`]. The region is over once every task has been done, not once every worker has come: a worker whose core another process
 //! holds takes no task, and nobody waits for it. Between regions a worker watches for the next one for [`SPIN`], then sleeps.
 //!
 //! A worker may lose its core in the middle of a task. Its owner sees that the worker's clock stands still, brings it to its own core, and
@@ -10,7 +10,6 @@
 mod affinity;
 mod gate;
 mod seats;
-mod shares;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -19,8 +18,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gate::Gate;
+use hetero_hal::Shares;
 use seats::Seats;
-use shares::Shares;
 
 /// How long a thread watches before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
@@ -172,7 +171,7 @@ impl Pool {
     /// # Panics
     /// Where `body` does, once every thread has left it.
     pub(crate) fn for_each(&self, tasks: usize, body: impl Fn(usize, usize) + Sync) {
-        let alone = !(2..=shares::MOST).contains(&tasks) || self.workers.is_empty();
+        let alone = !(2..=Shares::MOST).contains(&tasks) || self.workers.is_empty();
         if alone || self.busy.swap(true, Ordering::Acquire) {
             (0..tasks).for_each(|task| body(task, 0));
             return;
@@ -188,7 +187,8 @@ impl Pool {
         }
         let shared = &*self.shared;
         shared.seats.make_room();
-        shared.shares.deal(tasks);
+        // The gate opens behind it, and that orders it.
+        shared.shares.deal_evenly(tasks);
         shared.region.store(std::ptr::from_ref(&region).cast_mut().cast(), Ordering::Release);
         let close = Close(self);
         shared.gate.open();

@@ -1,0 +1,116 @@
+//! Tiles that are one device's alone are run as the product that they were cut from.
+//!
+//! Tiles are there for devices to take from each other. Where the plan lets no second device have any, as the quickest of those that share
+//! a processor would do each sooner, that device would only do them one after the other: copy rows and columns out, bring the same columns
+//! into its own order for each tile again, and wait at the end of each for its last thread. The plan keeps its tiles, for the day that it is divided
+//! again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use hetero_hal::Program;
+use hetero_scheduler::{Partition, Plan as Schedule};
+
+use crate::passes::tile::last_of;
+use crate::session::TileShare;
+use crate::{HeteroEngine, Plan, Result};
+
+/// A plan whose tiles are products again.
+pub(crate) struct Joined {
+    pub(crate) program: Arc<Program>,
+    pub(crate) schedule: Schedule,
+    /// What the report says of the tiles.
+    pub(crate) tiles: Vec<TileShare>,
+}
+
+impl HeteroEngine {
+    /// The plan with products in place of their tiles, where no tile may be taken by another device than its own, and these are one device's
+    /// for each product; `None` where tiles have to stay tiles, or there are none.
+    ///
+    /// # Errors
+    /// What a pass says.
+    pub(crate) fn joined(&self, plan: &Plan, schedule: &Schedule) -> Result<Option<Joined>> {
+        let Some(groups) = alone(schedule) else { return Ok(None) };
+        // One that was divided again does not say.
+        let parts = parts(&plan.0.schedule);
+        let program = self.split(&plan.0.unsplit, &parts, 0)?;
+        let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
+        let joined = join(schedule, &groups, &names);
+        // Nodes that differ in more than their tiles: values that products had in common.
+        let nodes: Vec<&str> = names.into_iter().collect();
+        if joined.check(&nodes).is_err() {
+            return Ok(None);
+        }
+        let share = |(group, (device, count)): (&str, (&str, usize))| TileShare {
+            group: group.to_owned(),
+            device: device.to_owned(),
+            planned: count,
+            done: count,
+            stolen: 0,
+        };
+        let tiles = groups.into_iter().map(share).collect();
+        Ok(Some(Joined { program: Arc::new(program), schedule: joined, tiles }))
+    }
+}
+
+/// Rows of the parts that the plan's batch was split into.
+pub(crate) fn parts(schedule: &Schedule) -> Vec<usize> {
+    schedule.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
+}
+
+/// The device of each group of tiles, and how many tiles there are; `None` where there is no group, or several devices may take tiles of one.
+fn alone(schedule: &Schedule) -> Option<BTreeMap<&str, (&str, usize)>> {
+    let mut groups: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+    for partition in &schedule.partitions {
+        let Some(tiles) = &partition.tiles else { continue };
+        let known = groups.entry(&tiles.group).or_insert((&partition.device, 0));
+        known.1 += 1;
+        if known.0 != partition.device || tiles.devices.keys().any(|id| *id != partition.device) {
+            return None;
+        }
+    }
+    (!groups.is_empty()).then_some(groups)
+}
+
+/// The plan of the nodes of these names: what is gone is left out, and each product stands where its result was put together.
+fn join(schedule: &Schedule, groups: &BTreeMap<&str, (&str, usize)>, names: &BTreeSet<&str>) -> Schedule {
+    let product_of: BTreeMap<String, &str> = groups.keys().map(|group| (last_of(group), *group)).collect();
+    let mut partitions: Vec<Partition> = Vec::new();
+    for partition in schedule.partitions.iter().filter(|partition| partition.tiles.is_none()) {
+        let mut rest = Partition { tasks: vec![], ..partition.clone() };
+        for task in &partition.tasks {
+            match product_of.get(task) {
+                Some(&group) if groups.get(group).is_some_and(|(device, _)| *device == partition.device) => {
+                    rest.tasks.push(group.to_owned());
+                }
+                Some(&group) => {
+                    // Put together on another device: what comes before it there is no part of what waits for it.
+                    let before = Partition { tasks: std::mem::take(&mut rest.tasks), ..partition.clone() };
+                    let device = groups.get(group).map_or_else(String::new, |(device, _)| (*device).to_owned());
+                    partitions.push(before);
+                    partitions.push(Partition { device, tasks: vec![group.to_owned()], ..partition.clone() });
+                }
+                None if names.contains(&**task) => rest.tasks.push(task.clone()),
+                None => {}
+            }
+        }
+        partitions.push(rest);
+    }
+    partitions.retain(|partition| !partition.tasks.is_empty());
+    let stays = |task: &String| names.contains(&**task);
+    let transfers = schedule.transfers.iter().filter(|one| stays(&one.from_task) && stays(&one.to_task)).cloned();
+    Schedule { partitions: one_of_all(partitions), transfers: transfers.collect(), tile_size: None, ..schedule.clone() }
+}
+
+/// Partitions were cut at tiles: where all are one device's, they are one.
+fn one_of_all(mut partitions: Vec<Partition>) -> Vec<Partition> {
+    let same = partitions.windows(2).all(|pair| pair[0].device == pair[1].device);
+    let (Some(last), true) = (partitions.last().map(|last| last.estimated_finish), same) else { return partitions };
+    let rest: Vec<String> = partitions.iter_mut().skip(1).flat_map(|one| std::mem::take(&mut one.tasks)).collect();
+    partitions.truncate(1);
+    for first in &mut partitions {
+        first.tasks.extend(rest.iter().cloned());
+        first.estimated_finish = last;
+    }
+    partitions
+}
