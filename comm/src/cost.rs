@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hetero_hal::{DeviceId, DeviceInfo, Edge, Topology};
 
-use crate::profile::{LinkProfile, Profile, Usability};
+use crate::profile::{DeviceProfile, LinkProfile, Profile, Usability};
 
 /// Name of [`ZeroCopy`](crate::ZeroCopy).
 pub(crate) const IN_PLACE: &str = "zero-copy";
@@ -89,7 +89,8 @@ impl Profile {
     /// The edge with the latency and bandwidth of the cheapest transports; as it was where nothing was measured.
     ///
     /// The latency is what the smallest size takes. The bandwidth is what the larger half of the sizes takes beyond that, by the median, and
-    /// infinite where they take no longer.
+    /// infinite where they take no longer. A link is measured with the least piece of work on the sender; in a plan that has run a program, so its
+    /// [`launch`](crate::DeviceProfile::launch) comes on top.
     #[must_use]
     pub fn edge(&self, from: &DeviceId, to: &DeviceId, edge: Edge) -> Edge {
         let mut sizes: Vec<u64> =
@@ -106,7 +107,8 @@ impl Profile {
         let mut rates: Vec<f64> = rates.collect();
         rates.sort_unstable_by(f64::total_cmp);
         let bandwidth = rates.get((rates.len().saturating_sub(1)) / 2).copied();
-        Edge { latency: Duration::try_from_secs_f64(latency).ok(), bandwidth, ..edge }
+        let launch = self.device(from).map_or(0.0, DeviceProfile::launch);
+        Edge { latency: Duration::try_from_secs_f64(latency + launch).ok(), bandwidth, ..edge }
     }
 
     /// Fills in the edges between these devices and between them and the host ([`host_id`](crate::host_id)), as [`Profile::edge`] does, and says for which of them the profile could be used. Edges of one that
@@ -132,7 +134,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::profile::{DeviceProfile, Sample, Spread};
+    use crate::profile::{OperatorProfile, Sample, Spread};
 
     fn link(from: &str, to: &str, transport: &str, samples: &[(u64, f64)]) -> LinkProfile {
         let sample = |&(bytes, median): &(u64, f64)| Sample {
@@ -213,6 +215,33 @@ mod tests {
         assert!(matches!(said[2].1, Usability::OtherDriver { .. }) && said[0].1 == Usability::Fits);
         assert_eq!(topology.edge(&infos[0].id, &infos[1].id).latency, Some(Duration::from_millis(1)));
         assert_eq!(topology.edge(&infos[1].id, &infos[2].id), Edge::default());
+    }
+
+    /// A driver that does the least piece of work on the host, and a program on its chip.
+    #[test]
+    fn who_runs_a_program_before_it_hands_over_takes_longer_than_the_link_alone() {
+        let spread = |median: f64| Spread { median, deviation: 0.0, count: 5 };
+        let mut sender = DeviceProfile::new(&info("gpu:0"));
+        assert_eq!(sender.launch(), 0.0);
+        sender.submission = Some(spread(2e-6));
+        sender.operators = [300e-6, 102e-6]
+            .map(|median| OperatorProfile {
+                family: "element-wise".into(),
+                case: String::new(),
+                slow: false,
+                flops: 1,
+                bytes: 8,
+                seconds: spread(median),
+            })
+            .into();
+        assert!((sender.launch() - 100e-6).abs() < 1e-12);
+        let mut profile = Profile::new();
+        profile.links.push(link("gpu:0", "cpu:0", IN_PLACE, &[(4096, 5e-6), (1 << 26, 5e-6)]));
+        profile.devices.push(sender);
+        let edge = profile.edge(&"gpu:0".parse().unwrap(), &"cpu:0".parse().unwrap(), Edge::default());
+        assert_eq!(edge.latency.map(|latency| latency.as_micros()), Some(105));
+        profile.devices[0].submission = None;
+        assert_eq!(profile.devices[0].launch(), 0.0);
     }
 
     proptest! {

@@ -103,6 +103,15 @@ impl DeviceProfile {
         }
     }
 
+    /// Seconds that the shortest program takes beyond the least piece of work, which a driver may do on the host: what it costs to have kernels run at all.
+    /// Zero where nothing was measured.
+    #[must_use]
+    pub fn launch(&self) -> f64 {
+        let shortest = self.operators.iter().map(|operator| operator.seconds.median).fold(f64::INFINITY, f64::min);
+        let beyond = self.submission.map_or(0.0, |submission| shortest - submission.median);
+        if beyond.is_finite() { beyond.max(0.0) } else { 0.0 }
+    }
+
     /// Takes what nodes of a model were measured to take, in place of what was known of nodes of the same signatures. Of several of one signature, it keeps the one
     /// that took the median time.
     pub fn take_nodes(&mut self, nodes: Vec<NodeProfile>) {
