@@ -111,8 +111,8 @@ impl Profile {
         Edge { latency: Duration::try_from_secs_f64(latency + launch).ok(), bandwidth, ..edge }
     }
 
-    /// Fills in the edges between these devices and between them and the host ([`host_id`](crate::host_id)), as [`Profile::edge`] does, and says for which of them the profile could be used. Edges of one that
-    /// it does not fit stay as they are.
+    /// Fills in the edges between these devices and between them and the host ([`host_id`](crate::host_id)), as [`Profile::edge`] does, and says
+    /// for which of them the profile could be used. Edges of one that it does not fit stay as they are.
     pub fn apply(&self, devices: &[&DeviceInfo], topology: &mut Topology) -> Vec<(DeviceId, Usability)> {
         let said: Vec<_> = devices.iter().map(|info| (info.id.clone(), self.usability(info))).collect();
         let usable = || said.iter().filter(|(_, usability)| *usability == Usability::Fits).map(|(id, _)| id);

@@ -136,7 +136,7 @@ fn check(
         profile,
         cuts: options.cuts,
         seed: options.seed,
-        seconds: seconds / 2,
+        seconds: seconds / 4,
     };
     let mut plans = Vec::new();
     for model in options.models.iter().filter(|_| comparison.devices.len() > 1) {
@@ -274,6 +274,12 @@ fn repeat<E>(
         times.push(once()?);
     }
     Ok(times)
+}
+
+/// Sorts values; the one in the middle, the upper one of two.
+fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
 }
 
 /// Does something before its time is taken: the first time touches pages, and compiles what a driver compiles lazily.

@@ -239,8 +239,7 @@ impl Check {
         let median = |device: &str, of: fn(&Check) -> &Errors| {
             let own = checks.iter().filter(|check| check.device == device);
             let mut errors: Vec<f64> = own.flat_map(|check| of(check).errors.iter().copied()).collect();
-            errors.sort_by(f64::total_cmp);
-            errors.get(errors.len() / 2).copied().unwrap_or(0.0)
+            super::median(&mut errors).unwrap_or(0.0)
         };
         let row = |&device: &&str| {
             (device.to_owned(), median(device, |check| &check.known), median(device, |check| &check.held_out))

@@ -87,6 +87,7 @@ pub(super) struct Plans {
 
 /// What is compared.
 pub(super) struct Comparison<'a> {
+    /// Two at least.
     pub(super) devices: Vec<&'a DeviceInfo>,
     pub(super) options: &'a DeviceOptions,
     pub(super) profile: &'a Profile,
@@ -116,15 +117,38 @@ impl Comparison<'_> {
     pub(super) fn of(&self, path: &Path) -> Result<Plans> {
         let model = hetero::read_model(path).map_err(hetero::Error::from)?;
         let ids: Vec<String> = self.devices.iter().map(|device| device.id.to_string()).collect();
+        let (mut rows, best) = self.alone(&ids, &model)?;
+        let all = self.engine(&ids, None)?;
+        let (planned, ratio) = match best {
+            Some(id) => self.beside(&all, id, &model)?,
+            None => {
+                let mut planned = Contender::new(&all, &model)?;
+                self.repeat(&mut [&mut planned])?;
+                (planned, None)
+            }
+        };
+        rows.push(planned.row("planned".to_owned()));
+        let mut random = SplitMix(self.seed);
+        for number in 1..=self.cuts {
+            let placement = cut(&planned.plan, &ids, &mut random)?;
+            match self.engine(&ids, Some(placement)).and_then(|engine| Contender::new(&engine, &model)) {
+                Ok(mut contender) => {
+                    self.repeat(&mut [&mut contender])?;
+                    rows.push(contender.row(format!("cut {number}")));
+                }
+                Err(error) => eprintln!("{}: cut {number} is left out: {error}", path.display()),
+            }
+        }
+        Ok(Plans { model: super::models::name(path), rows, best: best.cloned().zip(ratio) })
+    }
+
+    /// Each device that takes all of a model, and the fastest of them.
+    fn alone<'a>(&self, ids: &'a [String], model: &Model) -> Result<(Vec<Row>, Option<&'a String>)> {
         let mut rows = Vec::new();
         let mut best: Option<(f64, &String)> = None;
-        for id in &ids {
-            // A device that does not take all of it is none to compare with.
-            let Ok(mut alone) =
-                self.engine(std::slice::from_ref(id), None).and_then(|engine| Contender::new(&engine, &model))
-            else {
-                continue;
-            };
+        for id in ids {
+            let made = self.engine(std::slice::from_ref(id), None).and_then(|engine| Contender::new(&engine, model));
+            let Ok(mut alone) = made else { continue };
             self.repeat(&mut [&mut alone])?;
             let row = alone.row(format!("{id} alone"));
             if best.is_none_or(|(seconds, _)| row.measured < seconds) {
@@ -132,53 +156,33 @@ impl Comparison<'_> {
             }
             rows.push(row);
         }
-        let best = best.map(|(_, id)| id);
-        let all = self.engine(&ids, None)?;
-        let mut planned = Contender::new(&all, &model)?;
-        let best = match best {
-            Some(id) => {
-                let mut ratios = Vec::new();
-                let mut times = Vec::new();
-                for session in 0..SESSIONS {
-                    // Made first or second, by turns.
-                    let early = (session % 2 > 0).then(|| Contender::new(&all, &model)).transpose()?;
-                    let mut alone = Contender::new(&self.engine(std::slice::from_ref(id), None)?, &model)?;
-                    planned = early.map_or_else(|| Contender::new(&all, &model), Ok)?;
-                    self.repeat(&mut [&mut alone, &mut planned])?;
-                    let pairs = alone.times.iter().zip(&planned.times);
-                    ratios.extend(pairs.map(|(alone, planned)| alone.as_secs_f64() / planned.as_secs_f64()));
-                    times.append(&mut planned.times);
-                }
-                planned.times = times;
-                ratios.sort_by(f64::total_cmp);
-                ratios.get(ratios.len() / 2).map(|ratio| (id.clone(), *ratio))
-            }
-            None => {
-                self.repeat(&mut [&mut planned])?;
-                None
-            }
-        };
-        rows.push(planned.row("planned".to_owned()));
-        if ids.len() > 1 {
-            let mut random = SplitMix(self.seed);
-            for number in 1..=self.cuts {
-                let placement = cut(&planned.plan, &ids, &mut random)?;
-                match self.engine(&ids, Some(placement)).and_then(|engine| Contender::new(&engine, &model)) {
-                    Ok(mut contender) => {
-                        self.repeat(&mut [&mut contender])?;
-                        rows.push(contender.row(format!("cut {number}")));
-                    }
-                    Err(error) => eprintln!("{}: cut {number} is left out: {error}", path.display()),
-                }
-            }
+        Ok((rows, best.map(|(_, id)| id)))
+    }
+
+    /// The plan of all devices by turns with one of them alone, in several sessions: the plan with all its times, and the median of the ratios.
+    fn beside(&self, all: &HeteroEngine, id: &String, model: &Model) -> Result<(Contender, Option<f64>)> {
+        let one = std::slice::from_ref(id);
+        let (mut ratios, mut times, mut last) = (Vec::new(), Vec::new(), None);
+        for session in 0..SESSIONS {
+            // Made first or second, by turns.
+            let early = (session % 2 > 0).then(|| Contender::new(all, model)).transpose()?;
+            let mut alone = Contender::new(&self.engine(one, None)?, model)?;
+            let mut planned = early.map_or_else(|| Contender::new(all, model), Ok)?;
+            self.repeat(&mut [&mut alone, &mut planned])?;
+            let pairs = alone.times.iter().zip(&planned.times);
+            ratios.extend(pairs.map(|(alone, planned)| alone.as_secs_f64() / planned.as_secs_f64()));
+            times.append(&mut planned.times);
+            last = Some(planned);
         }
-        Ok(Plans { model: super::models::name(path), rows, best })
+        let mut planned = last.map_or_else(|| Contender::new(all, model), Ok)?;
+        planned.times = times;
+        Ok((planned, super::median(&mut ratios)))
     }
 
     /// Runs plans by turns, so that what the machine does meanwhile hits all of them.
     fn repeat(&self, contenders: &mut [&mut Contender]) -> Result<()> {
         let began = Instant::now();
-        let budget = self.seconds / 2 * u32::try_from(contenders.len()).unwrap_or(1);
+        let budget = self.seconds * u32::try_from(contenders.len()).unwrap_or(1);
         for round in 0..RUNS.1 {
             if round >= RUNS.0 && began.elapsed() >= budget {
                 break;
@@ -261,7 +265,7 @@ impl Plans {
     pub(super) fn summary(all: &[Plans]) -> Option<(usize, f64, f64)> {
         let rows = all.iter().flat_map(|plans| &plans.rows).filter(|row| row.devices.len() > 1);
         let mut errors: Vec<f64> = rows.map(|row| row.error().abs()).collect();
-        errors.sort_by(f64::total_cmp);
-        Some((errors.len(), *errors.get(errors.len() / 2)?, *errors.last()?))
+        let median = super::median(&mut errors)?;
+        Some((errors.len(), median, *errors.last()?))
     }
 }
