@@ -302,7 +302,8 @@ impl HeteroEngine {
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let whole = self.rewrite(&bound.program)?;
         let (tile, (parts, notes)) = (self.tile_size(), self.batch_parts(&whole)?);
-        let (program, unsplit) = (Arc::new(self.split(&whole, &parts, tile)?), Arc::new(whole));
+        let unsplit = Arc::new(whole);
+        let program = self.split(&unsplit, &parts, tile)?;
         let mut schedule = self.divide(&program, &HashSet::new())?;
         schedule.tile_size = (!passes::tile::groups(&program).is_empty()).then_some(tile as u64);
         schedule.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
@@ -327,7 +328,7 @@ impl HeteroEngine {
         let tile = schedule.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
         let parts = join::parts(&schedule);
         let unsplit = Arc::new(self.rewrite(&bound.program)?);
-        let program = Arc::new(self.split(&unsplit, &parts, tile)?);
+        let program = self.split(&unsplit, &parts, tile)?;
         let found = fingerprint(&program);
         if found != schedule.model {
             return Err(wrong("its model", format!("it is for the model {}, this is {found}", schedule.model)));
@@ -523,7 +524,7 @@ impl HeteroEngine {
     }
 
     /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
-    pub(crate) fn split(&self, program: &Program, parts: &[usize], tile: usize) -> Result<Program> {
+    pub(crate) fn split(&self, program: &Arc<Program>, parts: &[usize], tile: usize) -> Result<Arc<Program>> {
         let mut splitting: Vec<Box<dyn Pass>> = Vec::new();
         if !parts.is_empty() {
             splitting.push(Box::new(BatchSplit { parts: parts.to_vec() }));
@@ -540,7 +541,7 @@ impl HeteroEngine {
             return Ok(program.clone());
         }
         // Slices of constants are constants.
-        Ok(passes::run(&split, &passes::standard(), &context)?)
+        Ok(Arc::new(passes::run(&split, &passes::standard(), &context)?))
     }
 
     /// What there is to plan, on the devices that are not lost.

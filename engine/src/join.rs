@@ -49,7 +49,7 @@ impl HeteroEngine {
             stolen: 0,
         };
         let tiles = groups.into_iter().map(share).collect();
-        Ok(Some(Joined { program: Arc::new(program), schedule: joined, tiles }))
+        Ok(Some(Joined { program, schedule: joined, tiles }))
     }
 }
 

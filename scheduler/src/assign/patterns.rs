@@ -20,10 +20,31 @@ struct Set {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Item {
-    job: usize,
-    profit: f64,
-    weight: f64,
+pub(super) struct Item {
+    pub(super) job: usize,
+    pub(super) profit: f64,
+    pub(super) weight: f64,
+}
+
+impl Item {
+    /// By profit per weight, the most first; what brings none comes last, by profit.
+    pub(super) fn sort(items: &mut [Item]) {
+        let rate = |item: &Item| if item.profit > 0.0 { item.profit / item.weight } else { item.profit };
+        items.sort_unstable_by(|a, b| rate(b).total_cmp(&rate(a)).then(a.job.cmp(&b.job)));
+    }
+
+    /// What a profit can become at most with sorted items, where these may be cut (Dantzig, Operations Research 5, 1957).
+    pub(super) fn most(items: &[Item], profit: f64, room: f64) -> f64 {
+        let (mut room, mut bound) = (room, profit);
+        for item in items.iter().take_while(|item| item.profit > 0.0) {
+            if item.weight > room {
+                bound += room * item.profit / item.weight;
+                break;
+            }
+            (room, bound) = (room - item.weight, bound + item.profit);
+        }
+        bound
+    }
 }
 
 /// Up to 64 jobs, and devices that are to share them all.
@@ -199,8 +220,7 @@ impl Patterns {
                 self.items.push(Item { job, profit: u - cost, weight });
             }
         }
-        let rate = |item: &Item| if item.profit > 0.0 { item.profit / item.weight } else { item.profit };
-        self.items.sort_unstable_by(|a, b| rate(b).total_cmp(&rate(a)).then(a.job.cmp(&b.job)));
+        Item::sort(&mut self.items);
         let mut listing = Listing { value, least: value - most, sets: &mut self.sets[device], steps: STEPS };
         listing.sets.clear();
         listing.list(&self.items, 0, 0.0, room)
@@ -218,16 +238,7 @@ struct Listing<'a> {
 impl Listing<'_> {
     /// Takes the first item, and leaves it; false where there are too many sets.
     fn list(&mut self, items: &[Item], jobs: u64, profit: f64, room: f64) -> bool {
-        // What the rest could bring at most, where items may be cut.
-        let (mut free, mut bound) = (room, profit);
-        for item in items.iter().take_while(|item| item.profit > 0.0) {
-            if item.weight > free {
-                bound += free * item.profit / item.weight;
-                break;
-            }
-            (free, bound) = (free - item.weight, bound + item.profit);
-        }
-        if bound <= self.least {
+        if Item::most(items, profit, room) <= self.least {
             return true;
         }
         if self.steps == 0 || self.sets.len() >= SETS {

@@ -1,5 +1,6 @@
 //! The sets of jobs that suit each device.
 
+use super::patterns::Item;
 use super::table::Table;
 
 /// Sets kept per device: those that lose least.
@@ -47,7 +48,7 @@ impl Pool {
                     weight: table.weights(job, device)[0],
                 })
                 .collect();
-            items.sort_unstable_by(|a, b| b.rate().total_cmp(&a.rate()).then(a.job.cmp(&b.job)));
+            Item::sort(&mut items);
             let mut listing =
                 Listing { value, most, taken: vec![0; words], found: Vec::new(), jobs: Vec::new(), steps: STEPS, stop };
             if !listing.list(&items, 0.0, table.capacities[device][0]) && listing.steps > 0 {
@@ -67,20 +68,6 @@ impl Pool {
     }
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Item {
-    job: usize,
-    profit: f64,
-    weight: f64,
-}
-
-impl Item {
-    /// Profit per weight; but what brings none comes last, by profit.
-    fn rate(&self) -> f64 {
-        if self.profit > 0.0 { self.profit / self.weight } else { self.profit }
-    }
-}
-
 /// A search for the sets of a device whose profit is not below `value` by `most`.
 struct Listing<'a> {
     value: f64,
@@ -97,7 +84,7 @@ impl Listing<'_> {
     /// Lists the sets that have some of the items beside those taken. False where it was told to stop or has no steps left.
     fn list(&mut self, items: &[Item], profit: f64, room: f64) -> bool {
         for (at, item) in items.iter().enumerate() {
-            if self.bound(&items[at..], profit, room) {
+            if self.value - Item::most(&items[at..], profit, room) >= self.most {
                 return true;
             }
             if item.profit <= 0.0 && self.value - profit - item.profit >= self.most {
@@ -118,19 +105,6 @@ impl Listing<'_> {
         }
         self.keep(self.value - profit);
         true
-    }
-
-    /// Do all sets of these items lose too much? Bounds what they bring, where items may be cut (Dantzig, Operations Research 5, 1957).
-    fn bound(&self, items: &[Item], profit: f64, room: f64) -> bool {
-        let (mut room, mut bound) = (room, profit);
-        for item in items.iter().take_while(|item| item.profit > 0.0) {
-            if item.weight > room {
-                bound += room * item.profit / item.weight;
-                break;
-            }
-            (room, bound) = (room - item.weight, bound + item.profit);
-        }
-        self.value - bound >= self.most
     }
 
     /// Keeps what is taken; where there are too many sets, only those that lose least, and no worse ones from then on.
