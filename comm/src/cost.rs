@@ -130,7 +130,7 @@ impl Profile {
 
 #[cfg(test)]
 mod tests {
-    use hetero_hal::{Access, DeviceKind};
+    use hetero_hal::{DeviceKind, Reach};
     use proptest::prelude::*;
 
     use super::*;
@@ -193,9 +193,9 @@ mod tests {
         let rather = |from, to, bytes| profile.rather_copied(from, to, bytes).map(|(best, _)| best.transport);
         assert_eq!([0, 1 << 20].map(|bytes| rather(&a, &b, bytes)), [Some("staged"), None]);
         assert_eq!(rather(&b, &a, 0), None, "in place was not measured");
-        let shared = Edge { read: Access::Import, ..Edge::default() };
+        let shared = Edge { read: Reach::Import, ..Edge::default() };
         let there = profile.edge(&a, &b, shared);
-        assert_eq!((there.read, there.latency), (Access::Import, Some(Duration::from_secs_f64(5e-6))));
+        assert_eq!((there.read, there.latency), (Reach::Import, Some(Duration::from_secs_f64(5e-6))));
         let back = profile.edge(&b, &a, Edge::default());
         assert!((back.bandwidth.unwrap() / (1 << 20) as f64 / 1e3 - 1.0).abs() < 1e-6, "{back:?}");
         profile.links.remove(1);

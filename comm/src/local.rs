@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{
-    Access, Buffer, BufferLayout, Device, Error, ExternalMemory, HandleKind, HostMemory, HostSemantics, HostTask,
-    Point, Queue, QueueOptions, Result, Work,
+    Buffer, BufferLayout, Device, Error, ExternalMemory, HandleKind, HostMemory, HostSemantics, HostTask, Point, Queue,
+    QueueOptions, Reach, Result, Work,
 };
 
 use crate::host::{HostBytes, HostPages};
@@ -91,10 +91,10 @@ impl PeerCopy {
     fn copier<'a>(from: &'a Endpoint, to: &'a Endpoint) -> Result<&'a Arc<dyn Device>, Inapplicable> {
         differ(from, to)?;
         let (Some(sender), Some(receiver)) = (from.device(), to.device()) else { return Err(Inapplicable::Host) };
-        if receiver.edge_to(sender.info()).read >= Access::Copy {
+        if receiver.edge_to(sender.info()).read >= Reach::Copy {
             return Ok(receiver);
         }
-        if sender.edge_to(receiver.info()).write >= Access::Copy {
+        if sender.edge_to(receiver.info()).write >= Reach::Copy {
             return Ok(sender);
         }
         Err(Inapplicable::NoPeerAccess { from: from.id(), to: to.id() })

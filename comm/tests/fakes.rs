@@ -10,9 +10,9 @@ use hetero_comm::{
     measure, standard_transports,
 };
 use hetero_hal::{
-    Access, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, Device, DeviceId, DeviceInfo, Driver, Edge,
-    Error, ErrorKind, Executable, ExternalMemory, HostMemory, HostSemantics, OpenOptions, Point, Program, Queue,
-    QueueOptions, Result, Source, Timeline, Work,
+    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, Device, DeviceId, DeviceInfo, Driver, Edge, Error,
+    ErrorKind, Executable, ExternalMemory, HostMemory, HostSemantics, OpenOptions, Point, Program, Queue, QueueOptions,
+    Reach, Result, Source, Timeline, Work,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,7 +94,7 @@ impl Device for Fake {
     }
 
     fn edge_to(&self, _: &DeviceInfo) -> Edge {
-        let read = if self.manner == Manner::Peer { Access::Copy } else { Access::None };
+        let read = if self.manner == Manner::Peer { Reach::Copy } else { Reach::None };
         Edge { read, ..Edge::default() }
     }
 }

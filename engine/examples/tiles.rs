@@ -82,7 +82,7 @@ impl Case {
     fn new(name: &str, tile: usize, engine: &HeteroEngine, model: &Model, inputs: &[Tensor]) -> Result<Case, Error> {
         let plan = engine.analyze_model(model)?;
         let mut planned: BTreeMap<String, usize> = BTreeMap::new();
-        for partition in plan.schedule().partitions.iter().filter(|partition| partition.tiles.is_some()) {
+        for partition in plan.partitioning().partitions.iter().filter(|partition| partition.tiles.is_some()) {
             *planned.entry(partition.device.clone()).or_default() += 1;
         }
         let (name, session, inputs) = (name.to_owned(), engine.session(&plan)?, inputs.to_vec());

@@ -17,12 +17,12 @@ use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
 use crate::join::{self, Joined};
 use crate::lost::{takeover, uses};
-use crate::lower::{self, Constraints, CostModel, Roofline};
 use crate::passes::batch::BatchSplit;
 use crate::passes::tile::Tiling;
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
 use crate::plan::{Inner, Plan, fingerprint};
+use crate::problem::{self, Constraints, CostModel, Roofline};
 use crate::session::{OutputBuffer, Outputs, Session};
 use crate::{Error, Model, Result};
 
@@ -304,11 +304,11 @@ impl HeteroEngine {
         let (tile, (parts, notes)) = (self.tile_size(), self.batch_parts(&whole)?);
         let unsplit = Arc::new(whole);
         let program = self.split(&unsplit, &parts, tile)?;
-        let mut schedule = self.divide(&program, &HashSet::new())?;
-        schedule.tile_size = (!passes::tile::groups(&program).is_empty()).then_some(tile as u64);
-        schedule.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
-        schedule.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
-        Ok(self.plan(schedule, program, unsplit, bound.assumed, notes))
+        let mut partitioning = self.divide(&program, &HashSet::new())?;
+        partitioning.tile_size = (!passes::tile::groups(&program).is_empty()).then_some(tile as u64);
+        partitioning.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
+        partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
+        Ok(self.plan(partitioning, program, unsplit, bound.assumed, notes))
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.
@@ -316,28 +316,28 @@ impl HeteroEngine {
     /// # Errors
     /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`HeteroEngine::analyze`].
     pub fn load_plan(&self, model: &Model, json: &str) -> Result<Plan> {
-        let schedule = hetero_scheduler::Plan::from_json(json)?;
+        let partitioning = hetero_scheduler::Partitioning::from_json(json)?;
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
         let mut binding = Binding::default();
-        for (name, shape) in &schedule.input_shapes {
+        for (name, shape) in &partitioning.input_shapes {
             let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
             let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
             binding.shapes.insert(name.clone(), shape);
         }
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
-        let tile = schedule.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
-        let parts = join::parts(&schedule);
+        let tile = partitioning.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let parts = join::parts(&partitioning);
         let unsplit = Arc::new(self.rewrite(&bound.program)?);
         let program = self.split(&unsplit, &parts, tile)?;
         let found = fingerprint(&program);
-        if found != schedule.model {
-            return Err(wrong("its model", format!("it is for the model {}, this is {found}", schedule.model)));
+        if found != partitioning.model {
+            return Err(wrong("its model", format!("it is for the model {}, this is {found}", partitioning.model)));
         }
-        if let Some(device) = schedule.devices.iter().find(|id| self.position(id).is_none()) {
+        if let Some(device) = partitioning.devices.iter().find(|id| self.position(id).is_none()) {
             return Err(wrong(&format!("device '{device}'"), "it was not added to the engine".to_owned()));
         }
         let names: Vec<&str> = program.nodes().iter().map(|node| &*node.name).collect();
-        schedule.check(&names)?;
+        partitioning.check(&names)?;
         let producers = program.producers();
         let mut edges = Vec::new();
         for (value, readers) in program.consumers().into_iter().enumerate() {
@@ -345,8 +345,8 @@ impl HeteroEngine {
                 edges.extend(readers.into_iter().map(|reader| (names[producer.index()], names[reader.index()])));
             }
         }
-        schedule.check_order(edges)?;
-        Ok(self.plan(schedule, program.clone(), unsplit, bound.assumed, vec![]))
+        partitioning.check_order(edges)?;
+        Ok(self.plan(partitioning, program.clone(), unsplit, bound.assumed, vec![]))
     }
 
     /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical path, transfers, and other placements. `effort` is what
@@ -356,7 +356,7 @@ impl HeteroEngine {
     /// `Plan` where a device of the plan is lost, or does not take a node any more.
     pub fn explain(&self, plan: &Plan, effort: Effort) -> Result<Explanation> {
         let problem = self.problem(plan.program(), &HashSet::new())?;
-        Ok(Explanation::new(&problem, plan.schedule(), effort)?)
+        Ok(Explanation::new(&problem, plan.partitioning(), effort)?)
     }
 
     /// Runs a plan once. The first run compiles it.
@@ -396,14 +396,14 @@ impl HeteroEngine {
         // What a lost device holds is let go even where there is no session without it.
         *slot = None;
         let program = &plan.0.program;
-        let mut schedule = plan.0.schedule.clone();
+        let mut partitioning = plan.0.partitioning.clone();
         let mut denied: HashSet<(usize, NodeId)> = HashSet::new();
         let mut moved: Vec<String> = Vec::new();
         let mut joins = true;
         let session = loop {
             let lost = self.lost();
             // The one lost last is news.
-            let missing = lost.iter().rev().find(|(id, _)| uses(&schedule, id));
+            let missing = lost.iter().rev().find(|(id, _)| uses(&partitioning, id));
             if let Some((_, error)) = missing {
                 let now = self.divide(program, &denied).map_err(|obstacle| match obstacle {
                     Error::Plan(obstacle) => {
@@ -411,21 +411,21 @@ impl HeteroEngine {
                     }
                     other => other,
                 })?;
-                moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &schedule, &now)));
-                schedule = now;
+                moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &partitioning, &now)));
+                partitioning = now;
             }
-            let joined = if joins { self.joined(plan, &schedule)? } else { None };
+            let joined = if joins { self.joined(plan, &partitioning)? } else { None };
             let made = match &joined {
-                Some(Joined { program, schedule, tiles }) => {
-                    Session::new(self, program.clone(), schedule, moved.clone(), tiles.clone())
+                Some(Joined { program, partitioning, tiles }) => {
+                    Session::new(self, program.clone(), partitioning, moved.clone(), tiles.clone())
                 }
-                None => Session::new(self, program.clone(), &schedule, moved.clone(), vec![]),
+                None => Session::new(self, program.clone(), &partitioning, moved.clone(), vec![]),
             };
             let refused = match made {
                 Ok(session) => break Arc::new(session),
                 // Lost while it compiled: the same without it.
                 Err(Error::Device(error))
-                    if error.device().is_some_and(|id| uses(&schedule, id))
+                    if error.device().is_some_and(|id| uses(&partitioning, id))
                         && self.lose(&Error::Device(error.clone())) =>
                 {
                     continue;
@@ -446,7 +446,7 @@ impl HeteroEngine {
                 return Err(refused.into());
             };
             denied.insert((device, id));
-            schedule = match self.divide(program, &denied) {
+            partitioning = match self.divide(program, &denied) {
                 // The compiler's reason says more than that nobody else may take the node.
                 Err(Error::Placement { .. }) => return Err(refused.into()),
                 Err(Error::Plan(obstacle)) => {
@@ -457,7 +457,7 @@ impl HeteroEngine {
                 }
                 divided => divided?,
             };
-            let now = schedule.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
+            let now = partitioning.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);
             moved.push(format!("{node} moved to {now}: {refused}"));
         };
         *slot = Some(session.clone());
@@ -559,14 +559,18 @@ impl HeteroEngine {
             energy: self.config.scheduling.energy_budget,
             watts: &self.config.device_params.watts,
         };
-        lower::problem(program, &self.devices, &self.topology, &*self.costs, &constraints)
+        problem::problem(program, &self.devices, &self.topology, &*self.costs, &constraints)
     }
 
-    fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Plan> {
+    fn divide(&self, program: &Program, denied: &HashSet<(usize, NodeId)>) -> Result<hetero_scheduler::Partitioning> {
         let problem = self.problem(program, denied)?;
         let schedule = self.partitioner.partition(&problem)?;
-        let mut plan =
-            hetero_scheduler::Plan::from_schedule(&problem, &schedule, fingerprint(program), self.partitioner.name())?;
+        let mut plan = hetero_scheduler::Partitioning::from_schedule(
+            &problem,
+            &schedule,
+            fingerprint(program),
+            self.partitioner.name(),
+        )?;
         for id in program.inputs() {
             let value = program.value(*id)?;
             plan.input_shapes.insert(value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect());
@@ -576,12 +580,12 @@ impl HeteroEngine {
 
     fn plan(
         &self,
-        schedule: hetero_scheduler::Plan,
+        partitioning: hetero_scheduler::Partitioning,
         program: Arc<Program>,
         unsplit: Arc<Program>,
         assumed: Vec<String>,
         notes: Vec<String>,
     ) -> Plan {
-        Plan(Arc::new(Inner { schedule, program, unsplit, assumed, notes, session: Mutex::new(None) }))
+        Plan(Arc::new(Inner { partitioning, program, unsplit, assumed, notes, session: Mutex::new(None) }))
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use hetero_hal::Program;
-use hetero_scheduler::{Partition, Plan as Schedule};
+use hetero_scheduler::{Partition, Partitioning};
 
 use crate::passes::tile::last_of;
 use crate::session::TileShare;
@@ -18,7 +18,7 @@ use crate::{HeteroEngine, Plan, Result};
 /// A plan whose tiles are products again.
 pub(crate) struct Joined {
     pub(crate) program: Arc<Program>,
-    pub(crate) schedule: Schedule,
+    pub(crate) partitioning: Partitioning,
     /// What the report says of the tiles.
     pub(crate) tiles: Vec<TileShare>,
 }
@@ -29,13 +29,13 @@ impl HeteroEngine {
     ///
     /// # Errors
     /// What a pass says.
-    pub(crate) fn joined(&self, plan: &Plan, schedule: &Schedule) -> Result<Option<Joined>> {
-        let Some(groups) = alone(schedule) else { return Ok(None) };
+    pub(crate) fn joined(&self, plan: &Plan, partitioning: &Partitioning) -> Result<Option<Joined>> {
+        let Some(groups) = alone(partitioning) else { return Ok(None) };
         // One that was divided again does not say.
-        let parts = parts(&plan.0.schedule);
+        let parts = parts(&plan.0.partitioning);
         let program = self.split(&plan.0.unsplit, &parts, 0)?;
         let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
-        let joined = join(schedule, &groups, &names);
+        let joined = join(partitioning, &groups, &names);
         // Nodes that differ in more than their tiles: values that products had in common.
         let nodes: Vec<&str> = names.into_iter().collect();
         if joined.check(&nodes).is_err() {
@@ -49,19 +49,19 @@ impl HeteroEngine {
             stolen: 0,
         };
         let tiles = groups.into_iter().map(share).collect();
-        Ok(Some(Joined { program, schedule: joined, tiles }))
+        Ok(Some(Joined { program, partitioning: joined, tiles }))
     }
 }
 
 /// Rows of the parts that the plan's batch was split into.
-pub(crate) fn parts(schedule: &Schedule) -> Vec<usize> {
-    schedule.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
+pub(crate) fn parts(partitioning: &Partitioning) -> Vec<usize> {
+    partitioning.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
 }
 
 /// The device of each group of tiles, and how many tiles there are; `None` where there is no group, or several devices may take tiles of one.
-fn alone(schedule: &Schedule) -> Option<BTreeMap<&str, (&str, usize)>> {
+fn alone(partitioning: &Partitioning) -> Option<BTreeMap<&str, (&str, usize)>> {
     let mut groups: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
-    for partition in &schedule.partitions {
+    for partition in &partitioning.partitions {
         let Some(tiles) = &partition.tiles else { continue };
         let known = groups.entry(&tiles.group).or_insert((&partition.device, 0));
         known.1 += 1;
@@ -73,10 +73,10 @@ fn alone(schedule: &Schedule) -> Option<BTreeMap<&str, (&str, usize)>> {
 }
 
 /// The plan of the nodes of these names: what is gone is left out, and each product stands where its result was put together.
-fn join(schedule: &Schedule, groups: &BTreeMap<&str, (&str, usize)>, names: &BTreeSet<&str>) -> Schedule {
+fn join(partitioning: &Partitioning, groups: &BTreeMap<&str, (&str, usize)>, names: &BTreeSet<&str>) -> Partitioning {
     let product_of: BTreeMap<String, &str> = groups.keys().map(|group| (last_of(group), *group)).collect();
     let mut partitions: Vec<Partition> = Vec::new();
-    for partition in schedule.partitions.iter().filter(|partition| partition.tiles.is_none()) {
+    for partition in partitioning.partitions.iter().filter(|partition| partition.tiles.is_none()) {
         let mut rest = Partition { tasks: vec![], ..partition.clone() };
         for task in &partition.tasks {
             match product_of.get(task) {
@@ -98,8 +98,13 @@ fn join(schedule: &Schedule, groups: &BTreeMap<&str, (&str, usize)>, names: &BTr
     }
     partitions.retain(|partition| !partition.tasks.is_empty());
     let stays = |task: &String| names.contains(&**task);
-    let transfers = schedule.transfers.iter().filter(|one| stays(&one.from_task) && stays(&one.to_task)).cloned();
-    Schedule { partitions: one_of_all(partitions), transfers: transfers.collect(), tile_size: None, ..schedule.clone() }
+    let transfers = partitioning.transfers.iter().filter(|one| stays(&one.from_task) && stays(&one.to_task)).cloned();
+    Partitioning {
+        partitions: one_of_all(partitions),
+        transfers: transfers.collect(),
+        tile_size: None,
+        ..partitioning.clone()
+    }
 }
 
 /// Partitions were cut at tiles: where all are one device's, they are one.

@@ -52,10 +52,10 @@ mod error;
 mod fnv;
 mod join;
 mod lost;
-mod lower;
 pub mod passes;
 mod place;
 mod plan;
+mod problem;
 mod session;
 
 pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
@@ -70,7 +70,7 @@ pub use hetero_onnx::{
     read_tensor,
 };
 pub use hetero_scheduler as scheduler;
-pub use lower::{CostModel, Roofline, bytes, flops};
 pub use place::Placement;
 pub use plan::Plan;
+pub use problem::{CostModel, Roofline, bytes, flops};
 pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};

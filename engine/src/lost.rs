@@ -62,7 +62,7 @@ impl HeteroEngine {
 }
 
 /// Does a plan run anything on a device, or let it take tiles?
-pub(crate) fn uses(plan: &hetero_scheduler::Plan, id: &DeviceId) -> bool {
+pub(crate) fn uses(plan: &hetero_scheduler::Partitioning, id: &DeviceId) -> bool {
     let id = id.to_string();
     let takes = |tiles: &hetero_scheduler::Tiles| tiles.devices.contains_key(&id);
     plan.partitions.iter().any(|partition| partition.device == id || partition.tiles.as_ref().is_some_and(takes))
@@ -72,8 +72,8 @@ pub(crate) fn uses(plan: &hetero_scheduler::Plan, id: &DeviceId) -> bool {
 pub(crate) fn takeover(
     id: &DeviceId,
     error: &HalError,
-    before: &hetero_scheduler::Plan,
-    now: &hetero_scheduler::Plan,
+    before: &hetero_scheduler::Partitioning,
+    now: &hetero_scheduler::Partitioning,
 ) -> Option<String> {
     let id = id.to_string();
     let (before, now) = (before.placement(), now.placement());

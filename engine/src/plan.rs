@@ -13,7 +13,7 @@ use crate::session::Session;
 pub struct Plan(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
-    pub(crate) schedule: hetero_scheduler::Plan,
+    pub(crate) partitioning: hetero_scheduler::Partitioning,
     pub(crate) program: Arc<Program>,
     /// The same before its batch was split and its products were cut into tiles.
     pub(crate) unsplit: Arc<Program>,
@@ -26,8 +26,8 @@ pub(crate) struct Inner {
 impl Plan {
     /// The plan as data.
     #[must_use]
-    pub fn schedule(&self) -> &hetero_scheduler::Plan {
-        &self.0.schedule
+    pub fn partitioning(&self) -> &hetero_scheduler::Partitioning {
+        &self.0.partitioning
     }
 
     /// The bound and rewritten program.
@@ -51,7 +51,7 @@ impl Plan {
     /// Device of each node.
     #[must_use]
     pub fn placement(&self) -> BTreeMap<&str, &str> {
-        self.0.schedule.placement()
+        self.0.partitioning.placement()
     }
 
     /// The plan as JSON, for [`HeteroEngine::load_plan`](crate::HeteroEngine::load_plan).
@@ -59,7 +59,7 @@ impl Plan {
     /// # Errors
     /// Where an estimate is not a number.
     pub fn to_json(&self) -> crate::Result<String> {
-        Ok(self.0.schedule.to_json()?)
+        Ok(self.0.partitioning.to_json()?)
     }
 }
 

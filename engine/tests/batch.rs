@@ -68,7 +68,7 @@ fn a_batch_is_split_by_speed_and_gives_the_same() {
     ] {
         let engine = engine_config(speeds, config(most), Duration::from_secs(60), |driver| driver);
         let plan = engine.analyze_model(&model).unwrap();
-        assert_eq!(plan.schedule().batch_parts, parts, "{most}");
+        assert_eq!(plan.partitioning().batch_parts, parts, "{most}");
         assert!(plan.notes().is_empty(), "{:?}", plan.notes());
         let again = engine.load_plan(&model, &plan.to_json().unwrap()).unwrap();
         for plan in [plan, again] {
@@ -85,6 +85,6 @@ fn a_batch_is_split_by_speed_and_gives_the_same() {
 fn what_mixes_rows_stays_whole_and_says_why() {
     let engine = engine_config(&[Speed::ms(0), Speed::ms(0)], config(4), Duration::from_secs(60), |driver| driver);
     let plan = engine.analyze_model(&network(true)).unwrap();
-    assert!(plan.schedule().batch_parts.is_empty());
+    assert!(plan.partitioning().batch_parts.is_empty());
     assert!(plan.notes()[0].contains("n6 (Softmax) is not known to keep rows apart"), "{:?}", plan.notes());
 }

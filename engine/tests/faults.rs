@@ -150,7 +150,7 @@ fn no_memory_and_no_compiler_are_told_or_worked_around() {
     assert!(error.kind() == ErrorKind::Compile && error.operator() == Some("two (Abs)"), "{error}");
     let free = faulty(0, compile, "five=fake:1");
     let plan = free.analyze_model(&model(30, &CHAIN)).unwrap();
-    if plan.schedule().partitions.iter().any(|partition| partition.device == "fake:0") {
+    if plan.partitioning().partitions.iter().any(|partition| partition.device == "fake:0") {
         close(free.run(&[("x", x.clone())], &plan).unwrap().tensor("y").unwrap(), &chain(&x));
         assert_eq!(free.session(&plan).unwrap().report().moved.len(), 1);
     }

@@ -115,7 +115,7 @@ fn what_passes_between_host_and_device_counts() {
         samples: [4096, 1 << 22].map(|bytes| Sample { bytes, seconds: spread(seconds) }).into(),
         stopped: None,
     };
-    let seconds = |engine: &HeteroEngine| engine.analyze_model(&model()).unwrap().schedule().estimated_makespan;
+    let seconds = |engine: &HeteroEngine| engine.analyze_model(&model()).unwrap().partitioning().estimated_makespan;
     let without = seconds(&engine(20e-3, |_| ()));
     let with = engine(20e-3, |profile| profile.links.extend([link("host", "cpu", 3e-3), link("cpu", "host", 5e-3)]));
     assert!((seconds(&with) - without - 8e-3).abs() < 1e-9, "{} {without}", seconds(&with));

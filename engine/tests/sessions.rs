@@ -47,11 +47,11 @@ fn room_in_the_shared_arena_is_not_given_where_somebody_would_wait_for_it() {
         ("end", "Neg", &["b"], "z"),
     ];
     let model = model(64, &nodes);
-    let mut schedule = engine.analyze_model(&model).unwrap().schedule().clone();
+    let mut partitioning = engine.analyze_model(&model).unwrap().partitioning().clone();
     let position =
         |partition: &hetero::scheduler::Partition| nodes.iter().position(|node| node.0 == partition.tasks[0]);
-    schedule.partitions.sort_by_key(position);
-    let plan = engine.load_plan(&model, &schedule.to_json().unwrap()).unwrap();
+    partitioning.partitions.sort_by_key(position);
+    let plan = engine.load_plan(&model, &partitioning.to_json().unwrap()).unwrap();
     let x = tensor(64, 0.0);
     let outputs = engine.run(&[("x", x.clone())], &plan).unwrap();
     let expected = |f: fn(f32) -> f32| x.view::<f32>().unwrap().iter().map(|&x| f(x)).collect::<Vec<_>>();

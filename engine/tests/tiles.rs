@@ -66,7 +66,7 @@ fn constants_and_ragged_edges() {
     let inputs = [("a", tensor(&[50, 20], 0.1)), ("b", tensor(&[20, 37], 0.3))];
     let engine = engine(&[Speed::ms(1), Speed::ms(1)], 8);
     let plan = engine.analyze_model(&product(sizes, Some(inputs[1].1.clone()))).unwrap();
-    assert_eq!(plan.schedule().partitions.iter().filter(|partition| partition.tiles.is_some()).count(), 7 * 5);
+    assert_eq!(plan.partitioning().partitions.iter().filter(|partition| partition.tiles.is_some()).count(), 7 * 5);
     for _ in 0..3 {
         check(&engine.run(&inputs[..1], &plan).unwrap(), &expected(&inputs, sizes));
     }
@@ -131,7 +131,7 @@ fn tiles_of_one_device_alone_run_as_their_product() {
         let engine = engine(&[Speed::ms(1)], 16);
         let model = product(SIZES, constant.then(|| inputs[1].1.clone()));
         let plan = engine.analyze_model(&model).unwrap();
-        assert_eq!(plan.schedule().partitions.iter().filter(|partition| partition.tiles.is_some()).count(), 64);
+        assert_eq!(plan.partitioning().partitions.iter().filter(|partition| partition.tiles.is_some()).count(), 64);
         let session = engine.session(&plan).unwrap();
         let given = if constant { &inputs[..1] } else { &inputs[..] };
         check(&session.run(given).unwrap(), &expected(&inputs, SIZES));

@@ -83,4 +83,4 @@ pub use shares::Shares;
 pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, Point, Timeline, Watcher};
-pub use topology::{Access, Edge, Topology};
+pub use topology::{Edge, Reach, Topology};

@@ -7,7 +7,7 @@ use crate::driver::DeviceId;
 
 /// How a device gets at another's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Access {
+pub enum Reach {
     /// Not at all: through the host.
     #[default]
     None,
@@ -23,9 +23,9 @@ pub enum Access {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Edge {
     /// How the first device reads the second's memory.
-    pub read: Access,
+    pub read: Reach,
     /// How the first device writes the second's memory.
-    pub write: Access,
+    pub write: Reach,
     /// Bytes per second of a large transfer; `None` until measured or told.
     pub bandwidth: Option<f64>,
     /// Time of an empty transfer; `None` until measured or told.
@@ -38,7 +38,7 @@ impl Edge {
     /// A device's way to its own memory.
     #[must_use]
     pub fn own(bandwidth: Option<f64>) -> Self {
-        let (read, write) = (Access::Native, Access::Native);
+        let (read, write) = (Reach::Native, Reach::Native);
         Edge { read, write, bandwidth, latency: Some(Duration::ZERO), coherent: true }
     }
 }
@@ -68,9 +68,9 @@ mod tests {
     fn edges_are_directed_and_absent_ones_reach_nothing() {
         let (a, b) = (DeviceId::new("cpu", 0), DeviceId::new("wgpu", 0));
         let mut topology = Topology::default();
-        topology.insert(a.clone(), b.clone(), Edge { read: Access::Import, ..Edge::default() });
-        assert_eq!(topology.edge(&a, &b).read, Access::Import);
+        topology.insert(a.clone(), b.clone(), Edge { read: Reach::Import, ..Edge::default() });
+        assert_eq!(topology.edge(&a, &b).read, Reach::Import);
         assert_eq!(topology.edge(&b, &a), Edge::default());
-        assert!(Access::Native > Access::Import && Access::Copy > Access::None);
+        assert!(Reach::Native > Reach::Import && Reach::Copy > Reach::None);
     }
 }

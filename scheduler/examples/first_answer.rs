@@ -7,7 +7,7 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use hetero_scheduler::{Device, Devices, Effort, LatencyAware, Link, Problem, Task, TaskGraph};
+use hetero_scheduler::{DeviceSpec, Devices, Effort, LatencyAware, Link, Problem, Task, TaskGraph};
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -45,7 +45,7 @@ impl Random {
 
 fn problem(count: usize, seed: u64) -> Result<Problem, Box<dyn Error>> {
     let mut random = Random(seed);
-    let devices = ["cpu:0", "gpu:0", "fpga:0", "npu:0"].map(Device::new);
+    let devices = ["cpu:0", "gpu:0", "fpga:0", "npu:0"].map(DeviceSpec::new);
     let devices = Devices::uniform(devices, Link { latency: 20e-6, bandwidth: 8e9 })?;
     let mut graph = TaskGraph::builder(devices.len());
     let mut ids = Vec::new();

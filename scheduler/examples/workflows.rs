@@ -12,7 +12,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hetero_scheduler::{
-    Cpop, Device, Devices, Effort, Heft, LatencyAware, Link, Lookahead, Partitioner, Peft, Problem, Task, TaskGraph,
+    Cpop, DeviceSpec, Devices, Effort, Heft, LatencyAware, Link, Lookahead, Partitioner, Peft, Problem, Task, TaskGraph,
 };
 use serde_json::{Value, json};
 
@@ -95,7 +95,7 @@ fn problem(path: &Path, speeds: &[f64]) -> Result<(Problem, f64), Box<dyn Error>
         }
     }
     let bandwidth = if total > 0.0 { (total / edges) / (work / count) } else { 1.0 };
-    let devices = (0..speeds.len()).map(|index| Device::new(format!("p:{index}")));
+    let devices = (0..speeds.len()).map(|index| DeviceSpec::new(format!("p:{index}")));
     let devices = Devices::uniform(devices, Link { latency: 0.0, bandwidth })?;
     Ok((Problem::new(graph.build()?, devices)?, bandwidth))
 }

@@ -51,11 +51,11 @@ impl<P: Partitioner> Partitioner for Cautious<P> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Devices, LatencyAware, Link, Task, TaskGraph, TaskId};
+    use crate::{DeviceSpec, Devices, LatencyAware, Link, Task, TaskGraph, TaskId};
 
     /// A chain of tasks with so many seconds on each of two devices that share a processor, or have one each.
     fn problem(costs: &[(f64, f64)], shared: bool, parallel: bool) -> Problem {
-        let device = |id: &str| if shared { Device::new(id).with_processor("host") } else { Device::new(id) };
+        let device = |id: &str| if shared { DeviceSpec::new(id).with_processor("host") } else { DeviceSpec::new(id) };
         let devices = Devices::uniform(["a", "b"].map(device), Link { latency: 1e-3, bandwidth: 1e9 }).unwrap();
         let mut graph = TaskGraph::builder(2);
         for (index, &(a, b)) in costs.iter().enumerate() {
@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn what_home_cannot_do_goes_elsewhere() {
-        let devices = Devices::uniform(["a", "b"].map(Device::new), Link { latency: 1e-3, bandwidth: 1e9 }).unwrap();
+        let devices =
+            Devices::uniform(["a", "b"].map(DeviceSpec::new), Link { latency: 1e-3, bandwidth: 1e9 }).unwrap();
         let mut graph = TaskGraph::builder(2);
         graph.task(Task::new("x", [Some(1.0), Some(1.5)])).unwrap();
         graph.task(Task::new("y", [None, Some(0.5)])).unwrap();

@@ -119,12 +119,12 @@ fn contracted(fine: &Problem, cluster_of: &[usize], members: &[Vec<usize>]) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Devices, Heft, Link, Partitioner};
+    use crate::{DeviceSpec, Devices, Heft, Link, Partitioner};
 
     /// Two heavy tasks with light ones behind them, and a light one that both feed; on two devices.
     fn problem(latency: f64) -> Problem {
         let link = Link { latency, bandwidth: 1e9 };
-        let devices = Devices::uniform(["a", "b"].map(Device::new), link).unwrap();
+        let devices = Devices::uniform(["a", "b"].map(DeviceSpec::new), link).unwrap();
         let mut graph = TaskGraph::builder(2);
         let costs = [(10.0, 5.0), (0.1, 0.2), (8.0, 9.0), (0.1, 0.3), (0.2, 0.1)];
         for (index, (a, b)) in costs.into_iter().enumerate() {

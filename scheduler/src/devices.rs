@@ -7,11 +7,11 @@ use crate::error::check_seconds;
 
 /// Number of a device in the list of [`Devices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct DeviceId(pub usize);
+pub struct DeviceIndex(pub usize);
 
 /// A device, as far as planning goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Device {
+pub struct DeviceSpec {
     /// How plans name it, such as `cpu:0`.
     pub id: String,
     /// Bytes that tasks may hold on it together; `None` where nothing limits them.
@@ -21,7 +21,7 @@ pub struct Device {
     pub processor: Option<String>,
 }
 
-impl Device {
+impl DeviceSpec {
     /// A device whose memory sets no limit.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
@@ -36,7 +36,7 @@ impl Device {
     }
 }
 
-impl Device {
+impl DeviceSpec {
     /// Names what computes for it.
     #[must_use]
     pub fn with_processor(mut self, name: impl Into<String>) -> Self {
@@ -65,7 +65,7 @@ impl Link {
 /// Where a benchmark gives communication costs instead of sizes, a latency of 0 and a bandwidth of 1 make bytes of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Devices {
-    devices: Vec<Device>,
+    devices: Vec<DeviceSpec>,
     /// The number of each device's processor.
     processors: Vec<usize>,
     /// By row of the sender.
@@ -93,8 +93,8 @@ impl Devices {
     ///
     /// # Errors
     /// [`Error::NoDevice`], [`Error::DuplicateDevice`], or [`Error::TooMany`] beyond [`Devices::LIMIT`].
-    pub fn new(devices: impl IntoIterator<Item = Device>) -> Result<Self, Error> {
-        let devices: Vec<Device> = devices.into_iter().collect();
+    pub fn new(devices: impl IntoIterator<Item = DeviceSpec>) -> Result<Self, Error> {
+        let devices: Vec<DeviceSpec> = devices.into_iter().collect();
         if devices.is_empty() {
             return Err(Error::NoDevice);
         }
@@ -107,8 +107,8 @@ impl Devices {
         }
         let links = vec![None; devices.len() * devices.len()];
         // Each device stands for its processor, or the first one that names the same does.
-        let first = |(index, device): (usize, &Device)| {
-            let same = |other: &Device| device.processor.is_some() && other.processor == device.processor;
+        let first = |(index, device): (usize, &DeviceSpec)| {
+            let same = |other: &DeviceSpec| device.processor.is_some() && other.processor == device.processor;
             devices.iter().position(same).unwrap_or(index)
         };
         let processors = devices.iter().enumerate().map(first).collect();
@@ -119,7 +119,7 @@ impl Devices {
     ///
     /// # Errors
     /// Those of [`Devices::new`] and [`Devices::connect`].
-    pub fn uniform(devices: impl IntoIterator<Item = Device>, link: Link) -> Result<Self, Error> {
+    pub fn uniform(devices: impl IntoIterator<Item = DeviceSpec>, link: Link) -> Result<Self, Error> {
         let mut devices = Self::new(devices)?;
         for from in devices.ids() {
             for to in devices.ids().filter(|&to| to != from) {
@@ -133,7 +133,7 @@ impl Devices {
     ///
     /// # Errors
     /// [`Error::UnknownDevice`], or [`Error::Number`] for a latency or bandwidth that cannot be one.
-    pub fn connect(&mut self, from: DeviceId, to: DeviceId, link: Link) -> Result<(), Error> {
+    pub fn connect(&mut self, from: DeviceIndex, to: DeviceIndex, link: Link) -> Result<(), Error> {
         let count = self.len();
         for id in [from, to] {
             if id.0 >= count {
@@ -159,30 +159,30 @@ impl Devices {
     }
 
     /// The numbers of all devices.
-    pub fn ids(&self) -> impl Iterator<Item = DeviceId> + use<> {
-        (0..self.len()).map(DeviceId)
+    pub fn ids(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
+        (0..self.len()).map(DeviceIndex)
     }
 
     /// A device, where the number is one of these.
     #[must_use]
-    pub fn get(&self, id: DeviceId) -> Option<&Device> {
+    pub fn get(&self, id: DeviceIndex) -> Option<&DeviceSpec> {
         self.devices.get(id.0)
     }
 
     /// The devices in the order of their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = &Device> {
+    pub fn iter(&self) -> impl Iterator<Item = &DeviceSpec> {
         self.devices.iter()
     }
 
     /// The device that stands for a device's processor: the first of those that share it.
     #[must_use]
-    pub fn processor(&self, id: DeviceId) -> DeviceId {
-        DeviceId(self.processors.get(id.0).copied().unwrap_or(id.0))
+    pub fn processor(&self, id: DeviceIndex) -> DeviceIndex {
+        DeviceIndex(self.processors.get(id.0).copied().unwrap_or(id.0))
     }
 
     /// The link from one device to another, where there is one.
     #[must_use]
-    pub fn link(&self, from: DeviceId, to: DeviceId) -> Option<Link> {
+    pub fn link(&self, from: DeviceIndex, to: DeviceIndex) -> Option<Link> {
         if to.0 >= self.len() {
             return None;
         }
@@ -191,12 +191,12 @@ impl Devices {
 
     /// Seconds that so many bytes take from one device to another; `None` where there is no way.
     #[must_use]
-    pub fn seconds(&self, from: DeviceId, to: DeviceId, bytes: u64) -> Option<f64> {
+    pub fn seconds(&self, from: DeviceIndex, to: DeviceIndex, bytes: u64) -> Option<f64> {
         if from == to { Some(0.0) } else { self.link(from, to).map(|link| link.seconds(bytes)) }
     }
 
     /// Can values stay on one device or go from it to the other?
-    pub(crate) fn reaches(&self, from: DeviceId, to: DeviceId) -> bool {
+    pub(crate) fn reaches(&self, from: DeviceIndex, to: DeviceIndex) -> bool {
         from == to || self.link(from, to).is_some()
     }
 
@@ -233,25 +233,25 @@ mod tests {
     use super::*;
 
     fn three() -> Devices {
-        Devices::new(["cpu:0", "gpu:0", "gpu:1"].map(Device::new)).unwrap()
+        Devices::new(["cpu:0", "gpu:0", "gpu:1"].map(DeviceSpec::new)).unwrap()
     }
 
     #[test]
     fn links_are_one_way() {
         let mut devices = three();
-        devices.connect(DeviceId(0), DeviceId(1), Link { latency: 1.0, bandwidth: 4.0 }).unwrap();
-        assert_eq!(devices.seconds(DeviceId(0), DeviceId(1), 8), Some(3.0));
-        assert_eq!(devices.seconds(DeviceId(1), DeviceId(0), 8), None);
-        assert_eq!(devices.seconds(DeviceId(2), DeviceId(2), 8), Some(0.0));
-        assert_eq!(devices.seconds(DeviceId(0), DeviceId(9), 8), None);
-        assert_eq!(devices.seconds(DeviceId(usize::MAX), DeviceId(1), 8), None);
+        devices.connect(DeviceIndex(0), DeviceIndex(1), Link { latency: 1.0, bandwidth: 4.0 }).unwrap();
+        assert_eq!(devices.seconds(DeviceIndex(0), DeviceIndex(1), 8), Some(3.0));
+        assert_eq!(devices.seconds(DeviceIndex(1), DeviceIndex(0), 8), None);
+        assert_eq!(devices.seconds(DeviceIndex(2), DeviceIndex(2), 8), Some(0.0));
+        assert_eq!(devices.seconds(DeviceIndex(0), DeviceIndex(9), 8), None);
+        assert_eq!(devices.seconds(DeviceIndex(usize::MAX), DeviceIndex(1), 8), None);
         assert!(!devices.all_linked());
     }
 
     #[test]
     fn devices_that_name_one_processor_share_it() {
-        let shared = |id: &str, name: &str| Device::new(id).with_processor(name);
-        let all = [Device::new("gpu:0"), shared("cpu:0", "host"), shared("x:0", "other"), shared("cl:0", "host")];
+        let shared = |id: &str, name: &str| DeviceSpec::new(id).with_processor(name);
+        let all = [DeviceSpec::new("gpu:0"), shared("cpu:0", "host"), shared("x:0", "other"), shared("cl:0", "host")];
         let devices = Devices::new(all).unwrap();
         let processors: Vec<usize> = devices.ids().map(|id| devices.processor(id).0).collect();
         assert_eq!(processors, [0, 1, 2, 1]);
@@ -261,8 +261,8 @@ mod tests {
     fn the_mean_leaves_out_devices_without_a_way() {
         let mut devices = three();
         assert_eq!(devices.mean(), Affine { latency: 0.0, per_byte: 0.0 });
-        devices.connect(DeviceId(0), DeviceId(1), Link { latency: 1.0, bandwidth: 1.0 }).unwrap();
-        devices.connect(DeviceId(1), DeviceId(0), Link { latency: 3.0, bandwidth: f64::INFINITY }).unwrap();
+        devices.connect(DeviceIndex(0), DeviceIndex(1), Link { latency: 1.0, bandwidth: 1.0 }).unwrap();
+        devices.connect(DeviceIndex(1), DeviceIndex(0), Link { latency: 3.0, bandwidth: f64::INFINITY }).unwrap();
         assert_eq!(devices.mean(), Affine { latency: 2.0, per_byte: 0.5 });
         assert_eq!(devices.worst(), Affine { latency: 3.0, per_byte: 1.0 });
     }
@@ -270,10 +270,10 @@ mod tests {
     #[test]
     fn what_cannot_be_is_refused() {
         assert_eq!(Devices::new([]), Err(Error::NoDevice));
-        assert_eq!(Devices::new(["a", "b", "a"].map(Device::new)), Err(Error::DuplicateDevice("a".into())));
-        let many = (0..=Devices::LIMIT).map(|index| Device::new(index.to_string()));
+        assert_eq!(Devices::new(["a", "b", "a"].map(DeviceSpec::new)), Err(Error::DuplicateDevice("a".into())));
+        let many = (0..=Devices::LIMIT).map(|index| DeviceSpec::new(index.to_string()));
         assert!(matches!(Devices::new(many), Err(Error::TooMany { what: "devices", .. })));
-        let unknown = three().connect(DeviceId(0), DeviceId(3), Link { latency: 0.0, bandwidth: 1.0 });
+        let unknown = three().connect(DeviceIndex(0), DeviceIndex(3), Link { latency: 0.0, bandwidth: 1.0 });
         assert_eq!(unknown, Err(Error::UnknownDevice { index: 3, count: 3 }));
         for (latency, bandwidth) in [
             (-1.0, 1.0),
@@ -284,7 +284,7 @@ mod tests {
             (0.0, f64::NAN),
             (0.0, 1e-320),
         ] {
-            let refused = three().connect(DeviceId(0), DeviceId(1), Link { latency, bandwidth });
+            let refused = three().connect(DeviceIndex(0), DeviceIndex(1), Link { latency, bandwidth });
             assert!(matches!(refused, Err(Error::Number { .. })), "{latency} {bandwidth}");
         }
     }

@@ -1,6 +1,6 @@
 //! Which devices are still open to each task where not all devices are linked.
 
-use crate::{DeviceId, Error, Problem, TaskId};
+use crate::{DeviceIndex, Error, Problem, TaskId};
 
 /// The devices that each task can still take without cutting off a neighbour: arc consistency (Mackworth, "Consistency in networks of
 /// relations", 1977), kept while a strategy fixes one task after the other. It does not look further than from neighbour to neighbour, so
@@ -33,17 +33,17 @@ impl<'a> Domains<'a> {
         Ok(domains)
     }
 
-    fn entry(&self, task: TaskId, device: DeviceId) -> usize {
+    fn entry(&self, task: TaskId, device: DeviceIndex) -> usize {
         task.0 * self.problem.devices().len() + device.0
     }
 
     /// Is a device open to a task?
-    pub(crate) fn allows(&self, task: TaskId, device: DeviceId) -> bool {
+    pub(crate) fn allows(&self, task: TaskId, device: DeviceIndex) -> bool {
         self.open[self.entry(task, device)]
     }
 
     /// Gives a task to a device, unless that would leave some other task with none.
-    pub(crate) fn fix(&mut self, task: TaskId, device: DeviceId) -> bool {
+    pub(crate) fn fix(&mut self, task: TaskId, device: DeviceIndex) -> bool {
         if self.all_linked {
             return true;
         }
@@ -57,7 +57,7 @@ impl<'a> Domains<'a> {
         consistent
     }
 
-    fn close(&mut self, task: TaskId, device: DeviceId) {
+    fn close(&mut self, task: TaskId, device: DeviceIndex) {
         let entry = self.entry(task, device);
         if std::mem::take(&mut self.open[entry]) {
             self.closed.push(entry);
@@ -73,7 +73,7 @@ impl<'a> Domains<'a> {
             let after = graph.successors(task).map(|(other, _)| (other, true));
             let before = graph.predecessors(task).map(|(other, _)| (other, false));
             for (other, receives) in after.chain(before) {
-                let cut_off: Vec<DeviceId> = devices
+                let cut_off: Vec<DeviceIndex> = devices
                     .ids()
                     .filter(|&there| self.allows(other, there))
                     .filter(|&there| {

@@ -8,7 +8,7 @@ pub enum Error {
     /// Two devices have one id.
     #[error("two devices have the id '{0}'; give each its own")]
     DuplicateDevice(String),
-    /// A [`DeviceId`](crate::DeviceId) of other devices.
+    /// A [`DeviceIndex`](crate::DeviceIndex) of other devices.
     #[error("there is no device number {index} among {count}; use the numbers of these devices")]
     UnknownDevice {
         /// The number.

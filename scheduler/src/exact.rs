@@ -6,7 +6,7 @@ use crate::arrays::Arrays;
 use crate::bounds::{Bounds, PROOF};
 use crate::load::Load;
 use crate::search::{Remaining, improve};
-use crate::{Cpop, DeviceId, Effort, Error, Heft, Partitioner, Peft, Problem, Schedule, Slot};
+use crate::{Cpop, DeviceIndex, Effort, Error, Heft, Partitioner, Peft, Problem, Schedule, Slot};
 
 /// Tasks that the search numbers in one word.
 const MOST_TASKS: usize = 64;
@@ -160,7 +160,7 @@ impl<'a> Tree<'a> {
             tail,
             work: (0..arrays.tasks).map(work).collect(),
             price,
-            slots: vec![Slot { device: DeviceId(0), start: 0.0, finish: 0.0 }; arrays.tasks],
+            slots: vec![Slot { device: DeviceIndex(0), start: 0.0, finish: 0.0 }; arrays.tasks],
             done: 0,
             free: vec![0.0; arrays.devices],
             load: Load::new(problem),
@@ -206,7 +206,7 @@ impl<'a> Tree<'a> {
                 if start.is_finite() && self.load.has_memory(task, device) && self.load.has_energy(task, device) {
                     let finish = start + self.arrays.seconds(task, device);
                     let through = finish + self.tail[task * self.arrays.devices + device];
-                    branches.push((through, task, Slot { device: DeviceId(device), start, finish }));
+                    branches.push((through, task, Slot { device: DeviceIndex(device), start, finish }));
                 }
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::Serialize;
 
 use crate::partition::seconds_between;
-use crate::{DeviceId, Effort, Error, Plan, Problem, Schedule, Slot, TaskId};
+use crate::{DeviceIndex, Effort, Error, Partitioning, Problem, Schedule, Slot, TaskId};
 
 /// What can be said of a plan. All times are estimates, by the costs of the problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -170,13 +170,13 @@ struct Replay<'a> {
     problem: &'a Problem,
     partitions: Vec<Vec<TaskId>>,
     partition_of: Vec<usize>,
-    device: Vec<DeviceId>,
+    device: Vec<DeviceIndex>,
     start: Vec<f64>,
     finish: Vec<f64>,
 }
 
 impl<'a> Replay<'a> {
-    fn new(problem: &'a Problem, plan: &Plan) -> Result<Self, Error> {
+    fn new(problem: &'a Problem, plan: &Partitioning) -> Result<Self, Error> {
         let graph = problem.graph();
         let names: Vec<&str> = graph.tasks().map(|(_, task)| task.name.as_str()).collect();
         plan.check(&names)?;
@@ -188,7 +188,7 @@ impl<'a> Replay<'a> {
         for (number, partition) in plan.partitions.iter().enumerate() {
             let wrong = |reason: String| Error::Plan { at: format!("partition number {number}"), reason };
             let found = problem.devices().iter().position(|device| device.id == partition.device);
-            let on = DeviceId(found.ok_or_else(|| wrong(format!("there is no device '{}'", partition.device)))?);
+            let on = DeviceIndex(found.ok_or_else(|| wrong(format!("there is no device '{}'", partition.device)))?);
             let tasks: Vec<TaskId> =
                 partition.tasks.iter().filter_map(|task| by_name.get(task.as_str()).copied()).collect();
             if let Some(&task) = tasks.iter().find(|&&task| graph.known(task).seconds_on(on).is_none()) {
@@ -206,11 +206,11 @@ impl<'a> Replay<'a> {
         Ok(replay)
     }
 
-    fn processor(&self, partition: usize) -> DeviceId {
+    fn processor(&self, partition: usize) -> DeviceIndex {
         self.problem.devices().processor(self.device[partition])
     }
 
-    fn seconds(&self, partition: usize, device: DeviceId) -> Result<f64, TaskId> {
+    fn seconds(&self, partition: usize, device: DeviceIndex) -> Result<f64, TaskId> {
         let tasks = self.partitions[partition].iter();
         tasks.map(|&task| self.problem.graph().known(task).seconds_on(device).ok_or(task)).sum()
     }
@@ -299,9 +299,9 @@ impl<'a> Replay<'a> {
     }
 
     /// A run with one partition on another device, and all else as it is.
-    fn elsewhere(&mut self, partition: usize, device: DeviceId) -> Elsewhere {
+    fn elsewhere(&mut self, partition: usize, device: DeviceIndex) -> Elsewhere {
         let devices = self.problem.devices();
-        let name = |device: DeviceId| devices.get(device).map_or_else(String::new, |device| device.id.clone());
+        let name = |device: DeviceIndex| devices.get(device).map_or_else(String::new, |device| device.id.clone());
         let seconds = match self.seconds(partition, device) {
             Ok(seconds) => seconds,
             Err(task) => {
@@ -325,13 +325,13 @@ impl<'a> Replay<'a> {
     }
 
     /// Bytes that the tasks of a device hold.
-    fn memory(&self, device: DeviceId) -> u64 {
+    fn memory(&self, device: DeviceIndex) -> u64 {
         let tasks = self.partitions.iter().zip(&self.device).filter(|(_, on)| **on == device);
         tasks.flat_map(|(tasks, _)| tasks).map(|&task| self.problem.graph().known(task).memory).sum()
     }
 
     fn schedule(&self) -> Schedule {
-        let mut slots = vec![Slot { device: DeviceId(0), start: 0.0, finish: 0.0 }; self.partition_of.len()];
+        let mut slots = vec![Slot { device: DeviceIndex(0), start: 0.0, finish: 0.0 }; self.partition_of.len()];
         for (partition, tasks) in self.partitions.iter().enumerate() {
             let (mut now, device) = (self.start[partition], self.device[partition]);
             for &task in tasks {
@@ -350,7 +350,7 @@ impl Explanation {
     ///
     /// # Errors
     /// [`Error::Plan`] where the plan is not one of the problem's tasks, devices and claims.
-    pub fn new(problem: &Problem, plan: &Plan, effort: Effort) -> Result<Self, Error> {
+    pub fn new(problem: &Problem, plan: &Partitioning, effort: Effort) -> Result<Self, Error> {
         let mut replay = Replay::new(problem, plan)?;
         let makespan = replay.finish.iter().copied().fold(0.0, f64::max);
         let schedule = replay.schedule();
@@ -361,7 +361,7 @@ impl Explanation {
         let mut alternatives = Vec::new();
         for (partition, &latest) in latest.iter().enumerate() {
             let home = replay.device[partition];
-            let others: Vec<DeviceId> = problem.devices().ids().filter(|&device| device != home).collect();
+            let others: Vec<DeviceIndex> = problem.devices().ids().filter(|&device| device != home).collect();
             let elsewhere: Vec<Elsewhere> =
                 others.into_iter().map(|device| replay.elsewhere(partition, device)).collect();
             for other in &elsewhere {
@@ -408,7 +408,7 @@ impl Explanation {
     }
 }
 
-fn device_use(problem: &Problem, replay: &Replay<'_>, device: DeviceId, makespan: f64) -> DeviceUse {
+fn device_use(problem: &Problem, replay: &Replay<'_>, device: DeviceIndex, makespan: f64) -> DeviceUse {
     let graph = problem.graph();
     let known = problem.devices().get(device);
     let on = |partition: &usize| replay.device[*partition] == device;

@@ -8,7 +8,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
 use crate::error::check_seconds;
-use crate::{DeviceId, Error};
+use crate::{DeviceIndex, Error};
 
 /// Number of a task in its [`TaskGraph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,7 +67,7 @@ impl Task {
 
     /// Seconds on a device; `None` where that does not claim it.
     #[must_use]
-    pub fn seconds_on(&self, device: DeviceId) -> Option<f64> {
+    pub fn seconds_on(&self, device: DeviceIndex) -> Option<f64> {
         self.seconds.get(device.0).copied().flatten()
     }
 }

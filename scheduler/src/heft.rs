@@ -40,7 +40,7 @@ pub(crate) fn by_rank(problem: &Problem) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, DeviceId, Devices, Link, Task, TaskGraph, TaskId};
+    use crate::{DeviceIndex, DeviceSpec, Devices, Link, Task, TaskGraph, TaskId};
 
     /// The example of the paper: costs of ten tasks on three processors, and seconds between them.
     fn paper() -> Problem {
@@ -74,7 +74,7 @@ mod tests {
             (9, 10, 13),
         ];
         let devices =
-            Devices::uniform(["p1", "p2", "p3"].map(Device::new), Link { latency: 0.0, bandwidth: 1.0 }).unwrap();
+            Devices::uniform(["p1", "p2", "p3"].map(DeviceSpec::new), Link { latency: 0.0, bandwidth: 1.0 }).unwrap();
         let mut graph = TaskGraph::builder(3);
         let ids: Vec<TaskId> = COSTS
             .iter()
@@ -113,7 +113,7 @@ mod tests {
         let c = graph.task(Task::new("c", [Some(0.5)])).unwrap();
         graph.edge(a, b, 1 << 40).unwrap();
         graph.edge(a, c, 0).unwrap();
-        let problem = Problem::new(graph.build().unwrap(), Devices::new([Device::new("cpu:0")]).unwrap()).unwrap();
+        let problem = Problem::new(graph.build().unwrap(), Devices::new([DeviceSpec::new("cpu:0")]).unwrap()).unwrap();
         let schedule = Heft.partition(&problem).unwrap();
         assert_eq!(schedule.validate(&problem), Ok(()));
         assert_eq!(schedule.makespan(), 2.5);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn full_devices_are_passed_over() {
-        let devices = [Device::new("gpu:0").with_memory(15), Device::new("cpu:0").with_memory(15)];
+        let devices = [DeviceSpec::new("gpu:0").with_memory(15), DeviceSpec::new("cpu:0").with_memory(15)];
         let devices = Devices::uniform(devices, Link { latency: 0.0, bandwidth: f64::INFINITY }).unwrap();
         let problem = |tasks: usize| {
             let mut graph = TaskGraph::builder(2);
@@ -147,9 +147,9 @@ mod tests {
     /// both, runs on GPUs only.
     #[test]
     fn no_task_is_cut_off_where_links_are_missing() {
-        let mut devices = Devices::new(["cpu:0", "gpu:0", "gpu:1"].map(Device::new)).unwrap();
+        let mut devices = Devices::new(["cpu:0", "gpu:0", "gpu:1"].map(DeviceSpec::new)).unwrap();
         for (from, to) in [(0, 1), (1, 0), (0, 2), (2, 0)] {
-            devices.connect(DeviceId(from), DeviceId(to), Link { latency: 0.1, bandwidth: 1e9 }).unwrap();
+            devices.connect(DeviceIndex(from), DeviceIndex(to), Link { latency: 0.1, bandwidth: 1e9 }).unwrap();
         }
         let mut graph = TaskGraph::builder(3);
         let a = graph.task(Task::new("a", [Some(9.0), Some(1.0), Some(8.0)])).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! It knows no backend, no model format and no thread. A [`TaskGraph`] says what there is to do and what passes along its edges;
 //! [`Devices`] says on what and over which links; together they are a [`Problem`]. A [`Partitioner`] finds a
-//! [`Schedule`], and a [`Plan`] is that schedule as a session replays it: partitions, transfers and estimates, as JSON. An [`Explanation`] says why a plan is as it is.
+//! [`Schedule`], and a [`Partitioning`] is that schedule as a session replays it: partitions, transfers and estimates, as JSON. An [`Explanation`] says why a plan is as it is.
 //!
 //! | strategy | what it minimises | how |
 //! |---|---|---|
@@ -15,10 +15,10 @@
 //! Where nothing passes between tasks, an [`Assignment`] balances load within budgets, with a bound.
 //!
 //! ```
-//! use hetero_scheduler::{Device, Devices, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
+//! use hetero_scheduler::{DeviceSpec, Devices, Heft, Link, Partitioner, Partitioning, Problem, Task, TaskGraph};
 //!
 //! let devices = Devices::uniform(
-//!     [Device::new("cpu:0"), Device::new("gpu:0")],
+//!     [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0")],
 //!     Link { latency: 10e-6, bandwidth: 16e9 },
 //! )?;
 //!
@@ -31,9 +31,9 @@
 //!
 //! let schedule = Heft.partition(&problem)?;
 //! schedule.validate(&problem)?;
-//! let plan = Plan::from_schedule(&problem, &schedule, "sha256:4f2a", Heft.name())?;
+//! let plan = Partitioning::from_schedule(&problem, &schedule, "sha256:4f2a", Heft.name())?;
 //! assert_eq!(plan.placement()["classify"], "gpu:0");
-//! assert_eq!(Plan::from_json(&plan.to_json()?)?, plan);
+//! assert_eq!(Partitioning::from_json(&plan.to_json()?)?, plan);
 //! # Ok::<(), hetero_scheduler::Error>(())
 //! ```
 //!
@@ -59,7 +59,7 @@ mod heft;
 mod list;
 mod load;
 mod lookahead;
-mod lower;
+mod lower_bound;
 mod partition;
 mod peft;
 mod pipeline;
@@ -76,7 +76,7 @@ pub use apportion::apportion;
 pub use assign::{Aim, Assigned, Assignment, Ended};
 pub use caution::Cautious;
 pub use cpop::Cpop;
-pub use devices::{Device, DeviceId, Devices, Link};
+pub use devices::{DeviceIndex, DeviceSpec, Devices, Link};
 pub use error::Error;
 pub use exact::{Exact, Solved};
 pub use explain::{
@@ -88,7 +88,7 @@ pub use heft::Heft;
 pub use lookahead::Lookahead;
 pub use peft::Peft;
 pub use pipeline::Throughput;
-pub use plan::{Partition, Plan, Tiles, Transfer};
+pub use plan::{Partition, Partitioning, Tiles, Transfer};
 pub use portfolio::LatencyAware;
 pub use problem::Problem;
 pub use schedule::{Partitioner, Schedule, Slot};

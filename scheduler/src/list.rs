@@ -5,7 +5,7 @@ use crate::domains::Domains;
 use crate::heft::by_rank;
 use crate::load::Load;
 use crate::timetable::Timetable;
-use crate::{DeviceId, Error, Problem, Schedule, Slot, TaskId};
+use crate::{DeviceIndex, Error, Problem, Schedule, Slot, TaskId};
 
 /// A schedule in the making. A device is passed over where its memory is full, where it spends more energy than the budget has left, or where
 /// it would leave another task without a way to its neighbours.
@@ -33,7 +33,7 @@ impl<'a> Draft<'a> {
             domains: Domains::new(problem)?,
             load: Load::new(problem),
             timetables: vec![Timetable::default(); arrays.devices],
-            slots: vec![Slot { device: DeviceId(0), start: 0.0, finish: 0.0 }; arrays.tasks],
+            slots: vec![Slot { device: DeviceIndex(0), start: 0.0, finish: 0.0 }; arrays.tasks],
             options: Vec::with_capacity(arrays.devices),
         })
     }
@@ -54,7 +54,7 @@ impl<'a> Draft<'a> {
     pub(crate) fn earliest(&self, task: usize, device: usize, ready: f64) -> Slot {
         let seconds = self.arrays.seconds(task, device);
         let start = self.timetables[self.arrays.processor[device]].earliest(ready, seconds);
-        Slot { device: DeviceId(device), start, finish: start + seconds }
+        Slot { device: DeviceIndex(device), start, finish: start + seconds }
     }
 
     /// Gives a task the slot with the least key, among the earliest on each device. Of equal ones, that on the device with the lower number.
@@ -67,7 +67,7 @@ impl<'a> Draft<'a> {
         options.clear();
         let mut lacks_memory = false;
         for device in 0..self.arrays.devices {
-            if !self.domains.allows(id, DeviceId(device)) || !self.load.has_energy(task, device) {
+            if !self.domains.allows(id, DeviceIndex(device)) || !self.load.has_energy(task, device) {
                 continue;
             }
             if !self.load.has_memory(task, device) {

@@ -18,11 +18,11 @@
 //! Takes O(e + v log v) for v tasks and e edges. The cut is greedy: it does not always find the fewest partitions that the rule allows, and it
 //! does not trade slack that the makespan would leave for fewer of them.
 
-use crate::{DeviceId, Problem, Schedule, TaskId};
+use crate::{DeviceIndex, Problem, Schedule, TaskId};
 
 /// Tasks that one device runs as a whole, in the order in which it does.
 pub(crate) struct Group {
-    pub(crate) device: DeviceId,
+    pub(crate) device: DeviceIndex,
     pub(crate) tasks: Vec<TaskId>,
     first: Moment,
     last: Moment,
@@ -116,7 +116,7 @@ pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
 }
 
 /// Seconds of a transfer of a valid schedule, whose edges all have a way.
-pub(crate) fn seconds_between(problem: &Problem, from: DeviceId, to: DeviceId, bytes: u64) -> f64 {
+pub(crate) fn seconds_between(problem: &Problem, from: DeviceIndex, to: DeviceIndex, bytes: u64) -> f64 {
     problem.devices().seconds(from, to, bytes).unwrap_or(0.0)
 }
 
@@ -157,12 +157,12 @@ fn earliest_starts(problem: &Problem, schedule: &Schedule, order: &[TaskId]) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Devices, Heft, Link, Partitioner, Slot, Task, TaskGraph};
+    use crate::{DeviceSpec, Devices, Heft, Link, Partitioner, Slot, Task, TaskGraph};
 
     /// Tasks as (device, seconds) and edges without bytes, over links with the given latency; scheduled by HEFT, which has no choice.
     fn groups(latency: f64, tasks: &[(usize, f64)], edges: &[(usize, usize)]) -> Vec<(usize, Vec<usize>)> {
         let devices =
-            Devices::uniform(["a", "b"].map(Device::new), Link { latency, bandwidth: f64::INFINITY }).unwrap();
+            Devices::uniform(["a", "b"].map(DeviceSpec::new), Link { latency, bandwidth: f64::INFINITY }).unwrap();
         let mut graph = TaskGraph::builder(2);
         for (index, &(device, seconds)) in tasks.iter().enumerate() {
             let mut row = [None, None];
@@ -216,11 +216,11 @@ mod tests {
     /// Tasks are started as early as their order allows, whatever idle time a strategy leaves.
     #[test]
     fn idle_time_is_taken_out() {
-        let devices = Devices::new([Device::new("a")]).unwrap();
+        let devices = Devices::new([DeviceSpec::new("a")]).unwrap();
         let mut graph = TaskGraph::builder(1);
         graph.task(Task::new("x", [Some(1.0)])).unwrap();
         let problem = Problem::new(graph.build().unwrap(), devices).unwrap();
-        let late = Schedule::new(vec![Slot { device: DeviceId(0), start: 5.0, finish: 6.0 }]);
+        let late = Schedule::new(vec![Slot { device: DeviceIndex(0), start: 5.0, finish: 6.0 }]);
         assert_eq!(late.validate(&problem), Ok(()));
         assert_eq!(cut(&problem, &late)[0].finish(), 1.0);
     }

@@ -12,8 +12,8 @@ use crate::{Error, Problem, Schedule};
 /// problem that it was made for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Plan {
-    /// Version of the format; [`Plan::VERSION`].
+pub struct Partitioning {
+    /// Version of the format; [`Partitioning::VERSION`].
     pub version: u32,
     /// Fingerprint of the model that it was made for.
     pub model: String,
@@ -88,7 +88,7 @@ pub struct Transfer {
 /// Where a task stands: number of its partition, position in that.
 type Place = (usize, usize);
 
-impl Plan {
+impl Partitioning {
     /// The version of the format that this crate writes and reads.
     pub const VERSION: u32 = 1;
 
@@ -166,7 +166,7 @@ impl Plan {
         serde_json::to_string_pretty(self).map_err(|error| Error::PlanSyntax(error.to_string()))
     }
 
-    /// Reads what [`Plan::to_json`] writes. The plan agrees with itself; whether it is one of certain tasks, [`Plan::check`] says.
+    /// Reads what [`Partitioning::to_json`] writes. The plan agrees with itself; whether it is one of certain tasks, [`Partitioning::check`] says.
     ///
     /// # Errors
     /// [`Error::PlanSyntax`] with the place in the text, [`Error::PlanVersion`], or [`Error::Plan`] where it contradicts itself.
@@ -187,7 +187,7 @@ impl Plan {
     }
 
     /// Checks that the plan agrees with itself and runs each of these tasks once, and no other. The order in which it runs them is checked
-    /// by [`Plan::check_order`].
+    /// by [`Partitioning::check_order`].
     ///
     /// # Errors
     /// [`Error::Plan`], naming the task, device or partition.
@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     /// `a` and `b` on the CPU, `c` on the GPU behind `b`.
-    fn plan() -> Plan {
+    fn plan() -> Partitioning {
         let partition = |device: &str, tasks: &[&str], estimated_start, estimated_finish| Partition {
             device: device.into(),
             tasks: tasks.iter().map(|&task| task.into()).collect(),
@@ -320,8 +320,8 @@ mod tests {
             estimated_finish,
             tiles: None,
         };
-        Plan {
-            version: Plan::VERSION,
+        Partitioning {
+            version: Partitioning::VERSION,
             model: "sha256:00".into(),
             strategy: "heft".into(),
             devices: vec!["cpu:0".into(), "gpu:0".into()],
@@ -345,11 +345,11 @@ mod tests {
     #[test]
     fn json_keeps_everything() {
         let plan = plan();
-        assert_eq!(Plan::from_json(&plan.to_json().unwrap()), Ok(plan.clone()));
+        assert_eq!(Partitioning::from_json(&plan.to_json().unwrap()), Ok(plan.clone()));
         let mut tiled = plan.clone();
         tiled.tile_size = Some(512);
         tiled.partitions[1].tiles = Some(Tiles { group: "c".into(), devices: [("gpu:0".into(), 0.1)].into() });
-        assert_eq!(Plan::from_json(&tiled.to_json().unwrap()), Ok(tiled.clone()));
+        assert_eq!(Partitioning::from_json(&tiled.to_json().unwrap()), Ok(tiled.clone()));
         tiled.partitions[1].tiles = Some(Tiles { group: "c".into(), devices: [("npu:0".into(), 0.1)].into() });
         assert!(tiled.to_json().unwrap_err().to_string().contains("'npu:0', which may take it, is not listed"));
         assert_eq!(plan.placement(), BTreeMap::from([("a", "cpu:0"), ("b", "cpu:0"), ("c", "gpu:0")]));
@@ -358,7 +358,8 @@ mod tests {
     #[test]
     fn text_that_is_no_plan_is_refused() {
         let json = plan().to_json().unwrap();
-        let later = Plan::from_json(&json.replace("\"version\": 1", "\"version\": 7, \"colour\": 1")).unwrap_err();
+        let later =
+            Partitioning::from_json(&json.replace("\"version\": 1", "\"version\": 7, \"colour\": 1")).unwrap_err();
         assert_eq!(later, Error::PlanVersion { found: 7, supported: 1 });
         for text in [
             String::new(),
@@ -375,13 +376,13 @@ mod tests {
             json.replace("\"estimated_makespan\": 0.4", "\"estimated_makespan\": null"),
         ] {
             assert_ne!(text, json);
-            assert!(matches!(Plan::from_json(&text), Err(Error::PlanSyntax(_))), "{text}");
+            assert!(matches!(Partitioning::from_json(&text), Err(Error::PlanSyntax(_))), "{text}");
         }
     }
 
     #[test]
     fn contradictions_are_named() {
-        type Change = fn(&mut Plan);
+        type Change = fn(&mut Partitioning);
         let faults: [(Change, &str); 16] = [
             (|plan| plan.partitions[1].tasks.push("a".into()), "task 'a': it is in the partitions twice"),
             (|plan| plan.partitions[0].tasks.push("a".into()), "task 'a': it is in the partitions twice"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::bounds::PROOF;
 use crate::cluster::Clusters;
 use crate::list::at_homes;
-use crate::lower::lower_bound;
+use crate::lower_bound::lower_bound;
 use crate::search::{Remaining, improve};
 use crate::{Cpop, Effort, Error, Exact, Heft, Lookahead, Partitioner, Peft, Problem, Schedule};
 

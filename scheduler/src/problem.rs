@@ -2,9 +2,9 @@
 
 use crate::arrays::Arrays;
 use crate::devices::Affine;
-use crate::lower::lower_bound;
+use crate::lower_bound::lower_bound;
 use crate::search::Remaining;
-use crate::{DeviceId, Devices, Effort, Error, Schedule, TaskGraph};
+use crate::{DeviceIndex, Devices, Effort, Error, Schedule, TaskGraph};
 
 /// Tasks, the devices that they can run on, and what they may spend together: what a [`Partitioner`](crate::Partitioner) gets.
 #[derive(Clone, Debug)]
@@ -98,11 +98,11 @@ impl Problem {
     #[must_use]
     pub fn speeds(&self) -> Vec<f64> {
         let speed = |device: usize| {
-            let seconds = self.graph.tasks().map(|(_, task)| task.seconds_on(DeviceId(device)));
+            let seconds = self.graph.tasks().map(|(_, task)| task.seconds_on(DeviceIndex(device)));
             seconds.sum::<Option<f64>>().map_or(0.0, |seconds| 1.0 / seconds.max(f64::MIN_POSITIVE))
         };
         let all: Vec<f64> = (0..self.devices.len()).map(speed).collect();
-        let processor = |device: usize| self.devices.processor(DeviceId(device));
+        let processor = |device: usize| self.devices.processor(DeviceIndex(device));
         let beaten = |device: usize| {
             let others = (0..all.len()).filter(|&other| other != device && processor(other) == processor(device));
             others.into_iter().any(|other| all[other] > all[device] || (all[other] >= all[device] && other < device))
@@ -141,7 +141,7 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Link, Task};
+    use crate::{DeviceSpec, Link, Task};
 
     #[test]
     fn both_have_to_fit() {
@@ -153,7 +153,7 @@ mod tests {
             graph.build().unwrap()
         };
         let devices = |ids: &[&str]| {
-            Devices::uniform(ids.iter().map(|&id| Device::new(id)), Link { latency: 0.0, bandwidth: 1.0 }).unwrap()
+            Devices::uniform(ids.iter().map(|&id| DeviceSpec::new(id)), Link { latency: 0.0, bandwidth: 1.0 }).unwrap()
         };
         let task = |name: &str, seconds: f64| Task::new(name, [Some(seconds), None]);
         let one = Problem::new(graph(&[task("a", 1.0)]), devices(&["cpu:0"])).unwrap_err();

@@ -1,6 +1,6 @@
 //! Schedules, and what finds them.
 
-use crate::{DeviceId, Error, Problem, Task};
+use crate::{DeviceIndex, Error, Problem, Task};
 
 /// A strategy: finds a schedule.
 pub trait Partitioner: Send + Sync {
@@ -18,7 +18,7 @@ pub trait Partitioner: Send + Sync {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slot {
     /// The device.
-    pub device: DeviceId,
+    pub device: DeviceIndex,
     /// Seconds from the beginning.
     pub start: f64,
     /// Seconds from the beginning.
@@ -157,11 +157,11 @@ impl Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Device, Devices, Link, TaskGraph};
+    use crate::{DeviceSpec, Devices, Link, TaskGraph};
 
     /// `a` feeds `b`; `c` is on its own. The second device has room for one task and does not claim `c`.
     fn problem() -> Problem {
-        let devices = [Device::new("cpu:0"), Device::new("gpu:0").with_memory(10)];
+        let devices = [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0").with_memory(10)];
         let devices = Devices::uniform(devices, Link { latency: 1.0, bandwidth: 1.0 }).unwrap();
         let mut graph = TaskGraph::builder(2);
         let a = graph.task(Task::new("a", [Some(2.0), Some(1.0)]).with_memory(10)).unwrap();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     fn schedule(slots: [(usize, f64, f64); 3]) -> Schedule {
-        let slot = |(device, start, finish)| Slot { device: DeviceId(device), start, finish };
+        let slot = |(device, start, finish)| Slot { device: DeviceIndex(device), start, finish };
         Schedule::new(slots.map(slot).to_vec())
     }
 

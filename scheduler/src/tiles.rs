@@ -61,12 +61,12 @@ pub(crate) fn takers(
     let taking = |tiles: &Vec<TaskId>| {
         let ids: Vec<&str> = devices.iter().map(|device| &*device.id).collect();
         let seconds = |device: usize| {
-            let each = tiles.iter().map(|&id| graph.known(id).seconds_on(crate::DeviceId(device)));
+            let each = tiles.iter().map(|&id| graph.known(id).seconds_on(crate::DeviceIndex(device)));
             each.sum::<Option<f64>>().map(|sum| sum / tiles.len() as f64)
         };
         let seconds: Vec<Option<f64>> = (0..ids.len()).map(seconds).collect();
         let planned = |device: usize| tiles.iter().any(|&id| device_of(id) == device);
-        let processor = |device: usize| devices.processor(crate::DeviceId(device)).0;
+        let processor = |device: usize| devices.processor(crate::DeviceIndex(device)).0;
         let beaten = |device: usize, own: f64| {
             (0..ids.len()).filter(|&other| other != device && processor(other) == processor(device)).any(|other| {
                 seconds[other]

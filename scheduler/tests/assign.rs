@@ -6,7 +6,7 @@ mod data;
 
 use std::time::Duration;
 
-use hetero_scheduler::{Aim, Assigned, Assignment, DeviceId, Ended, Error};
+use hetero_scheduler::{Aim, Assigned, Assignment, DeviceIndex, Ended, Error};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -35,7 +35,7 @@ fn problem(aim: fn(Vec<u64>) -> Aim) -> impl Strategy<Value = Result<Assignment,
         })
 }
 
-fn objective(problem: &Assignment, devices: &[DeviceId]) -> Option<f64> {
+fn objective(problem: &Assignment, devices: &[DeviceIndex]) -> Option<f64> {
     let loads = problem.loads(devices).ok()?;
     let held: u64 = loads.iter().map(|load| load.1).sum();
     let within = |budgets: &[u64]| loads.iter().zip(budgets).all(|(load, budget)| load.1 <= *budget);
@@ -56,7 +56,7 @@ fn least(problem: &Assignment) -> Option<f64> {
     let (jobs, devices) = (problem.jobs() as u32, problem.devices());
     (0..devices.pow(jobs))
         .filter_map(|number| {
-            let of: Vec<DeviceId> = (0..jobs).map(|job| DeviceId(number / devices.pow(job) % devices)).collect();
+            let of: Vec<DeviceIndex> = (0..jobs).map(|job| DeviceIndex(number / devices.pow(job) % devices)).collect();
             objective(problem, &of)
         })
         .min_by(f64::total_cmp)

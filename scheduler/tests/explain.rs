@@ -5,15 +5,15 @@
 mod problems;
 
 use hetero_scheduler::{
-    Device, DeviceId, Devices, Effort, Error, Explanation, Heft, LatencyAware, Leg, Link, Partitioner, Plan, Problem,
-    Task, TaskGraph, TaskId, Throughput, Wait,
+    DeviceIndex, DeviceSpec, Devices, Effort, Error, Explanation, Heft, LatencyAware, Leg, Link, Partitioner,
+    Partitioning, Problem, Task, TaskGraph, TaskId, Throughput, Wait,
 };
 use problems::{any_problem, limited};
 use proptest::prelude::*;
 
 /// `decode` on the CPU, `net` and `<head>` where they are quickest; the GPU has no decoder, and no room for everything.
 fn problem() -> Problem {
-    let devices = [Device::new("cpu:0"), Device::new("gpu:0").with_memory(100)];
+    let devices = [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0").with_memory(100)];
     let devices = Devices::uniform(devices, Link { latency: 1e-3, bandwidth: 1e6 }).unwrap();
     let mut graph = TaskGraph::builder(2);
     let row = |cpu: f64, gpu: Option<f64>| [Some(cpu), gpu];
@@ -25,9 +25,9 @@ fn problem() -> Problem {
     Problem::new(graph.build().unwrap(), devices).unwrap()
 }
 
-fn explained(problem: &Problem) -> (Plan, Explanation) {
+fn explained(problem: &Problem) -> (Partitioning, Explanation) {
     let schedule = LatencyAware { effort: Effort::steps(100), seed: 1 }.partition(problem).unwrap();
-    let plan = Plan::from_schedule(problem, &schedule, "model", "latency_aware").unwrap();
+    let plan = Partitioning::from_schedule(problem, &schedule, "model", "latency_aware").unwrap();
     let explanation = Explanation::new(problem, &plan, Effort::steps(10)).unwrap();
     (plan, explanation)
 }
@@ -97,7 +97,7 @@ fn what_cannot_be_planned_is_said() {
 /// With a budget that the quickest placement exceeds, a slower and thriftier one is found.
 #[test]
 fn an_energy_budget_is_kept_to() {
-    let devices = Devices::uniform(["a", "b"].map(Device::new), Link { latency: 0.0, bandwidth: 1e9 }).unwrap();
+    let devices = Devices::uniform(["a", "b"].map(DeviceSpec::new), Link { latency: 0.0, bandwidth: 1e9 }).unwrap();
     let mut graph = TaskGraph::builder(2);
     for index in 0..4 {
         graph.task(Task::new(index.to_string(), [Some(1.0), Some(3.0)]).with_energy([10.0, 1.0])).unwrap();
@@ -114,7 +114,7 @@ fn an_energy_budget_is_kept_to() {
 /// Three stages on three devices, of which each is the quickest at one: a stream is as quick as its slowest stage, while one device alone would do all.
 #[test]
 fn a_stream_is_cut_into_stages() {
-    let devices = ["a", "b", "c"].map(Device::new);
+    let devices = ["a", "b", "c"].map(DeviceSpec::new);
     let devices = Devices::uniform(devices, Link { latency: 0.5, bandwidth: f64::INFINITY }).unwrap();
     let mut graph = TaskGraph::builder(3);
     for stage in 0..3 {
@@ -153,7 +153,7 @@ proptest! {
     #[test]
     fn explanations_add_up(problem in limited(0, 1..4, 20)) {
         let Ok(schedule) = Heft.partition(&problem) else { return Ok(()) };
-        let plan = Plan::from_schedule(&problem, &schedule, "model", "heft").unwrap();
+        let plan = Partitioning::from_schedule(&problem, &schedule, "model", "heft").unwrap();
         let explanation = Explanation::new(&problem, &plan, Effort::steps(1)).unwrap();
         let slack = 1e-9 * schedule.makespan();
         prop_assert!(explanation.makespan <= schedule.makespan() + slack);
@@ -174,7 +174,7 @@ proptest! {
         prop_assert_eq!(tasks, problem.graph().len());
         prop_assert_eq!(explanation.to_html("x").matches("<g>").count(), plan.partitions.len());
         let held = explanation.devices.iter().enumerate().filter_map(|(index, device)| {
-            Some((device.memory, problem.devices().get(DeviceId(index))?.memory?))
+            Some((device.memory, problem.devices().get(DeviceIndex(index))?.memory?))
         });
         for (held, limit) in held {
             prop_assert!(held <= limit);

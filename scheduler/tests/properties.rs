@@ -6,7 +6,7 @@ mod problems;
 
 use std::collections::HashMap;
 
-use hetero_scheduler::{DeviceId, Error, Heft, Partitioner, Plan, Problem, Schedule, Slot};
+use hetero_scheduler::{DeviceIndex, Error, Heft, Partitioner, Partitioning, Problem, Schedule, Slot};
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 use problems::{any_problem, problem_of};
@@ -18,7 +18,7 @@ fn feasible(problem: &Problem) -> bool {
     let (graph, devices) = (problem.graph(), problem.devices());
     let count = devices.len();
     (0..count.pow(graph.len() as u32)).any(|number| {
-        let device = |task: usize| DeviceId(number / count.pow(task as u32) % count);
+        let device = |task: usize| DeviceIndex(number / count.pow(task as u32) % count);
         graph.tasks().all(|(id, task)| task.seconds_on(device(id.0)).is_some())
             && graph.edges().all(|(from, to, bytes)| devices.seconds(device(from.0), device(to.0), bytes).is_some())
     })
@@ -34,11 +34,11 @@ impl Partitioner for OneByOne {
 
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
         let (graph, devices) = (problem.graph(), problem.devices());
-        let mut slots = vec![Slot { device: DeviceId(0), start: 0.0, finish: 0.0 }; graph.len()];
+        let mut slots = vec![Slot { device: DeviceIndex(0), start: 0.0, finish: 0.0 }; graph.len()];
         let mut now = 0.0_f64;
         for &id in graph.order() {
             let task = graph.get(id).unwrap();
-            let claims: Vec<DeviceId> = devices.ids().filter(|&device| task.seconds_on(device).is_some()).collect();
+            let claims: Vec<DeviceIndex> = devices.ids().filter(|&device| task.seconds_on(device).is_some()).collect();
             let device = claims[self.0[id.0] % claims.len()];
             let mut start = now;
             for (from, bytes) in graph.predecessors(id) {
@@ -60,13 +60,13 @@ impl Partitioner for OneByOne {
 
 /// Checks a plan against its problem from the outside, with nothing of what made it.
 fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseError> {
-    let plan = Plan::from_schedule(problem, schedule, "model", "strategy").unwrap();
+    let plan = Partitioning::from_schedule(problem, schedule, "model", "strategy").unwrap();
     let graph = problem.graph();
     let name = |id| graph.get(id).unwrap().name.as_str();
     let names: Vec<&str> = graph.tasks().map(|(_, task)| task.name.as_str()).collect();
     prop_assert_eq!(plan.check(&names), Ok(()));
     prop_assert_eq!(plan.check_order(graph.edges().map(|(from, to, _)| (name(from), name(to)))), Ok(()));
-    prop_assert_eq!(Plan::from_json(&plan.to_json().unwrap()), Ok(plan.clone()));
+    prop_assert_eq!(Partitioning::from_json(&plan.to_json().unwrap()), Ok(plan.clone()));
 
     let mut partition_of: HashMap<&str, usize> = HashMap::new();
     for (number, partition) in plan.partitions.iter().enumerate() {
@@ -89,10 +89,10 @@ fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseErro
     prop_assert!(toposort(&between, None).is_ok(), "partitions wait for each other in a circle");
 
     // Replay: each partition starts when its processor is free and everything has arrived from partitions that have finished as a whole.
-    let mut free: HashMap<DeviceId, f64> = HashMap::new();
+    let mut free: HashMap<DeviceIndex, f64> = HashMap::new();
     let processor = |id: &str| {
         let device = problem.devices().iter().position(|device| device.id == id).unwrap();
-        problem.devices().processor(DeviceId(device))
+        problem.devices().processor(DeviceIndex(device))
     };
     let mut finish = vec![0.0_f64; plan.partitions.len()];
     for (number, partition) in plan.partitions.iter().enumerate() {
@@ -151,10 +151,10 @@ proptest! {
     #[test]
     fn no_text_makes_reading_panic(problem in any_problem(0), cut in any::<prop::sample::Index>(), noise in ".{0,8}") {
         let schedule = Heft.partition(&problem).unwrap();
-        let mut json = Plan::from_schedule(&problem, &schedule, "model", "heft").unwrap().to_json().unwrap();
+        let mut json = Partitioning::from_schedule(&problem, &schedule, "model", "heft").unwrap().to_json().unwrap();
         json.insert_str(cut.index(json.len()), &noise);
-        if let Ok(plan) = Plan::from_json(&json) {
-            prop_assert_eq!(Plan::from_json(&plan.to_json().unwrap()), Ok(plan));
+        if let Ok(plan) = Partitioning::from_json(&json) {
+            prop_assert_eq!(Partitioning::from_json(&plan.to_json().unwrap()), Ok(plan));
         }
     }
 }

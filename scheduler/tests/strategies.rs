@@ -7,7 +7,7 @@ mod problems;
 use std::time::Duration;
 
 use hetero_scheduler::{
-    Cpop, DeviceId, Effort, Error, Exact, Heft, LatencyAware, Lookahead, Partitioner, Peft, Problem, Task, TaskId,
+    Cpop, DeviceIndex, Effort, Error, Exact, Heft, LatencyAware, Lookahead, Partitioner, Peft, Problem, Task, TaskId,
     Throughput,
 };
 use problems::{any_problem, limited};
@@ -61,7 +61,7 @@ fn brute_force(problem: &Problem) -> Option<f64> {
                 }
                 let arrival = graph.predecessors(TaskId(task)).try_fold(0.0_f64, |latest, (from, bytes)| {
                     let (on, finish) = state.finish[from.0]?;
-                    Some(latest.max(finish + devices.seconds(DeviceId(on), device, bytes)?))
+                    Some(latest.max(finish + devices.seconds(DeviceIndex(on), device, bytes)?))
                 });
                 let Some(ready) = arrival else { continue };
                 let finish = ready.max(state.free[device.0]) + seconds;
@@ -158,7 +158,7 @@ proptest! {
 
 #[test]
 fn too_many_tasks_for_exact_search_are_said() {
-    let devices = hetero_scheduler::Devices::new([hetero_scheduler::Device::new("a")]).unwrap();
+    let devices = hetero_scheduler::Devices::new([hetero_scheduler::DeviceSpec::new("a")]).unwrap();
     let mut graph = hetero_scheduler::TaskGraph::builder(1);
     for index in 0..65 {
         graph.task(Task::new(index.to_string(), [Some(1.0)])).unwrap();

@@ -2,7 +2,9 @@
 
 mod data;
 
-use hetero_scheduler::{Device, Devices, Effort, Exact, Heft, Link, Partitioner, Plan, Problem, Task, TaskGraph};
+use hetero_scheduler::{
+    DeviceSpec, Devices, Effort, Exact, Heft, Link, Partitioner, Partitioning, Problem, Task, TaskGraph,
+};
 use serde_json::Value;
 
 #[test]
@@ -11,7 +13,7 @@ fn heft_takes_as_long_as_in_the_paper_and_exact_search_proves_the_best() {
     let instance: Value = serde_json::from_str(&text).unwrap();
     let rows = instance["compute_cost"].as_array().unwrap();
     let processors = rows[0].as_array().unwrap().len();
-    let devices = (0..processors).map(|index| Device::new(format!("p:{index}")));
+    let devices = (0..processors).map(|index| DeviceSpec::new(format!("p:{index}")));
     let devices = Devices::uniform(devices, Link { latency: 0.0, bandwidth: 1.0 }).unwrap();
     let mut graph = TaskGraph::builder(processors);
     let mut ids = Vec::new();
@@ -28,7 +30,7 @@ fn heft_takes_as_long_as_in_the_paper_and_exact_search_proves_the_best() {
     let schedule = Heft.partition(&problem).unwrap();
     schedule.validate(&problem).unwrap();
     assert_eq!(Some(schedule.makespan()), instance["heft_makespan"].as_f64());
-    let plan = Plan::from_schedule(&problem, &schedule, "topcuoglu10", Heft.name()).unwrap();
+    let plan = Partitioning::from_schedule(&problem, &schedule, "topcuoglu10", Heft.name()).unwrap();
     assert_eq!(plan.estimated_makespan, schedule.makespan());
 
     let began = std::time::Instant::now();

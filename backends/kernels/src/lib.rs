@@ -44,7 +44,7 @@ mod site;
 use hetero_hal::{Claim, NodeId, Program, Quality};
 
 pub use language::{Access, Dialect};
-pub use lower::{Bound, Kernel, Launch, Lowered, Place, lower, support};
+pub use lower::{BufferRange, Kernel, Launch, Lowered, Place, lower, support};
 
 /// Claims of each node that kernels can do, each by itself.
 #[must_use]

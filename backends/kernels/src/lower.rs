@@ -61,7 +61,7 @@ pub struct Launch {
     /// Which of [`Lowered::kernels`].
     pub kernel: usize,
     /// What is bound to [`Kernel::buffers`].
-    pub buffers: Vec<Bound>,
+    pub buffers: Vec<BufferRange>,
     /// The numbers' bits.
     pub numbers: Vec<u32>,
     /// Work groups along x, y and z; none is 0.
@@ -72,7 +72,7 @@ pub struct Launch {
 
 /// A range of memory that a launch binds. Ranges of one launch that are written overlap no other of its ranges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Bound {
+pub struct BufferRange {
     /// In what.
     pub place: Place,
     /// First byte there, aligned to [`Target::alignment`].
@@ -503,7 +503,7 @@ impl Lowering<'_> {
             let mut begin = 0;
             while begin < used.bytes {
                 let bytes = piece.min(used.bytes - begin);
-                self.lowered.launches[used.launch].buffers.push(Bound { place, offset: offset + begin, bytes });
+                self.lowered.launches[used.launch].buffers.push(BufferRange { place, offset: offset + begin, bytes });
                 begin += bytes;
             }
         }

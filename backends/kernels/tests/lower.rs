@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use hetero_hal::{NodeId, Program, ValueId};
-use hetero_kernels::{Access, Bound, Dialect, Lowered, Place, Target, lower, support};
+use hetero_kernels::{Access, BufferRange, Dialect, Lowered, Place, Target, lower, support};
 use programs::{Draft, build};
 use proptest::prelude::*;
 
@@ -40,7 +40,7 @@ fn room(program: &Program, lowered: &Lowered, place: Place) -> usize {
 }
 
 /// The words of a range: kernels touch whole ones.
-fn words(bound: &Bound) -> std::ops::Range<usize> {
+fn words(bound: &BufferRange) -> std::ops::Range<usize> {
     bound.offset / 4..(bound.offset + bound.bytes).div_ceil(4)
 }
 

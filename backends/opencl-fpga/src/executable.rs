@@ -7,7 +7,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
     Span,
 };
-use hetero_kernels::{Bound, Place, Target};
+use hetero_kernels::{BufferRange, Place, Target};
 
 use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -18,7 +18,7 @@ struct Launch {
     kernel: Kernel,
     name: String,
     nodes: Vec<Arc<str>>,
-    buffers: Vec<Bound>,
+    buffers: Vec<BufferRange>,
     /// What each buffer argument is now; kept, so that no other memory takes over its handle.
     set: Vec<Option<Arc<Mem>>>,
     groups: [u32; 3],
@@ -109,12 +109,12 @@ impl OpenClExecutable {
             )));
         }
         let built = shared.library.program(&shared.context, source)?;
-        let whole = |(position, info): (usize, &BindingInfo)| Bound {
+        let whole = |(position, info): (usize, &BindingInfo)| BufferRange {
             place: Place::Binding(position),
             offset: 0,
             bytes: info.bytes.max(1),
         };
-        let buffers: Vec<Bound> = signature.bindings.iter().enumerate().map(whole).collect();
+        let buffers: Vec<BufferRange> = signature.bindings.iter().enumerate().map(whole).collect();
         let launch = Launch {
             kernel: Kernel::new(&built, &signature.entry)?,
             name: signature.entry.clone(),
@@ -180,7 +180,7 @@ impl OpenClExecutable {
         Ok(last)
     }
 
-    fn memory(&self, execution: &Execution, bound: &Bound) -> Result<Arc<Mem>> {
+    fn memory(&self, execution: &Execution, bound: &BufferRange) -> Result<Arc<Mem>> {
         let buffer = match bound.place {
             Place::Binding(position) => execution.bindings.get(position),
             Place::Scratch => execution.scratch.as_ref(),

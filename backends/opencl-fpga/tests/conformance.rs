@@ -24,7 +24,7 @@ fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
 }
 
 fn pass(device: &dyn Device, cases: &[Case]) {
-    let mut report = hetero_conformance::Report::default();
+    let mut report = hetero_conformance::SuiteReport::default();
     for case in cases {
         let outcome = check(device, case);
         if let Outcome::Failed(why) = &outcome {

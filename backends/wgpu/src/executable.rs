@@ -7,7 +7,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution,
     KernelSignature, Memory, Program, Result, Span, Tensor,
 };
-use hetero_kernels::{Bound, Place};
+use hetero_kernels::{BufferRange, Place};
 
 use crate::device::Context;
 use crate::memory::WgpuMemory;
@@ -24,7 +24,7 @@ const PROBED: Duration = Duration::from_secs(3600);
 /// One dispatch.
 struct Step {
     pipeline: Arc<Pipeline>,
-    buffers: Vec<Bound>,
+    buffers: Vec<BufferRange>,
     /// First byte and length of its numbers in the buffer of numbers.
     numbers: Option<(u64, u64)>,
     groups: [u32; 3],
@@ -148,7 +148,7 @@ impl WgpuExecutable {
                 Error::invalid_argument(format!("the binding '{}' is empty", binding.name)).at(signature.entry.clone())
             );
         }
-        let whole = |(position, info): (usize, &BindingInfo)| Bound {
+        let whole = |(position, info): (usize, &BindingInfo)| BufferRange {
             place: Place::Binding(position),
             offset: 0,
             bytes: info.bytes,

@@ -98,7 +98,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     }
     let spinner = Spinner::start("comparing with the reference");
     let expectations = Expectations::default();
-    let mut report = hetero_conformance::Report::default();
+    let mut report = hetero_conformance::SuiteReport::default();
     let mut records = Vec::new();
     for case in &cases {
         let outcome = check(&**device, case);

@@ -110,15 +110,15 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
 
 /// The plan in a few lines.
 pub(crate) fn summary(plan: &Plan) {
-    let schedule = plan.schedule();
+    let partitioning = plan.partitioning();
     println!(
         "plan: {} partitions by {}, {} transfers, {:.3} ms estimated",
-        schedule.partitions.len(),
-        schedule.strategy,
-        schedule.transfers.len(),
-        schedule.estimated_makespan * 1e3
+        partitioning.partitions.len(),
+        partitioning.strategy,
+        partitioning.transfers.len(),
+        partitioning.estimated_makespan * 1e3
     );
-    for partition in &schedule.partitions {
+    for partition in &partitioning.partitions {
         println!("    {}: {} nodes", partition.device, partition.tasks.len());
     }
     if !plan.assumed().is_empty() {

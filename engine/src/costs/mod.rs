@@ -10,7 +10,7 @@ use std::sync::Arc;
 use hetero_comm::{Profile, Usability};
 use hetero_hal::{DeviceId, DeviceInfo, Node, NodeId, OperatorSet, Program, Quality};
 
-use crate::lower::{CostModel, Roofline, bytes, flops};
+use crate::problem::{CostModel, Roofline, bytes, flops};
 pub use family::Family;
 use fit::{Corrected, Run};
 pub use signature::signatures;

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use hetero_arena::Request;
-use hetero_hal::{Access as Reach, BufferLayout, Direction, Error as HalError, Program, ValueId};
+use hetero_hal::{BufferLayout, Direction, Error as HalError, Program, Reach, ValueId};
 
 use super::partition::{Group, Partition, Unit};
 use super::report::{self, Traffic};

@@ -118,7 +118,7 @@ impl Session {
     pub(crate) fn new(
         engine: &HeteroEngine,
         program: Arc<Program>,
-        plan: &hetero_scheduler::Plan,
+        plan: &hetero_scheduler::Partitioning,
         moved: Vec<String>,
         joined: Vec<TileShare>,
     ) -> Result<Session> {

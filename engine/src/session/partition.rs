@@ -68,7 +68,11 @@ pub(super) struct Compiled {
 ///
 /// # Errors
 /// `UnknownDevice` where the plan uses a device that was not added; `Device` where one cannot compile, with its id.
-pub(super) fn compile(engine: &HeteroEngine, program: &Program, plan: &hetero_scheduler::Plan) -> Result<Compiled> {
+pub(super) fn compile(
+    engine: &HeteroEngine,
+    program: &Program,
+    plan: &hetero_scheduler::Partitioning,
+) -> Result<Compiled> {
     let mut used = Vec::with_capacity(plan.partitions.len());
     for partition in &plan.partitions {
         used.push(engine.position(&partition.device).ok_or_else(|| Error::UnknownDevice {
@@ -113,7 +117,7 @@ pub(super) fn compile(engine: &HeteroEngine, program: &Program, plan: &hetero_sc
 ///
 /// # Errors
 /// `Plan` where a group waits for itself, or a partition has tasks of different levels: it would wait for itself.
-fn levels(program: &Program, plan: &hetero_scheduler::Plan) -> Result<Vec<usize>> {
+fn levels(program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Vec<usize>> {
     let mut names: Vec<&str> = plan.partitions.iter().filter_map(|p| Some(&*p.tiles.as_ref()?.group)).collect();
     names.sort_unstable();
     names.dedup();
@@ -253,7 +257,7 @@ fn alike(a: &Program, b: &Program) -> bool {
 /// in its share, and cannot compile one, is left out.
 fn group(
     engine: &HeteroEngine,
-    plan: &hetero_scheduler::Plan,
+    plan: &hetero_scheduler::Partitioning,
     devices: &[Arc<dyn Device>],
     partitions: &[Partition],
     made: &mut Tiles,

@@ -23,7 +23,7 @@ pub struct Binding {
 
 /// A bound model.
 #[derive(Clone, Debug)]
-pub struct Bound {
+pub struct BoundModel {
     /// The program.
     pub program: Program,
     /// Sizes of the symbolic dimensions.
@@ -38,7 +38,7 @@ pub struct Bound {
 /// # Errors
 /// `Missing` with one report of all operators that `operators` lacks; `Shapes` where the shapes do not fit the model's inputs or leave a
 /// dimension open; `Hal` where a node breaks a rule of the standard under these shapes.
-pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Result<Bound> {
+pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Result<BoundModel> {
     check_operators(model, operators).map_err(Error::Missing)?;
     let mut graph = model.graph.clone();
     let mut symbols: BTreeMap<String, usize> = BTreeMap::new();
@@ -60,7 +60,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
     }
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
-    Ok(Bound { program, symbols, assumed })
+    Ok(BoundModel { program, symbols, assumed })
 }
 
 fn bind_inputs(

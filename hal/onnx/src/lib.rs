@@ -60,7 +60,7 @@ mod read;
 mod tensor;
 mod write;
 
-pub use bind::{Binding, Bound, bind};
+pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use infer::{Inferred, check_operators, infer};
 pub use read::{read, read_bytes, read_tensor};

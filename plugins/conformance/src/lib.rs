@@ -83,7 +83,7 @@ pub enum Outcome {
 
 /// How a suite went.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct SuiteReport {
     /// Cases that passed.
     pub passed: usize,
     /// Cases that are unsupported, as expected or for a reason that the device gives.
@@ -101,15 +101,15 @@ const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Runs every case and weighs the outcome.
 #[must_use]
-pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectations) -> Report {
-    let mut report = Report::default();
+pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectations) -> SuiteReport {
+    let mut report = SuiteReport::default();
     for case in cases {
         report.weigh(expectations, &case.name, &check(device, case));
     }
     report
 }
 
-impl Report {
+impl SuiteReport {
     /// Weighs one case's outcome against what is expected of it.
     pub fn weigh(&mut self, expectations: &Expectations, name: &str, outcome: &Outcome) {
         let listed = |list: &[(&'static str, &'static str)]| {

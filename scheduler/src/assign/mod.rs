@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 pub use outcome::{Assigned, Ended};
 pub use problem::{Aim, Assignment};
 
-use crate::{DeviceId, Error};
+use crate::{DeviceIndex, Error};
 
 impl Assignment {
     /// Looks for the best assignment, for so long at most. Ends before where it is proven that there is no better one: always, with one
@@ -62,7 +62,7 @@ impl Assignment {
             return Err(if answer.bound == f64::INFINITY { Error::Infeasible(reason) } else { Error::Unfinished });
         };
         let ended = if table.grain.proves(answer.bound, answer.best.cost) { Ended::Proved } else { Ended::Stopped };
-        let devices = of.into_iter().map(DeviceId).collect();
+        let devices = of.into_iter().map(DeviceIndex).collect();
         let lifted = table.grain.lift(answer.bound).max(0.0);
         // A bound is as good as the objective where the difference is rounding.
         let bound = if ended == Ended::Proved { answer.best.cost } else { lifted.min(answer.best.cost) };

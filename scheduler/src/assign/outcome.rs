@@ -1,6 +1,6 @@
 //! What comes of an assignment problem.
 
-use crate::{DeviceId, Error};
+use crate::{DeviceIndex, Error};
 
 use super::problem::{Aim, Assignment, name};
 
@@ -8,7 +8,7 @@ use super::problem::{Aim, Assignment, name};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assigned {
     /// The device of each job.
-    pub devices: Vec<DeviceId>,
+    pub devices: Vec<DeviceIndex>,
     /// What was minimised: the sum of costs, or the makespan.
     pub objective: f64,
     /// What no assignment is below.
@@ -39,7 +39,7 @@ impl Assignment {
     ///
     /// # Errors
     /// [`Error::Schedule`] where there is not one device for each job, or one that does not claim it.
-    pub fn loads(&self, devices: &[DeviceId]) -> Result<Vec<(f64, u64)>, Error> {
+    pub fn loads(&self, devices: &[DeviceIndex]) -> Result<Vec<(f64, u64)>, Error> {
         let wrong = |at: String, reason: String| Error::Schedule { at, reason };
         if devices.len() != self.jobs() {
             return Err(wrong("the assignment".into(), format!("{} devices for {} jobs", devices.len(), self.jobs())));

@@ -1,7 +1,7 @@
 //! What there is to assign, and within which limits.
 
 use crate::error::check_seconds;
-use crate::{DeviceId, Error};
+use crate::{DeviceIndex, Error};
 
 use super::table::{Grain, Table};
 
@@ -151,18 +151,18 @@ impl Assignment {
 
     /// What a job costs on a device; `None` where the device does not claim it, or either is not of this problem.
     #[must_use]
-    pub fn cost(&self, job: usize, device: DeviceId) -> Option<f64> {
+    pub fn cost(&self, job: usize, device: DeviceIndex) -> Option<f64> {
         let entry = self.entry(job, device)?;
         Some(self.costs[entry]).filter(|cost| cost.is_finite())
     }
 
     /// What a job holds on a device; `None` where either is not of this problem.
     #[must_use]
-    pub fn resource(&self, job: usize, device: DeviceId) -> Option<u64> {
+    pub fn resource(&self, job: usize, device: DeviceIndex) -> Option<u64> {
         self.entry(job, device).map(|entry| self.resources[entry])
     }
 
-    fn entry(&self, job: usize, device: DeviceId) -> Option<usize> {
+    fn entry(&self, job: usize, device: DeviceIndex) -> Option<usize> {
         (job < self.jobs && device.0 < self.devices).then_some(job * self.devices + device.0)
     }
 

@@ -169,7 +169,7 @@ fn excerpt(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::DeviceId;
+    use crate::DeviceIndex;
 
     const TEXT: &str = "2 3\n1 2 3\n4 5.5 6\n1 1 1\n2 2 2\n3 4\n";
 
@@ -177,15 +177,15 @@ mod tests {
     fn both_forms_say_the_same() {
         let problem = Assignment::from_text(TEXT).unwrap();
         assert_eq!((problem.jobs(), problem.devices()), (3, 2));
-        assert_eq!(problem.cost(1, DeviceId(1)), Some(5.5));
-        assert_eq!(problem.resource(2, DeviceId(1)), Some(2));
+        assert_eq!(problem.cost(1, DeviceIndex(1)), Some(5.5));
+        assert_eq!(problem.resource(2, DeviceIndex(1)), Some(2));
         let json = r#"{"costs": [[1, 4], [2, 5.5], [3, 6]], "resources": [[1, 2], [1, 2], [1, 2]], "budget": [3, 4]}"#;
         assert_eq!(Assignment::from_json(json), Ok(problem));
         let work =
             r#"{"objective": "makespan", "work": [2, 3], "speeds": [1, 2], "resources": [1, 2], "budget": [9, 9]}"#;
         let problem = Assignment::from_json(work).unwrap();
         assert_eq!(problem.aim(), &Aim::MakespanWithinEach(vec![9, 9]));
-        assert_eq!((problem.cost(1, DeviceId(1)), problem.resource(1, DeviceId(0))), (Some(1.5), Some(2)));
+        assert_eq!((problem.cost(1, DeviceIndex(1)), problem.resource(1, DeviceIndex(0))), (Some(1.5), Some(2)));
     }
 
     #[test]

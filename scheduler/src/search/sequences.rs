@@ -3,7 +3,7 @@
 use crate::arrays::Arrays;
 use crate::partition::by_start;
 use crate::random::Random;
-use crate::{DeviceId, Problem, Schedule, Slot};
+use crate::{DeviceIndex, Problem, Schedule, Slot};
 
 const NONE: usize = usize::MAX;
 
@@ -77,7 +77,7 @@ impl Sequences {
     /// The schedule in which each task starts as early as the sequences allow.
     pub(crate) fn schedule(&self, arrays: &Arrays) -> Schedule {
         let slot = |(task, (&device, &start)): (usize, (&usize, &f64))| Slot {
-            device: DeviceId(device),
+            device: DeviceIndex(device),
             start,
             finish: start + arrays.seconds(task, device),
         };

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 
-use hetero_scheduler::{Device, DeviceId, Devices, Link, Problem, Task, TaskGraph};
+use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, TaskGraph};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -88,11 +88,11 @@ fn parts(
             (Just(count), links, tasks)
         })
         .prop_map(move |(count, links, tasks)| {
-            let mut devices = Devices::new((0..count).map(|index| Device::new(format!("cpu:{index}")))).unwrap();
+            let mut devices = Devices::new((0..count).map(|index| DeviceSpec::new(format!("cpu:{index}")))).unwrap();
             for (index, link) in links.into_iter().enumerate() {
                 let (chance, (latency, bandwidth)) = link;
                 if chance >= missing {
-                    let (from, to) = (DeviceId(index / count), DeviceId(index % count));
+                    let (from, to) = (DeviceIndex(index / count), DeviceIndex(index % count));
                     devices.connect(from, to, Link { latency, bandwidth }).unwrap();
                 }
             }

@@ -47,15 +47,16 @@ impl Contender {
     }
 
     fn row(&self, kind: String) -> Row {
-        let schedule = self.plan.schedule();
-        let mut devices: Vec<String> = schedule.partitions.iter().map(|partition| partition.device.clone()).collect();
+        let partitioning = self.plan.partitioning();
+        let mut devices: Vec<String> =
+            partitioning.partitions.iter().map(|partition| partition.device.clone()).collect();
         devices.sort_unstable();
         devices.dedup();
         Row {
             kind,
             devices,
-            partitions: schedule.partitions.len(),
-            predicted: schedule.estimated_makespan,
+            partitions: partitioning.partitions.len(),
+            predicted: partitioning.estimated_makespan,
             measured: Spread::of(&self.times).map_or(0.0, |spread| spread.median),
         }
     }
@@ -200,8 +201,12 @@ impl Comparison<'_> {
 
 /// Pins all nodes, in pieces of the order of a plan: neighbours on different devices, and as many devices as there are pieces for.
 fn cut(plan: &Plan, devices: &[String], random: &mut SplitMix) -> Result<Placement> {
-    let names: Vec<&str> =
-        plan.schedule().partitions.iter().flat_map(|partition| partition.tasks.iter().map(String::as_str)).collect();
+    let names: Vec<&str> = plan
+        .partitioning()
+        .partitions
+        .iter()
+        .flat_map(|partition| partition.tasks.iter().map(String::as_str))
+        .collect();
     let mut below = |count: u64| random.next() % count.max(1);
     let pieces = PIECES.0 + below(PIECES.1 - PIECES.0 + 1);
     let mut ends: Vec<usize> = (1..pieces).map(|_| below(names.len() as u64) as usize).collect();

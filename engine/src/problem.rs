@@ -7,7 +7,7 @@ use hetero_hal::{
     Device, DeviceInfo, Dim, Edge, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
     ValueId,
 };
-use hetero_scheduler::{Device as Target, DeviceId as TargetId, Devices, Link, Problem, Task, TaskGraph};
+use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, TaskGraph};
 
 use crate::place::Placement;
 use crate::{Error, Result};
@@ -102,8 +102,8 @@ pub(crate) struct Constraints<'a> {
 /// What computes for devices that have no chip of their own: emulators, and drivers of the host's processor.
 const HOST: &str = "host";
 
-fn target(info: &DeviceInfo, memory: Option<u64>) -> Target {
-    let target = Target::new(info.id.to_string());
+fn target(info: &DeviceInfo, memory: Option<u64>) -> DeviceSpec {
+    let target = DeviceSpec::new(info.id.to_string());
     let target = if info.runs_on_host() { target.with_processor(HOST) } else { target };
     match memory {
         Some(bytes) => target.with_memory(bytes),
@@ -227,7 +227,7 @@ pub(crate) fn problem(
             // What nobody has measured goes through the host.
             let latency = edge.latency.map_or(20e-6, |latency| latency.as_secs_f64());
             let link = Link { latency, bandwidth: edge.bandwidth.unwrap_or(5e9) };
-            targets.connect(TargetId(from), TargetId(to), link)?;
+            targets.connect(DeviceIndex(from), DeviceIndex(to), link)?;
         }
     }
     let mut graph = TaskGraph::builder(targets.len());
