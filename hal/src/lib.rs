@@ -46,6 +46,7 @@ mod device;
 mod driver;
 mod dtype;
 mod error;
+mod fingerprint;
 mod graph;
 mod memory;
 mod model;
@@ -66,6 +67,7 @@ pub use device::{
 pub use driver::{DeviceId, DeviceInfo, DeviceKind, Driver, OpenOptions, Unavailable, UnavailableReason};
 pub use dtype::{Bool, DType, Element};
 pub use error::{Error, ErrorKind, Result, Sizes};
+pub use fingerprint::Fingerprint;
 pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, Node, NodeId, Operator, TensorType, Value, ValueId};
 pub use memory::{
     Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind, check_range,

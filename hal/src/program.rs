@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
+use crate::fingerprint::{Digest, Fingerprint};
 use crate::graph::{Dim, ExtentId, Graph, Node, NodeId, ValueId};
 use crate::tensor::{Tensor, element_count};
 
@@ -56,14 +57,20 @@ impl ProgramValue {
 /// cut and compiled.
 ///
 /// Made from a [`Model`](crate::Model) by binding it to shapes, or from a larger program by [`Program::extract`].
-#[derive(Clone, Debug)]
-pub struct Program {
+///
+/// A program never changes, and clones share it: passing one on costs a counter. [`Program::fingerprint`] tells programs apart.
+#[derive(Clone)]
+pub struct Program(Arc<Content>);
+
+#[derive(Debug, Default)]
+struct Content {
     name: Arc<str>,
     values: Vec<ProgramValue>,
     nodes: Vec<Node>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     extents: Vec<Extent>,
+    fingerprint: OnceLock<Fingerprint>,
 }
 
 impl Program {
@@ -127,13 +134,25 @@ impl Program {
             })
             .collect::<Result<Vec<_>>>()?;
         let (name, nodes, inputs, outputs) = (graph.name, graph.nodes, graph.inputs, graph.outputs);
-        Ok(Program { name, values, nodes, inputs, outputs, extents })
+        Ok(Content { name, values, nodes, inputs, outputs, extents, ..Content::default() }.into())
+    }
+
+    /// A number that tells it from other programs; computed once, in time by the number of nodes and values.
+    #[must_use]
+    pub fn fingerprint(&self) -> Fingerprint {
+        *self.0.fingerprint.get_or_init(|| self.0.fingerprint())
+    }
+
+    /// Is it the same program as `other`, or a clone? Equal fingerprints say that two programs are alike.
+    #[must_use]
+    pub fn is(&self, other: &Program) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// The program as a graph again, for a pass that rewrites it.
     #[must_use]
     pub fn to_graph(&self) -> Graph {
-        let values = self
+        let values = self.0
             .values
             .iter()
             .map(|value| {
@@ -154,11 +173,11 @@ impl Program {
             })
             .collect();
         Graph {
-            name: self.name.clone(),
+            name: self.0.name.clone(),
             values,
-            nodes: self.nodes.clone(),
-            inputs: self.inputs.clone(),
-            outputs: self.outputs.clone(),
+            nodes: self.0.nodes.clone(),
+            inputs: self.0.inputs.clone(),
+            outputs: self.0.outputs.clone(),
             captures: vec![],
         }
     }
@@ -166,13 +185,13 @@ impl Program {
     /// Name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// All values; [`ValueId`]s index it.
     #[must_use]
     pub fn values(&self) -> &[ProgramValue] {
-        &self.values
+        &self.0.values
     }
 
     /// A value. Ids come from this program's own nodes and ports.
@@ -180,44 +199,44 @@ impl Program {
     /// # Errors
     /// `Internal` for an id of another program.
     pub fn value(&self, id: ValueId) -> Result<&ProgramValue> {
-        self.values
+        self.0.values
             .get(id.index())
-            .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.name, id.0)))
+            .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.0.name, id.0)))
     }
 
     /// All nodes, in topological order; [`NodeId`]s index it.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
-        &self.nodes
+        &self.0.nodes
     }
 
     /// The nodes with their ids.
     pub fn node_ids(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        (0u32..).map(NodeId).zip(&self.nodes)
+        (0u32..).map(NodeId).zip(&self.0.nodes)
     }
 
     /// What the caller supplies, in the model's order.
     #[must_use]
     pub fn inputs(&self) -> &[ValueId] {
-        &self.inputs
+        &self.0.inputs
     }
 
     /// What the caller gets, in the model's order.
     #[must_use]
     pub fn outputs(&self) -> &[ValueId] {
-        &self.outputs
+        &self.0.outputs
     }
 
     /// The sizes that depend on data; [`ExtentId`]s index it.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
-        &self.extents
+        &self.0.extents
     }
 
     /// For each value, the node that produces it; `None` for inputs and constants.
     #[must_use]
     pub fn producers(&self) -> Vec<Option<NodeId>> {
-        let mut producers = vec![None; self.values.len()];
+        let mut producers = vec![None; self.0.values.len()];
         for (id, node) in self.node_ids() {
             for value in node.outputs.iter().flatten() {
                 producers[value.index()] = Some(id);
@@ -229,7 +248,7 @@ impl Program {
     /// For each value, the nodes that read it, in order and without repeats.
     #[must_use]
     pub fn consumers(&self) -> Vec<Vec<NodeId>> {
-        let mut consumers: Vec<Vec<NodeId>> = vec![Vec::new(); self.values.len()];
+        let mut consumers: Vec<Vec<NodeId>> = vec![Vec::new(); self.0.values.len()];
         for (id, node) in self.node_ids() {
             for value in node.uses() {
                 let readers = &mut consumers[value.index()];
@@ -250,18 +269,18 @@ impl Program {
     /// # Errors
     /// `InvalidArgument` for a node id of another program.
     pub fn extract(&self, name: &str, nodes: &[NodeId]) -> Result<Program> {
-        let mut inside = vec![false; self.nodes.len()];
+        let mut inside = vec![false; self.0.nodes.len()];
         for id in nodes {
             match inside.get_mut(id.index()) {
                 Some(slot) => *slot = true,
                 None => {
-                    return Err(Error::invalid_argument(format!("program '{}' has no node {}", self.name, id.0)));
+                    return Err(Error::invalid_argument(format!("program '{}' has no node {}", self.0.name, id.0)));
                 }
             }
         }
         let producers = self.producers();
-        let mut wanted_outside = vec![false; self.values.len()];
-        for id in &self.outputs {
+        let mut wanted_outside = vec![false; self.0.values.len()];
+        for id in &self.0.outputs {
             wanted_outside[id.index()] = true;
         }
         for (id, node) in self.node_ids() {
@@ -271,14 +290,8 @@ impl Program {
                 }
             }
         }
-        let mut cut = Program {
-            name: name.into(),
-            values: Vec::new(),
-            nodes: Vec::new(),
-            inputs: Vec::new(),
-            outputs: Vec::new(),
-            extents: self.extents.clone(),
-        };
+        let mut cut =
+            Content { name: name.into(), extents: self.0.extents.clone(), ..Content::default() };
         let mut renamed: HashMap<ValueId, ValueId> = HashMap::new();
         for (_, node) in self.node_ids().filter(|(id, _)| inside[id.index()]) {
             let touched = node.uses().chain(node.outputs.iter().flatten().copied());
@@ -288,7 +301,7 @@ impl Program {
                 }
                 let new = ValueId(u32::try_from(cut.values.len()).map_err(|_| Error::internal("too many values"))?);
                 renamed.insert(old, new);
-                let value = &self.values[old.index()];
+                let value = &self.0.values[old.index()];
                 cut.values.push(value.clone());
                 let made_inside = producers[old.index()].is_some_and(|producer| inside[producer.index()]);
                 if made_inside && wanted_outside[old.index()] {
@@ -299,7 +312,44 @@ impl Program {
             }
             cut.nodes.push(node.remapped(|old| renamed[&old]));
         }
-        Ok(cut)
+        Ok(cut.into())
+    }
+}
+
+impl From<Content> for Program {
+    fn from(content: Content) -> Self {
+        Program(Arc::new(content))
+    }
+}
+
+impl Content {
+    fn fingerprint(&self) -> Fingerprint {
+        let mut digest = Digest::new();
+        digest.word(self.nodes.len() as u64);
+        self.nodes.iter().for_each(|node| digest.node(node));
+        for value in &self.values {
+            digest.bytes(value.name.as_bytes());
+            digest.bytes(value.dtype.name().as_bytes());
+            value.shape.iter().for_each(|&size| digest.word(size as u64));
+            for extent in &value.extents {
+                digest.word(extent.map_or(u64::MAX, |id| u64::from(id.0)));
+            }
+            if let Some(constant) = &value.constant {
+                digest.tensor(constant);
+            }
+        }
+        for ids in [&self.inputs, &self.outputs] {
+            digest.word(ids.len() as u64);
+            ids.iter().for_each(|id| digest.word(u64::from(id.0)));
+        }
+        self.extents.iter().for_each(|extent| digest.word(extent.bound as u64));
+        digest.finish()
+    }
+}
+
+impl fmt::Debug for Program {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&*self.0, f)
     }
 }
 
@@ -307,11 +357,11 @@ impl Program {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |ids: &[Option<ValueId>]| {
-            let names: Vec<&str> = ids.iter().map(|id| id.map_or("_", |id| &*self.values[id.index()].name)).collect();
+            let names: Vec<&str> = ids.iter().map(|id| id.map_or("_", |id| &*self.0.values[id.index()].name)).collect();
             names.join(", ")
         };
-        writeln!(f, "program {} {{", self.name)?;
-        for node in &self.nodes {
+        writeln!(f, "program {} {{", self.0.name)?;
+        for node in &self.0.nodes {
             writeln!(f, "  {} = {}({})", names(&node.outputs), node.operator, names(&node.inputs))?;
         }
         f.write_str("}")
@@ -379,6 +429,28 @@ mod tests {
         let mut graph = forked().to_graph();
         graph.values[1].ty = TensorType::exact(DType::F32, &[1 << 40, 1 << 40]);
         assert!(Program::new(graph, vec![]).unwrap_err().message().contains("overflows"));
+    }
+
+    #[test]
+    fn a_program_is_told_by_its_content_and_clones_are_the_same() {
+        let (program, alike) = (forked(), forked());
+        assert!(program.is(&program.clone()) && !program.is(&alike));
+        assert_eq!(program.fingerprint(), alike.fingerprint());
+        type Change = fn(&mut Graph);
+        let changes: [Change; 6] = [
+            |graph| graph.nodes[0].name = "other".into(),
+            |graph| graph.nodes[0].operator.version = 13,
+            |graph| graph.nodes[0].operator = graph.nodes[0].operator.clone().with("alpha", crate::Attribute::Int(1)),
+            |graph| graph.values[1].ty = TensorType::exact(DType::F32, &[5]),
+            |graph| graph.values[4].constant = Some(Tensor::from_vec(&[4], vec![2.0f32; 4]).unwrap()),
+            |graph| graph.outputs.swap(0, 1),
+        ];
+        for (number, change) in changes.into_iter().enumerate() {
+            let mut graph = program.to_graph();
+            change(&mut graph);
+            let other = Program::new(graph, vec![]).unwrap();
+            assert_ne!(program.fingerprint(), other.fingerprint(), "change {number}");
+        }
     }
 
     #[test]
