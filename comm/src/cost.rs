@@ -151,18 +151,11 @@ mod tests {
     }
 
     fn info(id: &str) -> DeviceInfo {
-        DeviceInfo {
-            id: id.parse().unwrap(),
-            kind: DeviceKind::Other,
-            name: "n".into(),
-            vendor: "v".into(),
-            driver_version: "1".into(),
-            memory_bytes: None,
-            numa_node: None,
-            emulated: false,
-            peak_flops: None,
-            peak_bandwidth: None,
-        }
+        let mut info = DeviceInfo::new(id.parse().unwrap(), DeviceKind::Other, "n");
+        info.vendor = "v".into();
+        info.driver_version = "1".into();
+        info.emulated = false;
+        info
     }
 
     #[test]

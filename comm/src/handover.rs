@@ -14,9 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceInfo, Direction, Driver, Error, Execution,
-    ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions, Queue,
-    QueueOptions, Result, Source, Timeline, Work,
+    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceInfo, Direction, Driver,
+    Error, Execution, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature,
+    OpenOptions, Queue, QueueOptions, Result, Source, Timeline, Work,
 };
 use serde::{Deserialize, Serialize};
 
@@ -382,14 +382,7 @@ impl Runner {
     }
 
     fn work(&self, buffer: &Buffer) -> Work {
-        Work::Execute(Execution {
-            executable: self.executable.clone(),
-            bindings: [buffer.clone()].into(),
-            scratch: None,
-            extents: None,
-            probe: None,
-            deadline: None,
-        })
+        Work::execute(Execution::new(self.executable.clone(), BindingTable::new([buffer.clone()])))
     }
 
     /// Runs work and waits for it, by points alone.

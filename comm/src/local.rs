@@ -113,7 +113,7 @@ impl Transport for PeerCopy {
     fn connect(&self, from: &Endpoint, to: &Endpoint, bytes: usize) -> Result<Box<dyn Channel>> {
         let copier = PeerCopy::copier(from, to).map_err(refused)?;
         let (source, target) = (allocate(from, bytes)?, allocate(to, bytes)?);
-        let work = Work::Copy { source: source.clone(), target: target.clone() };
+        let work = Work::copy(source.clone(), target.clone());
         Ok(Box::new(Queued { source, target, work, queue: queue(&**copier, "peer-copy")? }))
     }
 }
@@ -139,7 +139,7 @@ impl Transport for Staged {
         let piece = if from.device().is_some() && to.device().is_some() { bytes.min(PIECE) } else { 0 };
         let copy = StagedCopy { source: source.clone(), target: target.clone(), piece: Mutex::new(vec![0; piece]) };
         let queue = queue(&**device, "staged")?;
-        Ok(Box::new(Queued { source, target, work: Work::Host(Arc::new(copy)), queue }))
+        Ok(Box::new(Queued { source, target, work: Work::host(Arc::new(copy)), queue }))
     }
 }
 

@@ -224,8 +224,8 @@ impl<'a> Link<'a> {
         let (written, arrived, read) =
             (self.sender.timeline.at(value), self.arrivals.at(value), self.receiver.timeline.at(value));
         let (head, first) = (channel.source().slice(0..TOUCHED)?, channel.target().slice(0..TOUCHED)?);
-        let fill = Work::Fill { target: head, pattern: [pattern; 4].into() };
-        let copy = Work::Copy { source: first, target: self.seen.clone() };
+        let fill = Work::fill(head, [pattern; 4]);
+        let copy = Work::copy(first, self.seen.clone());
         let began = Instant::now();
         match &self.sender.queue {
             Some(queue) => queue.submit(&[], fill, std::slice::from_ref(&written))?,

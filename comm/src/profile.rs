@@ -513,18 +513,11 @@ mod tests {
     use super::*;
 
     fn info(id: &str) -> DeviceInfo {
-        DeviceInfo {
-            id: id.parse().unwrap(),
-            kind: DeviceKind::Gpu,
-            name: "chip".into(),
-            vendor: "us".into(),
-            driver_version: "1".into(),
-            memory_bytes: None,
-            numa_node: None,
-            emulated: true,
-            peak_flops: None,
-            peak_bandwidth: None,
-        }
+        let mut info = DeviceInfo::new(id.parse().unwrap(), DeviceKind::Gpu, "chip");
+        info.vendor = "us".into();
+        info.driver_version = "1".into();
+        info.emulated = true;
+        info
     }
 
     fn link(from: &str, to: &str) -> LinkProfile {
@@ -634,10 +627,12 @@ mod tests {
         let profile = full();
         assert_eq!(profile.usability(&info("gpu:0")), Usability::Fits);
         assert_eq!(profile.usability(&info("gpu:2")), Usability::Unmeasured);
-        let newer = DeviceInfo { driver_version: "2".into(), ..info("gpu:0") };
+        let mut newer = info("gpu:0");
+        newer.driver_version = "2".into();
         let said = profile.usability(&newer).to_string();
         assert!(said.contains("'1'") && said.contains("'2'"), "{said}");
-        let other = DeviceInfo { name: "other".into(), ..newer };
+        let mut other = newer;
+        other.name = "other".into();
         assert!(matches!(profile.usability(&other), Usability::OtherDevice { .. }));
     }
 

@@ -44,7 +44,8 @@ struct Fake {
 
 fn fake(ordinal: usize, manner: Manner) -> Arc<dyn Device> {
     let inner = hetero_cpu::CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() }).unwrap();
-    let info = DeviceInfo { id: DeviceId::new("fake", ordinal), ..inner.info().clone() };
+    let mut info = inner.info().clone();
+    info.id = DeviceId::new("fake", ordinal);
     let mut capabilities = inner.capabilities().clone();
     if [Manner::Closed, Manner::Peer].contains(&manner) {
         capabilities.imports.clear();

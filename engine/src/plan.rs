@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use hetero_hal::{Program, Tensor};
+use hetero_hal::Program;
 
-use crate::fnv::Fnv;
 use crate::session::Session;
 
 /// Which node runs where, for one model bound to shapes. Cheap to clone; clones share the session that runs it.
@@ -63,25 +62,7 @@ impl Plan {
     }
 }
 
-/// A fingerprint of a program: its nodes, types and, sampled at both ends, its constants ([`Fnv`]).
+/// What plans name a program by.
 pub(crate) fn fingerprint(program: &Program) -> String {
-    const SAMPLE: usize = 4096;
-    let mut hash = Fnv::new();
-    let mut add = |bytes: &[u8]| hash.add(bytes);
-    for node in program.nodes() {
-        add(node.name.as_bytes());
-        add(node.operator.to_string().as_bytes());
-        for id in node.inputs.iter().chain(&node.outputs).flatten() {
-            add(&id.0.to_le_bytes());
-        }
-    }
-    for value in program.values() {
-        add(value.dtype.name().as_bytes());
-        value.shape.iter().for_each(|size| add(&size.to_le_bytes()));
-        if let Some(bytes) = value.constant.as_ref().map(Tensor::bytes) {
-            add(&bytes[..bytes.len().min(SAMPLE)]);
-            add(&bytes[bytes.len().saturating_sub(SAMPLE)..]);
-        }
-    }
-    hash.text()
+    program.fingerprint().to_string()
 }

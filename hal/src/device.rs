@@ -3,16 +3,17 @@
 use std::any::Any;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::binding::BindingInfo;
 use crate::driver::DeviceInfo;
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
-use crate::graph::{ExtentId, NodeId};
+use crate::graph::NodeId;
 use crate::memory::{Buffer, BufferLayout, ExternalMemory, HandleKind, HostSemantics, MemoryKind};
 use crate::program::Program;
 use crate::queue::{Queue, QueueOptions};
-use crate::telemetry::{ClockRequest, ClockState, Telemetry};
+use crate::telemetry::Telemetry;
 use crate::timeline::Timeline;
 use crate::topology::Edge;
 
@@ -48,23 +49,14 @@ pub trait Device: Any + Send + Sync {
     /// `Unsupported` where the kind is not among [`Capabilities::imports`], `InvalidArgument` for an address or length that it cannot map.
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer>;
 
-    /// [`Device::import`] into a buffer that was imported before: all clones of `former` then are the new memory. Where the device can, that
-    /// allocates nothing; `false` where it cannot, and the caller imports afresh. Work under way keeps the memory that it began with.
+    /// Imports constant memory, as [`Device::import`] does with [`HostSemantics::Immutable`], in the place of `former`, a buffer of
+    /// this device that nobody uses any more. A device may use the former's bookkeeping again, so that nothing is allocated.
     ///
     /// # Errors
     /// As [`Device::import`].
-    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
-        let _ = (memory, former);
-        Ok(false)
-    }
-
-    /// Hands out memory of its own for others to import.
-    ///
-    /// # Errors
-    /// `Unsupported` where the kind is not among [`Capabilities::exports`].
-    fn export(&self, buffer: &Buffer, kind: HandleKind) -> Result<ExternalMemory> {
-        let _ = buffer;
-        Err(Error::unsupported(format!("export of {kind:?} memory")).on(self.info().id.clone()))
+    fn reimport(&self, memory: ExternalMemory, former: Buffer) -> Result<Buffer> {
+        drop(former);
+        self.import(memory, HostSemantics::Immutable)
     }
 
     /// Makes a queue.
@@ -73,7 +65,8 @@ pub trait Device: Any + Send + Sync {
     /// `OutOfMemory` or `DeviceLost`.
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>>;
 
-    /// Makes a timeline, in a form that this device's queues signal cheaply.
+    /// Makes a timeline for points that this device's queues signal.
+    /// A device whose queues can wait for each other without the host gives it a native side; see [`Timeline::with_native`].
     ///
     /// # Errors
     /// `OutOfMemory` or `DeviceLost`.
@@ -97,18 +90,13 @@ pub trait Device: Any + Send + Sync {
     fn telemetry(&self) -> Telemetry {
         Telemetry::default()
     }
-
-    /// Asks for another clock.
-    ///
-    /// # Errors
-    /// `Unsupported` where the clock is not for it to set; the system's refusal otherwise.
-    fn set_clock(&self, request: ClockRequest) -> Result<ClockState> {
-        Err(Error::unsupported(format!("clock control ({request:?})")).on(self.info().id.clone()))
-    }
 }
 
 /// What a device can do, whatever the program.
+///
+/// A device begins with [`Capabilities::new`] and sets what it has beyond that; more may come in later versions.
 #[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Capabilities {
     /// Element types that it computes on.
     pub dtypes: Vec<DType>,
@@ -119,8 +107,6 @@ pub struct Capabilities {
     /// What the address and the length of imported host memory must be multiples of, in bytes: a page where a driver maps pages, 4 where it takes any whole
     /// words; 0 where its address needs [`Capabilities::alignment`] and its length nothing. Parts of the imported buffer need that alignment.
     pub import_alignment: usize,
-    /// Kinds of handle that [`Device::export`] gives.
-    pub exports: Vec<HandleKind>,
     /// Queues that work at the same time.
     pub queues: usize,
     /// Alignment that every binding's first byte needs, in bytes; a power of two. Whoever cuts bindings out of one buffer leaves what lies
@@ -132,15 +118,30 @@ pub struct Capabilities {
     pub kernels: Vec<KernelFormat>,
 }
 
+impl Capabilities {
+    /// The capabilities of the simplest device: it computes on these element types, with one queue on memory of this kind, takes
+    /// buffers at any address, and imports nothing.
+    #[must_use]
+    pub fn new(dtypes: Vec<DType>, memory: MemoryKind) -> Self {
+        Capabilities { dtypes, memory_kinds: vec![memory], queues: 1, alignment: 1, ..Capabilities::default() }
+    }
+}
+
 /// A group of nodes that a device takes.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Claim {
     /// The nodes.
     pub nodes: Vec<NodeId>,
-    /// How well.
+    /// How well the device executes them.
     pub quality: Quality,
-    /// How long they take, where the device can tell.
-    pub cost_hint: Option<Duration>,
+}
+
+impl Claim {
+    /// A claim of one node that the device executes with kernels of its own.
+    #[must_use]
+    pub fn native(node: NodeId) -> Self {
+        Claim { nodes: vec![node], quality: Quality::Native }
+    }
 }
 
 /// How well a device does what it claims.
@@ -175,16 +176,8 @@ pub enum Source<'a> {
 pub enum KernelFormat {
     /// OpenCL C source.
     OpenClC,
-    /// OpenCL program binary of the vendor.
-    OpenClBinary,
-    /// CUDA C++ source.
-    CudaC,
-    /// NVIDIA PTX.
-    Ptx,
     /// WebGPU shading language.
     Wgsl,
-    /// SPIR-V.
-    SpirV,
 }
 
 /// What a raw kernel is called and takes.
@@ -247,75 +240,5 @@ pub trait Executable: Any + Send + Sync {
     /// `Unsupported` where there is none.
     fn serialize(&self) -> Result<Vec<u8>> {
         Err(Error::unsupported("this executable has no serial form"))
-    }
-}
-
-/// Direction of a binding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// The run reads it.
-    Input,
-    /// The run writes it.
-    Output,
-}
-
-/// One buffer that a run binds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BindingInfo {
-    /// Name of the value.
-    pub name: Arc<str>,
-    /// Read or written.
-    pub direction: Direction,
-    /// Element type.
-    pub dtype: DType,
-    /// Sizes of the dimensions; bounds where a size depends on data.
-    pub shape: Vec<usize>,
-    /// For each dimension, the extent that holds its true size; empty where all are exact.
-    pub extents: Vec<Option<ExtentId>>,
-    /// Bytes that the buffer must have.
-    pub bytes: usize,
-}
-
-impl BindingInfo {
-    /// The bindings of a program: inputs, then outputs.
-    #[must_use]
-    pub fn of(program: &Program) -> Vec<BindingInfo> {
-        let ports = |ids: &[crate::ValueId], direction| {
-            ids.iter()
-                .filter_map(|id| program.values().get(id.index()))
-                .map(|value| BindingInfo {
-                    name: value.name.clone(),
-                    direction,
-                    dtype: value.dtype,
-                    shape: value.shape.clone(),
-                    extents: value.extents.clone(),
-                    bytes: value.bytes(),
-                })
-                .collect::<Vec<_>>()
-        };
-        let mut bindings = ports(program.inputs(), Direction::Input);
-        bindings.extend(ports(program.outputs(), Direction::Output));
-        bindings
-    }
-
-    /// Checks buffers against bindings: one each, long enough, none of constant memory among the outputs is for the device to check.
-    ///
-    /// # Errors
-    /// `InvalidArgument`, naming the binding.
-    pub fn check(bindings: &[BindingInfo], buffers: &[Buffer]) -> Result<()> {
-        if bindings.len() != buffers.len() {
-            return Err(Error::invalid_argument(format!(
-                "{} buffers were bound to an executable that has {} bindings",
-                buffers.len(),
-                bindings.len()
-            )));
-        }
-        for (info, buffer) in bindings.iter().zip(buffers) {
-            if buffer.len() < info.bytes {
-                return Err(Error::invalid_argument(format!("the buffer bound to '{}' is too small", info.name))
-                    .with_sizes(info.bytes as u64, Some(buffer.len() as u64)));
-            }
-        }
-        Ok(())
     }
 }

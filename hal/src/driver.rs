@@ -60,18 +60,32 @@ pub enum UnavailableReason {
     PermissionDenied,
 }
 
-/// Names a device: driver and ordinal, written `cpu:0`. Case does not matter on input.
+/// Names a device: driver and ordinal, written `cpu:0`; for a device of another host that host in front, `node7/cpu:0`.
+/// Case does not matter on input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
+    host: Option<Arc<str>>,
     driver: Arc<str>,
     ordinal: usize,
 }
 
 impl DeviceId {
-    /// The device with this ordinal of this driver.
+    /// The device with this ordinal of this driver, on this host.
     #[must_use]
     pub fn new(driver: &str, ordinal: usize) -> Self {
-        DeviceId { driver: driver.to_ascii_lowercase().into(), ordinal }
+        DeviceId { host: None, driver: driver.to_ascii_lowercase().into(), ordinal }
+    }
+
+    /// The same device of another host.
+    #[must_use]
+    pub fn at(self, host: &str) -> Self {
+        DeviceId { host: Some(host.to_ascii_lowercase().into()), ..self }
+    }
+
+    /// The host's name; `None` for this host.
+    #[must_use]
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
     }
 
     /// The driver's name.
@@ -89,6 +103,9 @@ impl DeviceId {
 
 impl fmt::Display for DeviceId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(host) = &self.host {
+            write!(f, "{host}/")?;
+        }
         write!(f, "{}:{}", self.driver, self.ordinal)
     }
 }
@@ -96,12 +113,18 @@ impl fmt::Display for DeviceId {
 impl FromStr for DeviceId {
     type Err = Error;
 
-    /// Parses `driver:ordinal`; a bare `driver` means its first device.
+    /// Parses `driver:ordinal` or `host/driver:ordinal`; without an ordinal it is the driver's first device.
     fn from_str(text: &str) -> Result<Self> {
-        let (driver, ordinal) = text.split_once(':').unwrap_or((text, "0"));
-        let named = !driver.is_empty() && driver.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+        let (host, device) = text.split_once('/').map_or((None, text), |(host, device)| (Some(host), device));
+        let (driver, ordinal) = device.split_once(':').unwrap_or((device, "0"));
+        let named = |text: &str, also: &str| {
+            !text.is_empty() && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c) || also.contains(c))
+        };
         match ordinal.parse() {
-            Ok(ordinal) if named => Ok(DeviceId::new(driver, ordinal)),
+            Ok(ordinal) if named(driver, "") && host.is_none_or(|host| named(host, ".")) => {
+                let id = DeviceId::new(driver, ordinal);
+                Ok(host.map_or(id.clone(), |host| id.at(host)))
+            }
             _ => Err(Error::invalid_argument(format!("'{text}' is not a device id"))
                 .with_remedy("write driver:ordinal, such as cpu:0")),
         }
@@ -137,7 +160,10 @@ impl fmt::Display for DeviceKind {
 }
 
 /// What is known of a device before it is opened.
+///
+/// A driver begins with [`DeviceInfo::new`] and sets what it knows beyond that; more may come in later versions.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct DeviceInfo {
     /// Its name in plans and on the command line.
     pub id: DeviceId,
@@ -151,10 +177,11 @@ pub struct DeviceInfo {
     pub driver_version: String,
     /// Memory that it can allocate, in bytes; `None` where the driver does not tell.
     pub memory_bytes: Option<u64>,
-    /// NUMA node that it hangs on; `None` where unknown or not applicable.
-    pub numa_node: Option<u32>,
     /// True for an emulator or simulator: its times say nothing about a chip.
     pub emulated: bool,
+    /// The processor that computes for it, where others may use the same one; `None` for a processor of its own.
+    /// Devices of one processor take their time from one another. The host's is [`DeviceInfo::HOST`].
+    pub processor: Option<Arc<str>>,
     /// Peak rate in f32 operations per second, a first guess until the device is measured; `None` where nothing is known.
     pub peak_flops: Option<f64>,
     /// Peak memory bandwidth in bytes per second, as above.
@@ -162,10 +189,37 @@ pub struct DeviceInfo {
 }
 
 impl DeviceInfo {
-    /// Does the host's processor compute for it, as for an emulator and for another driver of the same processor? Such devices take their time from one another.
+    /// The name of the host's processor in [`DeviceInfo::processor`].
+    pub const HOST: &str = "host";
+
+    /// A device of which nothing else is known: a chip of its own, with unknown memory and rates.
+    #[must_use]
+    pub fn new(id: DeviceId, kind: DeviceKind, name: impl Into<String>) -> Self {
+        DeviceInfo {
+            id,
+            kind,
+            name: name.into(),
+            vendor: String::new(),
+            driver_version: String::new(),
+            memory_bytes: None,
+            emulated: false,
+            processor: None,
+            peak_flops: None,
+            peak_bandwidth: None,
+        }
+    }
+
+    /// The same device, for which the host's processor computes.
+    #[must_use]
+    pub fn hosted(mut self) -> Self {
+        self.processor = Some(Self::HOST.into());
+        self
+    }
+
+    /// Does the host's processor compute for it, as for an emulator and for another driver of the same processor?
     #[must_use]
     pub fn runs_on_host(&self) -> bool {
-        self.emulated || self.kind == DeviceKind::Cpu
+        self.processor.as_deref() == Some(Self::HOST)
     }
 }
 
@@ -188,7 +242,10 @@ mod tests {
     fn device_ids_parse_in_any_case_and_print_in_one() {
         assert_eq!("CPU:0".parse::<DeviceId>().unwrap().to_string(), "cpu:0");
         assert_eq!("fpga".parse::<DeviceId>().unwrap(), DeviceId::new("FPGA", 0));
-        for bad in ["", ":0", "cpu:", "cpu:-1", "cpu:x", "c pu:0", "cpu:99999999999999999999"] {
+        let remote: DeviceId = "Node-7.Rack2/CPU:1".parse().unwrap();
+        assert_eq!((remote.to_string().as_str(), remote.host()), ("node-7.rack2/cpu:1", Some("node-7.rack2")));
+        assert_ne!(remote, DeviceId::new("cpu", 1));
+        for bad in ["", ":0", "cpu:", "cpu:-1", "cpu:x", "c pu:0", "cpu:99999999999999999999", "/cpu:0", "a/b/cpu:0"] {
             assert!(bad.parse::<DeviceId>().is_err(), "{bad}");
         }
     }

@@ -41,7 +41,7 @@
 
 #![forbid(unsafe_code)]
 
-mod backlog;
+mod binding;
 mod device;
 mod driver;
 mod dtype;
@@ -53,16 +53,15 @@ mod model;
 mod operators;
 mod program;
 mod queue;
-mod shares;
 mod telemetry;
 mod tensor;
 mod timeline;
 mod topology;
+mod trace;
 
-pub use backlog::{Backlog, Budget, Capacity, Job, Signal};
+pub use binding::{BindingInfo, BindingTable, BoundBuffers, Direction};
 pub use device::{
-    BindingInfo, Capabilities, Claim, CompileOptions, Device, Direction, Executable, KernelFormat, KernelSignature,
-    Quality, Source,
+    Capabilities, Claim, CompileOptions, Device, Executable, KernelFormat, KernelSignature, Quality, Source,
 };
 pub use driver::{DeviceId, DeviceInfo, DeviceKind, Driver, OpenOptions, Unavailable, UnavailableReason};
 pub use dtype::{Bool, DType, Element};
@@ -72,17 +71,14 @@ pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, Node, NodeId, Operator
 pub use memory::{
     Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind, check_range,
 };
-pub use model::{Model, StatePair};
+pub use model::Model;
 pub use operators::{
     Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
 };
 pub use program::{Extent, Program, ProgramValue};
-pub use queue::{
-    Execution, Extents, HostTask, Probe, Queue, QueueOptions, Span, Work, copy_through_host, fill_through_host,
-    run_on_host, submit_and_wait,
-};
-pub use shares::Shares;
-pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
+pub use queue::{Execution, Extents, HostTask, Operation, Queue, QueueOptions, Work, submit_and_wait};
+pub use telemetry::Telemetry;
 pub use tensor::{Tensor, element_count};
-pub use timeline::{Callback, Point, Timeline, Watcher};
-pub use topology::{Edge, Reach, Topology};
+pub use timeline::{Callback, NativeTimeline, Point, Timeline, Watcher};
+pub use topology::{Edge, Reach, SyncMode, Topology};
+pub use trace::{TraceEvent, TraceKind, TraceSink};

@@ -34,8 +34,6 @@ impl BufferLayout {
 pub enum MemoryKind {
     /// Ordinary host memory.
     Host,
-    /// Host memory that is pinned, so that a device reads it directly.
-    HostPinned,
     /// The device's own memory, which the host reaches by copying only.
     Device,
     /// Memory that host and device both address.
@@ -89,6 +87,34 @@ impl Buffer {
     #[must_use]
     pub fn new(device: DeviceId, kind: MemoryKind, bytes: usize, memory: Arc<dyn Memory>) -> Self {
         Buffer { device, kind, memory, offset: 0, bytes }
+    }
+
+    /// A buffer of no bytes, which belongs to no device: what stands in a [`BindingTable`](crate::BindingTable) before the first run.
+    #[must_use]
+    pub fn nothing() -> Self {
+        struct Nothing;
+        impl Memory for Nothing {
+            fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+                check_range(offset, into.len(), 0)
+            }
+            fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+                check_range(offset, from.len(), 0)
+            }
+        }
+        Buffer::new(DeviceId::new("none", 0), MemoryKind::Host, 0, Arc::new(Nothing))
+    }
+
+    /// Makes a whole allocation of other bytes out of a buffer that nobody else holds: `change` gets the allocation, and answers with
+    /// its new length, or with `None` where it cannot be changed. For [`Device::reimport`](crate::Device::reimport).
+    ///
+    /// # Errors
+    /// The buffer as it was, where others hold it too, it is no `T`, or `change` declines.
+    pub fn reuse<T: Memory>(mut self, change: impl FnOnce(&mut T) -> Option<usize>) -> Result<Buffer, Buffer> {
+        let memory = Arc::get_mut(&mut self.memory).and_then(|memory| (memory as &mut dyn Any).downcast_mut());
+        match memory.and_then(change) {
+            Some(bytes) => Ok(Buffer { offset: 0, bytes, ..self }),
+            None => Err(self),
+        }
     }
 
     /// The device that it belongs to.
@@ -271,35 +297,19 @@ impl fmt::Debug for HostMemory {
 }
 
 /// Memory that something else than the importing device owns.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ExternalMemory {
     /// Host memory of this process.
     Host(HostMemory),
-    /// A file descriptor (memfd, dma-buf, opaque handle) with the number of bytes behind it.
-    #[cfg(unix)]
-    FileDescriptor {
-        /// What the descriptor stands for.
-        kind: HandleKind,
-        /// The descriptor.
-        descriptor: std::os::fd::OwnedFd,
-        /// Bytes behind it.
-        bytes: usize,
-    },
 }
 
-/// Kinds of memory handle that a device can import or export.
+/// Kinds of memory that a device can import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HandleKind {
     /// Host memory of this process.
     Host,
-    /// A memfd or POSIX shared-memory file.
-    SharedFile,
-    /// A Linux dma-buf.
-    DmaBuf,
-    /// A handle that only one driver understands.
-    Opaque,
 }
 
 /// What a device may assume of host memory that it imports.
@@ -346,6 +356,24 @@ mod tests {
         assert!(part.slice(0..5).is_err());
         assert!(part.write(3, &[0, 0]).is_err());
         assert!(part.read(usize::MAX, &mut seen).is_err());
+    }
+
+    #[test]
+    fn only_a_buffer_that_nobody_else_holds_is_reused() {
+        let id = DeviceId::new("null", 0);
+        let buffer = Buffer::new(id, MemoryKind::Host, 2, Arc::new(Plain(Mutex::new(vec![1, 2]))));
+        let grow = |memory: &mut Plain| {
+            *memory = Plain(Mutex::new(vec![3; 4]));
+            Some(4)
+        };
+        let held = buffer.clone();
+        let buffer = buffer.reuse(grow).unwrap_err();
+        drop(held);
+        assert!(buffer.len() == 2 && Buffer::nothing().reuse(grow).is_err());
+        let grown = buffer.slice(1..2).map(|part| (drop(buffer), part)).unwrap().1.reuse(grow).unwrap();
+        let mut seen = [0; 4];
+        grown.read(0, &mut seen).unwrap();
+        assert_eq!((grown.len(), seen), (4, [3; 4]));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::Result;
-use crate::graph::{Graph, Node, ValueId};
+use crate::graph::{Graph, Node};
 
 /// A model: what a framework exported, before anybody has said which sizes it is to run with.
 ///
@@ -17,23 +17,12 @@ pub struct Model {
     pub graph: Graph,
     /// Version of each operator set that the model imports, by domain; the standard's domain is the empty string.
     pub opsets: BTreeMap<Arc<str>, u32>,
-    /// Outputs that are to be fed back as inputs of the next run.
-    pub states: Vec<StatePair>,
     /// Version of the file format (`ModelProto.ir_version`).
     pub ir_version: i64,
     /// The tool that wrote the file.
     pub producer: String,
     /// Free text pairs of the file.
     pub metadata: BTreeMap<String, String>,
-}
-
-/// State that a model carries from run to run: what `output` holds after one run is `input` of the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct StatePair {
-    /// A graph input.
-    pub input: ValueId,
-    /// A graph output of the same type.
-    pub output: ValueId,
 }
 
 impl Model {

@@ -152,7 +152,8 @@ impl Program {
     /// The program as a graph again, for a pass that rewrites it.
     #[must_use]
     pub fn to_graph(&self) -> Graph {
-        let values = self.0
+        let values = self
+            .0
             .values
             .iter()
             .map(|value| {
@@ -199,7 +200,8 @@ impl Program {
     /// # Errors
     /// `Internal` for an id of another program.
     pub fn value(&self, id: ValueId) -> Result<&ProgramValue> {
-        self.0.values
+        self.0
+            .values
             .get(id.index())
             .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.0.name, id.0)))
     }
@@ -290,8 +292,7 @@ impl Program {
                 }
             }
         }
-        let mut cut =
-            Content { name: name.into(), extents: self.0.extents.clone(), ..Content::default() };
+        let mut cut = Content { name: name.into(), extents: self.0.extents.clone(), ..Content::default() };
         let mut renamed: HashMap<ValueId, ValueId> = HashMap::new();
         for (_, node) in self.node_ids().filter(|(id, _)| inside[id.index()]) {
             let touched = node.uses().chain(node.outputs.iter().flatten().copied());

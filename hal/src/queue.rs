@@ -4,18 +4,20 @@ use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use crate::binding::BindingTable;
 use crate::device::Executable;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::graph::ExtentId;
 use crate::memory::Buffer;
 use crate::timeline::{Point, Timeline};
+use crate::trace::TraceSink;
 
 /// How to make a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// Shown by profilers and in errors.
+    /// Its name in traces, and that of its thread.
     pub name: String,
     /// Submissions that may be under way at once before [`Queue::submit`] answers with a retryable error; `None` leaves it to the device.
     pub capacity: Option<usize>,
@@ -65,40 +67,68 @@ pub fn submit_and_wait<Q: Queue + ?Sized>(
     signal.iter().try_for_each(|point| point.wait(deadline))
 }
 
-/// A piece of work. It owns what it needs, so that nothing is freed under it.
+/// A piece of work for a queue. It owns what it needs, so that nothing is freed under it.
 #[derive(Clone)]
 #[non_exhaustive]
-pub enum Work {
-    /// Copies `source` to `target`, of equal length. One side may belong to another device whose memory this one reaches; see
-    /// [`copy_through_host`] for one that it does not.
-    Copy {
-        /// From.
-        source: Buffer,
-        /// To.
-        target: Buffer,
-    },
-    /// Repeats `pattern` over `target`, whose length is a multiple of the pattern's.
-    Fill {
-        /// To.
-        target: Buffer,
-        /// One to sixteen bytes.
-        pattern: Arc<[u8]>,
-    },
-    /// Runs a host function in its turn.
-    Host(Arc<dyn HostTask>),
-    /// Runs an executable.
-    Execute(Execution),
+pub struct Work {
+    /// What is to be done.
+    pub operation: Operation,
+    /// Told of what was done; `None` where nobody asks.
+    pub trace: Option<Arc<dyn TraceSink>>,
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.operation, f)
+    }
 }
 
 impl Work {
+    fn of(operation: Operation) -> Self {
+        Work { operation, trace: None }
+    }
+
+    /// Copies `source` to `target`, of equal length. One side may belong to another device whose memory this one reaches; another
+    /// memory is reached through the host.
+    #[must_use]
+    pub fn copy(source: Buffer, target: Buffer) -> Self {
+        Work::of(Operation::Copy { source, target })
+    }
+
+    /// Repeats a pattern of one to sixteen bytes over `target`, whose length is a multiple of the pattern's.
+    #[must_use]
+    pub fn fill(target: Buffer, pattern: impl Into<Arc<[u8]>>) -> Self {
+        Work::of(Operation::Fill { target, pattern: pattern.into() })
+    }
+
+    /// Runs a host function in its turn.
+    #[must_use]
+    pub fn host(task: Arc<dyn HostTask>) -> Self {
+        Work::of(Operation::Host(task))
+    }
+
+    /// Runs an executable.
+    #[must_use]
+    pub fn execute(execution: Execution) -> Self {
+        Work::of(Operation::Execute(execution))
+    }
+
+    /// The same, of which `sink` is told, where there is one.
+    #[must_use]
+    pub fn traced(self, sink: Option<Arc<dyn TraceSink>>) -> Self {
+        Work { trace: sink, ..self }
+    }
+
     /// Checks what holds on every device: a copy's lengths are equal, and a pattern fits what it fills.
     ///
     /// # Errors
     /// `InvalidArgument` with the lengths.
     pub fn check(&self) -> Result<()> {
-        match self {
-            Work::Copy { source, target } if source.len() != target.len() => Err(lengths_differ(source, target)),
-            Work::Fill { target, pattern }
+        match &self.operation {
+            Operation::Copy { source, target } if source.len() != target.len() => Err(Error::invalid_argument(
+                format!("cannot copy {} bytes into a buffer of {}", source.len(), target.len()),
+            )),
+            Operation::Fill { target, pattern }
                 if pattern.is_empty() || pattern.len() > 16 || !target.len().is_multiple_of(pattern.len()) =>
             {
                 Err(Error::invalid_argument(format!(
@@ -112,28 +142,39 @@ impl Work {
     }
 }
 
-fn lengths_differ(source: &Buffer, target: &Buffer) -> Error {
-    Error::invalid_argument(format!("cannot copy {} bytes into a buffer of {}", source.len(), target.len()))
+/// What a queue can do.
+#[derive(Clone)]
+#[non_exhaustive]
+pub enum Operation {
+    /// See [`Work::copy`].
+    Copy {
+        /// From.
+        source: Buffer,
+        /// To.
+        target: Buffer,
+    },
+    /// See [`Work::fill`].
+    Fill {
+        /// To.
+        target: Buffer,
+        /// One to sixteen bytes.
+        pattern: Arc<[u8]>,
+    },
+    /// See [`Work::host`].
+    Host(Arc<dyn HostTask>),
+    /// See [`Work::execute`].
+    Execute(Execution),
 }
 
-impl fmt::Debug for Work {
+impl fmt::Debug for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Work::Copy { source, target } => write!(f, "Copy({source:?} -> {target:?})"),
-            Work::Fill { target, .. } => write!(f, "Fill({target:?})"),
-            Work::Host(_) => f.write_str("Host"),
-            Work::Execute(execution) => write!(f, "Execute({:?})", execution.bindings),
+            Operation::Copy { source, target } => write!(f, "Copy({source:?} -> {target:?})"),
+            Operation::Fill { target, .. } => write!(f, "Fill({target:?})"),
+            Operation::Host(_) => f.write_str("Host"),
+            Operation::Execute(execution) => write!(f, "Execute({:?})", execution.bindings),
         }
     }
-}
-
-/// Runs a host function for a queue. One that panics fails its submission, rather than taking the queue's thread along and leaving waiters behind.
-///
-/// # Errors
-/// The task's, or `Execution` where it panicked.
-pub fn run_on_host(task: &dyn HostTask) -> Result<()> {
-    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.run()));
-    outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Execution, "a host task panicked")))
 }
 
 /// A host function that a queue runs.
@@ -151,38 +192,46 @@ impl<F: Fn() -> Result<()> + Send + Sync> HostTask for F {
     }
 }
 
-/// One run of an executable.
+/// One run of an executable. It begins with [`Execution::new`]; more may come in later versions.
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct Execution {
     /// What runs.
     pub executable: Arc<dyn Executable>,
     /// A buffer for each of [`Executable::bindings`], in that order.
-    pub bindings: Arc<[Buffer]>,
+    pub bindings: Arc<BindingTable>,
     /// Memory for the run as [`Executable::scratch`] asks; `None` where that is empty.
     pub scratch: Option<Buffer>,
     /// The true sizes of what depends on data; `None` where nothing does.
     pub extents: Option<Arc<Extents>>,
-    /// Told of each part of the run as it ends; `None` where nobody asks. A device that cannot tell its parts apart tells nothing.
-    pub probe: Option<Arc<dyn Probe>>,
     /// When the device may give up with a `Timeout`, where it can do so between the parts of the run; `None` lets it go on.
     pub deadline: Option<Instant>,
 }
 
-/// Hears how long the parts of a run took. Called on the device's threads, so it should be quick.
-pub trait Probe: Send + Sync {
-    /// A part has ended.
-    fn span(&self, span: &Span<'_>);
-}
+impl Execution {
+    /// A run without scratch memory, extents and deadline.
+    #[must_use]
+    pub fn new(executable: Arc<dyn Executable>, bindings: Arc<BindingTable>) -> Self {
+        Execution { executable, bindings, scratch: None, extents: None, deadline: None }
+    }
 
-/// A part of a run: one kernel.
-#[derive(Clone, Copy, Debug)]
-pub struct Span<'a> {
-    /// Names of the nodes that it does; none where it only changes a layout.
-    pub nodes: &'a [Arc<str>],
-    /// The kernel, in the device's own words.
-    pub kernel: &'a str,
-    /// How long it took.
-    pub took: Duration,
+    /// The same with scratch memory, where there is any.
+    #[must_use]
+    pub fn with_scratch(self, scratch: Option<Buffer>) -> Self {
+        Execution { scratch, ..self }
+    }
+
+    /// The same with room for the sizes that depend on data, where there are any.
+    #[must_use]
+    pub fn with_extents(self, extents: Option<Arc<Extents>>) -> Self {
+        Execution { extents, ..self }
+    }
+
+    /// The same with a deadline.
+    #[must_use]
+    pub fn with_deadline(self, deadline: Instant) -> Self {
+        Execution { deadline: Some(deadline), ..self }
+    }
 }
 
 /// The true sizes, in one run, of dimensions that depend on data. Each is written by the node that produces it, before that work's signal.
@@ -214,41 +263,4 @@ impl Extents {
         slot.store(size as u64, Ordering::Release);
         Ok(())
     }
-}
-
-/// Copies between any two buffers through a bounded piece of host memory: slow, and always possible.
-///
-/// # Errors
-/// `InvalidArgument` where the lengths differ, and what either side answers.
-pub fn copy_through_host(source: &Buffer, target: &Buffer) -> Result<()> {
-    const PIECE: usize = 1 << 20;
-    if source.len() != target.len() {
-        return Err(lengths_differ(source, target));
-    }
-    let mut piece = vec![0; source.len().min(PIECE)];
-    let mut offset = 0;
-    while offset < source.len() {
-        let bytes = PIECE.min(source.len() - offset);
-        source.read(offset, &mut piece[..bytes])?;
-        target.write(offset, &piece[..bytes])?;
-        offset += bytes;
-    }
-    Ok(())
-}
-
-/// Repeats a pattern over a buffer through a bounded piece of host memory.
-///
-/// # Errors
-/// What the buffer's device answers. That the pattern fits is for [`Work::check`].
-pub fn fill_through_host(target: &Buffer, pattern: &[u8]) -> Result<()> {
-    const REPEATS: usize = 4096;
-    let bytes = target.len().min(pattern.len() * REPEATS);
-    let piece: Vec<u8> = pattern.iter().copied().cycle().take(bytes).collect();
-    let mut offset = 0;
-    while offset < target.len() && !piece.is_empty() {
-        let bytes = piece.len().min(target.len() - offset);
-        target.write(offset, &piece[..bytes])?;
-        offset += bytes;
-    }
-    Ok(())
 }

@@ -1,98 +1,13 @@
-//! Telemetry and clock control. What a device does not tell is `None`, never 0.
+//! Telemetry: what a device tells of its state.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// A device's state at one moment.
+/// A device's state at one moment. What a device does not tell is `None`, never 0; more may come in later versions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Telemetry {
-    /// Share of the time in which it computed, 0 to 1, over the driver's own window.
-    pub utilization: Option<f64>,
     /// Bytes allocated through this device object.
     pub allocated_bytes: Option<u64>,
-    /// Bytes in use on the device by everybody.
-    pub used_bytes: Option<u64>,
-    /// Watts.
-    pub power: Option<f64>,
-    /// Degrees Celsius.
-    pub temperature: Option<f64>,
-    /// Hertz.
-    pub clock: Option<f64>,
     /// Time that it has computed since it was opened.
     pub busy: Option<Duration>,
-}
-
-/// What clock is wanted.
-#[derive(Clone, Copy, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum ClockRequest {
-    /// The driver's own choice.
-    Default,
-    /// At most so many hertz.
-    Limit(f64),
-    /// So large a share of the highest clock, 0 to 1.
-    Share(f64),
-}
-
-/// What clock was set.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct ClockState {
-    /// Hertz now in force.
-    pub current: f64,
-    /// Lowest that the device offers, in hertz.
-    pub lowest: f64,
-    /// Highest that the device offers, in hertz.
-    pub highest: f64,
-}
-
-/// For backends: time in which at least one piece of work was under way. Pieces that wait in a driver for one another overlap, and count once.
-#[derive(Debug)]
-pub struct Busy {
-    opened: Instant,
-    /// Nanoseconds.
-    spent: AtomicU64,
-    /// When the last piece was over, in nanoseconds since the device was opened.
-    last_end: AtomicU64,
-}
-
-fn nanos(time: Duration) -> u64 {
-    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
-}
-
-impl Busy {
-    /// Nothing done yet.
-    #[must_use]
-    #[allow(clippy::new_without_default, reason = "it begins to count when it is made")]
-    pub fn new() -> Self {
-        Busy { opened: Instant::now(), spent: AtomicU64::new(0), last_end: AtomicU64::new(0) }
-    }
-
-    /// Work that began then is over. Where work ends in the order in which it was given, only the end before can overlap.
-    pub fn add(&self, began: Instant, ended: Instant) {
-        let [began, ended] = [began, ended].map(|at| nanos(at.saturating_duration_since(self.opened)));
-        let before = self.last_end.fetch_max(ended, Ordering::AcqRel);
-        self.spent.fetch_add(ended.saturating_sub(began.max(before)), Ordering::Relaxed);
-    }
-
-    /// The time so far.
-    #[must_use]
-    pub fn spent(&self) -> Duration {
-        Duration::from_nanos(self.spent.load(Ordering::Relaxed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn overlapping_work_counts_once() {
-        let busy = Busy::new();
-        let at = |ms: u64| busy.opened + Duration::from_millis(ms);
-        for (began, ended) in [(10, 20), (11, 30), (12, 25), (40, 45)] {
-            busy.add(at(began), at(ended));
-        }
-        assert_eq!(busy.spent(), Duration::from_millis(25));
-    }
 }

@@ -1,5 +1,6 @@
 //! Timelines: the one way to synchronise.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -50,7 +51,17 @@ impl Waiter {
 #[derive(Clone)]
 pub struct Timeline(Arc<Shared>);
 
+/// A device's own side of a [`Timeline`]: what its driver waits for in place of the host, such as the events of commands that will
+/// reach the timeline's points.
+///
+/// Only queues of the same backend know the type. A queue that finds the native side of a point that it is to wait for lets its
+/// driver wait; a queue that does not waits on the host. Either way the host's value tells the truth: whoever reaches a point
+/// natively also advances the timeline.
+pub trait NativeTimeline: Any + Send + Sync {}
+
 struct Shared {
+    /// The device's own side.
+    native: Option<Arc<dyn NativeTimeline>>,
     /// Copy of `State::value`, so that a value reached long ago is seen without the lock.
     value: AtomicU64,
     state: Mutex<State>,
@@ -69,7 +80,25 @@ impl Timeline {
     /// A timeline that stands at `initial`.
     #[must_use]
     pub fn new(initial: u64) -> Self {
+        Timeline::made(initial, None)
+    }
+
+    /// A timeline that stands at `initial`, with a device's own side.
+    #[must_use]
+    pub fn with_native(initial: u64, native: Arc<dyn NativeTimeline>) -> Self {
+        Timeline::made(initial, Some(native))
+    }
+
+    /// The device's own side, where it is the backend's type `T`.
+    #[must_use]
+    pub fn native<T: NativeTimeline>(&self) -> Option<&T> {
+        let native: &dyn Any = &**self.0.native.as_ref()?;
+        native.downcast_ref()
+    }
+
+    fn made(initial: u64, native: Option<Arc<dyn NativeTimeline>>) -> Self {
         Timeline(Arc::new(Shared {
+            native,
             value: AtomicU64::new(initial),
             state: Mutex::new(State { value: initial, failure: None, callbacks: Vec::new(), waiters: 0 }),
             changed: Condvar::new(),
@@ -341,6 +370,18 @@ mod tests {
         assert_eq!(*count.0.lock().unwrap(), [true; 4]);
         timeline.fail(Error::internal("gone"));
         assert_eq!(*count.0.lock().unwrap(), [true, true, true, true, false]);
+    }
+
+    #[test]
+    fn only_the_backend_that_made_it_finds_the_native_side() {
+        struct Own(u32);
+        struct Foreign;
+        impl NativeTimeline for Own {}
+        impl NativeTimeline for Foreign {}
+        let timeline = Timeline::with_native(3, Arc::new(Own(7)));
+        assert_eq!(timeline.clone().native::<Own>().map(|own| own.0), Some(7));
+        assert!(timeline.native::<Foreign>().is_none() && Timeline::new(0).native::<Own>().is_none());
+        assert_eq!(timeline.value(), 3);
     }
 
     #[test]

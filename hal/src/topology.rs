@@ -19,6 +19,17 @@ pub enum Reach {
     Native,
 }
 
+/// How time passes from one device to another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum SyncMode {
+    /// The host learns that a point is reached, and lets the waiting device begin.
+    #[default]
+    Host,
+    /// The driver lets the waiting device begin, and the host does nothing in between.
+    Native,
+}
+
 /// One direction between two devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Edge {
@@ -26,6 +37,10 @@ pub struct Edge {
     pub read: Reach,
     /// How the first device writes the second's memory.
     pub write: Reach,
+    /// How the first device's queues wait for points that the second one's queues reach.
+    pub wait: SyncMode,
+    /// How the first device's queues reach points that the second one's queues wait for.
+    pub signal: SyncMode,
     /// Bytes per second of a large transfer; `None` until measured or told.
     pub bandwidth: Option<f64>,
     /// Time of an empty transfer; `None` until measured or told.
@@ -39,7 +54,15 @@ impl Edge {
     #[must_use]
     pub fn own(bandwidth: Option<f64>) -> Self {
         let (read, write) = (Reach::Native, Reach::Native);
-        Edge { read, write, bandwidth, latency: Some(Duration::ZERO), coherent: true }
+        Edge {
+            read,
+            write,
+            wait: SyncMode::Host,
+            signal: SyncMode::Host,
+            bandwidth,
+            latency: Some(Duration::ZERO),
+            coherent: true,
+        }
     }
 }
 

@@ -6,16 +6,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use hetero_hal::{
-    Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind,
-    Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, KernelFormat, MemoryKind,
-    OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
+    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind, Driver,
+    Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, MemoryKind, OpenOptions,
+    Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
 };
+use hetero_kit::{Budget, unknown_option};
 
 use crate::executable::CpuExecutable;
 use crate::kernels;
 use crate::memory::CpuMemory;
 use crate::pool::Pool;
-use crate::queue::CpuQueue;
+use crate::queue::{CAPACITY, CpuBackend, CpuQueue};
 use crate::simd::Isa;
 
 /// Alignment that this device likes: a cache line, and the widest vector.
@@ -48,12 +49,13 @@ impl Driver for CpuDriver {
                 ("convolution", "fastest", _) => filters = true,
                 _ => {
                     let present: Vec<String> = Isa::available().map(|isa| isa.to_string()).collect();
-                    return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
-                        .on(info.id)
-                        .with_remedy(format!(
-                            "the cpu driver takes `threads`, `memory_limit`, `convolution` (`fastest` or `direct`), and `isa`, one of: {}",
-                            present.join(", ")
-                        )));
+                    let known = "the cpu driver takes `threads`, `memory_limit`, `convolution` (`fastest` or `direct`), and `isa`";
+                    return Err(unknown_option(
+                        &info.id,
+                        key,
+                        value,
+                        format!("{known}, one of: {}", present.join(", ")),
+                    ));
                 }
             }
         }
@@ -83,18 +85,13 @@ fn cores() -> usize {
 }
 
 fn capabilities(threads: usize) -> Capabilities {
-    Capabilities {
-        dtypes: DType::all().filter(|&dtype| kernels::computes(dtype)).collect(),
-        memory_kinds: vec![MemoryKind::Host],
-        imports: vec![HandleKind::Host],
-        import_alignment: 0,
-        exports: vec![],
-        queues: threads,
-        // What the widest element type needs; imported tensors seldom have more.
-        alignment: 16,
-        max_allocation: None,
-        kernels: Vec::<KernelFormat>::new(),
-    }
+    let dtypes = DType::all().filter(|&dtype| kernels::computes(dtype)).collect();
+    let mut capabilities = Capabilities::new(dtypes, MemoryKind::Host);
+    capabilities.imports = vec![HandleKind::Host];
+    capabilities.queues = threads;
+    // What the widest element type needs; imported tensors seldom have more.
+    capabilities.alignment = 16;
+    capabilities
 }
 
 /// A field of the system's own description, where there is one.
@@ -109,19 +106,14 @@ fn info() -> DeviceInfo {
         .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
         .map(|kib| kib * 1024);
     let name = described("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
-    DeviceInfo {
-        id: DeviceId::new("cpu", 0),
-        kind: DeviceKind::Cpu,
-        name,
-        vendor: described("/proc/cpuinfo", "vendor_id").unwrap_or_else(|| "unknown".to_owned()),
-        driver_version: env!("CARGO_PKG_VERSION").to_owned(),
-        memory_bytes: memory,
-        numa_node: None,
-        emulated: false,
-        // 3 GHz times two FMA units of eight lanes: a first guess, until the device is measured.
-        peak_flops: Some(cores() as f64 * 3e9 * 32.0),
-        peak_bandwidth: Some(20e9),
-    }
+    let mut info = DeviceInfo::new(DeviceId::new("cpu", 0), DeviceKind::Cpu, name).hosted();
+    info.vendor = described("/proc/cpuinfo", "vendor_id").unwrap_or_else(|| "unknown".to_owned());
+    info.driver_version = env!("CARGO_PKG_VERSION").to_owned();
+    info.memory_bytes = memory;
+    // 3 GHz times two FMA units of eight lanes: a first guess, until the device is measured.
+    info.peak_flops = Some(cores() as f64 * 3e9 * 32.0);
+    info.peak_bandwidth = Some(20e9);
+    info
 }
 
 struct CpuDevice {
@@ -135,6 +127,15 @@ struct CpuDevice {
     isa: Isa,
     /// May convolutions be done by minimal filtering? It is faster, and rounds differently.
     filters: bool,
+}
+
+impl CpuDevice {
+    fn host(&self, memory: ExternalMemory) -> Result<HostMemory> {
+        match memory {
+            ExternalMemory::Host(host) => Ok(host),
+            other => Err(Error::unsupported(format!("import of {other:?}")).on(self.info.id.clone())),
+        }
+    }
 }
 
 impl Device for CpuDevice {
@@ -152,7 +153,7 @@ impl Device for CpuDevice {
                 kernels::Support::Native => Quality::Native,
                 kernels::Support::Oracle => Quality::Slow("runs by the reference implementation".to_owned()),
             };
-            Some(Claim { nodes: vec![id], quality, cost_hint: None })
+            Some(Claim { nodes: vec![id], quality })
         };
         program.node_ids().filter_map(claim).collect()
     }
@@ -168,9 +169,7 @@ impl Device for CpuDevice {
     }
 
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
-        let ExternalMemory::Host(host) = memory else {
-            return Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()));
-        };
+        let host = self.host(memory)?;
         match semantics {
             HostSemantics::Immutable => Ok(CpuMemory::import(&self.info.id, host)),
             HostSemantics::Shared if host.as_mut_ptr().is_some() => Ok(CpuMemory::import(&self.info.id, host)),
@@ -180,21 +179,19 @@ impl Device for CpuDevice {
             _ => {
                 let source = CpuMemory::import(&self.info.id, host);
                 let target = CpuMemory::allocate(&self.info.id, source.len(), &self.budget)?;
-                hetero_hal::copy_through_host(&source, &target)?;
+                hetero_kit::copy_through_host(&source, &target)?;
                 Ok(target)
             }
         }
     }
 
-    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
-        let (ExternalMemory::Host(host), Some(own)) = (memory, former.memory::<CpuMemory>()) else {
-            return Ok(false);
-        };
-        Ok(own.replace(host.clone()))
+    fn reimport(&self, memory: ExternalMemory, former: Buffer) -> Result<Buffer> {
+        Ok(CpuMemory::reimport(&self.info.id, self.host(memory)?, former))
     }
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
-        Ok(Arc::new(CpuQueue::new(self.info.id.clone(), options, self.busy.clone())))
+        let backend = CpuBackend { device: self.info.id.clone(), busy: self.busy.clone() };
+        Ok(Arc::new(CpuQueue::new(backend, options, CAPACITY)))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {

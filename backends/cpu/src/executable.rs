@@ -5,9 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, HostMemory,
-    Program, Result, Span, Tensor, ValueId,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution, ExtentId,
+    HostMemory, Program, Result, Tensor, TraceKind, ValueId,
 };
+use hetero_kit::Tracer;
 
 use crate::arena::{Arena, Range, Steps};
 use crate::device::ALIGNMENT;
@@ -126,44 +127,41 @@ impl CpuExecutable {
 
     /// Checks what a caller can get wrong.
     pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
-        BindingInfo::check(&self.bindings, &execution.bindings)?;
-        for (info, buffer) in self.bindings.iter().zip(execution.bindings.iter()) {
-            let writable = memory(buffer)?.host().as_mut_ptr().is_some();
-            if info.direction == hetero_hal::Direction::Output && !writable {
-                return Err(Error::invalid_argument(format!("the output '{}' is bound to constant memory", info.name)));
-            }
-        }
-        let room = execution.scratch.as_ref().map_or(0, Buffer::len);
-        if room < self.scratch {
-            return Err(Error::invalid_argument("the scratch buffer is too small")
-                .with_sizes(self.scratch as u64, Some(room as u64)));
-        }
-        if self.extents > 0
-            && execution.extents.as_ref().is_none_or(|e| e.get(ExtentId(self.extents as u32 - 1)).is_err())
-        {
+        let last = ExtentId((self.extents as u32).saturating_sub(1));
+        if self.extents > 0 && execution.extents.as_ref().is_none_or(|extents| extents.get(last).is_err()) {
             return Err(Error::invalid_argument("the program has sizes that depend on data, but no extents are given"));
         }
         Ok(())
     }
 
     /// Runs the steps one after the other; each is parallel inside.
-    pub(crate) fn run(&self, execution: &Execution) -> Result<()> {
+    pub(crate) fn run(&self, execution: &Execution, tracer: Option<&Tracer>) -> Result<()> {
         let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let outcome = self.run_in(execution, &mut frame);
+        let outcome = self.run_in(execution, &mut frame, tracer);
         // What the run held on to is let go; the lists keep their room.
         frame.held.clear();
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
         outcome
     }
 
-    fn run_in(&self, execution: &Execution, frame: &mut Frame) -> Result<()> {
+    fn run_in(&self, execution: &Execution, frame: &mut Frame, tracer: Option<&Tracer>) -> Result<()> {
         let Frame { held, bound, inputs, outputs } = frame;
         bound.clear();
-        for buffer in execution.bindings.iter().chain(&execution.scratch) {
-            let host = memory(buffer)?.host();
-            let address = host.as_ptr().cast_mut().wrapping_add(buffer.offset());
-            bound.push(Operand { address, bytes: buffer.len() });
-            held.push(host);
+        {
+            // Checked again under the lock, as a table may have changed since the submission.
+            let table = execution.bindings.lock();
+            BindingInfo::check(&self.bindings, &table)?;
+            for buffer in table.iter().chain(&execution.scratch) {
+                let host = memory(buffer)?.host();
+                let address = host.as_ptr().cast_mut().wrapping_add(buffer.offset());
+                bound.push(Operand { address, bytes: buffer.len() });
+                held.push(host.clone());
+            }
+        }
+        for (info, host) in self.bindings.iter().zip(&*held) {
+            if info.direction == Direction::Output && host.as_mut_ptr().is_none() {
+                return Err(Error::invalid_argument(format!("the output '{}' is bound to constant memory", info.name)));
+            }
         }
         let scratch = execution.scratch.as_ref().and_then(|_| bound.last().copied());
         let resolve = |place: Place| -> Option<Operand> {
@@ -196,10 +194,10 @@ impl CpuExecutable {
             outputs.extend(step.outputs.iter().map(|place| place.and_then(resolve)));
             let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
             let mut arguments = Arguments { inputs: &inputs[..], outputs: &outputs[..], workspace };
-            let began = execution.probe.as_ref().map(|_| Instant::now());
+            let begin = tracer.map(|_| Instant::now());
             step.kernel.run(&mut arguments, &runtime).map_err(|error| error.at(step.name.clone()))?;
-            if let (Some(probe), Some(began)) = (&execution.probe, began) {
-                probe.span(&Span { nodes: &step.nodes, kernel: step.kernel.name(), took: began.elapsed() });
+            if let (Some(tracer), Some(begin)) = (tracer, begin) {
+                tracer.event(TraceKind::Kernel, step.kernel.name(), &step.nodes, (begin, Instant::now()), 0);
             }
         }
         Ok(())

@@ -1,14 +1,13 @@
 //! Host memory as a device's: pages of its own, or imported ones.
 
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
-use hetero_hal::{Budget, Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
+use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
+use hetero_kit::Budget;
 
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
-    /// Replaced where something else is imported into the same buffer.
-    host: RwLock<HostMemory>,
-    bytes: usize,
+    host: HostMemory,
     /// Present for memory that counts against the device's limit.
     owned: Option<Arc<Budget>>,
 }
@@ -17,11 +16,7 @@ impl CpuMemory {
     /// Fresh memory that counts against the budget.
     pub(crate) fn allocate(device: &DeviceId, bytes: usize, budget: &Arc<Budget>) -> Result<Buffer> {
         budget.take(device, bytes as u64)?;
-        let memory = HostMemory::allocate(bytes).map(|host| CpuMemory {
-            host: RwLock::new(host),
-            bytes,
-            owned: Some(budget.clone()),
-        });
+        let memory = HostMemory::allocate(bytes).map(|host| CpuMemory { host, owned: Some(budget.clone()) });
         match memory {
             Ok(memory) => Ok(Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(memory))),
             Err(error) => {
@@ -34,41 +29,38 @@ impl CpuMemory {
     /// Memory of somebody else's, in place.
     pub(crate) fn import(device: &DeviceId, host: HostMemory) -> Buffer {
         let bytes = host.len();
-        Buffer::new(
-            device.clone(),
-            MemoryKind::Host,
-            bytes,
-            Arc::new(CpuMemory { host: RwLock::new(host), bytes, owned: None }),
-        )
+        Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(CpuMemory { host, owned: None }))
     }
 
-    /// The memory; the clone keeps it alive whatever is imported meanwhile.
-    pub(crate) fn host(&self) -> HostMemory {
-        self.host.read().unwrap_or_else(PoisonError::into_inner).clone()
+    /// The same for a buffer that was imported before and that nobody uses any more: nothing is allocated.
+    pub(crate) fn reimport(device: &DeviceId, host: HostMemory, former: Buffer) -> Buffer {
+        let other = host.clone();
+        let reused = former.reuse(|memory: &mut CpuMemory| {
+            let bytes = other.len();
+            // What counts against the limit is not given back by this.
+            memory.owned.is_none().then(|| memory.host = other)?;
+            Some(bytes)
+        });
+        reused.unwrap_or_else(|_| Self::import(device, host))
     }
 
-    /// Takes other memory in place of what was imported; `false` where this is the device's own, or of another size.
-    pub(crate) fn replace(&self, host: HostMemory) -> bool {
-        let fits = self.owned.is_none() && host.len() == self.bytes;
-        if fits {
-            *self.host.write().unwrap_or_else(PoisonError::into_inner) = host;
-        }
-        fits
+    pub(crate) fn host(&self) -> &HostMemory {
+        &self.host
     }
 }
 
 impl Drop for CpuMemory {
     fn drop(&mut self) {
         if let Some(budget) = &self.owned {
-            budget.give(self.bytes as u64);
+            budget.give(self.host.len() as u64);
         }
     }
 }
 
 impl Memory for CpuMemory {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
-        check_range(offset, into.len(), self.bytes)?;
-        let host = self.host();
+        check_range(offset, into.len(), self.host.len())?;
+        let host = &self.host;
         // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is exclusive, and by the contract of `Memory`
         // nothing writes the range now.
         unsafe { std::ptr::copy(host.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
@@ -76,9 +68,9 @@ impl Memory for CpuMemory {
     }
 
     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
-        check_range(offset, from.len(), self.bytes)?;
-        let host = self.host();
-        let target = host
+        check_range(offset, from.len(), self.host.len())?;
+        let target = self
+            .host
             .as_mut_ptr()
             .ok_or_else(|| Error::invalid_argument("this memory was imported as constant and cannot be written"))?;
         // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing else accesses the range now.

@@ -41,7 +41,7 @@ mod language;
 mod lower;
 mod site;
 
-use hetero_hal::{Claim, NodeId, Program, Quality};
+use hetero_hal::{Claim, NodeId, Program};
 
 pub use language::{Access, Dialect};
 pub use lower::{BufferRange, Kernel, Launch, Lowered, Place, lower, support};
@@ -51,7 +51,7 @@ pub use lower::{BufferRange, Kernel, Launch, Lowered, Place, lower, support};
 pub fn claims(program: &Program, target: &Target) -> Vec<Claim> {
     let claim = |(id, node)| {
         support(program, node, target).ok()?;
-        Some(Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None })
+        Some(Claim::native(id))
     };
     program.node_ids().filter_map(claim).collect()
 }

@@ -4,26 +4,32 @@ use std::sync::Arc;
 
 use cl3::types::cl_device_info;
 use hetero_hal::{
-    Budget, Buffer, BufferLayout, Busy, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge,
-    Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId,
-    OpenOptions, Program, Queue, QueueOptions, Result, Source, Telemetry,
+    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge, Error,
+    Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId, OpenOptions,
+    Program, Queue, QueueOptions, Reach, Result, Source, SyncMode, Telemetry, Timeline,
 };
 use hetero_kernels::{Dialect, Target};
+use hetero_kit::{Budget, Busy, unknown_option};
 
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
 use crate::handle::{CommandQueue, Context, DeviceHandle};
 use crate::memory::OpenClMemory;
 use crate::program::{self, Library};
-use crate::queue::OpenClQueue;
+use crate::queue::{CAPACITY, OpenClBackend, OpenClQueue};
 use crate::quirks::Quirks;
+use crate::timeline::OpenClTimeline;
+
+/// The options that the driver takes.
+const KNOWN: &str = "the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`; \
+     `wait`, `finish` or `events`";
 
 /// What the device's objects share.
 pub(crate) struct Shared {
     pub(crate) id: DeviceId,
     /// For reads and writes of the host's.
     pub(crate) transfers: CommandQueue,
-    pub(crate) context: Context,
+    pub(crate) context: Arc<Context>,
     pub(crate) handle: DeviceHandle,
     pub(crate) budget: Budget,
     pub(crate) library: Library,
@@ -38,11 +44,13 @@ pub(crate) struct OpenClDevice {
     capabilities: Capabilities,
     target: Target,
     shared: Arc<Shared>,
+    /// The devices with which it has its context in common.
+    siblings: Vec<DeviceId>,
 }
 
 impl OpenClDevice {
     pub(crate) fn open(found: Found, options: &OpenOptions) -> Result<Self> {
-        let Found { handle, info, mut quirks, .. } = found;
+        let Found { handle, info, mut quirks, platform, .. } = found;
         let failed = |error: Error| error.on(info.id.clone());
         let mut folder = program::folder();
         // Where local memory is a part of global memory, work items are lanes of a processor's vectors.
@@ -57,9 +65,7 @@ impl OpenClDevice {
                 ("wait", "events") => quirks.finishes = false,
                 ("cache", path) => folder = Some(path.into()),
                 _ => {
-                    return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown"))
-                        .on(info.id.clone())
-                        .with_remedy("the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`; `wait`, `finish` or `events`"));
+                    return Err(unknown_option(&info.id, key, value, KNOWN));
                 }
             }
         }
@@ -78,8 +84,8 @@ impl OpenClDevice {
             alignment,
             ..Target::new(Dialect::OpenClC)
         };
-        let context = Context::new(handle).map_err(failed)?;
-        let transfers = CommandQueue::new(&context, handle).map_err(failed)?;
+        let (context, siblings) = platform.context(handle).map_err(failed)?;
+        let transfers = CommandQueue::new(&context, handle, false).map_err(failed)?;
         let maker = format!("{} {} {}", info.vendor, info.name, info.driver_version);
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
         let shared = Arc::new(Shared {
@@ -96,19 +102,14 @@ impl OpenClDevice {
         // Whole pages, or any whole words?
         let pages = shares_host_memory(&shared, 0..PAGE).map_err(failed)?;
         let words = pages && shares_host_memory(&shared, 4..104).map_err(failed)?;
-        let imports = if pages { vec![HandleKind::Host] } else { vec![] };
-        let capabilities = Capabilities {
-            dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
-            memory_kinds: vec![MemoryKind::Device],
-            imports,
-            import_alignment: if words { 4 } else { PAGE },
-            exports: vec![],
-            queues: 1,
-            alignment,
-            max_allocation: Some(largest),
-            kernels: vec![KernelFormat::OpenClC],
-        };
-        Ok(OpenClDevice { info, capabilities, target, shared })
+        let dtypes = DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect();
+        let mut capabilities = Capabilities::new(dtypes, MemoryKind::Device);
+        capabilities.imports = if pages { vec![HandleKind::Host] } else { vec![] };
+        capabilities.import_alignment = if words { 4 } else { PAGE };
+        capabilities.alignment = alignment;
+        capabilities.max_allocation = Some(largest);
+        capabilities.kernels = vec![KernelFormat::OpenClC];
+        Ok(OpenClDevice { info, capabilities, target, shared, siblings })
     }
 }
 
@@ -133,7 +134,7 @@ fn shares_host_memory(shared: &Arc<Shared>, range: std::ops::Range<usize>) -> Re
         return Ok(false);
     };
     // What the device writes, the host sees; what the host writes then, the device sees.
-    drop(shared.transfers.fill(imported.whole(), &[0xa5], 0, bytes)?);
+    drop(shared.transfers.fill(imported.whole(), &[0xa5], 0, bytes, &[])?);
     shared.transfers.finish()?;
     let mut seen = vec![0; bytes];
     buffer.read(0, &mut seen)?;
@@ -141,7 +142,7 @@ fn shares_host_memory(shared: &Arc<Shared>, range: std::ops::Range<usize>) -> Re
         return Ok(false);
     }
     buffer.write(0, &vec![0x3c; bytes])?;
-    drop(shared.transfers.copy((imported.whole(), 0), (target.whole(), 0), bytes)?);
+    drop(shared.transfers.copy((imported.whole(), 0), (target.whole(), 0), bytes, &[])?);
     shared.transfers.finish()?;
     own.read(0, &mut seen)?;
     Ok(seen.iter().all(|&byte| byte == 0x3c))
@@ -174,8 +175,9 @@ impl Device for OpenClDevice {
     }
 
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
-        let ExternalMemory::Host(host) = memory else {
-            return Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()));
+        let host = match memory {
+            ExternalMemory::Host(host) => host,
+            other => return Err(Error::unsupported(format!("import of {other:?}")).on(self.info.id.clone())),
         };
         let here = self.capabilities.imports.contains(&HandleKind::Host);
         match semantics {
@@ -212,7 +214,7 @@ impl Device for OpenClDevice {
     }
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
-        Ok(Arc::new(OpenClQueue::new(self.shared.clone(), options)?))
+        Ok(Arc::new(OpenClQueue::new(OpenClBackend::new(self.shared.clone(), options)?, options, CAPACITY)))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
@@ -231,7 +233,15 @@ impl Device for OpenClDevice {
         if peer.id == self.info.id {
             return Edge::own(self.info.peak_bandwidth);
         }
+        if self.siblings.contains(&peer.id) {
+            let (reach, sync) = (Reach::Copy, SyncMode::Native);
+            return Edge { read: reach, write: reach, wait: sync, signal: sync, ..Edge::default() };
+        }
         Edge::default()
+    }
+
+    fn timeline(&self, initial: u64) -> Result<Timeline> {
+        Ok(OpenClTimeline::make(initial, &self.shared.context))
     }
 
     fn telemetry(&self) -> Telemetry {

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use cl3::types::{cl_device_id, cl_device_info, cl_int, cl_platform_id};
-use hetero_hal::{Device, DeviceId, DeviceInfo, Driver, Error, OpenOptions, Result, Unavailable, UnavailableReason};
+use hetero_hal::{
+    Device, DeviceId, DeviceInfo, DeviceKind, Driver, Error, OpenOptions, Result, Unavailable, UnavailableReason,
+};
 
 use crate::device::OpenClDevice;
 use crate::handle::DeviceHandle;
+use crate::platform::{self, Platform};
 use crate::quirks::{self, Quirks};
 
 /// What a loader answers that knows no platform.
@@ -23,8 +26,7 @@ pub(crate) struct Found {
     pub(crate) handle: DeviceHandle,
     pub(crate) info: DeviceInfo,
     pub(crate) quirks: Quirks,
-    /// Name of its platform.
-    platform: String,
+    pub(crate) platform: Platform,
 }
 
 impl OpenClDriver {
@@ -73,10 +75,11 @@ impl OpenClDriver {
         }
         let mut found: Vec<Found> = platforms.iter().flat_map(|&platform| self.devices(platform)).collect();
         // Stable where names are equal: the driver's own order.
-        found.sort_by(|a, b| (&a.platform, &a.info.name).cmp(&(&b.platform, &b.info.name)));
+        found.sort_by(|a, b| (&a.platform.name, &a.info.name).cmp(&(&b.platform.name, &b.info.name)));
         for (ordinal, device) in found.iter_mut().enumerate() {
             device.info.id = DeviceId::new(self.name(), ordinal);
         }
+        platform::introduce(&mut found);
         if found.is_empty() {
             let what = if self.accelerators { "accelerator" } else { "processor" };
             return Err(nothing(format!("no OpenCL platform of {} has an {what}", platforms.len()), driver));
@@ -89,10 +92,10 @@ impl OpenClDriver {
         let name = cl3::platform::get_platform_info(platform, cl3::platform::CL_PLATFORM_NAME).map(String::from);
         let name = name.unwrap_or_default();
         let ids = cl3::device::get_device_ids(platform, cl3::device::CL_DEVICE_TYPE_ALL).unwrap_or_default();
-        ids.into_iter().filter_map(|id| self.device(id, &name)).collect()
+        ids.into_iter().filter_map(|id| self.device(id, platform, &name)).collect()
     }
 
-    fn device(self, id: cl_device_id, platform: &str) -> Option<Found> {
+    fn device(self, id: cl_device_id, platform: cl_platform_id, platform_name: &str) -> Option<Found> {
         let number = |what: cl_device_info| cl3::device::get_device_info(id, what).ok().map(u64::from);
         let small = |what: cl_device_info| cl3::device::get_device_info(id, what).ok().map(u32::from);
         let text = |what: cl_device_info| cl3::device::get_device_info(id, what).ok().map(String::from);
@@ -103,23 +106,23 @@ impl OpenClDriver {
             return None;
         }
         let name = text(cl3::device::CL_DEVICE_NAME)?.trim().to_owned();
-        let quirks = quirks::of(platform, &name);
+        let quirks = quirks::of(platform_name, &name);
         let units = f64::from(small(cl3::device::CL_DEVICE_MAX_COMPUTE_UNITS).unwrap_or(1));
         let clock = f64::from(small(cl3::device::CL_DEVICE_MAX_CLOCK_FREQUENCY).unwrap_or(1000)).max(100.0) * 1e6;
-        let info = DeviceInfo {
-            id: DeviceId::new(self.name(), 0),
-            kind: quirks::kind(bits),
-            vendor: text(cl3::device::CL_DEVICE_VENDOR).unwrap_or_default().trim().to_owned(),
-            driver_version: text(cl3::device::CL_DRIVER_VERSION).unwrap_or_default().trim().to_owned(),
-            memory_bytes: number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE),
-            numa_node: None,
-            emulated: quirks.emulated,
-            // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a first guess.
-            peak_flops: Some(units * clock * 8.0),
-            peak_bandwidth: Some(10e9),
-            name,
-        };
-        Some(Found { handle: DeviceHandle(id), info, quirks, platform: platform.to_owned() })
+        let kind = quirks::kind(bits);
+        let info = DeviceInfo::new(DeviceId::new(self.name(), 0), kind, name);
+        // A driver of processors computes on the host's, and so does an emulator.
+        let hosted = quirks.emulated || kind == DeviceKind::Cpu;
+        let mut info = if hosted { info.hosted() } else { info };
+        info.vendor = text(cl3::device::CL_DEVICE_VENDOR).unwrap_or_default().trim().to_owned();
+        info.driver_version = text(cl3::device::CL_DRIVER_VERSION).unwrap_or_default().trim().to_owned();
+        info.memory_bytes = number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE);
+        info.emulated = quirks.emulated;
+        // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a first guess.
+        info.peak_flops = Some(units * clock * 8.0);
+        info.peak_bandwidth = Some(10e9);
+        let platform = Platform::new(platform, platform_name);
+        Some(Found { handle: DeviceHandle(id), info, quirks, platform })
     }
 }
 

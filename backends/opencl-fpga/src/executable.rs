@@ -1,13 +1,13 @@
 //! Compiled programs: kernels with their arguments, launched in order.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
-    Span,
+    TraceKind,
 };
 use hetero_kernels::{BufferRange, Place, Target};
+use hetero_kit::Command;
 
 use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -145,50 +145,69 @@ impl OpenClExecutable {
         self.single
     }
 
-    /// Checks what a caller can get wrong.
-    pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
-        BindingInfo::check(&self.bindings, &execution.bindings)?;
-        let room = execution.scratch.as_ref().map_or(0, Buffer::len);
-        if room < self.scratch.bytes {
-            return Err(Error::invalid_argument("the scratch buffer is too small")
-                .with_sizes(self.scratch.bytes as u64, Some(room as u64)));
-        }
-        Ok(())
-    }
-
-    /// Gives all launches to a queue; the last one's event, if there is a launch.
-    pub(crate) fn enqueue(&self, execution: &Execution, queue: &CommandQueue) -> Result<Option<Event>> {
+    /// Gives all launches to a queue, the first one behind the events; the last one's event, if there is a launch. `bound` are the
+    /// run's buffers, the scratch memory last.
+    pub(crate) fn enqueue(
+        &self,
+        execution: &Execution,
+        bound: &[Buffer],
+        queue: &CommandQueue,
+        events: &[Arc<Event>],
+        mut trace: Option<&mut Vec<Launched>>,
+    ) -> Result<Option<Arc<Event>>> {
+        let count = self.bindings.len();
+        BindingInfo::check(&self.bindings, bound.get(..count).unwrap_or_default())?;
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = None;
+        let mut events = events;
         for launch in launches.iter_mut() {
-            for (index, bound) in launch.buffers.iter().enumerate() {
-                let memory = self.memory(execution, bound)?;
+            for (index, range) in launch.buffers.iter().enumerate() {
+                let memory = self.memory(execution, bound, range)?;
                 if launch.set[index].as_ref().is_none_or(|set| !Arc::ptr_eq(set, &memory)) {
                     launch.kernel.set_memory(index, &memory)?;
                     launch.set[index] = Some(memory);
                 }
             }
-            let event = queue.launch(&launch.kernel, launch.groups, launch.items);
+            let event = queue.launch(&launch.kernel, launch.groups, launch.items, events);
             let event = event.map_err(|error| error.at(launch.nodes.first().map_or(&*launch.name, |node| node)))?;
-            if let Some(probe) = &execution.probe {
-                let began = Instant::now();
-                queue.finish()?;
-                probe.span(&Span { nodes: &launch.nodes, kernel: &launch.name, took: began.elapsed() });
+            // Those behind are ordered by the queue.
+            events = &[];
+            let event = Arc::new(event);
+            if let Some(trace) = &mut trace {
+                let (name, nodes) = (launch.name.clone(), launch.nodes.clone());
+                trace.push(Launched { event: event.clone(), kind: TraceKind::Kernel, name, nodes, bytes: 0 });
             }
             last = Some(event);
         }
         Ok(last)
     }
 
-    fn memory(&self, execution: &Execution, bound: &BufferRange) -> Result<Arc<Mem>> {
-        let buffer = match bound.place {
-            Place::Binding(position) => execution.bindings.get(position),
+    fn memory(&self, execution: &Execution, bound: &[Buffer], range: &BufferRange) -> Result<Arc<Mem>> {
+        let buffer = match range.place {
+            Place::Binding(position) => bound.get(position),
             Place::Scratch => execution.scratch.as_ref(),
             Place::Constant(number) => self.constants.get(number),
         };
         let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
         let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
-        memory.range(buffer.offset() + bound.offset, bound.bytes)
+        memory.range(buffer.offset() + range.offset, range.bytes)
+    }
+}
+
+/// A command of a traced job.
+pub(crate) struct Launched {
+    pub(crate) event: Arc<Event>,
+    pub(crate) kind: TraceKind,
+    pub(crate) name: String,
+    pub(crate) nodes: Vec<Arc<str>>,
+    pub(crate) bytes: u64,
+}
+
+impl Launched {
+    /// A command that is no kernel of an executable.
+    pub(crate) fn command(event: Arc<Event>, command: &Command<OpenClExecutable>) -> Self {
+        let (kind, name, bytes) = command.described();
+        Launched { event, kind, name: name.to_owned(), nodes: vec![], bytes }
     }
 }
 

@@ -5,29 +5,39 @@ use std::sync::Arc;
 
 use cl3::types::{cl_command_queue, cl_context, cl_device_id, cl_event, cl_int, cl_kernel, cl_mem, cl_program};
 use hetero_hal::{Error, ErrorKind, Result};
+use hetero_kit::Codes;
 
-/// Codes of the standard that mean more than that a call failed.
-const DEVICE_NOT_FOUND: cl_int = -1;
-const DEVICE_NOT_AVAILABLE: cl_int = -2;
-const ALLOCATION_FAILURE: cl_int = -4;
-const OUT_OF_RESOURCES: cl_int = -5;
-const OUT_OF_HOST_MEMORY: cl_int = -6;
 const BUILD_FAILURE: cl_int = -11;
 const INVALID_BINARY: cl_int = -42;
-const INVALID_BUFFER_SIZE: cl_int = -61;
+
+/// Codes of the standard that mean more than that a call failed.
+const CODES: Codes = Codes {
+    known: &[
+        // Allocation failure, out of resources, out of host memory, invalid buffer size.
+        (&[-4, -5, -6, -61], ErrorKind::OutOfMemory, "bind smaller shapes, or free memory of the device"),
+        // Device not found, device not available.
+        (&[-1, -2], ErrorKind::DeviceLost, "see whether the device is still there"),
+        (&[BUILD_FAILURE as i64, INVALID_BINARY as i64], ErrorKind::Compile, "see the build log"),
+    ],
+    remedy: "look the code up in the standard's CL/cl.h",
+    name: |code| {
+        cl_int::try_from(code).map_or_else(|_| code.to_string(), |code| cl3::error_codes::error_text(code).to_owned())
+    },
+};
 
 /// The error of a call that failed.
 pub(crate) fn error(call: &str, code: cl_int) -> Error {
-    let (kind, remedy) = match code {
-        ALLOCATION_FAILURE | OUT_OF_RESOURCES | OUT_OF_HOST_MEMORY | INVALID_BUFFER_SIZE => {
-            (ErrorKind::OutOfMemory, "bind smaller shapes, or free memory of the device")
-        }
-        DEVICE_NOT_FOUND | DEVICE_NOT_AVAILABLE => (ErrorKind::DeviceLost, "see whether the device is still there"),
-        BUILD_FAILURE | INVALID_BINARY => (ErrorKind::Compile, "see the build log"),
-        _ => (ErrorKind::Execution, "look the code up in the standard's CL/cl.h"),
-    };
-    let name = cl3::error_codes::error_text(code);
-    Error::new(kind, format!("{call} failed: {name}")).with_code(i64::from(code)).with_remedy(remedy)
+    CODES.error(call, i64::from(code))
+}
+
+/// The raw handles of events, which live as long as the list.
+fn raw(events: &[Arc<Event>]) -> Vec<cl_event> {
+    events.iter().map(|event| event.raw()).collect()
+}
+
+/// A wait list as the standard wants it: no address where there is nothing to wait for.
+fn list(events: &[cl_event]) -> (u32, *const cl_event) {
+    (events.len() as u32, if events.is_empty() { std::ptr::null() } else { events.as_ptr() })
 }
 
 /// An object of OpenCL that is counted by its driver.
@@ -59,7 +69,7 @@ macro_rules! handle {
 }
 
 handle!(
-    /// A context of one device.
+    /// A context of a device, or of all devices of a platform.
     Context, cl_context, cl3::context::release_context
 );
 handle!(
@@ -93,16 +103,18 @@ unsafe impl Send for DeviceHandle {}
 unsafe impl Sync for DeviceHandle {}
 
 impl Context {
-    pub(crate) fn new(device: DeviceHandle) -> Result<Context> {
-        let context = cl3::context::create_context(&[device.0], std::ptr::null(), None, std::ptr::null_mut());
+    pub(crate) fn new(devices: &[DeviceHandle]) -> Result<Context> {
+        let devices: Vec<cl_device_id> = devices.iter().map(|device| device.0).collect();
+        let context = cl3::context::create_context(&devices, std::ptr::null(), None, std::ptr::null_mut());
         context.map(Context).map_err(|code| error("clCreateContext", code))
     }
 }
 
 impl CommandQueue {
-    pub(crate) fn new(context: &Context, device: DeviceHandle) -> Result<CommandQueue> {
+    pub(crate) fn new(context: &Context, device: DeviceHandle, profiled: bool) -> Result<CommandQueue> {
+        let properties = if profiled { cl3::command_queue::CL_QUEUE_PROFILING_ENABLE } else { 0 };
         // SAFETY: both are alive, and belong together.
-        let queue = unsafe { cl3::command_queue::create_command_queue(context.raw(), device.0, 0) };
+        let queue = unsafe { cl3::command_queue::create_command_queue(context.raw(), device.0, properties) };
         queue.map(CommandQueue).map_err(|code| error("clCreateCommandQueue", code))
     }
 
@@ -120,6 +132,11 @@ impl CommandQueue {
         queue.ok().map(CommandQueue)
     }
 
+    /// A number that no other living queue has.
+    pub(crate) fn number(&self) -> usize {
+        self.0 as usize
+    }
+
     /// Waits for all that was given to it.
     pub(crate) fn finish(&self) -> Result<()> {
         cl3::command_queue::finish(self.0).map_err(|code| error("clFinish", code))
@@ -130,11 +147,19 @@ impl CommandQueue {
         cl3::command_queue::flush(self.0).map_err(|code| error("clFlush", code))
     }
 
-    /// Launches a kernel with the arguments that it has now.
-    pub(crate) fn launch(&self, kernel: &Kernel, groups: [u32; 3], items: [u32; 3]) -> Result<Event> {
+    /// Launches a kernel with the arguments that it has now, behind the events.
+    pub(crate) fn launch(
+        &self,
+        kernel: &Kernel,
+        groups: [u32; 3],
+        items: [u32; 3],
+        events: &[Arc<Event>],
+    ) -> Result<Event> {
         let global = [0, 1, 2].map(|axis| groups[axis] as usize * items[axis] as usize);
         let local = items.map(|count| count as usize);
-        // SAFETY: all arguments of the kernel are set, and both lists have three elements.
+        let events = raw(events);
+        let (count, wait) = list(&events);
+        // SAFETY: all arguments of the kernel are set, both lists have three elements, and the events are alive.
         let event = unsafe {
             cl3::command_queue::enqueue_nd_range_kernel(
                 self.0,
@@ -143,8 +168,8 @@ impl CommandQueue {
                 std::ptr::null(),
                 global.as_ptr(),
                 local.as_ptr(),
-                0,
-                std::ptr::null(),
+                count,
+                wait,
             )
         };
         event.map(Event).map_err(|code| error("clEnqueueNDRangeKernel", code))
@@ -182,8 +207,16 @@ impl CommandQueue {
     }
 
     /// Copies between memory of the same context; the ranges were checked by the caller.
-    pub(crate) fn copy(&self, source: (&Mem, usize), target: (&Mem, usize), bytes: usize) -> Result<Event> {
-        // SAFETY: both are alive until the command has run: the caller's work owns them.
+    pub(crate) fn copy(
+        &self,
+        source: (&Mem, usize),
+        target: (&Mem, usize),
+        bytes: usize,
+        events: &[Arc<Event>],
+    ) -> Result<Event> {
+        let events = raw(events);
+        let (count, wait) = list(&events);
+        // SAFETY: both are alive until the command has run, as the caller's work owns them; so are the events.
         let event = unsafe {
             cl3::command_queue::enqueue_copy_buffer(
                 self.0,
@@ -192,20 +225,28 @@ impl CommandQueue {
                 source.1,
                 target.1,
                 bytes,
-                0,
-                std::ptr::null(),
+                count,
+                wait,
             )
         };
         event.map(Event).map_err(|code| error("clEnqueueCopyBuffer", code))
     }
 
     /// Repeats a pattern over memory; the pattern is copied by the call.
-    pub(crate) fn fill(&self, target: &Mem, pattern: &[u8], offset: usize, bytes: usize) -> Result<Event> {
-        // SAFETY: the memory is alive until the command has run: the caller's work owns it.
+    pub(crate) fn fill(
+        &self,
+        target: &Mem,
+        pattern: &[u8],
+        offset: usize,
+        bytes: usize,
+        events: &[Arc<Event>],
+    ) -> Result<Event> {
+        let events = raw(events);
+        let (count, wait) = list(&events);
+        // SAFETY: the memory is alive until the command has run, as the caller's work owns it; so are the events.
         let event = unsafe {
-            let from = pattern.as_ptr().cast();
-            let (length, list) = (pattern.len(), std::ptr::null());
-            cl3::command_queue::enqueue_fill_buffer(self.0, target.raw(), from, length, offset, bytes, 0, list)
+            let (from, length) = (pattern.as_ptr().cast(), pattern.len());
+            cl3::command_queue::enqueue_fill_buffer(self.0, target.raw(), from, length, offset, bytes, count, wait)
         };
         event.map(Event).map_err(|code| error("clEnqueueFillBuffer", code))
     }
@@ -271,11 +312,14 @@ impl Program {
         })
     }
 
-    /// The vendor's binary.
-    pub(crate) fn binary(&self) -> Result<Vec<u8>> {
-        let binaries = cl3::program::get_program_info(self.0, cl3::program::CL_PROGRAM_BINARIES);
-        let binaries: Vec<Vec<u8>> = binaries.map_err(|code| error("clGetProgramInfo", code))?.into();
-        binaries.into_iter().next().ok_or_else(|| Error::internal("a program without a binary"))
+    /// The vendor's binary for a device.
+    pub(crate) fn binary(&self, device: DeviceHandle) -> Result<Vec<u8>> {
+        let info = |what| cl3::program::get_program_info(self.0, what).map_err(|code| error("clGetProgramInfo", code));
+        let binaries: Vec<Vec<u8>> = info(cl3::program::CL_PROGRAM_BINARIES)?.into();
+        // One for each device of the context, in their order; empty where the program was not built for it.
+        let devices: Vec<isize> = info(cl3::program::CL_PROGRAM_DEVICES)?.into();
+        let binary = devices.into_iter().zip(binaries).find(|(id, _)| *id == device.0 as isize);
+        binary.map(|(_, binary)| binary).ok_or_else(|| Error::internal("a program without a binary"))
     }
 }
 
@@ -313,6 +357,29 @@ impl Kernel {
 }
 
 impl Event {
+    /// `CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST`: the command did not run, as one before it had failed.
+    pub(crate) const WAITED_FOR_FAILED: i64 = -14;
+
+    /// Waits until the command is over.
+    pub(crate) fn wait(&self) -> Result<()> {
+        match cl3::event::wait_for_events(&[self.0]) {
+            Ok(()) => Ok(()),
+            // How it ended, the event itself tells.
+            Err(code) if i64::from(code) == Self::WAITED_FOR_FAILED => Ok(()),
+            Err(code) => Err(error("clWaitForEvents", code)),
+        }
+    }
+
+    /// When the command began and ended, in nanoseconds of the device's clock; for commands of a queue that is profiled.
+    pub(crate) fn span(&self) -> Result<(u64, u64)> {
+        let moment = |what| {
+            let told = cl3::event::get_event_profiling_info(self.0, what).map(u64::from);
+            told.map_err(|code| error("clGetEventProfilingInfo", code))
+        };
+        let (start, end) = (cl3::event::CL_PROFILING_COMMAND_START, cl3::event::CL_PROFILING_COMMAND_END);
+        Ok((moment(start)?, moment(end)?))
+    }
+
     /// How a command ended that is over.
     pub(crate) fn outcome(&self) -> Result<()> {
         let status = cl3::event::get_event_info(self.0, cl3::event::CL_EVENT_COMMAND_EXECUTION_STATUS);

@@ -27,8 +27,10 @@ mod driver;
 mod executable;
 mod handle;
 mod memory;
+mod platform;
 mod program;
 mod queue;
 mod quirks;
+mod timeline;
 
 pub use driver::OpenClDriver;

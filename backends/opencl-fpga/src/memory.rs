@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result, check_range};
 
 use crate::device::Shared;
-use crate::handle::Mem;
+use crate::handle::{Context, Mem};
 
 /// An allocation.
 pub(crate) struct OpenClMemory {
@@ -80,6 +80,11 @@ impl OpenClMemory {
     /// Is it memory of this device object?
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// Is it memory of this context, perhaps another device's?
+    pub(crate) fn is_within(&self, context: &Arc<Context>) -> bool {
+        Arc::ptr_eq(&self.shared.context, context)
     }
 
     /// Was it imported as memory that nobody writes?

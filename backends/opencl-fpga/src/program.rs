@@ -57,7 +57,7 @@ impl Library {
     fn compile(&self, context: &Context, key: u128, source: &str) -> Result<Program> {
         let program = Program::from_source(context, source)?;
         program.build(self.device, &self.options)?;
-        if let (Some(path), Ok(binary)) = (self.path(key), program.binary()) {
+        if let (Some(path), Ok(binary)) = (self.path(key), program.binary(self.device)) {
             // A cache that cannot be written is none.
             let _ = store(&path, key, &binary);
         }

@@ -1,277 +1,317 @@
-//! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be over before.
+//! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be by commands that the driver has.
 
-use std::any::Any;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use hetero_hal::{
-    Backlog, Buffer, Capacity, Direction, Error, Executable, Job, Point, Queue, QueueOptions, Result, Work,
-    copy_through_host, fill_through_host, run_on_host, submit_and_wait,
-};
+use hetero_hal::{Buffer, DeviceId, Error, Point, QueueOptions, Result, TraceKind};
+use hetero_kit::{Backend, Backlog, Command, Job, Shell, Tracer};
 
 use crate::device::Shared;
-use crate::executable::OpenClExecutable;
-use crate::handle::{CommandQueue, Event};
+use crate::executable::{Launched, OpenClExecutable};
+use crate::handle::{CommandQueue, Event, Mem};
 use crate::memory::OpenClMemory;
+use crate::timeline::{Clock, OpenClTimeline};
 
 /// Submissions that may be under way, where the caller names no number.
-const CAPACITY: usize = 1024;
+pub(crate) const CAPACITY: usize = 1024;
 
-pub(crate) struct OpenClQueue {
+pub(crate) type OpenClQueue = Shell<OpenClBackend>;
+
+/// Gives work to the driver.
+pub(crate) struct OpenClBackend {
     core: Arc<Core>,
-    /// Its thread begins when there is something that would block the caller, or that it is to wait for.
-    backlog: Backlog,
+    /// Whose thread waits for the end of what the driver was given, where only a waiting thread works or hears of it soon.
+    ends: Backlog<Given>,
 }
 
-/// What the queue, its thread and the driver's callbacks share.
+/// What a queue and the driver's callbacks share.
 struct Core {
     commands: CommandQueue,
     /// Runs kernels on the calling thread, where the driver can.
     on_caller: Option<CommandQueue>,
+    /// For traced work: its commands say when they ran.
+    profiled: OnceLock<Result<(CommandQueue, Clock)>>,
     shared: Arc<Shared>,
-    /// Submissions under way.
-    capacity: Capacity,
-    /// Points that commands already given to the driver will reach, in order.
-    given: Mutex<Vec<Point>>,
 }
 
-impl OpenClQueue {
+/// A job that the driver has been given.
+struct Given {
+    job: Job<OpenClExecutable>,
+    began: Instant,
+    event: Arc<Event>,
+    /// The commands of a traced job.
+    launched: Vec<Launched>,
+    /// Points that commands before it reach, and that the driver waits for.
+    wait: Vec<Point>,
+    /// What the commands use, whatever becomes of the job's table.
+    held: Vec<Buffer>,
+}
+
+impl OpenClBackend {
     pub(crate) fn new(shared: Arc<Shared>, options: &QueueOptions) -> Result<Self> {
-        let commands =
-            CommandQueue::new(&shared.context, shared.handle).map_err(|error| error.on(shared.id.clone()))?;
-        let capacity = Capacity::new(options, CAPACITY);
-        let backlog = Backlog::new(shared.id.clone(), options);
+        let commands = CommandQueue::new(&shared.context, shared.handle, false);
+        let commands = commands.map_err(|error| error.on(shared.id.clone()))?;
         let on_caller = CommandQueue::on_caller(&shared.context, shared.handle);
-        let core = Core { commands, on_caller, shared, capacity, given: Mutex::new(Vec::new()) };
-        Ok(OpenClQueue { core: Arc::new(core), backlog })
+        let name = if options.name.is_empty() { String::new() } else { format!("{}-ends", options.name) };
+        let ends = Backlog::new(shared.id.clone(), &QueueOptions { name, capacity: None });
+        Ok(OpenClBackend { core: Arc::new(Core { commands, on_caller, profiled: OnceLock::new(), shared }), ends })
+    }
+
+    /// Starts the thread that waits for the ends.
+    fn watch(&self) -> Result<()> {
+        self.ends.start(|| {
+            let core = self.core.clone();
+            move |given: Given| {
+                let outcome = given.event.wait().and_then(|()| given.event.outcome());
+                // The waiters hear of it through the points.
+                drop(core.end(given, outcome));
+            }
+        })
+    }
+
+    /// Has the driver tell of the end.
+    fn call_back(&self, given: Given, queue: &CommandQueue) {
+        let (core, event) = (self.core.clone(), given.event.clone());
+        let slot = Arc::new(Mutex::new(Some(given)));
+        let told = slot.clone();
+        let take = |slot: &Mutex<Option<Given>>| slot.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let done = move |outcome: Result<()>| {
+            if let Some(given) = take(&told) {
+                drop(core.end(given, outcome));
+            }
+        };
+        if let Err(error) = event.on_complete(Box::new(done)) {
+            // Nobody will tell when it is over, so it has to be now.
+            let _ = queue.finish();
+            if let Some(given) = take(&slot) {
+                drop(self.core.end(given, Err(error)));
+            }
+        }
     }
 }
 
 impl Core {
-    /// Checks what a caller can get wrong.
-    fn check(&self, work: &Work) -> Result<()> {
-        self.takes(work).and_then(|()| work.check()).map_err(|error| error.or_on(&self.shared.id))
+    /// The driver's queue for work that is traced, or is not.
+    fn queue(&self, traced: bool) -> Result<&CommandQueue> {
+        if traced { self.profiled().map(|(queue, _)| queue) } else { Ok(&self.commands) }
     }
 
-    /// Is it all of this device, and may it be written where it is?
-    fn takes(&self, work: &Work) -> Result<()> {
-        let own = |buffer: &Buffer| match self.own(buffer) {
-            true => Ok(()),
-            false => Err(Error::invalid_argument(format!("{buffer:?} is another device's memory"))),
+    fn profiled(&self) -> Result<&(CommandQueue, Clock)> {
+        let make = || {
+            let queue = CommandQueue::new(&self.shared.context, self.shared.handle, true)?;
+            let clock = Clock::compare(&queue, &Mem::allocate(&self.shared.context, 4)?)?;
+            Ok((queue, clock))
         };
-        // Others rely on constant memory staying as it is, and it may be a mapped file's.
-        let writable = |buffer: &Buffer| match buffer.memory::<OpenClMemory>() {
-            Some(memory) if memory.is_constant() => {
-                Err(Error::invalid_argument(format!("{buffer:?} was imported as constant and cannot be written")))
+        self.profiled.get_or_init(make).as_ref().map_err(Error::clone)
+    }
+
+    /// Does the device reach the buffer, which may be another's of the same context?
+    fn reaches(&self, buffer: &Buffer) -> bool {
+        buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_within(&self.shared.context))
+    }
+
+    /// Gives a job to the driver's queue, or does it here where it is the host's, and then ends it: `None`.
+    fn give(
+        &self,
+        job: Job<OpenClExecutable>,
+        queue: &CommandQueue,
+        wait: &[Point],
+        events: &[Arc<Event>],
+    ) -> Option<Given> {
+        let (began, traced) = (Instant::now(), job.tracer().is_some());
+        let mut launched = Vec::new();
+        let mut held = Vec::new();
+        let outcome = match job.command() {
+            Ok(Command::Execute { executable, execution }) => {
+                held = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
+                let trace = traced.then_some(&mut launched);
+                let event = executable.enqueue(execution, &held, queue, events, trace);
+                // What was given before the launch that failed must not run on into memory that is free then.
+                event.inspect_err(|_| drop(queue.finish()))
             }
-            _ => Ok(()),
+            Ok(Command::Copy { source, target, .. })
+                if self.reaches(source) && self.reaches(target) && !source.is_empty() =>
+            {
+                copy(source, target, queue, events).map(|event| Some(Arc::new(event)))
+            }
+            // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
+            Ok(Command::Fill { target, pattern })
+                if pattern.len().is_power_of_two()
+                    && target.offset().is_multiple_of(pattern.len())
+                    && !target.is_empty() =>
+            {
+                fill(target, pattern, queue, events).map(|event| Some(Arc::new(event)))
+            }
+            Ok(_) => job.on_host().unwrap_or(Ok(())).map(|()| None),
+            Err(error) => Err(error),
         };
-        match work {
-            Work::Execute(execution) => {
-                let executable: &dyn Any = &*execution.executable;
-                let executable = executable.downcast_ref::<OpenClExecutable>().filter(|own| own.is_of(&self.shared));
-                let executable =
-                    executable.ok_or_else(|| Error::invalid_argument("the executable is another device's"))?;
-                execution.bindings.iter().chain(&execution.scratch).try_for_each(own)?;
-                executable.check(execution)?;
-                let bound = executable.bindings().iter().zip(execution.bindings.iter());
-                bound
-                    .filter(|(info, _)| info.direction == Direction::Output)
-                    .try_for_each(|(_, buffer)| writable(buffer))
-            }
-            Work::Fill { target, .. } => own(target).and_then(|()| writable(target)),
-            Work::Copy { target, .. } => writable(target),
-            _ => Ok(()),
-        }
-    }
-
-    /// Would the work hold up the thread that starts it?
-    fn blocks(&self, work: &Work) -> bool {
-        match work {
-            Work::Execute(execution) => execution.probe.is_some(),
-            Work::Copy { source, target } => !self.own(source) || !self.own(target),
-            Work::Fill { .. } => false,
-            _ => true,
-        }
-    }
-
-    fn own(&self, buffer: &Buffer) -> bool {
-        buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_of(&self.shared))
-    }
-
-    /// Where work goes that the caller waits for at once: to the caller's own thread, if one thread would do all of it anyway. That saves two
-    /// hand-overs between threads, which take longer than such work.
-    fn awaited(&self, work: &Work) -> &CommandQueue {
-        let Work::Execute(execution) = work else { return &self.commands };
-        let executable: &dyn Any = &*execution.executable;
-        let single = executable.downcast_ref::<OpenClExecutable>().is_some_and(OpenClExecutable::single);
-        self.on_caller.as_ref().filter(|_| single).unwrap_or(&self.commands)
-    }
-
-    /// Gives work to the driver, or does it here where it is the host's. `None` where it is over already.
-    fn enqueue(&self, work: &Work, commands: &CommandQueue) -> Result<Option<Event>> {
-        match work {
-            Work::Execute(execution) => {
-                let executable: &dyn Any = &*execution.executable;
-                match executable.downcast_ref::<OpenClExecutable>() {
-                    // What was given before the launch that failed must not run on into memory that is free then.
-                    Some(executable) => executable.enqueue(execution, commands).inspect_err(|_| {
-                        let _ = commands.finish();
-                    }),
-                    None => Err(Error::internal("the executable is another device's")),
+        match outcome {
+            Ok(Some(event)) => {
+                if let (true, Ok(command)) = (traced && launched.is_empty(), job.command()) {
+                    launched.push(Launched::command(event.clone(), command));
                 }
+                Some(Given { job, began, event, launched, wait: wait.to_vec(), held })
             }
-            Work::Copy { source, target } => {
-                let (from, to) = (source.memory::<OpenClMemory>(), target.memory::<OpenClMemory>());
-                match (from, to) {
-                    (Some(from), Some(to)) if self.own(source) && self.own(target) && !source.is_empty() => {
-                        let (from, to) = ((from.whole(), source.offset()), (to.whole(), target.offset()));
-                        commands.copy(from, to, source.len()).map(Some)
-                    }
-                    _ => copy_through_host(source, target).map(|()| None),
-                }
-            }
-            Work::Fill { target, .. } if target.is_empty() => Ok(None),
-            Work::Fill { target, pattern } => {
-                let memory = target.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
-                // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
-                if pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len()) {
-                    return commands.fill(memory.whole(), pattern, target.offset(), target.len()).map(Some);
-                }
-                fill_through_host(target, pattern).map(|()| None)
-            }
-            Work::Host(task) => run_on_host(&**task).map(|()| None),
-            other => Err(Error::unsupported(format!("{other:?}"))),
-        }
-    }
-
-    /// Does work whose turn it is, and waits for its end, which reaches the points.
-    fn perform(&self, work: &Work, signal: &[Point]) -> Result<()> {
-        let (began, commands) = (Instant::now(), self.awaited(work));
-        let outcome = self.enqueue(work, commands).and_then(|event| match event {
-            // The queue has finished also where the command has failed.
-            Some(event) => commands.finish().and_then(|()| event.outcome()),
-            None => Ok(()),
-        });
-        self.shared.busy.add(began, Instant::now());
-        // Nothing was noted as given: nobody else can have counted on these points' order.
-        self.reach(signal, outcome)
-    }
-
-    /// Starts work whose turn it is; its end reaches the points. `wait` are points that commands before it in the driver's queue reach.
-    fn start(self: &Arc<Self>, work: Work, wait: &[Point], signal: Vec<Point>) {
-        let began = Instant::now();
-        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
-        let event = match self.enqueue(&work, &self.commands) {
-            Ok(Some(event)) => event,
             Ok(None) => {
-                drop(given);
-                return self.end(&signal, Ok(()));
+                drop(job.end(Ok(())));
+                None
             }
             Err(error) => {
-                drop(given);
-                return self.end(&signal, Err(error));
-            }
-        };
-        given.extend(signal.iter().cloned());
-        drop(given);
-        let (core, wait, points) = (self.clone(), wait.to_vec(), signal.clone());
-        // Owns the work until the driver is done with it.
-        let done = Box::new(move |outcome: Result<()>| {
-            let _kept = work;
-            let earlier =
-                wait.iter().find_map(|point| (!point.is_reached()).then(|| point.timeline.failure()).flatten());
-            core.shared.busy.add(began, Instant::now());
-            core.end(&points, earlier.map_or(outcome, Err));
-        });
-        match event.on_complete(done) {
-            // A flush that fails leaves the command to the next one, or to the wait; its end is told all the same.
-            Ok(()) => drop(self.commands.flush()),
-            Err(error) => {
-                // Nobody will tell when it is over, so it has to be now.
-                let _ = self.commands.finish();
-                self.end(&signal, Err(error));
+                drop(job.end(Err(error)));
+                None
             }
         }
     }
 
-    /// Ends work that was started: forgets that its points will be reached, and reaches them, or fails their timelines.
-    fn end(&self, signal: &[Point], outcome: Result<()>) {
-        self.given.lock().unwrap_or_else(PoisonError::into_inner).retain(|point| {
-            !signal.iter().any(|ended| ended.value == point.value && ended.timeline.is(&point.timeline))
-        });
-        // The waiters hear of it through the points.
-        let _ = self.reach(signal, outcome);
-    }
-
-    /// Reaches points, or fails their timelines. Gives the outcome, with the device's id.
-    fn reach(&self, signal: &[Point], outcome: Result<()>) -> Result<()> {
-        self.capacity.give();
-        let outcome = outcome.map_err(|error| error.or_on(&self.shared.id));
-        Point::settle(signal, &outcome);
+    /// Ends a job whose commands are over. A failure of what it waited for is its own.
+    fn end(&self, given: Given, outcome: Result<()>) -> Result<()> {
+        let Given { job, began, event, launched, wait, held, .. } = given;
+        self.shared.busy.add(began, Instant::now());
+        if let (Some(tracer), Ok(())) = (job.tracer(), &outcome) {
+            self.tell(&tracer, &job, &launched, !wait.is_empty());
+        }
+        let failure = |point: &Point| (!point.is_reached()).then(|| point.timeline.failure()).flatten();
+        let outcome = wait.iter().find_map(failure).map_or(outcome, Err);
+        drop(held);
+        let signal = job.signal().to_vec();
+        // The driver may tell of what waited before it tells of what failed.
+        let follows = outcome.as_ref().is_err_and(|error| error.vendor_code() == Some(Event::WAITED_FOR_FAILED));
+        if follows && !wait.is_empty() {
+            let context = self.shared.context.clone();
+            let end = move |earlier: Result<()>| {
+                drop(job.end(earlier.and(outcome)));
+                OpenClTimeline::forget(&context, &signal, &event);
+            };
+            Point::when_all(&wait, Box::new(end));
+            return Ok(());
+        }
+        let outcome = job.end(outcome);
+        OpenClTimeline::forget(&self.shared.context, &signal, &event);
         outcome
     }
 
-    /// Are all points reached, or sure to be by commands that the driver has already?
-    fn ordered(&self, wait: &[Point]) -> bool {
-        let mut given = None;
-        wait.iter().all(|point| {
-            if point.is_reached() {
-                return true;
+    /// Tells of a job's commands, by the device's clock.
+    fn tell(&self, tracer: &Tracer, job: &Job<OpenClExecutable>, launched: &[Launched], waited: bool) {
+        let Ok((_, clock)) = self.profiled() else { return };
+        for (number, launch) in launched.iter().enumerate() {
+            let Ok((begin, end)) = launch.event.span() else { continue };
+            let (begin, end) = (clock.host(begin), clock.host(end));
+            if number == 0 && waited && begin > job.submitted() {
+                tracer.event(TraceKind::Wait, "wait", &[], (job.submitted(), begin), 0);
             }
-            let given = given.get_or_insert_with(|| self.given.lock().unwrap_or_else(PoisonError::into_inner));
-            given.iter().any(|ahead| ahead.value >= point.value && ahead.timeline.is(&point.timeline))
-        })
+            tracer.event(launch.kind, &launch.name, &launch.nodes, (begin, end.max(begin)), launch.bytes);
+        }
     }
 }
 
-impl Queue for OpenClQueue {
-    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
-        let core = &self.core;
-        core.check(&work)?;
-        // A thread that only hands work over and goes is missed where waiting threads do the work.
-        let finishes = core.shared.quirks.finishes;
-        if !finishes && !core.blocks(&work) && core.ordered(wait) {
-            core.capacity.take(&core.shared.id)?;
-            core.start(work, wait, signal.to_vec());
-            return Ok(());
-        }
-        self.backlog.start(|| {
-            let core = core.clone();
-            move |Job { work, signal }| match work {
-                // The waiters hear of it through the points.
-                Ok(work) if finishes => drop(core.perform(&work, &signal)),
-                Ok(work) => core.start(work, &[], signal.to_vec()),
-                Err(error) => core.end(&signal, Err(error)),
-            }
-        })?;
-        core.capacity.take(&core.shared.id)?;
-        self.backlog.push(wait, work, signal);
-        Ok(())
-    }
+fn own(buffer: &Buffer) -> Result<&OpenClMemory> {
+    buffer.memory().ok_or_else(|| Error::internal("foreign memory"))
+}
 
-    /// On the calling thread, where nothing has to be waited for and the driver's own wait is the quickest.
-    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
-        let core = &self.core;
-        core.check(&work)?;
-        if !wait.iter().all(Point::is_reached) || !core.shared.quirks.finishes {
-            return submit_and_wait(self, wait, work, signal, deadline);
-        }
-        core.capacity.take(&core.shared.id)?;
-        core.perform(&work, signal)
-    }
+fn copy(source: &Buffer, target: &Buffer, queue: &CommandQueue, events: &[Arc<Event>]) -> Result<Event> {
+    let (from, to) = ((own(source)?.whole(), source.offset()), (own(target)?.whole(), target.offset()));
+    queue.copy(from, to, source.len(), events)
+}
+
+fn fill(target: &Buffer, pattern: &[u8], queue: &CommandQueue, events: &[Arc<Event>]) -> Result<Event> {
+    queue.fill(own(target)?.whole(), pattern, target.offset(), target.len(), events)
 }
 
 /// Longest that dropping a queue waits for others to let go of it.
 const FAREWELL: Duration = Duration::from_millis(200);
 
-impl Drop for OpenClQueue {
-    fn drop(&mut self) {
-        // What the driver has still owns its memory; it ends by itself.
+impl Backend for OpenClBackend {
+    type Executable = OpenClExecutable;
+    type Memory = OpenClMemory;
+    const FAREWELL: Duration = FAREWELL;
+
+    fn device(&self) -> &DeviceId {
+        &self.core.shared.id
+    }
+
+    fn owns(&self, memory: &OpenClMemory) -> bool {
+        memory.is_of(&self.core.shared)
+    }
+
+    fn writable(&self, memory: &OpenClMemory) -> bool {
+        !memory.is_constant()
+    }
+
+    fn compiled(&self, executable: &OpenClExecutable) -> bool {
+        executable.is_of(&self.core.shared)
+    }
+
+    fn is_quick(&self, command: &Command<OpenClExecutable>) -> bool {
+        match command {
+            Command::Execute { .. } | Command::Fill { .. } => true,
+            Command::Copy { source, target, .. } => self.core.reaches(source) && self.core.reaches(target),
+            Command::Host(_) => false,
+        }
+    }
+
+    fn is_ordered(&self, wait: &[Point]) -> bool {
+        let reached = wait.iter().all(Point::is_reached);
+        reached || OpenClTimeline::events(&self.core.shared.context, wait, &self.core.commands).is_some()
+    }
+
+    fn begin(&self, job: Job<OpenClExecutable>, wait: &[Point]) {
+        let core = &self.core;
+        let finishes = core.shared.quirks.finishes;
+        let queue = core.queue(job.tracer().is_some());
+        let queue = match queue.and_then(|queue| if finishes { self.watch().map(|()| queue) } else { Ok(queue) }) {
+            Ok(queue) => queue,
+            Err(error) => return drop(job.end(Err(error))),
+        };
+        // What was ordered a moment ago is so still, or is reached.
+        let events = OpenClTimeline::events(&core.shared.context, wait, queue).unwrap_or_default();
+        let Some(given) = core.give(job, queue, wait, &events) else { return };
+        OpenClTimeline::note(&core.shared.context, given.job.signal(), &given.event, queue);
+        // Other queues may wait for it. A flush that fails leaves the command to the next one, or to the wait.
+        let _ = queue.flush();
+        if !finishes {
+            return self.call_back(given, queue);
+        }
+        let closed = |given: Given, error| drop(given.job.end(Err(error)));
+        self.ends.push(&[], move |_| given, closed);
+    }
+
+    /// On the calling thread, where the driver's own wait is the quickest.
+    fn run(&self, job: Job<OpenClExecutable>, wait: &[Point], deadline: Instant) -> Result<()> {
+        let core = &self.core;
+        let points = job.signal().to_vec();
+        let traced = job.tracer().is_some();
+        if !core.shared.quirks.finishes {
+            self.begin(job, wait);
+            return points.iter().try_for_each(|point| point.wait(deadline));
+        }
+        let queue = match core.queue(traced) {
+            Ok(queue) => queue,
+            Err(error) => return job.end(Err(error)),
+        };
+        let events = OpenClTimeline::events(&core.shared.context, wait, queue).unwrap_or_default();
+        // Work that one thread would do anyway is the caller's, which saves two hand-overs between threads that take longer.
+        let single = matches!(job.command(), Ok(Command::Execute { executable, .. }) if executable.single());
+        let caller = core.on_caller.as_ref().filter(|_| single && !traced && wait.iter().all(Point::is_reached));
+        let queue = caller.unwrap_or(queue);
+        match core.give(job, queue, wait, &events) {
+            // The queue has finished also where the command has failed.
+            Some(given) => {
+                let outcome = queue.finish().and_then(|()| given.event.outcome());
+                core.end(given, outcome)
+            }
+            None => points.iter().try_for_each(|point| point.wait(deadline)),
+        }
+    }
+
+    /// What the driver has still owns its memory; it ends by itself.
+    fn closing(&self) {
         let _ = self.core.commands.flush();
-        // The queue's thread and the driver's callbacks hold the driver's objects. Where they release them only while the process ends, drivers were seen to crash:
-        // they have taken themselves down by then.
-        self.backlog.close();
+    }
+}
+
+impl Drop for OpenClBackend {
+    fn drop(&mut self) {
+        self.ends.close();
         let began = Instant::now();
         while Arc::strong_count(&self.core) > 1 && began.elapsed() < FAREWELL {
             std::thread::sleep(Duration::from_micros(50));

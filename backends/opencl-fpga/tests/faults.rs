@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceId, Direction, Driver, Error, ErrorKind,
-    Executable, Execution, ExternalMemory, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions,
-    QueueOptions, Result, Source, Timeline, Work,
+    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceId, Direction, Driver, Error,
+    ErrorKind, Executable, Execution, ExternalMemory, HostMemory, HostSemantics, KernelFormat, KernelSignature,
+    OpenOptions, QueueOptions, Result, Source, Timeline, Work,
 };
 use hetero_opencl::OpenClDriver;
 
@@ -94,14 +94,7 @@ fn zeros(device: &dyn Device) -> Buffer {
 }
 
 fn execute(executable: &Arc<dyn Executable>, bindings: Vec<Buffer>) -> Work {
-    Work::Execute(Execution {
-        executable: executable.clone(),
-        bindings: bindings.into(),
-        scratch: None,
-        extents: None,
-        probe: None,
-        deadline: None,
-    })
+    Work::execute(Execution::new(executable.clone(), BindingTable::new(bindings)))
 }
 
 /// Runs [`ADD`] and looks what it did.
@@ -168,15 +161,15 @@ fn work_that_does_not_fit_is_refused_and_signals_nothing() {
         let small = device.allocate(BufferLayout::new(COUNT * 4 - 4)).unwrap();
         let queue = device.queue(&QueueOptions::default()).unwrap();
         let timeline = device.timeline(0).unwrap();
-        let fill = |bytes: &[u8]| Work::Fill { target: own.clone(), pattern: bytes.into() };
+        let fill = |bytes: &[u8]| Work::fill(own.clone(), bytes);
         let wrong = [
             execute(&executable, vec![]),
             execute(&executable, vec![own.clone(), own.clone()]),
             execute(&executable, vec![small.clone()]),
             execute(&executable, vec![elsewhere.clone()]),
             execute(&foreign, vec![own.clone()]),
-            Work::Copy { source: small, target: own.clone() },
-            Work::Fill { target: elsewhere, pattern: [1u8].into() },
+            Work::copy(small, own.clone()),
+            Work::fill(elsewhere, [1u8]),
             fill(&[]),
             fill(&[0; 3]),
             fill(&[0; 17]),
@@ -188,8 +181,8 @@ fn work_that_does_not_fit_is_refused_and_signals_nothing() {
         let written = constant().map_or(vec![], |target| {
             vec![
                 execute(&executable, vec![target.clone()]),
-                Work::Fill { target: target.clone(), pattern: [1u8].into() },
-                Work::Copy { source: own.clone(), target },
+                Work::fill(target.clone(), [1u8]),
+                Work::copy(own.clone(), target),
             ]
         });
         for work in wrong.into_iter().chain(written) {
@@ -294,7 +287,7 @@ fn a_full_queue_says_so_and_takes_work_again() {
         let queue = device.queue(&QueueOptions { name: "two".into(), capacity: Some(2) }).unwrap();
         let (gate, done) = (Timeline::new(0), device.timeline(0).unwrap());
         let buffer = zeros(&*device);
-        let fill = || Work::Fill { target: buffer.clone(), pattern: [1u8].into() };
+        let fill = || Work::fill(buffer.clone(), [1u8]);
         queue.submit(&[gate.at(1)], fill(), &[done.at(1)]).unwrap();
         queue.submit(&[gate.at(1), done.at(1)], fill(), &[done.at(2)]).unwrap();
         let error = kind(queue.submit(&[], fill(), &[done.at(3)]));
@@ -346,7 +339,7 @@ fn a_host_task_that_panics_fails_its_points_and_no_others() {
     for device in plain() {
         let queue = device.queue(&QueueOptions::default()).unwrap();
         let (first, second) = (Timeline::new(0), Timeline::new(0));
-        let task = |run: fn() -> Result<()>| Work::Host(Arc::new(run));
+        let task = |run: fn() -> Result<()>| Work::host(Arc::new(run));
         queue.submit(&[], task(|| panic!("on purpose")), &[first.at(1)]).unwrap();
         queue.submit(&[], task(|| Ok(())), &[second.at(1)]).unwrap();
         let error = kind(first.wait(1, deadline()));
@@ -365,14 +358,14 @@ fn scratch_memory_that_is_too_small_is_refused_with_sizes() {
             programs.map(|program| device.compile(Source::Program(&program), &CompileOptions::default()).unwrap());
         let executable = compiled.into_iter().find(|executable| executable.scratch().bytes > 0).unwrap();
         let needed = executable.scratch().bytes;
-        let bindings: Arc<[Buffer]> =
-            executable.bindings().iter().map(|info| device.allocate(BufferLayout::new(info.bytes)).unwrap()).collect();
+        let buffers = executable.bindings().iter().map(|info| device.allocate(BufferLayout::new(info.bytes)).unwrap());
+        let bindings = BindingTable::new(buffers.collect::<Vec<_>>());
         let queue = device.queue(&QueueOptions::default()).unwrap();
         let run = |scratch: Option<usize>| {
             let scratch = scratch.map(|bytes| device.allocate(BufferLayout::new(bytes)).unwrap());
             let (executable, bindings) = (executable.clone(), bindings.clone());
-            let execution = Execution { executable, bindings, scratch, extents: None, probe: None, deadline: None };
-            queue.run(&[], Work::Execute(execution), &[], deadline())
+            let execution = Execution::new(executable, bindings).with_scratch(scratch);
+            queue.run(&[], Work::execute(execution), &[], deadline())
         };
         for given in [None, Some(4), Some(needed - 1)] {
             let error = kind(run(given));

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use hetero_comm::{INCREMENT, increment_kernel};
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Driver, ErrorKind, Execution,
-    ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions, Point, Queue,
-    QueueOptions, Source, Timeline, Work,
+    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Driver, ErrorKind,
+    Execution, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions,
+    Point, Queue, QueueOptions, Source, Timeline, Work,
 };
 use hetero_opencl::OpenClDriver;
 
@@ -86,16 +86,7 @@ fn increment(device: &Arc<dyn Device>, bytes: usize) -> impl Fn(&Buffer) -> Work
     let code = increment_kernel(KernelFormat::OpenClC).unwrap().as_bytes();
     let source = Source::Kernel { format: KernelFormat::OpenClC, code, signature: &signature };
     let executable = device.compile(source, &CompileOptions::default()).unwrap();
-    move |buffer| {
-        Work::Execute(Execution {
-            executable: executable.clone(),
-            bindings: [buffer.clone()].into(),
-            scratch: None,
-            extents: None,
-            probe: None,
-            deadline: None,
-        })
-    }
+    move |buffer| Work::execute(Execution::new(executable.clone(), BindingTable::new([buffer.clone()])))
 }
 
 #[test]
@@ -164,7 +155,7 @@ fn a_range_at_an_odd_address_works_in_place_or_is_refused() {
             };
             taken += 1;
             // What the device writes is in the pages, and nothing around it; what the host writes then, the device reads.
-            runner.run(Work::Fill { target: buffer.clone(), pattern: [0xa5].into() }, true);
+            runner.run(Work::fill(buffer.clone(), [0xa5u8]), true);
             let own = device.allocate(BufferLayout::new(bytes)).unwrap();
             // SAFETY: the whole of the pages, which are alive and which nothing writes now.
             let seen = unsafe { std::slice::from_raw_parts(pages.as_ptr(), pages.len()) }.to_vec();
@@ -175,7 +166,7 @@ fn a_range_at_an_odd_address_works_in_place_or_is_refused() {
                 // SAFETY: inside the range, which nothing else accesses now.
                 unsafe { range.as_mut_ptr().unwrap().add(at).write_volatile(at as u8 ^ 0x5a) };
             }
-            runner.run(Work::Copy { source: buffer, target: own.clone() }, false);
+            runner.run(Work::copy(buffer, own.clone()), false);
             let mut arrived = vec![0; bytes];
             own.read(0, &mut arrived).unwrap();
             assert!((0..bytes).all(|at| arrived[at] == at as u8 ^ 0x5a), "{id}: {start}+{bytes}: {arrived:?}");

@@ -4,46 +4,40 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use hetero_hal::{Capacity, Error, ErrorKind, Point, Result, Work};
+use hetero_hal::{Error, ErrorKind, Result};
+use hetero_kit::Job;
 
+use crate::executable::{Submitted, WgpuExecutable};
 use crate::gpu::Gpu;
 
-/// Work that the device has been given.
+/// A job that the device has been given.
 pub(crate) struct Ticket {
-    pub(crate) index: wgpu::SubmissionIndex,
+    pub(crate) submitted: Submitted,
     pub(crate) began: Instant,
     pub(crate) deadline: Instant,
-    pub(crate) done: Done,
-}
-
-/// What is to be told when work is done, and what lives until then.
-pub(crate) struct Done {
-    /// Keeps buffers and executable.
-    pub(crate) work: Option<Work>,
-    pub(crate) signal: Vec<Point>,
-    /// Submissions under way in the queue.
-    pub(crate) capacity: Arc<Capacity>,
-}
-
-impl Done {
-    /// Reaches the points, or fails their timelines.
-    pub(crate) fn tell(self, gpu: &Gpu, outcome: Result<()>) -> Result<()> {
-        let Done { work, signal, capacity } = self;
-        // Whoever hears of the end may count on the memory being free.
-        drop(work);
-        capacity.give();
-        let outcome = outcome.map_err(|error| error.or_on(&gpu.id));
-        Point::settle(&signal, &outcome);
-        outcome
-    }
+    pub(crate) job: Job<WgpuExecutable>,
 }
 
 impl Ticket {
-    /// Waits, and tells.
+    /// Waits, and ends the job.
     pub(crate) fn finish(self, gpu: &Gpu) -> Result<()> {
-        let outcome = gpu.wait(&self.index, self.deadline);
+        let outcome = gpu.wait(&self.submitted.index, self.deadline);
+        self.end(gpu, outcome)
+    }
+
+    /// Ends the job, of which the device has nothing to do any more.
+    pub(crate) fn end(self, gpu: &Gpu, outcome: Result<()>) -> Result<()> {
         gpu.worked(self.began);
-        self.done.tell(gpu, outcome)
+        let Ticket { submitted: Submitted { stamps, held, .. }, began, job, .. } = self;
+        match (stamps, job.tracer()) {
+            // A run that went well is none less for a trace that failed: it is told of as a whole then.
+            (Some((stamps, names)), Some(tracer)) if outcome.is_ok() => {
+                stamps.tell(gpu, &tracer, &names).unwrap_or_else(|_| job.told(began, Instant::now()));
+            }
+            _ => job.told(began, Instant::now()),
+        }
+        drop(held);
+        job.end(outcome)
     }
 }
 
@@ -54,11 +48,11 @@ pub(crate) struct Waiter {
 }
 
 /// Longest that a drop waits for threads to let go of the device.
-const FAREWELL: Duration = Duration::from_millis(200);
+pub(crate) const FAREWELL: Duration = Duration::from_millis(200);
 
 /// Waits until nobody else holds `shared`, for a short time. Where threads release a driver's objects only while the process ends, drivers were seen to crash: they have
 /// taken themselves down by then.
-pub(crate) fn farewell<T: ?Sized>(shared: &Arc<T>) {
+fn farewell<T: ?Sized>(shared: &Arc<T>) {
     let began = Instant::now();
     while Arc::strong_count(shared) > 1 && began.elapsed() < FAREWELL {
         std::thread::sleep(Duration::from_micros(50));

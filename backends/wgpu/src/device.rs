@@ -4,11 +4,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{
-    Budget, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge,
-    Error, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
+    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceInfo, DeviceKind, Edge, Error,
+    Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, Memory, MemoryKind, NodeId,
     Program, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
+use hetero_kit::Budget;
 
 use crate::completion::{self, Ticket, Waiter};
 use crate::driver::Settings;
@@ -16,7 +17,7 @@ use crate::executable::WgpuExecutable;
 use crate::gpu::{Gpu, PATIENCE};
 use crate::memory::WgpuMemory;
 use crate::pipelines::Pipelines;
-use crate::queue::WgpuQueue;
+use crate::queue::{CAPACITY, WgpuBackend, WgpuQueue};
 use crate::vulkan::Importer;
 
 /// What memory, executables and queues of a device have in common.
@@ -69,14 +70,14 @@ impl Context {
             none => match completion::start(&self.gpu) {
                 Ok(sender) => none.insert(sender),
                 Err(error) => {
-                    let _ = ticket.done.tell(&self.gpu, Err(error));
+                    let _ = ticket.end(&self.gpu, Err(error));
                     return;
                 }
             },
         };
         if let Err(returned) = sender.tickets.send(ticket) {
             let error = Error::internal("the thread that waits for the device has ended");
-            let _ = returned.0.done.tell(&self.gpu, Err(error));
+            let _ = returned.0.end(&self.gpu, Err(error));
         }
     }
 }
@@ -122,18 +123,13 @@ impl WgpuDevice {
             alignment,
         };
         let kinds = if settings.mapped { MemoryKind::Shared } else { MemoryKind::Device };
-        let capabilities = Capabilities {
-            dtypes: DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect(),
-            memory_kinds: vec![kinds],
-            imports: importer.iter().map(|_| HandleKind::Host).collect(),
-            // The pages around a range are imported.
-            import_alignment: 0,
-            exports: vec![],
-            queues: 1,
-            alignment,
-            max_allocation: Some(limits.max_buffer_size),
-            kernels: vec![KernelFormat::Wgsl],
-        };
+        let dtypes = DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect();
+        let mut capabilities = Capabilities::new(dtypes, kinds);
+        // The pages around a range are imported.
+        capabilities.imports = importer.iter().map(|_| HandleKind::Host).collect();
+        capabilities.alignment = alignment;
+        capabilities.max_allocation = Some(limits.max_buffer_size);
+        capabilities.kernels = vec![KernelFormat::Wgsl];
         let context = Context {
             gpu: Arc::new(gpu),
             target,
@@ -206,8 +202,9 @@ impl Device for WgpuDevice {
     }
 
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
-        let ExternalMemory::Host(host) = memory else {
-            return Err(Error::unsupported(format!("import of {memory:?}")).on(self.info.id.clone()));
+        let host = match memory {
+            ExternalMemory::Host(host) => host,
+            other => return Err(Error::unsupported(format!("import of {other:?}")).on(self.info.id.clone())),
         };
         match semantics {
             HostSemantics::Shared if host.as_mut_ptr().is_none() => {
@@ -220,7 +217,7 @@ impl Device for WgpuDevice {
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
         self.context.gpu.alive()?;
-        Ok(Arc::new(WgpuQueue::new(&self.context, options)))
+        Ok(Arc::new(WgpuQueue::new(WgpuBackend(self.context.clone()), options, CAPACITY)))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
@@ -274,18 +271,7 @@ mod tests {
         let descriptor = wgpu::DeviceDescriptor::default();
         let (device, queue) = now(adapter.request_device(&descriptor)).unwrap().unwrap();
         let id = hetero_hal::DeviceId::new("wgpu", 0);
-        let info = DeviceInfo {
-            id: id.clone(),
-            kind: DeviceKind::Gpu,
-            name: String::new(),
-            vendor: String::new(),
-            driver_version: String::new(),
-            memory_bytes: None,
-            numa_node: None,
-            emulated: true,
-            peak_flops: None,
-            peak_bandwidth: None,
-        };
+        let info = DeviceInfo::new(id.clone(), DeviceKind::Gpu, "");
         let budget = Budget::new(u64::MAX);
         let settings = Settings { mapped: false, binding_bytes: u64::MAX };
         let device = WgpuDevice::new(info, Gpu::new(id, device, queue), None, budget, &settings);
@@ -293,7 +279,7 @@ mod tests {
         let queue = device.queue(&QueueOptions::default()).unwrap();
         let gate = Timeline::new(0);
         let line = Timeline::new(0);
-        let fill = Work::Fill { target: buffer.clone(), pattern: [1].as_slice().into() };
+        let fill = Work::fill(buffer.clone(), [1u8]);
         queue.submit(&[gate.at(1)], fill.clone(), &[line.at(1)]).unwrap();
         device.context.gpu.device.destroy();
         let _ = device.context.gpu.device.poll(wgpu::PollType::Poll);
@@ -306,6 +292,6 @@ mod tests {
         assert_eq!(lost(buffer.read(0, &mut [0]).unwrap_err()), expected);
         assert_eq!(lost(device.allocate(BufferLayout::new(4)).unwrap_err()), expected);
         let task: Arc<dyn HostTask> = Arc::new(|| Ok(()));
-        assert_eq!(lost(queue.run(&[], Work::Host(task), &[], deadline).unwrap_err()), expected);
+        assert_eq!(lost(queue.run(&[], Work::host(task), &[], deadline).unwrap_err()), expected);
     }
 }

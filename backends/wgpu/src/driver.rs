@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use hetero_hal::{
-    Budget, Device, DeviceId, DeviceInfo, DeviceKind, Driver, Error, ErrorKind, OpenOptions, Result, Unavailable,
+    Device, DeviceId, DeviceInfo, DeviceKind, Driver, Error, ErrorKind, OpenOptions, Result, Unavailable,
     UnavailableReason,
 };
+use hetero_kit::Budget;
 
 use crate::device::WgpuDevice;
 use crate::gpu::{Gpu, now};
@@ -137,23 +138,21 @@ fn info(ordinal: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
     let told = adapter.get_info();
     let software = told.device_type == wgpu::DeviceType::Cpu;
     let version = format!("{} {} ({})", told.driver, told.driver_info, told.backend);
-    DeviceInfo {
-        id: DeviceId::new("wgpu", ordinal),
-        kind: match told.device_type {
-            wgpu::DeviceType::Cpu => DeviceKind::Cpu,
-            wgpu::DeviceType::Other => DeviceKind::Other,
-            _ => DeviceKind::Gpu,
-        },
-        name: told.name,
-        vendor: vendor(told.vendor),
-        driver_version: version.trim().to_owned(),
-        memory_bytes: vulkan::memory_bytes(adapter),
-        numa_node: None,
-        emulated: software,
-        // Nothing is known before the device is measured, but that a processor is no graphics card.
-        peak_flops: software.then_some(10e9),
-        peak_bandwidth: software.then_some(5e9),
-    }
+    let kind = match told.device_type {
+        wgpu::DeviceType::Cpu => DeviceKind::Cpu,
+        wgpu::DeviceType::Other => DeviceKind::Other,
+        _ => DeviceKind::Gpu,
+    };
+    let info = DeviceInfo::new(DeviceId::new("wgpu", ordinal), kind, told.name);
+    let mut info = if software { info.hosted() } else { info };
+    info.vendor = vendor(told.vendor);
+    info.driver_version = version.trim().to_owned();
+    info.memory_bytes = vulkan::memory_bytes(adapter);
+    info.emulated = software;
+    // Nothing is known before the device is measured, but that a processor is no graphics card.
+    info.peak_flops = software.then_some(10e9);
+    info.peak_bandwidth = software.then_some(5e9);
+    info
 }
 
 /// A vendor's name by its PCI or Khronos number.

@@ -1,25 +1,23 @@
 //! A compiled program: dispatches in order, recorded into one command buffer for each run.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution,
-    KernelSignature, Memory, Program, Result, Span, Tensor,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, KernelSignature,
+    Memory, Program, Result, Tensor,
 };
 use hetero_kernels::{BufferRange, Place};
 
 use crate::device::Context;
 use crate::memory::WgpuMemory;
 use crate::pipelines::{Pipeline, Text};
+use crate::stamps::{Names, Stamps};
 
 /// Bytes of small constants that share a buffer.
 const SHARED: usize = 16 << 20;
 /// Sets of bindings whose bind groups are kept.
 const PREPARED: usize = 8;
-
-/// Longest that one dispatch of a run with a probe may take, where the run has no deadline.
-const PROBED: Duration = Duration::from_secs(3600);
 
 /// One dispatch.
 struct Step {
@@ -31,6 +29,21 @@ struct Step {
     /// Names of the nodes that it does, and of its kernel.
     nodes: Vec<Arc<str>>,
     name: String,
+}
+
+/// What one run binds.
+struct Bound<'a> {
+    buffers: &'a [Buffer],
+    scratch: Option<&'a Buffer>,
+}
+
+/// A run that the device has been given.
+pub(crate) struct Submitted {
+    pub(crate) index: wgpu::SubmissionIndex,
+    /// The timestamps of a traced run, and what they are of.
+    pub(crate) stamps: Option<(Stamps, Vec<Names>)>,
+    /// What the run uses, whatever becomes of its table.
+    pub(crate) held: Vec<Buffer>,
 }
 
 /// The bind groups of all steps for one set of bindings.
@@ -180,8 +193,7 @@ impl WgpuExecutable {
     }
 
     /// Checks what a caller can get wrong.
-    pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
-        BindingInfo::check(&self.bindings, &execution.bindings)?;
+    pub(crate) fn check(&self, execution: &Execution, buffers: &[Buffer]) -> Result<()> {
         let alignment = self.context.alignment;
         let misplaced = |buffer: &Buffer, name: &str| {
             if buffer.offset().is_multiple_of(alignment) {
@@ -190,31 +202,14 @@ impl WgpuExecutable {
             let text = format!("'{name}' begins at byte {} of its memory", buffer.offset());
             Err(Error::invalid_argument(text).with_remedy(format!("place it at a multiple of {alignment}")))
         };
-        for (info, buffer) in self.bindings.iter().zip(execution.bindings.iter()) {
-            let memory = self.context.memory(buffer)?;
-            if info.bytes > 0 {
-                misplaced(buffer, &info.name)?;
-            }
-            if info.direction == Direction::Output && !memory.writable() {
-                return Err(Error::invalid_argument(format!("the output '{}' is bound to constant memory", info.name)));
-            }
+        for (info, buffer) in self.bindings.iter().zip(buffers).filter(|(info, _)| info.bytes > 0) {
+            misplaced(buffer, &info.name)?;
         }
-        let room = execution.scratch.as_ref().map_or(0, Buffer::len);
-        if room < self.scratch {
-            return Err(Error::invalid_argument("the scratch buffer is too small")
-                .with_sizes(self.scratch as u64, Some(room as u64)));
-        }
-        match &execution.scratch {
-            Some(scratch) => {
-                self.context.memory(scratch)?;
-                misplaced(scratch, "the scratch memory")
-            }
-            None => Ok(()),
-        }
+        execution.scratch.as_ref().map_or(Ok(()), |scratch| misplaced(scratch, "the scratch memory"))
     }
 
     /// Records a run and gives it to the device; `None` where there is nothing to do.
-    pub(crate) fn submit(&self, execution: &Execution) -> Result<Option<wgpu::SubmissionIndex>> {
+    pub(crate) fn submit(&self, execution: &Execution, traced: bool) -> Result<Option<Submitted>> {
         if execution.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
             return Err(Error::new(ErrorKind::Timeout, "the run's deadline has passed")
                 .with_remedy("allow the engine more time"));
@@ -222,56 +217,67 @@ impl WgpuExecutable {
         if self.steps.is_empty() {
             return Ok(None);
         }
-        let prepared = self.prepare(execution)?;
+        let table: Vec<Buffer> = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
+        BindingInfo::check(&self.bindings, &table[..self.bindings.len().min(table.len())])?;
+        let bound = Bound { buffers: &table[..self.bindings.len()], scratch: execution.scratch.as_ref() };
+        let prepared = self.prepare(&bound)?;
         let gpu = &self.context.gpu;
-        let mut memories = Vec::with_capacity(execution.bindings.len() + 1);
-        for buffer in execution.bindings.iter().chain(&execution.scratch) {
+        let mut memories = Vec::with_capacity(table.len());
+        for buffer in &table {
             let memory = self.context.memory(buffer)?;
             // A lock that is taken twice could wait for itself.
             if !memories.iter().any(|&other: &&WgpuMemory| other.identity == memory.identity) {
                 memories.push(memory);
             }
         }
-        let submit = |steps: std::ops::Range<usize>| {
-            gpu.checked("running", || {
-                let commands = self.record(&prepared, steps);
-                let _unmapped: Vec<_> = memories.iter().map(|memory| memory.submitting()).collect();
-                gpu.queue.submit([commands])
-            })
-        };
-        let Some(probe) = &execution.probe else { return submit(0..self.steps.len()).map(Some) };
-        // One by one, so that each can be timed: to be told of the end takes some tens of microseconds of it.
-        let deadline = execution.deadline.unwrap_or_else(|| Instant::now() + PROBED);
-        for (number, step) in self.steps.iter().enumerate() {
-            let began = Instant::now();
-            gpu.wait(&submit(number..number + 1)?, deadline)?;
-            probe.span(&Span { nodes: &step.nodes, kernel: &step.name, took: began.elapsed() });
-        }
-        Ok(None)
+        let stamps = if traced { Stamps::new(gpu, self.steps.len())? } else { None };
+        let index = gpu.checked("running", || {
+            let commands = self.record(&prepared, stamps.as_ref());
+            let _unmapped: Vec<_> = memories.iter().map(|memory| memory.submitting()).collect();
+            gpu.queue.submit([commands])
+        })?;
+        let names = |step: &Step| (step.name.clone(), step.nodes.clone());
+        let stamps = stamps.map(|stamps| (stamps, self.steps.iter().map(names).collect()));
+        Ok(Some(Submitted { index, stamps, held: table }))
     }
 
-    /// Some of the steps, in a command buffer of their own.
-    fn record(&self, prepared: &Prepared, steps: std::ops::Range<usize>) -> wgpu::CommandBuffer {
+    /// All steps in one command buffer.
+    fn record(&self, prepared: &Prepared, stamps: Option<&Stamps>) -> wgpu::CommandBuffer {
         let mut encoder = self.context.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+        let dispatch = |pass: &mut wgpu::ComputePass<'_>, step: &Step, group: &wgpu::BindGroup| {
+            pass.set_bind_group(0, group, &[]);
+            let [x, y, z] = step.groups;
+            pass.dispatch_workgroups(x, y, z);
+        };
+        let steps = self.steps.iter().zip(&prepared.groups);
+        if let Some(stamps) = stamps {
+            for (number, (step, group)) in steps.enumerate() {
+                let timestamp_writes = stamps.of(number);
+                let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+                let mut pass = encoder.begin_compute_pass(&descriptor);
+                pass.set_pipeline(&step.pipeline.pipeline);
+                dispatch(&mut pass, step, group);
+            }
+            stamps.resolve(&mut encoder);
+            return encoder.finish();
+        }
         {
             let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
             let mut last: *const Pipeline = std::ptr::null();
-            for (step, group) in self.steps[steps.clone()].iter().zip(&prepared.groups[steps]) {
+            for (step, group) in steps {
                 if !std::ptr::eq(last, Arc::as_ptr(&step.pipeline)) {
                     pass.set_pipeline(&step.pipeline.pipeline);
                     last = Arc::as_ptr(&step.pipeline);
                 }
-                pass.set_bind_group(0, group, &[]);
-                let [x, y, z] = step.groups;
-                pass.dispatch_workgroups(x, y, z);
+                dispatch(&mut pass, step, group);
             }
         }
         encoder.finish()
     }
 
     /// The bind groups for the memory of a run, made where no run before had the same.
-    fn prepare(&self, execution: &Execution) -> Result<Arc<Prepared>> {
-        let bound = || execution.bindings.iter().chain(&execution.scratch);
+    fn prepare(&self, bound_now: &Bound<'_>) -> Result<Arc<Prepared>> {
+        let bound = || bound_now.buffers.iter().chain(bound_now.scratch);
         let matches = |key: &[(u64, usize)]| {
             key.len() == bound().count()
                 && bound().zip(key).all(|(buffer, &(identity, offset))| {
@@ -288,7 +294,7 @@ impl WgpuExecutable {
                 return Ok(found);
             }
         }
-        let made = Arc::new(self.bind(execution)?);
+        let made = Arc::new(self.bind(bound_now)?);
         let mut known = lock();
         if known.len() >= PREPARED {
             known.remove(0);
@@ -297,9 +303,9 @@ impl WgpuExecutable {
         Ok(made)
     }
 
-    fn bind(&self, execution: &Execution) -> Result<Prepared> {
-        let mut key = Vec::with_capacity(execution.bindings.len() + 1);
-        for buffer in execution.bindings.iter().chain(&execution.scratch) {
+    fn bind(&self, bound_now: &Bound<'_>) -> Result<Prepared> {
+        let mut key = Vec::with_capacity(bound_now.buffers.len() + 1);
+        for buffer in bound_now.buffers.iter().chain(bound_now.scratch) {
             key.push((self.context.memory(buffer)?.identity, buffer.offset()));
         }
         let gpu = &self.context.gpu;
@@ -307,7 +313,7 @@ impl WgpuExecutable {
         for step in &self.steps {
             let mut entries = Vec::with_capacity(step.buffers.len() + 1);
             for bound in &step.buffers {
-                let (memory, offset) = self.find(execution, bound.place)?;
+                let (memory, offset) = self.find(bound_now, bound.place)?;
                 let binding = wgpu::BufferBinding {
                     buffer: &memory.buffer,
                     offset: (memory.lead() + offset + bound.offset) as u64,
@@ -330,11 +336,11 @@ impl WgpuExecutable {
     }
 
     /// The memory of a place, and where in it the place begins.
-    fn find<'a>(&'a self, execution: &'a Execution, place: Place) -> Result<(&'a WgpuMemory, usize)> {
+    fn find<'a>(&'a self, bound: &'a Bound<'_>, place: Place) -> Result<(&'a WgpuMemory, usize)> {
         let missing = || Error::internal(format!("{place:?} has no memory"));
         let buffer = match place {
-            Place::Binding(position) => execution.bindings.get(position).ok_or_else(missing)?,
-            Place::Scratch => execution.scratch.as_ref().ok_or_else(missing)?,
+            Place::Binding(position) => bound.buffers.get(position).ok_or_else(missing)?,
+            Place::Scratch => bound.scratch.ok_or_else(missing)?,
             Place::Constant(number) => {
                 let &(memory, offset) = self.constants.get(number).ok_or_else(missing)?;
                 return Ok((self.memories.get(memory).ok_or_else(missing)?, offset));

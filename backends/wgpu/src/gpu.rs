@@ -10,7 +10,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use hetero_hal::{Busy, DeviceId, Error, ErrorKind, Result};
+use hetero_hal::{DeviceId, Error, ErrorKind, Result};
+use hetero_kit::Busy;
+
+use crate::stamps::Clock;
 
 /// Longest wait in one piece: a device that is lost meanwhile is noticed after it.
 const SLICE: Duration = Duration::from_millis(100);
@@ -38,6 +41,8 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     health: Arc<Health>,
     busy: Busy,
+    /// Compared with the host's when the first traced run is over.
+    clock: OnceLock<Result<Clock>>,
 }
 
 impl Gpu {
@@ -51,7 +56,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error| {
             uncaught.fail(typed(&error, "an error came unasked").on(uncaught_id.clone()));
         }));
-        Gpu { id, device, queue, health, busy: Busy::new() }
+        Gpu { id, device, queue, health, busy: Busy::new(), clock: OnceLock::new() }
     }
 
     /// The failure that ended the device, if one did.
@@ -151,6 +156,11 @@ impl Gpu {
         let result = with();
         slice.buffer().unmap();
         result
+    }
+
+    /// How the device's clock stands to the host's.
+    pub(crate) fn clock(&self) -> Result<Clock> {
+        self.clock.get_or_init(|| Clock::compare(self)).clone()
     }
 
     /// Counts work that began then and has ended now.

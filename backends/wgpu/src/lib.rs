@@ -42,6 +42,7 @@ mod gpu;
 mod memory;
 mod pipelines;
 mod queue;
+mod stamps;
 #[cfg(not(target_vendor = "apple"))]
 mod vulkan;
 #[cfg(target_vendor = "apple")]

@@ -75,7 +75,7 @@ fn host_memory_is_used_in_place() {
         unsafe { std::slice::from_raw_parts_mut(half.as_mut_ptr().unwrap().cast::<f32>(), count) }
     };
     let other = filled(&*device, std::iter::repeat_n(0.0, count));
-    let work = Work::Execute(execution(&executable, &*device, &[input.clone(), other, output.clone()]));
+    let work = Work::execute(execution(&executable, &*device, &[input.clone(), other, output.clone()]));
     for round in 1..4 {
         // The host writes through its pointer, and reads through its pointer what the shader wrote.
         view(&halves[0]).iter_mut().enumerate().for_each(|(at, value)| *value = (at * round) as f32);
@@ -111,7 +111,7 @@ fn an_unaligned_or_constant_import_is_right_or_refused() {
         imported.write(0, &[9; 1000]).unwrap();
         let copied = device.allocate(BufferLayout::new(1000)).unwrap();
         let queue = device.queue(&QueueOptions::default()).unwrap();
-        run(&*queue, Work::Copy { source: imported, target: copied.clone() }).unwrap();
+        run(&*queue, Work::copy(imported, copied.clone())).unwrap();
         let mut seen = [0; 1000];
         copied.read(0, &mut seen).unwrap();
         assert_eq!(seen, [9; 1000]);
@@ -128,7 +128,7 @@ fn a_tensor_larger_than_a_binding_is_bound_in_pieces() {
     let b = filled(&*device, (0..count).map(|at| (at / 1_000_000) as f32));
     let c = device.allocate(BufferLayout::new(4 * count)).unwrap();
     let queue = device.queue(&QueueOptions::default()).unwrap();
-    run(&*queue, Work::Execute(execution(&executable, &*device, &[a, b, c.clone()]))).unwrap();
+    run(&*queue, Work::execute(execution(&executable, &*device, &[a, b, c.clone()]))).unwrap();
     let wrong =
         floats(&c).into_iter().enumerate().find(|&(at, value)| value != number(at).max(0.0) + (at / 1_000_000) as f32);
     assert_eq!(wrong, None);
@@ -143,11 +143,11 @@ fn work_waits_for_its_points_and_failures_travel() {
     let gate = Timeline::new(0);
     let line = Timeline::new(0);
     // a + b into c once the gate is open; then c over a; then fives over b.
-    let work = Work::Execute(execution(&executable, &*device, &[a.clone(), b.clone(), c.clone()]));
+    let work = Work::execute(execution(&executable, &*device, &[a.clone(), b.clone(), c.clone()]));
     queue.submit(&[gate.at(1)], work.clone(), &[line.at(1)]).unwrap();
-    queue.submit(&[line.at(1)], Work::Copy { source: c.clone(), target: a.clone() }, &[line.at(2)]).unwrap();
-    let pattern = 5f32.to_le_bytes().to_vec().into();
-    queue.submit(&[line.at(2)], Work::Fill { target: b.clone(), pattern }, &[line.at(3)]).unwrap();
+    queue.submit(&[line.at(1)], Work::copy(c.clone(), a.clone()), &[line.at(2)]).unwrap();
+    let pattern = 5f32.to_le_bytes();
+    queue.submit(&[line.at(2)], Work::fill(b.clone(), pattern), &[line.at(3)]).unwrap();
     let full = queue.submit(&[], work.clone(), &[]).unwrap_err();
     assert!(full.is_retryable(), "{full}");
     assert_eq!(line.value(), 0);
@@ -158,20 +158,18 @@ fn work_waits_for_its_points_and_failures_travel() {
     let text = device.allocate(BufferLayout::new(20)).unwrap();
     text.write(0, b"abcdefghijklmnopqrst").unwrap();
     let (source, target) = (text.slice(1..6).unwrap(), text.slice(11..16).unwrap());
-    run(&*queue, Work::Copy { source, target }).unwrap();
+    run(&*queue, Work::copy(source, target)).unwrap();
     let mut seen = [0; 20];
     text.read(0, &mut seen).unwrap();
     assert_eq!(&seen, b"abcdefghijkbcdefqrst");
     // A failed wait fails what waits behind it, and the work does not run.
     let failed = Timeline::new(0);
-    queue
-        .submit(&[gate.at(2)], Work::Fill { target: b.clone(), pattern: [0].as_slice().into() }, &[failed.at(1)])
-        .unwrap();
+    queue.submit(&[gate.at(2)], Work::fill(b.clone(), [0u8]), &[failed.at(1)]).unwrap();
     gate.fail(Error::new(ErrorKind::Execution, "the gate fell"));
     assert!(failed.wait(1, soon()).unwrap_err().message().contains("fell"));
     assert_eq!(floats(&b), vec![5.0; 100]);
     let task = || Err(Error::new(ErrorKind::Io, "no disk"));
-    assert_eq!(run(&*queue, Work::Host(Arc::new(task))).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(run(&*queue, Work::host(Arc::new(task))).unwrap_err().kind(), ErrorKind::Io);
     run(&*queue, work).unwrap();
 }
 
@@ -191,13 +189,13 @@ fn wrong_bindings_are_refused_before_they_are_taken() {
         vec![own(), own(), long.slice(step..step + 256).unwrap()],
     ];
     for bindings in cases {
-        let work = Work::Execute(execution(&executable, &*device, &bindings));
+        let work = Work::execute(execution(&executable, &*device, &bindings));
         let line = Timeline::new(0);
         assert_eq!(queue.submit(&[], work, &[line.at(1)]).unwrap_err().kind(), ErrorKind::InvalidArgument);
         assert!(line.failure().is_none());
     }
     let foreign = compile(&*other, &program(&["Add"], 64));
-    let work = Work::Execute(execution(&foreign, &*device, &[own(), own(), own()]));
+    let work = Work::execute(execution(&foreign, &*device, &[own(), own(), own()]));
     assert_eq!(queue.submit(&[], work, &[]).unwrap_err().kind(), ErrorKind::InvalidArgument);
 }
 
@@ -234,7 +232,7 @@ fn a_raw_kernel_runs_and_a_wrong_one_says_why_not() {
     let x = filled(&*device, (0u8..100).map(f32::from));
     let y = device.allocate(BufferLayout::new(400)).unwrap();
     let queue = device.queue(&QueueOptions::default()).unwrap();
-    run(&*queue, Work::Execute(execution(&executable, &*device, &[x, y.clone()]))).unwrap();
+    run(&*queue, Work::execute(execution(&executable, &*device, &[x, y.clone()]))).unwrap();
     assert_eq!(floats(&y), (0u8..100).map(|at| 2.0 * f32::from(at)).collect::<Vec<_>>());
     for (code, entry, said) in [
         (text.replace("2.0 * x", "2.0 + true * x"), "twice", "twice"),
@@ -276,7 +274,7 @@ fn latency() {
     let queue = device.queue(&QueueOptions::default()).unwrap();
     let executable = compile(&*device, &program(&["Add"], 64));
     let [a, b, c] = [1.0, 2.0, 0.0].map(|value| filled(&*device, std::iter::repeat_n(value, 64)));
-    let work = Work::Execute(execution(&executable, &*device, &[a, b, c.clone()]));
+    let work = Work::execute(execution(&executable, &*device, &[a, b, c.clone()]));
     let line = Timeline::new(0);
     for (name, threaded) in [("run", false), ("submit, then wait", true)] {
         let mut times: Vec<Duration> = (0..2000u64)

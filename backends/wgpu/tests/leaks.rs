@@ -25,7 +25,7 @@ fn many_submissions_and_executables_leak_nothing() {
             let executable = compile(&*device, &program(&["Add", "Relu", "Mul"], 1000 + number));
             let count = 1000 + number;
             let [a, b, c] = [1.0, 2.0, 0.0].map(|value| filled(&*device, std::iter::repeat_n(value, count)));
-            let work = Work::Execute(execution(&executable, &*device, &[a, b, c.clone()]));
+            let work = Work::execute(execution(&executable, &*device, &[a, b, c.clone()]));
             let line = Timeline::new(0);
             for value in 1..=submissions as u64 {
                 queue.submit(&[line.at(value - 1)], work.clone(), &[line.at(value)]).unwrap();

@@ -14,8 +14,8 @@ use hetero::comm::{
     standard_transports,
 };
 use hetero::hal::{
-    BufferLayout, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Error, Execution, Extents, Probe, Quality,
-    Queue, QueueOptions, Result, Source, Timeline, Work,
+    BindingTable, BufferLayout, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Error, Execution, Extents,
+    Quality, Queue, QueueOptions, Result, Source, Timeline, TraceSink, Work,
 };
 use hetero::{Family, HeteroEngine, Session, Tensor};
 use hetero_conformance::Case;
@@ -293,13 +293,10 @@ fn warm_up<E>(mut once: impl FnMut() -> std::result::Result<Duration, E>) -> std
 }
 
 /// Seconds of a run.
-fn timed(session: &Session, inputs: &[Tensor], probe: Option<&Arc<dyn Probe>>) -> failure::Result<Duration> {
+fn timed(session: &Session, inputs: &[Tensor], trace: Option<&Arc<dyn TraceSink>>) -> failure::Result<Duration> {
     let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
     let began = Instant::now();
-    match probe {
-        Some(probe) => session.run_probed(inputs, &mut outputs, Some(probe))?,
-        None => session.run_into(inputs, &mut outputs)?,
-    }
+    session.run_traced(inputs, &mut outputs, trace)?;
     Ok(began.elapsed())
 }
 
@@ -333,7 +330,7 @@ impl<'a> Bench<'a> {
     /// What the least piece of work takes.
     fn submission(&self, share: Duration) -> Result<Option<Spread>> {
         let target = self.device.allocate(BufferLayout::new(64))?;
-        Ok(Spread::of(&self.times(&Work::Fill { target, pattern: [0; 4].into() }, share)?))
+        Ok(Spread::of(&self.times(&Work::fill(target, [0u8; 4]), share)?))
     }
 
     fn case(&self, case: &Case, share: Duration) -> Result<OperatorProfile> {
@@ -355,9 +352,9 @@ impl<'a> Bench<'a> {
         let scratch = executable.scratch();
         let scratch = if scratch.bytes > 0 { Some(self.device.allocate(scratch)?) } else { None };
         let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
-        let bindings = bindings.into();
-        let execution = Execution { executable, bindings, scratch, extents, probe: None, deadline: None };
-        let times = self.times(&Work::Execute(execution), share)?;
+        let table = BindingTable::new(bindings);
+        let execution = Execution::new(executable, table).with_scratch(scratch).with_extents(extents);
+        let times = self.times(&Work::execute(execution), share)?;
         let node = program.nodes().first().ok_or_else(|| Error::internal("a case has no node"))?;
         Ok(OperatorProfile {
             family: family(case),

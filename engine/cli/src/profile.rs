@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero::Tensor;
-use hetero::hal::{Node, Probe, Program, Span};
+use hetero::hal::{DeviceId, Node, Program, TraceEvent, TraceKind, TraceSink};
 use hetero_cpu::Ceiling;
 use hetero_reference::Standard;
 use serde_json::json;
@@ -15,39 +15,75 @@ use crate::failure::Result;
 use crate::progress::Spinner;
 use crate::run::Prepared;
 
-/// What one part of a run was told to take, run after run.
+/// What one part of a run took, run after run.
 struct Part {
+    device: DeviceId,
     nodes: Vec<Arc<str>>,
     kernel: String,
     times: Vec<Duration>,
 }
 
-/// Collects spans. The parts of a run come in the same order every time.
+/// Collects trace events. The kernels of a run come in the same order every time, device by device.
 #[derive(Default)]
-pub(crate) struct Recorder {
-    parts: Mutex<(usize, Vec<Part>)>,
+pub(crate) struct Recorder(Mutex<Recorded>);
+
+#[derive(Default)]
+struct Recorded {
+    parts: Vec<Part>,
+    /// How many kernels of each device the run has told of, by the places of their parts.
+    told: Vec<(DeviceId, Vec<usize>, usize)>,
+    /// What was done beside kernels, in all runs: transfers, waits and host functions.
+    beside: Vec<(TraceKind, DeviceId, Duration, u64)>,
 }
 
 impl Recorder {
     pub(crate) fn begin(&self) {
-        self.parts.lock().unwrap_or_else(PoisonError::into_inner).0 = 0;
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.told.iter_mut().for_each(|(_, _, next)| *next = 0);
     }
 
     /// What becomes of the names of the nodes of each part, and of what it took in each run.
     pub(crate) fn parts<T>(&self, mut make: impl FnMut(&[Arc<str>], &[Duration]) -> Option<T>) -> Vec<T> {
-        let guard = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        guard.1.iter().filter_map(|part| make(&part.nodes, &part.times)).collect()
+        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        recorded.parts.iter().filter_map(|part| make(&part.nodes, &part.times)).collect()
+    }
+
+    /// The time of each run on each device that was no kernel's, and the bytes that were moved, by what was done.
+    fn beside(&self, runs: usize) -> Vec<(TraceKind, DeviceId, f64, u64)> {
+        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let each = |(kind, device, time, bytes): &(TraceKind, DeviceId, Duration, u64)| {
+            (*kind, device.clone(), time.as_secs_f64() / runs.max(1) as f64, bytes / runs.max(1) as u64)
+        };
+        recorded.beside.iter().map(each).collect()
     }
 }
 
-impl Probe for Recorder {
-    fn span(&self, span: &Span<'_>) {
-        let mut guard = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        let (next, parts) = &mut *guard;
-        match parts.get_mut(*next) {
-            Some(part) => part.times.push(span.took),
+impl TraceSink for Recorder {
+    fn event(&self, event: &TraceEvent<'_>) {
+        let took = event.end.saturating_duration_since(event.begin);
+        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Recorded { parts, told, beside } = &mut *recorded;
+        if event.kind != TraceKind::Kernel {
+            let of = |(kind, device, ..): &&mut (TraceKind, DeviceId, Duration, u64)| {
+                *kind == event.kind && device == event.device
+            };
+            match beside.iter_mut().find(of) {
+                Some((_, _, time, bytes)) => (*time, *bytes) = (*time + took, *bytes + event.bytes),
+                None => beside.push((event.kind, event.device.clone(), took, event.bytes)),
+            }
+            return;
+        }
+        let device = told.iter().position(|(device, ..)| device == event.device).unwrap_or_else(|| {
+            told.push((event.device.clone(), Vec::new(), 0));
+            told.len() - 1
+        });
+        let (_, places, next) = &mut told[device];
+        match places.get(*next).and_then(|&place| parts.get_mut(place)) {
+            Some(part) => part.times.push(took),
             None => {
-                parts.push(Part { nodes: span.nodes.to_vec(), kernel: span.kernel.to_owned(), times: vec![span.took] })
+                places.push(parts.len());
+                let (nodes, kernel) = (event.nodes.to_vec(), event.name.to_owned());
+                parts.push(Part { device: event.device.clone(), nodes, kernel, times: vec![took] });
             }
         }
         *next += 1;
@@ -73,6 +109,7 @@ fn median(times: &mut [Duration]) -> Duration {
 
 /// A row of the report.
 struct Row {
+    device: String,
     label: String,
     operators: String,
     kernel: String,
@@ -103,25 +140,28 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         session.run_into(&inputs, &mut outputs)?;
     }
     let recorder = Arc::new(Recorder::default());
-    let probe: Arc<dyn Probe> = recorder.clone();
+    let trace: Arc<dyn TraceSink> = recorder.clone();
     let mut whole = Vec::new();
     for _ in 0..options.run.repeat.max(5) {
         recorder.begin();
         let began = Instant::now();
-        session.run_probed(&inputs, &mut outputs, Some(&probe))?;
+        session.run_traced(&inputs, &mut outputs, Some(&trace))?;
         whole.push(began.elapsed());
     }
     drop(spinner);
+    let whole_runs = whole.len();
     let whole = median(&mut whole).as_secs_f64();
     let program = prepared.plan.program();
     let by_name: HashMap<&str, _> = program.nodes().iter().map(|node| (&*node.name, node)).collect();
-    let mut guard = recorder.parts.lock().unwrap_or_else(PoisonError::into_inner);
-    let rows: Vec<Row> = guard
-        .1
+    let beside = recorder.beside(whole_runs);
+    let mut recorded = recorder.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let rows: Vec<Row> = recorded
+        .parts
         .iter_mut()
         .map(|part| {
             let nodes: Vec<_> = part.nodes.iter().filter_map(|name| by_name.get(&**name).copied()).collect();
             Row {
+                device: part.device.to_string(),
                 label: part.nodes.first().map_or_else(|| "-".to_owned(), ToString::to_string),
                 operators: nodes.iter().map(|node| &*node.operator.name).collect::<Vec<_>>().join("+"),
                 kernel: part.kernel.clone(),
@@ -137,7 +177,7 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
     if options.run.output.json {
         let described = rows.iter().map(|row| {
             json!({
-                "node": row.label, "operators": row.operators, "kernel": row.kernel, "us": row.seconds * 1e6,
+                "device": row.device, "node": row.label, "operators": row.operators, "kernel": row.kernel, "us": row.seconds * 1e6,
                 "flops": row.flops, "bytes": row.bytes, "floor_us": row.floor(&ceiling) * 1e6,
             })
         });
@@ -151,6 +191,9 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
                 "whole_us": whole * 1e6,
                 "floor_us": floor * 1e6,
                 "rows": described.collect::<Vec<_>>(),
+                "beside": beside.iter().map(|(kind, device, seconds, bytes)| json!({
+                    "device": device.to_string(), "kind": kind.to_string(), "us": seconds * 1e6, "bytes": bytes,
+                })).collect::<Vec<_>>(),
             })
         );
         return Ok(());
@@ -168,12 +211,13 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
     );
     for row in &rows {
         println!(
-            "{:9.1} {:5.1}% {:9.1} {:5.1}% {:9.1}  {}  {}  {}",
+            "{:9.1} {:5.1}% {:9.1} {:5.1}% {:9.1}  {}  {}  {}  {}",
             row.seconds * 1e6,
             row.seconds / whole * 100.0,
             row.flops / row.seconds.max(1e-12) / 1e9,
             row.flops / row.seconds.max(1e-12) / ceiling.flops * 100.0,
             row.floor(&ceiling) * 1e6,
+            row.device,
             if row.operators.is_empty() { "(layout)" } else { &row.operators },
             row.kernel,
             row.label
@@ -186,6 +230,9 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         flops / whole / ceiling.flops * 100.0,
         floor * 1e6
     );
+    for (kind, device, seconds, bytes) in &beside {
+        println!("{device}: {kind} {:.1} µs of a run, {bytes} bytes moved", seconds * 1e6);
+    }
     if rows.iter().any(|row| row.flops > ceiling.flops * row.seconds) {
         println!(
             "operations are those of the definition; kernels of minimal filtering (winograd) need fewer, and go beyond the peak"
@@ -198,7 +245,10 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
 fn by_kind(rows: Vec<Row>) -> Vec<Row> {
     let mut sums: Vec<(Row, usize)> = Vec::new();
     for row in rows {
-        match sums.iter_mut().find(|(sum, _)| sum.operators == row.operators && sum.kernel == row.kernel) {
+        match sums
+            .iter_mut()
+            .find(|(sum, _)| (&sum.device, &sum.operators, &sum.kernel) == (&row.device, &row.operators, &row.kernel))
+        {
             Some((sum, count)) => {
                 sum.seconds += row.seconds;
                 sum.flops += row.flops;

@@ -5,14 +5,15 @@ use std::sync::{Arc, OnceLock, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{
-    Buffer, BufferLayout, Device, Error as HalError, ErrorKind, Extents, ExternalMemory, HandleKind, HostMemory,
-    HostSemantics, Point, Result, Tensor, Timeline, Work, copy_through_host,
+    BindingTable, Buffer, BufferLayout, Device, Error as HalError, ErrorKind, Extents, ExternalMemory, HandleKind,
+    HostMemory, HostSemantics, Point, Queue, Result, Tensor, Timeline, Work,
 };
+use hetero_kit::copy_through_host;
 
 use super::layout::{Place, Shared, Storage};
-use super::partition::named;
-use super::steps::{Task, Way};
-use super::tiles::Group;
+use super::partition::{self, named};
+use super::steps::{Step, Task, Way};
+use super::tiles::{Group, LANES, Member, Tally};
 use super::{Frozen, Session};
 
 /// What a run needs for itself.
@@ -21,8 +22,8 @@ pub(super) struct Context {
     pub(super) buffers: Vec<Option<Buffer>>,
     /// Of each slot that is an input.
     pub(super) inputs: Vec<InputBuffer>,
-    /// For each step, what a partition binds; made anew where an input's buffer changes.
-    pub(super) bound: Vec<Option<Arc<[Buffer]>>>,
+    /// For each step, what a partition binds.
+    pub(super) tables: Vec<Option<Arc<BindingTable>>>,
     /// For each step, the scratch of a partition.
     pub(super) scratch: Vec<Option<Buffer>>,
     /// Of each device, its arena.
@@ -31,8 +32,8 @@ pub(super) struct Context {
     pub(super) transfers: Vec<Option<Work>>,
     /// For each step, the points that it waits for; their values are set by each run.
     pub(super) waits: Vec<Vec<Point>>,
-    /// Of each group of tiles; made anew where an input's buffer changes.
-    pub(super) groups: Vec<Option<Group>>,
+    /// Of each group of tiles.
+    pub(super) groups: Vec<Group>,
     /// Of each device, then of each group of tiles.
     pub(super) timelines: Vec<Timeline>,
     /// Of each of these, its timeline's value before the run.
@@ -80,7 +81,13 @@ fn aligned_memory(shared: &Shared) -> Result<HostMemory> {
 
 impl Context {
     /// Memory and timelines for one run at a time.
-    pub(super) fn new(frozen: &Frozen, devices: &[Arc<dyn Device>], views: &Views) -> Result<Context> {
+    pub(super) fn new(
+        frozen: &Frozen,
+        devices: &[Arc<dyn Device>],
+        queues: &[Arc<dyn Queue>],
+        tallies: &[Arc<[Tally]>],
+        views: &Views,
+    ) -> Result<Context> {
         let layout = &frozen.layout;
         let mut arenas = Vec::with_capacity(devices.len());
         for (device, &(bytes, alignment)) in devices.iter().zip(&layout.arenas) {
@@ -96,38 +103,101 @@ impl Context {
                 Storage::Shared(place) => Some(part(&views[slot.device], place)?),
             });
         }
-        let mut scratch = Vec::with_capacity(layout.steps.len());
-        let mut transfers = Vec::with_capacity(layout.steps.len());
-        for step in &layout.steps {
-            let (room, work) = match &step.task {
-                Task::Execute { scratch, .. } => (scratch.map(|place| part(&arenas[step.device], place)), None),
-                Task::Transfer { from, to, way } => (None, Some(transfer(&buffers[*from], &buffers[*to], *way)?)),
-                Task::Tiles { .. } => (None, None),
-            };
-            scratch.push(room.transpose()?);
-            transfers.push(work);
-        }
         let mut timelines = devices
             .iter()
             .map(|device| device.timeline(0).map_err(|error| named(error, &**device)))
             .collect::<Result<Vec<_>>>()?;
         timelines.extend(frozen.groups.iter().map(|_| Timeline::new(0)));
         let points = |wait: &Vec<(usize, u64)>| wait.iter().map(|&(device, at)| timelines[device].at(at)).collect();
-        Ok(Context {
-            bound: vec![None; layout.steps.len()],
+        let mut context = Context {
+            tables: vec![None; layout.steps.len()],
+            scratch: vec![None; layout.steps.len()],
+            transfers: vec![None; layout.steps.len()],
             waits: layout.steps.iter().map(|step| points(&step.wait)).collect(),
             base: vec![0; timelines.len()],
             submitted: vec![0; timelines.len()],
-            groups: frozen.groups.iter().map(|_| None).collect(),
-            arenas,
+            groups: Vec::with_capacity(frozen.groups.len()),
             inputs: layout.slots.iter().map(|_| InputBuffer::default()).collect(),
+            arenas,
             buffers,
-            scratch,
-            transfers,
             timelines,
             extents: None,
             deadline: Instant::now(),
-        })
+        };
+        let mut groups: Vec<Option<Group>> = frozen.groups.iter().map(|_| None).collect();
+        for (number, step) in layout.steps.iter().enumerate() {
+            match &step.task {
+                Task::Execute { bindings, scratch, .. } => {
+                    let room = scratch.map(|place| part(&context.arenas[step.device], place));
+                    context.scratch[number] = room.transpose()?;
+                    context.tables[number] = Some(context.bind(bindings)?);
+                }
+                Task::Transfer { from, to, way } => {
+                    let (from, to) = (&context.buffers[*from], &context.buffers[*to]);
+                    context.transfers[number] = Some(transfer(from, to, *way)?);
+                }
+                Task::Tiles { group, .. } => {
+                    let members = context.members(step, &frozen.groups[*group], devices, queues)?;
+                    let end = context.timelines[step.device].clone();
+                    groups[*group] = Some(Group::new(members, end, tallies[*group].clone()));
+                }
+            }
+        }
+        // Each group is one step.
+        context.groups = groups.into_iter().flatten().collect();
+        Ok(context)
+    }
+
+    /// A table of the slots' memory. Inputs are not there yet; each notes where it is bound.
+    fn bind(&mut self, slots: &[usize]) -> Result<Arc<BindingTable>> {
+        let buffer = |&slot: &usize| self.buffers[slot].clone().unwrap_or_else(|| self.inputs[slot].idle.clone());
+        let table = BindingTable::new(slots.iter().map(buffer).collect::<Vec<_>>());
+        for (position, &slot) in slots.iter().enumerate().filter(|(_, slot)| self.buffers[**slot].is_none()) {
+            self.inputs[slot].bound.push((table.clone(), position));
+        }
+        Ok(table)
+    }
+
+    /// The devices that take part in a group of tiles, with this context's memory.
+    fn members(
+        &mut self,
+        step: &Step,
+        group: &partition::Group,
+        devices: &[Arc<dyn Device>],
+        queues: &[Arc<dyn Queue>],
+    ) -> Result<Vec<Member>> {
+        let Task::Tiles { bindings, scratch, .. } = &step.task else {
+            return Err(HalError::internal("a step of tiles has none"));
+        };
+        let mut members = Vec::with_capacity(bindings.len());
+        for ((of, bindings), places) in group.members.iter().zip(bindings).zip(scratch) {
+            let device = &devices[of.device];
+            let mut scratch = [const { None }; LANES];
+            for (room, place) in scratch.iter_mut().zip(places) {
+                *room = place.map(|place| part(&self.arenas[of.device], place)).transpose()?;
+            }
+            let mut timelines = [const { None }; LANES];
+            for timeline in &mut timelines {
+                *timeline = Some(device.timeline(0).map_err(|error| named(error, &**device))?);
+            }
+            members.push(Member {
+                id: device.info().id.clone(),
+                queue: queues[of.device].clone(),
+                share: of.share,
+                seconds: of.seconds,
+                hosted: device.info().runs_on_host(),
+                executables: of.executables.clone(),
+                bindings: bindings.iter().map(|slots| self.bind(slots)).collect::<Result<_>>()?,
+                scratch,
+                timelines: timelines.map(|timeline| timeline.unwrap_or_else(|| Timeline::new(0))),
+            });
+        }
+        Ok(members)
+    }
+
+    /// No tile begins any more.
+    pub(super) fn give_up(&self) {
+        self.groups.iter().for_each(Group::give_up);
     }
 }
 
@@ -138,7 +208,7 @@ impl Session {
             return Ok(context);
         }
         let views = share(&self.frozen.layout.shared, &self.devices).map_err(|(_, error)| error)?;
-        Context::new(&self.frozen, &self.devices, &views)
+        Context::new(&self.frozen, &self.devices, &self.queues, &self.tallies, &views)
     }
 
     /// Keeps a context whose run went well for another. One whose run failed is dropped: its timelines have failed for good.
@@ -162,8 +232,8 @@ fn transfer(from: &Option<Buffer>, to: &Option<Buffer>, way: Way) -> Result<Work
         return Err(HalError::internal("a transfer from or to a value that has no memory"));
     };
     Ok(match way {
-        Way::Copy => Work::Copy { source, target },
-        Way::ThroughHost => Work::Host(Arc::new(move || copy_through_host(&source, &target))),
+        Way::Copy => Work::copy(source, target),
+        Way::ThroughHost => Work::host(Arc::new(move || copy_through_host(&source, &target))),
     })
 }
 
@@ -202,25 +272,29 @@ impl Arrivals {
     }
 }
 
-/// An input's buffer on a device.
-#[derive(Default)]
+/// An input's buffer on a device, and where it is bound.
 pub(super) struct InputBuffer {
     /// It is the caller's memory, which nobody may write.
     imported: bool,
     buffer: Option<Buffer>,
+    /// Stands in the tables while there is no buffer.
+    idle: Buffer,
+    /// The tables that have it, and where.
+    bound: Vec<(Arc<BindingTable>, usize)>,
+}
+
+impl Default for InputBuffer {
+    fn default() -> Self {
+        InputBuffer { imported: false, buffer: None, idle: Buffer::nothing(), bound: Vec::new() }
+    }
 }
 
 impl InputBuffer {
-    pub(super) fn buffer(&self) -> Option<&Buffer> {
-        self.buffer.as_ref()
-    }
-
-    /// Makes it the input: in place where the device can import host memory and the bytes are aligned for it, else by a copy. `true` where it is
-    /// the same buffer as before.
+    /// Makes it the input: in place where the device can import host memory and the bytes are aligned for it, else by a copy.
     ///
     /// # Errors
     /// The device's, with its id; a refusal to import is none, unless the device is lost.
-    pub(super) fn bring_in(&mut self, device: &dyn Device, tensor: &Tensor, arrivals: &Arrivals) -> Result<bool> {
+    pub(super) fn bring_in(&mut self, device: &dyn Device, tensor: &Tensor, arrivals: &Arrivals) -> Result<()> {
         let capabilities = device.capabilities();
         let bytes = tensor.bytes();
         let address = bytes.as_ptr() as usize;
@@ -236,9 +310,9 @@ impl InputBuffer {
             Arrival::Refused
         } else {
             match self.import(device, tensor) {
-                Ok(same) => {
+                Ok(()) => {
                     arrivals.set(Arrival::InPlace);
-                    return Ok(same);
+                    return Ok(());
                 }
                 Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(named(error, device)),
                 Err(error) => {
@@ -250,25 +324,42 @@ impl InputBuffer {
         arrivals.set(arrival);
         let own = self.buffer.as_ref().filter(|former| !self.imported && former.len() == bytes.len());
         if let Some(former) = own {
-            former.write(0, bytes).map_err(|error| named(error, device))?;
-            return Ok(true);
+            return former.write(0, bytes).map_err(|error| named(error, device));
         }
         let fresh = allocate(device, BufferLayout::new(bytes.len()))?;
         fresh.write(0, bytes).map_err(|error| named(error, device))?;
-        *self = InputBuffer { imported: false, buffer: Some(fresh) };
-        Ok(false)
+        self.imported = false;
+        self.put(fresh)
     }
 
-    /// Imports the tensor; `true` where into the same buffer.
-    fn import(&mut self, device: &dyn Device, tensor: &Tensor) -> Result<bool> {
+    /// Imports the tensor. Where the buffer before was imported too, the device may use its bookkeeping again: nobody else holds it then.
+    fn import(&mut self, device: &dyn Device, tensor: &Tensor) -> Result<()> {
         let memory = ExternalMemory::Host(HostMemory::constant(tensor.bytes().clone()));
-        if let Some(former) = self.buffer.as_ref().filter(|_| self.imported)
-            && device.import_over(&memory, former)?
-        {
-            return Ok(true);
+        let former = self.take()?.filter(|_| self.imported);
+        let buffer = match former {
+            Some(former) => device.reimport(memory, former)?,
+            None => device.import(memory, HostSemantics::Immutable)?,
+        };
+        self.imported = true;
+        self.put(buffer)
+    }
+
+    /// Takes the buffer out of the tables.
+    fn take(&mut self) -> Result<Option<Buffer>> {
+        let former = self.buffer.take();
+        if former.is_some() {
+            for (table, position) in &self.bound {
+                table.set(*position, self.idle.clone())?;
+            }
         }
-        let buffer = device.import(memory, HostSemantics::Immutable)?;
-        *self = InputBuffer { imported: true, buffer: Some(buffer) };
-        Ok(false)
+        Ok(former)
+    }
+
+    fn put(&mut self, buffer: Buffer) -> Result<()> {
+        for (table, position) in &self.bound {
+            table.set(*position, buffer.clone())?;
+        }
+        self.buffer = Some(buffer);
+        Ok(())
     }
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use hetero_comm::{Choice, Usability};
 use hetero_hal::{
-    DType, Device, Error as HalError, ErrorKind, HandleKind, Probe, Program, Queue, QueueOptions, Tensor, ValueId,
+    DType, Device, Error as HalError, ErrorKind, HandleKind, Program, Queue, QueueOptions, Tensor, TraceSink, ValueId,
 };
 
 use crate::{Error, HeteroEngine, Result};
@@ -151,7 +151,8 @@ impl Session {
             edges: layout.edges.clone(),
             tiles: joined,
         };
-        let tallies = groups.iter().map(|group| group.members.iter().map(|_| Tally::default()).collect()).collect();
+        let tallies: Vec<Arc<[Tally]>> =
+            groups.iter().map(|group| group.members.iter().map(|_| Tally::default()).collect()).collect();
         let inputs = layout.slots.iter().enumerate().filter_map(|(index, slot)| match slot.storage {
             Storage::Input(position) => Some((index, position)),
             _ => None,
@@ -160,8 +161,10 @@ impl Session {
         let arrivals = layout.slots.iter().map(|_| Arrivals::default()).collect();
         let frozen = Frozen { layout, partitions, groups };
         // What was imported to see whether devices do is the first run's.
-        let first =
-            if frozen.layout.shared.bytes > 0 { vec![Context::new(&frozen, &devices, &views)?] } else { vec![] };
+        let first = match frozen.layout.shared.bytes {
+            0 => vec![],
+            _ => vec![Context::new(&frozen, &devices, &queues, &tallies, &views)?],
+        };
         Ok(Session {
             inputs: ports(program.inputs())?,
             outputs: ports(program.outputs())?,
@@ -314,22 +317,22 @@ impl Session {
     /// # Errors
     /// As [`Session::run`]; `Input` too where the number of inputs or outputs is not the model's.
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer]) -> Result<()> {
-        self.run_probed(inputs, outputs, None)
+        self.run_traced(inputs, outputs, None)
     }
 
-    /// [`Session::run_into`] with a probe, which is told how long each kernel took, on devices that can tell.
+    /// [`Session::run_into`], of which `trace` is told: what devices did, from when to when. A traced run overlaps as another does.
     ///
     /// # Errors
     /// As [`Session::run_into`].
-    pub fn run_probed(
+    pub fn run_traced(
         &self,
         inputs: &[Tensor],
         outputs: &mut [OutputBuffer],
-        probe: Option<&Arc<dyn Probe>>,
+        trace: Option<&Arc<dyn TraceSink>>,
     ) -> Result<()> {
         self.check(inputs, outputs.len())?;
         let mut context = self.take_context()?;
-        self.launch(inputs, &mut context, probe, true)?;
+        self.launch(inputs, &mut context, trace, true)?;
         self.settle(&mut context)?;
         self.collect(inputs, outputs, &context)?;
         self.give_context(context);

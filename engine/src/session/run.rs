@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use hetero_hal::{Buffer, Error as HalError, ErrorKind, Execution, Extents, Probe, Tensor, Timeline, Work};
+use hetero_hal::{Error as HalError, ErrorKind, Execution, Extents, Tensor, Timeline, TraceSink, Work};
 
-use super::context::{Context, part};
+use super::context::Context;
 use super::partition::named;
 use super::steps::{Step, Task};
-use super::tiles::{Group, LANES, Member, Settings};
+use super::tiles::{Group, Settings};
 use super::{OutputBuffer, OutputSource, Outputs, Session};
 use crate::Result;
 
@@ -22,15 +22,12 @@ impl Session {
         &self,
         inputs: &[Tensor],
         context: &mut Context,
-        probe: Option<&Arc<dyn Probe>>,
+        trace: Option<&Arc<dyn TraceSink>>,
         here: bool,
     ) -> Result<()> {
         for (slot, position) in self.input_slots() {
             let device = &*self.devices[self.frozen.layout.slots[slot].device];
-            if !context.inputs[slot].bring_in(device, &inputs[position], &self.arrivals[slot])? {
-                context.bound.iter_mut().for_each(|bound| *bound = None);
-                context.groups.iter_mut().for_each(|group| *group = None);
-            }
+            context.inputs[slot].bring_in(device, &inputs[position], &self.arrivals[slot])?;
         }
         let sizes = self.program.extents().len();
         context.extents = (sizes > 0).then(|| Arc::new(Extents::new(sizes)));
@@ -39,7 +36,7 @@ impl Session {
         let steps = &self.frozen.layout.steps;
         for (number, step) in steps.iter().enumerate() {
             let last = here && number + 1 == steps.len();
-            if let Err(error) = self.submit(number, step, context, probe, last) {
+            if let Err(error) = self.submit(number, step, context, trace, last) {
                 let error = match self.devices.get(step.device) {
                     Some(device) => named(error, &**device),
                     None => error,
@@ -56,7 +53,7 @@ impl Session {
         number: usize,
         step: &Step,
         context: &mut Context,
-        probe: Option<&Arc<dyn Probe>>,
+        trace: Option<&Arc<dyn TraceSink>>,
         here: bool,
     ) -> Result<(), HalError> {
         let device = step.device;
@@ -64,17 +61,14 @@ impl Session {
             point.value = context.base[other] + at;
         }
         if let Task::Tiles { group, .. } = &step.task {
-            let settings = Settings { probe: probe.cloned(), deadline: Some(context.deadline) };
-            if context.groups[*group].is_none() {
-                context.groups[*group] = Some(self.tiles(step, context)?);
-            }
-            if let Some(tiles) = &context.groups[*group] {
+            let settings = Settings { trace: trace.cloned(), deadline: Some(context.deadline) };
+            if let Some(tiles) = context.groups.get(*group) {
                 tiles.start(&context.waits[number], context.base[device] + step.position, &settings);
             }
             return Ok(());
         }
         let signal = [context.timelines[device].at(context.base[device] + step.position)];
-        let work = self.work(number, step, context, probe)?;
+        let work = self.work(number, step, context, trace)?;
         let (queue, wait) = (&self.queues[device], &context.waits[number][..]);
         if here {
             let outcome = queue.run(wait, work, &signal, context.deadline);
@@ -91,7 +85,7 @@ impl Session {
             Err(error) if error.is_retryable() && context.submitted[device] > 0 => {
                 let own = context.base[device] + context.submitted[device];
                 context.timelines[device].wait(own, context.deadline)?;
-                let work = self.work(number, step, context, probe)?;
+                let work = self.work(number, step, context, trace)?;
                 queue.submit(&context.waits[number], work, &signal)
             }
             outcome => outcome,
@@ -103,58 +97,21 @@ impl Session {
         number: usize,
         step: &Step,
         context: &mut Context,
-        probe: Option<&Arc<dyn Probe>>,
+        trace: Option<&Arc<dyn TraceSink>>,
     ) -> Result<Work, HalError> {
-        let Task::Execute { partition, bindings, .. } = &step.task else {
-            let work = context.transfers[number].clone();
-            return work.ok_or_else(|| HalError::internal("a transfer has no work"));
-        };
-        let bound = match &context.bound[number] {
-            Some(bound) => bound.clone(),
-            None => {
-                let made = context.bind(bindings)?;
-                context.bound[number].insert(made).clone()
+        let work = match (&step.task, &context.tables[number]) {
+            (Task::Execute { partition, .. }, Some(table)) => {
+                let executable = self.frozen.partitions[*partition].executable.clone();
+                let execution = Execution::new(executable, table.clone())
+                    .with_scratch(context.scratch[number].clone())
+                    .with_extents(context.extents.clone())
+                    .with_deadline(context.deadline);
+                Some(Work::execute(execution))
             }
+            _ => context.transfers[number].clone(),
         };
-        Ok(Work::Execute(Execution {
-            executable: self.frozen.partitions[*partition].executable.clone(),
-            bindings: bound,
-            scratch: context.scratch[number].clone(),
-            extents: context.extents.clone(),
-            probe: probe.cloned(),
-            deadline: Some(context.deadline),
-        }))
-    }
-
-    /// A group of tiles with this context's memory.
-    fn tiles(&self, step: &Step, context: &Context) -> Result<Group, HalError> {
-        let Task::Tiles { group, bindings, scratch } = &step.task else {
-            return Err(HalError::internal("a step of tiles has none"));
-        };
-        let mut members = Vec::with_capacity(bindings.len());
-        for ((of, bindings), places) in self.frozen.groups[*group].members.iter().zip(bindings).zip(scratch) {
-            let device = &self.devices[of.device];
-            let mut scratch = [const { None }; LANES];
-            for (room, place) in scratch.iter_mut().zip(places) {
-                *room = place.map(|place| part(&context.arenas[of.device], place)).transpose()?;
-            }
-            let mut timelines = [const { None }; LANES];
-            for timeline in &mut timelines {
-                *timeline = Some(device.timeline(0).map_err(|error| named(error, &**device))?);
-            }
-            members.push(Member {
-                id: device.info().id.clone(),
-                queue: self.queues[of.device].clone(),
-                share: of.share,
-                seconds: of.seconds,
-                hosted: device.info().runs_on_host(),
-                executables: of.executables.clone(),
-                bindings: bindings.iter().map(|slots| context.bind(slots)).collect::<Result<_, _>>()?,
-                scratch,
-                timelines: timelines.map(|timeline| timeline.unwrap_or_else(|| Timeline::new(0))),
-            });
-        }
-        Ok(Group::new(members, context.timelines[step.device].clone(), self.tallies[*group].clone()))
+        let work = work.ok_or_else(|| HalError::internal("a step has no work"))?;
+        Ok(work.traced(trace.cloned()))
     }
 
     /// Waits for the run's end.
@@ -204,7 +161,7 @@ impl Session {
             });
         let Some(step) = stuck else { return error };
         // In a group, the device that has kept a tile longest.
-        let group = step.device.checked_sub(self.devices.len()).and_then(|group| context.groups.get(group)?.as_ref());
+        let group = step.device.checked_sub(self.devices.len()).and_then(|group| context.groups.get(group));
         let device = match self.devices.get(step.device) {
             Some(device) => Some(&device.info().id),
             None => group.and_then(Group::laggard),
@@ -258,22 +215,6 @@ impl Session {
         let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
         self.collect(inputs, &mut buffers, context)?;
         self.named_outputs(inputs, buffers)
-    }
-}
-
-impl Context {
-    /// The memory of slots.
-    fn bind(&self, slots: &[usize]) -> Result<Arc<[Buffer]>, HalError> {
-        let buffer = |&slot: &usize| {
-            let buffer = self.buffers[slot].as_ref().or(self.inputs[slot].buffer());
-            buffer.cloned().ok_or_else(|| HalError::internal("a value has no memory"))
-        };
-        slots.iter().map(buffer).collect()
-    }
-
-    /// No tile begins any more.
-    fn give_up(&self) {
-        self.groups.iter().flatten().for_each(Group::give_up);
     }
 }
 

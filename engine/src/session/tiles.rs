@@ -12,9 +12,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use hetero_hal::{
-    Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Probe, Queue, Result, Shares,
-    Timeline, Watcher, Work,
+    BindingTable, Buffer, DeviceId, Error as HalError, ErrorKind, Executable, Execution, Point, Queue, Result,
+    Timeline, TraceSink, Watcher, Work,
 };
+use hetero_kit::Shares;
 
 /// Tiles that a device has under way at once.
 pub(super) const LANES: usize = 2;
@@ -40,7 +41,7 @@ pub(super) struct Member {
     /// Of each tile.
     pub(super) executables: Vec<Arc<dyn Executable>>,
     /// Of each tile.
-    pub(super) bindings: Vec<Arc<[Buffer]>>,
+    pub(super) bindings: Vec<Arc<BindingTable>>,
     /// Of each lane.
     pub(super) scratch: [Option<Buffer>; LANES],
     pub(super) timelines: [Timeline; LANES],
@@ -49,7 +50,7 @@ pub(super) struct Member {
 /// What changes from run to run.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
-    pub(super) probe: Option<Arc<dyn Probe>>,
+    pub(super) trace: Option<Arc<dyn TraceSink>>,
     pub(super) deadline: Option<Instant>,
 }
 
@@ -305,14 +306,11 @@ impl Lane {
         let missing = || HalError::internal("a tile is not there");
         let me = self.me.upgrade().ok_or_else(missing)?;
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let work = Work::Execute(Execution {
-            executable: member.executables.get(tile).ok_or_else(missing)?.clone(),
-            bindings: member.bindings.get(tile).ok_or_else(missing)?.clone(),
-            scratch: self.scratch.clone(),
-            extents: None,
-            probe: settings.probe,
-            deadline: settings.deadline,
-        });
+        let executable = member.executables.get(tile).ok_or_else(missing)?.clone();
+        let table = member.bindings.get(tile).ok_or_else(missing)?.clone();
+        let mut execution = Execution::new(executable, table).with_scratch(self.scratch.clone());
+        execution.deadline = settings.deadline;
+        let work = Work::execute(execution).traced(settings.trace);
         let end = self.submitted.load(Ordering::Relaxed) + 1;
         member.queue.submit(&[], work, &[self.timeline.at(end)])?;
         self.submitted.store(end, Ordering::Relaxed);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use hetero::hal::{
     Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Driver, Error,
-    Executable, ExternalMemory, Graph, HandleKind, HostSemantics, Node, OpenOptions, Operator, Point, Program, Queue,
-    QueueOptions, Result, Source, Telemetry, TensorType, Timeline, Unavailable, Value, ValueId, Work,
+    Executable, ExternalMemory, Graph, HandleKind, HostSemantics, Node, OpenOptions, Operation, Operator, Point,
+    Program, Queue, QueueOptions, Result, Source, Telemetry, TensorType, Timeline, Unavailable, Value, ValueId, Work,
 };
 use hetero::{DeviceOptions, HeteroEngine, Model, Placement, Tensor};
 use hetero_cpu::CpuDriver;
@@ -91,12 +91,10 @@ impl Driver for FakeDriver {
     fn open(&self, ordinal: usize, _: &OpenOptions) -> Result<Arc<dyn Device>> {
         let inner = CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
         let fake = self.0[ordinal].clone();
-        let capabilities = Capabilities {
-            imports: if fake.imports { vec![HandleKind::Host] } else { vec![] },
-            alignment: fake.alignment,
-            import_alignment: fake.import_alignment,
-            ..inner.capabilities().clone()
-        };
+        let mut capabilities = inner.capabilities().clone();
+        capabilities.imports = if fake.imports { vec![HandleKind::Host] } else { vec![] };
+        capabilities.alignment = fake.alignment;
+        capabilities.import_alignment = fake.import_alignment;
         Ok(Arc::new(FakeDevice { info: FakeDriver::info(ordinal), capabilities, inner, fake }))
     }
 }
@@ -168,18 +166,20 @@ struct FakeQueue {
 
 impl Queue for FakeQueue {
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
-        let Work::Execute(execution) = &work else {
+        let Operation::Execute(execution) = &work.operation else {
             self.fake.transfers.fetch_add(1, Ordering::Relaxed);
             return self.inner.submit(wait, work, signal);
         };
-        let mut bound = execution.bindings.iter().chain(&execution.scratch);
+        let table = execution.bindings.lock();
+        let mut bound = table.iter().chain(&execution.scratch);
         if let Some(buffer) = bound.find(|buffer| !buffer.offset().is_multiple_of(self.fake.alignment)) {
             let why = format!("{buffer:?} is not aligned to {} bytes", self.fake.alignment);
             return Err(Error::invalid_argument(why).on(self.id.clone()));
         }
+        drop(table);
         let Some(meeting) = self.fake.meeting.clone() else { return self.inner.submit(wait, work, signal) };
         let met = Timeline::new(0);
-        self.inner.submit(wait, Work::Host(Arc::new(move || meeting.attend())), &[met.at(1)])?;
+        self.inner.submit(wait, Work::host(Arc::new(move || meeting.attend())), &[met.at(1)])?;
         self.inner.submit(&[met.at(1)], work, signal)
     }
 }

@@ -10,13 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero::hal::{
-    Backlog, BindingInfo, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId,
-    DeviceInfo, DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, Graph, HandleKind, HostSemantics,
-    Job, Node, OpenOptions, Operator, Point, Program, Quality, Queue, QueueOptions, Result, Source, TensorType,
-    Unavailable, Value, ValueId, Work,
+    BindingInfo, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo,
+    DeviceKind, Driver, Error, Executable, ExternalMemory, Graph, HandleKind, HostSemantics, Node, OpenOptions,
+    Operation, Operator, Point, Program, Quality, Queue, QueueOptions, Result, Source, TensorType, Unavailable, Value,
+    ValueId, Work,
 };
 use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
 use hetero_cpu::CpuDriver;
+use hetero_kit::Backlog;
 
 /// What a synthetic device takes for a tile of a matrix product; for a product of no more rows and columns the same.
 #[derive(Clone, Copy, Debug)]
@@ -57,7 +58,13 @@ impl Driver for SyntheticDriver {
         let mut info = CpuDriver.probe()?.remove(0);
         info.kind = DeviceKind::Other;
         info.name = "synthetic".into();
-        let with = |ordinal| DeviceInfo { id: DeviceId::new("synthetic", ordinal), ..info.clone() };
+        // A chip of its own, as far as planning is concerned.
+        info.processor = None;
+        let with = |ordinal| {
+            let mut info = info.clone();
+            info.id = DeviceId::new("synthetic", ordinal);
+            info
+        };
         Ok((0..self.speeds.len()).map(with).collect())
     }
 
@@ -65,7 +72,8 @@ impl Driver for SyntheticDriver {
         let inner = CpuDriver.open(0, &OpenOptions { threads: Some(1), ..OpenOptions::default() })?;
         let speed = self.speeds[ordinal];
         let imports = if speed.imports { vec![HandleKind::Host] } else { vec![] };
-        let capabilities = Capabilities { imports, ..inner.capabilities().clone() };
+        let mut capabilities = inner.capabilities().clone();
+        capabilities.imports = imports;
         Ok(Arc::new(Synthetic {
             info: self.probe().unwrap().remove(ordinal),
             capabilities,
@@ -108,8 +116,8 @@ impl Device for Synthetic {
         self.inner.import(memory, semantics)
     }
 
-    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
-        self.inner.import_over(memory, former)
+    fn reimport(&self, memory: ExternalMemory, former: Buffer) -> Result<Buffer> {
+        self.inner.reimport(memory, former)
     }
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
@@ -152,7 +160,7 @@ impl Executable for SyntheticExecutable {
 
 /// Does one thing at a time, on a thread of its own.
 struct SyntheticQueue {
-    backlog: Backlog,
+    backlog: Backlog<(Result<Work>, Vec<Point>)>,
     inner: Arc<dyn Queue>,
     takes: Duration,
 }
@@ -162,12 +170,14 @@ impl Queue for SyntheticQueue {
         self.backlog.start(|| {
             let (inner, takes) = (self.inner.clone(), self.takes);
             let mut free = Instant::now();
-            move |job: Job| {
-                let outcome = job.work.and_then(|work| perform(&*inner, work, takes, &mut free));
-                Point::settle(&job.signal, &outcome);
+            move |(work, signal): (Result<Work>, Vec<Point>)| {
+                let outcome = work.and_then(|work| perform(&*inner, work, takes, &mut free));
+                Point::settle(&signal, &outcome);
             }
         })?;
-        self.backlog.push(wait, work, signal);
+        let signal = signal.to_vec();
+        let closed = |(_, signal): (Result<Work>, Vec<Point>), error| Point::settle(&signal, &Err(error));
+        self.backlog.push(wait, move |reached| (reached.map(|()| work), signal), closed);
         Ok(())
     }
 }
@@ -176,13 +186,14 @@ impl Queue for SyntheticQueue {
 fn perform(queue: &dyn Queue, work: Work, takes: Duration, free: &mut Instant) -> Result<()> {
     let began = Instant::now();
     let deadline = began + Duration::from_secs(60);
-    let Work::Execute(execution) = work else { return queue.run(&[], work, &[], deadline) };
+    let Operation::Execute(mut execution) = work.operation else { return queue.run(&[], work, &[], deadline) };
     let executable: &dyn Any = &*execution.executable;
-    let Some(SyntheticExecutable { inner, tiles }) = executable.downcast_ref() else {
+    let Some(&SyntheticExecutable { ref inner, tiles }) = executable.downcast_ref() else {
         return Err(Error::invalid_argument("another device's executable"));
     };
-    let (inner, tiles) = (inner.clone(), *tiles);
-    queue.run(&[], Work::Execute(Execution { executable: inner, ..execution }), &[], deadline)?;
+    let (inner, tiles) = (inner.clone(), tiles);
+    execution.executable = inner;
+    queue.run(&[], Work::execute(execution).traced(work.trace), &[], deadline)?;
     // That the host was late to wake its thread is no time of the device's, unless the device had nothing to do.
     let start = if began.saturating_duration_since(*free) < takes { *free } else { began };
     *free = start + takes * tiles;

@@ -74,5 +74,5 @@ fn decode(bytes: Bytes, folder: Option<&Path>, what: &str) -> Result<Model> {
         "" => proto.producer_name().to_owned(),
         version => format!("{} {version}", proto.producer_name()),
     };
-    Ok(Model { graph, opsets, states: vec![], ir_version: proto.ir_version(), producer, metadata })
+    Ok(Model { graph, opsets, ir_version: proto.ir_version(), producer, metadata })
 }

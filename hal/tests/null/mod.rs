@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo,
     DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind, Node,
-    OpenOptions, Point, Program, Quality, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
-    copy_through_host, fill_through_host,
+    OpenOptions, Operation, Point, Program, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
 };
+use hetero_kit::{copy_through_host, fill_through_host};
 
 /// Finds and opens null devices.
 pub(crate) struct NullDriver;
@@ -22,17 +22,13 @@ impl Driver for NullDriver {
     }
 
     fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
-        let info = |ordinal| DeviceInfo {
-            id: DeviceId::new("null", ordinal),
-            kind: DeviceKind::Other,
-            name: "null".into(),
-            vendor: "hetero".into(),
-            driver_version: "0".into(),
-            memory_bytes: Some(1 << 20),
-            numa_node: None,
-            emulated: true,
-            peak_flops: None,
-            peak_bandwidth: None,
+        let info = |ordinal| {
+            let mut info = DeviceInfo::new(DeviceId::new("null", ordinal), DeviceKind::Other, "null").hosted();
+            info.vendor = "hetero".into();
+            info.driver_version = "0".into();
+            info.memory_bytes = Some(1 << 20);
+            info.emulated = true;
+            info
         };
         Ok(vec![info(0), info(1)])
     }
@@ -41,14 +37,7 @@ impl Driver for NullDriver {
         let infos = self.probe().unwrap_or_default();
         let info = infos.into_iter().nth(ordinal);
         let info = info.ok_or_else(|| Error::invalid_argument(format!("there is no null:{ordinal}")))?;
-        let capabilities = Capabilities {
-            dtypes: vec![DType::F32],
-            memory_kinds: vec![MemoryKind::Host],
-            queues: 1,
-            alignment: 1,
-            ..Capabilities::default()
-        };
-        Ok(Arc::new(NullDevice { info, capabilities }))
+        Ok(Arc::new(NullDevice { info, capabilities: Capabilities::new(vec![DType::F32], MemoryKind::Host) }))
     }
 }
 
@@ -75,7 +64,7 @@ impl Device for NullDevice {
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
         let taken = program.node_ids().filter(|(_, node)| takes(program, node));
-        taken.map(|(id, _)| Claim { nodes: vec![id], quality: Quality::Native, cost_hint: None }).collect()
+        taken.map(|(id, _)| Claim::native(id)).collect()
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
@@ -144,7 +133,8 @@ impl NullExecutable {
                 *value = constant.view::<f32>()?.into_owned();
             }
         }
-        for (id, buffer) in self.program.inputs().iter().zip(execution.bindings.iter()) {
+        let bound = execution.bindings.lock();
+        for (id, buffer) in self.program.inputs().iter().zip(bound.iter()) {
             let mut bytes = vec![0; self.program.value(*id)?.bytes()];
             buffer.read(0, &mut bytes)?;
             values[id.index()] = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
@@ -156,7 +146,7 @@ impl NullExecutable {
                 values[output.index()] = result;
             }
         }
-        let outputs = execution.bindings.iter().skip(self.program.inputs().len());
+        let outputs = bound.iter().skip(self.program.inputs().len());
         for (id, buffer) in self.program.outputs().iter().zip(outputs) {
             let bytes: Vec<u8> = values[id.index()].iter().flat_map(|value| value.to_le_bytes()).collect();
             buffer.write(0, &bytes)?;
@@ -170,11 +160,11 @@ struct NullQueue;
 
 impl Queue for NullQueue {
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
-        if let Work::Execute(execution) = &work {
+        if let Operation::Execute(execution) = &work.operation {
             let executable: &dyn Any = &*execution.executable;
             let executable = executable.downcast_ref::<NullExecutable>();
             let executable = executable.ok_or_else(|| Error::invalid_argument("another device's executable"))?;
-            BindingInfo::check(executable.bindings(), &execution.bindings)?;
+            BindingInfo::check(executable.bindings(), &execution.bindings.lock())?;
         }
         let signal = signal.to_vec();
         let run = move |outcome: Result<()>| Point::settle(&signal, &outcome.and_then(|()| perform(&work)));
@@ -184,11 +174,11 @@ impl Queue for NullQueue {
 }
 
 fn perform(work: &Work) -> Result<()> {
-    match work {
-        Work::Copy { source, target } => copy_through_host(source, target),
-        Work::Fill { target, pattern } => fill_through_host(target, pattern),
-        Work::Host(task) => task.run(),
-        Work::Execute(execution) => {
+    match &work.operation {
+        Operation::Copy { source, target } => copy_through_host(source, target),
+        Operation::Fill { target, pattern } => fill_through_host(target, pattern),
+        Operation::Host(task) => task.run(),
+        Operation::Execute(execution) => {
             let executable: &dyn Any = &*execution.executable;
             match executable.downcast_ref::<NullExecutable>() {
                 Some(executable) => executable.run(execution),

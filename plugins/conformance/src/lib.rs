@@ -6,7 +6,7 @@
 //!
 //! ```
 //! use hetero_conformance::{Expectations, run_suite, suite};
-//! use hetero_hal::{Driver, OpenOptions};
+//! use hetero_hal::{BindingTable, Driver, OpenOptions};
 //!
 //! let device = hetero_cpu::CpuDriver.open(0, &OpenOptions::default())?;
 //! let cases: Vec<_> = suite(7).into_iter().filter(|case| case.name.starts_with("Relu")).collect();
@@ -33,8 +33,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    BindingInfo, CompileOptions, Device, Direction, Error, Execution, Extents, Graph, Node, NodeId, Operator, Program,
-    QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId, Work,
+    BindingInfo, BindingTable, CompileOptions, Device, Direction, Error, Execution, Extents, Graph, Node, NodeId,
+    Operator, Program, QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId, Work,
 };
 
 pub use cases::suite;
@@ -230,15 +230,11 @@ pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) ->
     let scratch = if scratch.bytes > 0 { Some(device.allocate(scratch)?) } else { None };
     let queue = device.queue(&QueueOptions { name: "conformance".into(), capacity: None })?;
     let done = device.timeline(0)?.at(1);
-    let execution = Execution {
-        executable: executable.clone(),
-        bindings: buffers.clone().into(),
-        scratch,
-        extents: extents.clone(),
-        probe: None,
-        deadline: Some(Instant::now() + DEADLINE),
-    };
-    queue.submit(&[], Work::Execute(execution), std::slice::from_ref(&done))?;
+    let execution = Execution::new(executable.clone(), BindingTable::new(buffers.clone()))
+        .with_scratch(scratch)
+        .with_extents(extents.clone())
+        .with_deadline(Instant::now() + DEADLINE);
+    queue.submit(&[], Work::execute(execution), std::slice::from_ref(&done))?;
     done.wait(Instant::now() + DEADLINE)?;
     let mut outputs = Vec::new();
     for (info, buffer) in executable.bindings().iter().zip(&buffers) {

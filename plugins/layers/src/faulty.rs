@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    Buffer, BufferLayout, Capabilities, Claim, ClockRequest, ClockState, CompileOptions, Device, DeviceId, DeviceInfo,
-    Driver, Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostSemantics, NodeId, OpenOptions, Point,
-    Program, Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work,
+    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, Device, DeviceId, DeviceInfo, Driver, Edge, Error,
+    ErrorKind, Executable, ExternalMemory, HostSemantics, NodeId, OpenOptions, Point, Program, Queue, QueueOptions,
+    Result, Source, Telemetry, Timeline, Unavailable, Work,
 };
 
 use crate::Fault;
@@ -186,14 +186,9 @@ impl Device for FaultyDevice {
         self.inner.import(memory, semantics)
     }
 
-    fn import_over(&self, memory: &ExternalMemory, former: &Buffer) -> Result<bool> {
+    fn reimport(&self, memory: ExternalMemory, former: Buffer) -> Result<Buffer> {
         self.state.check()?;
-        self.inner.import_over(memory, former)
-    }
-
-    fn export(&self, buffer: &Buffer, kind: HandleKind) -> Result<ExternalMemory> {
-        self.state.check()?;
-        self.inner.export(buffer, kind)
+        self.inner.reimport(memory, former)
     }
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
@@ -230,11 +225,6 @@ impl Device for FaultyDevice {
 
     fn telemetry(&self) -> Telemetry {
         self.inner.telemetry()
-    }
-
-    fn set_clock(&self, request: ClockRequest) -> Result<ClockState> {
-        self.state.check()?;
-        self.inner.set_clock(request)
     }
 }
 
@@ -308,7 +298,7 @@ impl Queue for FaultyQueue {
             Fate::Goes(Some(delay)) => {
                 // Sleep on the device's own time: it is a slow device.
                 let rested = Timeline::new(0);
-                let sleep = Work::Host(Arc::new(move || {
+                let sleep = Work::host(Arc::new(move || {
                     std::thread::sleep(delay);
                     Ok(())
                 }));
@@ -365,7 +355,7 @@ mod tests {
 
     fn fill(device: &dyn Device, byte: u8) -> (Buffer, Work) {
         let target = device.allocate(BufferLayout::new(64)).unwrap();
-        (target.clone(), Work::Fill { target, pattern: [byte].into() })
+        (target.clone(), Work::fill(target, [byte]))
     }
 
     #[test]
@@ -395,7 +385,7 @@ mod tests {
             assert_eq!(outcome.is_err(), matches!(fault, Fault::Lose { .. }), "{fault}");
             for error in [
                 timeline.wait(1, soon()).unwrap_err(),
-                queue.submit(&[], Work::Fill { target: target.clone(), pattern: [1].into() }, &[]).unwrap_err(),
+                queue.submit(&[], Work::fill(target.clone(), [1u8]), &[]).unwrap_err(),
                 device.allocate(BufferLayout::new(1)).err().unwrap(),
                 device.timeline(0).err().unwrap(),
                 device.queue(&QueueOptions::default()).err().unwrap(),

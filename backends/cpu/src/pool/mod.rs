@@ -18,7 +18,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use gate::Gate;
-use hetero_hal::Shares;
+use hetero_kit::Shares;
 use seats::Seats;
 
 /// How long a thread watches before it sleeps.

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    Buffer, BufferLayout, CompileOptions, DType, Device, Driver, Error, Executable, Execution, Graph, Node,
-    OpenOptions, Operator, Program, Queue, Source, TensorType, Timeline, Value, ValueId, Work,
+    BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, Driver, Error, Executable, Execution, Graph,
+    Node, OpenOptions, Operator, Program, Queue, Source, TensorType, Timeline, Value, ValueId, Work,
 };
 use hetero_wgpu::WgpuDriver;
 
@@ -55,8 +55,8 @@ pub(crate) fn compile(device: &dyn Device, program: &Program) -> Arc<dyn Executa
 pub(crate) fn execution(executable: &Arc<dyn Executable>, device: &dyn Device, bindings: &[Buffer]) -> Execution {
     let scratch = executable.scratch();
     let scratch = (scratch.bytes > 0).then(|| device.allocate(scratch).unwrap());
-    let (executable, bindings) = (executable.clone(), bindings.to_vec().into());
-    Execution { executable, bindings, scratch, extents: None, probe: None, deadline: Some(soon()) }
+    let table = BindingTable::new(bindings.to_vec());
+    Execution::new(executable.clone(), table).with_scratch(scratch).with_deadline(soon())
 }
 
 pub(crate) fn run(queue: &dyn Queue, work: Work) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hetero::comm::{NodeProfile, Profile, Spread, host_id};
-use hetero::hal::{DeviceId, DeviceInfo, Edge, Node, NodeId, Probe, Program, Quality, ValueId};
+use hetero::hal::{DeviceId, DeviceInfo, Edge, Node, NodeId, Program, Quality, TraceSink, ValueId};
 use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan};
 use hetero_reference::Standard;
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub(super) struct Measured {
     whole: f64,
 }
 
-/// Runs a model on one device: as it is, and with a probe.
+/// Runs a model on one device: as it is, and traced.
 pub(super) fn measure(
     path: &Path,
     device: &DeviceInfo,
@@ -56,10 +56,10 @@ pub(super) fn measure(
     let whole =
         Spread::of(&repeat(RUNS, seconds, || timed(&session, &inputs, None))?).map_or(0.0, |spread| spread.median);
     let recorder = Arc::new(Recorder::default());
-    let probe: Arc<dyn Probe> = recorder.clone();
+    let trace: Arc<dyn TraceSink> = recorder.clone();
     repeat(RUNS, seconds, || {
         recorder.begin();
-        timed(&session, &inputs, Some(&probe))
+        timed(&session, &inputs, Some(&trace))
     })?;
     let by_name: HashMap<&str, NodeId> = plan.program().node_ids().map(|(id, node)| (&*node.name, id)).collect();
     let mut parts = recorder.parts(|nodes, times| {
@@ -70,7 +70,7 @@ pub(super) fn measure(
     if told <= 0.0 {
         return Err(Failure::failed(format!("{} does not tell what its kernels take", device.id)));
     }
-    // A device that is asked about each kernel waits for each; what that takes is spread over all.
+    // What lies between kernels is spread over all.
     let share = (whole - outside(profile, device, &plan)).max(whole / 20.0) / told;
     for part in &mut parts {
         part.seconds.median *= share;

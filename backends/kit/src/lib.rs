@@ -1,0 +1,37 @@
+//! What backends share, so that each of them writes only what its driver does differently.
+//!
+//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back what waits, counts what is under way, and tells of
+//!   waits. A backend implements [`Backend`]: what a piece of work becomes on its driver.
+//! - [`Backlog`] is the thread behind a queue, [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in
+//!   which a device worked, and [`Shares`] deals pieces of work out among threads or devices.
+//! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can leave to the host.
+//! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
+//!
+//! ```
+//! use hetero_hal::DeviceId;
+//! use hetero_kit::Budget;
+//!
+//! let (device, budget) = (DeviceId::new("npu", 0), Budget::new(1 << 20));
+//! budget.take(&device, 1 << 19)?;
+//! let sizes = budget.take(&device, 1 << 20).unwrap_err().sizes();
+//! assert_eq!(sizes.and_then(|sizes| sizes.available), Some(1 << 19));
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
+
+mod backlog;
+mod busy;
+mod host;
+mod limits;
+mod shares;
+mod shell;
+mod words;
+
+pub use backlog::Backlog;
+pub use busy::Busy;
+pub use host::{copy_through_host, fill_through_host, run_on_host};
+pub use limits::{Budget, Capacity};
+pub use shares::Shares;
+pub use shell::{Backend, Command, Job, Shell, Tracer};
+pub use words::{Codes, unknown_option};

@@ -1,0 +1,470 @@
+//! The queue shell: everything about a queue that is the same on every device.
+//!
+//! Work is checked when it is submitted, downcast once, and given to the backend as a [`Command`] when its points are reached; or before,
+//! where the backend's driver can order it behind commands that it has already. Whatever becomes of it, a [`Job`] ends exactly once:
+//! its points are reached, or their timelines fail.
+
+use std::any::Any;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero_hal::{
+    BindingInfo, Buffer, DeviceId, Direction, Error, Executable, Execution, HostTask, Memory, Operation, Point, Queue,
+    QueueOptions, Result, Timeline, TraceEvent, TraceKind, TraceSink, Work, submit_and_wait,
+};
+
+use crate::{Backlog, Capacity, copy_through_host, fill_through_host, run_on_host};
+
+/// What a piece of work becomes on a backend's driver.
+pub trait Backend: Send + Sync + Sized + 'static {
+    /// The backend's executables.
+    type Executable: Executable;
+    /// The backend's memory.
+    type Memory: Memory;
+
+    /// The device.
+    fn device(&self) -> &DeviceId;
+
+    /// Is it memory of this device object?
+    fn owns(&self, memory: &Self::Memory) -> bool;
+
+    /// May the device write it?
+    fn writable(&self, memory: &Self::Memory) -> bool;
+
+    /// Was it compiled for this device object?
+    fn compiled(&self, executable: &Self::Executable) -> bool;
+
+    /// Checks what of an execution only the backend knows; that buffers and scratch are large enough, of this device and writable, has
+    /// been checked.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with what is wrong.
+    fn check(&self, executable: &Self::Executable, execution: &Execution, buffers: &[Buffer]) -> Result<()> {
+        let _ = (executable, execution, buffers);
+        Ok(())
+    }
+
+    /// Is the device in a state to take work?
+    ///
+    /// # Errors
+    /// `DeviceLost`, or why it isn't.
+    fn alive(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Does [`Backend::begin`] return at once for this command, so that the submitting thread may call it?
+    fn is_quick(&self, command: &Command<Self::Executable>) -> bool;
+
+    /// May a command that waits for these points begin? Where they are not all reached, the driver orders it behind them.
+    fn is_ordered(&self, wait: &[Point]) -> bool {
+        wait.iter().all(Point::is_reached)
+    }
+
+    /// Begins a job whose points, `wait`, are reached, or ordered by the driver. It ends the job, now or later.
+    fn begin(&self, job: Job<Self::Executable>, wait: &[Point]);
+
+    /// Does a job on the thread that waits for it, and returns when it has ended. The default begins it and waits for its points.
+    ///
+    /// # Errors
+    /// The job's failure, or `Timeout` where the deadline passes first.
+    fn run(&self, job: Job<Self::Executable>, wait: &[Point], deadline: Instant) -> Result<()> {
+        let points = job.signal.clone();
+        self.begin(job, wait);
+        points.iter().try_for_each(|point| point.wait(deadline))
+    }
+
+    /// The queue is being dropped; what it holds of the driver's may go on.
+    fn closing(&self) {}
+
+    /// Is [`Backend::run`] for when nothing else is under way in the queue?
+    const RUNS_ALONE: bool = false;
+
+    /// Longest that dropping a queue waits for threads and callbacks to let go of it. Where these release a driver's objects only
+    /// while the process ends, drivers were seen to crash: they have taken themselves down by then.
+    const FAREWELL: Duration = Duration::ZERO;
+}
+
+/// A queue of a backend.
+pub struct Shell<B: Backend> {
+    core: Arc<Core<B>>,
+    /// Its thread begins when there is something that would block the caller, or that it is to wait for.
+    backlog: Backlog<Pending<B::Executable>>,
+}
+
+struct Core<B> {
+    account: Arc<Account>,
+    backend: B,
+}
+
+/// What a queue's jobs have in common.
+struct Account {
+    device: DeviceId,
+    /// The queue's name.
+    lane: String,
+    capacity: Capacity,
+}
+
+/// A job on its way to the thread.
+struct Pending<E> {
+    job: Job<E>,
+    reached: Result<()>,
+}
+
+impl<B: Backend> Shell<B> {
+    /// A queue that takes `capacity` submissions at once, unless the options say otherwise.
+    #[must_use]
+    pub fn new(backend: B, options: &QueueOptions, capacity: usize) -> Self {
+        let backlog = Backlog::new(backend.device().clone(), options);
+        let account = Account {
+            device: backend.device().clone(),
+            lane: backlog.name().to_owned(),
+            capacity: Capacity::new(options, capacity),
+        };
+        Shell { core: Arc::new(Core { account: Arc::new(account), backend }), backlog }
+    }
+
+    /// The backend.
+    #[must_use]
+    pub fn backend(&self) -> &B {
+        &self.core.backend
+    }
+}
+
+impl<B: Backend> Drop for Shell<B> {
+    fn drop(&mut self) {
+        self.core.backend.closing();
+        self.backlog.close();
+        let began = Instant::now();
+        let held = || Arc::strong_count(&self.core) > 1 || Arc::strong_count(&self.core.account) > 1;
+        while began.elapsed() < B::FAREWELL && held() {
+            std::thread::sleep(Duration::from_micros(50));
+        }
+    }
+}
+
+impl<B: Backend> Core<B> {
+    /// A job of work that fits the device, once `take` has counted it.
+    fn job(
+        &self,
+        work: Work,
+        signal: &[Point],
+        take: impl FnOnce(&Capacity) -> Result<()>,
+    ) -> Result<Job<B::Executable>> {
+        let trace = work.trace.clone();
+        let command = self.command(work).map_err(|error| error.or_on(&self.account.device))?;
+        take(&self.account.capacity)?;
+        let (account, signal) = (self.account.clone(), Signal::from(signal));
+        Ok(Job { command: Some(command), trace, account, signal, submitted: Instant::now() })
+    }
+
+    /// Checks what a caller can get wrong, and finds the backend's own types.
+    fn command(&self, work: Work) -> Result<Command<B::Executable>> {
+        work.check()?;
+        Ok(match work.operation {
+            Operation::Copy { source, target } => {
+                if let Some(memory) = target.memory::<B::Memory>() {
+                    self.writable(&target, memory)?;
+                }
+                let inside = self.own(&source).is_ok() && self.own(&target).is_ok();
+                Command::Copy { source, target, inside }
+            }
+            Operation::Fill { target, pattern } => {
+                self.writable(&target, self.own(&target)?)?;
+                Command::Fill { target, pattern }
+            }
+            Operation::Host(task) => Command::Host(task),
+            Operation::Execute(execution) => {
+                let executable: Arc<dyn Any + Send + Sync> = execution.executable.clone();
+                let executable = executable.downcast::<B::Executable>().ok();
+                let executable = executable.filter(|executable| self.backend.compiled(executable));
+                let executable =
+                    executable.ok_or_else(|| Error::invalid_argument("the executable is another device's"))?;
+                self.check(&executable, &execution)?;
+                Command::Execute { executable, execution }
+            }
+            other => return Err(Error::unsupported(format!("{other:?}"))),
+        })
+    }
+
+    fn own<'a>(&self, buffer: &'a Buffer) -> Result<&'a B::Memory> {
+        let memory = buffer.memory::<B::Memory>().filter(|memory| self.backend.owns(memory));
+        memory.ok_or_else(|| Error::invalid_argument(format!("{buffer:?} is another device's memory")))
+    }
+
+    /// Others rely on constant memory staying as it is, and it may be a mapped file's.
+    fn writable(&self, buffer: &Buffer, memory: &B::Memory) -> Result<()> {
+        if self.backend.writable(memory) {
+            return Ok(());
+        }
+        Err(Error::invalid_argument(format!("{buffer:?} was imported as constant and cannot be written")))
+    }
+
+    fn check(&self, executable: &B::Executable, execution: &Execution) -> Result<()> {
+        let (infos, buffers) = (executable.bindings(), execution.bindings.lock());
+        BindingInfo::check(infos, &buffers)?;
+        for (info, buffer) in infos.iter().zip(buffers.iter()) {
+            let memory = self.own(buffer)?;
+            if info.direction == Direction::Output {
+                self.writable(buffer, memory).map_err(|error| error.at(info.name.to_string()))?;
+            }
+        }
+        execution.scratch.as_ref().map_or(Ok(()), |scratch| self.own(scratch).map(drop))?;
+        let (needed, room) = (executable.scratch().bytes, execution.scratch.as_ref().map_or(0, Buffer::len));
+        if room < needed {
+            return Err(
+                Error::invalid_argument("the scratch buffer is too small").with_sizes(needed as u64, Some(room as u64))
+            );
+        }
+        self.backend.check(executable, execution, &buffers)
+    }
+}
+
+impl<B: Backend> Queue for Shell<B> {
+    fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        let core = &self.core;
+        core.backend.alive()?;
+        let job = core.job(work, signal, |capacity| capacity.take(&core.account.device))?;
+        let quick = job.command.as_ref().is_some_and(|command| core.backend.is_quick(command));
+        if quick && core.backend.is_ordered(wait) {
+            core.backend.begin(job, wait);
+            return Ok(());
+        }
+        let serve = || {
+            let core = core.clone();
+            move |Pending { job, reached }: Pending<B::Executable>| match reached {
+                Ok(()) => {
+                    job.waited();
+                    core.backend.begin(job, &[]);
+                }
+                // The waiters hear of it through the points.
+                Err(error) => drop(job.end(Err(error))),
+            }
+        };
+        if let Err(error) = self.backlog.start(serve) {
+            job.withdraw();
+            return Err(error);
+        }
+        let closed = |pending: Pending<B::Executable>, error| drop(pending.job.end(Err(error)));
+        self.backlog.push(wait, move |reached| Pending { job, reached }, closed);
+        Ok(())
+    }
+
+    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
+        let core = &self.core;
+        if !core.backend.is_ordered(wait) {
+            return submit_and_wait(self, wait, work, signal, deadline);
+        }
+        if signal.is_empty() {
+            return self.run(wait, work, &[Timeline::new(0).at(1)], deadline);
+        }
+        core.backend.alive()?;
+        let capacity = &core.account.capacity;
+        let job = if !B::RUNS_ALONE {
+            core.job(work, signal, |capacity| capacity.take(&core.account.device))?
+        } else if capacity.take_alone() {
+            core.job(work, signal, |_| Ok(())).inspect_err(|_| capacity.give())?
+        } else {
+            return submit_and_wait(self, wait, work, signal, deadline);
+        };
+        core.backend.run(job, wait, deadline)
+    }
+}
+
+/// Work that was found to fit a device, whose executables are `E`.
+pub enum Command<E> {
+    /// Copies bytes.
+    Copy {
+        /// From.
+        source: Buffer,
+        /// To, of the same length.
+        target: Buffer,
+        /// Are both of this device?
+        inside: bool,
+    },
+    /// Repeats a pattern over memory of this device.
+    Fill {
+        /// To.
+        target: Buffer,
+        /// One to sixteen bytes, a whole number of times in the target.
+        pattern: Arc<[u8]>,
+    },
+    /// Runs a host function.
+    Host(Arc<dyn HostTask>),
+    /// Runs an executable.
+    Execute {
+        /// What runs: the same as the execution's.
+        executable: Arc<E>,
+        /// How.
+        execution: Execution,
+    },
+}
+
+impl<E> Command<E> {
+    /// Does the command on the calling thread, where that is possible for any device; `None` for an execution.
+    pub fn on_host(&self) -> Option<Result<()>> {
+        Some(match self {
+            Command::Copy { source, target, .. } => copy_through_host(source, target),
+            Command::Fill { target, pattern } => fill_through_host(target, pattern),
+            Command::Host(task) => run_on_host(&**task),
+            Command::Execute { .. } => return None,
+        })
+    }
+
+    /// What a trace says of the command: its kind, its name and the bytes that it moves.
+    #[must_use]
+    pub fn described(&self) -> (TraceKind, &'static str, u64) {
+        match self {
+            Command::Copy { target, .. } => (TraceKind::Transfer, "copy", target.len() as u64),
+            Command::Fill { target, .. } => (TraceKind::Transfer, "fill", target.len() as u64),
+            Command::Host(_) => (TraceKind::Host, "host", 0),
+            Command::Execute { .. } => (TraceKind::Kernel, "execute", 0),
+        }
+    }
+}
+
+/// A command that was taken, and what its end reaches. Dropped without an end, it fails its points.
+pub struct Job<E> {
+    /// Taken by [`Job::take`], and let go before the points are reached.
+    command: Option<Command<E>>,
+    trace: Option<Arc<dyn TraceSink>>,
+    account: Arc<Account>,
+    signal: Signal,
+    submitted: Instant,
+}
+
+impl<E> Job<E> {
+    /// The command; it is there unless it was taken.
+    ///
+    /// # Errors
+    /// `Internal` where it was taken.
+    pub fn command(&self) -> Result<&Command<E>> {
+        self.command.as_ref().ok_or_else(|| Error::internal("a job has lost its command"))
+    }
+
+    /// What the job's end reaches.
+    #[must_use]
+    pub fn signal(&self) -> &[Point] {
+        &self.signal
+    }
+
+    /// When it was submitted.
+    #[must_use]
+    pub fn submitted(&self) -> Instant {
+        self.submitted
+    }
+
+    /// Who is to be told of what is done; `None` where nobody asks.
+    #[must_use]
+    pub fn tracer(&self) -> Option<Tracer> {
+        Some(Tracer { sink: self.trace.clone()?, account: self.account.clone() })
+    }
+
+    /// Does the command on the calling thread, where that is possible for any device, and tells of it; `None` for an execution.
+    #[must_use]
+    pub fn on_host(&self) -> Option<Result<()>> {
+        let begin = Instant::now();
+        let outcome = self.command.as_ref()?.on_host()?;
+        self.told(begin, Instant::now());
+        Some(outcome)
+    }
+
+    /// Tells the trace of the command as a whole.
+    pub fn told(&self, begin: Instant, end: Instant) {
+        if let (Some(tracer), Some(command)) = (self.tracer(), &self.command) {
+            let (kind, name, bytes) = command.described();
+            tracer.event(kind, name, &[], (begin, end), bytes);
+        }
+    }
+
+    /// Tells the trace that the job waited for its points until now.
+    fn waited(&self) {
+        if let Some(tracer) = self.tracer() {
+            tracer.event(TraceKind::Wait, "wait", &[], (self.submitted, Instant::now()), 0);
+        }
+    }
+
+    /// Ends the job: reaches its points, or fails their timelines. Gives the outcome, with the device's id.
+    ///
+    /// # Errors
+    /// The outcome's.
+    pub fn end(mut self, outcome: Result<()>) -> Result<()> {
+        // Whoever hears of the end may count on the memory being free.
+        drop(self.command.take());
+        self.settle(outcome)
+    }
+
+    fn settle(&mut self, outcome: Result<()>) -> Result<()> {
+        let signal = std::mem::take(&mut self.signal);
+        if matches!(signal, Signal::Settled) {
+            return outcome;
+        }
+        self.account.capacity.give();
+        let outcome = outcome.map_err(|error| error.or_on(&self.account.device));
+        Point::settle(&signal, &outcome);
+        outcome
+    }
+
+    /// Gives the job back: it was not taken after all, and its points stay as they are.
+    fn withdraw(mut self) {
+        self.signal = Signal::Settled;
+        self.account.capacity.give();
+    }
+}
+
+impl<E> Drop for Job<E> {
+    fn drop(&mut self) {
+        let lost = || Error::internal("a job was dropped before its end").with_remedy("report this");
+        if !matches!(self.signal, Signal::Settled) {
+            drop(self.command.take());
+            // The waiters hear of it through the points.
+            drop(self.settle(Err(lost())));
+        }
+    }
+}
+
+/// Tells a trace what a queue's device did.
+#[derive(Clone)]
+pub struct Tracer {
+    sink: Arc<dyn TraceSink>,
+    account: Arc<Account>,
+}
+
+impl Tracer {
+    /// Something is over.
+    pub fn event(&self, kind: TraceKind, name: &str, nodes: &[Arc<str>], (begin, end): (Instant, Instant), bytes: u64) {
+        let event = TraceEvent::new(&self.account.device, &self.account.lane, kind, name, (begin, end));
+        self.sink.event(&event.of(nodes).moving(bytes));
+    }
+}
+
+/// Points that work reaches. One, as is usual, takes no memory of its own.
+#[derive(Clone, Default)]
+enum Signal {
+    One([Point; 1]),
+    Several(Vec<Point>),
+    /// They were told already.
+    #[default]
+    Settled,
+}
+
+impl From<&[Point]> for Signal {
+    fn from(points: &[Point]) -> Self {
+        match points {
+            [one] => Signal::One([one.clone()]),
+            several => Signal::Several(several.to_vec()),
+        }
+    }
+}
+
+impl Deref for Signal {
+    type Target = [Point];
+
+    fn deref(&self) -> &[Point] {
+        match self {
+            Signal::One(one) => one,
+            Signal::Several(several) => several,
+            Signal::Settled => &[],
+        }
+    }
+}

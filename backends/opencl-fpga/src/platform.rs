@@ -1,0 +1,58 @@
+//! Platforms: devices of one platform have a context in common, so that their queues wait for each other's events.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use cl3::types::cl_platform_id;
+use hetero_hal::{DeviceId, Result};
+
+use crate::driver::Found;
+use crate::handle::{Context, DeviceHandle};
+
+/// The platform of a device that was found.
+#[derive(Clone)]
+pub(crate) struct Platform {
+    pub(crate) name: String,
+    number: usize,
+    /// Its devices of the same driver, the found one among them.
+    devices: Vec<(DeviceId, DeviceHandle)>,
+}
+
+/// The contexts of several devices, while one of these is open, and the first device of each.
+static CONTEXTS: Mutex<Vec<(DeviceHandle, Weak<Context>)>> = Mutex::new(Vec::new());
+
+impl Platform {
+    pub(crate) fn new(id: cl_platform_id, name: &str) -> Self {
+        Platform { name: name.to_owned(), number: id as usize, devices: Vec::new() }
+    }
+
+    /// The context for a device, and the devices that it has it in common with.
+    ///
+    /// # Errors
+    /// The driver's, where it makes no context of the device.
+    pub(crate) fn context(&self, device: DeviceHandle) -> Result<(Arc<Context>, Vec<DeviceId>)> {
+        let alone = || Ok((Arc::new(Context::new(&[device])?), Vec::new()));
+        let siblings = || self.devices.iter().filter(|(_, other)| *other != device).map(|(id, _)| id.clone()).collect();
+        let handles: Vec<DeviceHandle> = self.devices.iter().map(|(_, handle)| *handle).collect();
+        let [first, _, ..] = handles[..] else { return alone() };
+        let mut contexts = CONTEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+        contexts.retain(|(_, context)| context.strong_count() > 0);
+        let known = contexts.iter().find(|(other, _)| *other == first);
+        if let Some(context) = known.and_then(|(_, context)| context.upgrade()) {
+            return Ok((context, siblings()));
+        }
+        // One that cannot be made of all of them leaves each on its own.
+        let Ok(context) = Context::new(&handles).map(Arc::new) else { return alone() };
+        contexts.push((first, Arc::downgrade(&context)));
+        Ok((context, siblings()))
+    }
+}
+
+/// Tells each found device which others are of its platform.
+pub(crate) fn introduce(found: &mut [Found]) {
+    let all: Vec<(usize, (DeviceId, DeviceHandle))> =
+        found.iter().map(|one| (one.platform.number, (one.info.id.clone(), one.handle))).collect();
+    for one in found {
+        let same = all.iter().filter(|(number, _)| *number == one.platform.number);
+        one.platform.devices = same.map(|(_, device)| device.clone()).collect();
+    }
+}

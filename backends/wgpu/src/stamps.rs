@@ -1,0 +1,163 @@
+//! When each dispatch of a traced run began and ended, by the device's own clock.
+//!
+//! The dispatches of a traced run lie in one submission as those of any other: each has a pass of its own that writes two timestamps,
+//! and the host reads them when the submission is over.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero_hal::{Error, Result, TraceKind};
+use hetero_kit::Tracer;
+
+use crate::gpu::{Gpu, PATIENCE};
+
+/// Most timestamps of one query set.
+const SET: u32 = wgpu::QUERY_SET_MAX_QUERIES;
+const BYTES: u64 = wgpu::QUERY_SIZE as u64;
+
+/// The names of a dispatch: of its kernel, and of its nodes.
+pub(crate) type Names = (String, Vec<Arc<str>>);
+
+/// Timestamps of one submission.
+pub(crate) struct Stamps {
+    sets: Vec<wgpu::QuerySet>,
+    resolved: wgpu::Buffer,
+    readable: wgpu::Buffer,
+    count: u32,
+}
+
+impl Stamps {
+    /// Room for the timestamps of so many dispatches; `None` where the device has none.
+    pub(crate) fn new(gpu: &Gpu, dispatches: usize) -> Result<Option<Stamps>> {
+        let count = u32::try_from(2 * dispatches).map_err(|_| Error::internal("too many dispatches"))?;
+        if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) || count == 0 {
+            return Ok(None);
+        }
+        let buffer = |usage| wgpu::BufferDescriptor {
+            label: None,
+            size: u64::from(count.next_multiple_of(SET)) * BYTES,
+            usage,
+            mapped_at_creation: false,
+        };
+        gpu.checked("making timestamps", || {
+            let set = |first: u32| {
+                let count = SET.min(count - first);
+                let ty = wgpu::QueryType::Timestamp;
+                gpu.device.create_query_set(&wgpu::QuerySetDescriptor { label: None, ty, count })
+            };
+            Some(Stamps {
+                sets: (0..count).step_by(SET as usize).map(set).collect(),
+                resolved: gpu
+                    .device
+                    .create_buffer(&buffer(wgpu::BufferUsages::QUERY_RESOLVE | wgpu::BufferUsages::COPY_SRC)),
+                readable: gpu
+                    .device
+                    .create_buffer(&buffer(wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST)),
+                count,
+            })
+        })
+    }
+
+    /// Where a dispatch writes its two timestamps.
+    pub(crate) fn of(&self, dispatch: usize) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
+        let first = u32::try_from(2 * dispatch).ok()?;
+        Some(wgpu::ComputePassTimestampWrites {
+            query_set: self.sets.get((first / SET) as usize)?,
+            beginning_of_pass_write_index: Some(first % SET),
+            end_of_pass_write_index: Some(first % SET + 1),
+        })
+    }
+
+    /// Records how the timestamps come to the host, behind the dispatches.
+    pub(crate) fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
+        for (number, set) in self.sets.iter().enumerate() {
+            let first = number as u32 * SET;
+            let count = SET.min(self.count - first);
+            encoder.resolve_query_set(set, 0..count, &self.resolved, u64::from(first) * BYTES);
+        }
+        let bytes = u64::from(self.count) * BYTES;
+        encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, bytes);
+    }
+
+    /// The timestamps, once the submission is over.
+    fn read(&self, gpu: &Gpu) -> Result<Vec<u64>> {
+        let slice = self.readable.slice(..u64::from(self.count) * BYTES);
+        gpu.map(slice, wgpu::MapMode::Read, || {
+            let range = slice
+                .get_mapped_range()
+                .map_err(|error| Error::internal("timestamps cannot be read").caused_by(error))?;
+            let (words, _) = range.as_chunks::<8>();
+            Ok(words.iter().map(|word| u64::from_le_bytes(*word)).collect())
+        })
+    }
+
+    /// Tells of each dispatch, in the order in which they were recorded.
+    pub(crate) fn tell(&self, gpu: &Gpu, tracer: &Tracer, names: &[Names]) -> Result<()> {
+        let clock = gpu.clock()?;
+        for (stamps, (kernel, nodes)) in self.read(gpu)?.as_chunks::<2>().0.iter().zip(names) {
+            let [begin, end] = stamps.map(|stamp| clock.host(stamp));
+            tracer.event(TraceKind::Kernel, kernel, nodes, (begin, end.max(begin)), 0);
+        }
+        Ok(())
+    }
+}
+
+/// How the device's clock stands to the host's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// The same moment on both clocks.
+    host: Instant,
+    device: u64,
+    /// Nanoseconds of a tick.
+    period: f64,
+}
+
+impl Clock {
+    /// Compares the clocks with empty submissions. Between begin and end of the quickest one lies its timestamp.
+    pub(crate) fn compare(gpu: &Gpu) -> Result<Clock> {
+        const ROUNDS: usize = 5;
+        let missing = || Error::internal("the device has no timestamps").on(gpu.id.clone());
+        let period = f64::from(gpu.queue.get_timestamp_period());
+        let mut best: Option<(Duration, Clock)> = None;
+        for _ in 0..ROUNDS {
+            let stamps = Stamps::new(gpu, 1)?.ok_or_else(missing)?;
+            let begin = Instant::now();
+            let index = gpu.checked("comparing clocks", || {
+                let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+                let timestamp_writes = stamps.of(0);
+                drop(encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes }));
+                stamps.resolve(&mut encoder);
+                gpu.queue.submit([encoder.finish()])
+            })?;
+            gpu.wait(&index, begin + PATIENCE)?;
+            let took = begin.elapsed();
+            let device = stamps.read(gpu)?.first().copied().ok_or_else(missing)?;
+            if best.is_none_or(|(least, _)| took < least) {
+                best = Some((took, Clock { host: begin + took / 2, device, period }));
+            }
+        }
+        best.map(|(_, clock)| clock).ok_or_else(missing)
+    }
+
+    /// The host's time of a timestamp.
+    fn host(&self, stamp: u64) -> Instant {
+        let nanos = |ticks: u64| Duration::from_nanos((ticks as f64 * self.period) as u64);
+        match stamp.checked_sub(self.device) {
+            Some(later) => self.host + nanos(later),
+            None => self.host.checked_sub(nanos(self.device - stamp)).unwrap_or(self.host),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timestamps_before_and_after_the_comparison_are_mapped() {
+        let host = Instant::now();
+        let clock = Clock { host, device: 1000, period: 2.0 };
+        assert_eq!(clock.host(1500) - host, Duration::from_micros(1));
+        assert_eq!(host - clock.host(500), Duration::from_micros(1));
+    }
+}
