@@ -33,5 +33,5 @@ pub use busy::Busy;
 pub use host::{copy_through_host, fill_through_host, run_on_host};
 pub use limits::{Budget, Capacity};
 pub use shares::Shares;
-pub use shell::{Backend, Command, Job, Shell, Tracer};
+pub use shell::{Backend, Command, Job, Shell, Signal, Tracer};
 pub use words::{Codes, unknown_option};

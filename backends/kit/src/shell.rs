@@ -255,7 +255,8 @@ impl<B: Backend> Queue for Shell<B> {
         if !core.backend.is_ordered(wait) {
             return submit_and_wait(self, wait, work, signal, deadline);
         }
-        if signal.is_empty() {
+        // One that runs alone has ended when it returns.
+        if signal.is_empty() && !B::RUNS_ALONE {
             return self.run(wait, work, &[Timeline::new(0).at(1)], deadline);
         }
         core.backend.alive()?;
@@ -439,9 +440,11 @@ impl Tracer {
 }
 
 /// Points that work reaches. One, as is usual, takes no memory of its own.
-#[derive(Clone, Default)]
-enum Signal {
+#[derive(Clone, Debug, Default)]
+pub enum Signal {
+    /// One point.
     One([Point; 1]),
+    /// None, or several.
     Several(Vec<Point>),
     /// They were told already.
     #[default]

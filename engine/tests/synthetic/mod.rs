@@ -17,7 +17,7 @@ use hetero::hal::{
 };
 use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
 use hetero_cpu::CpuDriver;
-use hetero_kit::Backlog;
+use hetero_kit::{Backlog, Signal};
 
 /// What a synthetic device takes for a tile of a matrix product; for a product of no more rows and columns the same.
 #[derive(Clone, Copy, Debug)]
@@ -160,7 +160,7 @@ impl Executable for SyntheticExecutable {
 
 /// Does one thing at a time, on a thread of its own.
 struct SyntheticQueue {
-    backlog: Backlog<(Result<Work>, Vec<Point>)>,
+    backlog: Backlog<(Result<Work>, Signal)>,
     inner: Arc<dyn Queue>,
     takes: Duration,
 }
@@ -170,13 +170,13 @@ impl Queue for SyntheticQueue {
         self.backlog.start(|| {
             let (inner, takes) = (self.inner.clone(), self.takes);
             let mut free = Instant::now();
-            move |(work, signal): (Result<Work>, Vec<Point>)| {
+            move |(work, signal): (Result<Work>, Signal)| {
                 let outcome = work.and_then(|work| perform(&*inner, work, takes, &mut free));
                 Point::settle(&signal, &outcome);
             }
         })?;
-        let signal = signal.to_vec();
-        let closed = |(_, signal): (Result<Work>, Vec<Point>), error| Point::settle(&signal, &Err(error));
+        let signal = Signal::from(signal);
+        let closed = |(_, signal): (Result<Work>, Signal), error| Point::settle(&signal, &Err(error));
         self.backlog.push(wait, move |reached| (reached.map(|()| work), signal), closed);
         Ok(())
     }
