@@ -11,7 +11,7 @@ pub(crate) use bench::{
     bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles,
 };
 pub(crate) use code::{cuda, features, fuzz, loom, neon, unit};
-pub(crate) use lint::{docs, lint};
+pub(crate) use lint::{docs, lint, write_api};
 pub(crate) use models::{conformance, models, mutations, oracle, placements};
 
 use crate::setup;
