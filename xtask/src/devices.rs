@@ -64,9 +64,11 @@ impl Found {
 /// The generated cases on each device.
 pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     let found = find(workspace, false)?;
-    all_found(&found, "of the cache")?;
+    // Devices that are missing do not keep those that are there from being tested.
+    let mut missing = Vec::from_iter(all_found(&found, "of the cache").err());
     if drivers::registered() {
-        all_found(&find(workspace, true)?, "registered for the system")?;
+        let plain = find(workspace, true).and_then(|found| all_found(&found, "registered for the system"));
+        missing.extend(plain.err());
     }
     let waiting: Mutex<Vec<&str>> = Mutex::new(found.iter().map(|device| device.id.as_str()).collect());
     let failed: Mutex<Vec<String>> = Mutex::new(Vec::new());
@@ -88,7 +90,8 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
         }
     });
     let failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    if failed.is_empty() { Ok(()) } else { Err(format!("conformance of {}", failed.join(", "))) }
+    missing.extend((!failed.is_empty()).then(|| format!("conformance of {}", failed.join(", "))));
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
 }
 
 fn on_device(workspace: &Workspace, id: &str) -> Result<()> {

@@ -6,9 +6,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use crate::setup::{apt, environment, sudo};
-use crate::workspace::{Result, Workspace};
+use crate::workspace::{Result, Workspace, succeeds};
 
 /// The OpenCL loader, PoCL, the Vulkan loader and lavapipe. Not `mesa-opencl-icd`: a driver of it that finds no GPU crashes its caller.
 const DEBIAN: [&str; 4] = ["ocl-icd-libopencl1", "pocl-opencl-icd", "libvulkan1", "mesa-vulkan-drivers"];
@@ -22,6 +23,10 @@ const LIBRARIES: [(&str, &str); 2] =
     [("intel-cpu.icd", "libintelocl.so"), ("intel-fpga-emulator.icd", "libintelocl_emu.so")];
 /// Are the wheels for this system?
 pub(crate) const WHEELS_RUN: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
+/// Plays processors that this machine does not have; one test needs it, and says so where it is missing.
+const QEMU: &str = "qemu-user";
+/// What Intel's OpenCL is told to compile for where it does not know the processor.
+pub(crate) const TARGET: &str = "CL_CONFIG_CPU_TARGET_ARCH";
 /// Where the OpenCL loader looks by itself.
 const VENDORS: &str = "/etc/OpenCL/vendors";
 
@@ -35,7 +40,42 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     cuda(workspace)?;
     wheels(workspace, "intel", &INTEL)?;
     let written = icd_files(workspace)?;
-    register(workspace, &written)
+    register(workspace, &written)?;
+    qemu(workspace);
+    match target(workspace) {
+        Some(target) => println!("Intel's OpenCL does not know this processor; tests start with {TARGET}={target}"),
+        None => println!("Intel's OpenCL knows this processor, or {TARGET} is set"),
+    }
+    Ok(())
+}
+
+/// Installs QEMU, where that can be done: only one test is skipped without it.
+fn qemu(workspace: &Workspace) {
+    if succeeds(Command::new("qemu-x86_64").arg("--version")) {
+        println!("{QEMU}: there already");
+    } else if let Err(error) = apt(workspace, &[QEMU]) {
+        println!("{error}; the test of processors that a driver does not know is skipped without it");
+    }
+}
+
+/// What Intel's OpenCL has to be told to compile for, as it does not know this processor and would compute wrongly.
+///
+/// The driver itself is asked, once. hetero's driver has a table for it, and sets the variable in its own process; here
+/// it is set for whole processes, so that no test sets it beside threads that may read it.
+pub(crate) fn target(workspace: &Workspace) -> Option<String> {
+    static ANSWER: OnceLock<Option<String>> = OnceLock::new();
+    let driver = workspace.icd_folder().join(LIBRARIES[0].0);
+    // No answer is kept before there is a driver: setup may install it in this process.
+    if !WHEELS_RUN || std::env::var_os(TARGET).is_some_and(|told| !told.is_empty()) || !driver.exists() {
+        return None;
+    }
+    let ask = || {
+        let mut command = Command::new("python3");
+        command.arg(workspace.script("opencl_target.py")).env("OCL_ICD_VENDORS", &driver);
+        let answer = command.output().ok().filter(|output| output.status.success())?.stdout;
+        Some(String::from_utf8_lossy(&answer).trim().to_owned()).filter(|target| !target.is_empty())
+    };
+    ANSWER.get_or_init(ask).clone()
 }
 
 /// CUDA's compilers.

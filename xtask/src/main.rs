@@ -10,6 +10,7 @@ mod devices;
 mod drivers;
 mod mutants;
 mod setup;
+mod source;
 mod steps;
 mod workspace;
 
@@ -42,8 +43,12 @@ enum Task {
         #[command(subcommand)]
         part: Option<Part>,
     },
-    /// Write docs/operators.md again.
-    Docs,
+    /// Write docs/operators.md and docs/api again.
+    Docs {
+        /// Only docs/api, for which nothing is built.
+        #[arg(long)]
+        api: bool,
+    },
     /// Measure hetero beside its peers.
     Bench {
         #[command(subcommand)]
@@ -202,7 +207,8 @@ fn main() -> ExitCode {
             Part::Nightly { seed } => steps::nightly(&workspace, seed),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
         },
-        Task::Docs => steps::docs(&workspace),
+        Task::Docs { api: true } => steps::write_api(&workspace),
+        Task::Docs { api: false } => steps::docs(&workspace),
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
         Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),

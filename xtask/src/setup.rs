@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::drivers;
+use crate::steps::together;
 use crate::workspace::{Result, Workspace, succeeds};
 
 /// What the Python environment holds: the file format's own tools, the peer, and what prepares inputs.
@@ -21,9 +22,11 @@ const CARGO_FUZZ: &str = "0.13.2";
 
 /// Installs everything that tests need. What is there already is left alone.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
-    python(workspace)?;
-    cargo_hack(workspace)?;
-    drivers::setup(workspace)
+    together([
+        ("Python", python(workspace)),
+        ("cargo-hack", cargo_hack(workspace)),
+        ("drivers", drivers::setup(workspace)),
+    ])
 }
 
 pub(crate) fn python(workspace: &Workspace) -> Result<()> {

@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::drivers;
+
 /// A message for the person at the terminal.
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
@@ -51,6 +53,9 @@ impl Workspace {
         let drivers = self.icd_folder();
         if std::env::var_os("OCL_ICD_VENDORS").is_none_or(|named| named.is_empty()) && drivers.is_dir() {
             command.env("OCL_ICD_VENDORS", drivers);
+        }
+        if let Some(target) = drivers::target(self) {
+            command.env(drivers::TARGET, target);
         }
         command
     }

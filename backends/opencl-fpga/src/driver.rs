@@ -10,6 +10,7 @@ use hetero_hal::{
 use crate::device::OpenClDevice;
 use crate::handle::DeviceHandle;
 use crate::platform::{self, Platform};
+use crate::processor::{self, Processor};
 use crate::quirks::{self, Quirks};
 
 /// What a loader answers that knows no platform.
@@ -42,6 +43,18 @@ impl OpenClDriver {
         OpenClDriver { accelerators: true }
     }
 
+    /// What hetero had to tell the drivers of devices, or what they cannot do here, one line a device.
+    ///
+    /// Such as `opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for skx instead`.
+    /// There is none where all is as usual, nor where there is no device.
+    #[must_use]
+    pub fn notices(self) -> Vec<String> {
+        let found = self.find().unwrap_or_default();
+        let compiling = found.iter().filter(|device| device.quirks.compiles_for_host).map(|device| &device.info);
+        let of = |info: &DeviceInfo| quirks::notice(&info.driver_version, Processor::host(), &processor::told());
+        compiling.filter_map(|info| Some(format!("{}: {}", info.id, of(info)?))).collect()
+    }
+
     fn find(self) -> Result<Vec<Found>, Unavailable> {
         let missing = |detail: String, remedy: &str| Unavailable {
             reason: UnavailableReason::LibraryMissing,
@@ -62,6 +75,7 @@ impl OpenClDriver {
             "install the vendor's OpenCL driver (for the processor, Debian: pocl-opencl-icd, or PyPI: intel-opencl-rt with intel-cmplr-lib-rt), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; in \
              a checkout of hetero, `cargo xtask setup` does"
         };
+        processor::tell_drivers();
         if let Err(error) = cl3::load_library() {
             return Err(missing(format!("libOpenCL cannot be loaded ({error})"), LOADER));
         }

@@ -13,6 +13,12 @@
 //! wait in `clFinish` for all work, or `events` where the driver is to call when work ends; without it, as a table of drivers says: on processors the waiting thread works
 //! too, and without it one core is idle.
 //!
+//! # Processors that a driver does not know
+//! Intel's drivers that compute on the host's processor compile wrongly for a processor that is newer than they are.
+//! Where this is one, the environment variable `CL_CONFIG_CPU_TARGET_ARCH` is set before the first driver is loaded, to
+//! the largest set of instructions that driver and processor both know; a value that the user has set stays.
+//! [`OpenClDriver::notices`] says so. Binaries on disk are kept apart by processor and by that variable.
+//!
 //! ```
 //! use hetero_hal::Driver;
 //!
@@ -28,6 +34,7 @@ mod executable;
 mod handle;
 mod memory;
 mod platform;
+mod processor;
 mod program;
 mod queue;
 mod quirks;

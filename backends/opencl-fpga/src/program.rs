@@ -7,12 +7,17 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use hetero_hal::Result;
 
 use crate::handle::{Context, DeviceHandle, Program};
+use crate::processor::{self, Processor};
 
 /// Gives built programs for texts. A flow in which binaries are made beforehand, as FPGAs need it, is another way to fill it.
 pub(crate) struct Library {
     device: DeviceHandle,
     /// Device and driver, of which binaries are.
     maker: String,
+    /// The host's processor, as some drivers compile for it, and a folder of binaries may come from another machine.
+    host: String,
+    /// What the driver was told to compile for.
+    target: String,
     options: String,
     folder: Option<PathBuf>,
     built: Mutex<HashMap<u128, Weak<Program>>>,
@@ -34,12 +39,19 @@ fn hash(parts: &[&[u8]]) -> u128 {
 
 impl Library {
     pub(crate) fn new(device: DeviceHandle, maker: String, options: &str, folder: Option<PathBuf>) -> Self {
-        Library { device, maker, options: options.to_owned(), folder, built: Mutex::new(HashMap::new()) }
+        let (host, target) = (Processor::host().to_string(), processor::told());
+        Library { device, maker, host, target, options: options.to_owned(), folder, built: Mutex::new(HashMap::new()) }
+    }
+
+    /// What a program's binary depends on, as one number.
+    fn key(&self, source: &str) -> u128 {
+        let parts = [source, &self.options, &self.maker, &self.host, &self.target];
+        hash(&parts.map(str::as_bytes))
     }
 
     /// The program of a text, built.
     pub(crate) fn program(&self, context: &Context, source: &str) -> Result<Arc<Program>> {
-        let key = hash(&[source.as_bytes(), self.options.as_bytes(), self.maker.as_bytes()]);
+        let key = self.key(source);
         let known = self.built.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
         if let Some(program) = known {
             return Ok(program);
@@ -104,4 +116,27 @@ pub(crate) fn folder() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
     Some(base.join("hetero").join("opencl"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn library() -> Library {
+        Library::new(DeviceHandle(std::ptr::null_mut()), "maker".into(), "options", None)
+    }
+
+    #[test]
+    fn a_binary_is_of_its_source_driver_options_processor_and_target() {
+        let key = library().key("source");
+        assert_eq!(library().key("source"), key);
+        let changed = [
+            Library { maker: "other".into(), ..library() },
+            Library { options: "other".into(), ..library() },
+            Library { host: "other".into(), ..library() },
+            Library { target: "other".into(), ..library() },
+        ];
+        assert!(changed.iter().all(|library| library.key("source") != key));
+        assert_ne!(library().key("other"), key);
+    }
 }

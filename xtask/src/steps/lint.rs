@@ -1,0 +1,82 @@
+//! The steps that read the code and its docs and run nothing of it.
+
+use std::path::PathBuf;
+
+use super::together;
+use crate::source::api;
+use crate::workspace::{Result, Workspace, run};
+
+pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    let clippy = ["clippy", "--workspace", "--all-targets", "--keep-going", "--", "-D", "warnings"];
+    let mut doc = workspace.command("cargo", &["doc", "--workspace", "--no-deps", "--keep-going"]);
+    together([
+        ("formatting", workspace.cargo(&["fmt", "--all", "--check"])),
+        ("clippy", workspace.cargo(&clippy)),
+        ("docs", run(doc.env("RUSTDOCFLAGS", "-D warnings"))),
+        ("docs/api", api_is_new(workspace)),
+    ])
+}
+
+/// The public interface of the contract, as it is now.
+fn api_now(workspace: &Workspace) -> Result<String> {
+    api::listing(&workspace.root.join("hal").join("src").join("lib.rs"))
+}
+
+fn api_path(workspace: &Workspace) -> PathBuf {
+    workspace.root.join("docs").join("api").join("hal.txt")
+}
+
+/// Writes the listing of the contract's public interface.
+pub(crate) fn write_api(workspace: &Workspace) -> Result<()> {
+    let (path, listing) = (api_path(workspace), api_now(workspace)?);
+    let folder = path.parent().unwrap_or(&workspace.root);
+    std::fs::create_dir_all(folder)
+        .and_then(|()| std::fs::write(&path, &listing))
+        .map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    println!("{}: {} names, {} lines", path.display(), api::names(&listing).len(), listing.lines().count());
+    Ok(())
+}
+
+/// Is docs/api/hal.txt what the command writes? A change of the contract is then seen in review as what it is.
+fn api_is_new(workspace: &Workspace) -> Result<()> {
+    let path = api_path(workspace);
+    let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    match api::difference(&found, &api_now(workspace)?) {
+        None => Ok(()),
+        Some(lines) => Err(format!(
+            "the contract's public interface is not what docs/api/hal.txt says:\n{lines}run `cargo xtask docs --api` \
+             and check in what it writes, if this is meant"
+        )),
+    }
+}
+
+/// The table of operators, as the CPU device makes it.
+fn operators(workspace: &Workspace) -> Result<String> {
+    let hetero = workspace.hetero()?;
+    let output = workspace.command(&hetero, &["conformance", "operators", "--device", "cpu:0"]).output();
+    let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
+    if !output.status.success() {
+        return Err(format!("the table of operators: {}", String::from_utf8_lossy(&output.stderr)));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Writes what is checked in and made by commands; the listing of the contract first, as nothing is built for it.
+pub(crate) fn docs(workspace: &Workspace) -> Result<()> {
+    together([("docs/api", write_api(workspace)), ("docs/operators.md", write_operators(workspace))])
+}
+
+fn write_operators(workspace: &Workspace) -> Result<()> {
+    let path = workspace.root.join("docs").join("operators.md");
+    let written = std::fs::create_dir_all(workspace.root.join("docs")).and_then(|()| {
+        operators(workspace).map_or_else(|error| Err(std::io::Error::other(error)), |text| std::fs::write(&path, text))
+    });
+    written.map_err(|error| format!("cannot write {}: {error}", path.display()))
+}
+
+/// Is docs/operators.md what the command writes?
+pub(super) fn operators_are_new(workspace: &Workspace) -> Result<()> {
+    let path = workspace.root.join("docs").join("operators.md");
+    let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    if found == operators(workspace)? { Ok(()) } else { Err("docs/operators.md is old; run `cargo xtask docs`".into()) }
+}
