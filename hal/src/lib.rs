@@ -57,6 +57,7 @@ mod telemetry;
 mod tensor;
 mod timeline;
 mod topology;
+mod weight;
 
 pub use backlog::{Backlog, Budget, Capacity, Job, Signal};
 pub use device::{
@@ -84,3 +85,4 @@ pub use telemetry::{Busy, ClockRequest, ClockState, Telemetry};
 pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, Point, Timeline, Watcher};
 pub use topology::{Edge, Reach, Topology};
+pub use weight::{Weight, distinct_weights};

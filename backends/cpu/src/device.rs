@@ -11,7 +11,7 @@ use hetero_hal::{
     OpenOptions, Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
 };
 
-use crate::executable::CpuExecutable;
+use crate::executable::{CpuExecutable, DeviceWeights};
 use crate::kernels;
 use crate::memory::CpuMemory;
 use crate::pool::Pool;
@@ -71,6 +71,7 @@ impl Driver for CpuDriver {
             budget: Arc::new(Budget::new(limit)),
             busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
+            weights: DeviceWeights::new(&info.id),
             isa,
             filters,
             info,
@@ -131,6 +132,7 @@ struct CpuDevice {
     /// Nanoseconds of work done.
     busy: Arc<AtomicU64>,
     pool: Arc<Pool>,
+    weights: DeviceWeights,
     /// Instructions that kernels are made for.
     isa: Isa,
     /// May convolutions be done by minimal filtering? It is faster, and rounds differently.
@@ -200,8 +202,8 @@ impl Device for CpuDevice {
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         match source {
             Source::Program(program) => {
-                let executable =
-                    CpuExecutable::compile(program, options, self.budget.limit(), (self.isa, self.filters), &self.pool);
+                let (limit, kernels) = (self.budget.limit(), (self.isa, self.filters));
+                let executable = CpuExecutable::compile(program, options, limit, kernels, (&self.pool, &self.weights));
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),

@@ -9,6 +9,7 @@ use hetero_hal::{
     OpenOptions, Program, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
+use hetero_kit::Weights;
 
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
@@ -27,6 +28,8 @@ pub(crate) struct Shared {
     pub(crate) handle: DeviceHandle,
     pub(crate) budget: Budget,
     pub(crate) library: Library,
+    /// Constants in memory of the device's.
+    pub(crate) weights: Weights<Buffer>,
     pub(crate) quirks: Quirks,
     /// Largest allocation in bytes.
     pub(crate) largest: u64,
@@ -86,6 +89,7 @@ impl OpenClDevice {
             id: info.id.clone(),
             library: Library::new(handle, maker, quirks.options, folder),
             budget: Budget::new(limit),
+            weights: Weights::new(info.id.clone()),
             busy: Busy::new(),
             transfers,
             context,

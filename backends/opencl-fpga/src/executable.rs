@@ -1,13 +1,14 @@
 //! Compiled programs: kernels with their arguments, launched in order.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
-    Span,
+    Span, Tensor, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place, Target};
+use hetero_kit::{ConstantNames, Held};
 
 use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -19,8 +20,8 @@ struct Launch {
     name: String,
     nodes: Vec<Arc<str>>,
     buffers: Vec<BufferRange>,
-    /// What each buffer argument is now; kept, so that no other memory takes over its handle.
-    set: Vec<Option<Arc<Mem>>>,
+    /// What each buffer argument is now. Memory that has gone stays told apart from memory that has taken over its handle.
+    set: Vec<Weak<Mem>>,
     groups: [u32; 3],
     items: [u32; 3],
 }
@@ -30,9 +31,8 @@ pub(crate) struct OpenClExecutable {
     bindings: Vec<BindingInfo>,
     /// Under a lock, as a kernel's arguments are its state.
     launches: Mutex<Vec<Launch>>,
-    constants: Vec<Buffer>,
+    constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
-    resident: usize,
     /// No launch has more than one group.
     single: bool,
     shared: Arc<Shared>,
@@ -69,7 +69,7 @@ impl OpenClExecutable {
                     kernel,
                     name: of.entry.split('_').next().unwrap_or_default().to_owned(),
                     nodes: launch.nodes.iter().filter_map(name).collect(),
-                    set: vec![None; launch.buffers.len()],
+                    set: vec![Weak::new(); launch.buffers.len()],
                     buffers: launch.buffers.clone(),
                     groups: launch.groups,
                     items: [of.items, 1, 1],
@@ -77,13 +77,17 @@ impl OpenClExecutable {
             }
         }
         let mut constants = Vec::with_capacity(lowered.constants.len());
-        let mut resident = source.len();
+        let names = ConstantNames::of(program);
         for content in &lowered.constants {
             options.check()?;
-            let buffer = OpenClMemory::allocate(shared, content.bytes().len())?;
-            buffer.write(0, content.bytes())?;
-            resident += content.bytes().len();
-            constants.push(buffer);
+            let device = shared.clone();
+            let upload = move |sources: &[Tensor]| {
+                let buffer = OpenClMemory::allocate(&device, sources[0].bytes().len())?;
+                buffer.write(0, sources[0].bytes())?;
+                Ok(buffer)
+            };
+            let source = std::slice::from_ref(content);
+            constants.push(shared.weights.get(names.find(content), source, "uploaded", upload)?);
         }
         Ok(OpenClExecutable {
             bindings: BindingInfo::of(program),
@@ -91,7 +95,6 @@ impl OpenClExecutable {
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
-            resident,
             shared: shared.clone(),
         })
     }
@@ -119,7 +122,7 @@ impl OpenClExecutable {
             kernel: Kernel::new(&built, &signature.entry)?,
             name: signature.entry.clone(),
             nodes: vec![],
-            set: vec![None; buffers.len()],
+            set: vec![Weak::new(); buffers.len()],
             buffers,
             groups: [0, 1, 2].map(|axis| signature.global[axis] / local[axis]),
             items: local,
@@ -130,7 +133,6 @@ impl OpenClExecutable {
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
-            resident: code.len(),
             shared: shared.clone(),
         })
     }
@@ -156,16 +158,20 @@ impl OpenClExecutable {
         Ok(())
     }
 
-    /// Gives all launches to a queue; the last one's event, if there is a launch.
+    /// Gives all launches to a queue; the last one's event, if there is a launch. A weight that is evicted while they are under way is freed
+    /// after them: by the standard, commands keep the memory objects that they use.
     pub(crate) fn enqueue(&self, execution: &Execution, queue: &CommandQueue) -> Result<Option<Event>> {
+        let constants = self.constants.iter().map(|constant| constant.value()).collect::<Result<Vec<_>>>()?;
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = None;
         for launch in launches.iter_mut() {
             for (index, bound) in launch.buffers.iter().enumerate() {
-                let memory = self.memory(execution, bound)?;
-                if launch.set[index].as_ref().is_none_or(|set| !Arc::ptr_eq(set, &memory)) {
+                let memory = memory(execution, &constants, bound)?;
+                if !std::ptr::eq(launch.set[index].as_ptr(), Arc::as_ptr(&memory)) {
+                    // Where the call fails, nothing is known of the argument.
+                    launch.set[index] = Weak::new();
                     launch.kernel.set_memory(index, &memory)?;
-                    launch.set[index] = Some(memory);
+                    launch.set[index] = Arc::downgrade(&memory);
                 }
             }
             let event = queue.launch(&launch.kernel, launch.groups, launch.items);
@@ -179,17 +185,18 @@ impl OpenClExecutable {
         }
         Ok(last)
     }
+}
 
-    fn memory(&self, execution: &Execution, bound: &BufferRange) -> Result<Arc<Mem>> {
-        let buffer = match bound.place {
-            Place::Binding(position) => execution.bindings.get(position),
-            Place::Scratch => execution.scratch.as_ref(),
-            Place::Constant(number) => self.constants.get(number),
-        };
-        let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
-        let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
-        memory.range(buffer.offset() + bound.offset, bound.bytes)
-    }
+/// The memory that a launch binds.
+fn memory(execution: &Execution, constants: &[Arc<Buffer>], bound: &BufferRange) -> Result<Arc<Mem>> {
+    let buffer = match bound.place {
+        Place::Binding(position) => execution.bindings.get(position),
+        Place::Scratch => execution.scratch.as_ref(),
+        Place::Constant(number) => constants.get(number).map(|constant| &**constant),
+    };
+    let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
+    let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
+    memory.range(buffer.offset() + bound.offset, bound.bytes)
 }
 
 impl Executable for OpenClExecutable {
@@ -201,7 +208,7 @@ impl Executable for OpenClExecutable {
         self.scratch
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.resident
+    fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        distinct_weights(self.constants.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() }))
     }
 }

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution,
-    KernelSignature, Memory, Program, Result, Span, Tensor,
+    KernelSignature, Memory, Program, Result, Span, Tensor, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place};
+use hetero_kit::{ConstantNames, Held, Resident};
 
 use crate::device::Context;
 use crate::memory::WgpuMemory;
@@ -15,6 +16,8 @@ use crate::pipelines::{Pipeline, Text};
 
 /// Bytes of small constants that share a buffer.
 const SHARED: usize = 16 << 20;
+/// Bytes from which a constant has a buffer of its own, so that executables that differ in their small constants share the large ones.
+const LARGE: usize = 64 << 10;
 /// Sets of bindings whose bind groups are kept.
 const PREPARED: usize = 8;
 
@@ -37,7 +40,25 @@ struct Step {
 struct Prepared {
     /// Memory and first byte of each binding and of the scratch memory.
     key: Vec<(u64, usize)>,
+    /// Identities of the constants' memory, which changes when they come back after an eviction.
+    constants: Vec<u64>,
     groups: Vec<wgpu::BindGroup>,
+}
+
+/// Constants in one buffer of the device's.
+pub(crate) struct Uploaded(WgpuMemory);
+
+impl Resident for Uploaded {
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+impl Drop for Uploaded {
+    fn drop(&mut self) {
+        // Bind groups that were prepared for it would keep it. The device frees it once no work under way uses it.
+        self.0.buffer.destroy();
+    }
 }
 
 /// A program or kernel compiled for a wgpu device.
@@ -46,12 +67,11 @@ pub(crate) struct WgpuExecutable {
     bindings: Vec<BindingInfo>,
     steps: Vec<Step>,
     /// What holds the constants, and where in it each lies.
-    memories: Vec<WgpuMemory>,
+    memories: Vec<Arc<Held<Uploaded>>>,
     constants: Vec<(usize, usize)>,
     /// The numbers of all steps.
     numbers: Option<WgpuNumbers>,
     scratch: usize,
-    resident: usize,
     /// Most recently used last.
     prepared: Mutex<Vec<Arc<Prepared>>>,
 }
@@ -80,7 +100,7 @@ impl WgpuExecutable {
                 node.map_or(error.clone(), |node| error.at(node.to_string()))
             })?);
         }
-        let (memories, constants) = upload(context, &lowered.constants, options)?;
+        let (memories, constants) = upload(context, program, &lowered.constants, options)?;
         let align = context.gpu.device.limits().min_uniform_buffer_offset_alignment as usize;
         let mut content: Vec<u8> = Vec::new();
         let mut steps = Vec::with_capacity(lowered.launches.len());
@@ -105,7 +125,6 @@ impl WgpuExecutable {
             });
         }
         let numbers = if content.is_empty() { None } else { Some(WgpuNumbers::new(context, &content)?) };
-        let resident = lowered.constants.iter().map(|tensor| tensor.bytes().len()).sum::<usize>() + content.len();
         Ok(WgpuExecutable {
             context: context.clone(),
             bindings: BindingInfo::of(program),
@@ -114,7 +133,6 @@ impl WgpuExecutable {
             constants,
             numbers,
             scratch: lowered.scratch,
-            resident,
             prepared: Mutex::default(),
         })
     }
@@ -169,7 +187,6 @@ impl WgpuExecutable {
             constants: vec![],
             numbers: None,
             scratch: 0,
-            resident: 0,
             prepared: Mutex::default(),
         })
     }
@@ -222,7 +239,9 @@ impl WgpuExecutable {
         if self.steps.is_empty() {
             return Ok(None);
         }
-        let prepared = self.prepare(execution)?;
+        // Kept until the work is submitted; the device keeps them from then on.
+        let constants = self.memories.iter().map(|memory| memory.value()).collect::<Result<Vec<_>>>()?;
+        let prepared = self.prepare(execution, &constants)?;
         let gpu = &self.context.gpu;
         let mut memories = Vec::with_capacity(execution.bindings.len() + 1);
         for buffer in execution.bindings.iter().chain(&execution.scratch) {
@@ -270,9 +289,12 @@ impl WgpuExecutable {
     }
 
     /// The bind groups for the memory of a run, made where no run before had the same.
-    fn prepare(&self, execution: &Execution) -> Result<Arc<Prepared>> {
+    fn prepare(&self, execution: &Execution, constants: &[Arc<Uploaded>]) -> Result<Arc<Prepared>> {
         let bound = || execution.bindings.iter().chain(&execution.scratch);
-        let matches = |key: &[(u64, usize)]| {
+        let fresh = |prepared: &Prepared| {
+            prepared.constants.iter().zip(constants).all(|(&identity, constant)| constant.0.identity == identity)
+        };
+        let matches = |Prepared { key, .. }: &Prepared| {
             key.len() == bound().count()
                 && bound().zip(key).all(|(buffer, &(identity, offset))| {
                     buffer.offset() == offset
@@ -282,13 +304,14 @@ impl WgpuExecutable {
         let lock = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut known = lock();
-            if let Some(index) = known.iter().rposition(|prepared| matches(&prepared.key)) {
+            known.retain(|prepared| fresh(prepared));
+            if let Some(index) = known.iter().rposition(|prepared| matches(prepared)) {
                 let found = known.remove(index);
                 known.push(found.clone());
                 return Ok(found);
             }
         }
-        let made = Arc::new(self.bind(execution)?);
+        let made = Arc::new(self.bind(execution, constants)?);
         let mut known = lock();
         if known.len() >= PREPARED {
             known.remove(0);
@@ -297,7 +320,7 @@ impl WgpuExecutable {
         Ok(made)
     }
 
-    fn bind(&self, execution: &Execution) -> Result<Prepared> {
+    fn bind(&self, execution: &Execution, constants: &[Arc<Uploaded>]) -> Result<Prepared> {
         let mut key = Vec::with_capacity(execution.bindings.len() + 1);
         for buffer in execution.bindings.iter().chain(&execution.scratch) {
             key.push((self.context.memory(buffer)?.identity, buffer.offset()));
@@ -307,7 +330,7 @@ impl WgpuExecutable {
         for step in &self.steps {
             let mut entries = Vec::with_capacity(step.buffers.len() + 1);
             for bound in &step.buffers {
-                let (memory, offset) = self.find(execution, bound.place)?;
+                let (memory, offset) = self.find(execution, constants, bound.place)?;
                 let binding = wgpu::BufferBinding {
                     buffer: &memory.buffer,
                     offset: (memory.lead() + offset + bound.offset) as u64,
@@ -326,18 +349,23 @@ impl WgpuExecutable {
             let descriptor = wgpu::BindGroupDescriptor { label: None, layout, entries: &entries };
             groups.push(gpu.checked("binding memory", || gpu.device.create_bind_group(&descriptor))?);
         }
-        Ok(Prepared { key, groups })
+        Ok(Prepared { key, constants: constants.iter().map(|constant| constant.0.identity).collect(), groups })
     }
 
     /// The memory of a place, and where in it the place begins.
-    fn find<'a>(&'a self, execution: &'a Execution, place: Place) -> Result<(&'a WgpuMemory, usize)> {
+    fn find<'a>(
+        &self,
+        execution: &'a Execution,
+        constants: &'a [Arc<Uploaded>],
+        place: Place,
+    ) -> Result<(&'a WgpuMemory, usize)> {
         let missing = || Error::internal(format!("{place:?} has no memory"));
         let buffer = match place {
             Place::Binding(position) => execution.bindings.get(position).ok_or_else(missing)?,
             Place::Scratch => execution.scratch.as_ref().ok_or_else(missing)?,
             Place::Constant(number) => {
                 let &(memory, offset) = self.constants.get(number).ok_or_else(missing)?;
-                return Ok((self.memories.get(memory).ok_or_else(missing)?, offset));
+                return Ok((&constants.get(memory).ok_or_else(missing)?.0, offset));
             }
         };
         Ok((self.context.memory(buffer)?, buffer.offset()))
@@ -362,30 +390,53 @@ impl WgpuNumbers {
 }
 
 /// Memory, and for each constant the number of its memory and its first byte there.
-type Uploaded = (Vec<WgpuMemory>, Vec<(usize, usize)>);
+type Places = (Vec<Arc<Held<Uploaded>>>, Vec<(usize, usize)>);
 
 /// Constants in memory of the device, small ones together.
-fn upload(context: &Arc<Context>, constants: &[Tensor], options: &CompileOptions) -> Result<Uploaded> {
+fn upload(context: &Arc<Context>, program: &Program, constants: &[Tensor], options: &CompileOptions) -> Result<Places> {
+    let alignment = context.alignment;
     let mut places = Vec::with_capacity(constants.len());
-    let mut sizes: Vec<usize> = Vec::new();
+    let mut groups: Vec<Vec<Tensor>> = Vec::new();
+    // The number of the group that small constants are added to, and its bytes.
+    let mut open: Option<(usize, usize)> = None;
     for tensor in constants {
         let bytes = tensor.bytes().len();
-        let begin = sizes.last().map(|&size: &usize| size.next_multiple_of(context.alignment));
-        match (begin, sizes.last_mut()) {
-            (Some(begin), Some(size)) if begin + bytes <= SHARED => {
-                places.push((places.last().map_or(0, |&(memory, _)| memory), begin));
-                *size = begin + bytes;
+        let begin = open.map(|(group, size)| (group, size.next_multiple_of(alignment)));
+        match begin.filter(|(_, begin)| bytes < LARGE && begin + bytes <= SHARED) {
+            Some((group, begin)) => {
+                places.push((group, begin));
+                groups[group].push(tensor.clone());
+                open = Some((group, begin + bytes));
             }
-            _ => {
-                places.push((places.last().map_or(0, |&(memory, _): &(usize, usize)| memory + 1), 0));
-                sizes.push(bytes);
+            None => {
+                places.push((groups.len(), 0));
+                if bytes < LARGE {
+                    open = Some((groups.len(), bytes));
+                }
+                groups.push(vec![tensor.clone()]);
             }
         }
     }
-    let memories = sizes.iter().map(|&bytes| WgpuMemory::allocate(context, bytes)).collect::<Result<Vec<_>>>()?;
-    for (tensor, &(memory, offset)) in constants.iter().zip(&places) {
+    let names = ConstantNames::of(program);
+    let mut memories = Vec::with_capacity(groups.len());
+    for sources in &groups {
         options.check()?;
-        memories[memory].write(offset, tensor.bytes())?;
+        let name = sources.first().map_or("", |tensor| names.find(tensor));
+        let device = context.clone();
+        let make = move |sources: &[Tensor]| {
+            let mut offsets = Vec::with_capacity(sources.len());
+            let mut size = 0usize;
+            for tensor in sources {
+                offsets.push(size.next_multiple_of(alignment));
+                size = size.next_multiple_of(alignment) + tensor.bytes().len();
+            }
+            let memory = WgpuMemory::allocate(&device, size)?;
+            for (tensor, offset) in sources.iter().zip(offsets) {
+                memory.write(offset, tensor.bytes())?;
+            }
+            Ok(Uploaded(memory))
+        };
+        memories.push(context.weights.get(name, sources, "uploaded", make)?);
     }
     Ok((memories, places))
 }
@@ -399,7 +450,7 @@ impl Executable for WgpuExecutable {
         BufferLayout { bytes: self.scratch, alignment: self.context.alignment }
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.resident
+    fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        distinct_weights(self.memories.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() }))
     }
 }
