@@ -16,6 +16,7 @@ use crate::queue::{Queue, QueueOptions};
 use crate::telemetry::Telemetry;
 use crate::timeline::Timeline;
 use crate::topology::Edge;
+use crate::weight::Weight;
 
 /// An opened device. All methods may be called from any thread.
 ///
@@ -229,9 +230,11 @@ pub trait Executable: Any + Send + Sync {
     /// Memory that a run needs besides: intermediate values and kernel workspace.
     fn scratch(&self) -> BufferLayout;
 
-    /// Bytes of packed weights and code that live as long as this does.
-    fn resident_bytes(&self) -> usize {
-        0
+    /// The constants that this executable keeps in a form of the device's own, each once. Executables that share a weight list the same
+    /// object, so that a caller counts it once. A run restores those of its weights that are evicted before it uses them, which takes
+    /// time; where that fails, its error is the run's.
+    fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        Vec::new()
     }
 
     /// A form that the same driver version compiles faster; see [`CompileOptions::cached`].

@@ -58,6 +58,7 @@ mod tensor;
 mod timeline;
 mod topology;
 mod trace;
+mod weight;
 
 pub use binding::{BindingInfo, BindingTable, BoundBuffers, Direction};
 pub use device::{
@@ -82,3 +83,4 @@ pub use tensor::{Tensor, element_count};
 pub use timeline::{Callback, NativeTimeline, Point, Timeline, Watcher};
 pub use topology::{Edge, Reach, SyncMode, Topology};
 pub use trace::{TraceEvent, TraceKind, TraceSink};
+pub use weight::{Weight, distinct_weights};

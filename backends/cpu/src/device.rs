@@ -12,7 +12,7 @@ use hetero_hal::{
 };
 use hetero_kit::{Budget, unknown_option};
 
-use crate::executable::CpuExecutable;
+use crate::executable::{CpuExecutable, DeviceWeights};
 use crate::kernels;
 use crate::memory::CpuMemory;
 use crate::pool::Pool;
@@ -73,6 +73,7 @@ impl Driver for CpuDriver {
             budget: Arc::new(Budget::new(limit)),
             busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
+            weights: DeviceWeights::new(&info.id),
             isa,
             filters,
             info,
@@ -123,6 +124,7 @@ struct CpuDevice {
     /// Nanoseconds of work done.
     busy: Arc<AtomicU64>,
     pool: Arc<Pool>,
+    weights: DeviceWeights,
     /// Instructions that kernels are made for.
     isa: Isa,
     /// May convolutions be done by minimal filtering? It is faster, and rounds differently.
@@ -197,8 +199,8 @@ impl Device for CpuDevice {
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         match source {
             Source::Program(program) => {
-                let executable =
-                    CpuExecutable::compile(program, options, self.budget.limit(), (self.isa, self.filters), &self.pool);
+                let (limit, kernels) = (self.budget.limit(), (self.isa, self.filters));
+                let executable = CpuExecutable::compile(program, options, limit, kernels, (&self.pool, &self.weights));
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),

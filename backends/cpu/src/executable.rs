@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, Direction, Error, ErrorKind, Executable, Execution, ExtentId,
-    HostMemory, Program, Result, Tensor, TraceKind, ValueId,
+    BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable, Execution,
+    ExtentId, HostMemory, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
 };
-use hetero_kit::Tracer;
+use hetero_kit::{Held, Tracer, Weights};
 
 use crate::arena::{Arena, Range, Steps};
 use crate::device::ALIGNMENT;
@@ -27,9 +27,28 @@ enum Place {
     Binding(usize),
     /// In the scratch buffer, at an offset.
     Scratch { offset: usize, bytes: usize },
-    /// Among the constants.
+    /// Among the constants that are read where the model has them.
     Constant(usize),
+    /// Among the constants that the device has copied.
+    Copy(usize),
 }
+
+/// The weights of a device.
+pub(crate) struct DeviceWeights {
+    /// Constants as kernels read them.
+    packed: Weights<Vec<f32>>,
+    /// Constants whose bytes were not aligned for their elements.
+    copies: Weights<Tensor>,
+}
+
+impl DeviceWeights {
+    pub(crate) fn new(device: &DeviceId) -> Self {
+        DeviceWeights { packed: Weights::new(device.clone()), copies: Weights::new(device.clone()) }
+    }
+}
+
+/// Bytes up to which a copy of a constant is the executable's own.
+const SMALL: usize = 4096;
 
 /// One node, compiled.
 struct Step {
@@ -48,6 +67,7 @@ pub(crate) struct CpuExecutable {
     bindings: Vec<BindingInfo>,
     steps: Vec<Step>,
     constants: Vec<Tensor>,
+    copies: Vec<Arc<Held<Tensor>>>,
     scratch: usize,
     extents: usize,
     pool: Arc<Pool>,
@@ -60,6 +80,8 @@ pub(crate) struct CpuExecutable {
 struct Frame {
     /// Keeps the bound memory alive.
     held: Vec<HostMemory>,
+    /// The values of [`CpuExecutable::copies`].
+    copies: Vec<Arc<Tensor>>,
     bound: Vec<Operand>,
     inputs: Vec<Option<Operand>>,
     outputs: Vec<Option<Operand>>,
@@ -71,7 +93,7 @@ impl CpuExecutable {
         options: &CompileOptions,
         limit: u64,
         (isa, filters): (Isa, bool),
-        pool: &Arc<Pool>,
+        (pool, weights): (&Arc<Pool>, &DeviceWeights),
     ) -> Result<Self> {
         let bindings = BindingInfo::of(program);
         let mut places: HashMap<Form, Place> = HashMap::new();
@@ -86,18 +108,24 @@ impl CpuExecutable {
             }
         }
         let drafts = lower::lower(program, isa, filters)?;
-        let kernels = make(program, &drafts, options, isa, pool)?;
-        let mut constants = Vec::new();
+        let kernels = make(program, &drafts, options, isa, (pool, &weights.packed))?;
+        let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
                 let Some(form) = form.filter(|form| kernel.reads(index) && !places.contains_key(form)) else {
                     continue;
                 };
-                if let Some(content) = &program.value(form.value)?.constant
-                    && form.layout == Layout::Plain
-                {
+                let value = program.value(form.value)?;
+                let Some(content) = value.constant.as_ref().filter(|_| form.layout == Layout::Plain) else {
+                    continue;
+                };
+                if is_aligned(content) || content.bytes().len() <= SMALL {
                     places.insert(form, Place::Constant(constants.len()));
-                    constants.push(aligned(content)?);
+                    constants.push(if is_aligned(content) { content.clone() } else { aligned(content)? });
+                } else {
+                    places.insert(form, Place::Copy(copies.len()));
+                    let copy = |sources: &[Tensor]| aligned(&sources[0]);
+                    copies.push(weights.copies.get(&value.name, std::slice::from_ref(content), "aligned", copy)?);
                 }
             }
         }
@@ -122,7 +150,7 @@ impl CpuExecutable {
         }
         let (scratch, extents, pool) = (arena.bytes, program.extents().len(), pool.clone());
         let frames = Mutex::new(Vec::new());
-        Ok(CpuExecutable { bindings, steps, constants, scratch, extents, pool, frames })
+        Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, frames })
     }
 
     /// Checks what a caller can get wrong.
@@ -140,12 +168,17 @@ impl CpuExecutable {
         let outcome = self.run_in(execution, &mut frame, tracer);
         // What the run held on to is let go; the lists keep their room.
         frame.held.clear();
+        frame.copies.clear();
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
         outcome
     }
 
     fn run_in(&self, execution: &Execution, frame: &mut Frame, tracer: Option<&Tracer>) -> Result<()> {
-        let Frame { held, bound, inputs, outputs } = frame;
+        let Frame { held, copies, bound, inputs, outputs } = frame;
+        for copy in &self.copies {
+            copies.push(copy.value()?);
+        }
+        let copies = &copies[..];
         bound.clear();
         {
             // Checked again under the lock, as a table may have changed since the submission.
@@ -174,11 +207,8 @@ impl CpuExecutable {
                 // Where nothing takes memory there may be no scratch buffer at all.
                 Place::Scratch { bytes: 0, .. } => NOTHING,
                 Place::Scratch { offset, bytes } => Operand { address: scratch?.address.wrapping_add(offset), bytes },
-                Place::Constant(index) => {
-                    let bytes = self.constants[index].bytes();
-                    // Only inputs are constants, and inputs are not written.
-                    Operand { address: bytes.as_ptr().cast_mut(), bytes: bytes.len() }
-                }
+                Place::Constant(index) => constant(&self.constants[index]),
+                Place::Copy(index) => constant(&copies[index]),
             })
         };
         let runtime = Runtime { extents: execution.extents.as_deref(), pool: &self.pool, deadline: execution.deadline };
@@ -204,6 +234,12 @@ impl CpuExecutable {
     }
 }
 
+/// A constant's bytes. Only inputs are constants, and inputs are not written.
+fn constant(tensor: &Tensor) -> Operand {
+    let bytes = tensor.bytes();
+    Operand { address: bytes.as_ptr().cast_mut(), bytes: bytes.len() }
+}
+
 /// No bytes, at an address that is aligned for every element type.
 const NOTHING: Operand = Operand { address: std::ptr::without_provenance_mut(ALIGNMENT), bytes: 0 };
 
@@ -216,9 +252,11 @@ impl Executable for CpuExecutable {
         BufferLayout { bytes: self.scratch, alignment: ALIGNMENT }
     }
 
-    fn resident_bytes(&self) -> usize {
-        let constants: usize = self.constants.iter().map(|tensor| tensor.bytes().len()).sum();
-        constants + self.steps.iter().map(|step| step.kernel.resident_bytes()).sum::<usize>()
+    fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        let packed = self.steps.iter().flat_map(|step| step.kernel.weights());
+        let packed = packed.map(|weight| -> Arc<dyn Weight> { weight.clone() });
+        let copies = self.copies.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() });
+        distinct_weights(packed.chain(copies))
     }
 }
 
@@ -226,15 +264,25 @@ fn memory(buffer: &Buffer) -> Result<&CpuMemory> {
     buffer.memory().ok_or_else(|| Error::internal(format!("{buffer:?} is another device's memory")))
 }
 
-/// The tensor, its bytes copied where they are not aligned for its elements.
-fn aligned(tensor: &Tensor) -> Result<Tensor> {
+/// Are the tensor's bytes aligned for its elements?
+fn is_aligned(tensor: &Tensor) -> bool {
     const WIDEST: usize = 16;
-    if (tensor.bytes().as_ptr() as usize).is_multiple_of(WIDEST.min(tensor.dtype().bits().div_ceil(8).max(1))) {
-        return Ok(tensor.clone());
-    }
+    (tensor.bytes().as_ptr() as usize).is_multiple_of(WIDEST.min(tensor.dtype().bits().div_ceil(8).max(1)))
+}
+
+/// A copy of the tensor whose bytes are aligned for its elements.
+fn aligned(tensor: &Tensor) -> Result<Tensor> {
     // A vector of the widest elements is aligned for every type.
     let bytes = tensor.bytes();
-    let mut words = vec![0u64; bytes.len().div_ceil(8)];
+    let count = bytes.len().div_ceil(8);
+    let mut words: Vec<u64> = Vec::new();
+    words.try_reserve_exact(count).map_err(|error| {
+        Error::new(ErrorKind::OutOfMemory, "cannot allocate memory for a constant")
+            .with_sizes(bytes.len() as u64, None)
+            .with_remedy("evict other weights, or divide the model among more devices")
+            .caused_by(error)
+    })?;
+    words.resize(count, 0);
     let (chunks, rest) = bytes.as_chunks::<8>();
     for (word, chunk) in words.iter_mut().zip(chunks) {
         *word = u64::from_ne_bytes(*chunk);
@@ -246,7 +294,6 @@ fn aligned(tensor: &Tensor) -> Result<Tensor> {
         padded[..rest.len()].copy_from_slice(rest);
         *last = u64::from_ne_bytes(padded);
     }
-    let count = words.len();
     let whole = Tensor::from_vec(&[count], words)?;
     Tensor::from_bytes(tensor.dtype(), tensor.shape(), whole.bytes().slice(..bytes.len()))
 }
@@ -257,7 +304,7 @@ fn make(
     drafts: &[Draft],
     options: &CompileOptions,
     isa: Isa,
-    pool: &Pool,
+    (pool, weights): (&Pool, &Weights<Vec<f32>>),
 ) -> Result<Vec<Box<dyn Kernel>>> {
     type Slot = Mutex<Option<Result<Box<dyn Kernel>>>>;
     let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();
@@ -266,7 +313,7 @@ fn make(
             Some(node) => error.at(node.to_string()),
             None => error,
         };
-        let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index]).map_err(named));
+        let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index], weights).map_err(named));
         *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel);
     });
     let missing = || Err(Error::internal("a kernel was not made"));

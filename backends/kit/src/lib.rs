@@ -4,6 +4,8 @@
 //!   waits. A backend implements [`Backend`]: what a piece of work becomes on its driver.
 //! - [`Backlog`] is the thread behind a queue, [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in
 //!   which a device worked, and [`Shares`] deals pieces of work out among threads or devices.
+//! - [`Weights`] is a device's cache of constants in the form in which the device keeps them: executables that need the same constant in
+//!   the same form share it.
 //! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can leave to the host.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
@@ -26,6 +28,7 @@ mod host;
 mod limits;
 mod shares;
 mod shell;
+mod weights;
 mod words;
 
 pub use backlog::Backlog;
@@ -34,4 +37,5 @@ pub use host::{copy_through_host, fill_through_host, run_on_host};
 pub use limits::{Budget, Capacity};
 pub use shares::Shares;
 pub use shell::{Backend, Command, Job, Shell, Signal, Tracer};
+pub use weights::{ConstantNames, Held, Resident, Weights};
 pub use words::{Codes, unknown_option};

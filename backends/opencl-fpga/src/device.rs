@@ -9,7 +9,7 @@ use hetero_hal::{
     Program, Queue, QueueOptions, Reach, Result, Source, SyncMode, Telemetry, Timeline,
 };
 use hetero_kernels::{Dialect, Target};
-use hetero_kit::{Budget, Busy, unknown_option};
+use hetero_kit::{Budget, Busy, Weights, unknown_option};
 
 use crate::driver::Found;
 use crate::executable::OpenClExecutable;
@@ -33,6 +33,8 @@ pub(crate) struct Shared {
     pub(crate) handle: DeviceHandle,
     pub(crate) budget: Budget,
     pub(crate) library: Library,
+    /// Constants in memory of the device's.
+    pub(crate) weights: Weights<Buffer>,
     pub(crate) quirks: Quirks,
     /// Largest allocation in bytes.
     pub(crate) largest: u64,
@@ -92,6 +94,7 @@ impl OpenClDevice {
             id: info.id.clone(),
             library: Library::new(handle, maker, quirks.options, folder),
             budget: Budget::new(limit),
+            weights: Weights::new(info.id.clone()),
             busy: Busy::new(),
             transfers,
             context,

@@ -1,13 +1,13 @@
 //! Compiled programs: kernels with their arguments, launched in order.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
-    TraceKind,
+    Tensor, TraceKind, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place, Target};
-use hetero_kit::Command;
+use hetero_kit::{Command, ConstantNames, Held};
 
 use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -19,8 +19,8 @@ struct Launch {
     name: String,
     nodes: Vec<Arc<str>>,
     buffers: Vec<BufferRange>,
-    /// What each buffer argument is now; kept, so that no other memory takes over its handle.
-    set: Vec<Option<Arc<Mem>>>,
+    /// What each buffer argument is now. Memory that has gone stays told apart from memory that has taken over its handle.
+    set: Vec<Weak<Mem>>,
     groups: [u32; 3],
     items: [u32; 3],
 }
@@ -30,9 +30,8 @@ pub(crate) struct OpenClExecutable {
     bindings: Vec<BindingInfo>,
     /// Under a lock, as a kernel's arguments are its state.
     launches: Mutex<Vec<Launch>>,
-    constants: Vec<Buffer>,
+    constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
-    resident: usize,
     /// No launch has more than one group.
     single: bool,
     shared: Arc<Shared>,
@@ -69,7 +68,7 @@ impl OpenClExecutable {
                     kernel,
                     name: of.entry.split('_').next().unwrap_or_default().to_owned(),
                     nodes: launch.nodes.iter().filter_map(name).collect(),
-                    set: vec![None; launch.buffers.len()],
+                    set: vec![Weak::new(); launch.buffers.len()],
                     buffers: launch.buffers.clone(),
                     groups: launch.groups,
                     items: [of.items, 1, 1],
@@ -77,13 +76,17 @@ impl OpenClExecutable {
             }
         }
         let mut constants = Vec::with_capacity(lowered.constants.len());
-        let mut resident = source.len();
+        let names = ConstantNames::of(program);
         for content in &lowered.constants {
             options.check()?;
-            let buffer = OpenClMemory::allocate(shared, content.bytes().len())?;
-            buffer.write(0, content.bytes())?;
-            resident += content.bytes().len();
-            constants.push(buffer);
+            let device = shared.clone();
+            let upload = move |sources: &[Tensor]| {
+                let buffer = OpenClMemory::allocate(&device, sources[0].bytes().len())?;
+                buffer.write(0, sources[0].bytes())?;
+                Ok(buffer)
+            };
+            let source = std::slice::from_ref(content);
+            constants.push(shared.weights.get(names.find(content), source, "uploaded", upload)?);
         }
         Ok(OpenClExecutable {
             bindings: BindingInfo::of(program),
@@ -91,7 +94,6 @@ impl OpenClExecutable {
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
-            resident,
             shared: shared.clone(),
         })
     }
@@ -119,7 +121,7 @@ impl OpenClExecutable {
             kernel: Kernel::new(&built, &signature.entry)?,
             name: signature.entry.clone(),
             nodes: vec![],
-            set: vec![None; buffers.len()],
+            set: vec![Weak::new(); buffers.len()],
             buffers,
             groups: [0, 1, 2].map(|axis| signature.global[axis] / local[axis]),
             items: local,
@@ -130,7 +132,6 @@ impl OpenClExecutable {
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
-            resident: code.len(),
             shared: shared.clone(),
         })
     }
@@ -146,7 +147,8 @@ impl OpenClExecutable {
     }
 
     /// Gives all launches to a queue, the first one behind the events; the last one's event, if there is a launch. `bound` are the
-    /// run's buffers, the scratch memory last.
+    /// run's buffers, the scratch memory last. A weight that is evicted while they are under way is freed after them: by the standard,
+    /// commands keep the memory objects that they use.
     pub(crate) fn enqueue(
         &self,
         execution: &Execution,
@@ -157,15 +159,18 @@ impl OpenClExecutable {
     ) -> Result<Option<Arc<Event>>> {
         let count = self.bindings.len();
         BindingInfo::check(&self.bindings, bound.get(..count).unwrap_or_default())?;
+        let constants = self.constants.iter().map(|constant| constant.value()).collect::<Result<Vec<_>>>()?;
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = None;
         let mut events = events;
         for launch in launches.iter_mut() {
             for (index, range) in launch.buffers.iter().enumerate() {
-                let memory = self.memory(execution, bound, range)?;
-                if launch.set[index].as_ref().is_none_or(|set| !Arc::ptr_eq(set, &memory)) {
+                let memory = memory(execution, bound, &constants, range)?;
+                if !std::ptr::eq(launch.set[index].as_ptr(), Arc::as_ptr(&memory)) {
+                    // Where the call fails, nothing is known of the argument.
+                    launch.set[index] = Weak::new();
                     launch.kernel.set_memory(index, &memory)?;
-                    launch.set[index] = Some(memory);
+                    launch.set[index] = Arc::downgrade(&memory);
                 }
             }
             let event = queue.launch(&launch.kernel, launch.groups, launch.items, events);
@@ -181,17 +186,18 @@ impl OpenClExecutable {
         }
         Ok(last)
     }
+}
 
-    fn memory(&self, execution: &Execution, bound: &[Buffer], range: &BufferRange) -> Result<Arc<Mem>> {
-        let buffer = match range.place {
-            Place::Binding(position) => bound.get(position),
-            Place::Scratch => execution.scratch.as_ref(),
-            Place::Constant(number) => self.constants.get(number),
-        };
-        let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
-        let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
-        memory.range(buffer.offset() + range.offset, range.bytes)
-    }
+/// The memory that a launch binds.
+fn memory(execution: &Execution, bound: &[Buffer], constants: &[Arc<Buffer>], range: &BufferRange) -> Result<Arc<Mem>> {
+    let buffer = match range.place {
+        Place::Binding(position) => bound.get(position),
+        Place::Scratch => execution.scratch.as_ref(),
+        Place::Constant(number) => constants.get(number).map(|constant| &**constant),
+    };
+    let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
+    let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;
+    memory.range(buffer.offset() + range.offset, range.bytes)
 }
 
 /// A command of a traced job.
@@ -220,7 +226,7 @@ impl Executable for OpenClExecutable {
         self.scratch
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.resident
+    fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        distinct_weights(self.constants.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() }))
     }
 }

@@ -9,11 +9,11 @@ use hetero_hal::{
     Program, Queue, QueueOptions, Result, Source, Telemetry,
 };
 use hetero_kernels::{Dialect, Target};
-use hetero_kit::Budget;
+use hetero_kit::{Budget, Weights};
 
 use crate::completion::{self, Ticket, Waiter};
 use crate::driver::Settings;
-use crate::executable::WgpuExecutable;
+use crate::executable::{Uploaded, WgpuExecutable};
 use crate::gpu::{Gpu, PATIENCE};
 use crate::memory::WgpuMemory;
 use crate::pipelines::Pipelines;
@@ -31,6 +31,8 @@ pub(crate) struct Context {
     pub(crate) budget: Budget,
     pub(crate) importer: Option<Importer>,
     pub(crate) pipelines: Pipelines,
+    /// Constants in memory of the device's.
+    pub(crate) weights: Weights<Uploaded>,
     /// To the thread that waits for the device, once it is needed.
     waiting: Mutex<Option<Waiter>>,
 }
@@ -131,6 +133,7 @@ impl WgpuDevice {
         capabilities.max_allocation = Some(limits.max_buffer_size);
         capabilities.kernels = vec![KernelFormat::Wgsl];
         let context = Context {
+            weights: Weights::new(info.id.clone()),
             gpu: Arc::new(gpu),
             target,
             alignment,

@@ -5,9 +5,10 @@ use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, KernelSignature,
-    Memory, Program, Result, Tensor,
+    Memory, Program, Result, Tensor, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place};
+use hetero_kit::{ConstantNames, Held, Resident};
 
 use crate::device::Context;
 use crate::memory::WgpuMemory;
@@ -16,6 +17,8 @@ use crate::stamps::{Names, Stamps};
 
 /// Bytes of small constants that share a buffer.
 const SHARED: usize = 16 << 20;
+/// Bytes from which a constant has a buffer of its own, so that executables that differ in their small constants share the large ones.
+const LARGE: usize = 64 << 10;
 /// Sets of bindings whose bind groups are kept.
 const PREPARED: usize = 8;
 
@@ -35,6 +38,7 @@ struct Step {
 struct Bound<'a> {
     buffers: &'a [Buffer],
     scratch: Option<&'a Buffer>,
+    constants: &'a [Arc<Uploaded>],
 }
 
 /// A run that the device has been given.
@@ -50,7 +54,25 @@ pub(crate) struct Submitted {
 struct Prepared {
     /// Memory and first byte of each binding and of the scratch memory.
     key: Vec<(u64, usize)>,
+    /// Identities of the constants' memory, which changes when they come back after an eviction.
+    constants: Vec<u64>,
     groups: Vec<wgpu::BindGroup>,
+}
+
+/// Constants in one buffer of the device's.
+pub(crate) struct Uploaded(WgpuMemory);
+
+impl Resident for Uploaded {
+    fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+}
+
+impl Drop for Uploaded {
+    fn drop(&mut self) {
+        // Bind groups that were prepared for it would keep it. The device frees it once no work under way uses it.
+        self.0.buffer.destroy();
+    }
 }
 
 /// A program or kernel compiled for a wgpu device.
@@ -59,12 +81,11 @@ pub(crate) struct WgpuExecutable {
     bindings: Vec<BindingInfo>,
     steps: Vec<Step>,
     /// What holds the constants, and where in it each lies.
-    memories: Vec<WgpuMemory>,
+    memories: Vec<Arc<Held<Uploaded>>>,
     constants: Vec<(usize, usize)>,
     /// The numbers of all steps.
     numbers: Option<WgpuNumbers>,
     scratch: usize,
-    resident: usize,
     /// Most recently used last.
     prepared: Mutex<Vec<Arc<Prepared>>>,
 }
@@ -93,7 +114,7 @@ impl WgpuExecutable {
                 node.map_or(error.clone(), |node| error.at(node.to_string()))
             })?);
         }
-        let (memories, constants) = upload(context, &lowered.constants, options)?;
+        let (memories, constants) = upload(context, program, &lowered.constants, options)?;
         let align = context.gpu.device.limits().min_uniform_buffer_offset_alignment as usize;
         let mut content: Vec<u8> = Vec::new();
         let mut steps = Vec::with_capacity(lowered.launches.len());
@@ -118,7 +139,6 @@ impl WgpuExecutable {
             });
         }
         let numbers = if content.is_empty() { None } else { Some(WgpuNumbers::new(context, &content)?) };
-        let resident = lowered.constants.iter().map(|tensor| tensor.bytes().len()).sum::<usize>() + content.len();
         Ok(WgpuExecutable {
             context: context.clone(),
             bindings: BindingInfo::of(program),
@@ -127,7 +147,6 @@ impl WgpuExecutable {
             constants,
             numbers,
             scratch: lowered.scratch,
-            resident,
             prepared: Mutex::default(),
         })
     }
@@ -182,7 +201,6 @@ impl WgpuExecutable {
             constants: vec![],
             numbers: None,
             scratch: 0,
-            resident: 0,
             prepared: Mutex::default(),
         })
     }
@@ -219,7 +237,10 @@ impl WgpuExecutable {
         }
         let table: Vec<Buffer> = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
         BindingInfo::check(&self.bindings, &table[..self.bindings.len().min(table.len())])?;
-        let bound = Bound { buffers: &table[..self.bindings.len()], scratch: execution.scratch.as_ref() };
+        // Kept until the work is submitted; the device keeps them from then on.
+        let constants = self.memories.iter().map(|memory| memory.value()).collect::<Result<Vec<_>>>()?;
+        let buffers = &table[..self.bindings.len()];
+        let bound = Bound { buffers, scratch: execution.scratch.as_ref(), constants: &constants };
         let prepared = self.prepare(&bound)?;
         let gpu = &self.context.gpu;
         let mut memories = Vec::with_capacity(table.len());
@@ -278,7 +299,11 @@ impl WgpuExecutable {
     /// The bind groups for the memory of a run, made where no run before had the same.
     fn prepare(&self, bound_now: &Bound<'_>) -> Result<Arc<Prepared>> {
         let bound = || bound_now.buffers.iter().chain(bound_now.scratch);
-        let matches = |key: &[(u64, usize)]| {
+        let constants = bound_now.constants;
+        let fresh = |prepared: &Prepared| {
+            prepared.constants.iter().zip(constants).all(|(&identity, constant)| constant.0.identity == identity)
+        };
+        let matches = |Prepared { key, .. }: &Prepared| {
             key.len() == bound().count()
                 && bound().zip(key).all(|(buffer, &(identity, offset))| {
                     buffer.offset() == offset
@@ -288,7 +313,8 @@ impl WgpuExecutable {
         let lock = || self.prepared.lock().unwrap_or_else(PoisonError::into_inner);
         {
             let mut known = lock();
-            if let Some(index) = known.iter().rposition(|prepared| matches(&prepared.key)) {
+            known.retain(|prepared| fresh(prepared));
+            if let Some(index) = known.iter().rposition(|prepared| matches(prepared)) {
                 let found = known.remove(index);
                 known.push(found.clone());
                 return Ok(found);
@@ -304,6 +330,7 @@ impl WgpuExecutable {
     }
 
     fn bind(&self, bound_now: &Bound<'_>) -> Result<Prepared> {
+        let constants = bound_now.constants;
         let mut key = Vec::with_capacity(bound_now.buffers.len() + 1);
         for buffer in bound_now.buffers.iter().chain(bound_now.scratch) {
             key.push((self.context.memory(buffer)?.identity, buffer.offset()));
@@ -332,7 +359,7 @@ impl WgpuExecutable {
             let descriptor = wgpu::BindGroupDescriptor { label: None, layout, entries: &entries };
             groups.push(gpu.checked("binding memory", || gpu.device.create_bind_group(&descriptor))?);
         }
-        Ok(Prepared { key, groups })
+        Ok(Prepared { key, constants: constants.iter().map(|constant| constant.0.identity).collect(), groups })
     }
 
     /// The memory of a place, and where in it the place begins.
@@ -343,7 +370,7 @@ impl WgpuExecutable {
             Place::Scratch => bound.scratch.ok_or_else(missing)?,
             Place::Constant(number) => {
                 let &(memory, offset) = self.constants.get(number).ok_or_else(missing)?;
-                return Ok((self.memories.get(memory).ok_or_else(missing)?, offset));
+                return Ok((&bound.constants.get(memory).ok_or_else(missing)?.0, offset));
             }
         };
         Ok((self.context.memory(buffer)?, buffer.offset()))
@@ -368,30 +395,53 @@ impl WgpuNumbers {
 }
 
 /// Memory, and for each constant the number of its memory and its first byte there.
-type Uploaded = (Vec<WgpuMemory>, Vec<(usize, usize)>);
+type Places = (Vec<Arc<Held<Uploaded>>>, Vec<(usize, usize)>);
 
 /// Constants in memory of the device, small ones together.
-fn upload(context: &Arc<Context>, constants: &[Tensor], options: &CompileOptions) -> Result<Uploaded> {
+fn upload(context: &Arc<Context>, program: &Program, constants: &[Tensor], options: &CompileOptions) -> Result<Places> {
+    let alignment = context.alignment;
     let mut places = Vec::with_capacity(constants.len());
-    let mut sizes: Vec<usize> = Vec::new();
+    let mut groups: Vec<Vec<Tensor>> = Vec::new();
+    // The number of the group that small constants are added to, and its bytes.
+    let mut open: Option<(usize, usize)> = None;
     for tensor in constants {
         let bytes = tensor.bytes().len();
-        let begin = sizes.last().map(|&size: &usize| size.next_multiple_of(context.alignment));
-        match (begin, sizes.last_mut()) {
-            (Some(begin), Some(size)) if begin + bytes <= SHARED => {
-                places.push((places.last().map_or(0, |&(memory, _)| memory), begin));
-                *size = begin + bytes;
+        let begin = open.map(|(group, size)| (group, size.next_multiple_of(alignment)));
+        match begin.filter(|(_, begin)| bytes < LARGE && begin + bytes <= SHARED) {
+            Some((group, begin)) => {
+                places.push((group, begin));
+                groups[group].push(tensor.clone());
+                open = Some((group, begin + bytes));
             }
-            _ => {
-                places.push((places.last().map_or(0, |&(memory, _): &(usize, usize)| memory + 1), 0));
-                sizes.push(bytes);
+            None => {
+                places.push((groups.len(), 0));
+                if bytes < LARGE {
+                    open = Some((groups.len(), bytes));
+                }
+                groups.push(vec![tensor.clone()]);
             }
         }
     }
-    let memories = sizes.iter().map(|&bytes| WgpuMemory::allocate(context, bytes)).collect::<Result<Vec<_>>>()?;
-    for (tensor, &(memory, offset)) in constants.iter().zip(&places) {
+    let names = ConstantNames::of(program);
+    let mut memories = Vec::with_capacity(groups.len());
+    for sources in &groups {
         options.check()?;
-        memories[memory].write(offset, tensor.bytes())?;
+        let name = sources.first().map_or("", |tensor| names.find(tensor));
+        let device = context.clone();
+        let make = move |sources: &[Tensor]| {
+            let mut offsets = Vec::with_capacity(sources.len());
+            let mut size = 0usize;
+            for tensor in sources {
+                offsets.push(size.next_multiple_of(alignment));
+                size = size.next_multiple_of(alignment) + tensor.bytes().len();
+            }
+            let memory = WgpuMemory::allocate(&device, size)?;
+            for (tensor, offset) in sources.iter().zip(offsets) {
+                memory.write(offset, tensor.bytes())?;
+            }
+            Ok(Uploaded(memory))
+        };
+        memories.push(context.weights.get(name, sources, "uploaded", make)?);
     }
     Ok((memories, places))
 }
@@ -405,7 +455,7 @@ impl Executable for WgpuExecutable {
         BufferLayout { bytes: self.scratch, alignment: self.context.alignment }
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.resident
+    fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        distinct_weights(self.memories.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() }))
     }
 }

@@ -112,6 +112,10 @@ impl WgpuMemory {
         }
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     pub(crate) fn gpu(&self) -> &Gpu {
         &self.context.gpu
     }

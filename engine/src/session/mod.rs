@@ -21,6 +21,7 @@ use std::time::Duration;
 use hetero_comm::{Choice, Usability};
 use hetero_hal::{
     DType, Device, Error as HalError, ErrorKind, HandleKind, Program, Queue, QueueOptions, Tensor, TraceSink, ValueId,
+    Weight, distinct_weights,
 };
 
 use crate::{Error, HeteroEngine, Result};
@@ -92,6 +93,13 @@ struct Frozen {
     groups: Vec<Group>,
 }
 
+/// The weights of all executables, each once.
+fn weights(partitions: &[Partition], groups: &[Group]) -> Vec<Arc<dyn Weight>> {
+    let members = groups.iter().flat_map(|group| &group.members).flat_map(|member| &member.executables);
+    let executables = partitions.iter().map(|partition| &partition.executable).chain(members);
+    distinct_weights(executables.flat_map(|executable| executable.weights()))
+}
+
 /// A plan, compiled. May be run from several threads at once; runs share nothing that changes.
 pub struct Session {
     program: Arc<Program>,
@@ -147,7 +155,7 @@ impl Session {
             placement: plan.placement().into_iter().map(owned).collect(),
             moved,
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
-            resident_bytes: partitions.iter().map(|partition| partition.executable.resident_bytes()).sum(),
+            resident_bytes: weights(&partitions, &groups).iter().map(|weight| weight.bytes()).sum(),
             edges: layout.edges.clone(),
             tiles: joined,
         };
@@ -192,6 +200,13 @@ impl Session {
     #[must_use]
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
+    }
+
+    /// The weights of the session's executables, each once. Sessions of one device share them. Whoever manages memory may evict those that
+    /// no run needs soon; a run restores what it needs.
+    #[must_use]
+    pub fn weights(&self) -> Vec<Arc<dyn Weight>> {
+        weights(&self.frozen.partitions, &self.frozen.groups)
     }
 
     /// The devices that the plan uses.

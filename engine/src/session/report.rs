@@ -17,7 +17,7 @@ pub struct Report {
     /// Bytes of all arenas: values between partitions, and the partitions' scratch; no weights, inputs and outputs, but for outputs that
     /// another device reads in place.
     pub arena_bytes: usize,
-    /// Bytes of compiled weights and code.
+    /// Bytes of the weights that the devices keep in a form of their own. A weight that several partitions share counts once.
     pub resident_bytes: usize,
     /// What passes in a run, by sender and receiver: inputs, then values between devices, then outputs.
     pub edges: Vec<Traffic>,

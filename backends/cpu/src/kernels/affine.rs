@@ -122,8 +122,4 @@ impl Kernel for Affine {
     fn in_place(&self) -> &'static [usize] {
         if self.input.halo == self.output.halo { &[0] } else { &[] }
     }
-
-    fn resident_bytes(&self) -> usize {
-        (self.scale.len() + self.shift.len()) * size_of::<f32>()
-    }
 }

@@ -112,17 +112,17 @@ impl Cell for Gru {
         if hidden == 0 {
             return Ok(());
         }
-        let [both, last] = &self.state[..] else {
-            multiply(&self.state[0], h, bias, sums)?;
+        if self.state.len() == 1 {
+            multiply(0, h, bias, sums)?;
             for (item, (sums, h)) in sums.chunks(3 * hidden).zip(h.chunks_mut(hidden)).enumerate() {
                 let (sums, candidate) = sums.split_at(2 * hidden);
                 // SAFETY: the slices have `hidden` elements for each of their gates.
                 unsafe { isa.run(Unit { inputs: inputs(item), sums, candidate, reset_after: true, h }) };
             }
             return Ok(());
-        };
+        }
         let (sums, candidates) = sums.split_at_mut(2 * hidden * layer.batch);
-        multiply(both, h, bias.map(|bias| &bias[..2 * hidden]), sums)?;
+        multiply(0, h, bias.map(|bias| &bias[..2 * hidden]), sums)?;
         let rows = || sums.chunks(2 * hidden);
         for (item, (sums, (h, into))) in rows().zip(h.chunks(hidden).zip(faded.chunks_mut(hidden))).enumerate() {
             let of_reset = hidden..2 * hidden;
@@ -131,7 +131,7 @@ impl Cell for Gru {
                 isa.run(Reset { inputs: &inputs(item)[of_reset.clone()], sums: &sums[of_reset], h, into });
             }
         }
-        multiply(last, faded, bias.map(|bias| &bias[2 * hidden..]), candidates)?;
+        multiply(1, faded, bias.map(|bias| &bias[2 * hidden..]), candidates)?;
         let states = candidates.chunks(hidden).zip(h.chunks_mut(hidden));
         for (item, (sums, (candidate, h))) in rows().zip(states).enumerate() {
             // SAFETY: the slices have `hidden` elements for each of their gates.

@@ -67,7 +67,7 @@ impl Cell for Lstm {
 
     fn step(&self, layer: &Layer, step: Step<'_>, multiply: &mut Multiply<'_>) -> Result<()> {
         let Step { inputs, bias, h, c, sums } = step;
-        multiply(&self.state[0], h, bias, sums)?;
+        multiply(0, h, bias, sums)?;
         let (rows, hidden) = (layer.rows().max(1), layer.hidden.max(1));
         let states = h.chunks_mut(hidden).zip(c.chunks_mut(hidden));
         for (item, (sums, (h, c))) in sums.chunks(rows).zip(states).enumerate() {

@@ -5,11 +5,13 @@
 //! where they are long, because rows a power of two apart would fight for the same lines of the cache. The order of the loops is that
 //! of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
 
+use std::sync::Arc;
+
 use hetero_hal::{DType, Result};
 
 use super::tile::{self, Bias, Tile, piece};
 use super::vector::{Activation, Pairwise, Second};
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Packed, Runtime, Site, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -46,26 +48,13 @@ enum Right {
     Rows(Shared),
 }
 
-/// A matrix in panels: for each `lanes` columns, row after row.
-pub(super) struct Panels {
-    lanes: usize,
-    rows: usize,
-    data: Vec<f32>,
-}
-
-impl Panels {
-    pub(super) fn pack(isa: Isa, matrix: &[f32], rows: usize, columns: usize, strides: (usize, usize)) -> Self {
-        let lanes = isa.lanes();
-        let mut data = vec![0.0; columns.div_ceil(lanes) * lanes * rows];
-        for (number, panel) in data.chunks_exact_mut((lanes * rows).max(1)).enumerate() {
-            pack_panel(matrix, (0..rows, number * lanes..((number + 1) * lanes).min(columns)), strides, lanes, panel);
-        }
-        Panels { lanes, rows, data }
+/// Packs a matrix into panels: for each `lanes` columns, row after row.
+fn pack(lanes: usize, matrix: &[f32], rows: usize, columns: usize, strides: (usize, usize)) -> Result<Vec<f32>> {
+    let mut data = zeros(columns.div_ceil(lanes) * lanes * rows)?;
+    for (number, panel) in data.chunks_exact_mut((lanes * rows).max(1)).enumerate() {
+        pack_panel(matrix, (0..rows, number * lanes..((number + 1) * lanes).min(columns)), strides, lanes, panel);
     }
-
-    pub(super) fn bytes(&self) -> usize {
-        self.data.len() * size_of::<f32>()
-    }
+    Ok(data)
 }
 
 /// Packs a panel's rows: a vector each, 0 behind the last column.
@@ -92,7 +81,7 @@ fn pack_panel(
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a> {
     pub(super) left: &'a [f32],
-    /// Not looked at where the product was made with the right matrix.
+    /// The panels where the product was made with the right matrix.
     pub(super) right: &'a [f32],
     /// One element for each column.
     pub(super) bias: Option<&'a [f32]>,
@@ -104,26 +93,43 @@ pub(super) struct Operands<'a> {
 pub(super) struct Product {
     isa: Isa,
     shape: Shape,
-    /// The right matrix, where it is constant.
-    panels: Option<Panels>,
+    /// The right matrix in panels, where it is constant.
+    packed: Option<Packed>,
     pub(super) clamp: (f32, f32),
 }
 
 impl Product {
-    /// `right` is the right matrix's content, where it is constant.
-    pub(super) fn new(isa: Isa, shape: Shape, right: Option<&[f32]>) -> Self {
-        let panels = right.map(|right| Panels::pack(isa, right, shape.k, shape.n, shape.b));
-        Product { isa, shape, panels, clamp: (f32::NEG_INFINITY, f32::INFINITY) }
+    /// With a right matrix that each run gives.
+    pub(super) fn new(isa: Isa, shape: Shape) -> Self {
+        Product { isa, shape, packed: None, clamp: (f32::NEG_INFINITY, f32::INFINITY) }
+    }
+
+    /// With the node's input `right` as the right matrix, which begins at element `start`; packed where it is constant.
+    pub(super) fn of(site: Site<'_>, shape: Shape, right: usize, start: usize) -> Result<Self> {
+        let Shape { n, k, b, .. } = shape;
+        let lanes = site.isa.lanes();
+        let layout = format_args!("panels of {lanes} columns: {k}x{n} from {start} on, strides {b:?}");
+        let packed = site.packed(right, layout, move |matrix| pack(lanes, &matrix[start..], k, n, b))?;
+        Ok(Product { packed, ..Product::new(site.isa, shape) })
     }
 
     /// Was it made with the right matrix?
     pub(super) fn is_packed(&self) -> bool {
-        self.panels.is_some()
+        self.packed.is_some()
+    }
+
+    /// The right matrix in panels, where the product was made with it. A run takes them once, as [`Operands::right`].
+    pub(super) fn panels(&self) -> Result<Option<Arc<Vec<f32>>>> {
+        self.packed.as_ref().map(|packed| packed.value()).transpose()
+    }
+
+    pub(super) fn weights(&self) -> Option<&Packed> {
+        self.packed.as_ref()
     }
 
     /// Is the right matrix packed while running?
     fn packs(&self) -> bool {
-        self.panels.is_none() && (self.shape.b.1 != 1 || self.shape.m >= PACK_FROM)
+        !self.is_packed() && (self.shape.b.1 != 1 || self.shape.m >= PACK_FROM)
     }
 
     /// Are the left matrix's rows packed?
@@ -146,10 +152,6 @@ impl Product {
         (self.right_space() + threads * self.left_space()) * size_of::<f32>()
     }
 
-    pub(super) fn resident_bytes(&self) -> usize {
-        self.panels.as_ref().map_or(0, Panels::bytes)
-    }
-
     /// `into = left * right + bias`, or added to what `into` holds.
     pub(super) fn run(
         &self,
@@ -163,7 +165,12 @@ impl Product {
             rows == 0 || columns == 0 || (rows - 1) * row + (columns - 1) * column < len
         };
         // Kernels are made for checked shapes; a slip here must not become a wild write.
-        let fits = holds(s.m, s.k, s.a, left.len()) && (self.panels.is_some() || holds(s.k, s.n, s.b, right.len()));
+        let lanes = self.isa.lanes();
+        let whole = match self.is_packed() {
+            true => right.len() >= s.n.next_multiple_of(lanes) * s.k,
+            false => holds(s.k, s.n, s.b, right.len()),
+        };
+        let fits = holds(s.m, s.k, s.a, left.len()) && whole;
         let room = self.workspace(runtime.pool.threads()) <= size_of_val(workspace);
         assert!(fits && room && into.len() >= s.m * s.n && bias.is_none_or(|bias| bias.len() >= s.n));
         if s.m == 0 || s.n == 0 {
@@ -172,17 +179,13 @@ impl Product {
         let (right_space, left_space) = workspace.split_at_mut(self.right_space());
         let (packed, rows) = (Shared::new(right_space), Shared::new(left_space));
         let into = Shared::new(into);
-        let lanes = self.isa.lanes();
         // Pieces of the depth; one where nothing asks for more. Without depth there is still the bias.
         let step = if self.packs() || self.packs_left() { DEPTH } else { s.k.max(1) };
         for start in (0..s.k.max(1)).step_by(step) {
             let depth = start..(start + step).min(s.k);
-            let right = match &self.panels {
-                Some(panels) => {
-                    debug_assert_eq!((panels.lanes, panels.rows), (lanes, s.k));
-                    Right::Packed(Shared::constant(panels.data.as_ptr()))
-                }
-                None if self.packs() => {
+            let right = match self.is_packed() {
+                true => Right::Packed(Shared::constant(right.as_ptr())),
+                false if self.packs() => {
                     let panels = s.n.div_ceil(lanes);
                     let size = depth.len() * lanes;
                     let pieces = runtime.pieces(panels, size * 2);
@@ -196,7 +199,7 @@ impl Product {
                     });
                     Right::Packed(packed)
                 }
-                None => Right::Rows(Shared::constant(right.as_ptr())),
+                false => Right::Rows(Shared::constant(right.as_ptr())),
             };
             let first = start == 0;
             let bias = if first { bias } else { None };
@@ -270,7 +273,7 @@ impl Product {
                             (left.as_ptr().add(own.start * s.a.0 + depth.start * s.a.1), s.a.0, s.a.1)
                         };
                         let (w, w_k, w_vector) = match right {
-                            Right::Packed(data) if self.panels.is_some() => {
+                            Right::Packed(data) if self.is_packed() => {
                                 (data.at((panel * s.k + depth.start) * lanes), lanes, s.k * lanes)
                             }
                             Right::Packed(data) => (data.at(panel * depth.len() * lanes), lanes, depth.len() * lanes),
@@ -332,10 +335,9 @@ pub(super) fn gemm(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         b: if trans_b { (1, b1) } else { (b1, 1) },
     };
     debug_assert_eq!(if trans_b { b1 } else { b0 }, shape.k);
-    let right = site.constant(1).filter(|_| site.packs).map(|b| b.view::<f32>()).transpose()?;
     Ok(Some(Box::new(Gemm {
         isa: site.isa,
-        product: Product::new(site.isa, shape, right.as_deref()),
+        product: Product::of(site, shape, 1, 0)?,
         alpha: operator.float("alpha")?.unwrap_or(1.0),
         beta: operator.float("beta")?.unwrap_or(1.0),
         addend,
@@ -355,7 +357,11 @@ impl Kernel for Gemm {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let Shape { n, .. } = self.product.shape;
         let a = arguments.input::<f32>(0)?;
-        let b = if self.product.panels.is_some() { &[][..] } else { arguments.input::<f32>(1)? };
+        let panels = self.product.panels()?;
+        let b = match &panels {
+            Some(panels) => &panels[..],
+            None => arguments.input::<f32>(1)?,
+        };
         let c = arguments.optional::<f32>(2)?;
         let into = arguments.output::<f32>(0)?;
         let workspace = arguments.workspace::<f32>()?;
@@ -389,12 +395,12 @@ impl Kernel for Gemm {
         self.product.workspace(threads)
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.product.resident_bytes()
+    fn weights(&self) -> Vec<&Packed> {
+        self.product.weights().into_iter().collect()
     }
 
     fn reads(&self, input: usize) -> bool {
-        input != 1 || self.product.panels.is_none()
+        input != 1 || !self.product.is_packed()
     }
 }
 
@@ -411,8 +417,7 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // Rows of a stack times one matrix are one product.
     if b_batch.iter().all(|&size| size == 1) && a_batch.len() >= b_batch.len() {
         let rows = a_batch.iter().product::<usize>() * m;
-        let right = site.constant(1).filter(|_| site.packs).map(|b| b.view::<f32>()).transpose()?;
-        let product = Product::new(site.isa, shape(rows), right.as_deref());
+        let product = Product::of(site, shape(rows), 1, 0)?;
         return Ok(Some(Box::new(MatMul { product, pairs: vec![(0, 0)] })));
     }
     let batch = &output.shape[..output.shape.len() - 2];
@@ -430,7 +435,7 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     };
     let count: usize = batch.iter().product();
     let pairs = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
-    Ok(Some(Box::new(MatMul { product: Product::new(site.isa, shape(*m), None), pairs })))
+    Ok(Some(Box::new(MatMul { product: Product::new(site.isa, shape(*m)), pairs })))
 }
 
 struct MatMul {
@@ -443,7 +448,8 @@ impl Kernel for MatMul {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let Shape { m, n, k, .. } = self.product.shape;
         let a = arguments.input::<f32>(0)?;
-        let b = if self.product.panels.is_some() { &[][..] } else { arguments.input::<f32>(1)? };
+        let panels = self.product.panels()?;
+        let b = if panels.is_some() { &[][..] } else { arguments.input::<f32>(1)? };
         let output = arguments.output::<f32>(0)?;
         let workspace = arguments.workspace::<f32>()?;
         if m * n == 0 {
@@ -451,8 +457,11 @@ impl Kernel for MatMul {
         }
         for (into, &(first, second)) in output.chunks_mut(m * n).zip(&self.pairs) {
             let a = &a[first * m * k..][..m * k];
-            let b = if b.is_empty() { b } else { &b[second * k * n..][..k * n] };
-            let operands = Operands { left: a, right: b, bias: None, keep: false };
+            let right = match &panels {
+                Some(panels) => &panels[..],
+                None => &b[second * k * n..][..k * n],
+            };
+            let operands = Operands { left: a, right, bias: None, keep: false };
             self.product.run(operands, into, workspace, runtime);
         }
         Ok(())
@@ -462,11 +471,11 @@ impl Kernel for MatMul {
         self.product.workspace(threads)
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.product.resident_bytes()
+    fn weights(&self) -> Vec<&Packed> {
+        self.product.weights().into_iter().collect()
     }
 
     fn reads(&self, input: usize) -> bool {
-        input != 1 || self.product.panels.is_none()
+        input != 1 || !self.product.is_packed()
     }
 }

@@ -27,9 +27,14 @@ mod tile;
 mod transposed;
 pub(crate) mod vector;
 
+use std::fmt::Arguments as Text;
+use std::sync::Arc;
 use std::time::Instant;
 
-use hetero_hal::{DType, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor};
+use hetero_hal::{
+    DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
+};
+use hetero_kit::{Held, Weights};
 use hetero_reference::Standard;
 
 use crate::lower::Recipe;
@@ -58,9 +63,9 @@ pub(crate) trait Kernel: Send + Sync {
         None
     }
 
-    /// Bytes of packed weights.
-    fn resident_bytes(&self) -> usize {
-        0
+    /// The packed weights that a run reads.
+    fn weights(&self) -> Vec<&Packed> {
+        Vec::new()
     }
 
     /// What profiles call it.
@@ -74,6 +79,30 @@ pub(crate) trait Kernel: Send + Sync {
         let _ = input;
         true
     }
+}
+
+/// A constant as a kernel reads it, shared by all kernels of the device that read it so. A kernel takes its value once in a run.
+pub(crate) type Packed = Arc<Held<Vec<f32>>>;
+
+/// A constant of a program.
+pub(crate) struct Constant {
+    pub(crate) name: Arc<str>,
+    pub(crate) content: Tensor,
+}
+
+/// Zeros, to pack a constant into. A plain allocation that fails would end the process, so the system is asked first.
+fn zeros(count: usize) -> Result<Vec<f32>> {
+    let mut probe: Vec<f32> = Vec::new();
+    probe.try_reserve_exact(count).map_err(|error| {
+        let bytes = count.saturating_mul(size_of::<f32>()) as u64;
+        Error::new(ErrorKind::OutOfMemory, "cannot allocate memory for packed weights")
+            .with_sizes(bytes, None)
+            .with_remedy("evict other weights, or divide the model among more devices")
+            .caused_by(error)
+    })?;
+    // The compiler must not take the allocation away.
+    drop(std::hint::black_box(probe));
+    Ok(vec![0.0; count])
 }
 
 /// Scalar operations that pay for handing a task to a thread.
@@ -117,8 +146,8 @@ pub(crate) struct Site<'a> {
     pub(crate) node: &'a Node,
     /// Instructions that kernels are made for.
     pub(crate) isa: Isa,
-    /// Are weights packed? Not where it is only asked whether there is a kernel.
-    pub(crate) packs: bool,
+    /// Where packed weights come from; none where it is only asked whether there is a kernel.
+    pub(crate) weights: Option<&'a Weights<Vec<f32>>>,
 }
 
 impl<'a> Site<'a> {
@@ -148,6 +177,20 @@ impl<'a> Site<'a> {
         self.input(index)?.constant.as_ref()
     }
 
+    /// An input as a kernel reads it, where it is constant and weights are packed. `layout` says all that `pack` depends on beside the
+    /// constant.
+    fn packed(
+        &self,
+        index: usize,
+        layout: Text<'_>,
+        pack: impl Fn(&[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+    ) -> Result<Option<Packed>> {
+        let (Some(weights), Some(value)) = (self.weights, self.input(index)) else { return Ok(None) };
+        let Some(content) = &value.constant else { return Ok(None) };
+        let make = move |sources: &[Tensor]| pack(&sources[0].view::<f32>()?);
+        weights.get(&value.name, std::slice::from_ref(content), &layout.to_string(), make).map(Some)
+    }
+
     /// All values that the node touches.
     fn values(&self) -> impl Iterator<Item = &'a ProgramValue> {
         let (program, node) = (self.program, self.node);
@@ -168,7 +211,7 @@ pub(crate) fn computes(dtype: DType) -> bool {
 
 /// How a node is supported; `None` where it is not.
 pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Support> {
-    let site = Site { program, node, isa, packs: false };
+    let site = Site { program, node, isa, weights: None };
     Standard.find(&node.operator)?;
     if !site.values().all(|value| computes(value.dtype)) {
         return None;
@@ -188,24 +231,24 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
             None => Box::new(oracle::Oracle::new(site)?),
         },
         Recipe::Conv { geometry, input, output, weights, finish, filters } => {
-            let (weights, finish) = (weights.view::<f32>()?, finish.clone());
+            let (weights, finish) = (conv::Filters::of(site, weights)?, finish.clone());
             match (input, output) {
                 (Some(from), Some(to)) if geometry.is_depthwise() => {
-                    Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, &weights, finish))
+                    Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, weights, finish)?)
                 }
                 (Some(from), Some(to)) if *filters && conv::Winograd::pays(geometry, isa.lanes()) => {
-                    Box::new(conv::Winograd::new(isa, *geometry, *from, *to, &weights, finish))
+                    Box::new(conv::Winograd::new(isa, *geometry, *from, *to, weights, finish)?)
                 }
-                (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, &weights, finish)),
+                (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, weights, finish)?),
                 _ if geometry.channels == 1 => {
-                    Box::new(conv::PlainDepthwise::finished(isa, *geometry, &weights, finish)?)
+                    Box::new(conv::PlainDepthwise::finished(isa, *geometry, weights, finish)?)
                 }
-                _ => Box::new(conv::Plain::finished(isa, *geometry, &weights, finish)?),
+                _ => Box::new(conv::Plain::finished(isa, *geometry, weights, finish)?),
             }
         }
         Recipe::ConvPool { geometry, input, between, output, weights, finish } => {
-            let (weights, pool) = (weights.view::<f32>()?, pooling::blocked(site, *between, *output)?);
-            Box::new(conv::Pooled::new(isa, *geometry, *input, &weights, finish.clone(), pool))
+            let (weights, pool) = (conv::Filters::of(site, weights)?, pooling::blocked(site, *between, *output)?);
+            Box::new(conv::Pooled::new(isa, *geometry, *input, weights, finish.clone(), pool)?)
         }
         Recipe::Affine(affine) => Box::new(affine.clone()),
         Recipe::Chain(chain) => Box::new(chain.clone()),

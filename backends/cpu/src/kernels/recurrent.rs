@@ -3,11 +3,12 @@
 //! Inputs are multiplied with their weights for all steps at once; states are step by step. A cell makes the new states of both.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use hetero_hal::{Attribute, DType, Result};
 
 use super::matmul::{Operands, Product, Shape};
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Packed, Runtime, Site};
 use crate::operand::Arguments;
 use crate::simd::Isa;
 
@@ -129,27 +130,29 @@ impl Weights {
     ) -> Result<Weights> {
         let shape = Shape { m: count, n: rows.len(), k: width, a: (width, 1), b: (1, width) };
         let (each, part) = (layer.rows() * width, rows.start * width..rows.end * width);
-        let content = site.constant(input).filter(|_| site.packs).map(|tensor| tensor.view::<f32>()).transpose()?;
-        let of = |direction: usize| content.as_ref().map(|content| &content[direction * each..][part.clone()]);
-        let products =
-            (0..layer.backwards.len()).map(|direction| Product::new(site.isa, shape, of(direction))).collect();
+        let of = |direction: usize| Product::of(site, shape, input, direction * each + part.start);
+        let products = (0..layer.backwards.len()).map(of).collect::<Result<_>>()?;
         Ok(Weights { products, input, each, part })
     }
 
-    /// Vectors times the weights of a direction.
+    /// The packed weights of a direction, where they are constant.
+    fn panels(&self, direction: usize) -> Result<Option<Arc<Vec<f32>>>> {
+        self.products[direction].panels()
+    }
+
+    /// Vectors times the weights of a direction, whose [`Weights::panels`] are given.
     fn run(
         &self,
-        direction: usize,
+        (direction, panels): (usize, Option<&[f32]>),
         (left, bias): (&[f32], Option<&[f32]>),
         into: &mut [f32],
         space: &mut [f32],
         (arguments, runtime): (&Arguments<'_>, &Runtime<'_>),
     ) -> Result<()> {
         let product = &self.products[direction];
-        let right = if product.is_packed() {
-            &[][..]
-        } else {
-            &arguments.input::<f32>(self.input)?[direction * self.each..][self.part.clone()]
+        let right = match panels {
+            Some(panels) => panels,
+            None => &arguments.input::<f32>(self.input)?[direction * self.each..][self.part.clone()],
         };
         product.run(Operands { left, right, bias, keep: false }, into, space, runtime);
         Ok(())
@@ -169,14 +172,17 @@ pub(super) struct Step<'a> {
     pub(super) sums: &'a mut [f32],
 }
 
-/// `into = states * weights + bias`: weights, states, bias and `into`.
-pub(super) type Multiply<'a> = dyn FnMut(&Weights, &[f32], Option<&[f32]>, &mut [f32]) -> Result<()> + 'a;
+/// `into = states * weights + bias`: number of the weights among [`Cell::weights`], states, bias and `into`.
+pub(super) type Multiply<'a> = dyn FnMut(usize, &[f32], Option<&[f32]>, &mut [f32]) -> Result<()> + 'a;
+
+/// Most weights that the states of a cell are multiplied with.
+const WEIGHTS: usize = 2;
 
 /// One kind of layer.
 pub(super) trait Cell: Send + Sync {
     const NAME: &'static str;
 
-    /// What states are multiplied with.
+    /// What states are multiplied with: [`WEIGHTS`] at most.
     fn weights(&self) -> &[Weights];
 
     /// Makes the new states.
@@ -237,7 +243,13 @@ impl<C: Cell> Kernel for Recurrent<C> {
                 }
                 None => (None, None),
             };
-            self.input.run(direction, (x, of_w), projected, space, (arguments, runtime))?;
+            let panels = self.input.panels(direction)?;
+            let own = (direction, panels.as_ref().map(|panels| &panels[..]));
+            self.input.run(own, (x, of_w), projected, space, (arguments, runtime))?;
+            let mut panels = [const { None }; WEIGHTS];
+            for (panels, weights) in panels.iter_mut().zip(self.cell.weights()) {
+                *panels = weights.panels(direction)?;
+            }
             let start = |into: &mut [f32], initial: Option<&[f32]>| match initial {
                 Some(initial) => {
                     for (item, into) in into.chunks_mut(hidden.max(1)).enumerate() {
@@ -253,8 +265,9 @@ impl<C: Cell> Kernel for Recurrent<C> {
                 let step = if backwards { steps - 1 - number } else { number };
                 let inputs = |item: usize| &projected[layer.row(step, item) * rows..][..rows];
                 let part = Step { inputs: &inputs, bias: of_r, h: &mut *h, c: &mut *c, sums: &mut *sums };
-                self.cell.step(layer, part, &mut |weights, states, bias, into| {
-                    weights.run(direction, (states, bias), into, space, (arguments, runtime))
+                self.cell.step(layer, part, &mut |number, states, bias, into| {
+                    let own = (direction, panels[number].as_ref().map(|panels| &panels[..]));
+                    self.cell.weights()[number].run(own, (states, bias), into, space, (arguments, runtime))
                 })?;
                 if let Some(all) = &mut all {
                     for (item, h) in h.chunks(hidden.max(1)).enumerate() {
@@ -281,8 +294,8 @@ impl<C: Cell> Kernel for Recurrent<C> {
         self.own() * size_of::<f32>() + products.max().unwrap_or(0)
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.products().map(Product::resident_bytes).sum()
+    fn weights(&self) -> Vec<&Packed> {
+        self.products().filter_map(Product::weights).collect()
     }
 
     fn reads(&self, input: usize) -> bool {

@@ -6,7 +6,7 @@ use hetero_hal::{DType, Result};
 use super::matmul::{Operands, Product, Shape};
 use super::tile::piece;
 use super::vector::{Pairwise, Second};
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Packed, Runtime, Site, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -61,21 +61,19 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     // Constant weights are transposed, so that the product reads them in one stream.
-    let mut weights = None;
-    if let (Some(constant), true) = (site.constant(1), site.packs) {
-        let from = constant.view::<f32>()?;
-        let mut into = vec![0.0; from.len()];
+    let weights = site.packed(1, format_args!("{groups} groups, {rows} rows of {channels} channels"), move |from| {
+        let mut into = zeros(from.len())?;
         for (from, into) in from.chunks_exact(channels * rows).zip(into.chunks_exact_mut(channels * rows)) {
             for (row, line) in into.chunks_exact_mut(channels).enumerate() {
                 line.iter_mut().enumerate().for_each(|(channel, value)| *value = from[channel * rows + row]);
             }
         }
-        weights = Some(into);
-    }
+        Ok(into)
+    })?;
     let a = if weights.is_some() { (channels, 1) } else { (1, rows) };
     let product = Shape { m: rows, n: pixels, k: channels, a, b: (pixels, 1) };
     Ok(Some(Box::new(Transposed {
-        product: Product::new(site.isa, product, None),
+        product: Product::new(site.isa, product),
         isa: site.isa,
         weights,
         batch: x[0],
@@ -95,7 +93,7 @@ struct Transposed {
     isa: Isa,
     /// Of one group's weights and pixels: a row for each filter and tap.
     product: Product,
-    weights: Option<Vec<f32>>,
+    weights: Option<Packed>,
     batch: usize,
     groups: usize,
     /// Input channels of a group.
@@ -156,7 +154,8 @@ impl Transposed {
 impl Kernel for Transposed {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<f32>(0)?;
-        let weights = match &self.weights {
+        let packed = self.weights.as_ref().map(|weights| weights.value()).transpose()?;
+        let weights = match &packed {
             Some(weights) => &weights[..],
             None => arguments.input::<f32>(1)?,
         };
@@ -189,8 +188,8 @@ impl Kernel for Transposed {
         self.product() * size_of::<f32>() + self.product.workspace(threads)
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.weights.as_ref().map_or(0, |weights| weights.len() * size_of::<f32>())
+    fn weights(&self) -> Vec<&Packed> {
+        self.weights.iter().collect()
     }
 
     fn reads(&self, input: usize) -> bool {

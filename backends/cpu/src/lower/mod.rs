@@ -11,7 +11,8 @@ mod survey;
 
 use std::collections::HashMap;
 
-use hetero_hal::{DType, Error, Node, Program, Result, Tensor, ValueId};
+use hetero_hal::{DType, Error, Node, Program, Result, ValueId};
+use hetero_kit::Weights;
 
 use crate::image::{Halo, Image, Layout};
 use crate::kernels::affine::Affine;
@@ -19,7 +20,7 @@ use crate::kernels::chain;
 use crate::kernels::conv::{Finish, Geometry};
 use crate::kernels::reorder::Reorder;
 use crate::kernels::vector::{Activation, Pairwise};
-use crate::kernels::{self, Kernel, Site};
+use crate::kernels::{self, Constant, Kernel, Site};
 use crate::simd::Isa;
 
 /// A value in a layout.
@@ -56,7 +57,7 @@ pub(crate) enum Recipe {
         input: Option<Halo>,
         /// Halo of the output, where it is blocked.
         output: Option<Halo>,
-        weights: Tensor,
+        weights: Constant,
         finish: Finish,
         /// May it be done by minimal filtering?
         filters: bool,
@@ -68,7 +69,7 @@ pub(crate) enum Recipe {
         input: Option<Halo>,
         between: Image,
         output: Image,
-        weights: Tensor,
+        weights: Constant,
         finish: Finish,
     },
     Affine(Affine),
@@ -87,10 +88,10 @@ pub(crate) enum Recipe {
     Reorder(Reorder),
 }
 
-/// Makes the kernel of a draft.
-pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft) -> Result<Box<dyn Kernel>> {
+/// Makes the kernel of a draft, whose packed weights are among the device's.
+pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: &Weights<Vec<f32>>) -> Result<Box<dyn Kernel>> {
     let node = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
-    kernels::make(Site { program, node, isa, packs: true }, &draft.recipe)
+    kernels::make(Site { program, node, isa, weights: Some(weights) }, &draft.recipe)
 }
 
 /// A chain of nodes that one kernel does.
@@ -110,7 +111,7 @@ enum ChainKind {
     /// `pooled` is what a pooling at the end reads.
     Conv {
         geometry: Box<Geometry>,
-        weights: Tensor,
+        weights: Constant,
         finish: Finish,
         pooled: Option<ValueId>,
     },
@@ -186,7 +187,7 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
 
 impl<'a> Lowering<'a> {
     fn site(&self, node: usize) -> Site<'a> {
-        Site { program: self.program, node: &self.program.nodes()[node], isa: self.isa, packs: false }
+        Site { program: self.program, node: &self.program.nodes()[node], isa: self.isa, weights: None }
     }
 
     fn node(&self, node: usize) -> &'a Node {

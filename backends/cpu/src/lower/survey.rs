@@ -6,7 +6,7 @@ use super::{Chain, ChainKind, Lowering};
 use crate::image::Halo;
 use crate::kernels::conv::{self, Finish, Geometry};
 use crate::kernels::vector::{Activation, Pairwise};
-use crate::kernels::{self, elementwise};
+use crate::kernels::{self, Constant, elementwise};
 
 impl Lowering<'_> {
     /// Factor and shift of each channel, where the node is `x * scale + shift` of its input `value` with constants.
@@ -121,7 +121,9 @@ impl Lowering<'_> {
 
     fn survey_conv(&mut self, node: usize, input: ValueId) -> Result<()> {
         let site = self.site(node);
-        let weights = site.constant(1).cloned();
+        let weights = site
+            .input(1)
+            .and_then(|value| Some(Constant { name: value.name.clone(), content: value.constant.clone()? }));
         let constant_bias = site.input(2).is_none() || site.constant(2).is_some();
         let (Some(geometry), Some(weights), true) = (Geometry::of(site)?, weights, constant_bias) else {
             return Ok(());

@@ -6,11 +6,11 @@
 
 use hetero_hal::Result;
 
-use super::{Finish, Geometry};
+use super::{Filters, Finish, Geometry};
 use crate::image::{Halo, Image};
 use crate::kernels::tile::{self, Bias, Tile};
 use crate::kernels::vector::Activation;
-use crate::kernels::{Kernel, Runtime};
+use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -40,6 +40,14 @@ pub(super) struct Target {
     pub(super) ring: usize,
 }
 
+/// What rows are computed from.
+#[derive(Clone, Copy)]
+pub(super) struct Read {
+    pub(super) source: Shared,
+    /// The packed weights, which the run holds.
+    pub(super) weights: Shared,
+}
+
 pub(in crate::kernels) struct Blocked {
     isa: Isa,
     geometry: Geometry,
@@ -55,7 +63,7 @@ pub(in crate::kernels) struct Blocked {
     /// Elements of the source before the first window.
     origin: usize,
     /// Panels of one filter block each: run after run, a vector of filters for each element.
-    weights: Vec<f32>,
+    weights: Packed,
     bias: Vec<f32>,
     clamp: (f32, f32),
     activation: Option<Activation>,
@@ -72,9 +80,9 @@ impl Blocked {
         geometry: Geometry,
         input: Option<Halo>,
         halo: Halo,
-        weights: &[f32],
+        weights: Filters<'_>,
         finish: Finish,
-    ) -> Self {
+    ) -> Result<Self> {
         let (g, lanes) = (geometry, isa.lanes());
         let output = g.output_image(halo, lanes);
         let (source, taps, run, steps, origin) = match input {
@@ -112,10 +120,17 @@ impl Blocked {
         let blocks = g.outputs.div_ceil(lanes);
         let unpadded = matches!(&source, Source::Blocked(image) if image.halo == Halo::NONE) && halo == Halo::NONE;
         let flat = unpadded && g.kernel == [1, 1] && g.strides == [1, 1] && g.output == g.input;
-        let packed = pack(&g, lanes, matches!(source, Source::Blocked(_)), weights, &finish.scale);
+        let blocked = matches!(source, Source::Blocked(_));
+        let order = if blocked { "channels, by block, innermost" } else { "channels innermost" };
+        let layout = format!(
+            "panels of {lanes} filters, {order}: {} groups of {} filters of {} channels by {:?} taps",
+            g.groups, g.outputs, g.channels, g.kernel
+        );
+        let weights =
+            weights.packed(&finish, &layout, move |weights, scale| pack(&g, lanes, blocked, weights, scale))?;
         let mut bias = vec![0.0; g.groups * blocks * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
-        Blocked {
+        Ok(Blocked {
             isa,
             geometry,
             source,
@@ -125,18 +140,29 @@ impl Blocked {
             run,
             steps,
             origin,
-            weights: packed,
+            weights,
             bias,
             clamp: finish.clamp,
             activation: finish.activation,
             addend: finish.addend,
             flat,
-        }
+        })
     }
 
     /// Without a halo, and never with all rows as one.
-    pub(super) fn by_rows(isa: Isa, geometry: Geometry, input: Option<Halo>, weights: &[f32], finish: Finish) -> Self {
-        Blocked { flat: false, ..Blocked::new(isa, geometry, input, Halo::NONE, weights, finish) }
+    pub(super) fn by_rows(
+        isa: Isa,
+        geometry: Geometry,
+        input: Option<Halo>,
+        weights: Filters<'_>,
+        finish: Finish,
+    ) -> Result<Self> {
+        Ok(Blocked { flat: false, ..Blocked::new(isa, geometry, input, Halo::NONE, weights, finish)? })
+    }
+
+    /// The packed weights. Whoever calls [`Blocked::some_rows`] holds their value.
+    pub(super) fn packed(&self) -> &Packed {
+        &self.weights
     }
 
     pub(super) fn output(&self) -> &Image {
@@ -173,7 +199,7 @@ impl Blocked {
     /// As for [`Blocked::rows`].
     pub(super) unsafe fn some_rows(
         &self,
-        source: Shared,
+        read: Read,
         target: &Target,
         group: usize,
         blocks: std::ops::Range<usize>,
@@ -181,7 +207,7 @@ impl Blocked {
     ) {
         let place = (group / self.geometry.groups, group % self.geometry.groups);
         // SAFETY: the caller's promise.
-        unsafe { self.rows(source.at(0), None, target, place, blocks, (rows, 1)) }
+        unsafe { self.rows(read, None, target, place, blocks, (rows, 1)) }
     }
 
     /// Elements of one filter block's weights.
@@ -246,10 +272,10 @@ impl Blocked {
     /// Output rows `rows` of some filter blocks of one group of one batch item.
     ///
     /// # Safety
-    /// `source` holds what the kernel was made for, and nobody else writes those rows of the target.
+    /// `read` holds what the kernel was made for, and nobody else writes those rows of the target.
     unsafe fn rows(
         &self,
-        source: *const f32,
+        read: Read,
         addend: Option<*const f32>,
         target: &Target,
         (item, group): (usize, usize),
@@ -259,7 +285,9 @@ impl Blocked {
         let (lanes, panel, (_, width)) = (self.isa.lanes(), self.panel(), self.extent());
         let (rows, tiles) = pixels;
         let plane = target.plane;
-        let x = source.wrapping_add(self.origin + group * self.steps[2] + item * self.steps[3]);
+        // SAFETY: the caller's promise: the source is there.
+        let x = unsafe { read.source.at(0) }.cast_const();
+        let x = x.wrapping_add(self.origin + group * self.steps[2] + item * self.steps[3]);
         let per_row = tile::tiles(width, self.isa.rows());
         let mut first = blocks.start;
         while first < blocks.end {
@@ -285,7 +313,7 @@ impl Blocked {
                             x_k: 1,
                             taps: &self.taps,
                             run: self.run,
-                            w: self.weights.as_ptr().add(block * panel),
+                            w: read.weights.at(block * panel).cast_const(),
                             w_k: lanes,
                             w_vector: panel,
                             out,
@@ -325,11 +353,11 @@ fn interleave<const C: usize>(source: &[f32], plane: usize, pixels: &mut [f32]) 
 }
 
 /// The weights `[filter][channel][y][x]` as panels; see [`Blocked::weights`].
-fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Vec<f32> {
+fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
     let (blocks, taps) = (g.outputs.div_ceil(lanes), g.kernel[0] * g.kernel[1]);
     let per_filter = g.channels * taps;
     let padded = if blocked { g.channels.div_ceil(lanes) * lanes * taps } else { per_filter };
-    let mut packed = vec![0.0; g.groups * blocks * lanes * padded];
+    let mut packed = zeros(g.groups * blocks * lanes * padded)?;
     for group in 0..g.groups {
         for filter in 0..g.outputs {
             let number = group * g.outputs + filter;
@@ -348,7 +376,7 @@ fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32
             }
         }
     }
-    packed
+    Ok(packed)
 }
 
 impl Kernel for Blocked {
@@ -359,6 +387,8 @@ impl Kernel for Blocked {
         let output = arguments.output::<f32>(0)?;
         let workspace = if self.rewritten() > 0 { arguments.workspace::<f32>()? } else { &mut [] };
         let source = Shared::constant(self.source(input, workspace, runtime));
+        let weights = self.weights.value()?;
+        let read = Read { source, weights: Shared::constant(weights.as_ptr()) };
         debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
         let output = Shared::new(output);
         let (height, width) = self.extent();
@@ -393,7 +423,7 @@ impl Kernel for Blocked {
                 let plane = self.output.plane();
                 let start = (place.0 * self.output.blocks() + place.1 * self.blocks) * plane;
                 let target = Target { memory: output, start, first: 0, plane, ring: usize::MAX };
-                self.rows(source.at(0), addend, &target, place, blocks, (rows, tiles));
+                self.rows(read, addend, &target, place, blocks, (rows, tiles));
             }
         });
         Ok(())
@@ -407,7 +437,7 @@ impl Kernel for Blocked {
         if self.addend { &[1] } else { &[] }
     }
 
-    fn resident_bytes(&self) -> usize {
-        (self.weights.len() + self.bias.len()) * size_of::<f32>()
+    fn weights(&self) -> Vec<&Packed> {
+        vec![&self.weights]
     }
 }

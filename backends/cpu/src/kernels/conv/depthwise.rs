@@ -2,12 +2,12 @@
 
 use hetero_hal::{Error, Result};
 
-use super::{Finish, Geometry};
+use super::{Filters, Finish, Geometry};
 use crate::image::{Halo, Image};
 use crate::kernels::planes::{Fold, Frame, Planes};
 use crate::kernels::tile::piece;
 use crate::kernels::vector::{Activation, Pairwise, Second};
-use crate::kernels::{Kernel, Runtime};
+use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
@@ -23,7 +23,7 @@ pub(in crate::kernels) struct Depthwise {
     /// Offsets of the taps in the input.
     taps: Vec<usize>,
     /// For each block, a vector for each tap.
-    weights: Vec<f32>,
+    weights: Packed,
     bias: Vec<f32>,
     clamp: (f32, f32),
     activation: Option<Activation>,
@@ -36,32 +36,37 @@ impl Depthwise {
         geometry: Geometry,
         input: Halo,
         output: Halo,
-        weights: &[f32],
+        weights: Filters<'_>,
         finish: Finish,
-    ) -> Self {
+    ) -> Result<Self> {
         let (g, lanes) = (geometry, isa.lanes());
         let (input, output) = (g.input_image(input, lanes), g.output_image(output, lanes));
-        let mut packed = vec![0.0; input.blocks() * g.taps() * lanes];
-        for (channel, source) in weights.chunks_exact(g.taps()).enumerate() {
-            let scale = finish.scale.get(channel).copied().unwrap_or(1.0);
-            for (tap, weight) in source.iter().enumerate() {
-                packed[(channel / lanes * g.taps() + tap) * lanes + channel % lanes] = weight * scale;
+        let (blocks, taps) = (input.blocks(), g.taps());
+        let layout = format!("{blocks} blocks of {lanes} channels by {taps} taps");
+        let weights = weights.packed(&finish, &layout, move |weights, scale| {
+            let mut packed = zeros(blocks * taps * lanes)?;
+            for (channel, source) in weights.chunks_exact(taps).enumerate() {
+                let scale = scale.get(channel).copied().unwrap_or(1.0);
+                for (tap, weight) in source.iter().enumerate() {
+                    packed[(channel / lanes * taps + tap) * lanes + channel % lanes] = weight * scale;
+                }
             }
-        }
+            Ok(packed)
+        })?;
         let mut bias = vec![0.0; output.blocks() * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
-        Depthwise {
+        Ok(Depthwise {
             isa,
             geometry,
             input,
             output,
             taps: g.windows().map(|(y, x)| y * input.row() + x * lanes).collect(),
-            weights: packed,
+            weights,
             bias,
             clamp: finish.clamp,
             activation: finish.activation,
             addend: finish.addend,
-        }
+        })
     }
 }
 
@@ -134,6 +139,7 @@ impl Kernel for Depthwise {
         let input = Shared::constant(arguments.input::<f32>(0)?.as_ptr());
         let addend = if self.addend { Some(arguments.shared_input::<f32>(1)?) } else { None };
         let output = Shared::new(arguments.output::<f32>(0)?);
+        let weights = self.weights.value()?;
         let lanes = self.isa.lanes();
         let rows = g.batch * self.output.blocks() * self.output.height;
         let origin = self.input.pixel(0, 0) - g.begin[0] * self.input.row() - g.begin[1] * lanes;
@@ -149,7 +155,7 @@ impl Kernel for Depthwise {
                         x: input.at(block * self.input.plane() + origin + y * g.strides[0] * self.input.row()),
                         x_step: g.strides[1] * lanes,
                         taps: &self.taps,
-                        weights: self.weights.as_ptr().add(channels * g.taps() * lanes),
+                        weights: weights.as_ptr().add(channels * g.taps() * lanes),
                         bias: self.bias.as_ptr().add(channels * lanes),
                         out: output.at(at),
                         addend: addend.map(|addend| addend.at(at).cast_const()),
@@ -171,8 +177,8 @@ impl Kernel for Depthwise {
         if self.addend { &[1] } else { &[] }
     }
 
-    fn resident_bytes(&self) -> usize {
-        (self.weights.len() + self.bias.len()) * size_of::<f32>()
+    fn weights(&self) -> Vec<&Packed> {
+        vec![&self.weights]
     }
 }
 
@@ -182,7 +188,7 @@ pub(in crate::kernels) struct PlainDepthwise {
     geometry: Geometry,
     planes: Planes,
     /// Constant weights, and what is done with the sums.
-    finish: Option<(Vec<f32>, Finish)>,
+    finish: Option<(Packed, Finish)>,
 }
 
 impl PlainDepthwise {
@@ -201,8 +207,13 @@ impl PlainDepthwise {
     }
 
     /// With constant weights. A second input is added where `finish` says so.
-    pub(in crate::kernels) fn finished(isa: Isa, geometry: Geometry, weights: &[f32], finish: Finish) -> Result<Self> {
-        let finish = Some((finish.scaled(weights), finish));
+    pub(in crate::kernels) fn finished(
+        isa: Isa,
+        geometry: Geometry,
+        weights: Filters<'_>,
+        finish: Finish,
+    ) -> Result<Self> {
+        let finish = Some((weights.scaled(&finish)?, finish));
         Ok(PlainDepthwise { finish, ..PlainDepthwise::new(isa, geometry)? })
     }
 }
@@ -211,7 +222,8 @@ impl Kernel for PlainDepthwise {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let g = &self.geometry;
         let input = arguments.input::<f32>(0)?;
-        let (weights, bias) = match &self.finish {
+        let packed = self.finish.as_ref().map(|(weights, finish)| Ok((weights.value()?, finish))).transpose()?;
+        let (weights, bias) = match &packed {
             None => (arguments.input::<f32>(1)?, arguments.optional::<f32>(2)?),
             Some((weights, finish)) => (&weights[..], Some(&finish.bias[..])),
         };
@@ -255,7 +267,7 @@ impl Kernel for PlainDepthwise {
         self.planes.workspace(threads)
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.finish.as_ref().map_or(0, |(weights, _)| size_of_val(&weights[..]))
+    fn weights(&self) -> Vec<&Packed> {
+        self.finish.iter().map(|(weights, _)| weights).collect()
     }
 }

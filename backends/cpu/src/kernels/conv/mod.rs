@@ -6,7 +6,8 @@ mod plain;
 mod pooled;
 mod winograd;
 
-use hetero_hal::{DType, Error, Result};
+use hetero_hal::{DType, Error, Result, Tensor};
+use hetero_kit::Weights;
 use hetero_reference::Window;
 
 pub(super) use self::blocked::Blocked;
@@ -15,7 +16,7 @@ pub(super) use self::plain::Plain;
 pub(super) use self::pooled::Pooled;
 pub(super) use self::winograd::Winograd;
 use super::vector::Activation;
-use super::{Kernel, Site};
+use super::{Constant, Kernel, Packed, Site, zeros};
 use crate::image::{Halo, Image};
 
 /// The kernel for plain operands, where a convolution could not be given a better layout.
@@ -50,17 +51,49 @@ pub(crate) struct Finish {
     pub(crate) activation: Option<Activation>,
 }
 
-impl Finish {
-    /// The weights with their filters' factors.
-    fn scaled(&self, weights: &[f32]) -> Vec<f32> {
-        let mut scaled = weights.to_vec();
-        if !self.scale.is_empty() {
-            let each = (weights.len() / self.scale.len()).max(1);
-            for (filter, scale) in scaled.chunks_mut(each).zip(&self.scale) {
-                filter.iter_mut().for_each(|weight| *weight *= scale);
-            }
+/// The constant weights of a convolution, and where their packed forms come from.
+#[derive(Clone, Copy)]
+pub(crate) struct Filters<'a> {
+    weights: &'a Weights<Vec<f32>>,
+    constant: &'a Constant,
+}
+
+impl<'a> Filters<'a> {
+    pub(super) fn of(site: Site<'a>, constant: &'a Constant) -> Result<Self> {
+        let weights = site.weights.ok_or_else(|| Error::internal("there is nowhere to pack weights"))?;
+        Ok(Filters { weights, constant })
+    }
+
+    /// What `pack` makes of the weights and of the factors of `finish`. `layout` says all that it depends on beside them.
+    fn packed(
+        self,
+        finish: &Finish,
+        layout: &str,
+        pack: impl Fn(&[f32], &[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+    ) -> Result<Packed> {
+        let mut sources = vec![self.constant.content.clone()];
+        if !finish.scale.is_empty() {
+            sources.push(Tensor::from_vec(&[finish.scale.len()], finish.scale.clone())?);
         }
-        scaled
+        self.weights.get(&self.constant.name, &sources, layout, move |sources| {
+            let scale = sources.get(1).map(|scale| scale.view::<f32>()).transpose()?;
+            pack(&sources[0].view::<f32>()?, scale.as_deref().unwrap_or_default())
+        })
+    }
+
+    /// The weights as they stand, with their filters' factors.
+    fn scaled(self, finish: &Finish) -> Result<Packed> {
+        self.packed(finish, "as they stand, times factors", |weights, scale| {
+            let mut scaled = zeros(weights.len())?;
+            scaled.copy_from_slice(weights);
+            if !scale.is_empty() {
+                let each = (weights.len() / scale.len()).max(1);
+                for (filter, scale) in scaled.chunks_mut(each).zip(scale) {
+                    filter.iter_mut().for_each(|weight| *weight *= scale);
+                }
+            }
+            Ok(scaled)
+        })
     }
 }
 

@@ -5,9 +5,9 @@
 
 use hetero_hal::{Error, Result};
 
-use super::{Finish, Geometry};
+use super::{Filters, Finish, Geometry};
 use crate::kernels::tile::{self, Bias, Tile, piece};
-use crate::kernels::{Kernel, Runtime};
+use crate::kernels::{Kernel, Packed, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -22,7 +22,7 @@ pub(in crate::kernels) struct Plain {
     /// Elements of the workspace of one thread.
     own: usize,
     /// Constant weights, and what is done with the sums.
-    finish: Option<(Vec<f32>, Finish)>,
+    finish: Option<(Packed, Finish)>,
 }
 
 impl Plain {
@@ -38,10 +38,14 @@ impl Plain {
     }
 
     /// With constant weights. A second input is added where `finish` says so.
-    pub(in crate::kernels) fn finished(isa: Isa, geometry: Geometry, weights: &[f32], finish: Finish) -> Result<Self> {
+    pub(in crate::kernels) fn finished(
+        isa: Isa,
+        geometry: Geometry,
+        weights: Filters<'_>,
+        finish: Finish,
+    ) -> Result<Self> {
         let plain = Plain::new(isa, geometry)?;
-        let weights = finish.scaled(weights);
-        Ok(Plain { finish: Some((weights, finish)), ..plain })
+        Ok(Plain { finish: Some((weights.scaled(&finish)?, finish)), ..plain })
     }
 
     /// Writes the columns of the matrix of `pixels`, of one group's input.
@@ -77,7 +81,8 @@ impl Kernel for Plain {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let (g, lanes) = (&self.geometry, self.isa.lanes());
         let input = arguments.input::<f32>(0)?;
-        let (weights, bias, addend, clamp, activation) = match &self.finish {
+        let packed = self.finish.as_ref().map(|(weights, finish)| Ok((weights.value()?, finish))).transpose()?;
+        let (weights, bias, addend, clamp, activation) = match &packed {
             None => {
                 let (weights, bias) = (arguments.input::<f32>(1)?, arguments.optional::<f32>(2)?);
                 (weights, bias, None, (f32::NEG_INFINITY, f32::INFINITY), None)
@@ -175,7 +180,7 @@ impl Kernel for Plain {
         if self.finish.as_ref().is_some_and(|(_, finish)| finish.addend) { &[1] } else { &[] }
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.finish.as_ref().map_or(0, |(weights, _)| size_of_val(&weights[..]))
+    fn weights(&self) -> Vec<&Packed> {
+        self.finish.iter().map(|(weights, _)| weights).collect()
     }
 }

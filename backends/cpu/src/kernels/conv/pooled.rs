@@ -3,11 +3,11 @@
 
 use hetero_hal::Result;
 
-use super::blocked::Target;
-use super::{Blocked, Finish, Geometry};
+use super::blocked::{Read, Target};
+use super::{Blocked, Filters, Finish, Geometry};
 use crate::image::Halo;
 use crate::kernels::tile::piece;
-use crate::kernels::{Kernel, Runtime, pooling};
+use crate::kernels::{Kernel, Packed, Runtime, pooling};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -32,17 +32,17 @@ impl Pooled {
         isa: Isa,
         geometry: Geometry,
         input: Option<Halo>,
-        weights: &[f32],
+        weights: Filters<'_>,
         finish: Finish,
         pool: pooling::Blocked,
-    ) -> Self {
-        let conv = Blocked::by_rows(isa, geometry, input, weights, finish);
+    ) -> Result<Self> {
+        let conv = Blocked::by_rows(isa, geometry, input, weights, finish)?;
         let span = |rows: &[usize]| match rows {
             [first, .., last] => last - first + 1,
             rows => rows.len(),
         };
         let ring = pool.rows().map(span).max().unwrap_or(0).max(1);
-        Pooled { conv, pool, ring }
+        Ok(Pooled { conv, pool, ring })
     }
 
     /// Elements of a block's ring.
@@ -60,6 +60,8 @@ impl Kernel for Pooled {
         let output = Shared::new(arguments.output::<f32>(0)?);
         let (rewritten, rings) = arguments.workspace::<f32>()?.split_at_mut(self.conv.rewritten());
         let source = Shared::constant(self.conv.source(input, rewritten, runtime));
+        let weights = self.conv.packed().value()?;
+        let read = Read { source, weights: Shared::constant(weights.as_ptr()) };
         let rings = Shared::new(rings);
         let (groups, blocks, height) = (self.conv.groups(), self.conv.blocks(), self.pool.rows().count());
         let parts = blocks.div_ceil(BLOCKS);
@@ -79,7 +81,7 @@ impl Kernel for Pooled {
                 if let [first, ..] = *taps {
                     let end = taps.last().map_or(first, |last| last + 1);
                     // SAFETY: the ring is this thread's, and has room for the rows from the first to the last that are needed.
-                    unsafe { self.conv.some_rows(source, &target, group, own.clone(), first.max(next)..end) };
+                    unsafe { self.conv.some_rows(read, &target, group, own.clone(), first.max(next)..end) };
                     next = end;
                 }
                 for block in own.clone() {
@@ -98,7 +100,7 @@ impl Kernel for Pooled {
         (self.conv.rewritten() + threads * BLOCKS * self.plane()) * size_of::<f32>()
     }
 
-    fn resident_bytes(&self) -> usize {
-        self.conv.resident_bytes()
+    fn weights(&self) -> Vec<&Packed> {
+        self.conv.weights()
     }
 }

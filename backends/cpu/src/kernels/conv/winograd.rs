@@ -12,11 +12,11 @@
 
 use hetero_hal::Result;
 
-use super::{Finish, Geometry};
+use super::{Filters, Finish, Geometry};
 use crate::image::{Halo, Image};
 use crate::kernels::tile::{self, Bias, Tile};
 use crate::kernels::vector::Activation;
-use crate::kernels::{Kernel, Runtime};
+use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd, WIDEST};
 
@@ -44,7 +44,7 @@ pub(in crate::kernels) struct Winograd {
     /// Channels, up to a whole block.
     channels: usize,
     /// For each position, for each block of filters, a panel: a vector of filters for each channel.
-    weights: Vec<f32>,
+    weights: Packed,
     bias: Vec<f32>,
     clamp: (f32, f32),
     activation: Option<Activation>,
@@ -89,25 +89,32 @@ impl Winograd {
         geometry: Geometry,
         input: Halo,
         output: Halo,
-        weights: &[f32],
+        weights: Filters<'_>,
         finish: Finish,
-    ) -> Self {
+    ) -> Result<Self> {
         let (g, lanes) = (geometry, isa.lanes());
         let (input, output) = (g.input_image(input, lanes), g.output_image(output, lanes));
         let mut bias = vec![0.0; output.blocks() * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
-        Winograd {
+        let layout = format!("transformed, panels of {lanes} filters: {} of {} channels", g.outputs, g.channels);
+        let weights = weights.packed(&finish, &layout, move |weights, scale| pack(&g, lanes, weights, scale))?;
+        Ok(Winograd {
             isa,
             geometry,
             input,
             output,
             channels: input.blocks() * lanes,
-            weights: pack(&g, lanes, weights, &finish.scale),
+            weights,
             bias,
             clamp: finish.clamp,
             activation: finish.activation,
             addend: finish.addend,
-        }
+        })
+    }
+
+    /// Elements of the packed weights.
+    fn elements(&self) -> usize {
+        PLACES * self.output.blocks() * self.channels * self.isa.lanes()
     }
 
     /// Rows of tiles of a batch item, and tiles of a row.
@@ -119,7 +126,7 @@ impl Winograd {
         let (height, width) = self.tiles();
         let rows = height * self.geometry.batch;
         // All weights are read for each band, so that where there are many, bands are large.
-        let room = BAND.max(self.weights.len() / 8);
+        let room = BAND.max(self.elements() / 8);
         let band = (room / (PLACES * width * self.channels).max(1)).clamp(1, rows.max(1));
         let band = rows.div_ceil(rows.div_ceil(band).max(1));
         let parts = (band * width / TILES).clamp(1, band);
@@ -138,10 +145,10 @@ impl Winograd {
     /// The sums of some rows of tiles of the band at some blocks of filters, transformed back into the output.
     ///
     /// # Safety
-    /// `transformed` holds the band, whose first row of tiles is `first`; `sums` is this task's; nobody else writes those pixels and filters.
+    /// `transformed` holds the band, whose first row of tiles is `first`; `weights` is the packed weights' value; `sums` is this task's; nobody else writes those pixels and filters.
     unsafe fn task(
         &self,
-        transformed: *const f32,
+        (transformed, weights): (*const f32, *const f32),
         sums: *mut f32,
         (output, addend): (Shared, Option<*const f32>),
         (first, division): (usize, Division),
@@ -169,7 +176,7 @@ impl Winograd {
                             x_k: 1,
                             taps: &[0],
                             run: self.channels,
-                            w: self.weights.as_ptr().add((place * self.output.blocks() + block) * panel),
+                            w: weights.add((place * self.output.blocks() + block) * panel),
                             w_k: lanes,
                             w_vector: panel,
                             out: sums.add(at * lanes),
@@ -232,6 +239,8 @@ impl Kernel for Winograd {
         let (transformed, sums) = arguments.workspace::<f32>()?.split_at_mut(band);
         debug_assert!(sums.len() >= task * threads);
         let (transformed, sums) = (Shared::new(transformed), Shared::new(sums));
+        let packed = self.weights.value()?;
+        let weights = Shared::constant(packed.as_ptr());
         let (lanes, (height, width)) = (self.isa.lanes(), self.tiles());
         let rows = height * self.geometry.batch;
         let (blocks, groups) = (self.input.blocks(), self.output.blocks().div_ceil(division.filters));
@@ -270,7 +279,8 @@ impl Kernel for Winograd {
                 unsafe {
                     let addend = addend.map(|addend| addend.at(0).cast_const());
                     let sums = sums.at(thread * task);
-                    self.task(transformed.at(0), sums, (output, addend), (first, division), rows, blocks);
+                    let operands = (transformed.at(0).cast_const(), weights.at(0).cast_const());
+                    self.task(operands, sums, (output, addend), (first, division), rows, blocks);
                 }
             });
         }
@@ -286,8 +296,8 @@ impl Kernel for Winograd {
         if self.addend { &[1] } else { &[] }
     }
 
-    fn resident_bytes(&self) -> usize {
-        (self.weights.len() + self.bias.len()) * size_of::<f32>()
+    fn weights(&self) -> Vec<&Packed> {
+        vec![&self.weights]
     }
 }
 
@@ -457,9 +467,9 @@ fn weighted(g: [[f32; WIDEST]; 3]) -> [[f32; WIDEST]; IN] {
 }
 
 /// The weights `[filter][channel][3][3]` transformed, as panels; see [`Winograd::weights`].
-fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Vec<f32> {
+fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
     let (blocks, channels) = (g.outputs.div_ceil(lanes), g.channels.next_multiple_of(lanes));
-    let mut packed = vec![0.0; PLACES * blocks * channels * lanes];
+    let mut packed = zeros(PLACES * blocks * channels * lanes)?;
     for block in 0..blocks {
         for channel in 0..g.channels {
             let mut window = [[[0.0; WIDEST]; 3]; 3];
@@ -480,12 +490,16 @@ fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Vec<f32> 
             }
         }
     }
-    packed
+    Ok(packed)
 }
 
 #[cfg(test)]
 mod tests {
+    use hetero_hal::{DeviceId, Tensor};
+    use hetero_kit::Weights;
+
     use super::*;
+    use crate::kernels::Constant;
 
     /// One tile by the definition of each step, in f64, is the convolution: the matrices are right.
     #[test]
@@ -496,6 +510,7 @@ mod tests {
             (state >> 40) as f32 / (1 << 23) as f32 - 1.0
         };
         let mut worst = 0f32;
+        let weights = Weights::new(DeviceId::new("cpu", 0));
         for _ in 0..200 {
             let d: Vec<f32> = (0..36).map(|_| random()).collect();
             let g: Vec<f32> = (0..9).map(|_| random()).collect();
@@ -520,7 +535,11 @@ mod tests {
                     clamp: (f32::NEG_INFINITY, f32::INFINITY),
                     activation: None,
                 };
-                let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, &g, finish);
+                let content = Tensor::from_vec(&[1, 1, 3, 3], g.clone()).unwrap();
+                let constant = Constant { name: "w".into(), content };
+                let filters = Filters { weights: &weights, constant: &constant };
+                let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, filters, finish).unwrap();
+                let packed = kernel.weights.value().unwrap();
                 let mut input = vec![0.0; 36 * lanes];
                 input.iter_mut().step_by(lanes).zip(&d).for_each(|(into, d)| *into = *d);
                 let mut transformed = vec![0.0; PLACES * lanes];
@@ -541,7 +560,8 @@ mod tests {
                         place: lanes,
                     });
                     let out = (Shared::new(&mut output), None);
-                    kernel.task(transformed.as_ptr(), sums.as_mut_ptr(), out, (0, division), 0..1, 0..1);
+                    let operands = (transformed.as_ptr(), packed.as_ptr());
+                    kernel.task(operands, sums.as_mut_ptr(), out, (0, division), 0..1, 0..1);
                 }
                 for (pixel, value) in output.iter().step_by(lanes).enumerate() {
                     let (y, x) = (pixel / 4, pixel % 4);

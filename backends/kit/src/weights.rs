@@ -1,0 +1,299 @@
+//! Weights of a device: constants in the form in which the device keeps them, each made once and shared.
+//!
+//! A backend asks [`Weights::get`] for a form of some constants. If an executable that still lives holds the same form of the same constants,
+//! the answer is the same [`Held`]; else the given function makes it. Constants are the same where their element types, shapes and bytes are
+//! equal. The cache looks first for bytes at the same address, which costs nothing. It then compares samples of the bytes, and where those
+//! agree, all bytes; so it never takes one constant for another, and never reads all bytes of a constant that it has not seen.
+//!
+//! The cache holds no weight itself: the last executable that drops a weight frees it.
+
+mod held;
+mod names;
+
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use hetero_hal::{DType, DeviceId, Error, ErrorKind, Result, Tensor};
+
+pub use held::{Held, Resident};
+pub use names::ConstantNames;
+
+/// Longest that a caller waits for another one that makes the same weight.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Words of a constant that its sample consists of.
+const SAMPLES: usize = 64;
+
+/// Entries from which dead ones are looked for.
+const SWEEP: usize = 64;
+
+/// What can be compared of a weight without looking at bytes: its layout, and the element types and shapes of its constants.
+#[derive(PartialEq, Eq, Hash)]
+struct Kind {
+    layout: Box<str>,
+    sources: Vec<(DType, Box<[usize]>)>,
+}
+
+/// A weight that is there or being made.
+struct Entry<T: Resident> {
+    /// Grows with each entry, so that a caller sees which ones are new.
+    number: u64,
+    sample: u64,
+    stage: Stage<T>,
+}
+
+enum Stage<T: Resident> {
+    /// Somebody makes it.
+    Making(Arc<Making>),
+    /// It is there while an executable holds it.
+    Made(Weak<Held<T>>),
+}
+
+/// A weight that somebody makes.
+struct Making {
+    sources: Vec<Tensor>,
+    over: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Making {
+    /// Waits until the maker has made it, or has failed.
+    fn wait(&self, patience: Duration) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
+        while !*over {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(Error::new(
+                    ErrorKind::Timeout,
+                    "another thread did not finish a weight that this one needs",
+                )
+                .with_remedy("compile again, with fewer compilations at once"));
+            }
+            over = self.changed.wait_timeout(over, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Ok(())
+    }
+
+    fn end(&self) {
+        *self.over.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+}
+
+/// A weight that may be the wanted one.
+enum Candidate<T: Resident> {
+    Making(Arc<Making>),
+    Made(Arc<Held<T>>),
+}
+
+impl<T: Resident> Candidate<T> {
+    fn sources(&self) -> &[Tensor] {
+        match self {
+            Candidate::Making(making) => &making.sources,
+            Candidate::Made(held) => held.sources(),
+        }
+    }
+}
+
+struct Entries<T: Resident> {
+    kinds: HashMap<Kind, Vec<Entry<T>>>,
+    count: usize,
+    /// The count from which dead entries are looked for.
+    sweep_at: usize,
+    next: u64,
+}
+
+impl<T: Resident> Entries<T> {
+    /// Forgets the weights that nobody holds any more, once there may be as many of them as of the others.
+    fn sweep(&mut self) {
+        if self.count < self.sweep_at {
+            return;
+        }
+        self.kinds.retain(|_, entries| {
+            entries.retain(|entry| match &entry.stage {
+                Stage::Making(_) => true,
+                Stage::Made(held) => held.strong_count() > 0,
+            });
+            !entries.is_empty()
+        });
+        self.count = self.kinds.values().map(Vec::len).sum();
+        self.sweep_at = (self.count * 2).max(SWEEP);
+    }
+}
+
+/// A device's weights.
+///
+/// `T` is what the device keeps of a constant. See the crate's documentation for how constants are compared.
+///
+/// ```
+/// use std::sync::Arc;
+/// use hetero_hal::{DeviceId, Tensor};
+/// use hetero_kit::Weights;
+///
+/// let weights: Weights<Vec<f32>> = Weights::new(DeviceId::new("cpu", 0));
+/// let constant = Tensor::from_vec(&[3], vec![1.0f32, 2.0, 3.0])?;
+/// let backwards = |sources: &[Tensor]| Ok(sources[0].view::<f32>()?.iter().rev().copied().collect());
+/// let one = weights.get("w", std::slice::from_ref(&constant), "backwards", backwards)?;
+/// let other = weights.get("w", &[constant], "backwards", backwards)?;
+/// assert!(Arc::ptr_eq(&one, &other));
+/// assert_eq!(*one.value()?, [3.0, 2.0, 1.0]);
+/// # Ok::<(), hetero_hal::Error>(())
+/// ```
+pub struct Weights<T: Resident> {
+    device: DeviceId,
+    entries: Mutex<Entries<T>>,
+}
+
+impl<T: Resident> Weights<T> {
+    /// An empty cache for a device, which errors name.
+    #[must_use]
+    pub fn new(device: DeviceId) -> Self {
+        let entries = Entries { kinds: HashMap::new(), count: 0, sweep_at: SWEEP, next: 0 };
+        Weights { device, entries: Mutex::new(entries) }
+    }
+
+    /// The weight that `make` makes of `sources`. `layout` says everything else that the result depends on: which form it is, for which
+    /// instructions, of which part of the constants. `name` is the first constant's name, for people.
+    ///
+    /// Where several callers want the same weight, one of them makes it and the others wait. No lock is held meanwhile. `make` must not call
+    /// this function. It is kept to make the weight again after it was evicted, so it should hold nothing large itself; `sources` are kept
+    /// too.
+    ///
+    /// # Errors
+    /// Those of `make`; the next caller tries again. `Timeout` where another caller takes too long to make it.
+    ///
+    /// # Panics
+    /// Where `make` does; the next caller tries again.
+    pub fn get(
+        &self,
+        name: &str,
+        sources: &[Tensor],
+        layout: &str,
+        make: impl Fn(&[Tensor]) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<Arc<Held<T>>> {
+        let of = |source: &Tensor| (source.dtype(), source.shape().into());
+        let kind = Kind { layout: layout.into(), sources: sources.iter().map(of).collect() };
+        let sample = std::cell::OnceCell::new();
+        let claim = loop {
+            let (candidates, newest) = self.candidates(&kind);
+            let found = candidates.iter().find(|(_, other)| identical(other.sources(), sources)).or_else(|| {
+                let sample = *sample.get_or_init(|| sampled(sources));
+                candidates.iter().find(|(of, other)| *of == sample && other.sources() == sources)
+            });
+            match found {
+                Some((_, Candidate::Made(held))) => return Ok(held.clone()),
+                Some((_, Candidate::Making(making))) => {
+                    making.wait(PATIENCE).map_err(|error| error.at(name).on(self.device.clone()))?;
+                }
+                None => {
+                    let sample = *sample.get_or_init(|| sampled(sources));
+                    if let Some(claim) = self.claim(&kind, sources, sample, newest) {
+                        break claim;
+                    }
+                }
+            }
+        };
+        let held = Arc::new(Held::new(&self.device, name, sources, layout, Box::new(make))?);
+        claim.made(&held);
+        Ok(held)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Entries<T>> {
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The weights of a kind, with their samples, and the number that the next entry will have.
+    fn candidates(&self, kind: &Kind) -> (Vec<(u64, Candidate<T>)>, u64) {
+        let entries = self.lock();
+        let candidate = |entry: &Entry<T>| {
+            let candidate = match &entry.stage {
+                Stage::Making(making) => Candidate::Making(making.clone()),
+                Stage::Made(held) => Candidate::Made(held.upgrade()?),
+            };
+            Some((entry.sample, candidate))
+        };
+        let of_kind = entries.kinds.get(kind);
+        (of_kind.into_iter().flatten().filter_map(candidate).collect(), entries.next)
+    }
+
+    /// Notes that the caller makes a weight; `None` where somebody has begun one with the same sample since `newest` was the next number.
+    fn claim<'a>(&'a self, kind: &'a Kind, sources: &[Tensor], sample: u64, newest: u64) -> Option<Claim<'a, T>> {
+        let mut entries = self.lock();
+        let since = |entry: &Entry<T>| entry.number >= newest && entry.sample == sample;
+        if entries.kinds.get(kind).is_some_and(|list| list.iter().any(since)) {
+            return None;
+        }
+        entries.sweep();
+        let making = Making { sources: sources.to_vec(), over: Mutex::new(false), changed: Condvar::new() };
+        let (number, making) = (entries.next, Arc::new(making));
+        entries.next += 1;
+        entries.count += 1;
+        let entry = Entry { number, sample, stage: Stage::Making(making.clone()) };
+        let own = Kind { layout: kind.layout.clone(), sources: kind.sources.clone() };
+        entries.kinds.entry(own).or_default().push(entry);
+        Some(Claim { weights: self, kind, number, making })
+    }
+}
+
+/// The right and duty to make a weight. Dropped before it is made, it lets the next caller try.
+struct Claim<'a, T: Resident> {
+    weights: &'a Weights<T>,
+    kind: &'a Kind,
+    number: u64,
+    making: Arc<Making>,
+}
+
+impl<T: Resident> Claim<'_, T> {
+    fn made(self, held: &Arc<Held<T>>) {
+        let mut entries = self.weights.lock();
+        let list = entries.kinds.get_mut(self.kind);
+        if let Some(entry) = list.into_iter().flatten().find(|entry| entry.number == self.number) {
+            entry.stage = Stage::Made(Arc::downgrade(held));
+        }
+    }
+}
+
+impl<T: Resident> Drop for Claim<'_, T> {
+    fn drop(&mut self) {
+        let mut entries = self.weights.lock();
+        if let Some(list) = entries.kinds.get_mut(self.kind) {
+            let before = list.len();
+            list.retain(|entry| entry.number != self.number || matches!(entry.stage, Stage::Made(_)));
+            let gone = before - list.len();
+            if list.is_empty() {
+                entries.kinds.remove(self.kind);
+            }
+            entries.count -= gone;
+        }
+        drop(entries);
+        self.making.end();
+    }
+}
+
+/// Are the bytes of all constants at the same addresses?
+fn identical(one: &[Tensor], other: &[Tensor]) -> bool {
+    one.iter().zip(other).all(|(one, other)| {
+        let (one, other) = (one.bytes(), other.bytes());
+        !one.is_empty() && one.as_ptr() == other.as_ptr() && one.len() == other.len()
+    })
+}
+
+/// A hash of some words of each constant, spread over all of it.
+fn sampled(sources: &[Tensor]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for source in sources {
+        let (words, rest) = source.bytes().as_chunks::<8>();
+        rest.hash(&mut hasher);
+        // Rows are often a power of two long: steps that are not one visit all columns.
+        let step = (words.len() / SAMPLES).max(1) | 1;
+        words.iter().step_by(step).for_each(|word| word.hash(&mut hasher));
+        words.last().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests;
