@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use hetero_hal::{
-    Device, DeviceInfo, Dim, Edge, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
-    ValueId,
+    Device, DeviceInfo, Dim, Edge, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, ValueId,
 };
 use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, TaskGraph};
 
+use crate::annotated::Annotated;
+use crate::fleet::Fleet;
 use crate::place::Placement;
 use crate::{Error, Result};
 
@@ -91,8 +92,6 @@ pub(crate) struct Constraints<'a> {
     pub(crate) lost: &'a [usize],
     /// Nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
-    /// Bytes that each device may hold, by its position.
-    pub(crate) memory: &'a [Option<u64>],
     /// Joules that all nodes may spend together.
     pub(crate) energy: Option<f64>,
     /// Watts of devices, by id.
@@ -191,16 +190,16 @@ impl Outside {
 /// # Errors
 /// Where no device takes a node, the one that it is pinned to does not, or a cost is not a number.
 pub(crate) fn problem(
-    program: &Program,
-    devices: &[Arc<dyn Device>],
-    topology: &Topology,
+    annotated: &Annotated,
+    fleet: &Fleet,
     costs: &dyn CostModel,
     constraints: &Constraints<'_>,
 ) -> Result<Problem> {
+    let (program, devices, topology) = (&*annotated.program, fleet.devices(), fleet.topology());
     let mut rows = vec![vec![None; devices.len()]; program.nodes().len()];
     let denied = constraints.denied;
     for (number, device) in devices.iter().enumerate().filter(|(number, _)| !constraints.lost.contains(number)) {
-        let claims = device.claims(program);
+        let claims = fleet.claims(number, program, annotated.fingerprint());
         let nodes = claims.iter().flat_map(|claim| claim.nodes.iter().map(|&id| (id, &claim.quality)));
         let nodes: Vec<(NodeId, &Quality)> = nodes.filter(|(id, _)| !denied.contains(&(number, *id))).collect();
         for (&(id, _), seconds) in nodes.iter().zip(costs.all(program, &nodes, device.info())) {
@@ -218,9 +217,8 @@ pub(crate) fn problem(
         }
         pin(node, row, devices, constraints)?;
     }
-    let memory = |number: usize| constraints.memory.get(number).copied().flatten();
-    let mut targets =
-        Devices::new(devices.iter().enumerate().map(|(number, device)| target(device.info(), memory(number))))?;
+    let specs = devices.iter().map(|device| target(device.info(), fleet.memory_limit(device.info())));
+    let mut targets = Devices::new(specs)?;
     for (from, source) in devices.iter().enumerate() {
         for (to, target) in devices.iter().enumerate().filter(|(to, _)| *to != from) {
             let edge = topology.edge(&source.info().id, &target.info().id);

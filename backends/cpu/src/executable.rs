@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, ExtentId, HostMemory,
-    Program, Result, Span, Tensor, ValueId,
+    NodeId, Program, Result, Span, Tensor, ValueId,
 };
 
 use crate::arena::{Arena, Range, Steps};
@@ -265,7 +265,7 @@ fn make(
     let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();
     pool.for_each(drafts.len(), |index, _| {
         let named = |error: Error| match program.nodes().get(drafts[index].node) {
-            Some(node) => error.at(node.to_string()),
+            Some(node) => error.at_node(NodeId(drafts[index].node as u32), node.to_string()),
             None => error,
         };
         let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index]).map_err(named));

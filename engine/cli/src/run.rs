@@ -252,28 +252,25 @@ impl Prepared {
 
     /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
     fn with_session<T>(&mut self, mut run: impl FnMut(&Session) -> hetero::Result<T>) -> Result<T> {
-        loop {
-            let error = match run(&self.session) {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            self.session = self.engine.recover(&self.plan, &self.session, error)?;
-            // One line for each device that was lost; those told before come first.
-            if let Some(line) = self.session.report().moved.last() {
-                eprintln!("{line}");
-            }
-        }
+        let told = self.session.report().moved.len();
+        let done = self.engine.with_session(&self.plan, |session| {
+            self.session = session.clone();
+            run(session)
+        });
+        // Those told before come first.
+        self.session.report().moved.iter().skip(told).for_each(|line| eprintln!("{line}"));
+        Ok(done?)
     }
 }
 
 /// Runs whenever a line comes in, until the input ends.
-fn on_request(prepared: &Prepared) -> Result<()> {
+fn on_request(prepared: &mut Prepared) -> Result<()> {
     let inputs = prepared.ordered()?;
     let mut outputs = vec![hetero::OutputBuffer::default(); prepared.session.outputs().len()];
     for line in std::io::stdin().lines() {
         line.map_err(|error| Failure::failed(format!("cannot read the standard input: {error}")))?;
         let began = Instant::now();
-        prepared.session.run_into(&inputs, &mut outputs)?;
+        prepared.with_session(|session| session.run_into(&inputs, &mut outputs))?;
         println!("{:.3}", began.elapsed().as_secs_f64() * 1e6);
     }
     Ok(())
@@ -282,9 +279,9 @@ fn on_request(prepared: &Prepared) -> Result<()> {
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
     if options.on_request {
-        let prepared = Prepared::new(options, &spinner)?;
+        let mut prepared = Prepared::new(options, &spinner)?;
         drop(spinner);
-        return on_request(&prepared);
+        return on_request(&mut prepared);
     }
     let mut prepared = Prepared::new(options, &spinner)?;
     if let Some(count) = options.stream {

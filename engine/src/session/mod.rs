@@ -23,7 +23,8 @@ use hetero_hal::{
     DType, Device, Error as HalError, ErrorKind, HandleKind, Probe, Program, Queue, QueueOptions, Tensor, ValueId,
 };
 
-use crate::{Error, HeteroEngine, Result};
+use crate::fleet::Fleet;
+use crate::{Error, Result};
 use context::{Arrival, Arrivals, Context, Views};
 use layout::{Layout, Parts, Side, Slot, Storage, Ways};
 use partition::{Compiled, Group, Partition, named};
@@ -116,14 +117,14 @@ pub struct Session {
 
 impl Session {
     pub(crate) fn new(
-        engine: &HeteroEngine,
+        fleet: &Fleet,
         program: Arc<Program>,
         plan: &hetero_scheduler::Partitioning,
         moved: Vec<String>,
         joined: Vec<TileShare>,
     ) -> Result<Session> {
-        let compiled = partition::compile(engine, &program, plan)?;
-        let (layout, groups, views) = lay_out(engine, &program, &compiled)?;
+        let compiled = partition::compile(fleet, &program, plan)?;
+        let (layout, groups, views) = lay_out(fleet, &program, &compiled)?;
         let Compiled { devices, partitions, .. } = compiled;
         let sources = sources(&program, &layout)?;
         let queues = devices
@@ -165,7 +166,7 @@ impl Session {
         Ok(Session {
             inputs: ports(program.inputs())?,
             outputs: ports(program.outputs())?,
-            deadline: engine.run_deadline(),
+            deadline: fleet.deadline(),
             contexts: Mutex::new(first),
             program: program.clone(),
             devices,
@@ -372,7 +373,7 @@ fn no_import(id: &str) -> String {
 
 /// Lays the plan out. A device that says it imports host memory, and then refuses the shared arena, is laid out for again as one that does
 /// not; the report's edges say so.
-fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views)> {
+fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views)> {
     let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
         let (id, capabilities) = (device.info().id.to_string(), device.capabilities());
@@ -385,12 +386,12 @@ fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Res
     };
     let mut sides: Vec<Side> = devices.iter().map(side).collect();
     let reach = |from: usize, to: usize| {
-        let edge = engine.topology().edge(&devices[from].info().id, &devices[to].info().id);
+        let edge = fleet.topology().edge(&devices[from].info().id, &devices[to].info().id);
         (edge.read, edge.write)
     };
     let copied = |from: usize, to: usize, bytes: usize| {
         let (from, to) = (devices[from].info(), devices[to].info());
-        let profile = engine.profile()?;
+        let profile = fleet.profile()?;
         if [from, to].iter().any(|info| profile.usability(info) != Usability::Fits) {
             return None;
         }
@@ -403,7 +404,7 @@ fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Res
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };
         let layout = layout::lay_out(program, &parts, &sides, &ways)?;
-        check_memory(engine, program, devices, &layout)?;
+        check_memory(fleet, program, devices, &layout)?;
         match context::share(&layout.shared, devices) {
             Ok(views) => return Ok((layout, groups, views)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
@@ -415,9 +416,9 @@ fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Res
 }
 
 /// Does what each device holds in a run fit its memory?
-fn check_memory(engine: &HeteroEngine, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<()> {
+fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<()> {
     for (number, device) in devices.iter().enumerate() {
-        let Some(limit) = engine.memory_limit(&**device) else { continue };
+        let Some(limit) = fleet.memory_limit(device.info()) else { continue };
         let mut held = layout.arenas[number].0 as u64;
         if layout.shared.devices.contains(&number) {
             held = held.saturating_add(layout.shared.bytes as u64);
