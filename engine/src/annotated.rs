@@ -1,22 +1,37 @@
 //! Programs as the planner divides them: with what passes know of their nodes beside them.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
-use hetero_hal::Program;
+use hetero_hal::{NodeId, Program};
 
 use crate::fnv::Fnv;
+use crate::passes::tile::TileGroup;
 
-/// A program with its fingerprint.
+/// A program with its fingerprint, and with what passes know of its nodes.
 #[derive(Clone)]
 pub(crate) struct Annotated {
     pub(crate) program: Arc<Program>,
+    /// Products that were cut into tiles.
+    pub(crate) tiles: Arc<[TileGroup]>,
     /// Found when it is first asked for.
     fingerprint: OnceLock<String>,
 }
 
 impl Annotated {
-    pub(crate) fn new(program: Arc<Program>) -> Annotated {
-        Annotated { program, fingerprint: OnceLock::new() }
+    pub(crate) fn new(program: Arc<Program>, tiles: Vec<TileGroup>) -> Annotated {
+        Annotated { program, tiles: tiles.into(), fingerprint: OnceLock::new() }
+    }
+
+    /// The product that each tile was cut from. A tile that passes have found equal to another node is that node.
+    pub(crate) fn groups(&self) -> HashMap<NodeId, &TileGroup> {
+        if self.tiles.is_empty() {
+            return HashMap::new();
+        }
+        let producers = self.program.producers();
+        let made = |id: hetero_hal::ValueId| producers.get(id.index()).copied().flatten();
+        let tiles = self.tiles.iter().flat_map(|group| group.tiles.iter().map(move |&tile| (tile, group)));
+        tiles.filter_map(|(tile, group)| Some((made(tile)?, group))).collect()
     }
 
     /// What tells the program from others.
@@ -62,7 +77,7 @@ mod tests {
         let leaky = Operator::new("LeakyRelu", 16).with("alpha", Attribute::Float(alpha));
         let y = b.node("y", leaky, &[x], &[length]);
         let z = b.node("z", Operator::new("Add", 14), &[y, k], &[length]);
-        Annotated::new(Arc::new(b.program(&[z]))).fingerprint().to_owned()
+        Annotated::new(Arc::new(b.program(&[z])), vec![]).fingerprint().to_owned()
     }
 
     /// Devices claim by attributes too: programs that differ in these alone must not share what is remembered.

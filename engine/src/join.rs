@@ -13,7 +13,7 @@ use hetero_scheduler::{Partition, Partitioning};
 
 use crate::Result;
 use crate::fleet::Fleet;
-use crate::passes::tile::last_of;
+use crate::passes::tile::TileGroup;
 use crate::planner::{self, Planned, Planner};
 use crate::session::TileShare;
 
@@ -41,7 +41,7 @@ pub(crate) fn joined(
     let parts = planner::parts(&planned.partitioning);
     let program = planner.split(fleet, &planned.unsplit, &parts, 0)?.program;
     let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
-    let joined = join(partitioning, &groups, &names);
+    let joined = join(partitioning, &groups, &planned.annotated.tiles, &names);
     // Nodes that differ in more than their tiles: values that products had in common.
     let nodes: Vec<&str> = names.into_iter().collect();
     if joined.check(&nodes).is_err() {
@@ -73,13 +73,19 @@ fn alone(partitioning: &Partitioning) -> Option<BTreeMap<&str, (&str, usize)>> {
 }
 
 /// The plan of the nodes of these names: what is gone is left out, and each product stands where its result was put together.
-fn join(partitioning: &Partitioning, groups: &BTreeMap<&str, (&str, usize)>, names: &BTreeSet<&str>) -> Partitioning {
-    let product_of: BTreeMap<String, &str> = groups.keys().map(|group| (last_of(group), *group)).collect();
+fn join(
+    partitioning: &Partitioning,
+    groups: &BTreeMap<&str, (&str, usize)>,
+    tiles: &[TileGroup],
+    names: &BTreeSet<&str>,
+) -> Partitioning {
+    let joined = tiles.iter().filter(|group| groups.contains_key(&*group.product));
+    let product_of: BTreeMap<&str, &str> = joined.map(|group| (&*group.whole, &*group.product)).collect();
     let mut partitions: Vec<Partition> = Vec::new();
     for partition in partitioning.partitions.iter().filter(|partition| partition.tiles.is_none()) {
         let mut rest = Partition { tasks: vec![], ..partition.clone() };
         for task in &partition.tasks {
-            match product_of.get(task) {
+            match product_of.get(&**task) {
                 Some(&group) if groups.get(group).is_some_and(|(device, _)| *device == partition.device) => {
                     rest.tasks.push(group.to_owned());
                 }

@@ -66,12 +66,12 @@ impl Planner {
         let began = Instant::now();
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let bind = began.elapsed();
-        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?));
+        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
         let (tile, (parts, notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole)?);
         let annotated = self.split(fleet, &whole, &parts, tile)?;
         let passes = began.elapsed() - bind;
         let mut partitioning = self.divide(fleet, &annotated, &HashSet::new())?;
-        partitioning.tile_size = (!passes::tile::groups(&annotated.program).is_empty()).then_some(tile as u64);
+        partitioning.tile_size = (!annotated.tiles.is_empty()).then_some(tile as u64);
         partitioning.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
         partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
@@ -95,7 +95,7 @@ impl Planner {
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
         let bind = began.elapsed();
         let tile = partitioning.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
-        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?));
+        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
         let annotated = self.split(fleet, &whole, &parts(&partitioning), tile)?;
         let passes = began.elapsed() - bind;
         let (program, found) = (&annotated.program, annotated.fingerprint());
@@ -195,24 +195,21 @@ impl Planner {
 
     /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
     pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
-        let program = &whole.program;
-        let mut splitting: Vec<Box<dyn Pass>> = Vec::new();
+        if parts.is_empty() && tile == 0 {
+            return Ok(whole.clone());
+        }
+        let (program, context) = (&whole.program, self.pass_context(fleet));
+        let mut graph = program.to_graph();
         if !parts.is_empty() {
-            splitting.push(Box::new(BatchSplit { parts: parts.to_vec() }));
+            BatchSplit { parts: parts.to_vec() }.run(&mut graph, &context)?;
         }
-        if tile > 0 {
-            splitting.push(Box::new(Tiling { size: tile, placement: self.placement.clone() }));
-        }
-        if splitting.is_empty() {
+        let tiles = Tiling { size: tile, placement: self.placement.clone() }.cut(&mut graph)?;
+        if graph.nodes.len() == program.nodes().len() {
             return Ok(whole.clone());
         }
-        let context = self.pass_context(fleet);
-        let split = passes::run(program, &splitting, &context)?;
-        if split.nodes().len() == program.nodes().len() {
-            return Ok(whole.clone());
-        }
+        let split = Program::new(graph, program.extents().to_vec())?;
         // Slices of constants are constants.
-        Ok(Annotated::new(Arc::new(passes::run(&split, &passes::standard(), &context)?)))
+        Ok(Annotated::new(Arc::new(passes::run(&split, &passes::standard(), &context)?), tiles))
     }
 }
 

@@ -230,14 +230,14 @@ pub(crate) fn problem(
     }
     let mut graph = TaskGraph::builder(targets.len());
     let mut tasks = Vec::with_capacity(rows.len());
-    let mut groups = crate::passes::tile::groups(program);
+    let groups = annotated.groups();
     for (((id, node), seconds), bytes) in program.node_ids().zip(rows).zip(held(program)) {
         let joules = energy(program, node, &seconds, devices, costs, constraints)?;
         let task = Task::new(&*node.name, seconds).with_memory(bytes).with_energy(joules);
         // A pinned one stays where it is.
-        let group = groups.remove(&id).filter(|_| constraints.placement.device_of(node).is_none());
+        let group = groups.get(&id).filter(|_| constraints.placement.device_of(node).is_none());
         let added = graph.task(match group {
-            Some(group) => task.with_tiles(group),
+            Some(group) => task.with_tiles(&*group.product),
             None => task,
         });
         tasks.push(added.map_err(|error| match error {
