@@ -4,15 +4,22 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use hetero_comm::Profile;
-use hetero_hal::{Device, DeviceId, Driver, Error as HalError, OpenOptions, Topology, Unavailable};
+use hetero_hal::{
+    DType, Device, DeviceId, DeviceInfo, Driver, Error as HalError, ErrorKind, OpenOptions, Tensor, Topology,
+    Unavailable,
+};
 use hetero_onnx::Binding;
 use hetero_scheduler::{Effort, Explanation};
 
 use crate::config::Config;
-use crate::fleet::Fleet;
+use crate::fleet::{Absent, Fleet};
 use crate::plan::Plan;
 use crate::planner::Planner;
+use crate::policy::Policy;
 use crate::{Error, Model, Result};
+
+/// Elements of an input that may become a constant, at most.
+const LARGEST_CONSTANT: usize = 64;
 
 /// Devices, and what plans and runs models on them. Plans and sessions may be used from any thread.
 pub struct HeteroEngine {
@@ -64,13 +71,80 @@ impl HeteroEngine {
         &self.planner.config
     }
 
-    /// Opens a device, such as `CPU:0`.
+    /// All devices that the drivers offer now, each once; a driver may stand in front of another of its name.
+    #[must_use]
+    pub fn found(&self) -> Vec<DeviceInfo> {
+        let mut found: Vec<DeviceInfo> = Vec::new();
+        for info in self.drivers.iter().filter_map(|driver| driver.probe().ok()).flatten() {
+            if !found.iter().any(|known| known.id == info.id) {
+                found.push(info);
+            }
+        }
+        found
+    }
+
+    /// The devices to use where nobody names any: those of the configuration, or all found that are chips of their own. An emulator is none,
+    /// nor is the host's processor under another driver's name than `cpu`: either would take its time from `cpu:0`.
+    #[must_use]
+    pub fn default_devices(&self) -> Vec<DeviceId> {
+        if !self.config().devices.is_empty() {
+            return self.config().devices.keys().cloned().collect();
+        }
+        let own_chip = |info: &DeviceInfo| !info.runs_on_host() || info.id.driver() == "cpu";
+        self.found().into_iter().filter(own_chip).map(|info| info.id).collect()
+    }
+
+    /// How much the configuration wants a device.
+    #[must_use]
+    pub fn configured_policy(&self, device: &DeviceId) -> Policy {
+        self.config().devices.get(device).copied().unwrap_or_default()
+    }
+
+    /// Opens the devices of [`HeteroEngine::default_devices`] with the configuration's policies. Gives those that are there.
+    ///
+    /// # Errors
+    /// As [`HeteroEngine::add_device_with`].
+    pub fn add_default_devices(&mut self, options: &OpenOptions) -> Result<Vec<DeviceId>> {
+        let mut added = Vec::new();
+        for id in self.default_devices() {
+            let policy = self.configured_policy(&id);
+            added.extend(self.add_device_with(&id.to_string(), options.clone(), policy)?);
+        }
+        Ok(added)
+    }
+
+    /// Opens a device, such as `CPU:0`, that the planner may use.
     ///
     /// # Errors
     /// `UnknownDevice` where no driver of that name is registered or it has no such device, with the reason and a remedy; `Device` where it
     /// cannot be opened.
     pub fn add_device(&mut self, id: &str, options: OpenOptions) -> Result<DeviceId> {
         let id: DeviceId = id.parse()?;
+        self.open(&id, &options, Policy::Allow)?;
+        Ok(id)
+    }
+
+    /// Opens a device and says how much it is wanted; `None` where a preferred device is not there, of which [`Fleet::absent`] and the notes of
+    /// plans have the reason.
+    ///
+    /// # Errors
+    /// As [`HeteroEngine::add_device`].
+    pub fn add_device_with(&mut self, id: &str, options: OpenOptions, policy: Policy) -> Result<Option<DeviceId>> {
+        let id: DeviceId = id.parse()?;
+        let reason = match (self.open(&id, &options, policy), policy) {
+            (Ok(()), _) => return Ok(Some(id)),
+            (Err(Error::UnknownDevice { reason, .. }), Policy::Prefer) if self.fleet.position(&id).is_none() => reason,
+            (Err(Error::Device(error)), Policy::Prefer) if error.kind() == ErrorKind::Unavailable => error.to_string(),
+            (Err(Error::UnknownDevice { device, reason }), Policy::Require) => {
+                return Err(Error::UnknownDevice { device, reason: format!("it is required, and {reason}") });
+            }
+            (Err(error), _) => return Err(error),
+        };
+        Arc::make_mut(&mut self.fleet).miss(Absent { device: id, reason });
+        Ok(None)
+    }
+
+    fn open(&mut self, id: &DeviceId, options: &OpenOptions, policy: Policy) -> Result<()> {
         let unknown = |reason: String| Error::UnknownDevice { device: id.to_string(), reason };
         let Some(driver) = self.drivers.iter().find(|driver| driver.name() == id.driver()) else {
             let names: Vec<&str> = self.drivers.iter().map(|driver| driver.name()).collect();
@@ -81,17 +155,17 @@ impl HeteroEngine {
             )));
         };
         let infos = driver.probe().map_err(|why: Unavailable| unknown(why.to_string()))?;
-        if !infos.iter().any(|info| info.id == id) {
+        if !infos.iter().any(|info| info.id == *id) {
             let names: Vec<String> = infos.iter().map(|info| info.id.to_string()).collect();
             return Err(unknown(format!("there is no such device; there are: {}", names.join(", "))));
         }
-        if self.fleet.position(&id).is_some() {
+        if self.fleet.position(id).is_some() {
             return Err(unknown("it has been added already".to_owned()));
         }
-        let device = driver.open(id.ordinal(), &options)?;
+        let device = driver.open(id.ordinal(), options)?;
         // Sessions keep the fleet as it was.
-        Arc::make_mut(&mut self.fleet).add(device);
-        Ok(id)
+        Arc::make_mut(&mut self.fleet).add(device, policy);
+        Ok(())
     }
 
     /// Plans a model as it stands; open dimensions are taken as 1 and listed in [`Plan::assumed`].
@@ -109,6 +183,43 @@ impl HeteroEngine {
     /// `Plan` where there is no device or none takes a node.
     pub fn analyze(&self, model: &Model, binding: &Binding) -> Result<Plan> {
         Ok(Plan::new(self.planner.plan(&self.fleet, model, binding)?))
+    }
+
+    /// Plans a model for inputs that a run will have: for their shapes, beside what the binding says. Where these leave a size open, inputs that
+    /// are small and of integers (a target shape, a sampling rate) become constants, as shapes may depend on them: [`Plan::fixed`] has their
+    /// names, and runs take them no more.
+    ///
+    /// # Errors
+    /// `Input` where the binding says another shape; else as [`HeteroEngine::analyze`], about the model as it was given.
+    pub fn analyze_with_inputs(&self, model: &Model, binding: &Binding, inputs: &[(&str, Tensor)]) -> Result<Plan> {
+        let mut binding = binding.clone();
+        for (name, tensor) in inputs {
+            let shape = tensor.shape().to_vec();
+            if let Some(other) =
+                binding.shapes.insert((*name).to_owned(), shape.clone()).filter(|other| *other != shape)
+            {
+                let reason =
+                    format!("its content has the shape {shape:?}, and the binding says {other:?}; leave one out");
+                return Err(Error::Input { name: (*name).to_owned(), reason });
+            }
+        }
+        let error = match self.analyze(model, &binding) {
+            Ok(plan) => return Ok(plan),
+            Err(error) => error,
+        };
+        let small = inputs.iter().filter(|(_, tensor)| {
+            tensor.len() <= LARGEST_CONSTANT && (tensor.dtype().is_integer() || tensor.dtype() == DType::Bool)
+        });
+        let mut fixed = 0;
+        for (name, tensor) in small {
+            binding.shapes.remove(*name);
+            binding.constants.insert((*name).to_owned(), tensor.clone());
+            fixed += 1;
+        }
+        if fixed == 0 {
+            return Err(error);
+        }
+        self.analyze(model, &binding).map_err(|_| error)
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.

@@ -7,6 +7,7 @@ use hetero_comm::Profile;
 use hetero_hal::{Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Program, Topology};
 
 use crate::Error;
+use crate::policy::Policy;
 
 /// Programs whose claims are remembered.
 const MOST_PROGRAMS: usize = 64;
@@ -18,10 +19,29 @@ const MOST_PROGRAMS: usize = 64;
 #[derive(Clone)]
 pub struct Fleet {
     devices: Vec<Arc<dyn Device>>,
+    /// Of each device.
+    policies: Vec<Policy>,
+    /// Preferred devices that are not there.
+    absent: Vec<Absent>,
     topology: Topology,
     profile: Option<Arc<Profile>>,
     limits: Limits,
     shared: Arc<Shared>,
+}
+
+/// A preferred device that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// The device.
+    pub device: DeviceId,
+    /// Why there is no such device, and what to do.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is preferred and not used: {}", self.device, self.reason)
+    }
 }
 
 /// What a run may take.
@@ -46,21 +66,45 @@ struct Shared {
 impl Fleet {
     /// A fleet without devices.
     pub(crate) fn new(profile: Option<Arc<Profile>>, limits: Limits) -> Fleet {
-        Fleet { devices: Vec::new(), topology: Topology::default(), profile, limits, shared: Arc::default() }
+        let (devices, policies, absent) = (Vec::new(), Vec::new(), Vec::new());
+        Fleet { devices, policies, absent, topology: Topology::default(), profile, limits, shared: Arc::default() }
     }
 
     /// Adds a device behind the others.
-    pub(crate) fn add(&mut self, device: Arc<dyn Device>) {
+    pub(crate) fn add(&mut self, device: Arc<dyn Device>, policy: Policy) {
         for other in self.devices.iter().chain([&device]) {
             let (a, b) = (device.info(), other.info());
             self.topology.insert(a.id.clone(), b.id.clone(), device.edge_to(b));
             self.topology.insert(b.id.clone(), a.id.clone(), other.edge_to(a));
         }
         self.devices.push(device);
+        self.policies.push(policy);
         if let Some(profile) = &self.profile {
             let infos: Vec<_> = self.devices.iter().map(|device| device.info()).collect();
             profile.apply(&infos, &mut self.topology);
         }
+    }
+
+    /// Notes a preferred device that is not there.
+    pub(crate) fn miss(&mut self, absent: Absent) {
+        self.absent.push(absent);
+    }
+
+    /// The preferred devices that are not there.
+    #[must_use]
+    pub fn absent(&self) -> &[Absent] {
+        &self.absent
+    }
+
+    /// How much the device at a position is wanted; [`Policy::Allow`] where there is none.
+    #[must_use]
+    pub fn policy(&self, position: usize) -> Policy {
+        self.policies.get(position).copied().unwrap_or_default()
+    }
+
+    /// Tells whether a device is required.
+    pub(crate) fn requires(&self, id: &DeviceId) -> bool {
+        self.position(id).is_some_and(|position| self.policy(position) == Policy::Require)
     }
 
     /// The opened devices, in the order of adding.

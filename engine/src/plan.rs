@@ -7,6 +7,7 @@ use hetero_hal::Program;
 
 use crate::planner::{PlanTiming, Planned};
 use crate::session::Session;
+use crate::share::PlacementShares;
 
 /// Which node runs where, for one model bound to shapes. Cheap to clone; clones share the session that runs it.
 #[derive(Clone)]
@@ -50,10 +51,23 @@ impl Plan {
         &self.planned().assumed
     }
 
-    /// What the configuration asked for and was not done, with the reason: a batch that is not split.
+    /// What was asked for and was not done, with the reason: a batch that is not split, a preferred device that is not there.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.planned().notes
+    }
+
+    /// Inputs that were bound as constants, and that runs do not take; see
+    /// [`HeteroEngine::analyze_with_inputs`](crate::HeteroEngine::analyze_with_inputs).
+    #[must_use]
+    pub fn fixed(&self) -> &[String] {
+        &self.planned().fixed
+    }
+
+    /// Patterns of the engine's placement that no node matches: they are misspelt, or passes have folded their nodes away.
+    #[must_use]
+    pub fn idle_pins(&self) -> &[String] {
+        &self.planned().idle_pins
     }
 
     /// What making the plan took.
@@ -66,6 +80,12 @@ impl Plan {
     #[must_use]
     pub fn placement(&self) -> BTreeMap<&str, &str> {
         self.partitioning().placement()
+    }
+
+    /// What share of the nodes, of the estimated time and of the bytes each device has.
+    #[must_use]
+    pub fn shares(&self) -> PlacementShares {
+        PlacementShares::of(self.program(), self.partitioning())
     }
 
     /// The plan as JSON, for [`HeteroEngine::load_plan`](crate::HeteroEngine::load_plan).

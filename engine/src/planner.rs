@@ -7,17 +7,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hetero_hal::{NodeId, OperatorSet, Program};
+use hetero_hal::{DeviceId, NodeId, OperatorSet, Program};
 use hetero_onnx::Binding;
-use hetero_scheduler::{Partitioner, Partitioning, Problem};
+use hetero_scheduler::{Partitioner, Partitioning, Problem, Schedule, Tiles};
 
 use crate::annotated::Annotated;
-use crate::config::Config;
+use crate::config::{Config, Strategy};
 use crate::fleet::Fleet;
 use crate::passes::batch::BatchSplit;
 use crate::passes::tile::Tiling;
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
+use crate::policy::Policy;
 use crate::problem::{self, Constraints, CostModel};
 use crate::{Error, Model, Result};
 
@@ -43,6 +44,10 @@ pub(crate) struct Planned {
     pub(crate) unsplit: Annotated,
     pub(crate) assumed: Vec<String>,
     pub(crate) notes: Vec<String>,
+    /// Inputs that were bound as constants.
+    pub(crate) fixed: Vec<String>,
+    /// Patterns of pins that no node matches.
+    pub(crate) idle_pins: Vec<String>,
     pub(crate) timing: PlanTiming,
 }
 
@@ -67,7 +72,8 @@ impl Planner {
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let bind = began.elapsed();
         let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
-        let (tile, (parts, notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole)?);
+        let (tile, (parts, mut notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole)?);
+        notes.extend(fleet.absent().iter().map(ToString::to_string));
         let annotated = self.split(fleet, &whole, &parts, tile)?;
         let passes = began.elapsed() - bind;
         let mut partitioning = self.divide(fleet, &annotated, &HashSet::new())?;
@@ -75,7 +81,14 @@ impl Planner {
         partitioning.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
         partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
-        Ok(Planned { partitioning, annotated, unsplit: whole, assumed: bound.assumed, notes, timing })
+        let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
+        let (unsplit, assumed) = (whole, bound.assumed);
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, timing })
+    }
+
+    /// The patterns of pins that no node matches.
+    fn idle_pins(&self, annotated: &Annotated) -> Vec<String> {
+        self.placement.unmatched(&annotated.program).into_iter().map(str::to_owned).collect()
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.
@@ -115,14 +128,18 @@ impl Planner {
             }
         }
         partitioning.check_order(edges)?;
+        self.check_required(fleet, &annotated, &HashSet::new(), &partitioning)?;
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
-        Ok(Planned { partitioning, annotated, unsplit: whole, assumed: bound.assumed, notes: vec![], timing })
+        let notes = fleet.absent().iter().map(ToString::to_string).collect();
+        let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, timing })
     }
 
     /// Divides a program among the devices that are not lost. Nodes that a device is denied do not run there.
     ///
     /// # Errors
-    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be kept.
+    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be kept; `Required` where a required device gets
+    /// nothing.
     pub(crate) fn divide(
         &self,
         fleet: &Fleet,
@@ -130,14 +147,86 @@ impl Planner {
         denied: &HashSet<(usize, NodeId)>,
     ) -> Result<Partitioning> {
         let problem = self.problem(fleet, annotated, denied)?;
-        let schedule = self.partitioner.partition(&problem)?;
+        let lost = fleet.lost_positions();
+        let wanted: Vec<usize> = (0..fleet.devices().len())
+            .filter(|position| fleet.policy(*position) != Policy::Allow && !lost.contains(position))
+            .collect();
+        // With one device, or with all of them wanted, there is nothing to wish for.
+        let kept = if wanted.is_empty() || wanted.len() == fleet.devices().len() {
+            None
+        } else {
+            let kept = self.problem_with(fleet, annotated, denied, &wanted)?;
+            // Where there is no such plan, as memory or energy do not suffice, the wish is void.
+            self.partitioner.partition(&kept).ok().map(|schedule| (kept, schedule))
+        };
+        let free = self.partitioner.partition(&problem);
+        let (problem, schedule) = match (kept, free) {
+            (Some(kept), Ok(free)) if !self.prefers(fleet, &kept, (&problem, &free)) => (problem, free),
+            (Some(kept), _) => kept,
+            (None, free) => (problem, free?),
+        };
         let (model, program) = (annotated.fingerprint(), &annotated.program);
         let mut plan = Partitioning::from_schedule(&problem, &schedule, model, self.partitioner.name())?;
         for id in program.inputs() {
             let value = program.value(*id)?;
             plan.input_shapes.insert(value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect());
         }
+        self.check_required(fleet, annotated, denied, &plan)?;
         Ok(plan)
+    }
+
+    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one? It is, unless the free one is shorter by a
+    /// larger share than costs may be off, or leaves out a required device that this one uses.
+    fn prefers(&self, fleet: &Fleet, kept: &(Problem, Schedule), free: (&Problem, &Schedule)) -> bool {
+        let takes = |(problem, schedule): (&Problem, &Schedule)| match self.config.scheduling.strategy {
+            Strategy::LatencyAware => schedule.makespan(),
+            Strategy::Throughput => schedule.period(problem),
+        };
+        let used = |schedule: &Schedule, position: usize| schedule.slots().iter().any(|slot| slot.device.0 == position);
+        let required = (0..fleet.devices().len()).filter(|&position| fleet.policy(position) == Policy::Require);
+        let saved = required.into_iter().any(|position| used(&kept.1, position) && !used(free.1, position));
+        saved || takes((&kept.0, &kept.1)) * (1.0 - self.costs.uncertainty()) <= takes(free)
+    }
+
+    /// Does every required device have a part in a plan?
+    ///
+    /// # Errors
+    /// `Required` with the reason.
+    pub(crate) fn check_required(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+        plan: &Partitioning,
+    ) -> Result<()> {
+        for (position, device) in fleet.devices().iter().enumerate() {
+            let id = &device.info().id;
+            if fleet.policy(position) != Policy::Require || uses(plan, id) {
+                continue;
+            }
+            let nodes = annotated.program.nodes();
+            let lost = fleet.lost().into_iter().find(|(lost, _)| lost == id);
+            let claims = fleet.claims(position, &annotated.program, annotated.fingerprint());
+            let claimed: Vec<NodeId> = claims.iter().flat_map(|claim| claim.nodes.iter().copied()).collect();
+            let pinned = |id: &&NodeId| {
+                let place = nodes.get(id.index()).and_then(|node| self.placement.device_of(node));
+                denied.contains(&(position, **id)) || place.is_some_and(|place| *place != device.info().id)
+            };
+            let reason = match (lost, claimed.len()) {
+                (Some((_, error)), _) => format!("it was lost: {error}"),
+                (None, 0) => format!("it takes none of the model's {} nodes", nodes.len()),
+                (None, count) if claimed.iter().filter(pinned).count() == count => {
+                    format!("the {count} nodes that it takes are pinned to others, or it turned them down")
+                }
+                (None, count) => format!(
+                    "it takes {count} of the model's {} nodes, and the plan gives it none, as others do them clearly sooner; \
+                     pin some to it, or do not require it",
+                    nodes.len()
+                ),
+            };
+            return Err(Error::Required { device: id.to_string(), reason });
+        }
+        Ok(())
     }
 
     /// What there is to plan, on the devices that are not lost.
@@ -147,10 +236,22 @@ impl Planner {
         annotated: &Annotated,
         denied: &HashSet<(usize, NodeId)>,
     ) -> Result<Problem> {
+        self.problem_with(fleet, annotated, denied, &[])
+    }
+
+    /// The same, where wanted devices keep what they take.
+    fn problem_with(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+        wanted: &[usize],
+    ) -> Result<Problem> {
         let constraints = Constraints {
             denied,
             lost: &fleet.lost_positions(),
             placement: &self.placement,
+            wanted: (wanted, self.costs.uncertainty()),
             energy: self.config.scheduling.energy_budget,
             watts: &self.config.device_params.watts,
         };
@@ -216,4 +317,11 @@ impl Planner {
 /// Rows of the parts that the plan's batch was split into.
 pub(crate) fn parts(partitioning: &Partitioning) -> Vec<usize> {
     partitioning.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
+}
+
+/// Does a plan run anything on a device, or let it take tiles?
+pub(crate) fn uses(plan: &Partitioning, id: &DeviceId) -> bool {
+    let is = |name: &str| name.parse().is_ok_and(|named: DeviceId| named == *id);
+    let takes = |tiles: &Tiles| tiles.devices.keys().any(|name| is(name));
+    plan.partitions.iter().any(|partition| is(&partition.device) || partition.tiles.as_ref().is_some_and(takes))
 }

@@ -92,6 +92,8 @@ pub(crate) struct Constraints<'a> {
     pub(crate) lost: &'a [usize],
     /// Nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
+    /// Positions of the devices that keep what they take, and the share of its time by which another has to be quicker to get a node of theirs.
+    pub(crate) wanted: (&'a [usize], f64),
     /// Joules that all nodes may spend together.
     pub(crate) energy: Option<f64>,
     /// Watts of devices, by id.
@@ -216,6 +218,7 @@ pub(crate) fn problem(
             *seconds = seconds.map(|seconds| seconds + outside.seconds(to, from));
         }
         pin(node, row, devices, constraints)?;
+        keep(row, constraints.wanted);
     }
     let specs = devices.iter().map(|device| target(device.info(), fleet.memory_limit(device.info())));
     let mut targets = Devices::new(specs)?;
@@ -259,6 +262,17 @@ pub(crate) fn problem(
         Some(joules) => problem.with_energy_budget(joules)?,
         None => problem,
     })
+}
+
+/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a larger share.
+fn keep(row: &mut [Option<f64>], (wanted, share): (&[usize], f64)) {
+    let best = wanted.iter().filter_map(|&position| row.get(position).copied().flatten()).reduce(f64::min);
+    let Some(best) = best else { return };
+    for (position, cost) in row.iter_mut().enumerate() {
+        if !wanted.contains(&position) && cost.is_some_and(|cost| cost >= best * (1.0 - share)) {
+            *cost = None;
+        }
+    }
 }
 
 /// Leaves of a node's costs the one on the device that it is pinned to.

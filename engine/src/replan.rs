@@ -2,7 +2,8 @@
 //!
 //! | setback | where products run in place of their tiles | where tiles are tiles, or there are none |
 //! |---|---|---|
-//! | a device was lost | divide again without it | the same |
+//! | a required device was lost | give up | give up |
+//! | another device was lost | divide again without it | the same |
 //! | a device turned down a node | keep the tiles | divide again without that node on it, at most three times |
 //! | a device turned down no node in particular | keep the tiles | give up |
 //! | memory does not suffice | keep the tiles | give up |
@@ -34,6 +35,8 @@ pub(crate) enum Setback {
     LostRunning,
     /// A device was lost while it compiled.
     LostCompiling,
+    /// A device was lost, whenever, that no other may take over for.
+    LostRequired,
     /// A device turned down what it had claimed; the node, and the device's position, where the error tells.
     Refused(Option<(usize, NodeId)>),
     /// The memory of a device does not suffice.
@@ -58,14 +61,17 @@ pub(crate) enum Action {
 }
 
 impl Setback {
-    /// What an error means that kept a session from being made. `uses` tells whether the plan uses a device, and `position` where that stands.
+    /// What an error means that kept a session from being made. `uses` tells whether the plan uses a device, `requires` whether the caller does,
+    /// and `position` where it stands.
     pub(crate) fn of(
         error: &Error,
         uses: impl Fn(&DeviceId) -> bool,
+        requires: impl Fn(&DeviceId) -> bool,
         position: impl Fn(&DeviceId) -> Option<usize>,
     ) -> Setback {
         let Error::Device(error) = error else { return Setback::Unfit };
         match error.kind() {
+            ErrorKind::DeviceLost if error.device().is_some_and(|id| uses(id) && requires(id)) => Setback::LostRequired,
             ErrorKind::DeviceLost if error.device().is_some_and(uses) => Setback::LostCompiling,
             ErrorKind::Unsupported | ErrorKind::Compile => {
                 let place = |error: &HalError| Some((position(error.device()?)?, error.node()?));
@@ -81,7 +87,7 @@ impl Setback {
 pub(crate) fn next(state: &State, setback: Setback) -> Action {
     match setback {
         Setback::LostRunning | Setback::LostCompiling => Action::Divide,
-        Setback::Unfit => Action::GiveUp,
+        Setback::LostRequired | Setback::Unfit => Action::GiveUp,
         // What is too large for the device as a whole may do in parts.
         Setback::Refused(_) | Setback::OutOfMemory | Setback::Failed if state.joined => Action::KeepTiles,
         Setback::Refused(Some((device, node))) if state.denied.len() < MOST_DENIED => Action::Deny(device, node),
@@ -104,6 +110,7 @@ mod tests {
         for (setback, in_joined, in_whole, in_tired) in [
             (Setback::LostRunning, Action::Divide, Action::Divide, Action::Divide),
             (Setback::LostCompiling, Action::Divide, Action::Divide, Action::Divide),
+            (Setback::LostRequired, Action::GiveUp, Action::GiveUp, Action::GiveUp),
             (Setback::Refused(Some((1, NODE))), Action::KeepTiles, Action::Deny(1, NODE), Action::GiveUp),
             (Setback::Refused(None), Action::KeepTiles, Action::GiveUp, Action::GiveUp),
             (Setback::OutOfMemory, Action::KeepTiles, Action::GiveUp, Action::GiveUp),
@@ -119,11 +126,14 @@ mod tests {
     fn errors_are_told_apart_by_what_they_carry() {
         let id = DeviceId::new("chip", 1);
         let of = |error: HalError| {
-            Setback::of(&error.into(), |used| used.ordinal() == 1, |known| (*known == id).then_some(4))
+            let is = |known: &DeviceId| *known == id;
+            Setback::of(&error.into(), is, |known| known.driver() == "needed", |known| is(known).then_some(4))
         };
         let error = |kind: ErrorKind| HalError::new(kind, "it happened").on(id.clone());
         assert_eq!(of(error(ErrorKind::DeviceLost)), Setback::LostCompiling);
         assert_eq!(of(HalError::new(ErrorKind::DeviceLost, "another")), Setback::Failed);
+        let lost = HalError::new(ErrorKind::DeviceLost, "it is gone").on(id.clone());
+        assert_eq!(Setback::of(&lost.into(), |_| true, |_| true, |_| None), Setback::LostRequired);
         for kind in [ErrorKind::Unsupported, ErrorKind::Compile] {
             assert_eq!(of(error(kind).at_node(NODE, "conv (Conv)")), Setback::Refused(Some((4, NODE))));
             assert_eq!(of(error(kind).at("conv (Conv)")), Setback::Refused(None), "a text is for people");
@@ -131,7 +141,7 @@ mod tests {
         assert_eq!(of(error(ErrorKind::OutOfMemory)), Setback::OutOfMemory);
         assert_eq!(of(error(ErrorKind::Internal)), Setback::Failed);
         let unfit = Error::Plan(hetero_scheduler::Error::NoDevice);
-        assert_eq!(Setback::of(&unfit, |_| true, |_| None), Setback::Unfit);
+        assert_eq!(Setback::of(&unfit, |_| true, |_| true, |_| None), Setback::Unfit);
     }
 
     /// However the errors come, the engine makes no more attempts than it has ways to change the plan.

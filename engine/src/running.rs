@@ -6,14 +6,15 @@
 use std::sync::Arc;
 
 use hetero_hal::{DeviceId, Error as HalError, Tensor};
-use hetero_scheduler::{Partitioning, Tiles};
+use hetero_scheduler::Partitioning;
 
 use crate::engine::HeteroEngine;
 use crate::join::{self, Joined};
 use crate::plan::Plan;
-use crate::planner::Planned;
+use crate::planner::{Planned, uses};
 use crate::replan::{self, Action, Setback, State};
-use crate::session::{OutputBuffer, Outputs, Session};
+use crate::session::{History, OutputBuffer, Outputs, Session};
+use crate::share::PlacementShares;
 use crate::{Error, Result};
 
 /// A plan on its way to a session.
@@ -21,6 +22,8 @@ struct Attempt {
     partitioning: Partitioning,
     /// Lines that tell what moved, and why.
     moved: Vec<String>,
+    /// Products may run in place of their tiles.
+    joins: bool,
     state: State,
 }
 
@@ -89,54 +92,72 @@ impl HeteroEngine {
         }
         // What a lost device holds is let go even where there is no session without it.
         *slot = None;
-        let session = Arc::new(self.open(plan.planned())?);
+        let session = Arc::new(self.make_session(plan.planned())?);
         *slot = Some(session.clone());
         Ok(session)
     }
 
     /// Makes a session of a plan, or of what takes its place.
-    fn open(&self, planned: &Planned) -> Result<Session> {
+    fn make_session(&self, planned: &Planned) -> Result<Session> {
         let partitioning = planned.partitioning.clone();
-        let mut attempt =
-            Attempt { partitioning, moved: Vec::new(), state: State { joined: true, ..State::default() } };
+        let mut attempt = Attempt { partitioning, moved: Vec::new(), joins: true, state: State::default() };
         loop {
-            // The one lost last is news.
-            let lost = self.fleet.lost().into_iter().rev().find(|(id, _)| uses(&attempt.partitioning, id));
-            let (setback, error) = match lost {
-                Some((_, error)) => (Setback::LostRunning, Error::Device(error)),
+            let (setback, error) = match self.loss(&attempt.partitioning) {
+                Some(loss) => loss,
                 None => match self.compile(planned, &mut attempt) {
                     Ok(session) => return Ok(session),
                     Err(error) => {
                         let uses = |id: &DeviceId| uses(&attempt.partitioning, id);
-                        (Setback::of(&error, uses, |id| self.fleet.position(id)), error)
+                        let (requires, position) =
+                            (|id: &DeviceId| self.fleet.requires(id), |id: &DeviceId| self.fleet.position(id));
+                        (Setback::of(&error, uses, requires, position), error)
                     }
                 },
             };
+            self.fleet.lose(&error);
             match (replan::next(&attempt.state, setback), error) {
-                (Action::Divide, Error::Device(error)) => {
-                    self.fleet.lose(&Error::Device(error.clone()));
-                    self.divide_without_lost(planned, &mut attempt, &error)?;
-                }
+                (Action::Divide, Error::Device(error)) => self.divide_without_lost(planned, &mut attempt, &error)?,
                 (Action::Deny(device, node), Error::Device(error)) => {
                     attempt.state.denied.insert((device, node));
                     self.divide_without_denied(planned, &mut attempt, node, error)?;
                 }
-                (Action::KeepTiles, _) => attempt.state.joined = false,
+                (Action::KeepTiles, _) => attempt.joins = false,
+                (Action::GiveUp, Error::Device(error)) if setback == Setback::LostRequired => {
+                    let remedy = "it is required, so no other device takes over; prefer it where others may";
+                    return Err(error.with_remedy(remedy).into());
+                }
                 (Action::Divide | Action::Deny(..) | Action::GiveUp, error) => return Err(error),
             }
         }
     }
 
-    /// Compiles what the attempt has come to. `joined` stays set only where products do run in place of their tiles.
+    /// A loss that a plan has to do without: of a required device, or else the last one, which is news.
+    fn loss(&self, plan: &Partitioning) -> Option<(Setback, Error)> {
+        let mut lost = self.fleet.lost();
+        lost.retain(|(id, _)| uses(plan, id));
+        let required = lost.iter().find(|(id, _)| self.fleet.requires(id));
+        match (required, lost.last()) {
+            (Some((_, error)), _) => Some((Setback::LostRequired, error.clone().into())),
+            (None, Some((_, error))) => Some((Setback::LostRunning, error.clone().into())),
+            (None, None) => None,
+        }
+    }
+
+    /// Compiles what the attempt has come to.
     fn compile(&self, planned: &Planned, attempt: &mut Attempt) -> Result<Session> {
-        let Attempt { partitioning, moved, state } = attempt;
-        let joined = if state.joined { join::joined(&self.planner, &self.fleet, planned, partitioning)? } else { None };
+        let Attempt { partitioning, moved, joins, state } = attempt;
+        let moved = moved.clone();
+        let shares = PlacementShares::of(&planned.annotated.program, partitioning);
+        let joined = if *joins { join::joined(&self.planner, &self.fleet, planned, partitioning)? } else { None };
         state.joined = joined.is_some();
         match joined {
             Some(Joined { program, partitioning, tiles }) => {
-                Session::new(&self.fleet, program, &partitioning, moved.clone(), tiles)
+                Session::new(&self.fleet, program, &partitioning, History { moved, tiles, shares })
             }
-            None => Session::new(&self.fleet, planned.annotated.program.clone(), partitioning, moved.clone(), vec![]),
+            None => {
+                let history = History { moved, tiles: vec![], shares };
+                Session::new(&self.fleet, planned.annotated.program.clone(), partitioning, history)
+            }
         }
     }
 
@@ -152,7 +173,6 @@ impl HeteroEngine {
         let lost = self.fleet.lost();
         attempt.moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &attempt.partitioning, &now)));
         attempt.partitioning = now;
-        attempt.state.joined = true;
         Ok(())
     }
 
@@ -179,13 +199,6 @@ impl HeteroEngine {
         attempt.moved.push(format!("{node} moved to {now}: {refused}"));
         Ok(())
     }
-}
-
-/// Does a plan run anything on a device, or let it take tiles?
-fn uses(plan: &Partitioning, id: &DeviceId) -> bool {
-    let is = |name: &str| name.parse().is_ok_and(|named: DeviceId| named == *id);
-    let takes = |tiles: &Tiles| tiles.devices.keys().any(|name| is(name));
-    plan.partitions.iter().any(|partition| is(&partition.device) || partition.tiles.as_ref().is_some_and(takes))
 }
 
 /// The line that tells what became of a lost device's nodes; `None` where it had none.

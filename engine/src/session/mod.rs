@@ -24,6 +24,7 @@ use hetero_hal::{
 };
 
 use crate::fleet::Fleet;
+use crate::share::PlacementShares;
 use crate::{Error, Result};
 use context::{Arrival, Arrivals, Context, Views};
 use layout::{Layout, Parts, Side, Slot, Storage, Ways};
@@ -93,6 +94,16 @@ struct Frozen {
     groups: Vec<Group>,
 }
 
+/// What became of a plan before its session.
+pub(crate) struct History {
+    /// A line for each node and each device that moved.
+    pub(crate) moved: Vec<String>,
+    /// The tiles that run as one.
+    pub(crate) tiles: Vec<TileShare>,
+    /// What each device has.
+    pub(crate) shares: PlacementShares,
+}
+
 /// A plan, compiled. May be run from several threads at once; runs share nothing that changes.
 pub struct Session {
     program: Arc<Program>,
@@ -111,6 +122,7 @@ pub struct Session {
     tallies: Vec<Arc<[Tally]>>,
     /// Without the edges from and to the host, and with those tiles only that run as one.
     report: Report,
+    shares: PlacementShares,
     deadline: Duration,
     contexts: Mutex<Vec<Context>>,
 }
@@ -120,9 +132,9 @@ impl Session {
         fleet: &Fleet,
         program: Arc<Program>,
         plan: &hetero_scheduler::Partitioning,
-        moved: Vec<String>,
-        joined: Vec<TileShare>,
+        history: History,
     ) -> Result<Session> {
+        let History { moved, tiles: joined, shares } = history;
         let compiled = partition::compile(fleet, &program, plan)?;
         let (layout, groups, views) = lay_out(fleet, &program, &compiled)?;
         let Compiled { devices, partitions, .. } = compiled;
@@ -177,7 +189,14 @@ impl Session {
             arrivals,
             tallies,
             report,
+            shares,
         })
+    }
+
+    /// What share of the nodes, of the estimated time and of the bytes each device has.
+    #[must_use]
+    pub fn placement(&self) -> &PlacementShares {
+        &self.shares
     }
 
     /// What runs must supply, in order.
