@@ -209,7 +209,10 @@ impl Fleet {
 
 /// Claims of devices by program, the program used last at the end.
 #[derive(Default)]
-struct Claims(Vec<(String, Vec<(usize, Arc<[Claim]>)>)>);
+struct Claims(Vec<(String, OfDevices)>);
+
+/// Claims by the position of the device.
+type OfDevices = Vec<(usize, Arc<[Claim]>)>;
 
 impl Claims {
     fn find(&mut self, fingerprint: &str, device: usize) -> Option<Arc<[Claim]>> {

@@ -296,7 +296,8 @@ impl Planner {
 
     /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
     pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
-        if parts.is_empty() && tile == 0 {
+        let tiling = Tiling { size: tile, placement: self.placement.clone() };
+        if parts.is_empty() && !tiling.may_cut(&whole.program) {
             return Ok(whole.clone());
         }
         let (program, context) = (&whole.program, self.pass_context(fleet));
@@ -304,7 +305,7 @@ impl Planner {
         if !parts.is_empty() {
             BatchSplit { parts: parts.to_vec() }.run(&mut graph, &context)?;
         }
-        let tiles = Tiling { size: tile, placement: self.placement.clone() }.cut(&mut graph)?;
+        let tiles = tiling.cut(&mut graph)?;
         if graph.nodes.len() == program.nodes().len() {
             return Ok(whole.clone());
         }

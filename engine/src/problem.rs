@@ -134,9 +134,10 @@ fn energy(
 
 /// Bytes of the constants that each node is the first to use: its device holds them as long as the plan stands.
 fn held(program: &Program) -> Vec<u64> {
-    let mut counted = HashSet::new();
+    let mut counted = vec![false; program.values().len()];
     let mut of = |node: &Node| {
-        let fresh = node.uses().filter(|id| counted.insert(*id)).filter_map(|id| program.values().get(id.index()));
+        let mut fresh = |id: &ValueId| counted.get_mut(id.index()).is_some_and(|seen| !std::mem::replace(seen, true));
+        let fresh = node.uses().filter(|id| fresh(id)).filter_map(|id| program.values().get(id.index()));
         fresh.filter(|value| value.constant.is_some()).map(|value| value.bytes() as u64).sum()
     };
     program.nodes().iter().map(&mut of).collect()
@@ -156,10 +157,11 @@ impl Outside {
     fn of(program: &Program) -> Vec<Outside> {
         let mut all = vec![Outside::default(); program.nodes().len()];
         let bytes = |id: &ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes() as u64);
-        let mut unread: HashSet<ValueId> = program.inputs().iter().copied().collect();
+        let mut unread = vec![false; program.values().len()];
+        program.inputs().iter().for_each(|id| unread[id.index()] = true);
         let mut begun = false;
         for (node, outside) in program.nodes().iter().zip(&mut all) {
-            for id in node.uses().filter(|id| unread.remove(id)) {
+            for id in node.uses().filter(|id| std::mem::take(&mut unread[id.index()])) {
                 outside.begins |= !begun;
                 begun = true;
                 outside.read = outside.read.saturating_add(bytes(&id));

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use hetero_hal::{DType, Graph, Node, Result, TensorType, ValueId};
+use hetero_hal::{DType, Graph, Node, Program, Result, TensorType, ValueId};
 
 use super::build;
 use crate::place::Placement;
@@ -61,6 +61,15 @@ impl Tiling {
             }
         }
         Ok(groups)
+    }
+
+    /// Might a program have products that are to be cut? A look at its types, before it is made a graph.
+    pub(crate) fn may_cut(&self, program: &Program) -> bool {
+        let large = |node: &Node| {
+            let result = node.outputs.first().copied().flatten().and_then(|id| program.values().get(id.index()));
+            result.is_some_and(|value| value.shape.len() == 2 && value.shape.iter().all(|&side| side > self.size))
+        };
+        self.size > 0 && program.nodes().iter().any(|node| node.operator.is("MatMul") && large(node))
     }
 
     /// The node as a product that is to be cut.
@@ -165,7 +174,7 @@ fn slices(
 
 #[cfg(test)]
 mod tests {
-    use hetero_hal::{Operator, Program, Tensor};
+    use hetero_hal::{Operator, Tensor};
     use hetero_reference::Standard;
     use proptest::prelude::*;
 
