@@ -11,6 +11,8 @@
 //!   gpu_mem_threshold: 85%      # or 0.85
 //!   watts:                      # what devices spend while they compute
 //!     "cpu:0": 65
+//! devices:                      # what to use, and how much that is wanted
+//!   "cpu:0": allow              # or prefer, or require
 //! ```
 
 use std::collections::BTreeMap;
@@ -21,6 +23,7 @@ use hetero_hal::DeviceId;
 use serde::Deserialize;
 
 use crate::Error;
+use crate::policy::Policy;
 
 /// A key or value that is wrong, with its place.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -42,6 +45,10 @@ pub struct Config {
     pub scheduling: Scheduling,
     /// Devices: their limits, and what they spend.
     pub device_params: DeviceParams,
+    /// The devices of [`HeteroEngine::default_devices`](crate::HeteroEngine::default_devices), and how much each is wanted; none leaves the
+    /// choice to the engine.
+    #[serde(deserialize_with = "policies")]
+    pub devices: BTreeMap<DeviceId, Policy>,
 }
 
 /// How work is divided.
@@ -112,6 +119,21 @@ pub struct DeviceParams {
     pub watts: BTreeMap<String, f64>,
 }
 
+fn policies<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<DeviceId, Policy>, D::Error> {
+    let written = BTreeMap::<String, String>::deserialize(deserializer)?;
+    let mut policies = BTreeMap::new();
+    for (device, policy) in written {
+        let wrong = |reason: &str| serde::de::Error::custom(format!("device '{device}': {reason}"));
+        let id = device.parse::<DeviceId>().map_err(|_| wrong("that is no device's id, such as cpu:0"))?;
+        let known = Policy::from_name(&policy);
+        let known = known.ok_or_else(|| wrong(&format!("'{policy}' is no policy; write require, prefer or allow")))?;
+        if policies.insert(id, known).is_some() {
+            return Err(wrong("it is there twice"));
+        }
+    }
+    Ok(policies)
+}
+
 fn joules<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     match f64::deserialize(deserializer)? {
         value if value.is_finite() && value >= 0.0 => Ok(Some(value)),
@@ -164,7 +186,7 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 }
 
 /// Every name that may stand in a configuration.
-const NAMES: [&str; 11] = [
+const NAMES: [&str; 12] = [
     "scheduling",
     "strategy",
     "time_limit_ms",
@@ -176,6 +198,7 @@ const NAMES: [&str; 11] = [
     "watts",
     "latency_aware",
     "throughput",
+    "devices",
 ];
 
 impl Config {
@@ -238,6 +261,10 @@ mod tests {
         let energy = "scheduling:\n  energy_budget: 2\ndevice_params:\n  watts:\n    \"cpu:0\": 65\n";
         let config = Config::parse(energy, "c").unwrap();
         assert_eq!((config.scheduling.energy_budget, config.device_params.watts["cpu:0"]), (Some(2.0), 65.0));
+        let devices = "devices: { \"cpu:0\": prefer, \"FPGA:0\": require }\n";
+        let wanted = Config::parse(devices, "c").unwrap().devices;
+        assert_eq!(wanted[&DeviceId::new("cpu", 0)], Policy::Prefer);
+        assert_eq!(wanted[&DeviceId::new("fpga", 0)], Policy::Require);
         assert_eq!(Config::parse("# nothing\n\n", "c").unwrap(), Config::default());
     }
 
@@ -258,6 +285,10 @@ mod tests {
         assert!(error("scheduling:\n  energy_budget: -5\n").message.contains("joules"));
         assert!(error("device_params:\n  watts:\n    cpu:x: 5\n").message.contains("'cpu:x'"));
         assert!(error("device_params:\n  watts:\n    \"cpu:0\": -5\n").message.contains("'cpu:0'"));
+        let policy = error("devices:\n  \"cpu:0\": sometimes\n");
+        assert!(policy.message.contains("'cpu:0'") && policy.message.contains("require, prefer or allow"), "{policy}");
+        assert!(error("devices:\n  \"cpu:x\": allow\n").message.contains("'cpu:x'"));
+        assert!(error("devices:\n  \"cpu:0\": allow\n  \"CPU:0\": allow\n").message.contains("twice"));
         assert!(error("scheduling: [1, 2\n").line >= 1);
         assert!(Config::parse("7", "c").is_err());
     }

@@ -53,6 +53,14 @@ pub enum Error {
         /// Why there is no such device, and what to do.
         reason: String,
     },
+    /// A required device that has no part in a plan.
+    #[error("{device} is required: {reason}")]
+    Required {
+        /// The device's id.
+        device: String,
+        /// Why it has none, and what to do.
+        reason: String,
+    },
     /// Inputs that the model does not take.
     #[error("input '{name}': {reason}")]
     Input {

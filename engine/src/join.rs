@@ -11,9 +11,11 @@ use std::sync::Arc;
 use hetero_hal::Program;
 use hetero_scheduler::{Partition, Partitioning};
 
-use crate::passes::tile::last_of;
+use crate::Result;
+use crate::fleet::Fleet;
+use crate::passes::tile::TileGroup;
+use crate::planner::{self, Planned, Planner};
 use crate::session::TileShare;
-use crate::{HeteroEngine, Plan, Result};
 
 /// A plan whose tiles are products again.
 pub(crate) struct Joined {
@@ -23,39 +25,37 @@ pub(crate) struct Joined {
     pub(crate) tiles: Vec<TileShare>,
 }
 
-impl HeteroEngine {
-    /// The plan with products in place of their tiles, where no tile may be taken by another device than its own, and these are one device's
-    /// for each product; `None` where tiles have to stay tiles, or there are none.
-    ///
-    /// # Errors
-    /// What a pass says.
-    pub(crate) fn joined(&self, plan: &Plan, partitioning: &Partitioning) -> Result<Option<Joined>> {
-        let Some(groups) = alone(partitioning) else { return Ok(None) };
-        // One that was divided again does not say.
-        let parts = parts(&plan.0.partitioning);
-        let program = self.split(&plan.0.unsplit, &parts, 0)?;
-        let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
-        let joined = join(partitioning, &groups, &names);
-        // Nodes that differ in more than their tiles: values that products had in common.
-        let nodes: Vec<&str> = names.into_iter().collect();
-        if joined.check(&nodes).is_err() {
-            return Ok(None);
-        }
-        let share = |(group, (device, count)): (&str, (&str, usize))| TileShare {
-            group: group.to_owned(),
-            device: device.to_owned(),
-            planned: count,
-            done: count,
-            stolen: 0,
-        };
-        let tiles = groups.into_iter().map(share).collect();
-        Ok(Some(Joined { program, partitioning: joined, tiles }))
+/// The plan with products in place of their tiles, where no tile may be taken by another device than its own, and these are one device's
+/// for each product; `None` where tiles have to stay tiles, or there are none.
+///
+/// # Errors
+/// What a pass says.
+pub(crate) fn joined(
+    planner: &Planner,
+    fleet: &Fleet,
+    planned: &Planned,
+    partitioning: &Partitioning,
+) -> Result<Option<Joined>> {
+    let Some(groups) = alone(partitioning) else { return Ok(None) };
+    // One that was divided again does not say.
+    let parts = planner::parts(&planned.partitioning);
+    let program = planner.split(fleet, &planned.unsplit, &parts, 0)?.program;
+    let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
+    let joined = join(partitioning, &groups, &planned.annotated.tiles, &names);
+    // Nodes that differ in more than their tiles: values that products had in common.
+    let nodes: Vec<&str> = names.into_iter().collect();
+    if joined.check(&nodes).is_err() {
+        return Ok(None);
     }
-}
-
-/// Rows of the parts that the plan's batch was split into.
-pub(crate) fn parts(partitioning: &Partitioning) -> Vec<usize> {
-    partitioning.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
+    let share = |(group, (device, count)): (&str, (&str, usize))| TileShare {
+        group: group.to_owned(),
+        device: device.to_owned(),
+        planned: count,
+        done: count,
+        stolen: 0,
+    };
+    let tiles = groups.into_iter().map(share).collect();
+    Ok(Some(Joined { program, partitioning: joined, tiles }))
 }
 
 /// The device of each group of tiles, and how many tiles there are; `None` where there is no group, or several devices may take tiles of one.
@@ -73,13 +73,19 @@ fn alone(partitioning: &Partitioning) -> Option<BTreeMap<&str, (&str, usize)>> {
 }
 
 /// The plan of the nodes of these names: what is gone is left out, and each product stands where its result was put together.
-fn join(partitioning: &Partitioning, groups: &BTreeMap<&str, (&str, usize)>, names: &BTreeSet<&str>) -> Partitioning {
-    let product_of: BTreeMap<String, &str> = groups.keys().map(|group| (last_of(group), *group)).collect();
+fn join(
+    partitioning: &Partitioning,
+    groups: &BTreeMap<&str, (&str, usize)>,
+    tiles: &[TileGroup],
+    names: &BTreeSet<&str>,
+) -> Partitioning {
+    let joined = tiles.iter().filter(|group| groups.contains_key(&*group.product));
+    let product_of: BTreeMap<&str, &str> = joined.map(|group| (&*group.whole, &*group.product)).collect();
     let mut partitions: Vec<Partition> = Vec::new();
     for partition in partitioning.partitions.iter().filter(|partition| partition.tiles.is_none()) {
         let mut rest = Partition { tasks: vec![], ..partition.clone() };
         for task in &partition.tasks {
-            match product_of.get(task) {
+            match product_of.get(&**task) {
                 Some(&group) if groups.get(group).is_some_and(|(device, _)| *device == partition.device) => {
                     rest.tasks.push(group.to_owned());
                 }

@@ -45,23 +45,32 @@
 
 #![forbid(unsafe_code)]
 
+mod annotated;
+mod builder;
 mod config;
 mod costs;
 mod engine;
 mod error;
+mod fleet;
 mod fnv;
 mod join;
-mod lost;
 pub mod passes;
 mod place;
 mod plan;
+mod planner;
+mod policy;
 mod problem;
+mod replan;
+mod running;
 mod session;
+mod share;
 
+pub use builder::{Builder, builtin_drivers};
 pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
 pub use costs::{Calibrated, Family, signatures};
-pub use engine::{Builder, HeteroEngine, builtin_drivers};
+pub use engine::HeteroEngine;
 pub use error::{Error, Result};
+pub use fleet::{Absent, Fleet};
 pub use hetero_comm as comm;
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
@@ -72,5 +81,8 @@ pub use hetero_onnx::{
 pub use hetero_scheduler as scheduler;
 pub use place::Placement;
 pub use plan::Plan;
+pub use planner::PlanTiming;
+pub use policy::Policy;
 pub use problem::{CostModel, Roofline, bytes, flops};
 pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};
+pub use share::{PlacementShare, PlacementShares};

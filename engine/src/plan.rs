@@ -1,56 +1,91 @@
 //! A plan with the program that it is for.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hetero_hal::Program;
 
+use crate::planner::{PlanTiming, Planned};
 use crate::session::Session;
+use crate::share::PlacementShares;
 
 /// Which node runs where, for one model bound to shapes. Cheap to clone; clones share the session that runs it.
 #[derive(Clone)]
-pub struct Plan(pub(crate) Arc<Inner>);
+pub struct Plan(Arc<Inner>);
 
-pub(crate) struct Inner {
-    pub(crate) partitioning: hetero_scheduler::Partitioning,
-    pub(crate) program: Arc<Program>,
-    /// The same before its batch was split and its products were cut into tiles.
-    pub(crate) unsplit: Arc<Program>,
-    pub(crate) assumed: Vec<String>,
-    pub(crate) notes: Vec<String>,
+struct Inner {
+    planned: Planned,
     /// Made by the first run.
-    pub(crate) session: Mutex<Option<Arc<Session>>>,
+    session: Mutex<Option<Arc<Session>>>,
 }
 
 impl Plan {
+    pub(crate) fn new(planned: Planned) -> Plan {
+        Plan(Arc::new(Inner { planned, session: Mutex::new(None) }))
+    }
+
+    pub(crate) fn planned(&self) -> &Planned {
+        &self.0.planned
+    }
+
+    /// The session that runs it, where there is one; who makes one keeps others waiting for it.
+    pub(crate) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        self.0.session.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The plan as data.
     #[must_use]
     pub fn partitioning(&self) -> &hetero_scheduler::Partitioning {
-        &self.0.partitioning
+        &self.planned().partitioning
     }
 
     /// The bound and rewritten program.
     #[must_use]
     pub fn program(&self) -> &Program {
-        &self.0.program
+        &self.planned().annotated.program
     }
 
     /// Open dimensions of the model that nobody gave a size, and that were taken as 1.
     #[must_use]
     pub fn assumed(&self) -> &[String] {
-        &self.0.assumed
+        &self.planned().assumed
     }
 
-    /// What the configuration asked for and was not done, with the reason: a batch that is not split.
+    /// What was asked for and was not done, with the reason: a batch that is not split, a preferred device that is not there.
     #[must_use]
     pub fn notes(&self) -> &[String] {
-        &self.0.notes
+        &self.planned().notes
+    }
+
+    /// Inputs that were bound as constants, and that runs do not take; see
+    /// [`HeteroEngine::analyze_with_inputs`](crate::HeteroEngine::analyze_with_inputs).
+    #[must_use]
+    pub fn fixed(&self) -> &[String] {
+        &self.planned().fixed
+    }
+
+    /// Patterns of the engine's placement that no node matches: they are misspelt, or passes have folded their nodes away.
+    #[must_use]
+    pub fn idle_pins(&self) -> &[String] {
+        &self.planned().idle_pins
+    }
+
+    /// What making the plan took.
+    #[must_use]
+    pub fn timing(&self) -> PlanTiming {
+        self.planned().timing
     }
 
     /// Device of each node.
     #[must_use]
     pub fn placement(&self) -> BTreeMap<&str, &str> {
-        self.0.partitioning.placement()
+        self.partitioning().placement()
+    }
+
+    /// What share of the nodes, of the estimated time and of the bytes each device has.
+    #[must_use]
+    pub fn shares(&self) -> PlacementShares {
+        PlacementShares::of(self.program(), self.partitioning())
     }
 
     /// The plan as JSON, for [`HeteroEngine::load_plan`](crate::HeteroEngine::load_plan).
@@ -58,11 +93,6 @@ impl Plan {
     /// # Errors
     /// Where an estimate is not a number.
     pub fn to_json(&self) -> crate::Result<String> {
-        Ok(self.0.partitioning.to_json()?)
+        Ok(self.partitioning().to_json()?)
     }
-}
-
-/// What plans name a program by.
-pub(crate) fn fingerprint(program: &Program) -> String {
-    program.fingerprint().to_string()
 }

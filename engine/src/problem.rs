@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use hetero_hal::{
-    Device, DeviceInfo, Dim, Edge, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, Topology,
-    ValueId,
+    Device, DeviceInfo, Dim, Edge, Node, NodeId, OperatorSet, Program, ProgramValue, Quality, TensorType, ValueId,
 };
 use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, TaskGraph};
 
+use crate::annotated::Annotated;
+use crate::fleet::Fleet;
 use crate::place::Placement;
 use crate::{Error, Result};
 
@@ -91,8 +92,8 @@ pub(crate) struct Constraints<'a> {
     pub(crate) lost: &'a [usize],
     /// Nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
-    /// Bytes that each device may hold, by its position.
-    pub(crate) memory: &'a [Option<u64>],
+    /// Positions of the devices that keep what they take, and the share of its time by which another has to be quicker to get a node of theirs.
+    pub(crate) wanted: (&'a [usize], f64),
     /// Joules that all nodes may spend together.
     pub(crate) energy: Option<f64>,
     /// Watts of devices, by id.
@@ -133,9 +134,10 @@ fn energy(
 
 /// Bytes of the constants that each node is the first to use: its device holds them as long as the plan stands.
 fn held(program: &Program) -> Vec<u64> {
-    let mut counted = HashSet::new();
+    let mut counted = vec![false; program.values().len()];
     let mut of = |node: &Node| {
-        let fresh = node.uses().filter(|id| counted.insert(*id)).filter_map(|id| program.values().get(id.index()));
+        let mut fresh = |id: &ValueId| counted.get_mut(id.index()).is_some_and(|seen| !std::mem::replace(seen, true));
+        let fresh = node.uses().filter(|id| fresh(id)).filter_map(|id| program.values().get(id.index()));
         fresh.filter(|value| value.constant.is_some()).map(|value| value.bytes() as u64).sum()
     };
     program.nodes().iter().map(&mut of).collect()
@@ -155,10 +157,11 @@ impl Outside {
     fn of(program: &Program) -> Vec<Outside> {
         let mut all = vec![Outside::default(); program.nodes().len()];
         let bytes = |id: &ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes() as u64);
-        let mut unread: HashSet<ValueId> = program.inputs().iter().copied().collect();
+        let mut unread = vec![false; program.values().len()];
+        program.inputs().iter().for_each(|id| unread[id.index()] = true);
         let mut begun = false;
         for (node, outside) in program.nodes().iter().zip(&mut all) {
-            for id in node.uses().filter(|id| unread.remove(id)) {
+            for id in node.uses().filter(|id| std::mem::take(&mut unread[id.index()])) {
                 outside.begins |= !begun;
                 begun = true;
                 outside.read = outside.read.saturating_add(bytes(&id));
@@ -191,16 +194,16 @@ impl Outside {
 /// # Errors
 /// Where no device takes a node, the one that it is pinned to does not, or a cost is not a number.
 pub(crate) fn problem(
-    program: &Program,
-    devices: &[Arc<dyn Device>],
-    topology: &Topology,
+    annotated: &Annotated,
+    fleet: &Fleet,
     costs: &dyn CostModel,
     constraints: &Constraints<'_>,
 ) -> Result<Problem> {
+    let (program, devices, topology) = (&*annotated.program, fleet.devices(), fleet.topology());
     let mut rows = vec![vec![None; devices.len()]; program.nodes().len()];
     let denied = constraints.denied;
     for (number, device) in devices.iter().enumerate().filter(|(number, _)| !constraints.lost.contains(number)) {
-        let claims = device.claims(program);
+        let claims = fleet.claims(number, program);
         let nodes = claims.iter().flat_map(|claim| claim.nodes.iter().map(|&id| (id, &claim.quality)));
         let nodes: Vec<(NodeId, &Quality)> = nodes.filter(|(id, _)| !denied.contains(&(number, *id))).collect();
         for (&(id, _), seconds) in nodes.iter().zip(costs.all(program, &nodes, device.info())) {
@@ -217,10 +220,10 @@ pub(crate) fn problem(
             *seconds = seconds.map(|seconds| seconds + outside.seconds(to, from));
         }
         pin(node, row, devices, constraints)?;
+        keep(row, constraints.wanted);
     }
-    let memory = |number: usize| constraints.memory.get(number).copied().flatten();
-    let mut targets =
-        Devices::new(devices.iter().enumerate().map(|(number, device)| target(device.info(), memory(number))))?;
+    let specs = devices.iter().map(|device| target(device.info(), fleet.memory_limit(device.info())));
+    let mut targets = Devices::new(specs)?;
     for (from, source) in devices.iter().enumerate() {
         for (to, target) in devices.iter().enumerate().filter(|(to, _)| *to != from) {
             let edge = topology.edge(&source.info().id, &target.info().id);
@@ -232,14 +235,14 @@ pub(crate) fn problem(
     }
     let mut graph = TaskGraph::builder(targets.len());
     let mut tasks = Vec::with_capacity(rows.len());
-    let mut groups = crate::passes::tile::groups(program);
+    let groups = annotated.groups();
     for (((id, node), seconds), bytes) in program.node_ids().zip(rows).zip(held(program)) {
         let joules = energy(program, node, &seconds, devices, costs, constraints)?;
         let task = Task::new(&*node.name, seconds).with_memory(bytes).with_energy(joules);
         // A pinned one stays where it is.
-        let group = groups.remove(&id).filter(|_| constraints.placement.device_of(node).is_none());
+        let group = groups.get(&id).filter(|_| constraints.placement.device_of(node).is_none());
         let added = graph.task(match group {
-            Some(group) => task.with_tiles(group),
+            Some(group) => task.with_tiles(&*group.product),
             None => task,
         });
         tasks.push(added.map_err(|error| match error {
@@ -261,6 +264,17 @@ pub(crate) fn problem(
         Some(joules) => problem.with_energy_budget(joules)?,
         None => problem,
     })
+}
+
+/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a larger share.
+fn keep(row: &mut [Option<f64>], (wanted, share): (&[usize], f64)) {
+    let best = wanted.iter().filter_map(|&position| row.get(position).copied().flatten()).reduce(f64::min);
+    let Some(best) = best else { return };
+    for (position, cost) in row.iter_mut().enumerate() {
+        if !wanted.contains(&position) && cost.is_some_and(|cost| cost >= best * (1.0 - share)) {
+            *cost = None;
+        }
+    }
 }
 
 /// Leaves of a node's costs the one on the device that it is pinned to.

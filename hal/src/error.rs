@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::driver::DeviceId;
+use crate::graph::NodeId;
 
 /// Result of a call of the contract.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -65,6 +66,7 @@ struct Inner {
     message: String,
     device: Option<DeviceId>,
     operator: Option<String>,
+    node: Option<NodeId>,
     sizes: Option<Sizes>,
     vendor_code: Option<i64>,
     remedy: Option<String>,
@@ -100,6 +102,7 @@ impl Error {
             message: message.into(),
             device: None,
             operator: None,
+            node: None,
             sizes: None,
             vendor_code: None,
             remedy: None,
@@ -151,6 +154,13 @@ impl Error {
         self.edit(|inner| {
             inner.operator.get_or_insert_with(|| operator.into());
         })
+    }
+
+    /// The node it happened at, by its id in the program that the failed call was given, with its name and operator for people as in
+    /// [`Error::at`]. Whoever cut that program out of a larger one puts the larger one's id in its place; a text that is already set stays.
+    #[must_use]
+    pub fn at_node(self, node: NodeId, operator: impl Into<String>) -> Self {
+        self.edit(|inner| inner.node = Some(node)).at(operator)
     }
 
     /// Bytes asked for, and bytes that there were.
@@ -205,6 +215,12 @@ impl Error {
     #[must_use]
     pub fn operator(&self) -> Option<&str> {
         self.0.operator.as_deref()
+    }
+
+    /// The node's id, where one is to blame and the failed call knew it.
+    #[must_use]
+    pub fn node(&self) -> Option<NodeId> {
+        self.0.node
     }
 
     /// The sizes, where memory is to blame.
@@ -298,5 +314,9 @@ mod tests {
         let copy = error.clone().with_remedy("restart");
         assert_eq!(error.remedy(), None);
         assert_eq!(copy.remedy(), Some("restart"));
+        let inner = Error::unsupported("no kernel").at_node(NodeId(0), "conv1 (Conv)");
+        let outer = inner.clone().at_node(NodeId(7), "another text");
+        assert_eq!((inner.node(), outer.node(), error.node()), (Some(NodeId(0)), Some(NodeId(7)), None));
+        assert_eq!(outer.operator(), Some("conv1 (Conv)"));
     }
 }

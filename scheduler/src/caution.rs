@@ -1,5 +1,6 @@
 //! Plans that do not rely on small differences between estimates.
 
+use crate::alone::alone;
 use crate::list::at_homes;
 use crate::search::settle;
 use crate::{Error, Partitioner, Problem, Schedule};
@@ -37,6 +38,10 @@ impl<P: Partitioner> Partitioner for Cautious<P> {
     }
 
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
+        // Whatever the strategy finds, it would not be followed.
+        if let Some(schedule) = alone(problem, self.margin.max(0.0)) {
+            return Ok(schedule);
+        }
         if self.margin <= 0.0 || problem.devices().len() < 2 {
             return self.strategy.partition(problem);
         }

@@ -41,6 +41,7 @@
 
 #![forbid(unsafe_code)]
 
+mod alone;
 mod apportion;
 mod arrays;
 mod assign;

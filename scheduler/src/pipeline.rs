@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::alone::alone_in_stream;
 use crate::arrays::Arrays;
 use crate::list::at_homes;
 use crate::load::Load;
@@ -41,6 +42,9 @@ impl Partitioner for Throughput {
     }
 
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
+        if let Some(schedule) = alone_in_stream(problem) {
+            return Ok(schedule);
+        }
         let arrays = problem.arrays();
         let mut remaining = Remaining::of(self.effort);
         let mut random = Random::new(self.seed);

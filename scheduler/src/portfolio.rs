@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::alone::alone;
 use crate::bounds::PROOF;
 use crate::cluster::Clusters;
 use crate::list::at_homes;
@@ -43,6 +44,10 @@ impl LatencyAware {
                 better(schedule);
             }
         };
+        if let Some(schedule) = alone(problem, PROOF) {
+            offer(&schedule);
+            return Ok(schedule);
+        }
         let first = Heft.partition(problem);
         first.iter().for_each(&mut offer);
         let Some(clusters) = Clusters::new(problem) else { return self.search(problem, first, &[], offer) };

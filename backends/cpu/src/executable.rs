@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable, Execution,
-    ExtentId, HostMemory, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
+    ExtentId, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
 };
 use hetero_kit::{Held, Tracer, Weights};
 
@@ -310,7 +310,7 @@ fn make(
     let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();
     pool.for_each(drafts.len(), |index, _| {
         let named = |error: Error| match program.nodes().get(drafts[index].node) {
-            Some(node) => error.at(node.to_string()),
+            Some(node) => error.at_node(NodeId(drafts[index].node as u32), node.to_string()),
             None => error,
         };
         let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index], weights).map_err(named));

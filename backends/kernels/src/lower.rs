@@ -238,9 +238,9 @@ impl Names {
 /// # Errors
 /// `Unsupported` with the node that kernels cannot do.
 pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
-    let refused = |node: &Node, why: String| Error::unsupported(why).at(node.to_string());
-    for node in program.nodes() {
-        support(program, node, target).map_err(|why| refused(node, why))?;
+    let refused = |id: NodeId, node: &Node, why: String| Error::unsupported(why).at_node(id, node.to_string());
+    for (id, node) in program.node_ids() {
+        support(program, node, target).map_err(|why| refused(id, node, why))?;
     }
     for &id in program.outputs() {
         let value = program.value(id)?;
@@ -263,7 +263,7 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
     };
     for group in lowering.group() {
         let nodes: Vec<&Node> = group.nodes.iter().map(|&number| &program.nodes()[number]).collect();
-        let Some(last) = nodes.last() else { continue };
+        let (Some(last), Some(&number)) = (nodes.last(), group.nodes.last()) else { continue };
         let site = Site { program, node: last, target };
         let mut made = last.outputs.iter().flatten().filter_map(|&id| site.value(id));
         if made.all(|value| value.elements() == 0) {
@@ -277,7 +277,7 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
         } else {
             drafts(site, &nodes, group.based, &lowering.folds)
         };
-        let drafts = drafts.map_err(|why| refused(last, why))?;
+        let drafts = drafts.map_err(|why| refused(NodeId(number as u32), last, why))?;
         lowering.place(&drafts, &group.nodes)?;
     }
     lowering.finish()

@@ -110,8 +110,9 @@ impl WgpuExecutable {
             pipelines.push(context.pipelines.get(&context.gpu, text).map_err(|error| {
                 // The first node that needs the kernel, so that the engine can plan without it.
                 let first = lowered.launches.iter().find(|launch| launch.kernel == number);
-                let node = first.and_then(|launch| program.nodes().get(launch.nodes.last()?.index()));
-                node.map_or(error.clone(), |node| error.at(node.to_string()))
+                let id = first.and_then(|launch| launch.nodes.last().copied());
+                let node = id.and_then(|id| Some((id, program.nodes().get(id.index())?)));
+                node.map_or(error.clone(), |(id, node)| error.at_node(id, node.to_string()))
             })?);
         }
         let (memories, constants) = upload(context, program, &lowered.constants, options)?;

@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Plan(PlanOptions),
     /// Run a model.
     #[command(
-        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n  hetero run model.onnx --random 1 --place 'Conv*=cpu:0' --stream 100\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
+        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n  hetero run model.onnx --random 1 --device cpu:0 --device 'fpga:0!' --device 'wgpu:0?'\n  hetero run model.onnx --random 1 --place 'Conv*=cpu:0' --stream 100\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
     )]
     Run(RunOptions),
     /// Say where a run's time goes: time, GFLOP/s and share of the measured ceiling, by kind of kernel or layer by layer.
@@ -96,10 +96,12 @@ pub(crate) struct ModelOptions {
 /// Which devices, and how.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DeviceOptions {
-    /// Device to use, such as cpu:0; may be repeated. Without it, every device found that is a chip of its own: no emulator, and no driver of the host's processor
-    /// but cpu:0.
-    #[arg(long = "device", value_name = "ID")]
-    pub(crate) devices: Vec<String>,
+    /// Device to use, such as cpu:0; may be repeated. The planner decides what it gives the device: plain `cpu:0` allows it to be used. `fpga:0!`
+    /// requires it: it is an error where it is absent, gets nothing or is lost. `wgpu:0?` prefers it: it keeps what it takes unless another is
+    /// clearly faster, and drops out where it is absent. Without --device, the configuration's `devices`, or else every device found that is a chip
+    /// of its own: no emulator, and no driver of the host's processor but cpu:0.
+    #[arg(long = "device", value_name = "ID[!|?]", value_parser = parse_device)]
+    pub(crate) devices: Vec<DeviceChoice>,
     /// Threads of the CPU device; without it, one per core.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) threads: Option<u32>,
@@ -120,6 +122,14 @@ pub(crate) struct PlaceOptions {
     /// Pin nodes to devices: patterns of operator or node names, with * and ?; the first that matches wins, and the planner places the rest.
     #[arg(long, value_name = "PATTERN=ID,…")]
     pub(crate) place: Option<hetero::Placement>,
+}
+
+/// A device, and how much it is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DeviceChoice {
+    pub(crate) id: hetero::hal::DeviceId,
+    /// `None` leaves it to the configuration.
+    pub(crate) policy: Option<hetero::Policy>,
 }
 
 /// Of which driver, the key, and the value.
@@ -159,6 +169,9 @@ pub(crate) struct PlanOptions {
     /// Write that as a page with a Gantt chart to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
+    /// Say what planning takes: plan several times, compile once, and give the milliseconds of each step. With `--json`, that is the document.
+    #[arg(long, conflicts_with_all = ["explain", "html", "dot"])]
+    pub(crate) timing: bool,
     /// Write the partitions as a graph in Graphviz's language to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) dot: Option<PathBuf>,
@@ -376,6 +389,16 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
     }
 }
 
+fn parse_device(text: &str) -> Result<DeviceChoice, String> {
+    let (id, policy) = match (text.strip_suffix('!'), text.strip_suffix('?')) {
+        (Some(id), _) => (id, Some(hetero::Policy::Require)),
+        (None, Some(id)) => (id, Some(hetero::Policy::Prefer)),
+        (None, None) => (text, None),
+    };
+    let id = id.parse().map_err(|error: hetero::hal::Error| error.to_string())?;
+    Ok(DeviceChoice { id, policy })
+}
+
 fn parse_fault(text: &str) -> Result<(hetero::hal::DeviceId, hetero_layers::Fault), String> {
     let (id, fault) = text.split_once('=').ok_or_else(|| format!("'{text}' is not ID=FAULT"))?;
     let read = |error: hetero::hal::Error| error.to_string();
@@ -425,6 +448,11 @@ mod tests {
         assert!(parse_shape("x").is_err() && parse_shape("=1").is_err() && parse_shape("x=1x-2").is_err());
         assert_eq!(parse_bytes("2G"), Ok(2 << 30));
         assert!(parse_bytes("0").is_err() && parse_bytes("99999999999G").is_err());
+        let device = |id: &str, policy| DeviceChoice { id: id.parse().unwrap(), policy };
+        assert_eq!(parse_device("fpga:0!"), Ok(device("fpga:0", Some(hetero::Policy::Require))));
+        assert_eq!(parse_device("WGPU:1?"), Ok(device("wgpu:1", Some(hetero::Policy::Prefer))));
+        assert_eq!(parse_device("cpu:0"), Ok(device("cpu:0", None)));
+        assert!(parse_device("!").is_err() && parse_device("cpu:0?!").is_err());
         assert!(parse_input("x=").is_err());
         assert_eq!(parse_seconds("0.5"), Ok(0.5));
         assert!(parse_seconds("-1").is_err() && parse_seconds("nan").is_err() && parse_seconds("1e9").is_err());

@@ -2,10 +2,10 @@
 
 use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
-use hetero::hal::DeviceInfo;
+use hetero::hal::{DeviceId, DeviceInfo};
 use serde_json::{Value, json};
 
-use crate::arguments::{CheckOptions, DeviceOptions, JsonOptions};
+use crate::arguments::{CheckOptions, DeviceChoice, DeviceOptions, DriverOption, JsonOptions};
 use crate::failure::{Failure, Result};
 
 fn described(info: &DeviceInfo) -> Value {
@@ -28,7 +28,7 @@ fn line(info: &DeviceInfo) -> String {
 
 pub(crate) fn list(options: &JsonOptions) -> Result<()> {
     let engine = HeteroEngine::new()?;
-    let found: Vec<DeviceInfo> = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten().collect();
+    let found: Vec<DeviceInfo> = engine.found();
     if options.json {
         println!("{}", json!({ "devices": found.iter().map(described).collect::<Vec<_>>() }));
     } else if found.is_empty() {
@@ -88,57 +88,56 @@ fn notices(driver: &str) -> Vec<String> {
     }
 }
 
-/// Is it a chip of its own? An emulator is none, nor is the host's processor under another driver's name: either would take its time from `cpu:0`.
-fn own_chip(info: &DeviceInfo) -> bool {
-    !info.runs_on_host() || info.id.driver() == "cpu"
-}
-
-/// Adds the devices that were asked for, or all that are chips of their own.
+/// Adds the devices that were asked for, or the engine's default.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
-    add_which(engine, options, own_chip)
+    let ids = engine.default_devices();
+    add_which(engine, options, ids)
 }
 
 /// Adds the devices that were asked for, or all that there are.
 pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
-    add_which(engine, options, |_| true)
+    let ids = engine.found().into_iter().map(|info| info.id).collect();
+    add_which(engine, options, ids)
 }
 
-fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
-    open(engine, options, wanted)?;
+fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Vec<DeviceId>) -> Result<()> {
+    open(engine, options, default)?;
+    engine.fleet().absent().iter().for_each(|absent| eprintln!("{absent}"));
     if let Some(profile) = engine.profile() {
         eprintln!("{}", used(profile, engine));
     }
     Ok(())
 }
 
-/// Adds the devices that were asked for, or those that are wanted, and says nothing.
-pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, wanted: fn(&DeviceInfo) -> bool) -> Result<()> {
-    let mut ids = options.devices.clone();
-    if ids.is_empty() {
-        let found = engine.drivers().iter().filter_map(|driver| driver.probe().ok()).flatten();
-        // A driver may stand in front of another of its name.
-        for id in found.filter(wanted).map(|info| info.id.to_string()) {
-            if !ids.contains(&id) {
-                ids.push(id);
-            }
-        }
-    }
-    if ids.is_empty() {
+/// Adds the devices that were asked for, or else those of `default`, and says nothing.
+pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: Vec<DeviceId>) -> Result<()> {
+    let choices = if options.devices.is_empty() {
+        default.into_iter().map(|id| DeviceChoice { id, policy: None }).collect()
+    } else {
+        options.devices.clone()
+    };
+    if choices.is_empty() {
         return Err(Failure::failed("there is no device; `hetero check --compatibility` says why"));
     }
-    let of = |id: &str, driver: &str| id.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case(driver));
-    if let Some(option) = options.options.iter().find(|option| !ids.iter().any(|id| of(id, &option.driver))) {
-        let used = format!("the devices are {}", ids.join(", "));
+    let of = |choice: &DeviceChoice, option: &DriverOption| choice.id.driver() == option.driver;
+    if let Some(option) = options.options.iter().find(|option| !choices.iter().any(|choice| of(choice, option))) {
+        let used: Vec<String> = choices.iter().map(|choice| choice.id.to_string()).collect();
+        let used = format!("the devices are {}", used.join(", "));
         return Err(Failure::usage(format!("no device of the driver '{}' is used", option.driver), used));
     }
-    for id in ids {
-        let extra = options.options.iter().filter(|option| of(&id, &option.driver));
+    for choice in choices {
+        let extra = options.options.iter().filter(|option| of(&choice, option));
         let open = hetero::DeviceOptions {
             threads: options.threads.map(|threads| threads as usize),
             memory_limit: options.memory_limit,
             extra: extra.map(|option| (option.key.clone(), option.value.clone())).collect(),
         };
-        engine.add_device(&id, open)?;
+        let policy = choice.policy.unwrap_or_else(|| engine.configured_policy(&choice.id));
+        engine.add_device_with(&choice.id.to_string(), open, policy)?;
+    }
+    if engine.devices().is_empty() {
+        let reasons: Vec<String> = engine.fleet().absent().iter().map(ToString::to_string).collect();
+        return Err(Failure::failed(format!("there is no device: {}", reasons.join("; "))));
     }
     Ok(())
 }

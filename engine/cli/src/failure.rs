@@ -60,6 +60,10 @@ impl From<hetero::Error> for Failure {
             hetero::Error::Placement { .. } => {
                 Failure::usage(message, "`hetero devices` lists devices; `hetero plan` shows what runs where")
             }
+            hetero::Error::Required { .. } => Failure::Failed {
+                message,
+                help: Some("`--device ID?` prefers a device instead of requiring it".to_owned()),
+            },
             hetero::Error::Config(_) => Failure::Usage { message, help: None },
             hetero::Error::Input { .. } => Failure::usage(message, "`hetero inspect MODEL` shows the inputs"),
             hetero::Error::Device(inner) if inner.kind() == hetero::hal::ErrorKind::InvalidArgument => {

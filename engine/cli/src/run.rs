@@ -1,6 +1,7 @@
 //! `hetero plan` and `hetero run`.
 
 mod stream;
+mod timing;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -59,8 +60,8 @@ fn engine(
 }
 
 /// Says which pins are of no node: they are misspelt, or the nodes were folded away.
-fn warn_of_idle_pins(place: &PlaceOptions, plan: &Plan) {
-    for pattern in place.place.iter().flat_map(|placement| placement.unmatched(plan.program())) {
+fn warn_of_idle_pins(plan: &Plan) {
+    for pattern in plan.idle_pins() {
         eprintln!("--place: no node matches '{pattern}'");
     }
 }
@@ -80,11 +81,13 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let engine = engine(&options.model, &options.devices, &options.place, options.strategy.as_deref(), &[])?;
     let (model, _) = load(&options.model.model)?;
     spinner.say("planning");
-    let binding =
-        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
+    let binding = binding(&options.model);
+    if options.timing {
+        return timing::timing(&engine, &model, &binding, spinner, options.output.json);
+    }
     let plan = engine.analyze(&model, &binding)?;
     drop(spinner);
-    warn_of_idle_pins(&options.place, &plan);
+    warn_of_idle_pins(&plan);
     let text = plan.to_json()?;
     if let Some(path) = &options.out {
         std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
@@ -98,6 +101,7 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
         }
     } else {
         summary(&plan);
+        println!("{}", plan.shares());
         if let Some(explanation) = explanation.filter(|_| options.explain) {
             explain::print(&explanation);
         }
@@ -125,6 +129,17 @@ pub(crate) fn summary(plan: &Plan) {
         println!("    open dimensions taken as 1: {}", plan.assumed().join(", "));
     }
     plan.notes().iter().for_each(|note| println!("    {note}"));
+}
+
+/// What share of the model each device has, for `--json`.
+fn shares_json(shares: &hetero::PlacementShares) -> Value {
+    let share = |share: &hetero::PlacementShare| {
+        json!({
+            "device": share.device.to_string(), "nodes": share.nodes, "of_nodes": share.of_nodes, "of_time": share.of_time,
+            "of_bytes": share.of_bytes,
+        })
+    };
+    shares.devices.iter().map(share).collect()
 }
 
 /// What passes between devices, for `--json`.
@@ -210,22 +225,21 @@ impl Prepared {
                 let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
                 engine.load_plan(&model, &text)?
             }
-            None => analyze(&engine, &model, binding(options, &given)?, &given)?,
+            None => {
+                let given: Vec<(&str, Tensor)> = given.iter().map(|(name, t)| (name.as_str(), t.clone())).collect();
+                engine.analyze_with_inputs(&model, &binding(&options.model), &given)?
+            }
         };
         let plan_time = began.elapsed();
-        warn_of_idle_pins(&options.place, &plan);
+        warn_of_idle_pins(&plan);
         spinner.say("compiling");
         let began = Instant::now();
         let session = engine.session(&plan)?;
         let compile_time = began.elapsed();
         // What was bound as a constant is no input any more.
-        let constant = |name: &str| {
-            model.graph.inputs.iter().any(|id| *model.graph.values[id.index()].name == *name)
-                && !session.inputs().iter().any(|port| *port.name == *name)
-        };
-        let (fixed, free): (Vec<_>, Vec<_>) = given.into_iter().partition(|(name, _)| constant(name));
-        let fixed = fixed.into_iter().map(|(name, _)| name).collect();
-        let mut inputs = free;
+        let fixed = plan.fixed().to_vec();
+        let mut inputs = given;
+        inputs.retain(|(name, _)| !fixed.contains(name));
         for (index, port) in session.inputs().iter().enumerate() {
             if inputs.iter().any(|(name, _)| **name == *port.name) {
                 continue;
@@ -252,28 +266,25 @@ impl Prepared {
 
     /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
     fn with_session<T>(&mut self, mut run: impl FnMut(&Session) -> hetero::Result<T>) -> Result<T> {
-        loop {
-            let error = match run(&self.session) {
-                Ok(done) => return Ok(done),
-                Err(error) => error,
-            };
-            self.session = self.engine.recover(&self.plan, &self.session, error)?;
-            // One line for each device that was lost; those told before come first.
-            if let Some(line) = self.session.report().moved.last() {
-                eprintln!("{line}");
-            }
-        }
+        let told = self.session.report().moved.len();
+        let done = self.engine.with_session(&self.plan, |session| {
+            self.session = session.clone();
+            run(session)
+        });
+        // Those told before come first.
+        self.session.report().moved.iter().skip(told).for_each(|line| eprintln!("{line}"));
+        Ok(done?)
     }
 }
 
 /// Runs whenever a line comes in, until the input ends.
-fn on_request(prepared: &Prepared) -> Result<()> {
+fn on_request(prepared: &mut Prepared) -> Result<()> {
     let inputs = prepared.ordered()?;
     let mut outputs = vec![hetero::OutputBuffer::default(); prepared.session.outputs().len()];
     for line in std::io::stdin().lines() {
         line.map_err(|error| Failure::failed(format!("cannot read the standard input: {error}")))?;
         let began = Instant::now();
-        prepared.session.run_into(&inputs, &mut outputs)?;
+        prepared.with_session(|session| session.run_into(&inputs, &mut outputs))?;
         println!("{:.3}", began.elapsed().as_secs_f64() * 1e6);
     }
     Ok(())
@@ -282,9 +293,9 @@ fn on_request(prepared: &Prepared) -> Result<()> {
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
     if options.on_request {
-        let prepared = Prepared::new(options, &spinner)?;
+        let mut prepared = Prepared::new(options, &spinner)?;
         drop(spinner);
-        return on_request(&prepared);
+        return on_request(&mut prepared);
     }
     let mut prepared = Prepared::new(options, &spinner)?;
     if let Some(count) = options.stream {
@@ -335,6 +346,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
                 "resident_bytes": report.resident_bytes,
                 "partitions": report.partitions,
                 "placement": report.placement,
+                "shares": shares_json(session.placement()),
                 "moved": report.moved,
                 "edges": edges(&report),
                 "tiles": tiles(&report),
@@ -347,6 +359,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         return Ok(());
     }
     summary(&plan);
+    println!("{}", session.placement());
     print_report(&report);
     if !fixed.is_empty() {
         println!("    inputs bound as constants, because shapes depend on them: {}", fixed.join(", "));
@@ -366,40 +379,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// Plans for the shapes. Where these leave a size open, small integer inputs that have a file (a target shape, a sampling rate) are bound as
-/// constants: shapes may depend on them.
-fn analyze(engine: &HeteroEngine, model: &Model, mut binding: Binding, given: &[(String, Tensor)]) -> Result<Plan> {
-    const LARGEST: usize = 64;
-    let error = match engine.analyze(model, &binding) {
-        Ok(plan) => return Ok(plan),
-        Err(error) => error,
-    };
-    let small = given.iter().filter(|(_, tensor)| {
-        tensor.len() <= LARGEST && (tensor.dtype().is_integer() || tensor.dtype() == hetero::DType::Bool)
-    });
-    for (name, tensor) in small {
-        binding.shapes.remove(name);
-        binding.constants.insert(name.clone(), tensor.clone());
-    }
-    if binding.constants.is_empty() {
-        return Err(error.into());
-    }
-    // The first error is the one to show: it is about the model as it was given.
-    engine.analyze(model, &binding).map_err(|_| error.into())
-}
-
-/// Shapes from `--shape`, and from the content of inputs.
-fn binding(options: &RunOptions, given: &[(String, Tensor)]) -> Result<Binding> {
-    let mut binding =
-        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
-    for (name, tensor) in given {
-        let shape = tensor.shape().to_vec();
-        if let Some(other) = binding.shapes.insert(name.clone(), shape.clone()).filter(|other| *other != shape) {
-            return Err(Failure::usage(
-                format!("input '{name}' has the shape {shape:?}, but --shape says {other:?}"),
-                "leave out --shape for inputs with a file",
-            ));
-        }
-    }
-    Ok(binding)
+/// What `--shape` says; open dimensions are taken as 1.
+fn binding(model: &ModelOptions) -> Binding {
+    Binding { shapes: model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() }
 }

@@ -247,6 +247,52 @@ fn injected_faults_end_in_reports() {
     assert_eq!(folder.fails(&[&base[..], &["tpu:0=lose:5"]].concat()).0, 2);
 }
 
+/// A report without the breaks of its lines.
+fn unwrapped(said: &str) -> String {
+    said.replace(['\n', '│'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn devices_are_required_preferred_or_allowed() {
+    let folder = Folder::new("policies");
+    let base = ["run", "model.onnx", "--random", "1", "--repeat", "5"];
+    let with = |more: &[&'static str]| [&base[..], more].concat();
+    let (code, said) = folder.fails(&with(&["--device", "cpu:0", "--device", "tpu:0!"]));
+    assert!(code == 2 && unwrapped(&said).contains("'tpu:0': it is required, and no driver 'tpu'"), "{said}");
+    let output = folder.run(&with(&["--device", "cpu:0", "--device", "tpu:0?"]));
+    let (said, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
+    assert!(output.status.success() && said.contains("tpu:0 is preferred and not used: no driver 'tpu'"), "{said}");
+    assert!(shown.contains("placement: cpu:0 100 % of 1 node, 100 % of the estimated time, 100 % of bytes"), "{shown}");
+    let report = folder.json(&with(&["--device", "cpu:0!", "--device", "tpu:0?", "--json"]));
+    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is preferred"), "{report}");
+    assert_eq!((&report["shares"][0]["device"], &report["shares"][0]["of_nodes"]), (&"cpu:0".into(), &1.0.into()));
+    for how in [&["--stream", "8"][..], &[]] {
+        let arguments = ["run", "model.onnx", "--random", "1", "--device", "cpu:0!", "--inject", "cpu:0=lose:0"];
+        let (code, said) = folder.fails(&[&arguments[..], how].concat());
+        let said = unwrapped(&said);
+        assert!(code == 1 && said.contains("it is required, so no other device takes over"), "{how:?}: {said}");
+    }
+    std::fs::write(folder.0.join("c.yaml"), "devices: { \"cpu:0\": require, \"tpu:0\": prefer }\n").unwrap();
+    let report = folder.json(&with(&["--config", "c.yaml", "--json"]));
+    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is preferred"), "{report}");
+    std::fs::write(folder.0.join("d.yaml"), "devices:\n  \"cpu:0\": always\n").unwrap();
+    let (code, said) = folder.fails(&with(&["--config", "d.yaml"]));
+    assert!(code == 2 && unwrapped(&said).contains("write require, prefer or allow"), "{said}");
+    let help = folder.run(&["run", "--help"]);
+    let help = String::from_utf8_lossy(&help.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("`fpga:0!` requires it") && help.contains("`wgpu:0?` prefers it"), "{help}");
+}
+
+#[test]
+fn the_time_of_planning_is_told_step_by_step() {
+    let folder = Folder::new("timing");
+    let report = folder.json(&["plan", "model.onnx", "--device", "cpu:0", "--timing", "--json"]);
+    for step in ["bind", "passes", "divide"] {
+        assert!(report[step]["least_ms"].as_f64().unwrap() <= report[step]["first_ms"].as_f64().unwrap(), "{report}");
+    }
+    assert!(report["session_ms"].is_number() && report["nodes"] == 1);
+}
+
 #[test]
 fn a_plan_explains_itself() {
     let folder = Folder::new("explain");

@@ -1,6 +1,8 @@
 //! Common subexpressions: of equal nodes, the first stays and the others' readers read it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use hetero_hal::{Graph, Node, Result, ValueId};
 
@@ -15,32 +17,49 @@ impl Pass for CommonSubexpressions {
 
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()> {
         let mut renamed: Vec<ValueId> = (0..graph.values.len() as u32).map(ValueId).collect();
-        // Candidates that agree in what is cheap to hash; the rest is compared.
-        let mut seen: HashMap<(String, Vec<Option<ValueId>>), Vec<Node>> = HashMap::new();
-        for node in std::mem::take(&mut graph.nodes) {
-            let node = node.remapped(|id| renamed[id.index()]);
+        // Outputs of the graph keep their producers, and so their names.
+        let mut published = vec![false; graph.values.len()];
+        graph.outputs.iter().for_each(|id| published[id.index()] = true);
+        let nodes = std::mem::take(&mut graph.nodes);
+        graph.nodes.reserve(nodes.len());
+        // Candidates agree in what is cheap to hash: of each hash the last one, and of each node the one before it. The rest is compared.
+        let mut seen: HashMap<u64, usize> = HashMap::with_capacity(nodes.len());
+        let mut before: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
+        for node in nodes {
+            let moved = node.uses().any(|id| renamed[id.index()] != id);
+            let node = if moved { node.remapped(|id| renamed[id.index()]) } else { node };
             let pure = context.operators.find(&node.operator).is_some_and(|d| d.deterministic);
-            // Outputs of the graph keep their producers, and so their names.
-            let published = node.outputs.iter().flatten().any(|id| graph.outputs.contains(id));
+            let mut last = None;
             if pure && node.subgraphs().next().is_none() {
-                let candidates = seen.entry((node.operator.to_string(), node.inputs.clone())).or_default();
-                let equal = |other: &&Node| {
+                let mut hasher = DefaultHasher::new();
+                (&node.operator.domain, &node.operator.name, &node.inputs).hash(&mut hasher);
+                let equal = |other: &Node| {
                     other.operator == node.operator
+                        && other.inputs == node.inputs
                         && other.outputs.len() == node.outputs.len()
                         && other.outputs.iter().zip(&node.outputs).all(|(a, b)| a.is_some() == b.is_some())
                 };
-                match candidates.iter().find(equal) {
-                    Some(other) if !published => {
-                        for (old, new) in node.outputs.iter().zip(&other.outputs) {
+                let slot = seen.entry(hasher.finish());
+                last = match &slot {
+                    Entry::Occupied(known) => Some(*known.get()),
+                    Entry::Vacant(_) => None,
+                };
+                let candidates = std::iter::successors(last, |&index| before[index]);
+                // The first of them.
+                let first = candidates.filter(|&index| equal(&graph.nodes[index])).last();
+                match first {
+                    Some(first) if !node.outputs.iter().flatten().any(|id| published[id.index()]) => {
+                        for (old, new) in node.outputs.iter().zip(&graph.nodes[first].outputs) {
                             if let (Some(old), Some(new)) = (old, new) {
                                 renamed[old.index()] = *new;
                             }
                         }
                         continue;
                     }
-                    _ => candidates.push(node.clone()),
+                    _ => drop(slot.insert_entry(graph.nodes.len())),
                 }
             }
+            before.push(last);
             graph.nodes.push(node);
         }
         Ok(())

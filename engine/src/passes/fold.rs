@@ -14,7 +14,12 @@ impl Pass for ConstantFolding {
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()> {
         let mut room = context.memory_limit;
         let nodes = std::mem::take(&mut graph.nodes);
+        graph.nodes.reserve(nodes.len());
         for node in nodes {
+            if node.inputs.iter().flatten().any(|id| graph.values[id.index()].constant.is_none()) {
+                graph.nodes.push(node);
+                continue;
+            }
             let constant = |id: &hetero_hal::ValueId| graph.values[id.index()].constant.clone();
             let inputs: Option<Vec<Option<Tensor>>> =
                 node.inputs.iter().map(|id| id.as_ref().map_or(Some(None), |id| constant(id).map(Some))).collect();

@@ -4,12 +4,12 @@
 //! concatenations: standard operators all, so that every device that did the product does its tiles. Slices of constants are folded by the
 //! passes that come behind.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use hetero_hal::{DType, Graph, Node, NodeId, Program, Result, TensorType, ValueId};
+use hetero_hal::{DType, Graph, Node, Program, Result, TensorType, ValueId};
 
-use super::{Pass, PassContext, build};
+use super::build;
 use crate::place::Placement;
 
 /// Least multiply-adds of a product that is cut, as a multiple of those of a cube of the tile's side: fewer do not pay for the copies.
@@ -23,28 +23,58 @@ pub(crate) struct Tiling {
     pub(crate) placement: Placement,
 }
 
-impl Pass for Tiling {
-    fn name(&self) -> &str {
-        "tiling"
-    }
+/// What became of a product: an annotation beside the program. Values keep their ids while passes rewrite what computes them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TileGroup {
+    /// Name of the node that was the product.
+    pub(crate) product: Arc<str>,
+    /// Name of the node that puts the result together.
+    pub(crate) whole: Arc<str>,
+    /// The values that the tiles make.
+    pub(crate) tiles: Vec<ValueId>,
+}
 
-    fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<()> {
-        let names = graph.nodes.iter().map(|node| node.name.clone());
-        let mut taken: HashSet<Arc<str>> = names.chain(graph.values.iter().map(|value| value.name.clone())).collect();
+impl Tiling {
+    /// Cuts the products of a graph. Gives their groups of tiles.
+    ///
+    /// # Errors
+    /// Where a constant cannot be made.
+    pub(crate) fn cut(&self, graph: &mut Graph) -> Result<Vec<TileGroup>> {
+        let mut groups = Vec::new();
+        if !graph.nodes.iter().any(|node| self.wants(graph, node).is_some()) {
+            return Ok(groups);
+        }
+        let names = graph.nodes.iter().map(|node| &node.name).chain(graph.values.iter().map(|value| &value.name));
+        // What stands before a slash of a name: no product may have such a name, as its tiles' names might be taken.
+        let heads = |name: &Arc<str>| -> Vec<Arc<str>> {
+            name.match_indices('/').map(|(at, _)| Arc::from(&name[..at])).collect()
+        };
+        let mut taken: HashSet<Arc<str>> = names.flat_map(heads).collect();
         for node in std::mem::take(&mut graph.nodes) {
-            let product = self.product(graph, &node).filter(|_| self.placement.device_of(&node).is_none());
-            // A model may have used the names already.
-            let base = format!("{}/", node.name);
-            let free = || !taken.iter().any(|name| name.starts_with(&base));
-            match product.filter(|_| !node.name.is_empty() && free()) {
+            let product = self.wants(graph, &node);
+            match product.filter(|_| !node.name.is_empty() && !taken.contains(&node.name)) {
                 Some(product) => {
-                    product.cut(graph, &node, self.size)?;
-                    taken.extend(graph.nodes.iter().map(|node| node.name.clone()));
+                    groups.push(product.cut(graph, &node, self.size)?);
+                    taken.insert(node.name.clone());
                 }
                 None => graph.nodes.push(node),
             }
         }
-        Ok(())
+        Ok(groups)
+    }
+
+    /// Might a program have products that are to be cut? A look at its types, before it is made a graph.
+    pub(crate) fn may_cut(&self, program: &Program) -> bool {
+        let large = |node: &Node| {
+            let result = node.outputs.first().copied().flatten().and_then(|id| program.values().get(id.index()));
+            result.is_some_and(|value| value.shape.len() == 2 && value.shape.iter().all(|&side| side > self.size))
+        };
+        self.size > 0 && program.nodes().iter().any(|node| node.operator.is("MatMul") && large(node))
+    }
+
+    /// The node as a product that is to be cut.
+    fn wants(&self, graph: &Graph, node: &Node) -> Option<Product> {
+        self.product(graph, node).filter(|_| self.placement.device_of(node).is_none())
     }
 }
 
@@ -83,8 +113,9 @@ impl Tiling {
 }
 
 impl Product {
-    fn cut(&self, graph: &mut Graph, node: &Node, size: usize) -> Result<()> {
+    fn cut(&self, graph: &mut Graph, node: &Node, size: usize) -> Result<TileGroup> {
         let name = &node.name;
+        let mut group = TileGroup { product: name.clone(), whole: format!("{name}/whole").into(), tiles: vec![] };
         let add = |graph: &mut Graph, name: String, shape: &[usize]| {
             build::add(graph, name, TensorType::exact(self.dtype, shape), None)
         };
@@ -103,14 +134,15 @@ impl Product {
                     outputs: vec![Some(tile)],
                 });
                 tiles.push(Some(tile));
+                group.tiles.push(tile);
             }
             let name = format!("{name}/band_{i}");
             let band = add(graph, name.clone(), &[height, self.n]);
             graph.nodes.push(build::concat(name, 1, tiles, band));
             bands.push(Some(band));
         }
-        graph.nodes.push(build::concat(last_of(name), 0, bands, self.y));
-        Ok(())
+        graph.nodes.push(build::concat(group.whole.to_string(), 0, bands, self.y));
+        Ok(group)
     }
 }
 
@@ -140,56 +172,13 @@ fn slices(
     Ok(parts)
 }
 
-/// The groups of tiles of a program, by the name of the product that each was cut from: of the nodes that are named as tiles are, those that
-/// wait for none of their own group.
-pub(crate) fn groups(program: &Program) -> HashMap<NodeId, String> {
-    let mut names: Vec<&str> = Vec::new();
-    let mut of = Vec::with_capacity(program.nodes().len());
-    for node in program.nodes() {
-        let name = node.operator.is("MatMul").then(|| product_of(&node.name)).flatten();
-        of.push(name.map(|name| {
-            names.iter().position(|known| *known == name).unwrap_or_else(|| {
-                names.push(name);
-                names.len() - 1
-            })
-        }));
-    }
-    if names.is_empty() {
-        return HashMap::new();
-    }
-    let producers = program.producers();
-    let feeds = |node: &Node| node.uses().filter_map(|id| producers[id.index()]).collect::<Vec<_>>();
-    let edges: Vec<(usize, usize)> = program
-        .node_ids()
-        .flat_map(|(id, node)| feeds(node).into_iter().map(move |from| (from.index(), id.index())))
-        .collect();
-    if hetero_scheduler::levels(&edges, &of).is_none() {
-        // Names of the model's own that happen to look like tiles.
-        return HashMap::new();
-    }
-    let grouped = (0u32..).map(NodeId).zip(of);
-    grouped.filter_map(|(id, group)| Some((id, names[group?].to_owned()))).collect()
-}
-
-/// The name of the node that makes a product's result of its tiles.
-pub(crate) fn last_of(product: &str) -> String {
-    format!("{product}/whole")
-}
-
-/// The product that a tile of this name was cut from.
-fn product_of(name: &str) -> Option<&str> {
-    let (product, tile) = name.rsplit_once("/tile_")?;
-    let (i, j) = tile.split_once('_')?;
-    let number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    (number(i) && number(j)).then_some(product)
-}
-
 #[cfg(test)]
 mod tests {
     use hetero_hal::{Operator, Tensor};
     use hetero_reference::Standard;
     use proptest::prelude::*;
 
+    use super::super::PassContext;
     use super::super::tests::Builder;
     use super::*;
 
@@ -206,32 +195,48 @@ mod tests {
         b.program(&[z])
     }
 
-    fn cut(program: &Program, size: usize, placement: &str) -> Program {
+    fn cut(program: &Program, size: usize, placement: &str) -> (Program, Vec<TileGroup>) {
         let placement = if placement.is_empty() { Placement::default() } else { placement.parse().unwrap() };
-        let mut passes = super::super::standard();
-        passes.insert(0, Box::new(Tiling { size, placement }));
-        super::super::run(program, &passes, &PassContext { operators: &Standard, memory_limit: 1 << 20 }).unwrap()
+        let mut graph = program.to_graph();
+        let groups = Tiling { size, placement }.cut(&mut graph).unwrap();
+        let context = PassContext { operators: &Standard, memory_limit: 1 << 20 };
+        let program = Program::new(graph, vec![]).unwrap();
+        (super::super::run(&program, &super::super::standard(), &context).unwrap(), groups)
     }
 
     #[test]
     fn pinned_small_and_odd_products_stay_whole() {
-        let whole = |program: &Program, size, placement: &str| cut(program, size, placement).nodes().len() == 2;
+        let whole = |program: &Program, size, placement: &str| cut(program, size, placement).0.nodes().len() == 2;
         let large = product(8, 8, 8, false);
         assert!(!whole(&large, 2, ""));
         assert!(whole(&large, 2, "MatMul=cpu:0"));
         assert!(whole(&large, 8, ""));
         assert!(whole(&large, 0, ""));
         assert!(whole(&product(8, 8, 2, false), 2, ""));
-        assert_eq!(product_of("a/tile_0_1"), Some("a"));
-        assert_eq!([product_of("a/tile_0"), product_of("a/tile_x_1"), product_of("tile_0_1")], [None; 3]);
     }
 
     #[test]
     fn tiles_are_a_group_and_constants_are_sliced_at_once() {
-        let tiled = cut(&product(8, 8, 8, true), 4, "");
-        let groups = groups(&tiled);
-        assert_eq!((groups.len(), groups.values().all(|name| name == "y_node")), (4, true));
+        let (tiled, groups) = cut(&product(8, 8, 8, true), 4, "");
+        assert_eq!((groups.len(), &*groups[0].product, groups[0].tiles.len()), (1, "y_node", 4));
+        // The annotation still names the tiles after passes have rewritten the rest.
+        let made =
+            |id: &ValueId| tiled.producers()[id.index()].map(|node| tiled.nodes()[node.index()].clone()).unwrap();
+        assert!(groups[0].tiles.iter().all(|id| made(id).operator.is("MatMul")));
+        assert!(tiled.nodes().iter().any(|node| node.name == groups[0].whole));
         assert_eq!(tiled.nodes().iter().filter(|node| node.operator.is("Slice")).count(), 2);
+    }
+
+    /// A model may have used the names already, or names that look like those of tiles.
+    #[test]
+    fn names_of_the_model_decide_nothing_about_groups() {
+        let mut b = Builder::default();
+        let x = b.input("x", &[8, 8]);
+        let y = b.node("y", Operator::new("MatMul", 13), &[x, x], &[8, 8]);
+        let z = b.node("y_node/tile_0_0", Operator::new("MatMul", 13), &[y, x], &[8, 8]);
+        let (tiled, groups) = cut(&b.program(&[z]), 4, "");
+        assert_eq!(groups.iter().map(|group| &*group.product).collect::<Vec<_>>(), ["y_node/tile_0_0_node"]);
+        assert!(tiled.nodes().iter().any(|node| &*node.name == "y_node"));
     }
 
     proptest! {
@@ -240,7 +245,7 @@ mod tests {
             m in 1usize..20, k in 1usize..12, n in 1usize..20, size in 1usize..8, constant: bool,
         ) {
             let program = product(m, k, n, constant);
-            let tiled = cut(&program, size, "");
+            let tiled = cut(&program, size, "").0;
             let inputs: Vec<Tensor> = program.inputs().iter().map(|id| {
                 let value = program.value(*id).unwrap();
                 let values = (0..value.elements()).map(|i| (i as f32 * 0.7).sin()).collect();

@@ -113,6 +113,9 @@ struct Planner<'a> {
     groups: &'a [Group],
     sides: &'a [Side],
     ways: &'a Ways<'a>,
+    /// The position of each input.
+    inputs: HashMap<ValueId, usize>,
+    outputs: HashSet<ValueId>,
     /// The device that makes each value.
     makers: HashMap<ValueId, usize>,
     /// Values that several devices touch in place.
@@ -138,6 +141,8 @@ pub(super) fn lay_out(program: &Program, parts: &Parts<'_>, sides: &[Side], ways
         groups: parts.groups,
         sides,
         ways,
+        inputs: program.inputs().iter().enumerate().map(|(position, &id)| (id, position)).collect(),
+        outputs: program.outputs().iter().copied().collect(),
         makers: HashMap::new(),
         shared: HashSet::new(),
         tiled: HashSet::new(),
@@ -219,15 +224,15 @@ impl Planner<'_> {
         }
         let (bytes, maker) = (self.bytes(value)?, self.makers.get(&value).copied());
         let place = Place { offset: 0, bytes };
-        let storage = match self.program.inputs().iter().position(|&id| id == value) {
-            Some(position) => Storage::Input(position),
+        let storage = match self.inputs.get(&value) {
+            Some(&position) => Storage::Input(position),
             None if bytes == 0 => Storage::Own(0),
             None if self.shared.contains(&value)
                 && maker.is_some_and(|maker| self.in_place(value, maker, device, bytes)) =>
             {
                 Storage::Shared(place)
             }
-            None if maker == Some(device) && self.program.outputs().contains(&value) => Storage::Own(bytes),
+            None if maker == Some(device) && self.outputs.contains(&value) => Storage::Own(bytes),
             None => Storage::Arena(place),
         };
         self.slots.push(Slot { value, device, storage });

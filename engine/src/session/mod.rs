@@ -24,7 +24,9 @@ use hetero_hal::{
     Weight, distinct_weights,
 };
 
-use crate::{Error, HeteroEngine, Result};
+use crate::fleet::Fleet;
+use crate::share::PlacementShares;
+use crate::{Error, Result};
 use context::{Arrival, Arrivals, Context, Views};
 use layout::{Layout, Parts, Side, Slot, Storage, Ways};
 use partition::{Compiled, Group, Partition, named};
@@ -100,6 +102,16 @@ fn weights(partitions: &[Partition], groups: &[Group]) -> Vec<Arc<dyn Weight>> {
     distinct_weights(executables.flat_map(|executable| executable.weights()))
 }
 
+/// What became of a plan before its session.
+pub(crate) struct History {
+    /// A line for each node and each device that moved.
+    pub(crate) moved: Vec<String>,
+    /// The tiles that run as one.
+    pub(crate) tiles: Vec<TileShare>,
+    /// What each device has.
+    pub(crate) shares: PlacementShares,
+}
+
 /// A plan, compiled. May be run from several threads at once; runs share nothing that changes.
 pub struct Session {
     program: Arc<Program>,
@@ -118,20 +130,21 @@ pub struct Session {
     tallies: Vec<Arc<[Tally]>>,
     /// Without the edges from and to the host, and with those tiles only that run as one.
     report: Report,
+    shares: PlacementShares,
     deadline: Duration,
     contexts: Mutex<Vec<Context>>,
 }
 
 impl Session {
     pub(crate) fn new(
-        engine: &HeteroEngine,
+        fleet: &Fleet,
         program: Arc<Program>,
         plan: &hetero_scheduler::Partitioning,
-        moved: Vec<String>,
-        joined: Vec<TileShare>,
+        history: History,
     ) -> Result<Session> {
-        let compiled = partition::compile(engine, &program, plan)?;
-        let (layout, groups, views) = lay_out(engine, &program, &compiled)?;
+        let History { moved, tiles: joined, shares } = history;
+        let compiled = partition::compile(fleet, &program, plan)?;
+        let (layout, groups, views) = lay_out(fleet, &program, &compiled)?;
         let Compiled { devices, partitions, .. } = compiled;
         let sources = sources(&program, &layout)?;
         let queues = devices
@@ -176,7 +189,7 @@ impl Session {
         Ok(Session {
             inputs: ports(program.inputs())?,
             outputs: ports(program.outputs())?,
-            deadline: engine.run_deadline(),
+            deadline: fleet.deadline(),
             contexts: Mutex::new(first),
             program: program.clone(),
             devices,
@@ -187,7 +200,14 @@ impl Session {
             arrivals,
             tallies,
             report,
+            shares,
         })
+    }
+
+    /// What share of the nodes, of the estimated time and of the bytes each device has.
+    #[must_use]
+    pub fn placement(&self) -> &PlacementShares {
+        &self.shares
     }
 
     /// What runs must supply, in order.
@@ -390,7 +410,7 @@ fn no_import(id: &str) -> String {
 
 /// Lays the plan out. A device that says it imports host memory, and then refuses the shared arena, is laid out for again as one that does
 /// not; the report's edges say so.
-fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views)> {
+fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views)> {
     let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
         let (id, capabilities) = (device.info().id.to_string(), device.capabilities());
@@ -403,12 +423,12 @@ fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Res
     };
     let mut sides: Vec<Side> = devices.iter().map(side).collect();
     let reach = |from: usize, to: usize| {
-        let edge = engine.topology().edge(&devices[from].info().id, &devices[to].info().id);
+        let edge = fleet.topology().edge(&devices[from].info().id, &devices[to].info().id);
         (edge.read, edge.write)
     };
     let copied = |from: usize, to: usize, bytes: usize| {
         let (from, to) = (devices[from].info(), devices[to].info());
-        let profile = engine.profile()?;
+        let profile = fleet.profile()?;
         if [from, to].iter().any(|info| profile.usability(info) != Usability::Fits) {
             return None;
         }
@@ -421,7 +441,7 @@ fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Res
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };
         let layout = layout::lay_out(program, &parts, &sides, &ways)?;
-        check_memory(engine, program, devices, &layout)?;
+        check_memory(fleet, program, devices, &layout)?;
         match context::share(&layout.shared, devices) {
             Ok(views) => return Ok((layout, groups, views)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
@@ -433,9 +453,9 @@ fn lay_out(engine: &HeteroEngine, program: &Program, compiled: &Compiled) -> Res
 }
 
 /// Does what each device holds in a run fit its memory?
-fn check_memory(engine: &HeteroEngine, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<()> {
+fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<()> {
     for (number, device) in devices.iter().enumerate() {
-        let Some(limit) = engine.memory_limit(&**device) else { continue };
+        let Some(limit) = fleet.memory_limit(device.info()) else { continue };
         let mut held = layout.arenas[number].0 as u64;
         if layout.shared.devices.contains(&number) {
             held = held.saturating_add(layout.shared.bytes as u64);

@@ -9,7 +9,8 @@ use hetero_hal::{
     Source, ValueId,
 };
 
-use crate::{Error, HeteroEngine, Result};
+use crate::fleet::Fleet;
+use crate::{Error, Result};
 
 /// A partition on its device.
 pub(super) struct Partition {
@@ -68,24 +69,20 @@ pub(super) struct Compiled {
 ///
 /// # Errors
 /// `UnknownDevice` where the plan uses a device that was not added; `Device` where one cannot compile, with its id.
-pub(super) fn compile(
-    engine: &HeteroEngine,
-    program: &Program,
-    plan: &hetero_scheduler::Partitioning,
-) -> Result<Compiled> {
+pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Compiled> {
     let mut used = Vec::with_capacity(plan.partitions.len());
     for partition in &plan.partitions {
-        used.push(engine.position(&partition.device).ok_or_else(|| Error::UnknownDevice {
+        used.push(fleet.position_of(&partition.device).ok_or_else(|| Error::UnknownDevice {
             device: partition.device.clone(),
             reason: "the plan uses it, but it was not added".to_owned(),
         })?);
     }
     let wanted = plan.partitions.iter().filter_map(|partition| partition.tiles.as_ref());
-    let takers = wanted.flat_map(|tiles| tiles.devices.keys()).filter_map(|id| engine.position(id));
+    let takers = wanted.flat_map(|tiles| tiles.devices.keys()).filter_map(|id| fleet.position_of(id));
     let mut places: Vec<usize> = used.iter().copied().chain(takers).collect();
     places.sort_unstable();
     places.dedup();
-    let devices: Vec<Arc<dyn Device>> = places.iter().map(|&place| engine.devices()[place].clone()).collect();
+    let devices: Vec<Arc<dyn Device>> = places.iter().map(|&place| fleet.devices()[place].clone()).collect();
     let node_of: HashMap<&str, NodeId> = program.node_ids().map(|(id, node)| (&*node.name, id)).collect();
     let value_of: HashMap<&str, ValueId> =
         (0u32..).map(ValueId).zip(program.values()).map(|(id, value)| (&*value.name, id)).collect();
@@ -93,14 +90,16 @@ pub(super) fn compile(
     let mut tiles = Tiles { programs: Vec::new(), made: Vec::new() };
     for (number, (partition, place)) in plan.partitions.iter().zip(used).enumerate() {
         let device = places.iter().position(|&other| other == place).unwrap_or_default();
-        let nodes: Vec<NodeId> = partition.tasks.iter().filter_map(|task| node_of.get(&**task).copied()).collect();
+        let mut nodes: Vec<NodeId> = partition.tasks.iter().filter_map(|task| node_of.get(&**task).copied()).collect();
+        nodes.sort_unstable();
         let part = program.extract(&format!("{}#{number}", program.name()), &nodes)?;
         let names: Vec<(Arc<str>, Direction)> =
             BindingInfo::of(&part).into_iter().map(|info| (info.name.clone(), info.direction)).collect();
         let executable = match &partition.tiles {
-            Some(_) => tiles.compile(number, part, device, &devices[device], engine.run_deadline())?,
-            None => compile_one(&devices[device], &part, engine.run_deadline())?,
+            Some(_) => tiles.compile(number, part, device, &devices[device], fleet.deadline()),
+            None => compile_one(&devices[device], &part, fleet.deadline()),
         };
+        let executable = executable.map_err(|error| outside(error, &nodes))?;
         let binding = |(name, direction): &(Arc<str>, Direction)| match value_of.get(&**name) {
             Some(&value) => Ok((value, *direction)),
             None => Err(HalError::internal(format!("a partition binds the unknown value '{name}'"))),
@@ -109,7 +108,7 @@ pub(super) fn compile(
         partitions.push(Partition { device, executable, bindings });
     }
     let levels = levels(program, plan)?;
-    let groups = group(engine, plan, &devices, &partitions, &mut tiles)?;
+    let groups = group(fleet, program, plan, &devices, &partitions, &mut tiles)?;
     Ok(Compiled { devices, partitions, groups, levels })
 }
 
@@ -256,7 +255,8 @@ fn alike(a: &Program, b: &Program) -> bool {
 /// The groups of tiles of a plan in which several devices take part, compiled for all of them. A device that takes part by the plan, has no tile
 /// in its share, and cannot compile one, is left out.
 fn group(
-    engine: &HeteroEngine,
+    fleet: &Fleet,
+    program: &Program,
     plan: &hetero_scheduler::Partitioning,
     devices: &[Arc<dyn Device>],
     partitions: &[Partition],
@@ -284,8 +284,16 @@ fn group(
             let Some(seconds) = seconds.or_else(|| (share > 0).then(Vec::new)) else { continue };
             let kind = |number: &usize| made.programs.iter().position(|(_, of)| of.contains(number));
             let kinds: Vec<usize> = tiles.iter().filter_map(kind).collect();
-            let compiled: Result<Vec<_>> =
-                kinds.iter().map(|&kind| made.executable(kind, place, device, engine.run_deadline())).collect();
+            let compiled = kinds.iter().map(|&kind| {
+                let executable = made.executable(kind, place, device, fleet.deadline());
+                // A tile of the kind, in the whole program.
+                let tile = || {
+                    let name = plan.partitions[*made.programs[kind].1.first()?].tasks.first()?;
+                    program.node_ids().find(|(_, node)| *node.name == **name).map(|(id, _)| id)
+                };
+                executable.map_err(|error| outside(error, tile().as_slice()))
+            });
+            let compiled: Result<Vec<_>> = compiled.collect();
             let executables = match compiled {
                 Ok(executables) => executables,
                 Err(Error::Device(error))
@@ -307,6 +315,15 @@ fn group(
         }
     }
     Ok(groups)
+}
+
+/// The error with the node's id in the program that these nodes, in order, were cut from.
+fn outside(error: Error, nodes: &[NodeId]) -> Error {
+    let Error::Device(error) = error else { return error };
+    match error.node().and_then(|inside| nodes.get(inside.index())) {
+        Some(&node) => error.at_node(node, "").into(),
+        None => error.into(),
+    }
 }
 
 /// Compiles a partition. An error says which device it is of.

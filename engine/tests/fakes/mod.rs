@@ -27,6 +27,10 @@ pub(crate) struct Fake {
     pub(crate) meeting: Option<Arc<Meeting>>,
     /// Transfers that it was given.
     pub(crate) transfers: Arc<AtomicUsize>,
+    /// Does it claim no node?
+    pub(crate) idle: bool,
+    /// How often it was asked for claims.
+    pub(crate) asked: Arc<AtomicUsize>,
 }
 
 impl Default for Fake {
@@ -38,6 +42,8 @@ impl Default for Fake {
             import_alignment: 0,
             meeting: None,
             transfers: Arc::default(),
+            idle: false,
+            asked: Arc::default(),
         }
     }
 }
@@ -122,7 +128,8 @@ impl Device for FakeDevice {
     }
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
-        self.inner.claims(program)
+        self.fake.asked.fetch_add(1, Ordering::Relaxed);
+        if self.fake.idle { Vec::new() } else { self.inner.claims(program) }
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {

@@ -40,31 +40,35 @@ pub struct Inferred {
 }
 
 fn walk(graph: &mut Graph, operators: &dyn OperatorSet, inferred: &mut Inferred) -> Result<()> {
-    for index in 0..graph.nodes.len() {
-        let node = graph.nodes[index].clone();
-        let Some(definition) = operators.find(&node.operator) else {
+    // Nodes are read while values change.
+    let nodes = std::mem::take(&mut graph.nodes);
+    let outcome = nodes.iter().try_for_each(|node| visit(graph, node, operators, inferred));
+    graph.nodes = nodes;
+    outcome
+}
+
+/// Infers the types of a node's outputs.
+fn visit(graph: &mut Graph, node: &Node, operators: &dyn OperatorSet, inferred: &mut Inferred) -> Result<()> {
+    let Some(definition) = operators.find(&node.operator) else { return Ok(()) };
+    let Facts { mut types, values, most } =
+        node_facts(graph, node, definition, operators, inferred).map_err(|error| error.at(node.to_string()))?;
+    for (position, id) in node.outputs.iter().enumerate() {
+        let (Some(id), Some(ty)) = (id, types.get_mut(position)) else {
             continue;
         };
-        let Facts { mut types, values, most } =
-            node_facts(graph, &node, definition, operators, inferred).map_err(|error| error.at(node.to_string()))?;
-        for (position, id) in node.outputs.iter().enumerate() {
-            let (Some(id), Some(ty)) = (id, types.get_mut(position)) else {
-                continue;
-            };
-            for dim in ty.dims.iter_mut().flatten() {
-                if let Dim::Data { bound, extent: extent @ None } = dim {
-                    *extent = Some(ExtentId(inferred.extents.len() as u32));
-                    inferred.extents.push(Extent { bound: *bound });
-                }
+        for dim in ty.dims.iter_mut().flatten() {
+            if let Dim::Data { bound, extent: extent @ None } = dim {
+                *extent = Some(ExtentId(inferred.extents.len() as u32));
+                inferred.extents.push(Extent { bound: *bound });
             }
-            merge(&mut graph.values[id.index()].ty, std::mem::take(ty));
         }
-        inferred.most.extend(node.outputs.iter().zip(most).filter_map(|(id, most)| Some(((*id)?, most))));
-        for (id, value) in node.outputs.iter().zip(values) {
-            if let Some(id) = id {
-                graph.values[id.index()].ty = TensorType::exact(value.dtype(), value.shape());
-                inferred.values.insert(*id, value);
-            }
+        merge(&mut graph.values[id.index()].ty, std::mem::take(ty));
+    }
+    inferred.most.extend(node.outputs.iter().zip(most).filter_map(|(id, most)| Some(((*id)?, most))));
+    for (id, value) in node.outputs.iter().zip(values) {
+        if let Some(id) = id {
+            graph.values[id.index()].ty = TensorType::exact(value.dtype(), value.shape());
+            inferred.values.insert(*id, value);
         }
     }
     Ok(())

@@ -212,7 +212,7 @@ impl Device for FaultyDevice {
             };
             let error = error.on(self.state.id.clone());
             return Err(match node {
-                Some(node) => error.at(node),
+                Some(node) => error.at_node(NodeId(0), node),
                 None => error,
             });
         }

@@ -12,7 +12,7 @@ use hetero_reference::Standard;
 use serde_json::{Value, json};
 
 use super::{repeat, timed, warm_up};
-use crate::arguments::DeviceOptions;
+use crate::arguments::{DeviceChoice, DeviceOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::profile::{Recorder, outer_bytes};
@@ -47,7 +47,10 @@ pub(super) fn measure(
     profile: &Profile,
 ) -> Result<Measured> {
     let mut engine = HeteroEngine::new()?;
-    devices::add(&mut engine, &DeviceOptions { devices: vec![device.id.to_string()], ..options.clone() })?;
+    devices::add(
+        &mut engine,
+        &DeviceOptions { devices: vec![DeviceChoice { id: device.id.clone(), policy: None }], ..options.clone() },
+    )?;
     let model = hetero::read_model(path).map_err(hetero::Error::from)?;
     let plan = engine.analyze_model(&model)?;
     let session = engine.session(&plan)?;

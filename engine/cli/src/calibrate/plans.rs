@@ -10,7 +10,7 @@ use hetero::hal::DeviceInfo;
 use hetero::{HeteroEngine, Model, Placement, Plan, Session, Tensor};
 use serde_json::{Value, json};
 
-use crate::arguments::DeviceOptions;
+use crate::arguments::{DeviceChoice, DeviceOptions};
 use crate::devices;
 use crate::failure::Result;
 use crate::tensors::{self, SplitMix};
@@ -109,8 +109,10 @@ impl Comparison<'_> {
             builder = builder.place(placement);
         }
         let mut engine = builder.build();
-        let options = DeviceOptions { devices: ids.to_vec(), ..self.options.clone() };
-        devices::open(&mut engine, &options, |_| true)?;
+        let choice = |id: &String| Ok(DeviceChoice { id: id.parse().map_err(hetero::Error::from)?, policy: None });
+        let devices = ids.iter().map(choice).collect::<Result<_>>()?;
+        let options = DeviceOptions { devices, ..self.options.clone() };
+        devices::open(&mut engine, &options, vec![])?;
         Ok(engine)
     }
 

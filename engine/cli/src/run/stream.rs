@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use hetero::{OutputBuffer, Outputs, Session, Tensor};
 use serde_json::json;
 
-use super::{Prepared, edges, print_report, summary};
+use super::{Prepared, edges, print_report, shares_json, summary};
 use crate::arguments::RunOptions;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
@@ -119,6 +119,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
                 "ratio": fast / slow,
                 "busy": { "sequential": shares(&sequential), "stream": shares(&pipeline) },
                 "placement": report.placement,
+                "shares": shares_json(prepared.session.placement()),
                 "moved": report.moved,
                 "edges": edges(&report),
             })
@@ -126,6 +127,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
         return Ok(());
     }
     summary(&prepared.plan);
+    println!("{}", prepared.session.placement());
     print_report(&report);
     println!("{count} inputs one by one: {slow:.1} per second; {}", busy(&sequential));
     println!("{count} inputs, {depth} under way at once: {fast:.1} per second; {}", busy(&pipeline));

@@ -1,0 +1,188 @@
+//! The builder: an engine made of parts of your own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hetero_comm::Profile;
+use hetero_hal::{Driver, OperatorSet};
+use hetero_reference::Standard;
+use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
+
+use crate::Result;
+use crate::config::{Config, Strategy};
+use crate::costs::Calibrated;
+use crate::engine::HeteroEngine;
+use crate::fleet::{Fleet, Limits};
+use crate::passes::{self, Pass};
+use crate::place::Placement;
+use crate::planner::Planner;
+use crate::problem::{CostModel, Roofline};
+
+/// Time that a strategy may take for a plan, unless the configuration says otherwise. Where a bound proves a plan to be the best, it takes less.
+const PLANNING: Duration = Duration::from_millis(300);
+/// Longest that a run may take, unless the builder says otherwise.
+const DEADLINE: Duration = Duration::from_secs(3600);
+
+/// The drivers that this build contains.
+#[must_use]
+pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
+    vec![
+        #[cfg(feature = "cpu")]
+        Arc::new(hetero_cpu::CpuDriver),
+        #[cfg(feature = "opencl")]
+        Arc::new(hetero_opencl::OpenClDriver::processors()),
+        #[cfg(feature = "fpga")]
+        Arc::new(hetero_opencl::OpenClDriver::accelerators()),
+        #[cfg(feature = "wgpu")]
+        Arc::new(hetero_wgpu::WgpuDriver),
+    ]
+}
+
+/// The partitioner of a configuration, for costs that may be off by a share.
+fn strategy(config: &Config, uncertainty: f64) -> Arc<dyn Partitioner> {
+    let effort = Effort::time(config.scheduling.time_limit.unwrap_or(PLANNING));
+    match config.scheduling.strategy {
+        Strategy::LatencyAware => {
+            Arc::new(Cautious { strategy: LatencyAware { effort, ..LatencyAware::default() }, margin: uncertainty })
+        }
+        Strategy::Throughput => Arc::new(Throughput { effort, ..Throughput::default() }),
+    }
+}
+
+/// Makes a [`HeteroEngine`] out of parts of your own.
+pub struct Builder {
+    drivers: Vec<Arc<dyn Driver>>,
+    partitioner: Option<Arc<dyn Partitioner>>,
+    costs: Option<Arc<dyn CostModel>>,
+    profile: Option<Arc<Profile>>,
+    operators: Arc<dyn OperatorSet>,
+    passes: Vec<Box<dyn Pass>>,
+    placement: Placement,
+    config: Config,
+    memory_limit: Option<u64>,
+    deadline: Duration,
+}
+
+impl Builder {
+    /// Registers a driver, in front of those of the same name.
+    #[must_use]
+    pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
+        self.drivers.insert(0, driver);
+        self
+    }
+
+    /// Replaces the partitioner, which is otherwise that of the configuration's strategy.
+    #[must_use]
+    pub fn partitioner(mut self, partitioner: Arc<dyn Partitioner>) -> Self {
+        self.partitioner = Some(partitioner);
+        self
+    }
+
+    /// Replaces the cost model.
+    #[must_use]
+    pub fn cost_model(mut self, costs: Arc<dyn CostModel>) -> Self {
+        self.costs = Some(costs);
+        self
+    }
+
+    /// Plans with what was measured: the edges between devices, and, where no cost model is set, what operators take. Measurements of another
+    /// product or driver version than a device's are not used for it; see [`Profile::usability`].
+    #[must_use]
+    pub fn profile(mut self, profile: Profile) -> Self {
+        self.profile = Some(Arc::new(profile));
+        self
+    }
+
+    /// Replaces the definitions of operators, for inference and folding.
+    #[must_use]
+    pub fn operators(mut self, operators: Arc<dyn OperatorSet>) -> Self {
+        self.operators = operators;
+        self
+    }
+
+    /// Adds a pass behind the others.
+    #[must_use]
+    pub fn pass(mut self, pass: Box<dyn Pass>) -> Self {
+        self.passes.push(pass);
+        self
+    }
+
+    /// Pins nodes to devices; the partitioner places the others.
+    #[must_use]
+    pub fn place(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
+    }
+
+    /// Sets the configuration.
+    #[must_use]
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Limits the bytes that folded constants, and each device's intermediate values, may take. Without it, the devices' memory is the limit.
+    #[must_use]
+    pub fn memory_limit(mut self, bytes: u64) -> Self {
+        self.memory_limit = Some(bytes);
+        self
+    }
+
+    /// Limits the time of a run; without it, an hour.
+    #[must_use]
+    pub fn deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// The engine, without devices yet.
+    #[must_use]
+    pub fn build(self) -> HeteroEngine {
+        let operators = self.operators.clone();
+        let costs = self.costs.unwrap_or_else(|| match &self.profile {
+            Some(profile) => Arc::new(Calibrated::new(profile.clone(), operators)),
+            None => Arc::new(Roofline { operators }),
+        });
+        let limits = Limits {
+            memory: self.memory_limit,
+            memory_share: self.config.device_params.gpu_mem_threshold.unwrap_or(1.0),
+            deadline: self.deadline,
+        };
+        let planner = Planner {
+            partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, costs.uncertainty())),
+            costs,
+            operators: self.operators,
+            passes: self.passes,
+            placement: self.placement,
+            config: self.config,
+        };
+        HeteroEngine { drivers: self.drivers, fleet: Arc::new(Fleet::new(self.profile, limits)), planner }
+    }
+}
+
+impl HeteroEngine {
+    /// An engine with the drivers of this build.
+    ///
+    /// # Errors
+    /// None today; drivers that must be loaded may fail here.
+    pub fn new() -> Result<Self> {
+        Ok(HeteroEngine::builder().build())
+    }
+
+    /// An engine made of parts of your own.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            drivers: builtin_drivers(),
+            partitioner: None,
+            costs: None,
+            profile: None,
+            operators: Arc::new(Standard),
+            passes: passes::standard(),
+            placement: Placement::default(),
+            config: Config::default(),
+            memory_limit: None,
+            deadline: DEADLINE,
+        }
+    }
+}

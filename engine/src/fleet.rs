@@ -1,0 +1,259 @@
+//! The fleet: the devices that plans are made for and sessions run on, and what is known of them.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hetero_comm::Profile;
+use hetero_hal::{Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology};
+
+use crate::Error;
+use crate::policy::Policy;
+
+/// Programs whose claims are remembered.
+const MOST_PROGRAMS: usize = 64;
+
+/// Opened devices with their topology, limits, losses and claims: all that a plan or a session needs to know of the machine.
+///
+/// A fleet only grows, so that a device keeps its position. Clones are snapshots that share what is found out later: which devices are
+/// lost, and what devices claim.
+#[derive(Clone)]
+pub struct Fleet {
+    devices: Vec<Arc<dyn Device>>,
+    /// Of each device.
+    policies: Vec<Policy>,
+    /// Preferred devices that are not there.
+    absent: Vec<Absent>,
+    topology: Topology,
+    profile: Option<Arc<Profile>>,
+    limits: Limits,
+    shared: Arc<Shared>,
+}
+
+/// A preferred device that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// The device.
+    pub device: DeviceId,
+    /// Why there is no such device, and what to do.
+    pub reason: String,
+}
+
+impl std::fmt::Display for Absent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} is preferred and not used: {}", self.device, self.reason)
+    }
+}
+
+/// What a run may take.
+#[derive(Clone, Debug)]
+pub(crate) struct Limits {
+    /// Bytes that folded constants, and each device's intermediate values, may take; `None` leaves it to the devices' memory.
+    pub(crate) memory: Option<u64>,
+    /// Share of a device's memory that plans may use.
+    pub(crate) memory_share: f64,
+    /// Longest time of a run.
+    pub(crate) deadline: Duration,
+}
+
+/// What all clones of a fleet know.
+#[derive(Default)]
+struct Shared {
+    /// Devices that were lost, each with the error that told.
+    lost: Mutex<Vec<(usize, HalError)>>,
+    claims: Mutex<Claims>,
+}
+
+impl Fleet {
+    /// A fleet without devices.
+    pub(crate) fn new(profile: Option<Arc<Profile>>, limits: Limits) -> Fleet {
+        let (devices, policies, absent) = (Vec::new(), Vec::new(), Vec::new());
+        Fleet { devices, policies, absent, topology: Topology::default(), profile, limits, shared: Arc::default() }
+    }
+
+    /// Adds a device behind the others.
+    pub(crate) fn add(&mut self, device: Arc<dyn Device>, policy: Policy) {
+        for other in self.devices.iter().chain([&device]) {
+            let (a, b) = (device.info(), other.info());
+            self.topology.insert(a.id.clone(), b.id.clone(), device.edge_to(b));
+            self.topology.insert(b.id.clone(), a.id.clone(), other.edge_to(a));
+        }
+        self.devices.push(device);
+        self.policies.push(policy);
+        if let Some(profile) = &self.profile {
+            let infos: Vec<_> = self.devices.iter().map(|device| device.info()).collect();
+            profile.apply(&infos, &mut self.topology);
+        }
+    }
+
+    /// Notes a preferred device that is not there.
+    pub(crate) fn miss(&mut self, absent: Absent) {
+        self.absent.push(absent);
+    }
+
+    /// The preferred devices that are not there.
+    #[must_use]
+    pub fn absent(&self) -> &[Absent] {
+        &self.absent
+    }
+
+    /// How much the device at a position is wanted; [`Policy::Allow`] where there is none.
+    #[must_use]
+    pub fn policy(&self, position: usize) -> Policy {
+        self.policies.get(position).copied().unwrap_or_default()
+    }
+
+    /// Tells whether a device is required.
+    pub(crate) fn requires(&self, id: &DeviceId) -> bool {
+        self.position(id).is_some_and(|position| self.policy(position) == Policy::Require)
+    }
+
+    /// The opened devices, in the order of adding.
+    #[must_use]
+    pub fn devices(&self) -> &[Arc<dyn Device>] {
+        &self.devices
+    }
+
+    /// The position of a device among [`Fleet::devices`].
+    #[must_use]
+    pub fn position(&self, id: &DeviceId) -> Option<usize> {
+        self.devices.iter().position(|device| device.info().id == *id)
+    }
+
+    /// The position of the device that a plan names.
+    pub(crate) fn position_of(&self, name: &str) -> Option<usize> {
+        self.position(&name.parse().ok()?)
+    }
+
+    /// The edges between the devices: what they say of themselves, and what was measured.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// What was measured of the devices, where plans are made with it.
+    #[must_use]
+    pub fn profile(&self) -> Option<&Profile> {
+        self.profile.as_deref()
+    }
+
+    /// Bytes that constants and intermediate values may take on a device; `None` where nothing limits them.
+    #[must_use]
+    pub fn memory_limit(&self, device: &DeviceInfo) -> Option<u64> {
+        let memory = device.memory_bytes.map(|bytes| (bytes as f64 * self.limits.memory_share) as u64);
+        match (memory, self.limits.memory) {
+            (Some(memory), Some(limit)) => Some(memory.min(limit)),
+            (memory, limit) => memory.or(limit),
+        }
+    }
+
+    /// Bytes that constants may take on the host, whatever device uses them.
+    pub(crate) fn host_limit(&self) -> usize {
+        let half = || {
+            let known = self.devices.iter().filter_map(|device| device.info().memory_bytes);
+            known.max().map_or(1 << 32, |bytes| bytes / 2)
+        };
+        usize::try_from(self.limits.memory.unwrap_or_else(half)).unwrap_or(usize::MAX)
+    }
+
+    /// Longest time that a run may take.
+    #[must_use]
+    pub fn deadline(&self) -> Duration {
+        self.limits.deadline
+    }
+
+    /// The devices that were lost, each with the error that told.
+    #[must_use]
+    pub fn lost(&self) -> Vec<(DeviceId, HalError)> {
+        let lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = lost.iter().filter_map(|(device, error)| Some((self.devices.get(*device)?, error)));
+        known.map(|(device, error)| (device.info().id.clone(), error.clone())).collect()
+    }
+
+    /// The positions of the devices that were lost.
+    pub(crate) fn lost_positions(&self) -> Vec<usize> {
+        let lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        lost.iter().map(|(device, _)| *device).collect()
+    }
+
+    /// Tells whether a device was lost.
+    #[must_use]
+    pub fn is_lost(&self, id: &DeviceId) -> bool {
+        self.position(id).is_some_and(|position| self.lost_positions().contains(&position))
+    }
+
+    /// Notes the device that an error says is lost; `false` where it says none. Its position stays, as plans count on it.
+    pub(crate) fn lose(&self, error: &Error) -> bool {
+        let Error::Device(error) = error else { return false };
+        let device = error.device().and_then(|id| self.position(id));
+        let (Some(device), ErrorKind::DeviceLost) = (device, error.kind()) else { return false };
+        let mut lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
+        if !lost.iter().any(|(other, _)| *other == device) {
+            lost.push((device, error.clone()));
+        }
+        true
+    }
+
+    /// What a device claims of a program. The device is asked once; the programs used last are remembered, by their fingerprints.
+    pub(crate) fn claims(&self, position: usize, program: &Program) -> Arc<[Claim]> {
+        let fingerprint = program.fingerprint();
+        let known = |claims: &mut Claims| claims.find(fingerprint, position);
+        if let Some(claims) = known(&mut self.shared.claims.lock().unwrap_or_else(PoisonError::into_inner)) {
+            return claims;
+        }
+        // Nobody waits for the lock while the device thinks.
+        let claims: Arc<[Claim]> = self.devices.get(position).map_or_else(Arc::default, |d| d.claims(program).into());
+        let mut all = self.shared.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        all.insert(fingerprint, position, claims.clone());
+        claims
+    }
+}
+
+/// Claims of devices by program, the program used last at the end.
+#[derive(Default)]
+struct Claims(Vec<(Fingerprint, OfDevices)>);
+
+/// Claims by the position of the device.
+type OfDevices = Vec<(usize, Arc<[Claim]>)>;
+
+impl Claims {
+    fn find(&mut self, fingerprint: Fingerprint, device: usize) -> Option<Arc<[Claim]>> {
+        let index = self.0.iter().rposition(|(known, _)| *known == fingerprint)?;
+        let program = self.0.remove(index);
+        let claims = program.1.iter().find(|(position, _)| *position == device).map(|(_, claims)| claims.clone());
+        self.0.push(program);
+        claims
+    }
+
+    fn insert(&mut self, fingerprint: Fingerprint, device: usize, claims: Arc<[Claim]>) {
+        match self.0.iter_mut().rev().find(|(known, _)| *known == fingerprint) {
+            Some((_, devices)) if devices.iter().any(|(position, _)| *position == device) => {}
+            Some((_, devices)) => devices.push((device, claims)),
+            None => {
+                if self.0.len() >= MOST_PROGRAMS {
+                    self.0.remove(0);
+                }
+                self.0.push((fingerprint, vec![(device, claims)]));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_are_kept_for_the_programs_that_were_used_last() {
+        let mut claims = Claims::default();
+        for number in 0..MOST_PROGRAMS {
+            claims.insert(Fingerprint(number as u128), 0, Arc::default());
+        }
+        let [zero, one, more] = [0, 1, u128::MAX].map(Fingerprint);
+        assert!(claims.find(zero, 0).is_some() && claims.find(zero, 1).is_none());
+        claims.insert(zero, 1, Arc::default());
+        claims.insert(more, 0, Arc::default());
+        assert_eq!(claims.0.len(), MOST_PROGRAMS);
+        assert!(claims.find(zero, 0).is_some() && claims.find(zero, 1).is_some());
+        assert!(claims.find(one, 0).is_none(), "it was used longest ago");
+    }
+}

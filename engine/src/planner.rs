@@ -1,0 +1,328 @@
+//! The planner: from a model to a partitioning of its program among the devices of a fleet.
+//!
+//! A plan is made in four steps: *bind* the model to shapes, *rewrite* the program with passes, *split* batches and large products, and
+//! *divide* the nodes among the devices.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hetero_hal::{DeviceId, NodeId, OperatorSet, Program};
+use hetero_onnx::Binding;
+use hetero_scheduler::{Partitioner, Partitioning, Problem, Schedule, Tiles};
+
+use crate::annotated::Annotated;
+use crate::config::{Config, Strategy};
+use crate::fleet::Fleet;
+use crate::passes::batch::BatchSplit;
+use crate::passes::tile::Tiling;
+use crate::passes::{self, Pass, PassContext};
+use crate::place::Placement;
+use crate::policy::Policy;
+use crate::problem::{self, Constraints, CostModel};
+use crate::{Error, Model, Result};
+
+/// Sides of tiles, unless the configuration says otherwise.
+const TILE: usize = 512;
+
+/// What plans models: a partitioner, a cost model, definitions of operators, passes, a placement by hand and a configuration.
+pub(crate) struct Planner {
+    pub(crate) partitioner: Arc<dyn Partitioner>,
+    pub(crate) costs: Arc<dyn CostModel>,
+    pub(crate) operators: Arc<dyn OperatorSet>,
+    pub(crate) passes: Vec<Box<dyn Pass>>,
+    pub(crate) placement: Placement,
+    pub(crate) config: Config,
+}
+
+/// What the planner found.
+pub(crate) struct Planned {
+    pub(crate) partitioning: Partitioning,
+    /// The bound and rewritten program, split.
+    pub(crate) annotated: Annotated,
+    /// The same before its batch was split and its products were cut into tiles.
+    pub(crate) unsplit: Annotated,
+    pub(crate) assumed: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    /// Inputs that were bound as constants.
+    pub(crate) fixed: Vec<String>,
+    /// Patterns of pins that no node matches.
+    pub(crate) idle_pins: Vec<String>,
+    pub(crate) timing: PlanTiming,
+}
+
+/// What the steps of planning took.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PlanTiming {
+    /// Binding the model to shapes, with inference.
+    pub bind: Duration,
+    /// Passes: rewriting the program, and splitting batches and products.
+    pub passes: Duration,
+    /// Dividing the program among the devices, with claims and costs; for a plan that was read, checking it.
+    pub divide: Duration,
+}
+
+impl Planner {
+    /// Plans a model for given shapes.
+    ///
+    /// # Errors
+    /// `Model` where the model is invalid or does not fit the shapes; `Plan` where there is no device or none takes a node.
+    pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
+        let began = Instant::now();
+        let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
+        let bind = began.elapsed();
+        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
+        let (tile, (parts, mut notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole)?);
+        notes.extend(fleet.absent().iter().map(ToString::to_string));
+        let annotated = self.split(fleet, &whole, &parts, tile)?;
+        let passes = began.elapsed() - bind;
+        let mut partitioning = self.divide(fleet, &annotated, &HashSet::new())?;
+        partitioning.tile_size = (!annotated.tiles.is_empty()).then_some(tile as u64);
+        partitioning.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
+        partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
+        let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
+        let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
+        let (unsplit, assumed) = (whole, bound.assumed);
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, timing })
+    }
+
+    /// The patterns of pins that no node matches.
+    fn idle_pins(&self, annotated: &Annotated) -> Vec<String> {
+        self.placement.unmatched(&annotated.program).into_iter().map(str::to_owned).collect()
+    }
+
+    /// Reads a plan that was made for this model, and checks that it still fits.
+    ///
+    /// # Errors
+    /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`Planner::plan`].
+    pub(crate) fn load(&self, fleet: &Fleet, model: &Model, json: &str) -> Result<Planned> {
+        let partitioning = Partitioning::from_json(json)?;
+        let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
+        let mut binding = Binding::default();
+        for (name, shape) in &partitioning.input_shapes {
+            let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
+            let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
+            binding.shapes.insert(name.clone(), shape);
+        }
+        let began = Instant::now();
+        let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
+        let bind = began.elapsed();
+        let tile = partitioning.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
+        let annotated = self.split(fleet, &whole, &parts(&partitioning), tile)?;
+        let passes = began.elapsed() - bind;
+        let (program, found) = (&annotated.program, annotated.program.fingerprint().to_string());
+        if found != partitioning.model {
+            return Err(wrong("its model", format!("it is for the model {}, this is {found}", partitioning.model)));
+        }
+        if let Some(device) = partitioning.devices.iter().find(|id| fleet.position_of(id).is_none()) {
+            return Err(wrong(&format!("device '{device}'"), "it was not added to the engine".to_owned()));
+        }
+        let names: Vec<&str> = program.nodes().iter().map(|node| &*node.name).collect();
+        partitioning.check(&names)?;
+        let producers = program.producers();
+        let mut edges = Vec::new();
+        for (value, readers) in program.consumers().into_iter().enumerate() {
+            if let Some(producer) = producers[value] {
+                edges.extend(readers.into_iter().map(|reader| (names[producer.index()], names[reader.index()])));
+            }
+        }
+        partitioning.check_order(edges)?;
+        self.check_required(fleet, &annotated, &HashSet::new(), &partitioning)?;
+        let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
+        let notes = fleet.absent().iter().map(ToString::to_string).collect();
+        let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, timing })
+    }
+
+    /// Divides a program among the devices that are not lost. Nodes that a device is denied do not run there.
+    ///
+    /// # Errors
+    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be kept; `Required` where a required device gets
+    /// nothing.
+    pub(crate) fn divide(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+    ) -> Result<Partitioning> {
+        let problem = self.problem(fleet, annotated, denied)?;
+        let lost = fleet.lost_positions();
+        let wanted: Vec<usize> = (0..fleet.devices().len())
+            .filter(|position| fleet.policy(*position) != Policy::Allow && !lost.contains(position))
+            .collect();
+        // With one device, or with all of them wanted, there is nothing to wish for.
+        let kept = if wanted.is_empty() || wanted.len() == fleet.devices().len() {
+            None
+        } else {
+            let kept = self.problem_with(fleet, annotated, denied, &wanted)?;
+            // Where there is no such plan, as memory or energy do not suffice, the wish is void.
+            self.partitioner.partition(&kept).ok().map(|schedule| (kept, schedule))
+        };
+        let free = self.partitioner.partition(&problem);
+        let (problem, schedule) = match (kept, free) {
+            (Some(kept), Ok(free)) if !self.prefers(fleet, &kept, (&problem, &free)) => (problem, free),
+            (Some(kept), _) => kept,
+            (None, free) => (problem, free?),
+        };
+        let (model, program) = (annotated.program.fingerprint().to_string(), &annotated.program);
+        let mut plan = Partitioning::from_schedule(&problem, &schedule, model, self.partitioner.name())?;
+        for id in program.inputs() {
+            let value = program.value(*id)?;
+            plan.input_shapes.insert(value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect());
+        }
+        self.check_required(fleet, annotated, denied, &plan)?;
+        Ok(plan)
+    }
+
+    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one? It is, unless the free one is shorter by a
+    /// larger share than costs may be off, or leaves out a required device that this one uses.
+    fn prefers(&self, fleet: &Fleet, kept: &(Problem, Schedule), free: (&Problem, &Schedule)) -> bool {
+        let takes = |(problem, schedule): (&Problem, &Schedule)| match self.config.scheduling.strategy {
+            Strategy::LatencyAware => schedule.makespan(),
+            Strategy::Throughput => schedule.period(problem),
+        };
+        let used = |schedule: &Schedule, position: usize| schedule.slots().iter().any(|slot| slot.device.0 == position);
+        let required = (0..fleet.devices().len()).filter(|&position| fleet.policy(position) == Policy::Require);
+        let saved = required.into_iter().any(|position| used(&kept.1, position) && !used(free.1, position));
+        saved || takes((&kept.0, &kept.1)) * (1.0 - self.costs.uncertainty()) <= takes(free)
+    }
+
+    /// Does every required device have a part in a plan?
+    ///
+    /// # Errors
+    /// `Required` with the reason.
+    pub(crate) fn check_required(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+        plan: &Partitioning,
+    ) -> Result<()> {
+        for (position, device) in fleet.devices().iter().enumerate() {
+            let id = &device.info().id;
+            if fleet.policy(position) != Policy::Require || uses(plan, id) {
+                continue;
+            }
+            let nodes = annotated.program.nodes();
+            let lost = fleet.lost().into_iter().find(|(lost, _)| lost == id);
+            let claims = fleet.claims(position, &annotated.program);
+            let claimed: Vec<NodeId> = claims.iter().flat_map(|claim| claim.nodes.iter().copied()).collect();
+            let pinned = |id: &&NodeId| {
+                let place = nodes.get(id.index()).and_then(|node| self.placement.device_of(node));
+                denied.contains(&(position, **id)) || place.is_some_and(|place| *place != device.info().id)
+            };
+            let reason = match (lost, claimed.len()) {
+                (Some((_, error)), _) => format!("it was lost: {error}"),
+                (None, 0) => format!("it takes none of the model's {} nodes", nodes.len()),
+                (None, count) if claimed.iter().filter(pinned).count() == count => {
+                    format!("the {count} nodes that it takes are pinned to others, or it turned them down")
+                }
+                (None, count) => format!(
+                    "it takes {count} of the model's {} nodes, and the plan gives it none, as others do them clearly sooner; \
+                     pin some to it, or do not require it",
+                    nodes.len()
+                ),
+            };
+            return Err(Error::Required { device: id.to_string(), reason });
+        }
+        Ok(())
+    }
+
+    /// What there is to plan, on the devices that are not lost.
+    pub(crate) fn problem(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+    ) -> Result<Problem> {
+        self.problem_with(fleet, annotated, denied, &[])
+    }
+
+    /// The same, where wanted devices keep what they take.
+    fn problem_with(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+        wanted: &[usize],
+    ) -> Result<Problem> {
+        let constraints = Constraints {
+            denied,
+            lost: &fleet.lost_positions(),
+            placement: &self.placement,
+            wanted: (wanted, self.costs.uncertainty()),
+            energy: self.config.scheduling.energy_budget,
+            watts: &self.config.device_params.watts,
+        };
+        problem::problem(annotated, fleet, &*self.costs, &constraints)
+    }
+
+    /// Sides of the tiles that products are cut into; 0 where none is.
+    fn tile_size(&self, fleet: &Fleet) -> usize {
+        self.config.scheduling.tile_size.unwrap_or_else(|| {
+            // Those that compute on the host's processor gain nothing by sharing.
+            let hosted = fleet.devices().iter().any(|device| device.info().runs_on_host());
+            let others = fleet.devices().iter().filter(|device| !device.info().runs_on_host()).count();
+            if others + usize::from(hosted) > 1 { TILE } else { 0 }
+        })
+    }
+
+    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the configuration asks for it.
+    fn batch_parts(&self, fleet: &Fleet, whole: &Annotated) -> Result<(Vec<usize>, Vec<String>)> {
+        let Some(most) = self.config.scheduling.batch_split_size else { return Ok((vec![], vec![])) };
+        if whole.program.nodes().iter().any(|node| self.placement.device_of(node).is_some()) {
+            return Ok((vec![], vec!["the batch is not split: nodes are pinned to devices".to_owned()]));
+        }
+        let batch = match passes::batch::batch(&whole.program) {
+            Ok(batch) if batch > most => batch,
+            Ok(_) => return Ok((vec![], vec![])),
+            Err(reason) => return Ok((vec![], vec![format!("the batch is not split: {reason}")])),
+        };
+        let problem = self.problem(fleet, whole, &HashSet::new())?;
+        let parts = hetero_scheduler::apportion(batch, &problem.speeds());
+        // Even ones of each device's share.
+        let even = |share: usize| hetero_scheduler::apportion(share, &vec![1.0; share.div_ceil(most)]);
+        Ok((parts.into_iter().flat_map(even).collect(), vec![]))
+    }
+
+    fn pass_context(&self, fleet: &Fleet) -> PassContext<'_> {
+        PassContext { operators: &*self.operators, memory_limit: fleet.host_limit() }
+    }
+
+    fn rewrite(&self, fleet: &Fleet, program: &Program) -> Result<Program> {
+        Ok(passes::run(program, &self.passes, &self.pass_context(fleet))?)
+    }
+
+    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
+    pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
+        let tiling = Tiling { size: tile, placement: self.placement.clone() };
+        if parts.is_empty() && !tiling.may_cut(&whole.program) {
+            return Ok(whole.clone());
+        }
+        let (program, context) = (&whole.program, self.pass_context(fleet));
+        let mut graph = program.to_graph();
+        if !parts.is_empty() {
+            BatchSplit { parts: parts.to_vec() }.run(&mut graph, &context)?;
+        }
+        let tiles = tiling.cut(&mut graph)?;
+        if graph.nodes.len() == program.nodes().len() {
+            return Ok(whole.clone());
+        }
+        let split = Program::new(graph, program.extents().to_vec())?;
+        // Slices of constants are constants.
+        Ok(Annotated::new(Arc::new(passes::run(&split, &passes::standard(), &context)?), tiles))
+    }
+}
+
+/// Rows of the parts that the plan's batch was split into.
+pub(crate) fn parts(partitioning: &Partitioning) -> Vec<usize> {
+    partitioning.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
+}
+
+/// Does a plan run anything on a device, or let it take tiles?
+pub(crate) fn uses(plan: &Partitioning, id: &DeviceId) -> bool {
+    let is = |name: &str| name.parse().is_ok_and(|named: DeviceId| named == *id);
+    let takes = |tiles: &Tiles| tiles.devices.keys().any(|name| is(name));
+    plan.partitions.iter().any(|partition| is(&partition.device) || partition.tiles.as_ref().is_some_and(takes))
+}
