@@ -41,9 +41,11 @@ impl OpenClDriver {
         OpenClDriver { accelerators: true }
     }
 
-    /// What hetero had to tell the drivers of devices, or what they cannot do here, one line a device.
+    /// What hetero had to tell the drivers of devices, or what they cannot do here, one line a
+    /// device.
     ///
-    /// Such as `opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for skx instead`.
+    /// Such as `opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for
+    /// skx instead`.
     /// There is none where all is as usual, nor where there is no device.
     #[must_use]
     pub fn notices(self) -> Vec<String> {
@@ -98,7 +100,8 @@ impl OpenClDriver {
         Ok(found)
     }
 
-    /// The devices of a platform. One that doesn't answer is left out: others are of use without it.
+    /// The devices of a platform.
+    /// One that doesn't answer is left out: others are of use without it.
     fn devices(self, platform: cl_platform_id) -> Vec<Found> {
         let name = cl3::platform::get_platform_info(platform, cl3::platform::CL_PLATFORM_NAME).map(String::from);
         let name = name.unwrap_or_default();
@@ -128,7 +131,8 @@ impl OpenClDriver {
             memory_bytes: number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE),
             numa_node: None,
             emulated: quirks.emulated,
-            // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a first guess.
+            // Some eight lanes a unit, half of which kernels that are not written for the chip
+            // reach: a first guess.
             peak_flops: Some(units * clock * 8.0),
             peak_bandwidth: Some(10e9),
             name,
