@@ -100,8 +100,7 @@ impl OpenClDriver {
         Ok(found)
     }
 
-    /// The devices of a platform.
-    /// One that doesn't answer is left out: others are of use without it.
+    /// The devices of a platform. One that doesn't answer is left out: others are of use without it.
     fn devices(self, platform: cl_platform_id) -> Vec<Found> {
         let name = cl3::platform::get_platform_info(platform, cl3::platform::CL_PLATFORM_NAME).map(String::from);
         let name = name.unwrap_or_default();
@@ -131,8 +130,7 @@ impl OpenClDriver {
             memory_bytes: number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE),
             numa_node: None,
             emulated: quirks.emulated,
-            // Some eight lanes a unit, half of which kernels that are not written for the chip
-            // reach: a first guess.
+            // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a first guess.
             peak_flops: Some(units * clock * 8.0),
             peak_bandwidth: Some(10e9),
             name,

@@ -112,7 +112,6 @@ fn read() -> Processor {
         "avx512bf16",
         "avx512fp16",
         "avx512vp2intersect",
-        "avxvnni",
         "vaes",
         "vpclmulqdq",
         "gfni"
