@@ -1,4 +1,5 @@
-//! Generated conformance cases on every device that is found, and the devices that have to be found.
+//! Generated conformance cases on every device that is found, and the devices that have to be
+//! found.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
@@ -40,8 +41,9 @@ const EXPECTED: [Expected; 5] = [
 pub(crate) const ALL_REQUIRED: bool = true;
 /// Cases that each device has to pass at least.
 const LEAST_PASSED: usize = 1500;
-/// Of the cases, each of this number is run on devices other than the CPU, whose drivers take up to half a second to compile one. All of them are run by
-/// `hetero conformance --device ID`.
+/// Of the cases, each of this number is run on devices other than the CPU, whose drivers take up to
+/// half a second to compile one.
+/// All of them are run by `hetero conformance --device ID`.
 const EVERY: &str = "2";
 /// Devices that are tested at the same time: drivers compile on one thread.
 const AT_ONCE: usize = 2;
@@ -138,7 +140,8 @@ fn find(workspace: &Workspace, plain: bool) -> Result<Vec<Found>> {
     Ok(found.collect())
 }
 
-/// Is each of [`EXPECTED`] among the devices? Prints which is which.
+/// Is each of [`EXPECTED`] among the devices?
+/// Prints which is which.
 fn all_found(found: &[Found], which: &str) -> Result<()> {
     println!("devices, drivers {which}:");
     let mut missing = Vec::new();
@@ -163,7 +166,8 @@ fn all_found(found: &[Found], which: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Devices as OpenCL's and Vulkan's drivers describe themselves, here on an Intel processor, where PoCL's device has its name too.
+    /// Devices as OpenCL's and Vulkan's drivers describe themselves, here on an Intel processor,
+    /// where PoCL's device has its name too.
     fn listed() -> Vec<Found> {
         let found =
             |id: &str, described: &str, emulated| Found { id: id.into(), described: described.into(), emulated };

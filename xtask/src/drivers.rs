@@ -1,8 +1,11 @@
-//! Real device software for machines without accelerators: OpenCL and Vulkan on the processor, an FPGA's emulator, CUDA's compilers.
+//! Real device software for machines without accelerators: OpenCL and Vulkan on the processor, an
+//! FPGA's emulator, CUDA's compilers.
 //!
-//! Debian packages are installed for the whole system, wheels into the cache. An OpenCL loader knows a driver by an `.icd` file, which names
-//! its library; those of the cache are in `drivers/icd`, and [`Workspace::command`] points the loader there. As root they are
-//! registered in the system's folder too, so that a plain `hetero devices` finds them.
+//! Debian packages are installed for the whole system, wheels into the cache.
+//! An OpenCL loader knows a driver by an `.icd` file, which names its library; those of the cache
+//! are in `drivers/icd`, and [`Workspace::command`] points the loader there.
+//! As root they are registered in the system's folder too, so that a plain `hetero devices` finds
+//! them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -11,9 +14,11 @@ use std::sync::OnceLock;
 use crate::setup::{apt, environment, sudo};
 use crate::workspace::{Result, Workspace, succeeds};
 
-/// The OpenCL loader, PoCL, the Vulkan loader and lavapipe. Not `mesa-opencl-icd`: a driver of it that finds no GPU crashes its caller.
+/// The OpenCL loader, PoCL, the Vulkan loader and lavapipe.
+/// Not `mesa-opencl-icd`: a driver of it that finds no GPU crashes its caller.
 const DEBIAN: [&str; 4] = ["ocl-icd-libopencl1", "pocl-opencl-icd", "libvulkan1", "mesa-vulkan-drivers"];
-/// Intel's OpenCL for its processors, and the emulator of its FPGAs. Without the compiler's run-time library neither shows, and nothing says why.
+/// Intel's OpenCL for its processors, and the emulator of its FPGAs.
+/// Without the compiler's run-time library neither shows, and nothing says why.
 const INTEL: [&str; 3] =
     ["intel-opencl-rt==2025.0.5", "intel-opencl-fpga-emu-rt==2025.0.5", "intel-cmplr-lib-rt==2025.0.5"];
 /// CUDA C to PTX, and PTX to machine code; both work without a GPU.
@@ -23,7 +28,8 @@ const LIBRARIES: [(&str, &str); 2] =
     [("intel-cpu.icd", "libintelocl.so"), ("intel-fpga-emulator.icd", "libintelocl_emu.so")];
 /// Are the wheels for this system?
 pub(crate) const WHEELS_RUN: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
-/// Plays processors that this machine does not have; one test needs it, and says so where it is missing.
+/// Plays processors that this machine does not have; one test needs it, and says so where it is
+/// missing.
 const QEMU: &str = "qemu-user";
 /// What Intel's OpenCL is told to compile for where it does not know the processor.
 pub(crate) const TARGET: &str = "CL_CONFIG_CPU_TARGET_ARCH";
@@ -58,10 +64,13 @@ fn qemu(workspace: &Workspace) {
     }
 }
 
-/// What Intel's OpenCL has to be told to compile for, as it does not know this processor and would compute wrongly.
+/// What Intel's OpenCL has to be told to compile for, as it does not know this processor and would
+/// compute wrongly.
 ///
-/// The driver itself is asked, once. hetero's driver has a table for it, and sets the variable in its own process; here
-/// it is set for whole processes, so that no test sets it beside threads that may read it.
+/// The driver itself is asked, once.
+/// The crate of the backend has a table for it, and sets the variable in
+/// its own process; here it is set for whole processes, so that no test sets it beside threads that
+/// may read it.
 pub(crate) fn target(workspace: &Workspace) -> Option<String> {
     static ANSWER: OnceLock<Option<String>> = OnceLock::new();
     let driver = workspace.icd_folder().join(LIBRARIES[0].0);
@@ -110,7 +119,8 @@ fn wheels(workspace: &Workspace, name: &str, packages: &[&str]) -> Result<()> {
     environment(workspace, &home, packages, false, || Ok("python3".to_owned()))
 }
 
-/// Writes the `.icd` files of the cache: PoCL's as the system has it, and Intel's, whose paths are given back.
+/// Writes the `.icd` files of the cache: PoCL's as the system has it, and Intel's, whose paths are
+/// given back.
 fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let pocl = Path::new(VENDORS).join("pocl.icd");
     let pocl = std::fs::read_to_string(&pocl)
@@ -118,7 +128,8 @@ fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let libraries = workspace.cache.join("drivers").join("intel").join("lib");
     let mut files = vec![("pocl.icd", pocl)];
     for (name, library) in LIBRARIES {
-        // Named where it lies: through a link, a driver does not find the other files that it needs.
+        // Named where it lies: through a link, a driver does not find the other files that it
+        // needs.
         let library = libraries.join(library);
         if !library.exists() {
             let home = libraries.with_file_name("");
@@ -132,7 +143,8 @@ fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
         println!("{}: there already", folder.display());
         return Ok(intel);
     }
-    // The folder appears with all of its files: the loader takes it instead of the system's, so that what it lacks would not be found.
+    // The folder appears with all of its files: the loader takes it instead of the system's, so
+    // that what it lacks would not be found.
     let making = folder.with_extension("part");
     std::fs::create_dir_all(&making).map_err(|error| format!("cannot make {}: {error}", making.display()))?;
     for (name, text) in &files {
@@ -155,7 +167,8 @@ fn registration(name: &str) -> PathBuf {
     Path::new(VENDORS).join(format!("hetero-{name}"))
 }
 
-/// Makes the loader find the cache's drivers in every process, as an installer of the vendor's would.
+/// Makes the loader find the cache's drivers in every process, as an installer of the vendor's
+/// would.
 fn register(workspace: &Workspace, files: &[PathBuf]) -> Result<()> {
     for file in files {
         let name = file.file_name().unwrap_or_default().to_string_lossy();

@@ -1,7 +1,9 @@
 //! Development tasks of hetero: `cargo xtask --help`.
 //!
-//! Everything that is downloaded goes into one cache folder: `HETERO_CACHE`, or `target/hetero-cache` of the checkout. Only Debian packages
-//! go elsewhere, and two files by which the OpenCL loader finds drivers of the cache.
+//! Everything that is downloaded goes into one cache folder: `HETERO_CACHE`, or
+//! `target/hetero-cache` of the checkout.
+//! Only Debian packages go elsewhere, and two files by which the OpenCL loader finds drivers of the
+//! cache.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -9,6 +11,7 @@
 mod devices;
 mod drivers;
 mod mutants;
+mod prose;
 mod setup;
 mod source;
 mod steps;
@@ -30,8 +33,9 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install what is missing: into the cache cargo-hack, a Python environment with the peers, CUDA's compilers and Intel's OpenCL
-    /// drivers; for the system, as root or through sudo, PoCL, lavapipe, the loaders, and where Intel's drivers are.
+    /// Install what is missing: into the cache cargo-hack, a Python environment with the peers,
+    /// CUDA's compilers and Intel's OpenCL drivers; for the system, as root or through sudo, PoCL,
+    /// lavapipe, the loaders, and where Intel's drivers are.
     Setup,
     /// Bring packages with models and data into the cache; without names, all.
     Models {
@@ -48,6 +52,12 @@ enum Task {
         /// Only docs/api, for which nothing is built.
         #[arg(long)]
         api: bool,
+    },
+    /// Count lines of prose that are longer than 100 columns or have several sentences; of a
+    /// folder, list them.
+    Prose {
+        /// A folder or file, such as engine/cli; without it, counts of all folders.
+        folder: Option<String>,
     },
     /// Measure hetero beside its peers.
     Bench {
@@ -90,20 +100,22 @@ enum Part {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some minutes, so not part of all tests.
+    /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some
+    /// minutes, so not part of all tests.
     Mutants,
     /// Every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
     Loom,
     /// The CPU's NEON kernels, with Arm's instructions emulated where there are none.
     Neon,
-    /// Coverage-guided fuzzing of the importer and of whole runs, from the standard's cases on, for so long each; needs a nightly compiler, so
-    /// not part of all tests.
+    /// Coverage-guided fuzzing of the importer and of whole runs, from the standard's cases on, for
+    /// so long each; needs a nightly compiler, so not part of all tests.
     Fuzz {
         /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// 20 000 mutated real models and five minutes of each fuzz target: for every night, not part of all tests.
+    /// 20 000 mutated real models and five minutes of each fuzz target: for every night, not part
+    /// of all tests.
     Nightly {
         /// Seed of the mutations.
         #[arg(long, default_value_t = 1)]
@@ -130,8 +142,9 @@ enum Bench {
         /// Models; without names, all.
         names: Vec<String>,
     },
-    /// Assignment problems of the literature, beside HiGHS, on one core; writes target/bench-assign.json and .md, and fails where a goal is
-    /// missed. Reads the folder `gap` in HETERO_DATA, or in ../shared/data.
+    /// Assignment problems of the literature, beside HiGHS, on one core; writes
+    /// target/bench-assign.json and .md, and fails where a goal is missed.
+    /// Reads the folder `gap` in HETERO_DATA, or in ../shared/data.
     Assign {
         /// Seconds for each instance.
         #[arg(long, default_value_t = 10)]
@@ -139,11 +152,12 @@ enum Bench {
         /// Instances, such as e20100; without names, all.
         names: Vec<String>,
     },
-    /// Handing a tensor from the CPU to each device and back, in place and staged, beside the driver's own launch; writes
-    /// target/bench-handover.json and .md.
+    /// Handing a tensor from the CPU to each device and back, in place and staged, beside the
+    /// driver's own launch; writes target/bench-handover.json and .md.
     Handover,
-    /// Models calibrated on all devices, then predictions beside runs: of operators, of whole plans over several devices, and of the plan that the engine makes
-    /// beside the best device alone; writes target/bench-placement.json and .md.
+    /// Models calibrated on all devices, then predictions beside runs: of operators, of whole plans
+    /// over several devices, and of the plan that the engine makes beside the best device alone;
+    /// writes target/bench-placement.json and .md.
     Placement {
         /// Seconds for the operators of each device; each model on a device gets a tenth.
         #[arg(long, default_value_t = 20)]
@@ -157,8 +171,10 @@ enum Bench {
         /// Models; without names, the nine networks, open-nsfw, magika and silero.
         names: Vec<String>,
     },
-    /// Real workflows on sets of processors, beside an independent implementation of HEFT, PEFT and CPOP and with lower bounds, and a graph of 10 000
-    /// tasks; writes target/bench-schedule.json and .md. Needs Python 3.12.
+    /// Real workflows on sets of processors, beside an independent implementation of HEFT, PEFT and
+    /// CPOP and with lower bounds, and a graph of 10 000 tasks; writes target/bench-schedule.json
+    /// and .md.
+    /// Needs Python 3.12.
     Schedule {
         /// Seconds for each schedule.
         #[arg(long, default_value_t = 1.0)]
@@ -167,8 +183,11 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// A product of matrices of 4096 rows and columns on cpu:0 and opencl:0 alone, and in tiles over both, in turn, beside the floor of the processor's
-    /// ceiling; the like on synthetic devices. Writes target/bench-tiles.json and .md. Needs python3.
+    /// A product of matrices of 4096 rows and columns on cpu:0 and opencl:0 alone, and in tiles
+    /// over both, in turn, beside the floor of the processor's ceiling; the like on synthetic
+    /// devices.
+    /// Writes target/bench-tiles.json and .md.
+    /// Needs python3.
     Tiles {
         /// Rows and columns of the matrices.
         #[arg(long, default_value_t = 4096)]
@@ -177,8 +196,8 @@ enum Bench {
         #[arg(long, default_value_t = 120)]
         seconds: u64,
     },
-    /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of its stages; writes
-    /// target/bench-pipeline.json and .md.
+    /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of
+    /// its stages; writes target/bench-pipeline.json and .md.
     Pipeline {
         /// Arguments of the example, such as `--features opencl:0`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
@@ -209,6 +228,7 @@ fn main() -> ExitCode {
         },
         Task::Docs { api: true } => steps::write_api(&workspace),
         Task::Docs { api: false } => steps::docs(&workspace),
+        Task::Prose { folder } => prose::prose(&workspace, folder.as_deref()),
         Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
         Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),

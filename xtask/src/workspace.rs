@@ -39,13 +39,15 @@ impl Workspace {
         self.cache.join("drivers").join("icd")
     }
 
-    /// A command in the workspace's root. It sees the cache and the drivers in it, and its tests may not skip a driver that is missing;
-    /// what the caller's environment says of these comes first.
+    /// A command in the workspace's root.
+    /// It sees the cache and the drivers in it, and its tests may not skip a driver that is
+    /// missing; what the caller's environment says of these comes first.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.root).env("HETERO_CACHE", &self.cache);
         command.env("HETERO_REQUIRE_DRIVERS", if drivers_required() { "1" } else { "0" });
-        // Mesa's layer that chooses a device asks a window system first, and complains where there is none.
+        // Mesa's layer that chooses a device asks a window system first, and complains where there
+        // is none.
         if std::env::var_os("NODEVICE_SELECT").is_none() {
             command.env("NODEVICE_SELECT", "1");
         }
@@ -81,7 +83,8 @@ impl Workspace {
     }
 }
 
-/// Does a missing driver fail a test? Unless `HETERO_REQUIRE_DRIVERS` says otherwise: without it, 1 would be the only honest green.
+/// Does a missing driver fail a test?
+/// Unless `HETERO_REQUIRE_DRIVERS` says otherwise: without it, 1 would be the only honest green.
 pub(crate) fn drivers_required() -> bool {
     std::env::var_os("HETERO_REQUIRE_DRIVERS").is_none_or(|value| value == "1")
 }

@@ -43,9 +43,11 @@ impl OpenClDriver {
         OpenClDriver { accelerators: true }
     }
 
-    /// What hetero had to tell the drivers of devices, or what they cannot do here, one line a device.
+    /// What hetero had to tell the drivers of devices, or what they cannot do here, one line a
+    /// device.
     ///
-    /// Such as `opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for skx instead`.
+    /// Such as `opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for
+    /// skx instead`.
     /// There is none where all is as usual, nor where there is no device.
     #[must_use]
     pub fn notices(self) -> Vec<String> {

@@ -1,11 +1,13 @@
 //! The host's processor, and what a driver that compiles for it is told where it does not know it.
 //!
 //! Some drivers compile kernels for the processor that they run on.
-//! On a processor that is newer than they are, Intel's compile for one without vectors and call functions for one with
-//! them: their results are wrong, or they crash, and nothing but a line on the standard error output says so.
-//! They read the environment variable [`VARIABLE`] when they start, which names the instructions to compile for.
-//! Their settings file `cl.cfg` can say the same, but it lies beside the vendor's library and holds for every program
-//! of the machine, so a library has no business to write it.
+//! On a processor that is newer than they are, Intel's compile for one without vectors and call
+//! functions for one with them: their results are wrong, or they crash, and nothing but a line on
+//! the standard error output says so.
+//! They read the environment variable [`VARIABLE`] when they start, which names the instructions to
+//! compile for.
+//! Their settings file `cl.cfg` can say the same, but it lies beside the vendor's library and holds
+//! for every program of the machine, so a library has no business to write it.
 
 use std::fmt;
 use std::sync::{Once, OnceLock};
@@ -18,12 +20,14 @@ pub(crate) const VARIABLE: &str = "CL_CONFIG_CPU_TARGET_ARCH";
 /// A processor, as its instruction CPUID describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Processor {
-    /// Twelve letters, such as `AuthenticAMD`; the architecture's name where there is no such instruction.
+    /// Twelve letters, such as `AuthenticAMD`; the architecture's name where there is no such
+    /// instruction.
     pub(crate) vendor: String,
     pub(crate) family: u32,
     pub(crate) model: u32,
     pub(crate) stepping: u32,
-    /// Instruction sets that processor and operating system offer, by Rust's names, of those that a compiler may use.
+    /// Instruction sets that processor and operating system offer, by Rust's names, of those that a
+    /// compiler may use.
     pub(crate) features: Vec<&'static str>,
 }
 
@@ -58,7 +62,8 @@ impl fmt::Display for Processor {
     }
 }
 
-/// Family, model and stepping in CPUID's leaf 1: two fields are extended by others, for large numbers.
+/// Family, model and stepping in CPUID's leaf 1: two fields are extended by others, for large
+/// numbers.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 fn signature(word: u32) -> (u32, u32, u32) {
     let (base, model) = (word >> 8 & 0xf, word >> 4 & 0xf);
@@ -68,7 +73,8 @@ fn signature(word: u32) -> (u32, u32, u32) {
 }
 
 #[cfg(target_arch = "x86_64")]
-// Newer compilers than the oldest one that is supported know that every such processor has the instruction.
+// Newer compilers than the oldest one that is supported know that every such processor has the
+// instruction.
 #[allow(unused_unsafe)]
 fn read() -> Processor {
     use std::arch::is_x86_feature_detected;
@@ -106,7 +112,6 @@ fn read() -> Processor {
         "avx512bf16",
         "avx512fp16",
         "avx512vp2intersect",
-        "avxvnni",
         "vaes",
         "vpclmulqdq",
         "gfni"
@@ -120,28 +125,34 @@ fn read() -> Processor {
     Processor { vendor: std::env::consts::ARCH.to_owned(), family: 0, model: 0, stepping: 0, features: vec![] }
 }
 
-/// What drivers of this process were told to compile for, by the user or by [`tell_drivers`]; empty where by nobody.
+/// What drivers of this process were told to compile for, by the user or by [`tell_drivers`]; empty
+/// where by nobody.
 pub(crate) fn told() -> String {
     std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Names the instructions to compile for, where this processor is one that the drivers of [`quirks`] do not know.
+/// Names the instructions to compile for, where this processor is one that the drivers of
+/// [`quirks`] do not know.
 ///
-/// It has to be called before the OpenCL loader is opened, since a driver reads the variable when it starts.
+/// It has to be called before the OpenCL loader is opened, since a driver reads the variable when
+/// it starts.
 /// What the user has set stays.
 pub(crate) fn tell_drivers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Which driver will be loaded is not known yet, so what holds for the oldest is done.
         let Some(target) = quirks::substitute(None, Processor::host()).filter(|_| told().is_empty()) else { return };
-        // SAFETY: no other thread may read or write the environment meanwhile, except through `std::env`, whose lock
-        // this call holds. This crate sets it here alone, once, and before it opens the OpenCL loader, so no thread of
-        // a driver of this crate exists yet; hetero's own threads read the environment through `std::env` only.
-        // What this cannot rule out is a thread of the application, or of a library that it has loaded, such as a
-        // Vulkan driver, that calls C's `getenv` or `setenv` at this moment. That is a narrow chance and not none:
-        // C libraries publish the new list of variables by one store and keep the strings of the old one, but promise
-        // nothing. It exists only on processors that no row of the table lists, and not at all where the variable is
-        // set before the process starts, as `cargo xtask` does for what it starts.
+        // SAFETY: no other thread may read or write the environment meanwhile, except through
+        // `std::env`, whose lock this call holds.
+        // This crate sets it here alone, once, and before it opens the OpenCL loader, so no thread
+        // of a driver of this crate exists yet; hetero's own threads read the environment through
+        // `std::env` only.
+        // What this cannot rule out is a thread of the application, or of a library that it has
+        // loaded, such as a Vulkan driver, that calls C's `getenv` or `setenv` at this moment.
+        // That is a narrow chance and not none: C libraries publish the new list of variables by
+        // one store and keep the strings of the old one, but promise nothing.
+        // It exists only on processors that no row of the table lists, and not at all where the
+        // variable is set before the process starts, as `cargo xtask` does for what it starts.
         unsafe { std::env::set_var(VARIABLE, target) };
     });
 }
@@ -152,7 +163,8 @@ mod tests {
 
     #[test]
     fn families_and_models_are_put_together_from_their_fields() {
-        // Zen 5 (Granite Ridge), Zen 4 (Genoa), Sapphire Rapids, and a Pentium whose fields are not extended.
+        // Zen 5 (Granite Ridge), Zen 4 (Genoa), Sapphire Rapids, and a Pentium whose fields are not
+        // extended.
         assert_eq!(signature(0x00b4_0f40), (0x1a, 0x44, 0));
         assert_eq!(signature(0x00a1_0f11), (0x19, 0x11, 1));
         assert_eq!(signature(0x000c_06f2), (6, 0xcf, 2));

@@ -9,12 +9,14 @@ use hetero_hal::Result;
 use crate::handle::{Context, DeviceHandle, Program};
 use crate::processor::{self, Processor};
 
-/// Gives built programs for texts. A flow in which binaries are made beforehand, as FPGAs need it, is another way to fill it.
+/// Gives built programs for texts.
+/// A flow in which binaries are made beforehand, as FPGAs need it, is another way to fill it.
 pub(crate) struct Library {
     device: DeviceHandle,
     /// Device and driver, of which binaries are.
     maker: String,
-    /// The host's processor, as some drivers compile for it, and a folder of binaries may come from another machine.
+    /// The host's processor, as some drivers compile for it, and a folder of binaries may come from
+    /// another machine.
     host: String,
     /// What the driver was told to compile for.
     target: String,
@@ -80,11 +82,13 @@ impl Library {
         Some(self.folder.as_ref()?.join(format!("{key:032x}.bin")))
     }
 
-    /// A binary of the cache, where there is one that the driver takes. One that it doesn't take is made again.
+    /// A binary of the cache, where there is one that the driver takes.
+    /// One that it doesn't take is made again.
     fn load(&self, context: &Context, key: u128) -> Option<Program> {
         let bytes = std::fs::read(self.path(key)?).ok()?;
         let binary = bytes.strip_prefix(MAGIC)?.strip_prefix(&key.to_le_bytes())?;
-        // Drivers load what they are given, some as machine code: what was cut off or changed must not reach them.
+        // Drivers load what they are given, some as machine code: what was cut off or changed must
+        // not reach them.
         let (sum, binary) = binary.split_at_checked(16)?;
         if hash(&[binary]) != u128::from_le_bytes(sum.try_into().ok()?) {
             return None;

@@ -11,12 +11,16 @@ use crate::processor::{self, Processor};
 pub(crate) struct Quirks {
     /// It stands for a chip that isn't there.
     pub(crate) emulated: bool,
-    /// The thread that waits in `clFinish` does a part of the work, or is the first to hear of its end; where only an event tells, a thread is missing: with Intel's driver for
-    /// processors one of two cores was idle. A kernel there runs on the host's processor, so one that never ends could not be given up in any way.
+    /// The thread that waits in `clFinish` does a part of the work, or is the first to hear of its
+    /// end; where only an event tells, a thread is missing: with Intel's driver for processors one
+    /// of two cores was idle.
+    /// A kernel there runs on the host's processor, so one that never ends could not be given up in
+    /// any way.
     pub(crate) finishes: bool,
     /// Options for its compiler.
     pub(crate) options: &'static str,
-    /// Its compiler makes machine code for the host's processor and does so wrongly for one that [`KNOWN`] does not list.
+    /// Its compiler makes machine code for the host's processor and does so wrongly for one that
+    /// [`KNOWN`] does not list.
     pub(crate) compiles_for_host: bool,
 }
 
@@ -46,15 +50,17 @@ struct Known {
 
 /// What Intel's drivers that compile for the host know, in the order of their versions.
 ///
-/// The row is what driver 2024.18.12 (PyPI: intel-opencl-rt 2025.0.5) did under `qemu-x86_64 -cpu max,family=N`: for all
-/// other families and vendors it prints 'Unknown host CPU', and convolutions come out wrong.
+/// The row is what driver 2024.18.12 (PyPI: intel-opencl-rt 2025.0.5) did under `qemu-x86_64 -cpu
+/// max,family=N`: for all other families and vendors it prints 'Unknown host CPU', and convolutions
+/// come out wrong.
 /// The model does not matter: within a family it is asked for what it offers.
 const KNOWN: &[Known] = &[Known {
     since: &[2024, 18],
     families: &[("AuthenticAMD", &[4..=6, 15..=16, 20..=23, 25..=25]), ("GenuineIntel", &[3..=6, 15..=15])],
 }];
 
-/// Names that these drivers have for sets of instructions, the largest first, and what a processor has to offer for one.
+/// Names that these drivers have for sets of instructions, the largest first, and what a processor
+/// has to offer for one.
 const TARGETS: &[(&str, &[&str])] = &[
     ("skx", &["avx2", "fma", "bmi1", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"]),
     ("core-avx2", &["avx2", "fma", "bmi1", "bmi2", "f16c", "lzcnt", "movbe"]),
@@ -62,8 +68,8 @@ const TARGETS: &[(&str, &[&str])] = &[
     ("corei7", &["sse4.2", "popcnt"]),
 ];
 
-/// Does a driver of this version, such as `2024.18.12.0.05_160000`, know a processor? Where the version is not known,
-/// or older than all that the table has, the oldest one answers.
+/// Does a driver of this version, such as `2024.18.12.0.05_160000`, know a processor?
+/// Where the version is not known, or older than all that the table has, the oldest one answers.
 fn knows(version: Option<&str>, processor: &Processor) -> bool {
     let version: Vec<u32> =
         version.into_iter().flat_map(|text| text.split(['.', '_'])).map_while(|part| part.parse().ok()).collect();
@@ -74,8 +80,9 @@ fn knows(version: Option<&str>, processor: &Processor) -> bool {
     })
 }
 
-/// What a driver that compiles for the host is to compile for instead, where it does not know the processor; `None`
-/// where it does, and where the processor offers less than any set of instructions that the driver has a name for.
+/// What a driver that compiles for the host is to compile for instead, where it does not know the
+/// processor; `None` where it does, and where the processor offers less than any set of
+/// instructions that the driver has a name for.
 pub(crate) fn substitute(version: Option<&str>, processor: &Processor) -> Option<&'static str> {
     if !cfg!(target_arch = "x86_64") || knows(version, processor) {
         return None;
@@ -83,8 +90,8 @@ pub(crate) fn substitute(version: Option<&str>, processor: &Processor) -> Option
     TARGETS.iter().find(|(_, features)| processor.has(features)).map(|(target, _)| *target)
 }
 
-/// One line for a person where a driver that compiles for the host does not know the processor; `told` is what it was
-/// told to compile for.
+/// One line for a person where a driver that compiles for the host does not know the processor;
+/// `told` is what it was told to compile for.
 pub(crate) fn notice(version: &str, processor: &Processor, told: &str) -> Option<String> {
     if !cfg!(target_arch = "x86_64") || knows(Some(version), processor) {
         return None;

@@ -1,5 +1,5 @@
-//! Intel's drivers compute right on a processor that they do not know, which QEMU plays: the part of this test that
-//! uses them runs in it.
+//! Intel's drivers compute right on a processor that they do not know, which QEMU plays: the part
+//! of this test that uses them runs in it.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::print_stderr)]

@@ -1,7 +1,8 @@
 //! The listing of a library's public interface: a line for each item that a user can name.
 //!
-//! It follows the root file's `pub use`, and public modules. Macros are not expanded, so a call that makes items is a line of
-//! its own. An impl is taken to be of the exported type that has the last part of its type's name.
+//! It follows the root file's `pub use`, and public modules.
+//! Macros are not expanded, so a call that makes items is a line of its own.
+//! An impl is taken to be of the exported type that has the last part of its type's name.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -281,7 +282,8 @@ fn trait_part(part: &TraitItem, name: &str) -> Option<(bool, String)> {
     }
 }
 
-/// A function's signature with its path in the place of its name, and without what only its body needs.
+/// A function's signature with its path in the place of its name, and without what only its body
+/// needs.
 fn signature(signature: &syn::Signature, path: &str) -> String {
     let mut signature = signature.clone();
     for input in &mut signature.inputs {

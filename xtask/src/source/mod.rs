@@ -1,9 +1,11 @@
-//! The workspace's own source, read with `syn`: independent of the toolchain, and without building anything.
+//! The workspace's own source, read with `syn`: independent of the toolchain, and without building
+//! anything.
 
 pub(crate) mod api;
 mod tokens;
+pub(crate) mod words;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::workspace::Result;
 
@@ -15,7 +17,8 @@ pub(crate) struct Module {
     pub(crate) items: Vec<syn::Item>,
 }
 
-/// The modules of the library whose root file is given, in the order of their mention; none that only tests have.
+/// The modules of the library whose root file is given, in the order of their mention; none that
+/// only tests have.
 pub(crate) fn modules(root: &Path) -> Result<Vec<Module>> {
     let mut found = Vec::new();
     let folder = root.parent().unwrap_or(Path::new("")).to_path_buf();
@@ -41,7 +44,8 @@ fn items(text: &str) -> Result<Vec<syn::Item>> {
     syn::parse_file(text).map(|file| file.items).map_err(|error| error.to_string())
 }
 
-/// Adds a module with this path, public or not, and these items, and those inside it, whose files lie in `folder`.
+/// Adds a module with this path, public or not, and these items, and those inside it, whose files
+/// lie in `folder`.
 fn collect(
     items: Vec<syn::Item>,
     folder: &Path,
@@ -88,6 +92,30 @@ fn for_tests(attributes: &[syn::Attribute]) -> bool {
 
 pub(crate) fn is_public(visibility: &syn::Visibility) -> bool {
     matches!(visibility, syn::Visibility::Public(_))
+}
+
+/// The root files of the workspace's libraries, each with its crate's name, in the order of their
+/// names.
+pub(crate) fn libraries(root: &Path) -> Result<Vec<(String, PathBuf)>> {
+    let manifest = |folder: &Path| {
+        let path = folder.join("Cargo.toml");
+        std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))
+    };
+    let workspace = manifest(root)?;
+    let members = workspace.split_once("members = [").and_then(|(_, rest)| rest.split_once(']'));
+    let (members, _) = members.ok_or("Cargo.toml has no list of members")?;
+    let mut found = Vec::new();
+    for member in members.split(',').map(|member| member.trim().trim_matches('"')).filter(|member| !member.is_empty()) {
+        let folder = root.join(member);
+        let library = folder.join("src").join("lib.rs");
+        if library.exists() {
+            let text = manifest(&folder)?;
+            let name = text.lines().find_map(|line| line.strip_prefix("name = "));
+            found.push((name.unwrap_or(member).trim().trim_matches('"').to_owned(), library));
+        }
+    }
+    found.sort();
+    Ok(found)
 }
 
 #[cfg(test)]

@@ -63,7 +63,8 @@ pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
     workspace.run(workspace.python(), &arguments)
 }
 
-/// Instances of the scheduler's benchmarks: the folder named by `HETERO_DATA`, or the one beside the checkout.
+/// Instances of the scheduler's benchmarks: the folder named by `HETERO_DATA`, or the one beside
+/// the checkout.
 fn data(workspace: &Workspace) -> PathBuf {
     workspace.root.join(std::env::var_os("HETERO_DATA").unwrap_or_else(|| "../shared/data".into()))
 }

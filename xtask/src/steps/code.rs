@@ -17,18 +17,21 @@ pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
 }
 
 pub(crate) fn features(workspace: &Workspace) -> Result<()> {
-    // The default features are those of one of the combinations; as a feature they would have the rest checked twice.
+    // The default features are those of one of the combinations; as a feature they would have the
+    // rest checked twice.
     let combinations = ["--feature-powerset", "--exclude-features", "default", "--keep-going"];
     let arguments = [&["hack", "check", "--package", "hetero"][..], &combinations].concat();
     // A binary of the cache is called with the subcommand's name first, as cargo does.
     let binary = setup::cargo_hack_binary(workspace);
     let engine = if binary.exists() { workspace.run(binary, &arguments) } else { workspace.cargo(&arguments) };
-    // The command line passes its features on; one combination that leaves devices out tells whether it can do without.
+    // The command line passes its features on; one combination that leaves devices out tells
+    // whether it can do without.
     let cli = ["check", "--package", "hetero-cli", "--no-default-features", "--features", "cpu"];
     together([("features of the engine", engine), ("the command line with the CPU alone", workspace.cargo(&cli))])
 }
 
-/// The kernels that devices share, as CUDA C: compiled for GPUs that need not be there, and not run.
+/// The kernels that devices share, as CUDA C: compiled for GPUs that need not be there, and not
+/// run.
 pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     if !drivers::WHEELS_RUN {
         let why = "CUDA's compilers are not for this system";
@@ -47,8 +50,9 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     workspace.run(drivers::cuda_python(workspace), &[&*script.to_string_lossy(), &*sources])
 }
 
-/// The lock-free parts of the CPU device's pool and of the work that devices take from each other, in every order of their steps, the pool's gate
-/// in every order that three interruptions give; see `backends/cpu/src/pool/gate.rs` and `hal/src/shares.rs`.
+/// The lock-free parts of the CPU device's pool and of the work that devices take from each other,
+/// in every order of their steps, the pool's gate in every order that three interruptions give; see
+/// `backends/cpu/src/pool/gate.rs` and `hal/src/shares.rs`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("loom");
     let target = target.to_string_lossy();
@@ -58,7 +62,8 @@ pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
 }
 
-/// The CPU device's NEON kernels where there is no such processor: its instructions are emulated, so this says nothing of speed.
+/// The CPU device's NEON kernels where there is no such processor: its instructions are emulated,
+/// so this says nothing of speed.
 pub(crate) fn neon(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("neon");
     let target = target.to_string_lossy();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::together;
-use crate::source::api;
+use crate::source::{api, words};
 use crate::workspace::{Result, Workspace, run};
 
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
@@ -14,6 +14,7 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
         ("clippy", workspace.cargo(&clippy)),
         ("docs", run(doc.env("RUSTDOCFLAGS", "-D warnings"))),
         ("docs/api", api_is_new(workspace)),
+        ("names of types", words::check(&workspace.root)),
     ])
 }
 
@@ -37,7 +38,8 @@ pub(crate) fn write_api(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Is docs/api/hal.txt what the command writes? A change of the contract is then seen in review as what it is.
+/// Is docs/api/hal.txt what the command writes?
+/// A change of the contract is then seen in review as what it is.
 fn api_is_new(workspace: &Workspace) -> Result<()> {
     let path = api_path(workspace);
     let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
@@ -61,7 +63,8 @@ fn operators(workspace: &Workspace) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Writes what is checked in and made by commands; the listing of the contract first, as nothing is built for it.
+/// Writes what is checked in and made by commands; the listing of the contract first, as nothing is
+/// built for it.
 pub(crate) fn docs(workspace: &Workspace) -> Result<()> {
     together([("docs/api", write_api(workspace)), ("docs/operators.md", write_operators(workspace))])
 }

@@ -26,7 +26,8 @@ const MUTATIONS: u64 = 2000;
 const NIGHTLY_MUTATIONS: u64 = 20_000;
 const NIGHTLY_SECONDS: u64 = 300;
 
-/// Every step, and a summary. It goes on after a failed step, so that one run shows all that is wrong.
+/// Every step, and a summary.
+/// It goes on after a failed step, so that one run shows all that is wrong.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     const STEPS: [Step; 13] = [
         ("setup", setup::setup),
@@ -76,7 +77,8 @@ fn summary(steps: &[Done]) -> String {
     format!("{lines}{:>7.1} s  in all: {} passed, {failed} failed", total.as_secs_f64(), steps.len() - failed)
 }
 
-/// One outcome of several parts, all of which have run; an error names each part that failed, and says why.
+/// One outcome of several parts, all of which have run; an error names each part that failed, and
+/// says why.
 pub(crate) fn together<'a>(parts: impl IntoIterator<Item = (&'a str, Result<()>)>) -> Result<()> {
     let (mut count, mut failed) = (0, Vec::new());
     for (name, outcome) in parts {

@@ -1,4 +1,5 @@
-//! The steps that run real models and compare them with ONNX Runtime, and generated cases with the oracle.
+//! The steps that run real models and compare them with ONNX Runtime, and generated cases with the
+//! oracle.
 
 use std::path::PathBuf;
 
@@ -38,7 +39,8 @@ pub(crate) fn oracle(workspace: &Workspace, seed: u64) -> Result<()> {
     workspace.run(workspace.python(), &[&*script.to_string_lossy(), &*folder, &*exceptions.to_string_lossy()])
 }
 
-/// The folder of references for a seed. Its name changes with the script, so that none is stale.
+/// The folder of references for a seed.
+/// Its name changes with the script, so that none is stale.
 fn references(workspace: &Workspace, seed: u64) -> Result<PathBuf> {
     let script = workspace.script("models.py");
     let text = std::fs::read(&script).map_err(|error| format!("cannot read {}: {error}", script.display()))?;
