@@ -16,12 +16,18 @@ use crate::{DEADLINE, Network, Outcome, Prepared, SuiteReport, difference, thres
 pub struct WeightCase {
     operator: &'static str,
     rule: &'static str,
-    program: fn(u64, usize) -> Result<Made>,
-    check: fn(&dyn Device, fn(u64, usize) -> Result<Made>) -> Checked,
+    program: Build,
+    check: Check,
 }
 
 /// A program, and tensors for its inputs.
 type Made = (Program, Vec<Tensor>);
+
+/// Makes a program of one size from a seed, which decides its constants.
+type Build = fn(u64, usize) -> Result<Made>;
+
+/// Holds a device to a rule, for such programs.
+type Check = fn(&dyn Device, Build) -> Checked;
 
 /// What a rule found wrong.
 type Checked = std::result::Result<(), String>;
@@ -43,7 +49,6 @@ impl WeightCase {
 /// All rules for all operators that read a large constant.
 #[must_use]
 pub fn weight_cases() -> Vec<WeightCase> {
-    type Build = fn(u64, usize) -> Result<Made>;
     let programs: [(&'static str, Build); 7] = [
         ("MatMul", |seed, size| product(seed, size, "MatMul")),
         ("Gemm", |seed, size| product(seed, size, "Gemm")),
@@ -53,7 +58,6 @@ pub fn weight_cases() -> Vec<WeightCase> {
         ("LSTM", |seed, size| recurrent(seed, size, "LSTM", 4)),
         ("GRU", |seed, size| recurrent(seed, size, "GRU", 3)),
     ];
-    type Check = fn(&dyn Device, Build) -> Checked;
     let rules: [(&'static str, Check); 4] = [
         ("weights are shared by executables of equal constants", shared),
         ("weights come back after an eviction", evicted),
@@ -172,7 +176,7 @@ fn common(one: &Arc<dyn Executable>, other: &Arc<dyn Executable>) -> usize {
     both.map(|weight| weight.bytes()).sum()
 }
 
-fn shared(device: &dyn Device, program: fn(u64, usize) -> Result<Made>) -> Checked {
+fn shared(device: &dyn Device, program: Build) -> Checked {
     let make = |seed: u64, size: usize| program(seed, size).map_err(|error| error.to_string());
     let (first, larger, unlike) = (make(1, 3)?, make(1, 4)?, make(2, 3)?);
     let one = compile(device, &first.0)?;
@@ -212,7 +216,7 @@ fn soon(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-fn evicted(device: &dyn Device, program: fn(u64, usize) -> Result<Made>) -> Checked {
+fn evicted(device: &dyn Device, program: Build) -> Checked {
     let made = program(1, 3).map_err(|error| error.to_string())?;
     let before = allocated(device);
     let executable = compile(device, &made.0)?;
@@ -245,7 +249,7 @@ fn evicted(device: &dyn Device, program: fn(u64, usize) -> Result<Made>) -> Chec
     Ok(())
 }
 
-fn under_way(device: &dyn Device, program: fn(u64, usize) -> Result<Made>) -> Checked {
+fn under_way(device: &dyn Device, program: Build) -> Checked {
     const RUNS: usize = 12;
     let made = program(1, 3).map_err(|error| error.to_string())?;
     let executable = compile(device, &made.0)?;
@@ -270,7 +274,7 @@ fn under_way(device: &dyn Device, program: fn(u64, usize) -> Result<Made>) -> Ch
     outputs.iter().try_for_each(|outputs| compare(&made, outputs))
 }
 
-fn freed(device: &dyn Device, program: fn(u64, usize) -> Result<Made>) -> Checked {
+fn freed(device: &dyn Device, program: Build) -> Checked {
     let made = program(1, 3).map_err(|error| error.to_string())?;
     let before = allocated(device);
     let (one, other) = (compile(device, &made.0)?, compile(device, &made.0)?);
