@@ -4,7 +4,9 @@
 
 use std::sync::Arc;
 
-use hetero_conformance::{Case, Expectations, Outcome, check, check_network, network, suite};
+use hetero_conformance::{
+    Case, Expectations, Outcome, check, check_network, network, run_weight_cases, suite, weight_cases,
+};
 use hetero_hal::{Device, Driver, OpenOptions};
 use hetero_opencl::OpenClDriver;
 
@@ -63,5 +65,14 @@ fn random_networks_agree_with_the_oracle() {
             let outcome = check_network(&*device, &program, &inputs);
             assert!(matches!(outcome, Outcome::Passed(_)), "{}, seed {seed}: {outcome:?}", device.info().id);
         }
+    }
+}
+
+#[test]
+fn weights_are_shared_evicted_and_restored() {
+    for device in devices(&OpenOptions::default()) {
+        let report = run_weight_cases(&*device);
+        assert!(report.wrong.is_empty(), "{}:\n{}", device.info().id, report.wrong.join("\n"));
+        assert_eq!(report.passed, weight_cases().len(), "{}: {:?}", device.info().id, report.reasons);
     }
 }

@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use hetero_conformance::run_program;
 use hetero_hal::{
     BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceId, Direction, Driver, Error,
     ErrorKind, Executable, Execution, ExternalMemory, HostMemory, HostSemantics, KernelFormat, KernelSignature,
-    OpenOptions, QueueOptions, Result, Source, Timeline, Work,
+    OpenOptions, Operator, QueueOptions, Result, Source, Timeline, Work,
 };
 use hetero_opencl::OpenClDriver;
 
@@ -378,5 +379,30 @@ fn scratch_memory_that_is_too_small_is_refused_with_sizes() {
             assert_eq!((sizes.requested, sizes.available), (needed as u64, Some(given.unwrap_or(0) as u64)));
         }
         run(Some(needed)).unwrap();
+    }
+}
+
+#[test]
+fn a_run_whose_weight_finds_no_memory_fails_with_sizes_and_the_next_one_runs() {
+    let (limit, weight) = (1 << 20, 256 * 256 * 4);
+    for device in opened(&OpenOptions { memory_limit: Some(limit), ..OpenOptions::default() }) {
+        let mut network = hetero_conformance::Network::new("product", 1);
+        let constant = network.constant(&[256, 256], 0.1).unwrap();
+        let x = network.input(&[1, 256]);
+        network.node(Operator::new("MatMul", 13), &[x, constant]).unwrap();
+        let (program, inputs) = network.finish().unwrap();
+        let executable = device.compile(Source::Program(&program), &CompileOptions::default()).unwrap();
+        let before = run_program(&*device, &program, &inputs).unwrap();
+        executable.weights().iter().for_each(|weight| weight.evict());
+        // What is left is enough for the run's buffers only.
+        let used = device.telemetry().allocated_bytes.unwrap();
+        let filler = device.allocate(BufferLayout::new((limit - used) as usize - weight + 4)).unwrap();
+        let error = kind(run_program(&*device, &program, &inputs));
+        assert_eq!((error.kind(), error.device()), (ErrorKind::OutOfMemory, Some(&device.info().id)), "{error}");
+        assert_eq!(error.sizes().unwrap().requested, weight as u64);
+        let said = kind(executable.weights()[0].restore());
+        assert_eq!(said.kind(), ErrorKind::OutOfMemory);
+        drop(filler);
+        assert_eq!(run_program(&*device, &program, &inputs).unwrap(), before);
     }
 }

@@ -4,7 +4,9 @@
 
 mod common;
 
-use hetero_conformance::{Expectations, Outcome, check_network, network, run_suite, suite};
+use hetero_conformance::{
+    Expectations, Outcome, check_network, network, run_suite, run_weight_cases, suite, weight_cases,
+};
 
 /// Cases are claimed or the device says why not; what it claims is right.
 fn run(options: &[(&str, &str)], cases: fn(&str) -> bool) -> usize {
@@ -43,5 +45,16 @@ fn random_networks_agree_with_the_oracle() {
         let (program, inputs) = network(seed).unwrap();
         let outcome = check_network(&*device, &program, &inputs);
         assert!(matches!(outcome, Outcome::Passed(_)), "seed {seed}: {outcome:?}");
+    }
+}
+
+#[test]
+fn weights_are_shared_evicted_and_restored() {
+    for options in [&[][..], &[("memory", "staged")]] {
+        let Some(device) = common::device(options) else { return };
+        let report = run_weight_cases(&*device);
+        assert!(report.wrong.is_empty(), "{options:?}:\n{}", report.wrong.join("\n"));
+        assert_eq!(report.passed, weight_cases().len(), "{options:?}: {:?}", report.reasons);
+        assert_eq!(device.telemetry().allocated_bytes, Some(0));
     }
 }

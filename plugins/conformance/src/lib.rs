@@ -27,14 +27,16 @@ mod sequences;
 mod standard;
 mod types;
 mod vision;
+mod weights;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    BindingInfo, BindingTable, CompileOptions, Device, Direction, Error, Execution, Extents, Graph, Node, NodeId,
-    Operator, Program, QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId, Work,
+    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, Device, Direction, Error, Executable, Execution,
+    Extents, Graph, Node, NodeId, Operator, Program, QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId,
+    Work,
 };
 
 pub use cases::suite;
@@ -45,6 +47,7 @@ pub use networks::{Network, Random, check_network, network};
 pub use standard::{
     ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
 };
+pub use weights::{WeightCase, check_weights, run_weight_cases, weight_cases};
 
 /// One operator with inputs.
 #[derive(Clone, Debug)]
@@ -215,38 +218,68 @@ pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
 /// Whatever the device answers, or `Timeout`.
 pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let executable = device.compile(Source::Program(program), &CompileOptions::default())?;
-    let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
-    let mut buffers = Vec::new();
-    let mut given = inputs.iter();
-    for info in executable.bindings() {
-        let buffer = device.allocate(hetero_hal::BufferLayout::new(info.bytes))?;
-        if info.direction == Direction::Input {
-            let tensor = given.next().ok_or_else(|| Error::invalid_argument("an input is missing"))?;
-            buffer.write(0, tensor.bytes())?;
-        }
-        buffers.push(buffer);
-    }
-    let scratch = executable.scratch();
-    let scratch = if scratch.bytes > 0 { Some(device.allocate(scratch)?) } else { None };
+    run_executable(device, &executable, program, inputs)
+}
+
+/// Runs what was compiled of a program, as [`run_program`] does.
+fn run_executable(
+    device: &dyn Device,
+    executable: &Arc<dyn Executable>,
+    program: &Program,
+    inputs: &[Tensor],
+) -> Result<Vec<Tensor>> {
+    let prepared = Prepared::new(device, executable, program, inputs)?;
     let queue = device.queue(&QueueOptions { name: "conformance".into(), capacity: None })?;
     let done = device.timeline(0)?.at(1);
-    let execution = Execution::new(executable.clone(), BindingTable::new(buffers.clone()))
-        .with_scratch(scratch)
-        .with_extents(extents.clone())
-        .with_deadline(Instant::now() + DEADLINE);
-    queue.submit(&[], Work::execute(execution), std::slice::from_ref(&done))?;
+    queue.submit(&[], Work::execute(prepared.execution.clone()), std::slice::from_ref(&done))?;
     done.wait(Instant::now() + DEADLINE)?;
-    let mut outputs = Vec::new();
-    for (info, buffer) in executable.bindings().iter().zip(&buffers) {
-        if info.direction == Direction::Output {
-            outputs.push(read(info, buffer, extents.as_deref())?);
+    prepared.outputs()
+}
+
+/// A run with memory for it.
+struct Prepared {
+    execution: Execution,
+    /// What [`Execution::bindings`] holds.
+    buffers: Vec<Buffer>,
+}
+
+impl Prepared {
+    fn new(
+        device: &dyn Device,
+        executable: &Arc<dyn Executable>,
+        program: &Program,
+        inputs: &[Tensor],
+    ) -> Result<Prepared> {
+        let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
+        let mut buffers = Vec::new();
+        let mut given = inputs.iter();
+        for info in executable.bindings() {
+            let buffer = device.allocate(BufferLayout::new(info.bytes))?;
+            if info.direction == Direction::Input {
+                let tensor = given.next().ok_or_else(|| Error::invalid_argument("an input is missing"))?;
+                buffer.write(0, tensor.bytes())?;
+            }
+            buffers.push(buffer);
         }
+        let scratch = executable.scratch();
+        let scratch = if scratch.bytes > 0 { Some(device.allocate(scratch)?) } else { None };
+        let execution = Execution::new(executable.clone(), BindingTable::new(buffers.clone()))
+            .with_scratch(scratch)
+            .with_extents(extents)
+            .with_deadline(Instant::now() + DEADLINE);
+        Ok(Prepared { execution, buffers })
     }
-    Ok(outputs)
+
+    /// The outputs, once the run is over.
+    fn outputs(&self) -> Result<Vec<Tensor>> {
+        let bound = self.execution.executable.bindings().iter().zip(&self.buffers);
+        let outputs = bound.filter(|(info, _)| info.direction == Direction::Output);
+        outputs.map(|(info, buffer)| read(info, buffer, self.execution.extents.as_deref())).collect()
+    }
 }
 
 /// A binding's tensor, of its true size.
-fn read(info: &BindingInfo, buffer: &hetero_hal::Buffer, extents: Option<&Extents>) -> Result<Tensor> {
+fn read(info: &BindingInfo, buffer: &Buffer, extents: Option<&Extents>) -> Result<Tensor> {
     let mut shape = info.shape.clone();
     for (size, extent) in shape.iter_mut().zip(&info.extents) {
         if let (Some(extent), Some(extents)) = (extent, extents) {

@@ -95,6 +95,11 @@ impl Network {
         Ok(self.value(Some(tensor)))
     }
 
+    /// A given constant.
+    pub fn given(&mut self, content: Tensor) -> ValueId {
+        self.value(Some(content))
+    }
+
     /// A value's shape.
     #[must_use]
     pub fn shape(&self, id: ValueId) -> Vec<usize> {

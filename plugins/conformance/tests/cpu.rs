@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use hetero_conformance::{Expectations, run_suite, suite};
+use hetero_conformance::{Expectations, run_suite, run_weight_cases, suite, weight_cases};
 use hetero_hal::{Driver, OpenOptions};
 
 fn passes(threads: usize, seed: u64) {
@@ -13,6 +13,17 @@ fn passes(threads: usize, seed: u64) {
     println!("cpu:0, {threads} threads, seed {seed}: {} of {} cases passed", report.passed, cases.len());
     assert!(report.wrong.is_empty(), "{} wrong:\n{}", report.wrong.len(), report.wrong.join("\n"));
     assert_eq!(report.passed, cases.len());
+}
+
+#[test]
+fn weights_are_shared_evicted_and_restored() {
+    for threads in [1, 3] {
+        let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
+        let device = hetero_cpu::CpuDriver.open(0, &options).unwrap();
+        let report = run_weight_cases(&*device);
+        assert!(report.wrong.is_empty(), "{threads} threads:\n{}", report.wrong.join("\n"));
+        assert_eq!(report.passed, weight_cases().len());
+    }
 }
 
 #[test]

@@ -5,7 +5,7 @@
 #[path = "../../../hal/tests/null/mod.rs"]
 mod null;
 
-use hetero_conformance::{Case, Expectations, Outcome, check, run_suite, suite};
+use hetero_conformance::{Case, Expectations, Outcome, check, run_suite, run_weight_cases, suite, weight_cases};
 use hetero_hal::{DType, Driver, OpenOptions};
 use null::NullDriver;
 
@@ -27,4 +27,11 @@ fn claimed_cases_pass_and_the_others_are_seen() {
     assert_eq!(run_suite(&*device, &other[..5], &Expectations::default()).wrong.len(), 5);
     let listed = Expectations { unsupported: vec![("Relu", "says the list")], failing: vec![] };
     assert!(!run_suite(&*device, &own, &listed).wrong.is_empty());
+}
+
+#[test]
+fn a_device_without_weights_is_held_to_no_rule_about_them() {
+    let device = NullDriver.open(0, &OpenOptions::default()).unwrap();
+    let report = run_weight_cases(&*device);
+    assert_eq!((report.passed, report.unsupported, report.wrong.len()), (0, weight_cases().len(), 0));
 }
