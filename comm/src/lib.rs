@@ -43,7 +43,7 @@ pub use handover::{
     DriverLaunch, Handover, HandoverOptions, HandoverRow, INCREMENT, Latency, increment_kernel, measure_handover,
     measure_handovers,
 };
-pub use host::host_id;
+pub use host::{host_buffer, host_id};
 pub use local::{PeerCopy, Staged, ZeroCopy};
 pub use measure::{MeasureOptions, measure};
 pub use profile::{

@@ -147,6 +147,7 @@ impl Builder {
             memory: self.memory_limit,
             memory_share: self.config.device_params.gpu_mem_threshold.unwrap_or(1.0),
             deadline: self.deadline,
+            max_in_flight: self.config.scheduling.max_in_flight,
         };
         let planner = Planner {
             partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, costs.uncertainty())),

@@ -5,6 +5,7 @@
 //!   strategy: latency_aware     # or throughput
 //!   time_limit_ms: 300          # what planning may take
 //!   batch_split_size: 128
+//!   max_in_flight: 4            # runs of a session under way at once
 //!   tile_size: 512              # of matrix products; 0 cuts none
 //!   energy_budget: 2.5          # joules of a run
 //! device_params:
@@ -64,6 +65,10 @@ pub struct Scheduling {
     /// that is not known to keep the rows of its batch apart stays whole, and [`Plan::notes`](crate::Plan::notes) says why.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
+    /// Most runs of a session under way at once, each with memory of its own, which all have to fit the devices' memory together. `None`
+    /// means as many as fit, at most 64.
+    #[serde(deserialize_with = "positive")]
+    pub max_in_flight: Option<usize>,
     /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512
     /// where devices do not all share one processor, else 0.
     pub tile_size: Option<usize>,
@@ -158,9 +163,7 @@ fn watts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<S
 fn positive<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<usize>, D::Error> {
     match i64::deserialize(deserializer)? {
         value if value > 0 => Ok(usize::try_from(value).ok()),
-        value => {
-            Err(serde::de::Error::custom(format!("batch_split_size is {value}; it must be a positive whole number")))
-        }
+        value => Err(serde::de::Error::custom(format!("{value} is given; it must be a positive whole number"))),
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Limits {
     pub(crate) memory_share: f64,
     /// Longest time of a run.
     pub(crate) deadline: Duration,
+    /// Most runs of a session under way at once; `None` leaves it to the devices' memory.
+    pub(crate) max_in_flight: Option<usize>,
 }
 
 /// What all clones of a fleet know.
@@ -153,6 +155,12 @@ impl Fleet {
             known.max().map_or(1 << 32, |bytes| bytes / 2)
         };
         usize::try_from(self.limits.memory.unwrap_or_else(half)).unwrap_or(usize::MAX)
+    }
+
+    /// Most runs of a session under way at once, where the configuration says.
+    #[must_use]
+    pub fn max_in_flight(&self) -> Option<usize> {
+        self.limits.max_in_flight
     }
 
     /// Longest time that a run may take.

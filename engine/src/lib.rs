@@ -84,5 +84,5 @@ pub use plan::Plan;
 pub use planner::PlanTiming;
 pub use policy::Policy;
 pub use problem::{CostModel, Roofline, bytes, flops};
-pub use session::{OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};
+pub use session::{HostOutput, OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};
 pub use share::{PlacementShare, PlacementShares};

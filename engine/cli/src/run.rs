@@ -147,7 +147,8 @@ fn edges(report: &hetero::Report) -> Value {
     let edge = |edge: &hetero::Traffic| {
         json!({
             "from": edge.from, "to": edge.to, "values": edge.values, "zero_copy_bytes": edge.zero_copy_bytes,
-            "staged_bytes": edge.staged_bytes, "reason": edge.reason,
+            "staged_bytes": edge.staged_bytes, "native_waits": edge.native_waits,
+            "host_waits": edge.host_waits, "reason": edge.reason,
         })
     };
     report.edges.iter().map(edge).collect()

@@ -1,7 +1,7 @@
 //! Contexts: the memory and the timelines of one run at a time. They are pooled.
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hetero_hal::{
@@ -10,8 +10,9 @@ use hetero_hal::{
 };
 use hetero_kit::copy_through_host;
 
-use super::layout::{Place, Shared, Storage};
+use super::layout::{Place, Shared, Slot, Storage};
 use super::partition::{self, named};
+use super::pool::{self, Permit};
 use super::steps::{Step, Task, Way};
 use super::tiles::{Group, LANES, Member, Tally};
 use super::{Frozen, Session};
@@ -44,6 +45,21 @@ pub(super) struct Context {
     pub(super) extents: Option<Arc<Extents>>,
     /// When the run gives up.
     pub(super) deadline: Instant,
+    /// Of each slot that is an output with a buffer of its own.
+    outputs: Vec<Option<OutputPlace>>,
+    /// The right to be one of the session's contexts.
+    _permit: Permit,
+}
+
+/// An output's buffer, and where it is bound.
+#[derive(Default)]
+struct OutputPlace {
+    /// The tables that have it, and where; none where a transfer reads it too, which keeps to the buffer of its own.
+    bound: Vec<(Arc<BindingTable>, usize)>,
+    /// The caller's memory that it was in last, as the device sees it.
+    imported: Option<(HostMemory, Buffer)>,
+    /// Is it in the caller's memory in this run?
+    placed: bool,
 }
 
 /// The shared arena as each of the session's devices sees it.
@@ -79,6 +95,13 @@ fn aligned_memory(shared: &Shared) -> Result<HostMemory> {
     roomy.slice(start..start + shared.bytes)
 }
 
+impl Frozen {
+    /// Is it a slot with a buffer of its own, as an output has that nobody shares?
+    fn is_own_output(&self, slot: &Slot) -> bool {
+        matches!(slot.storage, Storage::Own(bytes) if bytes > 0)
+    }
+}
+
 impl Context {
     /// Memory and timelines for one run at a time.
     pub(super) fn new(
@@ -87,6 +110,7 @@ impl Context {
         queues: &[Arc<dyn Queue>],
         tallies: &[Arc<[Tally]>],
         views: &Views,
+        permit: Permit,
     ) -> Result<Context> {
         let layout = &frozen.layout;
         let mut arenas = Vec::with_capacity(devices.len());
@@ -123,6 +147,8 @@ impl Context {
             timelines,
             extents: None,
             deadline: Instant::now(),
+            outputs: layout.slots.iter().map(|slot| frozen.is_own_output(slot).then(OutputPlace::default)).collect(),
+            _permit: permit,
         };
         let mut groups: Vec<Option<Group>> = frozen.groups.iter().map(|_| None).collect();
         for (number, step) in layout.steps.iter().enumerate() {
@@ -143,6 +169,12 @@ impl Context {
                 }
             }
         }
+        // A transfer reads the buffer of its own.
+        for step in &layout.steps {
+            if let Task::Transfer { from, .. } = &step.task {
+                context.outputs[*from] = None;
+            }
+        }
         // Each group is one step.
         context.groups = groups.into_iter().flatten().collect();
         Ok(context)
@@ -152,8 +184,13 @@ impl Context {
     fn bind(&mut self, slots: &[usize]) -> Result<Arc<BindingTable>> {
         let buffer = |&slot: &usize| self.buffers[slot].clone().unwrap_or_else(|| self.inputs[slot].idle.clone());
         let table = BindingTable::new(slots.iter().map(buffer).collect::<Vec<_>>());
-        for (position, &slot) in slots.iter().enumerate().filter(|(_, slot)| self.buffers[**slot].is_none()) {
-            self.inputs[slot].bound.push((table.clone(), position));
+        for (position, &slot) in slots.iter().enumerate() {
+            if let Some(output) = &mut self.outputs[slot] {
+                output.bound.push((table.clone(), position));
+            }
+            if self.buffers[slot].is_none() {
+                self.inputs[slot].bound.push((table.clone(), position));
+            }
         }
         Ok(table)
     }
@@ -195,6 +232,56 @@ impl Context {
         Ok(members)
     }
 
+    /// Has an output written into the caller's memory by the run that follows. `false` where the device cannot, or the memory does not fit
+    /// it, and the output is to be copied.
+    ///
+    /// # Errors
+    /// `DeviceLost`, with the device's id; another refusal to import is none.
+    pub(super) fn place(&mut self, slot: usize, device: &dyn Device, memory: &HostMemory) -> Result<bool> {
+        let Some(output) = &mut self.outputs[slot] else { return Ok(false) };
+        let capabilities = device.capabilities();
+        let fits = match capabilities.import_alignment {
+            0 => (memory.as_ptr() as usize).is_multiple_of(capabilities.alignment.max(1)),
+            step => (memory.as_ptr() as usize).is_multiple_of(step) && memory.len().is_multiple_of(step),
+        };
+        if !fits || output.bound.is_empty() || !capabilities.imports.contains(&HandleKind::Host) {
+            return Ok(false);
+        }
+        let same = |known: &HostMemory| known.as_ptr() == memory.as_ptr() && known.len() == memory.len();
+        let known = output.imported.as_ref().filter(|(known, _)| same(known)).map(|(_, buffer)| buffer.clone());
+        let buffer = match known {
+            Some(buffer) => buffer,
+            None => match device.import(ExternalMemory::Host(memory.clone()), HostSemantics::Shared) {
+                Ok(buffer) => output.imported.insert((memory.clone(), buffer)).1.clone(),
+                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(named(error, device)),
+                Err(_) => return Ok(false),
+            },
+        };
+        for (table, position) in &output.bound {
+            table.set(*position, buffer.clone())?;
+        }
+        output.placed = true;
+        Ok(true)
+    }
+
+    /// Is an output in the caller's memory in this run?
+    pub(super) fn is_placed(&self, slot: usize) -> bool {
+        self.outputs[slot].as_ref().is_some_and(|output| output.placed)
+    }
+
+    /// Puts the buffers of its own back where outputs were in the caller's memory.
+    pub(super) fn replace(&mut self) -> Result<()> {
+        for (output, own) in self.outputs.iter_mut().zip(&self.buffers) {
+            if let (Some(output), Some(own)) = (output.as_mut().filter(|output| output.placed), own) {
+                for (table, position) in &output.bound {
+                    table.set(*position, own.clone())?;
+                }
+                output.placed = false;
+            }
+        }
+        Ok(())
+    }
+
     /// No tile begins any more.
     pub(super) fn give_up(&self) {
         self.groups.iter().for_each(Group::give_up);
@@ -202,18 +289,19 @@ impl Context {
 }
 
 impl Session {
-    /// A context that no run uses.
-    pub(super) fn take_context(&self) -> Result<Context> {
-        if let Some(context) = self.contexts.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(context);
-        }
+    /// A context that no run uses. Where all are in use, waits for one until the deadline, or not at all.
+    pub(super) fn take_context(&self, deadline: Option<Instant>) -> Result<Context> {
+        let permit = match self.contexts.take(deadline)? {
+            pool::Place::Idle(context) => return Ok(context),
+            pool::Place::Room(permit) => permit,
+        };
         let views = share(&self.frozen.layout.shared, &self.devices).map_err(|(_, error)| error)?;
-        Context::new(&self.frozen, &self.devices, &self.queues, &self.tallies, &views)
+        Context::new(&self.frozen, &self.devices, &self.queues, &self.tallies, &views, permit)
     }
 
     /// Keeps a context whose run went well for another. One whose run failed is dropped: its timelines have failed for good.
     pub(super) fn give_context(&self, context: Context) {
-        self.contexts.lock().unwrap_or_else(PoisonError::into_inner).push(context);
+        self.contexts.give(context);
     }
 }
 

@@ -8,20 +8,21 @@
 mod context;
 mod layout;
 mod partition;
+mod pool;
 mod report;
 mod run;
 mod steps;
 mod stream;
 mod tiles;
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use hetero_comm::{Choice, Usability};
 use hetero_hal::{
-    DType, Device, Error as HalError, ErrorKind, HandleKind, Program, Queue, QueueOptions, Tensor, TraceSink, ValueId,
-    Weight, distinct_weights,
+    DType, Device, Error as HalError, ErrorKind, HandleKind, HostMemory, Program, Queue, QueueOptions, SyncMode,
+    Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
 };
 
 use crate::fleet::Fleet;
@@ -30,6 +31,7 @@ use crate::{Error, Result};
 use context::{Arrival, Arrivals, Context, Views};
 use layout::{Layout, Parts, Side, Slot, Storage, Ways};
 use partition::{Compiled, Group, Partition, named};
+use pool::{Place, Pool};
 pub use report::{Report, TileShare, Traffic};
 pub use run::Run;
 pub use stream::Stream;
@@ -88,6 +90,23 @@ pub struct OutputBuffer {
     pub shape: Vec<usize>,
 }
 
+/// Host memory that a run writes an output into; see [`Session::run_to`].
+#[derive(Clone, Debug)]
+pub struct HostOutput {
+    /// The pages, at least as long as the output's bytes.
+    pub memory: HostMemory,
+    /// The true sizes of the dimensions, once a run has ended.
+    pub shape: Vec<usize>,
+}
+
+impl HostOutput {
+    /// These pages, for an output that is still to come.
+    #[must_use]
+    pub fn new(memory: HostMemory) -> Self {
+        HostOutput { memory, shape: Vec::new() }
+    }
+}
+
 /// What never changes once the session is made.
 struct Frozen {
     layout: Layout,
@@ -132,7 +151,9 @@ pub struct Session {
     report: Report,
     shares: PlacementShares,
     deadline: Duration,
-    contexts: Mutex<Vec<Context>>,
+    contexts: Pool<Context>,
+    /// Of each output, was it written where the caller wanted it by the last run that was given memory?
+    placed: Vec<AtomicBool>,
 }
 
 impl Session {
@@ -144,7 +165,7 @@ impl Session {
     ) -> Result<Session> {
         let History { moved, tiles: joined, shares } = history;
         let compiled = partition::compile(fleet, &program, plan)?;
-        let (layout, groups, views) = lay_out(fleet, &program, &compiled)?;
+        let (layout, groups, views, most) = lay_out(fleet, &program, &compiled)?;
         let Compiled { devices, partitions, .. } = compiled;
         let sources = sources(&program, &layout)?;
         let queues = devices
@@ -169,7 +190,7 @@ impl Session {
             moved,
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
             resident_bytes: weights(&partitions, &groups).iter().map(|weight| weight.bytes()).sum(),
-            edges: layout.edges.clone(),
+            edges: with_waits(layout.edges.clone(), &layout, &devices, fleet.topology()),
             tiles: joined,
         };
         let tallies: Vec<Arc<[Tally]>> =
@@ -182,15 +203,18 @@ impl Session {
         let arrivals = layout.slots.iter().map(|_| Arrivals::default()).collect();
         let frozen = Frozen { layout, partitions, groups };
         // What was imported to see whether devices do is the first run's.
-        let first = match frozen.layout.shared.bytes {
-            0 => vec![],
-            _ => vec![Context::new(&frozen, &devices, &queues, &tallies, &views)?],
-        };
+        let contexts = Pool::new(most);
+        if frozen.layout.shared.bytes > 0
+            && let Place::Room(permit) = contexts.take(None)?
+        {
+            contexts.give(Context::new(&frozen, &devices, &queues, &tallies, &views, permit)?);
+        }
         Ok(Session {
             inputs: ports(program.inputs())?,
             outputs: ports(program.outputs())?,
             deadline: fleet.deadline(),
-            contexts: Mutex::new(first),
+            contexts,
+            placed: program.outputs().iter().map(|_| AtomicBool::new(false)).collect(),
             program: program.clone(),
             devices,
             queues,
@@ -266,10 +290,11 @@ impl Session {
             report::add(&mut edges, report::HOST, &id, self.slot_bytes(index), reason.as_deref());
         }
         edges.extend(self.report.edges.iter().cloned());
-        for source in &self.sources {
+        for (number, source) in self.sources.iter().enumerate() {
             if let OutputSource::Slot(index) = source {
                 let id = self.devices[self.frozen.layout.slots[*index].device].info().id.to_string();
-                let reason = Some("outputs are copied into the caller's memory");
+                let placed = self.placed.get(number).is_some_and(|placed| placed.load(Ordering::Relaxed));
+                let reason = (!placed).then_some("outputs are copied into the caller's memory");
                 report::add(&mut edges, &id, report::HOST, self.slot_bytes(*index), reason);
             }
         }
@@ -366,10 +391,55 @@ impl Session {
         trace: Option<&Arc<dyn TraceSink>>,
     ) -> Result<()> {
         self.check(inputs, outputs.len())?;
-        let mut context = self.take_context()?;
+        let mut context = self.take_context(Some(Instant::now() + self.deadline))?;
         self.launch(inputs, &mut context, trace, true)?;
         self.settle(&mut context)?;
         self.collect(inputs, outputs, &context)?;
+        self.give_context(context);
+        Ok(())
+    }
+
+    /// Runs once, with inputs in the order of [`Session::inputs`], into host memory of the caller's: where the device that computes an
+    /// output imports host memory, it writes the caller's pages itself, and nothing is copied; else the output is copied there.
+    /// [`Session::report`] says which. Memory that is given again is imported once.
+    ///
+    /// [`host_buffer`](crate::comm::host_buffer) reads the pages; clones of them in other hands must not be touched while the run is under way.
+    ///
+    /// ```
+    /// # fn run(session: &hetero::Session, inputs: &[hetero::Tensor]) -> hetero::Result<()> {
+    /// use hetero::{HostOutput, comm::host_buffer, hal::HostMemory};
+    ///
+    /// let mut outputs = [HostOutput::new(HostMemory::allocate(4096)?)];
+    /// session.run_to(inputs, &mut outputs)?;
+    /// let mut first = [0; 4];
+    /// host_buffer(outputs[0].memory.clone()).read(0, &mut first)?;
+    /// println!("{:?}: {}", outputs[0].shape, f32::from_le_bytes(first));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::run_into`]; `Device` where memory is too small or constant.
+    pub fn run_to(&self, inputs: &[Tensor], outputs: &mut [HostOutput]) -> Result<()> {
+        self.check(inputs, outputs.len())?;
+        for (port, output) in self.outputs.iter().zip(&*outputs) {
+            let needed = element_count(&port.shape).and_then(|count| port.dtype.bytes_for(count)).unwrap_or(usize::MAX);
+            if output.memory.len() < needed || output.memory.as_mut_ptr().is_none() {
+                let what = format!("the memory for output '{}' is constant or too small", port.name);
+                let sizes = (needed as u64, Some(output.memory.len() as u64));
+                return Err(HalError::invalid_argument(what).with_sizes(sizes.0, sizes.1).into());
+            }
+        }
+        let mut context = self.take_context(Some(Instant::now() + self.deadline))?;
+        for ((source, output), placed) in self.sources.iter().zip(&*outputs).zip(&self.placed) {
+            let OutputSource::Slot(slot) = source else { continue };
+            let device = &*self.devices[self.frozen.layout.slots[*slot].device];
+            placed.store(context.place(*slot, device, &output.memory)?, Ordering::Relaxed);
+        }
+        self.launch(inputs, &mut context, None, true)?;
+        self.settle(&mut context)?;
+        self.deliver(inputs, outputs, &context)?;
+        context.replace()?;
         self.give_context(context);
         Ok(())
     }
@@ -410,7 +480,8 @@ fn no_import(id: &str) -> String {
 
 /// Lays the plan out. A device that says it imports host memory, and then refuses the shared arena, is laid out for again as one that does
 /// not; the report's edges say so.
-fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views)> {
+/// Gives also how many runs may be under way.
+fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views, usize)> {
     let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
         let (id, capabilities) = (device.info().id.to_string(), device.capabilities());
@@ -441,9 +512,9 @@ fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Lay
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };
         let layout = layout::lay_out(program, &parts, &sides, &ways)?;
-        check_memory(fleet, program, devices, &layout)?;
+        let most = check_memory(fleet, program, devices, &layout)?;
         match context::share(&layout.shared, devices) {
-            Ok(views) => return Ok((layout, groups, views)),
+            Ok(views) => return Ok((layout, groups, views, most)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
                 sides[device].refusal = Some(format!("the import failed: {error}"));
             }
@@ -452,8 +523,35 @@ fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Lay
     }
 }
 
-/// Does what each device holds in a run fit its memory?
-fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<()> {
+/// Counts on each edge how its receiver waits for its sender: by its driver where both ends can do that, else through the host.
+fn with_waits(
+    mut edges: Vec<Traffic>,
+    layout: &Layout,
+    devices: &[Arc<dyn Device>],
+    topology: &Topology,
+) -> Vec<Traffic> {
+    for step in &layout.steps {
+        let Some(receiver) = devices.get(step.device).map(|device| &device.info().id) else { continue };
+        // Groups of tiles stand behind the devices: the host starts and ends them.
+        let senders = step.wait.iter().filter(|(device, _)| *device != step.device);
+        for sender in senders.filter_map(|&(device, _)| devices.get(device)).map(|device| &device.info().id) {
+            let native = topology.edge(receiver, sender).wait == SyncMode::Native
+                && topology.edge(sender, receiver).signal == SyncMode::Native;
+            let edge = report::edge(&mut edges, &sender.to_string(), &receiver.to_string());
+            *(if native { &mut edge.native_waits } else { &mut edge.host_waits }) += 1;
+        }
+    }
+    edges
+}
+
+/// Most runs under way where nobody says how many, and memory has room for more.
+const MOST_IN_FLIGHT: usize = 64;
+
+/// How many runs may be under way: as many as the configuration says, which have to fit each device's memory together, or else as many
+/// as fit.
+fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<usize> {
+    let wanted = fleet.max_in_flight();
+    let mut most = wanted.unwrap_or(MOST_IN_FLIGHT);
     for (number, device) in devices.iter().enumerate() {
         let Some(limit) = fleet.memory_limit(device.info()) else { continue };
         let mut held = layout.arenas[number].0 as u64;
@@ -465,16 +563,25 @@ fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], l
                 held = held.saturating_add(program.value(*value)?.bytes() as u64);
             }
         }
-        if held > limit {
+        let all = held.saturating_mul(wanted.unwrap_or(1) as u64);
+        if all > limit {
             let what = "inputs, outputs and intermediate values do not fit the memory";
+            let (what, remedy) = match wanted {
+                Some(runs) if runs > 1 => (
+                    format!("{what} for {runs} runs at once"),
+                    "bind smaller shapes, lower scheduling.max_in_flight, or raise the memory limit",
+                ),
+                _ => (what.to_owned(), "bind smaller shapes, or raise the memory limit"),
+            };
             return Err(HalError::new(ErrorKind::OutOfMemory, what)
                 .on(device.info().id.clone())
-                .with_sizes(held, Some(limit))
-                .with_remedy("bind smaller shapes, or raise the memory limit")
+                .with_sizes(all, Some(limit))
+                .with_remedy(remedy)
                 .into());
         }
+        most = most.min(usize::try_from(limit.checked_div(held).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
     }
-    Ok(())
+    Ok(most.max(1))
 }
 
 /// Where each output is found.

@@ -61,18 +61,27 @@ pub struct Traffic {
     pub zero_copy_bytes: u64,
     /// Bytes that are copied.
     pub staged_bytes: u64,
+    /// How often the receiver waits for the sender in a run, where its driver waits and the host does nothing in between.
+    pub native_waits: usize,
+    /// How often the receiver waits for the sender in a run through the host.
+    pub host_waits: usize,
     /// Why something is copied; several reasons are parted by semicolons, and none is there where nothing is copied.
     pub reason: Option<String>,
 }
 
-/// Adds a value to the edge that it passes; `staged` says why it is copied.
-pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, staged: Option<&str>) {
+/// The edge from one device to another.
+pub(super) fn edge<'a>(edges: &'a mut Vec<Traffic>, from: &str, to: &str) -> &'a mut Traffic {
     let known = edges.iter().position(|edge| edge.from == from && edge.to == to);
     let index = known.unwrap_or_else(|| {
         edges.push(Traffic { from: from.to_owned(), to: to.to_owned(), ..Traffic::default() });
         edges.len() - 1
     });
-    let edge = &mut edges[index];
+    &mut edges[index]
+}
+
+/// Adds a value to the edge that it passes; `staged` says why it is copied.
+pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, staged: Option<&str>) {
+    let edge = edge(edges, from, to);
     edge.values += 1;
     let Some(reason) = staged else {
         edge.zero_copy_bytes += bytes;
@@ -88,13 +97,20 @@ pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, st
 
 impl std::fmt::Display for Traffic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Traffic { from, to, values, zero_copy_bytes, staged_bytes, reason } = self;
+        let Traffic { from, to, values, zero_copy_bytes, staged_bytes, native_waits, host_waits, reason } = self;
         let plural = if *values == 1 { "value" } else { "values" };
         write!(f, "{from} -> {to}: {values} {plural}, {zero_copy_bytes} bytes in place, {staged_bytes} copied")?;
-        match reason {
-            Some(reason) => write!(f, " ({reason})"),
-            None => Ok(()),
+        if let Some(reason) = reason {
+            write!(f, " ({reason})")?;
         }
+        let waits = |count: usize| if count == 1 { "wait" } else { "waits" };
+        if *native_waits > 0 {
+            write!(f, ", {native_waits} {} by the driver", waits(*native_waits))?;
+        }
+        if *host_waits > 0 {
+            write!(f, ", {host_waits} {} through the host", waits(*host_waits))?;
+        }
+        Ok(())
     }
 }
 
@@ -112,5 +128,8 @@ mod tests {
         add(&mut edges, "b", "a", 4, None);
         assert_eq!(edges[0].to_string(), "a -> b: 4 values, 8 bytes in place, 3 copied (it rains; it pours)");
         assert_eq!(edges[1].to_string(), "b -> a: 1 value, 4 bytes in place, 0 copied");
+        (edges[1].native_waits, edges[1].host_waits) = (1, 2);
+        let waits = ", 1 wait by the driver, 2 waits through the host";
+        assert_eq!(edges[1].to_string(), format!("b -> a: 1 value, 4 bytes in place, 0 copied{waits}"));
     }
 }

@@ -7,13 +7,15 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use hetero_comm::host_buffer;
 use hetero_hal::{Error as HalError, ErrorKind, Execution, Extents, Tensor, Timeline, TraceSink, Work};
+use hetero_kit::copy_through_host;
 
 use super::context::Context;
 use super::partition::named;
 use super::steps::{Step, Task};
 use super::tiles::{Group, Settings};
-use super::{OutputBuffer, OutputSource, Outputs, Session};
+use super::{HostOutput, OutputBuffer, OutputSource, Outputs, Session};
 use crate::Result;
 
 impl Session {
@@ -210,6 +212,45 @@ impl Session {
         Ok(())
     }
 
+    /// Brings the outputs into the caller's memory, where they are not there already, and tells their true sizes.
+    pub(super) fn deliver(&self, inputs: &[Tensor], outputs: &mut [HostOutput], context: &Context) -> Result<()> {
+        for ((port, source), output) in self.outputs.iter().zip(&self.sources).zip(outputs) {
+            output.shape.clear();
+            let whole = match source {
+                OutputSource::Constant(tensor) => Some(tensor),
+                OutputSource::Input(position) => Some(&inputs[*position]),
+                OutputSource::Slot(_) => None,
+            };
+            let into = |bytes: usize| host_buffer(output.memory.clone()).slice(0..bytes);
+            if let Some(tensor) = whole {
+                output.shape.extend_from_slice(tensor.shape());
+                into(tensor.bytes().len())?.write(0, tensor.bytes())?;
+            } else if let OutputSource::Slot(slot) = source {
+                output.shape = self.true_shape(*slot, context)?;
+                let count = hetero_hal::element_count(&output.shape).and_then(|count| port.dtype.bytes_for(count));
+                if let (Some(buffer), false) = (&context.buffers[*slot], context.is_placed(*slot)) {
+                    let bytes = count.unwrap_or(0);
+                    let device = &*self.devices[self.frozen.layout.slots[*slot].device];
+                    let copied = copy_through_host(&buffer.slice(0..bytes)?, &into(bytes)?);
+                    copied.map_err(|error| named(error, device))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The true sizes of a slot's dimensions in a run that is over.
+    fn true_shape(&self, slot: usize, context: &Context) -> Result<Vec<usize>> {
+        let value = self.program.value(self.frozen.layout.slots[slot].value)?;
+        let mut shape = value.shape.clone();
+        for (size, extent) in shape.iter_mut().zip(&value.extents) {
+            if let (Some(extent), Some(extents)) = (extent, &context.extents) {
+                *size = extents.get(*extent)?;
+            }
+        }
+        Ok(shape)
+    }
+
     /// The outputs of a run that is over, as tensors.
     fn tensors(&self, inputs: &[Tensor], context: &Context) -> Result<Outputs> {
         let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
@@ -225,28 +266,36 @@ fn fail(timelines: &[Timeline], error: &HalError) {
 
 /// A run under way, from [`Session::start`].
 ///
-/// Dropping it gives it up: what has not begun is not done any more, and what is being done keeps its memory until it is over.
-pub struct Run<'a> {
-    session: &'a Session,
+/// It owns what it needs, and may be moved to another thread. Dropping it gives it up: what has not begun is not done any more, and what is
+/// being done keeps its memory until it is over.
+pub struct Run {
+    session: Arc<Session>,
     inputs: Vec<Tensor>,
     context: Option<Context>,
 }
 
 impl Session {
-    /// Begins a run and returns while the devices work, with inputs in the order of [`Session::inputs`]. Several runs may be under way; each has
-    /// memory of its own. The deadline counts from here.
+    /// Most runs that may be under way at once: by the configuration, or else as many as the devices' memory has room for.
+    #[must_use]
+    pub fn max_in_flight(&self) -> usize {
+        self.contexts.most()
+    }
+
+    /// Begins a run and returns while the devices work, with inputs in the order of [`Session::inputs`]. Several runs may be under way, at most
+    /// [`Session::max_in_flight`]; each has memory of its own. The deadline counts from here.
     ///
     /// # Errors
-    /// `Input` where an input is not the model's; `Device` where a device does not take the work.
-    pub fn start(&self, inputs: &[Tensor]) -> Result<Run<'_>> {
+    /// `Input` where an input is not the model's; `Device` where a device does not take the work, and, retryable, where as many runs as
+    /// may be are under way.
+    pub fn start(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Run> {
         self.check(inputs, self.outputs.len())?;
-        let mut context = self.take_context()?;
+        let mut context = self.take_context(None)?;
         self.launch(inputs, &mut context, None, false)?;
-        Ok(Run { session: self, inputs: inputs.to_vec(), context: Some(context) })
+        Ok(Run { session: self.clone(), inputs: inputs.to_vec(), context: Some(context) })
     }
 }
 
-impl Run<'_> {
+impl Run {
     /// Waits for the run's end, and gives its outputs.
     ///
     /// # Errors
@@ -262,7 +311,7 @@ impl Run<'_> {
     }
 }
 
-impl Drop for Run<'_> {
+impl Drop for Run {
     fn drop(&mut self) {
         if let Some(context) = self.context.take() {
             let error = HalError::new(ErrorKind::Cancelled, "the run was given up");

@@ -1,6 +1,7 @@
 //! Streams: several runs under way at once, in order, of bounded number.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use hetero_hal::Tensor;
 
@@ -11,7 +12,7 @@ use crate::Result;
 /// A pipeline of runs: while one device works on an input, another works on the one before. Outputs come in the order of the inputs.
 ///
 /// ```
-/// # fn run(session: &hetero::Session, inputs: Vec<[hetero::Tensor; 1]>) -> hetero::Result<()> {
+/// # fn run(session: &std::sync::Arc<hetero::Session>, inputs: Vec<[hetero::Tensor; 1]>) -> hetero::Result<()> {
 /// let mut stream = session.stream(0);
 /// for input in &inputs {
 ///     // Gives the outputs of the oldest run, once as many as the stream's depth are under way.
@@ -25,26 +26,28 @@ use crate::Result;
 /// # Ok(())
 /// # }
 /// ```
-pub struct Stream<'a> {
-    session: &'a Session,
+///
+/// It owns what it needs, and may be moved to another thread.
+pub struct Stream {
+    session: Arc<Session>,
     depth: usize,
     /// Oldest first.
-    runs: VecDeque<Run<'a>>,
+    runs: VecDeque<Run>,
     /// Outputs that an error kept from being handed out.
     kept: Option<Outputs>,
 }
 
 impl Session {
     /// A stream with at most `depth` runs under way; 0 means one more than the session has devices, so that each may work on another input while
-    /// the next is brought in. Each run under way has arenas of its own.
+    /// the next is brought in. Each run under way has arenas of its own, so that the depth is never more than [`Session::max_in_flight`].
     #[must_use]
-    pub fn stream(&self, depth: usize) -> Stream<'_> {
-        let depth = if depth == 0 { self.devices().len() + 1 } else { depth };
-        Stream { session: self, depth, runs: VecDeque::with_capacity(depth), kept: None }
+    pub fn stream(self: &Arc<Self>, depth: usize) -> Stream {
+        let depth = if depth == 0 { self.devices().len() + 1 } else { depth }.min(self.max_in_flight());
+        Stream { session: self.clone(), depth, runs: VecDeque::with_capacity(depth), kept: None }
     }
 }
 
-impl Stream<'_> {
+impl Stream {
     /// Most runs under way at once.
     #[must_use]
     pub fn depth(&self) -> usize {

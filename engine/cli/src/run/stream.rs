@@ -1,5 +1,6 @@
 //! `hetero run --stream N`: the same inputs one by one, then as a pipeline.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero::{OutputBuffer, Outputs, Session, Tensor};
@@ -23,7 +24,10 @@ struct Pass {
 
 impl Pass {
     /// Times `run` on a session, from the beginning where a device is lost in it.
-    fn time(prepared: &mut Prepared, mut run: impl FnMut(&Session) -> hetero::Result<Option<Outputs>>) -> Result<Pass> {
+    fn time(
+        prepared: &mut Prepared,
+        mut run: impl FnMut(&Arc<Session>) -> hetero::Result<Option<Outputs>>,
+    ) -> Result<Pass> {
         prepared.with_session(|session| {
             let busy = |session: &Session| -> Vec<Option<Duration>> {
                 session.devices().iter().map(|device| device.telemetry().busy).collect()
@@ -71,7 +75,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
     let inputs = inputs(options, prepared)?;
     let input = |number: usize| &inputs[number % inputs.len()][..];
     let depth = options.depth.map_or(0, |depth| depth as usize);
-    let streamed = |session: &Session, count: usize| {
+    let streamed = |session: &Arc<Session>, count: usize| {
         let mut stream = session.stream(depth);
         for number in 0..count {
             stream.push(input(number))?;
@@ -82,7 +86,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
         }
         Ok(last)
     };
-    let one_by_one = |session: &Session, count: usize| {
+    let one_by_one = |session: &Arc<Session>, count: usize| {
         let mut outputs = vec![OutputBuffer::default(); session.outputs().len()];
         (0..count).try_for_each(|number| session.run_into(input(number), &mut outputs))?;
         Ok(None)
