@@ -12,7 +12,7 @@ use hetero_onnx::Binding;
 use hetero_scheduler::{Effort, Explanation};
 
 use crate::config::Config;
-use crate::fleet::{Absent, Fleet};
+use crate::fleet::{AbsentDevice, Fleet};
 use crate::plan::Plan;
 use crate::planner::Planner;
 use crate::policy::Policy;
@@ -140,7 +140,7 @@ impl HeteroEngine {
             }
             (Err(error), _) => return Err(error),
         };
-        Arc::make_mut(&mut self.fleet).miss(Absent { device: id, reason });
+        Arc::make_mut(&mut self.fleet).miss(AbsentDevice { device: id, reason });
         Ok(None)
     }
 

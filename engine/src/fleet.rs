@@ -22,7 +22,7 @@ pub struct Fleet {
     /// Of each device.
     policies: Vec<Policy>,
     /// Preferred devices that are not there.
-    absent: Vec<Absent>,
+    absent: Vec<AbsentDevice>,
     topology: Topology,
     profile: Option<Arc<Profile>>,
     limits: Limits,
@@ -31,14 +31,14 @@ pub struct Fleet {
 
 /// A preferred device that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Absent {
+pub struct AbsentDevice {
     /// The device.
     pub device: DeviceId,
     /// Why there is no such device, and what to do.
     pub reason: String,
 }
 
-impl std::fmt::Display for Absent {
+impl std::fmt::Display for AbsentDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} is preferred and not used: {}", self.device, self.reason)
     }
@@ -88,13 +88,13 @@ impl Fleet {
     }
 
     /// Notes a preferred device that is not there.
-    pub(crate) fn miss(&mut self, absent: Absent) {
+    pub(crate) fn miss(&mut self, absent: AbsentDevice) {
         self.absent.push(absent);
     }
 
     /// The preferred devices that are not there.
     #[must_use]
-    pub fn absent(&self) -> &[Absent] {
+    pub fn absent(&self) -> &[AbsentDevice] {
         &self.absent
     }
 

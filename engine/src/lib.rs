@@ -70,7 +70,7 @@ pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
 pub use costs::{Calibrated, Family, signatures};
 pub use engine::HeteroEngine;
 pub use error::{Error, Result};
-pub use fleet::{Absent, Fleet};
+pub use fleet::{AbsentDevice, Fleet};
 pub use hetero_comm as comm;
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};

@@ -266,7 +266,7 @@ impl Prepared {
     }
 
     /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
-    fn with_session<T>(&mut self, mut run: impl FnMut(&Session) -> hetero::Result<T>) -> Result<T> {
+    fn with_session<T>(&mut self, mut run: impl FnMut(&Arc<Session>) -> hetero::Result<T>) -> Result<T> {
         let told = self.session.report().moved.len();
         let done = self.engine.with_session(&self.plan, |session| {
             self.session = session.clone();
