@@ -254,8 +254,8 @@ impl Executable for CpuExecutable {
 
     fn weights(&self) -> Vec<Arc<dyn Weight>> {
         let packed = self.steps.iter().flat_map(|step| step.kernel.weights());
-        let packed = packed.map(|weight| -> Arc<dyn Weight> { weight.clone() });
-        let copies = self.copies.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() });
+        let packed = packed.cloned().map(|weight| weight as Arc<dyn Weight>);
+        let copies = self.copies.iter().cloned().map(|weight| weight as Arc<dyn Weight>);
         distinct_weights(packed.chain(copies))
     }
 }

@@ -40,9 +40,14 @@ struct Kind {
 struct Entry<T: Resident> {
     /// Grows with each entry, so that a caller sees which ones are new.
     number: u64,
+    /// Where its constants' bytes are, which is right while it is there or being made.
+    places: Box<[Place]>,
     sample: u64,
     stage: Stage<T>,
 }
+
+/// Address and length of a constant's bytes.
+type Place = (usize, usize);
 
 enum Stage<T: Resident> {
     /// Somebody makes it.
@@ -176,20 +181,22 @@ impl<T: Resident> Weights<T> {
     ) -> Result<Arc<Held<T>>> {
         let of = |source: &Tensor| (source.dtype(), source.shape().into());
         let kind = Kind { layout: layout.into(), sources: sources.iter().map(of).collect() };
-        let sample = std::cell::OnceCell::new();
+        let places = places(sources);
+        // Strings and empty tensors have no bytes that tell them apart.
+        let whole = places.iter().all(|&(_, length)| length > 0);
+        // Not known until bytes at other addresses have to be compared.
+        let mut sample = None;
         let claim = loop {
-            let (candidates, newest) = self.candidates(&kind);
-            let found = candidates.iter().find(|(_, other)| identical(other.sources(), sources)).or_else(|| {
-                let sample = *sample.get_or_init(|| sampled(sources));
-                candidates.iter().find(|(of, other)| *of == sample && other.sources() == sources)
-            });
-            match found {
-                Some((_, Candidate::Made(held))) => return Ok(held.clone()),
-                Some((_, Candidate::Making(making))) => {
+            let (candidates, newest) = self.candidates(&kind, &places, sample);
+            let identical = |other: &Candidate<T>| whole && *self::places(other.sources()) == *places;
+            let same = |other: &&Candidate<T>| identical(other) || other.sources() == sources;
+            match (candidates.iter().find(same), sample) {
+                (Some(Candidate::Made(held)), _) => return Ok(held.clone()),
+                (Some(Candidate::Making(making)), _) => {
                     making.wait(PATIENCE).map_err(|error| error.at(name).on(self.device.clone()))?;
                 }
-                None => {
-                    let sample = *sample.get_or_init(|| sampled(sources));
+                (None, None) => sample = Some(sampled(sources)),
+                (None, Some(sample)) => {
                     if let Some(claim) = self.claim(&kind, sources, sample, newest) {
                         break claim;
                     }
@@ -205,18 +212,16 @@ impl<T: Resident> Weights<T> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The weights of a kind, with their samples, and the number that the next entry will have.
-    fn candidates(&self, kind: &Kind) -> (Vec<(u64, Candidate<T>)>, u64) {
+    /// The weights of a kind whose constants are at these places or have this sample, and the number that the next entry will have.
+    fn candidates(&self, kind: &Kind, places: &[Place], sample: Option<u64>) -> (Vec<Candidate<T>>, u64) {
         let entries = self.lock();
-        let candidate = |entry: &Entry<T>| {
-            let candidate = match &entry.stage {
-                Stage::Making(making) => Candidate::Making(making.clone()),
-                Stage::Made(held) => Candidate::Made(held.upgrade()?),
-            };
-            Some((entry.sample, candidate))
+        let candidate = |entry: &Entry<T>| match &entry.stage {
+            Stage::Making(making) => Some(Candidate::Making(making.clone())),
+            Stage::Made(held) => held.upgrade().map(Candidate::Made),
         };
-        let of_kind = entries.kinds.get(kind);
-        (of_kind.into_iter().flatten().filter_map(candidate).collect(), entries.next)
+        let of_kind = entries.kinds.get(kind).into_iter().flatten();
+        let likely = of_kind.filter(|entry| *entry.places == *places || Some(entry.sample) == sample);
+        (likely.filter_map(candidate).collect(), entries.next)
     }
 
     /// Notes that the caller makes a weight; `None` where somebody has begun one with the same sample since `newest` was the next number.
@@ -231,7 +236,8 @@ impl<T: Resident> Weights<T> {
         let (number, making) = (entries.next, Arc::new(making));
         entries.next += 1;
         entries.count += 1;
-        let entry = Entry { number, sample, stage: Stage::Making(making.clone()) };
+        let places = places(sources);
+        let entry = Entry { number, places, sample, stage: Stage::Making(making.clone()) };
         let own = Kind { layout: kind.layout.clone(), sources: kind.sources.clone() };
         entries.kinds.entry(own).or_default().push(entry);
         Some(Claim { weights: self, kind, number, making })
@@ -273,12 +279,9 @@ impl<T: Resident> Drop for Claim<'_, T> {
     }
 }
 
-/// Are the bytes of all constants at the same addresses?
-fn identical(one: &[Tensor], other: &[Tensor]) -> bool {
-    one.iter().zip(other).all(|(one, other)| {
-        let (one, other) = (one.bytes(), other.bytes());
-        !one.is_empty() && one.as_ptr() == other.as_ptr() && one.len() == other.len()
-    })
+/// Where constants' bytes are.
+fn places(sources: &[Tensor]) -> Box<[Place]> {
+    sources.iter().map(|source| (source.bytes().as_ptr() as usize, source.bytes().len())).collect()
 }
 
 /// A hash of some words of each constant, spread over all of it.

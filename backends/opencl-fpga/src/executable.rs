@@ -68,7 +68,7 @@ impl OpenClExecutable {
                     kernel,
                     name: of.entry.split('_').next().unwrap_or_default().to_owned(),
                     nodes: launch.nodes.iter().filter_map(name).collect(),
-                    set: vec![Weak::new(); launch.buffers.len()],
+                    set: launch.buffers.iter().map(|_| Weak::new()).collect(),
                     buffers: launch.buffers.clone(),
                     groups: launch.groups,
                     items: [of.items, 1, 1],
@@ -121,7 +121,7 @@ impl OpenClExecutable {
             kernel: Kernel::new(&built, &signature.entry)?,
             name: signature.entry.clone(),
             nodes: vec![],
-            set: vec![Weak::new(); buffers.len()],
+            set: buffers.iter().map(|_| Weak::new()).collect(),
             buffers,
             groups: [0, 1, 2].map(|axis| signature.global[axis] / local[axis]),
             items: local,
@@ -227,6 +227,6 @@ impl Executable for OpenClExecutable {
     }
 
     fn weights(&self) -> Vec<Arc<dyn Weight>> {
-        distinct_weights(self.constants.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() }))
+        distinct_weights(self.constants.iter().cloned().map(|weight| weight as Arc<dyn Weight>))
     }
 }

@@ -457,6 +457,6 @@ impl Executable for WgpuExecutable {
     }
 
     fn weights(&self) -> Vec<Arc<dyn Weight>> {
-        distinct_weights(self.memories.iter().map(|weight| -> Arc<dyn Weight> { weight.clone() }))
+        distinct_weights(self.memories.iter().cloned().map(|weight| weight as Arc<dyn Weight>))
     }
 }

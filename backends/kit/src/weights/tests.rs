@@ -84,6 +84,14 @@ fn an_equal_sample_of_other_bytes_is_no_hit() {
 }
 
 #[test]
+fn strings_are_compared_by_content() {
+    let weights = weights();
+    let of = |text: &str| Tensor::from_strings(&[1], vec![text.into()]).unwrap();
+    let kept = ["a", "b", "a"].map(|text| weights.get("w", &[of(text)], "length", |_| Ok(vec![1.0])).unwrap());
+    assert!(!Arc::ptr_eq(&kept[0], &kept[1]) && Arc::ptr_eq(&kept[0], &kept[2]));
+}
+
+#[test]
 fn several_callers_make_a_weight_once() {
     for round in 0..20 {
         let (weights, calls, gate) = (weights(), Arc::new(AtomicUsize::new(0)), Barrier::new(8));
