@@ -23,7 +23,8 @@ impl Annotated {
         Annotated { program, tiles: tiles.into(), fingerprint: OnceLock::new() }
     }
 
-    /// The product that each tile was cut from. A tile that passes have found equal to another node is that node.
+    /// The product that each tile was cut from.
+    /// A tile that passes have found equal to another node is that node.
     pub(crate) fn groups(&self) -> HashMap<NodeId, &TileGroup> {
         if self.tiles.is_empty() {
             return HashMap::new();
@@ -40,7 +41,8 @@ impl Annotated {
     }
 }
 
-/// A fingerprint of a program: its nodes with their attributes, its ports, types and, sampled at both ends, its constants ([`Fnv`]).
+/// A fingerprint of a program: its nodes with their attributes, its ports, types and, sampled at
+/// both ends, its constants ([`Fnv`]).
 fn fingerprint(program: &Program) -> String {
     let mut hash = Fnv::new();
     for node in program.nodes() {
@@ -80,7 +82,8 @@ mod tests {
         Annotated::new(Arc::new(b.program(&[z])), vec![]).fingerprint().to_owned()
     }
 
-    /// Devices claim by attributes too: programs that differ in these alone must not share what is remembered.
+    /// Devices claim by attributes too: programs that differ in these alone must not share what is
+    /// remembered.
     #[test]
     fn attributes_constants_and_shapes_tell_programs_apart() {
         let first = fingerprint_of(0.1, 1.0, 3);

@@ -1,4 +1,5 @@
-//! FNV-1a, 64 bits, with a step for whole words: tells contents apart, the same in every build. It is no proof against forgery.
+//! FNV-1a, 64 bits, with a step for whole words: tells contents apart, the same in every build.
+//! It is no proof against forgery.
 
 use hetero_hal::{Attribute, Graph, Operator, Tensor};
 
@@ -21,7 +22,8 @@ impl Fnv {
 
     /// A number in one step, for what is hashed often.
     pub(crate) fn add_word(&mut self, word: u64) {
-        // The multiplication carries only upwards: the upper half is brought down, so that every bit reaches the others.
+        // The multiplication carries only upwards: the upper half is brought down, so that every
+        // bit reaches the others.
         self.0 = (self.0 ^ word).wrapping_mul(0x0100_0000_01b3);
         self.0 ^= self.0 >> 32;
     }

@@ -1,6 +1,7 @@
 //! The planner: from a model to a partitioning of its program among the devices of a fleet.
 //!
-//! A plan is made in four steps: *bind* the model to shapes, *rewrite* the program with passes, *split* batches and large products, and
+//! A plan is made in four steps: *bind* the model to shapes, *rewrite* the program with passes,
+//! *split* batches and large products, and
 //! *divide* the nodes among the devices.
 
 use std::collections::HashSet;
@@ -25,7 +26,8 @@ use crate::{Error, Model, Result};
 /// Sides of tiles, unless the configuration says otherwise.
 const TILE: usize = 512;
 
-/// What plans models: a partitioner, a cost model, definitions of operators, passes, a placement by hand and a configuration.
+/// What plans models: a partitioner, a cost model, definitions of operators, passes, a placement by
+/// hand and a configuration.
 pub(crate) struct Planner {
     pub(crate) partitioner: Arc<dyn Partitioner>,
     pub(crate) costs: Arc<dyn CostModel>,
@@ -58,7 +60,8 @@ pub struct PlanTiming {
     pub bind: Duration,
     /// Passes: rewriting the program, and splitting batches and products.
     pub passes: Duration,
-    /// Dividing the program among the devices, with claims and costs; for a plan that was read, checking it.
+    /// Dividing the program among the devices, with claims and costs; for a plan that was read,
+    /// checking it.
     pub divide: Duration,
 }
 
@@ -66,7 +69,8 @@ impl Planner {
     /// Plans a model for given shapes.
     ///
     /// # Errors
-    /// `Model` where the model is invalid or does not fit the shapes; `Plan` where there is no device or none takes a node.
+    /// `Model` where the model is invalid or does not fit the shapes; `Plan` where there is no
+    /// device or none takes a node.
     pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
         let began = Instant::now();
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
@@ -94,7 +98,8 @@ impl Planner {
     /// Reads a plan that was made for this model, and checks that it still fits.
     ///
     /// # Errors
-    /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`Planner::plan`].
+    /// `Plan` where the text is no plan, is for another model, or names a device that was not
+    /// added; else as [`Planner::plan`].
     pub(crate) fn load(&self, fleet: &Fleet, model: &Model, json: &str) -> Result<Planned> {
         let partitioning = Partitioning::from_json(json)?;
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
@@ -135,11 +140,12 @@ impl Planner {
         Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, timing })
     }
 
-    /// Divides a program among the devices that are not lost. Nodes that a device is denied do not run there.
+    /// Divides a program among the devices that are not lost.
+    /// Nodes that a device is denied do not run there.
     ///
     /// # Errors
-    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be kept; `Required` where a required device gets
-    /// nothing.
+    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be
+    /// kept; `Required` where a required device gets nothing.
     pub(crate) fn divide(
         &self,
         fleet: &Fleet,
@@ -175,8 +181,9 @@ impl Planner {
         Ok(plan)
     }
 
-    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one? It is, unless the free one is shorter by a
-    /// larger share than costs may be off, or leaves out a required device that this one uses.
+    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one?
+    /// It is, unless the free one is shorter by a larger share than costs may be off, or leaves out
+    /// a required device that this one uses.
     fn prefers(&self, fleet: &Fleet, kept: &(Problem, Schedule), free: (&Problem, &Schedule)) -> bool {
         let takes = |(problem, schedule): (&Problem, &Schedule)| match self.config.scheduling.strategy {
             Strategy::LatencyAware => schedule.makespan(),
@@ -268,7 +275,8 @@ impl Planner {
         })
     }
 
-    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the configuration asks for it.
+    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the
+    /// configuration asks for it.
     fn batch_parts(&self, fleet: &Fleet, whole: &Annotated) -> Result<(Vec<usize>, Vec<String>)> {
         let Some(most) = self.config.scheduling.batch_split_size else { return Ok((vec![], vec![])) };
         if whole.program.nodes().iter().any(|node| self.placement.device_of(node).is_some()) {
@@ -294,7 +302,8 @@ impl Planner {
         Ok(passes::run(program, &self.passes, &self.pass_context(fleet))?)
     }
 
-    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
+    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it
+    /// is empty or 0.
     pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
         let tiling = Tiling { size: tile, placement: self.placement.clone() };
         if parts.is_empty() && !tiling.may_cut(&whole.program) {

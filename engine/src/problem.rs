@@ -92,7 +92,8 @@ pub(crate) struct Constraints<'a> {
     pub(crate) lost: &'a [usize],
     /// Nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
-    /// Positions of the devices that keep what they take, and the share of its time by which another has to be quicker to get a node of theirs.
+    /// Positions of the devices that keep what they take, and the share of its time by which
+    /// another has to be quicker to get a node of theirs.
     pub(crate) wanted: (&'a [usize], f64),
     /// Joules that all nodes may spend together.
     pub(crate) energy: Option<f64>,
@@ -266,7 +267,8 @@ pub(crate) fn problem(
     })
 }
 
-/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a larger share.
+/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a
+/// larger share.
 fn keep(row: &mut [Option<f64>], (wanted, share): (&[usize], f64)) {
     let best = wanted.iter().filter_map(|&position| row.get(position).copied().flatten()).reduce(f64::min);
     let Some(best) = best else { return };

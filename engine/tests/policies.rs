@@ -94,7 +94,8 @@ fn a_required_device_that_gets_nothing_is_an_error_with_the_reason() {
     assert!(matches!(loaded, Err(Error::Required { .. })));
 }
 
-/// What estimates cannot tell apart goes to the device that is wanted; what is clearly faster elsewhere does not.
+/// What estimates cannot tell apart goes to the device that is wanted; what is clearly faster
+/// elsewhere does not.
 #[test]
 fn wanted_devices_keep_what_others_do_not_do_clearly_faster() {
     let of =
@@ -203,7 +204,8 @@ fn devices_are_asked_once_for_what_they_claim_of_a_program() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
-/// The shape of the output is an input: it is a constant of the plan where it is small and of integers, and only where that is needed.
+/// The shape of the output is an input: it is a constant of the plan where it is small and of
+/// integers, and only where that is needed.
 #[test]
 fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     use hetero::hal::{DType, Graph, Operator, TensorType, Value, ValueId};
