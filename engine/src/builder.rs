@@ -153,6 +153,7 @@ impl Builder {
             deadline: self.deadline,
         };
         let planner = Planner {
+            standard: self.partitioner.is_none(),
             partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, costs.uncertainty())),
             costs,
             operators: self.operators,

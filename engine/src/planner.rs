@@ -4,13 +4,13 @@
 //! *split* batches and large products, and
 //! *divide* the nodes among the devices.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{DeviceId, NodeId, OperatorSet, Program};
 use hetero_onnx::Binding;
-use hetero_scheduler::{Partitioner, Partitioning, Problem, Schedule, Tiles};
+use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, Tiles};
 
 use crate::annotated::Annotated;
 use crate::config::{Config, Strategy};
@@ -30,6 +30,8 @@ const TILE: usize = 512;
 /// hand and a configuration.
 pub(crate) struct Planner {
     pub(crate) partitioner: Arc<dyn Partitioner>,
+    /// The partitioner is one of the engine's, which on one device have nothing to decide.
+    pub(crate) standard: bool,
     pub(crate) costs: Arc<dyn CostModel>,
     pub(crate) operators: Arc<dyn OperatorSet>,
     pub(crate) passes: Vec<Box<dyn Pass>>,
@@ -152,6 +154,9 @@ impl Planner {
         annotated: &Annotated,
         denied: &HashSet<(usize, NodeId)>,
     ) -> Result<Partitioning> {
+        if let Some(plan) = self.divide_alone(fleet, annotated, denied)? {
+            return Ok(plan);
+        }
         let problem = self.problem(fleet, annotated, denied)?;
         let lost = fleet.lost_positions();
         let wanted: Vec<usize> = (0..fleet.devices().len())
@@ -173,12 +178,49 @@ impl Planner {
         };
         let (model, program) = (annotated.fingerprint(), &annotated.program);
         let mut plan = Partitioning::from_schedule(&problem, &schedule, model, self.partitioner.name())?;
-        for id in program.inputs() {
-            let value = program.value(*id)?;
-            plan.input_shapes.insert(value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect());
-        }
+        plan.input_shapes = input_shapes(program)?;
         self.check_required(fleet, annotated, denied, &plan)?;
         Ok(plan)
+    }
+
+    /// Gives everything to the only device there is, as any partitioner would; `None` where there
+    /// is more to look at.
+    fn divide_alone(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+    ) -> Result<Option<Partitioning>> {
+        let [device] = fleet.devices() else { return Ok(None) };
+        let settled = self.placement != Placement::default() || self.config.scheduling.energy_budget.is_some();
+        let changed = !denied.is_empty() || fleet.is_lost(&device.info().id) || !annotated.tiles.is_empty();
+        if !self.standard || settled || changed {
+            return Ok(None);
+        }
+        let Some(seconds) = problem::alone(annotated, fleet, &*self.costs) else { return Ok(None) };
+        // One after the other: added in the order in which a schedule adds them.
+        let finish = seconds.into_iter().fold(0.0, |now, seconds| now + seconds);
+        let (id, program) = (device.info().id.to_string(), &annotated.program);
+        let partition = Partition {
+            device: id.clone(),
+            tasks: program.nodes().iter().map(|node| node.name.to_string()).collect(),
+            estimated_start: 0.0,
+            estimated_finish: finish,
+            tiles: None,
+        };
+        Ok(Some(Partitioning {
+            version: Partitioning::VERSION,
+            model: annotated.fingerprint().to_owned(),
+            strategy: self.partitioner.name().to_owned(),
+            devices: vec![id],
+            bindings: BTreeMap::new(),
+            input_shapes: input_shapes(program)?,
+            partitions: vec![partition],
+            transfers: vec![],
+            estimated_makespan: finish,
+            tile_size: None,
+            batch_parts: vec![],
+        }))
     }
 
     /// Is the plan in which wanted devices keep what they take to be had, rather than the free one?
@@ -322,6 +364,15 @@ impl Planner {
         // Slices of constants are constants.
         Ok(Annotated::new(Arc::new(passes::run(&split, &passes::standard(), &context)?), tiles))
     }
+}
+
+/// The shapes of a program's inputs, by name.
+fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
+    let shape = |&id: &hetero_hal::ValueId| {
+        let value = program.value(id)?;
+        Ok((value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect()))
+    };
+    program.inputs().iter().map(shape).collect()
 }
 
 /// Rows of the parts that the plan's batch was split into.

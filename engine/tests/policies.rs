@@ -248,3 +248,29 @@ fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     let error = engine.analyze_with_inputs(&model(6, &CHAIN), &other, &[("x", x)]).err().unwrap();
     assert!(matches!(&error, Error::Input { name, .. } if name == "x"), "{error}");
 }
+
+/// Where one device is all there is, the engine asks no partitioner. One of the caller's is asked, and the same
+/// strategy from outside gives the same plan.
+#[test]
+fn a_plan_for_one_device_is_what_its_strategy_finds() {
+    use hetero::scheduler::{Cautious, LatencyAware};
+    let plan = |outside: bool| {
+        let driver = Arc::new(FakeDriver(vec![Fake::default()]));
+        let mut builder = HeteroEngine::builder().driver(driver).cost_model(Arc::new(Seconds([0.1, 0.0])));
+        if outside {
+            let strategy = Cautious { strategy: LatencyAware::default(), margin: 0.25 };
+            builder = builder.partitioner(Arc::new(strategy));
+        }
+        let mut engine = builder.build();
+        engine.add_device("fake:0", DeviceOptions::default()).unwrap();
+        let nodes: [(&str, &str, &[&str], &str); 5] = [
+            ("one", "Neg", &["x"], "a"),
+            ("two", "Abs", &["x"], "b"),
+            ("three", "Exp", &["b"], "c"),
+            ("four", "Add", &["a", "c"], "d"),
+            ("five", "Neg", &["c"], "y"),
+        ];
+        engine.analyze_model(&model(30, &nodes)).unwrap().partitioning().clone()
+    };
+    assert_eq!(plan(false), plan(true));
+}
