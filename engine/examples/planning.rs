@@ -1,5 +1,6 @@
-//! What planning takes, step by step: `planning [PLANS] [MODEL]` plans a network like BERT and graphs of 10 000 nodes on cpu:0, and prints the
-//! milliseconds of the first plan and the least of all.
+//! What planning takes, step by step: `planning [PLANS] [MODEL]` plans a network like BERT and
+//! graphs of 10 000 nodes on cpu:0, and prints the milliseconds of the first plan and the least of
+//! all.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -115,7 +116,8 @@ fn chain(nodes: usize) -> Model {
     b.model(x)
 }
 
-/// So many nodes in steps of four side by side, each with weights of its own, joined at the end of each step.
+/// So many nodes in steps of four side by side, each with weights of its own, joined at the end of
+/// each step.
 fn ladder(nodes: usize) -> Model {
     let mut b = Builder::default();
     let mut x = b.input(&[64]);

@@ -18,7 +18,8 @@ use crate::place::Placement;
 use crate::planner::Planner;
 use crate::problem::{CostModel, Roofline};
 
-/// Time that a strategy may take for a plan, unless the configuration says otherwise. Where a bound proves a plan to be the best, it takes less.
+/// Time that a strategy may take for a plan, unless the configuration says otherwise.
+/// Where a bound proves a plan to be the best, it takes less.
 const PLANNING: Duration = Duration::from_millis(300);
 /// Longest that a run may take, unless the builder says otherwise.
 const DEADLINE: Duration = Duration::from_secs(3600);
@@ -85,8 +86,10 @@ impl Builder {
         self
     }
 
-    /// Plans with what was measured: the edges between devices, and, where no cost model is set, what operators take. Measurements of another
-    /// product or driver version than a device's are not used for it; see [`Profile::usability`].
+    /// Plans with what was measured: the edges between devices, and, where no cost model is set,
+    /// what operators take.
+    /// Measurements of another product or driver version than a device's are not used for it; see
+    /// [`Profile::usability`].
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = Some(Arc::new(profile));
@@ -121,7 +124,8 @@ impl Builder {
         self
     }
 
-    /// Limits the bytes that folded constants, and each device's intermediate values, may take. Without it, the devices' memory is the limit.
+    /// Limits the bytes that folded constants, and each device's intermediate values, may take.
+    /// Without it, the devices' memory is the limit.
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {
         self.memory_limit = Some(bytes);
@@ -150,6 +154,7 @@ impl Builder {
             max_in_flight: self.config.scheduling.max_in_flight,
         };
         let planner = Planner {
+            standard: self.partitioner.is_none(),
             partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, costs.uncertainty())),
             costs,
             operators: self.operators,

@@ -46,8 +46,8 @@ pub struct Config {
     pub scheduling: Scheduling,
     /// Devices: their limits, and what they spend.
     pub device_params: DeviceParams,
-    /// The devices of [`HeteroEngine::default_devices`](crate::HeteroEngine::default_devices), and how much each is wanted; none leaves the
-    /// choice to the engine.
+    /// The devices of [`HeteroEngine::default_devices`](crate::HeteroEngine::default_devices), and
+    /// how much each is wanted; none leaves the choice to the engine.
     #[serde(deserialize_with = "policies")]
     pub devices: BTreeMap<DeviceId, Policy>,
 }

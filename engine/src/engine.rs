@@ -71,7 +71,8 @@ impl HeteroEngine {
         &self.planner.config
     }
 
-    /// All devices that the drivers offer now, each once; a driver may stand in front of another of its name.
+    /// All devices that the drivers offer now, each once; a driver may stand in front of another of
+    /// its name.
     #[must_use]
     pub fn found(&self) -> Vec<DeviceInfo> {
         let mut found: Vec<DeviceInfo> = Vec::new();
@@ -83,8 +84,10 @@ impl HeteroEngine {
         found
     }
 
-    /// The devices to use where nobody names any: those of the configuration, or all found that are chips of their own. An emulator is none,
-    /// nor is the host's processor under another driver's name than `cpu`: either would take its time from `cpu:0`.
+    /// The devices to use where nobody names any: those of the configuration, or all found that are
+    /// chips of their own.
+    /// An emulator is none, nor is the host's processor under another driver's name than `cpu`:
+    /// either would take its time from `cpu:0`.
     #[must_use]
     pub fn default_devices(&self) -> Vec<DeviceId> {
         if !self.config().devices.is_empty() {
@@ -100,7 +103,8 @@ impl HeteroEngine {
         self.config().devices.get(device).copied().unwrap_or_default()
     }
 
-    /// Opens the devices of [`HeteroEngine::default_devices`] with the configuration's policies. Gives those that are there.
+    /// Opens the devices of [`HeteroEngine::default_devices`] with the configuration's policies.
+    /// Gives those that are there.
     ///
     /// # Errors
     /// As [`HeteroEngine::add_device_with`].
@@ -124,8 +128,8 @@ impl HeteroEngine {
         Ok(id)
     }
 
-    /// Opens a device and says how much it is wanted; `None` where a preferred device is not there, of which [`Fleet::absent`] and the notes of
-    /// plans have the reason.
+    /// Opens a device and says how much it is wanted; `None` where a preferred device is not there,
+    /// of which [`Fleet::absent`] and the notes of plans have the reason.
     ///
     /// # Errors
     /// As [`HeteroEngine::add_device`].
@@ -185,12 +189,15 @@ impl HeteroEngine {
         Ok(Plan::new(self.planner.plan(&self.fleet, model, binding)?))
     }
 
-    /// Plans a model for inputs that a run will have: for their shapes, beside what the binding says. Where these leave a size open, inputs that
-    /// are small and of integers (a target shape, a sampling rate) become constants, as shapes may depend on them: [`Plan::fixed`] has their
+    /// Plans a model for inputs that a run will have: for their shapes, beside what the binding
+    /// says.
+    /// Where these leave a size open, inputs that are small and of integers (a target shape, a
+    /// sampling rate) become constants, as shapes may depend on them: [`Plan::fixed`] has their
     /// names, and runs take them no more.
     ///
     /// # Errors
-    /// `Input` where the binding says another shape; else as [`HeteroEngine::analyze`], about the model as it was given.
+    /// `Input` where the binding says another shape; else as [`HeteroEngine::analyze`], about the
+    /// model as it was given.
     pub fn analyze_with_inputs(&self, model: &Model, binding: &Binding, inputs: &[(&str, Tensor)]) -> Result<Plan> {
         let mut binding = binding.clone();
         for (name, tensor) in inputs {
@@ -225,7 +232,8 @@ impl HeteroEngine {
     /// Reads a plan that was made for this model, and checks that it still fits.
     ///
     /// # Errors
-    /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`HeteroEngine::analyze`].
+    /// `Plan` where the text is no plan, is for another model, or names a device that was not
+    /// added; else as [`HeteroEngine::analyze`].
     pub fn load_plan(&self, model: &Model, json: &str) -> Result<Plan> {
         Ok(Plan::new(self.planner.load(&self.fleet, model, json)?))
     }

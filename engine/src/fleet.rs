@@ -12,10 +12,12 @@ use crate::policy::Policy;
 /// Programs whose claims are remembered.
 const MOST_PROGRAMS: usize = 64;
 
-/// Opened devices with their topology, limits, losses and claims: all that a plan or a session needs to know of the machine.
+/// Opened devices with their topology, limits, losses and claims: all that a plan or a session
+/// needs to know of the machine.
 ///
-/// A fleet only grows, so that a device keeps its position. Clones are snapshots that share what is found out later: which devices are
-/// lost, and what devices claim.
+/// A fleet only grows, so that a device keeps its position.
+/// Clones are snapshots that share what is found out later: which devices are lost, and what
+/// devices claim.
 #[derive(Clone)]
 pub struct Fleet {
     devices: Vec<Arc<dyn Device>>,
@@ -47,7 +49,8 @@ impl std::fmt::Display for AbsentDevice {
 /// What a run may take.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Bytes that folded constants, and each device's intermediate values, may take; `None` leaves it to the devices' memory.
+    /// Bytes that folded constants, and each device's intermediate values, may take; `None` leaves
+    /// it to the devices' memory.
     pub(crate) memory: Option<u64>,
     /// Share of a device's memory that plans may use.
     pub(crate) memory_share: f64,
@@ -138,7 +141,8 @@ impl Fleet {
         self.profile.as_deref()
     }
 
-    /// Bytes that constants and intermediate values may take on a device; `None` where nothing limits them.
+    /// Bytes that constants and intermediate values may take on a device; `None` where nothing
+    /// limits them.
     #[must_use]
     pub fn memory_limit(&self, device: &DeviceInfo) -> Option<u64> {
         let memory = device.memory_bytes.map(|bytes| (bytes as f64 * self.limits.memory_share) as u64);
@@ -189,7 +193,8 @@ impl Fleet {
         self.position(id).is_some_and(|position| self.lost_positions().contains(&position))
     }
 
-    /// Notes the device that an error says is lost; `false` where it says none. Its position stays, as plans count on it.
+    /// Notes the device that an error says is lost; `false` where it says none.
+    /// Its position stays, as plans count on it.
     pub(crate) fn lose(&self, error: &Error) -> bool {
         let Error::Device(error) = error else { return false };
         let device = error.device().and_then(|id| self.position(id));

@@ -25,8 +25,9 @@ pub(crate) struct Joined {
     pub(crate) tiles: Vec<TileShare>,
 }
 
-/// The plan with products in place of their tiles, where no tile may be taken by another device than its own, and these are one device's
-/// for each product; `None` where tiles have to stay tiles, or there are none.
+/// The plan with products in place of their tiles, where no tile may be taken by another device
+/// than its own, and these are one device's for each product; `None` where tiles have to stay
+/// tiles, or there are none.
 ///
 /// # Errors
 /// What a pass says.

@@ -51,7 +51,8 @@ impl Plan {
         &self.planned().assumed
     }
 
-    /// What was asked for and was not done, with the reason: a batch that is not split, a preferred device that is not there.
+    /// What was asked for and was not done, with the reason: a batch that is not split, a preferred
+    /// device that is not there.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.planned().notes
@@ -64,7 +65,8 @@ impl Plan {
         &self.planned().fixed
     }
 
-    /// Patterns of the engine's placement that no node matches: they are misspelt, or passes have folded their nodes away.
+    /// Patterns of the engine's placement that no node matches: they are misspelt, or passes have
+    /// folded their nodes away.
     #[must_use]
     pub fn idle_pins(&self) -> &[String] {
         &self.planned().idle_pins

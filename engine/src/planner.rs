@@ -1,15 +1,16 @@
 //! The planner: from a model to a partitioning of its program among the devices of a fleet.
 //!
-//! A plan is made in four steps: *bind* the model to shapes, *rewrite* the program with passes, *split* batches and large products, and
+//! A plan is made in four steps: *bind* the model to shapes, *rewrite* the program with passes,
+//! *split* batches and large products, and
 //! *divide* the nodes among the devices.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_hal::{DeviceId, NodeId, OperatorSet, Program};
 use hetero_onnx::Binding;
-use hetero_scheduler::{Partitioner, Partitioning, Problem, Schedule, Tiles};
+use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, Tiles};
 
 use crate::annotated::Annotated;
 use crate::config::{Config, Strategy};
@@ -25,9 +26,12 @@ use crate::{Error, Model, Result};
 /// Sides of tiles, unless the configuration says otherwise.
 const TILE: usize = 512;
 
-/// What plans models: a partitioner, a cost model, definitions of operators, passes, a placement by hand and a configuration.
+/// What plans models: a partitioner, a cost model, definitions of operators, passes, a placement by
+/// hand and a configuration.
 pub(crate) struct Planner {
     pub(crate) partitioner: Arc<dyn Partitioner>,
+    /// The partitioner is one of the engine's, which on one device have nothing to decide.
+    pub(crate) standard: bool,
     pub(crate) costs: Arc<dyn CostModel>,
     pub(crate) operators: Arc<dyn OperatorSet>,
     pub(crate) passes: Vec<Box<dyn Pass>>,
@@ -58,7 +62,8 @@ pub struct PlanTiming {
     pub bind: Duration,
     /// Passes: rewriting the program, and splitting batches and products.
     pub passes: Duration,
-    /// Dividing the program among the devices, with claims and costs; for a plan that was read, checking it.
+    /// Dividing the program among the devices, with claims and costs; for a plan that was read,
+    /// checking it.
     pub divide: Duration,
 }
 
@@ -66,7 +71,8 @@ impl Planner {
     /// Plans a model for given shapes.
     ///
     /// # Errors
-    /// `Model` where the model is invalid or does not fit the shapes; `Plan` where there is no device or none takes a node.
+    /// `Model` where the model is invalid or does not fit the shapes; `Plan` where there is no
+    /// device or none takes a node.
     pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
         let began = Instant::now();
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
@@ -94,7 +100,8 @@ impl Planner {
     /// Reads a plan that was made for this model, and checks that it still fits.
     ///
     /// # Errors
-    /// `Plan` where the text is no plan, is for another model, or names a device that was not added; else as [`Planner::plan`].
+    /// `Plan` where the text is no plan, is for another model, or names a device that was not
+    /// added; else as [`Planner::plan`].
     pub(crate) fn load(&self, fleet: &Fleet, model: &Model, json: &str) -> Result<Planned> {
         let partitioning = Partitioning::from_json(json)?;
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
@@ -135,17 +142,21 @@ impl Planner {
         Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, timing })
     }
 
-    /// Divides a program among the devices that are not lost. Nodes that a device is denied do not run there.
+    /// Divides a program among the devices that are not lost.
+    /// Nodes that a device is denied do not run there.
     ///
     /// # Errors
-    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be kept; `Required` where a required device gets
-    /// nothing.
+    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be
+    /// kept; `Required` where a required device gets nothing.
     pub(crate) fn divide(
         &self,
         fleet: &Fleet,
         annotated: &Annotated,
         denied: &HashSet<(usize, NodeId)>,
     ) -> Result<Partitioning> {
+        if let Some(plan) = self.divide_alone(fleet, annotated, denied)? {
+            return Ok(plan);
+        }
         let problem = self.problem(fleet, annotated, denied)?;
         let lost = fleet.lost_positions();
         let wanted: Vec<usize> = (0..fleet.devices().len())
@@ -167,16 +178,54 @@ impl Planner {
         };
         let (model, program) = (annotated.program.fingerprint().to_string(), &annotated.program);
         let mut plan = Partitioning::from_schedule(&problem, &schedule, model, self.partitioner.name())?;
-        for id in program.inputs() {
-            let value = program.value(*id)?;
-            plan.input_shapes.insert(value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect());
-        }
+        plan.input_shapes = input_shapes(program)?;
         self.check_required(fleet, annotated, denied, &plan)?;
         Ok(plan)
     }
 
-    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one? It is, unless the free one is shorter by a
-    /// larger share than costs may be off, or leaves out a required device that this one uses.
+    /// Gives everything to the only device there is, as any partitioner would; `None` where there
+    /// is more to look at.
+    fn divide_alone(
+        &self,
+        fleet: &Fleet,
+        annotated: &Annotated,
+        denied: &HashSet<(usize, NodeId)>,
+    ) -> Result<Option<Partitioning>> {
+        let [device] = fleet.devices() else { return Ok(None) };
+        let settled = self.placement != Placement::default() || self.config.scheduling.energy_budget.is_some();
+        let changed = !denied.is_empty() || fleet.is_lost(&device.info().id) || !annotated.tiles.is_empty();
+        if !self.standard || settled || changed {
+            return Ok(None);
+        }
+        let Some(seconds) = problem::alone(annotated, fleet, &*self.costs) else { return Ok(None) };
+        // One after the other: added in the order in which a schedule adds them.
+        let finish = seconds.into_iter().fold(0.0, |now, seconds| now + seconds);
+        let (id, program) = (device.info().id.to_string(), &annotated.program);
+        let partition = Partition {
+            device: id.clone(),
+            tasks: program.nodes().iter().map(|node| node.name.to_string()).collect(),
+            estimated_start: 0.0,
+            estimated_finish: finish,
+            tiles: None,
+        };
+        Ok(Some(Partitioning {
+            version: Partitioning::VERSION,
+            model: annotated.fingerprint().to_owned(),
+            strategy: self.partitioner.name().to_owned(),
+            devices: vec![id],
+            bindings: BTreeMap::new(),
+            input_shapes: input_shapes(program)?,
+            partitions: vec![partition],
+            transfers: vec![],
+            estimated_makespan: finish,
+            tile_size: None,
+            batch_parts: vec![],
+        }))
+    }
+
+    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one?
+    /// It is, unless the free one is shorter by a larger share than costs may be off, or leaves out
+    /// a required device that this one uses.
     fn prefers(&self, fleet: &Fleet, kept: &(Problem, Schedule), free: (&Problem, &Schedule)) -> bool {
         let takes = |(problem, schedule): (&Problem, &Schedule)| match self.config.scheduling.strategy {
             Strategy::LatencyAware => schedule.makespan(),
@@ -268,7 +317,8 @@ impl Planner {
         })
     }
 
-    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the configuration asks for it.
+    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the
+    /// configuration asks for it.
     fn batch_parts(&self, fleet: &Fleet, whole: &Annotated) -> Result<(Vec<usize>, Vec<String>)> {
         let Some(most) = self.config.scheduling.batch_split_size else { return Ok((vec![], vec![])) };
         if whole.program.nodes().iter().any(|node| self.placement.device_of(node).is_some()) {
@@ -294,7 +344,8 @@ impl Planner {
         Ok(passes::run(program, &self.passes, &self.pass_context(fleet))?)
     }
 
-    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it is empty or 0.
+    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it
+    /// is empty or 0.
     pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
         let tiling = Tiling { size: tile, placement: self.placement.clone() };
         if parts.is_empty() && !tiling.may_cut(&whole.program) {
@@ -313,6 +364,15 @@ impl Planner {
         // Slices of constants are constants.
         Ok(Annotated::new(Arc::new(passes::run(&split, &passes::standard(), &context)?), tiles))
     }
+}
+
+/// The shapes of a program's inputs, by name.
+fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
+    let shape = |&id: &hetero_hal::ValueId| {
+        let value = program.value(id)?;
+        Ok((value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect()))
+    };
+    program.inputs().iter().map(shape).collect()
 }
 
 /// Rows of the parts that the plan's batch was split into.

@@ -92,7 +92,8 @@ pub(crate) struct Constraints<'a> {
     pub(crate) lost: &'a [usize],
     /// Nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
-    /// Positions of the devices that keep what they take, and the share of its time by which another has to be quicker to get a node of theirs.
+    /// Positions of the devices that keep what they take, and the share of its time by which
+    /// another has to be quicker to get a node of theirs.
     pub(crate) wanted: (&'a [usize], f64),
     /// Joules that all nodes may spend together.
     pub(crate) energy: Option<f64>,
@@ -266,7 +267,35 @@ pub(crate) fn problem(
     })
 }
 
-/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a larger share.
+/// The seconds of each node on the only device of a fleet, where that takes all of them and has
+/// room for their constants; `None` leaves it to [`problem`] to say what is wrong.
+pub(crate) fn alone(annotated: &Annotated, fleet: &Fleet, costs: &dyn CostModel) -> Option<Vec<f64>> {
+    let ([device], program) = (fleet.devices(), &*annotated.program) else { return None };
+    let info = device.info();
+    let claims = fleet.claims(0, program, annotated.fingerprint());
+    let nodes = claims.iter().flat_map(|claim| claim.nodes.iter().map(|&id| (id, &claim.quality)));
+    let nodes: Vec<(NodeId, &Quality)> = nodes.collect();
+    let mut row = vec![None; program.nodes().len()];
+    for (&(id, _), seconds) in nodes.iter().zip(costs.all(program, &nodes, info)) {
+        *row.get_mut(id.index())? = Some(seconds);
+    }
+    let (host, topology) = (hetero_comm::host_id(), fleet.topology());
+    let (to, from) = (topology.edge(&host, &info.id), topology.edge(&info.id, &host));
+    let seconds = row.into_iter().zip(Outside::of(program));
+    let seconds = seconds.map(|(seconds, outside)| seconds.map(|seconds| seconds + outside.seconds(to, from)));
+    let seconds: Vec<f64> = seconds.collect::<Option<_>>()?;
+    let mut names: HashSet<&str> = HashSet::with_capacity(seconds.len());
+    let sound = !seconds.is_empty()
+        && seconds.iter().all(|seconds| *seconds >= 0.0)
+        && seconds.iter().sum::<f64>().is_finite()
+        && program.nodes().iter().all(|node| names.insert(&node.name));
+    let held = held(program).into_iter().try_fold(0_u64, u64::checked_add)?;
+    let fits = fleet.memory_limit(info).is_none_or(|limit| held <= limit);
+    (sound && fits).then_some(seconds)
+}
+
+/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a
+/// larger share.
 fn keep(row: &mut [Option<f64>], (wanted, share): (&[usize], f64)) {
     let best = wanted.iter().filter_map(|&position| row.get(position).copied().flatten()).reduce(f64::min);
     let Some(best) = best else { return };

@@ -37,7 +37,8 @@ pub(crate) enum Setback {
     LostCompiling,
     /// A device was lost, whenever, that no other may take over for.
     LostRequired,
-    /// A device turned down what it had claimed; the node, and the device's position, where the error tells.
+    /// A device turned down what it had claimed; the node, and the device's position, where the
+    /// error tells.
     Refused(Option<(usize, NodeId)>),
     /// The memory of a device does not suffice.
     OutOfMemory,
@@ -61,8 +62,9 @@ pub(crate) enum Action {
 }
 
 impl Setback {
-    /// What an error means that kept a session from being made. `uses` tells whether the plan uses a device, `requires` whether the caller does,
-    /// and `position` where it stands.
+    /// What an error means that kept a session from being made.
+    /// `uses` tells whether the plan uses a device, `requires` whether the caller does, and
+    /// `position` where it stands.
     pub(crate) fn of(
         error: &Error,
         uses: impl Fn(&DeviceId) -> bool,
@@ -144,7 +146,8 @@ mod tests {
         assert_eq!(Setback::of(&unfit, |_| true, |_| true, |_| None), Setback::Unfit);
     }
 
-    /// However the errors come, the engine makes no more attempts than it has ways to change the plan.
+    /// However the errors come, the engine makes no more attempts than it has ways to change the
+    /// plan.
     #[test]
     fn refusals_end() {
         let mut state = State { joined: true, ..State::default() };

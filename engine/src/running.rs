@@ -1,7 +1,8 @@
 //! Running plans: the session of a plan, and what becomes of both when a device fails.
 //!
-//! A run that fails because its device is gone fails for good; the plan keeps its program, so that the engine divides that again among the
-//! devices that are left. What is done about which failure, [`replan`] says.
+//! A run that fails because its device is gone fails for good; the plan keeps its program, so that
+//! the engine divides that again among the devices that are left.
+//! What is done about which failure, [`replan`] says.
 
 use std::sync::Arc;
 
@@ -30,10 +31,12 @@ struct Attempt {
 impl HeteroEngine {
     /// Runs a plan once. The first run compiles it.
     ///
-    /// Where a device is lost in the run, the plan is divided again without it and run again; [`Session::report`] says so.
+    /// Where a device is lost in the run, the plan is divided again without it and run again;
+    /// [`Session::report`] says so.
     ///
     /// # Errors
-    /// `Input` where the inputs are not the model's; `Device` where a device fails, or is lost and no other takes its nodes.
+    /// `Input` where the inputs are not the model's; `Device` where a device fails, or is lost and
+    /// no other takes its nodes.
     pub fn run(&self, inputs: &[(&str, Tensor)], plan: &Plan) -> Result<Outputs> {
         self.with_session(plan, |session| session.run(inputs))
     }
@@ -46,10 +49,12 @@ impl HeteroEngine {
         self.with_session(plan, |session| session.run_into(inputs, outputs))
     }
 
-    /// Calls `run` with the session of a plan; where a device is lost in it, calls it again with the session that does without.
+    /// Calls `run` with the session of a plan; where a device is lost in it, calls it again with
+    /// the session that does without.
     ///
     /// # Errors
-    /// What `run` says, unless it tells of a lost device that others take over for; as [`HeteroEngine::session`].
+    /// What `run` says, unless it tells of a lost device that others take over for; as
+    /// [`HeteroEngine::session`].
     pub fn with_session<T>(&self, plan: &Plan, mut run: impl FnMut(&Arc<Session>) -> Result<T>) -> Result<T> {
         let mut session = self.session(plan)?;
         loop {
@@ -61,12 +66,13 @@ impl HeteroEngine {
         }
     }
 
-    /// After a run of `session` that failed with `error`: where that tells of a lost device, gives the session of the plan without it, from now
-    /// on the one of [`HeteroEngine::session`]. No plan of this engine uses the device again.
+    /// After a run of `session` that failed with `error`: where that tells of a lost device, gives
+    /// the session of the plan without it, from now on the one of [`HeteroEngine::session`].
+    /// No plan of this engine uses the device again.
     ///
     /// # Errors
-    /// `error`, where it tells of no lost device or the session did without it already; the like, with what stands in the way, where
-    /// no other device takes its nodes.
+    /// `error`, where it tells of no lost device or the session did without it already; the like,
+    /// with what stands in the way, where no other device takes its nodes.
     pub fn recover(&self, plan: &Plan, session: &Arc<Session>, error: Error) -> Result<Arc<Session>> {
         if !self.fleet.lose(&error) {
             return Err(error);
@@ -75,14 +81,15 @@ impl HeteroEngine {
         if Arc::ptr_eq(&next, session) { Err(error) } else { Ok(next) }
     }
 
-    /// The session of a plan: its partitions, compiled. Made once, shared by all threads, and made again where a device was lost.
+    /// The session of a plan: its partitions, compiled.
+    /// Made once, shared by all threads, and made again where a device was lost.
     ///
-    /// A node that its device claimed but turns down at compile time is given to another device, unless it was pinned there;
-    /// [`Session::report`] says so.
+    /// A node that its device claimed but turns down at compile time is given to another device,
+    /// unless it was pinned there; [`Session::report`] says so.
     ///
     /// # Errors
-    /// `Device` where a device cannot compile what it was given and no other takes it; `Plan` where a device was lost and no other
-    /// takes its nodes.
+    /// `Device` where a device cannot compile what it was given and no other takes it; `Plan` where
+    /// a device was lost and no other takes its nodes.
     pub fn session(&self, plan: &Plan) -> Result<Arc<Session>> {
         let mut slot = plan.session();
         let sound =
@@ -131,7 +138,8 @@ impl HeteroEngine {
         }
     }
 
-    /// A loss that a plan has to do without: of a required device, or else the last one, which is news.
+    /// A loss that a plan has to do without: of a required device, or else the last one, which is
+    /// news.
     fn loss(&self, plan: &Partitioning) -> Option<(Setback, Error)> {
         let mut lost = self.fleet.lost();
         lost.retain(|(id, _)| uses(plan, id));

@@ -23,7 +23,8 @@ pub struct PlacementShare {
     pub of_bytes: f64,
 }
 
-/// The shares of all devices that a plan uses, the largest share of time first. Displayed, it is one line.
+/// The shares of all devices that a plan uses, the largest share of time first.
+/// Displayed, it is one line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PlacementShares {
     /// Number of nodes of the model.

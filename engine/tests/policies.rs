@@ -94,7 +94,8 @@ fn a_required_device_that_gets_nothing_is_an_error_with_the_reason() {
     assert!(matches!(loaded, Err(Error::Required { .. })));
 }
 
-/// What estimates cannot tell apart goes to the device that is wanted; what is clearly faster elsewhere does not.
+/// What estimates cannot tell apart goes to the device that is wanted; what is clearly faster
+/// elsewhere does not.
 #[test]
 fn wanted_devices_keep_what_others_do_not_do_clearly_faster() {
     let of =
@@ -203,7 +204,8 @@ fn devices_are_asked_once_for_what_they_claim_of_a_program() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
-/// The shape of the output is an input: it is a constant of the plan where it is small and of integers, and only where that is needed.
+/// The shape of the output is an input: it is a constant of the plan where it is small and of
+/// integers, and only where that is needed.
 #[test]
 fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     use hetero::hal::{DType, Graph, Operator, TensorType, Value, ValueId};
@@ -245,4 +247,30 @@ fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     let other = Binding { shapes: [("x".to_owned(), vec![7])].into(), ..Binding::default() };
     let error = engine.analyze_with_inputs(&model(6, &CHAIN), &other, &[("x", x)]).err().unwrap();
     assert!(matches!(&error, Error::Input { name, .. } if name == "x"), "{error}");
+}
+
+/// Where one device is all there is, the engine asks no partitioner. One of the caller's is asked, and the same
+/// strategy from outside gives the same plan.
+#[test]
+fn a_plan_for_one_device_is_what_its_strategy_finds() {
+    use hetero::scheduler::{Cautious, LatencyAware};
+    let plan = |outside: bool| {
+        let driver = Arc::new(FakeDriver(vec![Fake::default()]));
+        let mut builder = HeteroEngine::builder().driver(driver).cost_model(Arc::new(Seconds([0.1, 0.0])));
+        if outside {
+            let strategy = Cautious { strategy: LatencyAware::default(), margin: 0.25 };
+            builder = builder.partitioner(Arc::new(strategy));
+        }
+        let mut engine = builder.build();
+        engine.add_device("fake:0", DeviceOptions::default()).unwrap();
+        let nodes: [(&str, &str, &[&str], &str); 5] = [
+            ("one", "Neg", &["x"], "a"),
+            ("two", "Abs", &["x"], "b"),
+            ("three", "Exp", &["b"], "c"),
+            ("four", "Add", &["a", "c"], "d"),
+            ("five", "Neg", &["c"], "y"),
+        ];
+        engine.analyze_model(&model(30, &nodes)).unwrap().partitioning().clone()
+    };
+    assert_eq!(plan(false), plan(true));
 }

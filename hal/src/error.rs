@@ -156,8 +156,10 @@ impl Error {
         })
     }
 
-    /// The node it happened at, by its id in the program that the failed call was given, with its name and operator for people as in
-    /// [`Error::at`]. Whoever cut that program out of a larger one puts the larger one's id in its place; a text that is already set stays.
+    /// The node it happened at, by its id in the program that the failed call was given, with its
+    /// name and operator for people as in [`Error::at`].
+    /// Whoever cut that program out of a larger one puts the larger one's id in its place; a text
+    /// that is already set stays.
     #[must_use]
     pub fn at_node(self, node: NodeId, operator: impl Into<String>) -> Self {
         self.edit(|inner| inner.node = Some(node)).at(operator)

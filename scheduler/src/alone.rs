@@ -1,13 +1,16 @@
-//! Problems in which nothing is to be decided: one device does everything, and a bound proves that no division gains.
+//! Problems in which nothing is to be decided: one device does everything, and a bound proves that
+//! no division gains.
 //!
-//! The bounds take time by the number of tasks, edges and devices, in contrast to those of [`lower_bound`](crate::lower_bound).
+//! The bounds take time by the number of tasks, edges and devices, in contrast to those of
+//! [`lower_bound`](crate::lower_bound).
 
 use crate::arrays::Arrays;
 use crate::bounds::PROOF;
 use crate::{DeviceIndex, Problem, Schedule, Slot};
 
-/// Everything on one device, one task after the other in the order of the graph: where a device claims all tasks, has room for them within the
-/// energy budget, and no schedule is shorter by more than a share `margin` of that.
+/// Everything on one device, one task after the other in the order of the graph: where a device
+/// claims all tasks, has room for them within the energy budget, and no schedule is shorter by more
+/// than a share `margin` of that.
 pub(crate) fn alone(problem: &Problem, margin: f64) -> Option<Schedule> {
     let arrays = problem.arrays();
     let home = home(problem)?;
@@ -39,7 +42,8 @@ fn home(problem: &Problem) -> Option<usize> {
     fits(home).then_some(home)
 }
 
-/// The length of the longest way through the graph, with each task on its fastest device and nothing to pay between devices.
+/// The length of the longest way through the graph, with each task on its fastest device and
+/// nothing to pay between devices.
 fn longest_way(arrays: &Arrays) -> f64 {
     let mut finish = vec![0.0_f64; arrays.tasks];
     for &task in &arrays.order {
@@ -49,8 +53,9 @@ fn longest_way(arrays: &Arrays) -> f64 {
     finish.into_iter().fold(0.0, f64::max)
 }
 
-/// What no schedule falls below, as processors do one thing at a time: in each second a processor does at most what its best task saves of the
-/// time at home, and all of them together have `whole` to do.
+/// What no schedule falls below, as processors do one thing at a time: in each second a processor
+/// does at most what its best task saves of the time at home, and all of them together have `whole`
+/// to do.
 fn busiest(arrays: &Arrays, home: usize, whole: f64) -> f64 {
     let mut rates = vec![0.0_f64; arrays.devices];
     for task in 0..arrays.tasks {
@@ -127,7 +132,8 @@ mod tests {
         assert!(alone(&problem(&[[Some(1.0), None], [None, Some(1.0)]], apart(), true), 0.5).is_none());
         let full = [DeviceSpec::new("a").with_memory(15), DeviceSpec::new("b")];
         assert!(alone(&problem(&[[Some(1.0), None], [Some(1.0), Some(9.0)]], full, true), 0.25).is_none());
-        // Nine times as slow, the other saves a tenth: within a margin of a quarter, and not of a twentieth.
+        // Nine times as slow, the other saves a tenth: within a margin of a quarter, and not of a
+        // twentieth.
         let slow = problem(&[[Some(1.0), Some(9.0)]; 10], apart(), false);
         assert!(alone(&slow, 0.25).is_some() && alone(&slow, 0.05).is_none());
     }

@@ -44,12 +44,13 @@ impl LatencyAware {
                 better(schedule);
             }
         };
-        if let Some(schedule) = alone(problem, PROOF) {
-            offer(&schedule);
-            return Ok(schedule);
-        }
         let first = Heft.partition(problem);
         first.iter().for_each(&mut offer);
+        if let Some(schedule) = alone(problem, PROOF) {
+            offer(&schedule);
+            // Both are the best there is, but for the last bits of sums.
+            return Ok(first.ok().filter(|first| first.makespan() <= schedule.makespan()).unwrap_or(schedule));
+        }
         let Some(clusters) = Clusters::new(problem) else { return self.search(problem, first, &[], offer) };
         let half = Effort { time: self.effort.time / 2, steps: self.effort.steps / 2 };
         let half = Self { effort: half, ..*self };

@@ -96,9 +96,12 @@ pub(crate) struct ModelOptions {
 /// Which devices, and how.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DeviceOptions {
-    /// Device to use, such as cpu:0; may be repeated. The planner decides what it gives the device: plain `cpu:0` allows it to be used. `fpga:0!`
-    /// requires it: it is an error where it is absent, gets nothing or is lost. `wgpu:0?` prefers it: it keeps what it takes unless another is
-    /// clearly faster, and drops out where it is absent. Without --device, the configuration's `devices`, or else every device found that is a chip
+    /// Device to use, such as cpu:0; may be repeated.
+    /// The planner decides what it gives the device: plain `cpu:0` allows it to be used.
+    /// `fpga:0!` requires it: it is an error where it is absent, gets nothing or is lost.
+    /// `wgpu:0?` prefers it: it keeps what it takes unless another is clearly faster, and drops out
+    /// where it is absent.
+    /// Without --device, the configuration's `devices`, or else every device found that is a chip
     /// of its own: no emulator, and no driver of the host's processor but cpu:0.
     #[arg(long = "device", value_name = "ID[!|?]", value_parser = parse_device)]
     pub(crate) devices: Vec<DeviceChoice>,
@@ -169,7 +172,9 @@ pub(crate) struct PlanOptions {
     /// Write that as a page with a Gantt chart to this file.
     #[arg(long, value_name = "FILE")]
     pub(crate) html: Option<PathBuf>,
-    /// Say what planning takes: plan several times, compile once, and give the milliseconds of each step. With `--json`, that is the document.
+    /// Say what planning takes: plan several times, compile once, and give the milliseconds of each
+    /// step.
+    /// With `--json`, that is the document.
     #[arg(long, conflicts_with_all = ["explain", "html", "dot"])]
     pub(crate) timing: bool,
     /// Write the partitions as a graph in Graphviz's language to this file.

@@ -90,17 +90,17 @@ fn notices(driver: &str) -> Vec<String> {
 
 /// Adds the devices that were asked for, or the engine's default.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
-    let ids = engine.default_devices();
-    add_which(engine, options, ids)
+    add_which(engine, options, HeteroEngine::default_devices)
 }
 
 /// Adds the devices that were asked for, or all that there are.
 pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
-    let ids = engine.found().into_iter().map(|info| info.id).collect();
-    add_which(engine, options, ids)
+    add_which(engine, options, |engine| engine.found().into_iter().map(|info| info.id).collect())
 }
 
-fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Vec<DeviceId>) -> Result<()> {
+type Default = fn(&HeteroEngine) -> Vec<DeviceId>;
+
+fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
     open(engine, options, default)?;
     engine.fleet().absent().iter().for_each(|absent| eprintln!("{absent}"));
     if let Some(profile) = engine.profile() {
@@ -110,9 +110,10 @@ fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Vec<De
 }
 
 /// Adds the devices that were asked for, or else those of `default`, and says nothing.
-pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: Vec<DeviceId>) -> Result<()> {
+pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
+    // Only those drivers are asked that have to be.
     let choices = if options.devices.is_empty() {
-        default.into_iter().map(|id| DeviceChoice { id, policy: None }).collect()
+        default(engine).into_iter().map(|id| DeviceChoice { id, policy: None }).collect()
     } else {
         options.devices.clone()
     };

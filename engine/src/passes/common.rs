@@ -22,7 +22,9 @@ impl Pass for CommonSubexpressions {
         graph.outputs.iter().for_each(|id| published[id.index()] = true);
         let nodes = std::mem::take(&mut graph.nodes);
         graph.nodes.reserve(nodes.len());
-        // Candidates agree in what is cheap to hash: of each hash the last one, and of each node the one before it. The rest is compared.
+        // Candidates agree in what is cheap to hash: of each hash the last one, and of each node
+        // the one before it.
+        // The rest is compared.
         let mut seen: HashMap<u64, usize> = HashMap::with_capacity(nodes.len());
         let mut before: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
         for node in nodes {

@@ -23,7 +23,8 @@ pub(crate) struct Tiling {
     pub(crate) placement: Placement,
 }
 
-/// What became of a product: an annotation beside the program. Values keep their ids while passes rewrite what computes them.
+/// What became of a product: an annotation beside the program.
+/// Values keep their ids while passes rewrite what computes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TileGroup {
     /// Name of the node that was the product.
@@ -45,7 +46,8 @@ impl Tiling {
             return Ok(groups);
         }
         let names = graph.nodes.iter().map(|node| &node.name).chain(graph.values.iter().map(|value| &value.name));
-        // What stands before a slash of a name: no product may have such a name, as its tiles' names might be taken.
+        // What stands before a slash of a name: no product may have such a name, as its tiles'
+        // names might be taken.
         let heads = |name: &Arc<str>| -> Vec<Arc<str>> {
             name.match_indices('/').map(|(at, _)| Arc::from(&name[..at])).collect()
         };
@@ -63,7 +65,8 @@ impl Tiling {
         Ok(groups)
     }
 
-    /// Might a program have products that are to be cut? A look at its types, before it is made a graph.
+    /// Might a program have products that are to be cut?
+    /// A look at its types, before it is made a graph.
     pub(crate) fn may_cut(&self, program: &Program) -> bool {
         let large = |node: &Node| {
             let result = node.outputs.first().copied().flatten().and_then(|id| program.values().get(id.index()));

@@ -112,7 +112,7 @@ impl Comparison<'_> {
         let choice = |id: &String| Ok(DeviceChoice { id: id.parse().map_err(hetero::Error::from)?, policy: None });
         let devices = ids.iter().map(choice).collect::<Result<_>>()?;
         let options = DeviceOptions { devices, ..self.options.clone() };
-        devices::open(&mut engine, &options, vec![])?;
+        devices::open(&mut engine, &options, |_| vec![])?;
         Ok(engine)
     }
 
