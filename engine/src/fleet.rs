@@ -7,6 +7,7 @@ use hetero_comm::Profile;
 use hetero_hal::{Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology};
 
 use crate::Error;
+use crate::cache::ProgramCache;
 use crate::policy::Policy;
 
 /// Programs whose claims are remembered.
@@ -53,6 +54,8 @@ pub(crate) struct Limits {
     pub(crate) memory_share: f64,
     /// Longest time of a run.
     pub(crate) deadline: Duration,
+    /// Where compiled programs are kept; `None` keeps none.
+    pub(crate) cache: Option<ProgramCache>,
 }
 
 /// What all clones of a fleet know.
@@ -159,6 +162,11 @@ impl Fleet {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.limits.deadline
+    }
+
+    /// Where compiled programs are kept, where they are.
+    pub(crate) fn cache(&self) -> Option<&ProgramCache> {
+        self.limits.cache.as_ref()
     }
 
     /// The devices that were lost, each with the error that told.
