@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn every_bit_and_the_length_count() {
-        let bytes: Vec<u8> = (0..100).map(|number| number * 7).collect();
+        let bytes: Vec<u8> = (0..100).map(|number: u8| number.wrapping_mul(7)).collect();
         let mut seen = HashSet::from([digest(&bytes)]);
         for bit in 0..8 * bytes.len() {
             let mut changed = bytes.clone();

@@ -544,7 +544,8 @@ mod tests {
                 };
                 let content = Tensor::from_vec(&[1, 1, 3, 3], g.clone()).unwrap();
                 let constant = Constant { name: "w".into(), content };
-                let filters = Filters { weights: &weights, constant: &constant };
+                let filters =
+                    Filters { weights: crate::saved::Packer { weights: &weights, saved: None }, constant: &constant };
                 let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, filters, finish).unwrap();
                 let packed = kernel.weights.value().unwrap();
                 let mut input = vec![0.0; 36 * lanes];
