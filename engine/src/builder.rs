@@ -1,5 +1,6 @@
 //! The builder: an engine made of parts of your own.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use hetero_reference::Standard;
 use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
 
 use crate::Result;
+use crate::cache::{self, ProgramCache};
 use crate::config::{Config, Strategy};
 use crate::costs::Calibrated;
 use crate::engine::HeteroEngine;
@@ -62,6 +64,8 @@ pub struct Builder {
     config: Config,
     memory_limit: Option<u64>,
     deadline: Duration,
+    cache: Option<PathBuf>,
+    cache_limit: u64,
 }
 
 impl Builder {
@@ -139,6 +143,24 @@ impl Builder {
         self
     }
 
+    /// Keeps compiled programs in this folder, and takes them from it, so that a later process makes its sessions faster. Without it,
+    /// every process compiles anew.
+    ///
+    /// A device takes from the folder only what is undamaged and fits the model, the device and its driver; it does not protect itself from
+    /// files that somebody forges, so nobody else should be able to write the folder.
+    #[must_use]
+    pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// Limits the bytes of the folder of [`Builder::cache`]; without it, 4 GiB. What was written first goes first.
+    #[must_use]
+    pub fn cache_limit(mut self, bytes: u64) -> Self {
+        self.cache_limit = bytes;
+        self
+    }
+
     /// The engine, without devices yet.
     #[must_use]
     pub fn build(self) -> HeteroEngine {
@@ -152,6 +174,7 @@ impl Builder {
             memory_share: self.config.device_params.gpu_mem_threshold.unwrap_or(1.0),
             deadline: self.deadline,
             max_in_flight: self.config.scheduling.max_in_flight,
+            cache: self.cache.map(|folder| ProgramCache { folder, limit: self.cache_limit }),
         };
         let planner = Planner {
             standard: self.partitioner.is_none(),
@@ -189,6 +212,8 @@ impl HeteroEngine {
             config: Config::default(),
             memory_limit: None,
             deadline: DEADLINE,
+            cache: None,
+            cache_limit: cache::LIMIT,
         }
     }
 }

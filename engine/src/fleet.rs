@@ -7,6 +7,7 @@ use hetero_comm::Profile;
 use hetero_hal::{Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology};
 
 use crate::Error;
+use crate::cache::ProgramCache;
 use crate::policy::Policy;
 
 /// Programs whose claims are remembered.
@@ -58,6 +59,8 @@ pub(crate) struct Limits {
     pub(crate) deadline: Duration,
     /// Most runs of a session under way at once; `None` leaves it to the devices' memory.
     pub(crate) max_in_flight: Option<usize>,
+    /// Where compiled programs are kept; `None` keeps none.
+    pub(crate) cache: Option<ProgramCache>,
 }
 
 /// What all clones of a fleet know.
@@ -171,6 +174,11 @@ impl Fleet {
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.limits.deadline
+    }
+
+    /// Where compiled programs are kept, where they are.
+    pub(crate) fn cache(&self) -> Option<&ProgramCache> {
+        self.limits.cache.as_ref()
     }
 
     /// The devices that were lost, each with the error that told.

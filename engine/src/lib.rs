@@ -47,6 +47,7 @@
 
 mod annotated;
 mod builder;
+mod cache;
 mod config;
 mod costs;
 mod engine;

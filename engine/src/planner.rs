@@ -210,7 +210,7 @@ impl Planner {
         };
         Ok(Some(Partitioning {
             version: Partitioning::VERSION,
-            model: annotated.fingerprint().to_owned(),
+            model: annotated.program.fingerprint().to_string(),
             strategy: self.partitioner.name().to_owned(),
             devices: vec![id],
             bindings: BTreeMap::new(),

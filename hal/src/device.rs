@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use crate::binding::BindingInfo;
 use crate::driver::DeviceInfo;
 use crate::dtype::DType;
@@ -202,7 +204,8 @@ pub struct CompileOptions {
     /// Set from another thread to give up at once.
     pub cancel: Option<Arc<AtomicBool>>,
     /// A former answer of [`Executable::serialize`] for the same source, to save work; one that does not fit is ignored.
-    pub cached: Option<Vec<u8>>,
+    /// A mapped file can be used in place.
+    pub cached: Option<Bytes>,
 }
 
 impl CompileOptions {
@@ -238,6 +241,7 @@ pub trait Executable: Any + Send + Sync {
     }
 
     /// A form that the same driver version compiles faster; see [`CompileOptions::cached`].
+    /// It is no place for secrets, and a reader trusts whoever wrote it as far as the numbers go: checksums find damage, not forgery.
     ///
     /// # Errors
     /// `Unsupported` where there is none.

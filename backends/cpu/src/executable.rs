@@ -13,11 +13,12 @@ use hetero_kit::{Held, Tracer, Weights};
 use crate::arena::{Arena, Range, Steps};
 use crate::device::ALIGNMENT;
 use crate::image::Layout;
-use crate::kernels::{Kernel, Runtime};
+use crate::kernels::{Kernel, Packed, Runtime};
 use crate::lower::{self, Draft, Form};
 use crate::memory::CpuMemory;
 use crate::operand::{Arguments, Operand};
 use crate::pool::Pool;
+use crate::saved::{self, Packer, Saved};
 use crate::simd::Isa;
 
 /// Where a value lies while the program runs.
@@ -71,6 +72,7 @@ pub(crate) struct CpuExecutable {
     scratch: usize,
     extents: usize,
     pool: Arc<Pool>,
+    isa: Isa,
     /// Lists for runs, used again.
     frames: Mutex<Vec<Frame>>,
 }
@@ -108,7 +110,10 @@ impl CpuExecutable {
             }
         }
         let drafts = lower::lower(program, isa, filters)?;
-        let kernels = make(program, &drafts, options, isa, (pool, &weights.packed))?;
+        let key = saved::key(isa);
+        let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
+        let packer = Packer { weights: &weights.packed, saved: saved.as_ref() };
+        let kernels = make(program, &drafts, options, isa, (pool, packer))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
@@ -150,7 +155,7 @@ impl CpuExecutable {
         }
         let (scratch, extents, pool) = (arena.bytes, program.extents().len(), pool.clone());
         let frames = Mutex::new(Vec::new());
-        Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, frames })
+        Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, isa, frames })
     }
 
     /// Checks what a caller can get wrong.
@@ -252,6 +257,16 @@ impl Executable for CpuExecutable {
         BufferLayout { bytes: self.scratch, alignment: ALIGNMENT }
     }
 
+    fn serialize(&self) -> Result<Vec<u8>> {
+        let mut packed: Vec<&Packed> = Vec::new();
+        for weight in self.steps.iter().flat_map(|step| step.kernel.weights()) {
+            if !packed.iter().any(|other| Arc::ptr_eq(other, weight)) {
+                packed.push(weight);
+            }
+        }
+        saved::save(saved::key(self.isa), &packed)
+    }
+
     fn weights(&self) -> Vec<Arc<dyn Weight>> {
         let packed = self.steps.iter().flat_map(|step| step.kernel.weights());
         let packed = packed.cloned().map(|weight| weight as Arc<dyn Weight>);
@@ -304,7 +319,7 @@ fn make(
     drafts: &[Draft],
     options: &CompileOptions,
     isa: Isa,
-    (pool, weights): (&Pool, &Weights<Vec<f32>>),
+    (pool, weights): (&Pool, Packer<'_>),
 ) -> Result<Vec<Box<dyn Kernel>>> {
     type Slot = Mutex<Option<Result<Box<dyn Kernel>>>>;
     let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();

@@ -35,6 +35,7 @@ mod memory;
 mod operand;
 mod pool;
 mod queue;
+mod saved;
 mod simd;
 
 pub use ceiling::Ceiling;

@@ -1,6 +1,6 @@
 //! What the CPU keeps of constants: one packed form for all kernels that read it so, and copies of what is not aligned.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
 
@@ -109,4 +109,104 @@ fn images_of_any_size_share_a_convolutions_weight() {
     let kept: Vec<_> = [6, 12, 31].map(|image| compile(&*device, &convolution(image, None).0)).into();
     let weights = hetero_hal::distinct_weights(kept.iter().flat_map(|executable| executable.weights()));
     assert_eq!((weights.len(), bytes(&kept[0])), (1, weights[0].bytes()));
+}
+
+/// Layers with every packed form: products, and convolutions of each kind.
+fn layers() -> (Program, Vec<Tensor>) {
+    let mut network = Network::new("layers", 9);
+    let x = network.input(&[1, 32, 16, 16]);
+    let padded = |groups: i64, pad: i64| {
+        let pads = Attribute::Ints(vec![pad; 4]);
+        Operator::new("Conv", 11).with("pads", pads).with("group", Attribute::Int(groups))
+    };
+    let filtered = network.constant(&[64, 32, 3, 3], 0.1).unwrap();
+    let y = network.node(padded(1, 1), &[x, filtered]).unwrap();
+    let each = network.constant(&[64, 1, 3, 3], 0.3).unwrap();
+    let y = network.node(padded(64, 1), &[y, each]).unwrap();
+    let mixed = network.constant(&[32, 64, 1, 1], 0.2).unwrap();
+    let y = network.node(padded(1, 0), &[y, mixed]).unwrap();
+    let wider = network.constant(&[32, 16, 2, 2], 0.2).unwrap();
+    let strides = Operator::new("ConvTranspose", 11).with("strides", Attribute::Ints(vec![2, 2]));
+    let y = network.node(strides, &[y, wider]).unwrap();
+    let matrix = network.constant(&[32, 48], 0.2).unwrap();
+    network.node(Operator::new("MatMul", 13), &[y, matrix]).unwrap();
+    network.finish().unwrap()
+}
+
+/// What a device compiles of a program with a serial form, and what that gives.
+fn with_form(
+    options: &OpenOptions,
+    program: &Program,
+    inputs: &[Tensor],
+    form: Option<bytes::Bytes>,
+) -> (Vec<u8>, Tensor) {
+    let device = CpuDriver.open(0, options).unwrap();
+    let options = CompileOptions { cached: form, ..CompileOptions::default() };
+    let executable = device.compile(Source::Program(program), &options).unwrap();
+    // The next compilation shares what the first one took.
+    let found = run_program(&*device, program, inputs).unwrap();
+    (executable.serialize().unwrap(), found[0].clone())
+}
+
+#[test]
+fn packed_forms_come_back_from_the_serial_form_bit_by_bit() {
+    let (program, inputs) = layers();
+    for isa in ["portable", "avx2", "avx512", "neon"] {
+        let extra = vec![("isa".into(), isa.into())];
+        let options = OpenOptions { threads: Some(2), extra, ..OpenOptions::default() };
+        if CpuDriver.open(0, &options).is_err() {
+            continue;
+        }
+        let (form, packed) = with_form(&options, &program, &inputs, None);
+        let (again, loaded) = with_form(&options, &program, &inputs, Some(form.clone().into()));
+        assert_eq!(packed, loaded, "{isa}");
+        assert!(form == again, "{isa}");
+    }
+}
+
+#[test]
+fn a_form_for_other_instructions_is_packed_anew() {
+    let (program, inputs) = layers();
+    let plain = OpenOptions { extra: vec![("isa".into(), "portable".into())], ..OpenOptions::default() };
+    let (form, _) = with_form(&plain, &program, &inputs, None);
+    let (own, expected) = with_form(&OpenOptions::default(), &program, &inputs, None);
+    let (again, found) = with_form(&OpenOptions::default(), &program, &inputs, Some(form.into()));
+    assert_eq!(expected, found);
+    assert!(own == again);
+}
+
+/// Prints what a serial form saves: `cargo test --release -p hetero-cpu --test weights -- --nocapture takes`.
+#[test]
+fn compiling_with_a_form_takes_the_same_weights() {
+    let large = if cfg!(debug_assertions) { 256 } else { 2048 };
+    let mut product = Network::new("product", 3);
+    let (x, weight) = (product.input(&[1, large]), product.constant(&[large, large], 0.1).unwrap());
+    product.node(Operator::new("MatMul", 13), &[x, weight]).unwrap();
+    let mut filters = Network::new("filters", 4);
+    let mut x = filters.input(&[1, 64, 14, 14]);
+    for (from, to) in [(64, large / 8), (large / 8, large / 8), (large / 8, large / 4)] {
+        let weight = filters.constant(&[to, from, 3, 3], 0.05).unwrap();
+        x = filters.node(Operator::new("Conv", 11).with("pads", Attribute::Ints(vec![1; 4])), &[x, weight]).unwrap();
+    }
+    for (name, network) in [("product", product), ("convolutions", filters)] {
+        let (program, _) = network.finish().unwrap();
+        let timed = |form: Option<bytes::Bytes>| {
+            let device = device();
+            let options = CompileOptions { cached: form, ..CompileOptions::default() };
+            let began = std::time::Instant::now();
+            let executable = device.compile(Source::Program(&program), &options).unwrap();
+            (began.elapsed(), executable)
+        };
+        let form: bytes::Bytes = timed(None).1.serialize().unwrap().into();
+        let (mut least, mut own) = ([std::time::Duration::MAX; 2], [0; 2]);
+        for _ in 0..5 {
+            for (way, form) in [None, Some(form.clone())].into_iter().enumerate() {
+                let (took, executable) = timed(form);
+                least[way] = least[way].min(took);
+                own[way] = bytes(&executable);
+            }
+        }
+        println!("{name}: {} bytes packed in {:?}, taken in {:?}", form.len(), least[0], least[1]);
+        assert_eq!(own[0], own[1]);
+    }
 }

@@ -7,6 +7,7 @@
 //! - [`Weights`] is a device's cache of constants in the form in which the device keeps them: executables that need the same constant in
 //!   the same form share it.
 //! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can leave to the host.
+//! - [`digest`] tells files of a cache, and what they were made of, apart.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
 //! ```
@@ -24,6 +25,7 @@
 
 mod backlog;
 mod busy;
+mod digest;
 mod host;
 mod limits;
 mod shares;
@@ -33,6 +35,7 @@ mod words;
 
 pub use backlog::Backlog;
 pub use busy::Busy;
+pub use digest::digest;
 pub use host::{copy_through_host, fill_through_host, run_on_host};
 pub use limits::{Budget, Capacity};
 pub use shares::Shares;

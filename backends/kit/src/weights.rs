@@ -179,6 +179,24 @@ impl<T: Resident> Weights<T> {
         layout: &str,
         make: impl Fn(&[Tensor]) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Arc<Held<T>>> {
+        self.get_or(name, sources, layout, |_| None, make)
+    }
+
+    /// As [`Weights::get`], but where nobody holds the weight, `ready` is asked first: it has the form already, or has none.
+    ///
+    /// # Errors
+    /// As [`Weights::get`].
+    ///
+    /// # Panics
+    /// Where `ready` or `make` does; the next caller tries again.
+    pub fn get_or(
+        &self,
+        name: &str,
+        sources: &[Tensor],
+        layout: &str,
+        ready: impl FnOnce(&[Tensor]) -> Option<T>,
+        make: impl Fn(&[Tensor]) -> Result<T> + Send + Sync + 'static,
+    ) -> Result<Arc<Held<T>>> {
         let of = |source: &Tensor| (source.dtype(), source.shape().into());
         let kind = Kind { layout: layout.into(), sources: sources.iter().map(of).collect() };
         let places = places(sources);
@@ -203,7 +221,7 @@ impl<T: Resident> Weights<T> {
                 }
             }
         };
-        let held = Arc::new(Held::new(&self.device, name, sources, layout, Box::new(make))?);
+        let held = Arc::new(Held::new(&self.device, name, sources, layout, (ready(sources), Box::new(make)))?);
         claim.made(&held);
         Ok(held)
     }

@@ -224,7 +224,7 @@ impl Device for OpenClDevice {
         let made = match source {
             Source::Program(program) => OpenClExecutable::program(&self.shared, program, &self.target, options),
             Source::Kernel { format: KernelFormat::OpenClC, code, signature } => {
-                OpenClExecutable::kernel(&self.shared, code, signature)
+                OpenClExecutable::kernel(&self.shared, code, signature, options)
             }
             Source::Kernel { format, .. } => Err(Error::unsupported(format!("kernels as {format:?}"))),
             _ => Err(Error::unsupported("this kind of source")),

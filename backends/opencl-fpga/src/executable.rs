@@ -12,6 +12,7 @@ use hetero_kit::{Command, ConstantNames, Held};
 use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
 use crate::memory::OpenClMemory;
+use crate::program::Built;
 
 /// One launch.
 struct Launch {
@@ -32,6 +33,8 @@ pub(crate) struct OpenClExecutable {
     launches: Mutex<Vec<Launch>>,
     constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
+    /// What the launches' kernels are of; none where there is no launch.
+    built: Option<Built>,
     /// No launch has more than one group.
     single: bool,
     shared: Arc<Shared>,
@@ -53,13 +56,14 @@ impl OpenClExecutable {
         let lowered = hetero_kernels::lower(program, target)?;
         let source = lowered.source();
         let mut launches = Vec::with_capacity(lowered.launches.len());
+        let mut of_source = None;
         if !lowered.launches.is_empty() {
-            let built = shared.library.program(&shared.context, &source)?;
+            let built = shared.library.program(&shared.context, &source, options.cached.as_deref())?;
             options.check()?;
             for launch in &lowered.launches {
                 let of =
                     lowered.kernels.get(launch.kernel).ok_or_else(|| Error::internal("a launch without a kernel"))?;
-                let kernel = Kernel::new(&built, &of.entry)?;
+                let kernel = Kernel::new(&built.program, &of.entry)?;
                 for (index, &bits) in launch.numbers.iter().enumerate() {
                     kernel.set_number(of.buffers.len() + index, bits)?;
                 }
@@ -74,6 +78,7 @@ impl OpenClExecutable {
                     items: [of.items, 1, 1],
                 });
             }
+            of_source = Some(built);
         }
         let mut constants = Vec::with_capacity(lowered.constants.len());
         let names = ConstantNames::of(program);
@@ -94,12 +99,18 @@ impl OpenClExecutable {
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
+            built: of_source,
             shared: shared.clone(),
         })
     }
 
     /// A kernel in OpenCL C that the caller has written.
-    pub(crate) fn kernel(shared: &Arc<Shared>, code: &[u8], signature: &KernelSignature) -> Result<Self> {
+    pub(crate) fn kernel(
+        shared: &Arc<Shared>,
+        code: &[u8],
+        signature: &KernelSignature,
+        options: &CompileOptions,
+    ) -> Result<Self> {
         let source =
             std::str::from_utf8(code).map_err(|_| Error::invalid_argument("the kernel's source is no text"))?;
         let local = signature.local.unwrap_or([1, 1, 1]);
@@ -110,7 +121,7 @@ impl OpenClExecutable {
                 signature.global
             )));
         }
-        let built = shared.library.program(&shared.context, source)?;
+        let built = shared.library.program(&shared.context, source, options.cached.as_deref())?;
         let whole = |(position, info): (usize, &BindingInfo)| BufferRange {
             place: Place::Binding(position),
             offset: 0,
@@ -118,7 +129,7 @@ impl OpenClExecutable {
         };
         let buffers: Vec<BufferRange> = signature.bindings.iter().enumerate().map(whole).collect();
         let launch = Launch {
-            kernel: Kernel::new(&built, &signature.entry)?,
+            kernel: Kernel::new(&built.program, &signature.entry)?,
             name: signature.entry.clone(),
             nodes: vec![],
             set: buffers.iter().map(|_| Weak::new()).collect(),
@@ -132,6 +143,7 @@ impl OpenClExecutable {
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
+            built: Some(built),
             shared: shared.clone(),
         })
     }
@@ -224,6 +236,12 @@ impl Executable for OpenClExecutable {
 
     fn scratch(&self) -> BufferLayout {
         self.scratch
+    }
+
+    fn serialize(&self) -> Result<Vec<u8>> {
+        let nothing = || Error::unsupported("this executable launches no kernel, so there is no binary");
+        let built = self.built.as_ref().ok_or_else(nothing);
+        built.and_then(|built| self.shared.library.serialize(built)).map_err(|error| error.or_on(&self.shared.id))
     }
 
     fn weights(&self) -> Vec<Arc<dyn Weight>> {

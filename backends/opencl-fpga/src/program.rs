@@ -25,6 +25,12 @@ pub(crate) struct Library {
     built: Mutex<HashMap<u128, Weak<Program>>>,
 }
 
+/// A program, and the key that its binary has.
+pub(crate) struct Built {
+    pub(crate) program: Arc<Program>,
+    key: u128,
+}
+
 /// First bytes of a file of the cache; another version of the format has others.
 const MAGIC: &[u8; 8] = b"heteroc2";
 
@@ -51,21 +57,28 @@ impl Library {
         hash(&parts.map(str::as_bytes))
     }
 
-    /// The program of a text, built.
-    pub(crate) fn program(&self, context: &Context, source: &str) -> Result<Arc<Program>> {
+    /// The program of a text, built: one that is in use already, `cached`, one of the folder, or the compiler's.
+    pub(crate) fn program(&self, context: &Context, source: &str, cached: Option<&[u8]>) -> Result<Built> {
         let key = self.key(source);
         let known = self.built.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
         if let Some(program) = known {
-            return Ok(program);
+            return Ok(Built { program, key });
         }
-        let program = Arc::new(match self.load(context, key) {
-            Some(program) => program,
-            None => self.compile(context, key, source)?,
-        });
+        let program = Arc::new(
+            match cached.and_then(|bytes| self.load(context, key, bytes)).or_else(|| self.find(context, key)) {
+                Some(program) => program,
+                None => self.compile(context, key, source)?,
+            },
+        );
         let mut built = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         built.retain(|_, program| program.strong_count() > 0);
         built.insert(key, Arc::downgrade(&program));
-        Ok(program)
+        Ok(Built { program, key })
+    }
+
+    /// A built program's binary with what proves that it fits, as [`Library::program`] takes it.
+    pub(crate) fn serialize(&self, built: &Built) -> Result<Vec<u8>> {
+        Ok(sealed(built.key, &built.program.binary(self.device)?))
     }
 
     fn compile(&self, context: &Context, key: u128, source: &str) -> Result<Program> {
@@ -84,8 +97,12 @@ impl Library {
 
     /// A binary of the cache, where there is one that the driver takes.
     /// One that it doesn't take is made again.
-    fn load(&self, context: &Context, key: u128) -> Option<Program> {
-        let bytes = std::fs::read(self.path(key)?).ok()?;
+    fn find(&self, context: &Context, key: u128) -> Option<Program> {
+        self.load(context, key, &std::fs::read(self.path(key)?).ok()?)
+    }
+
+    /// The program of a sealed binary, where it is of this key and the driver takes it.
+    fn load(&self, context: &Context, key: u128, bytes: &[u8]) -> Option<Program> {
         let binary = bytes.strip_prefix(MAGIC)?.strip_prefix(&key.to_le_bytes())?;
         // Drivers load what they are given, some as machine code: what was cut off or changed must
         // not reach them.
@@ -99,17 +116,22 @@ impl Library {
     }
 }
 
-/// Writes a file as a whole or not at all, as other processes may read it.
-fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
-    let Some(folder) = path.parent() else { return Ok(()) };
-    std::fs::create_dir_all(folder)?;
-    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+/// A binary with its key and checksum.
+fn sealed(key: u128, binary: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(binary.len() + 40);
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&key.to_le_bytes());
     bytes.extend_from_slice(&hash(&[binary]).to_le_bytes());
     bytes.extend_from_slice(binary);
-    std::fs::write(&draft, bytes)?;
+    bytes
+}
+
+/// Writes a file as a whole or not at all, as other processes may read it.
+fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
+    let Some(folder) = path.parent() else { return Ok(()) };
+    std::fs::create_dir_all(folder)?;
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    std::fs::write(&draft, sealed(key, binary))?;
     std::fs::rename(&draft, path).inspect_err(|_| {
         let _ = std::fs::remove_file(&draft);
     })

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use hetero_conformance::{
-    Case, Expectations, Outcome, check, check_network, network, run_weight_cases, suite, weight_cases,
+    Case, Expectations, Outcome, check, check_network, contract_cases, network, run_contract_cases, run_weight_cases,
+    suite, weight_cases,
 };
 use hetero_hal::{Device, Driver, OpenOptions};
 use hetero_opencl::OpenClDriver;
@@ -74,5 +75,24 @@ fn weights_are_shared_evicted_and_restored() {
         let report = run_weight_cases(&*device);
         assert!(report.wrong.is_empty(), "{}:\n{}", device.info().id, report.wrong.join("\n"));
         assert_eq!(report.passed, weight_cases().len(), "{}: {:?}", device.info().id, report.reasons);
+    }
+}
+
+#[test]
+fn the_contract_is_kept() {
+    let mut peers = devices(&OpenOptions::default());
+    peers.push(hetero_cpu::CpuDriver.open(0, &OpenOptions::default()).unwrap());
+    for cache in ["off", ""] {
+        let extra = if cache.is_empty() { vec![] } else { vec![("cache".into(), cache.into())] };
+        for device in devices(&OpenOptions { extra, ..OpenOptions::default() }) {
+            let report = run_contract_cases(&*device, &peers[..]);
+            assert!(report.wrong.is_empty(), "{}:\n{}", device.info().id, report.wrong.join("\n"));
+            let (id, reasons) = (&device.info().id, &report.reasons);
+            eprintln!("{id}: {} passed, {} unsupported: {reasons:?}", report.passed, report.unsupported);
+            // Each of the platforms here has one device; drivers that copy host memory import none.
+            let imports = if device.capabilities().imports.is_empty() { 6 } else { 0 };
+            assert!(report.unsupported <= 1 + imports, "{id}: {reasons:?}");
+            assert_eq!(report.passed + report.unsupported, contract_cases().len());
+        }
     }
 }

@@ -74,6 +74,10 @@ fn with(key: &str, value: &str) -> OpenOptions {
 }
 
 fn compile(device: &dyn Device, code: &str) -> Result<Arc<dyn Executable>> {
+    compile_with(device, code, None)
+}
+
+fn compile_with(device: &dyn Device, code: &str, cached: Option<Bytes>) -> Result<Arc<dyn Executable>> {
     let binding = BindingInfo {
         name: "y".into(),
         direction: Direction::Output,
@@ -85,7 +89,7 @@ fn compile(device: &dyn Device, code: &str) -> Result<Arc<dyn Executable>> {
     let signature =
         KernelSignature { entry: "add".into(), bindings: vec![binding], global: [COUNT as u32, 1, 1], local: None };
     let source = Source::Kernel { format: KernelFormat::OpenClC, code: code.as_bytes(), signature: &signature };
-    device.compile(source, &CompileOptions::default())
+    device.compile(source, &CompileOptions { cached, ..CompileOptions::default() })
 }
 
 fn zeros(device: &dyn Device) -> Buffer {
@@ -268,6 +272,33 @@ fn binaries_that_are_not_what_was_written_are_made_again() {
     std::fs::write(&file, "in the way").unwrap();
     devices(&with("cache", &file.to_string_lossy())).iter().for_each(|device| adds(&**device));
     std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn a_serial_form_that_fits_is_used_in_place_of_the_compiler() {
+    let twice = ADD.replace("1.0f", "2.0f");
+    let result = |device: &dyn Device, form: Vec<u8>| {
+        let executable = compile_with(device, ADD, Some(form.into())).unwrap();
+        let (buffer, queue) = (zeros(device), device.queue(&QueueOptions::default()).unwrap());
+        let done = device.timeline(0).unwrap().at(1);
+        let work = Work::execute(Execution::new(executable, BindingTable::new([buffer.clone()])));
+        queue.submit(&[], work, std::slice::from_ref(&done)).unwrap();
+        done.wait(deadline()).unwrap();
+        let mut first = [0; 4];
+        buffer.read(0, &mut first).unwrap();
+        f32::from_le_bytes(first)
+    };
+    for device in opened(&with("cache", "off")) {
+        let [one, two] = [ADD, &twice].map(|code| compile(&*device, code).unwrap().serialize().unwrap());
+        assert_eq!((result(&*device, one.clone()), result(&*device, two.clone())), (1.0, 1.0));
+        // The other program's binary under this one's key shows that the form is what runs.
+        let forged = [&two[..8], &one[8..24], &two[24..]].concat();
+        assert_eq!(result(&*device, forged.clone()), 2.0, "{}", device.info().id);
+        // With one byte of it changed, it is not.
+        let mut damaged = forged;
+        *damaged.last_mut().unwrap() ^= 1;
+        assert_eq!(result(&*device, damaged), 1.0, "{}", device.info().id);
+    }
 }
 
 #[test]

@@ -5,7 +5,8 @@
 mod common;
 
 use hetero_conformance::{
-    Expectations, Outcome, check_network, network, run_suite, run_weight_cases, suite, weight_cases,
+    Expectations, Outcome, check_network, contract_cases, network, run_contract_cases, run_suite, run_weight_cases,
+    suite, weight_cases,
 };
 
 /// Cases are claimed or the device says why not; what it claims is right.
@@ -55,6 +56,21 @@ fn weights_are_shared_evicted_and_restored() {
         let report = run_weight_cases(&*device);
         assert!(report.wrong.is_empty(), "{options:?}:\n{}", report.wrong.join("\n"));
         assert_eq!(report.passed, weight_cases().len(), "{options:?}: {:?}", report.reasons);
+        assert_eq!(device.telemetry().allocated_bytes, Some(0));
+    }
+}
+
+#[test]
+fn the_contract_is_kept() {
+    for options in [&[][..], &[("memory", "staged")]] {
+        let Some(device) = common::device(options) else { return };
+        let report = run_contract_cases(&*device, &[]);
+        println!("{options:?}: {} passed, {} unsupported: {:?}", report.passed, report.unsupported, report.reasons);
+        assert!(report.wrong.is_empty(), "{options:?}:\n{}", report.wrong.join("\n"));
+        // It has no serial form, and no other device; what it does not import it lists neither.
+        let imports = if device.capabilities().imports.is_empty() { 6 } else { 0 };
+        assert!(report.unsupported <= 5 + imports, "{options:?}: {:?}", report.reasons);
+        assert_eq!(report.passed + report.unsupported, contract_cases().len());
         assert_eq!(device.telemetry().allocated_bytes, Some(0));
     }
 }

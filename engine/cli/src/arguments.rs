@@ -119,6 +119,14 @@ pub(crate) struct DeviceOptions {
     pub(crate) options: Vec<DriverOption>,
 }
 
+/// Where compiled programs are kept.
+#[derive(Debug, Args)]
+pub(crate) struct CacheOptions {
+    /// Keep compiled programs in this folder, and take them from it, so that a model is ready sooner the next time.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+}
+
 /// Which nodes run where, whatever the planner thinks.
 #[derive(Debug, Args)]
 pub(crate) struct PlaceOptions {
@@ -159,6 +167,8 @@ pub(crate) struct PlanOptions {
     pub(crate) devices: DeviceOptions,
     #[command(flatten)]
     pub(crate) place: PlaceOptions,
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
     /// What to optimise.
     #[arg(long, value_name = "STRATEGY", value_parser = clap::builder::PossibleValuesParser::new(hetero::Strategy::NAMES))]
     pub(crate) strategy: Option<String>,
@@ -192,6 +202,8 @@ pub(crate) struct RunOptions {
     pub(crate) devices: DeviceOptions,
     #[command(flatten)]
     pub(crate) place: PlaceOptions,
+    #[command(flatten)]
+    pub(crate) cache: CacheOptions,
     /// Run this plan, made by `hetero plan -o`.
     #[arg(long, value_name = "FILE", conflicts_with = "place")]
     pub(crate) plan: Option<PathBuf>,

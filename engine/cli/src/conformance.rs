@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hetero::{Binding, HeteroEngine, Model, Tensor};
 use hetero_conformance::{
-    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, check_network, model_cases, network,
-    run_standard, run_suite, standard_cases, suite, write_case,
+    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, check_contract, check_network,
+    contract_cases, model_cases, network, run_standard, run_suite, standard_cases, suite, write_case,
 };
 use serde_json::json;
 
@@ -93,7 +93,9 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     let cases: Vec<Case> = cases(options.seed, filter).into_iter().step_by(every).collect();
     let networks = (0..NETWORKS).map(|number| (number, format!("network {number}")));
     let networks: Vec<_> = networks.filter(|(_, name)| wanted(filter, name)).step_by(every).collect();
-    if cases.is_empty() && networks.is_empty() {
+    let rules = contract_cases().into_iter().filter(|rule| wanted(filter, &rule.name()));
+    let rules: Vec<_> = rules.step_by(every).collect();
+    if cases.is_empty() && networks.is_empty() && rules.is_empty() {
         return Err(nothing_wanted());
     }
     let spinner = Spinner::start("comparing with the reference");
@@ -113,6 +115,11 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.weigh(&expectations, name, &outcome);
         records.push((name.clone(), outcome));
     }
+    for rule in &rules {
+        let outcome = check_contract(&**device, &[], rule);
+        report.weigh(&expectations, &rule.name(), &outcome);
+        records.push((rule.name(), outcome));
+    }
     drop(spinner);
     if let Some(path) = &options.junit {
         let text = junit(&device.info().id.to_string(), &records);
@@ -127,6 +134,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
                 "seed": options.seed,
                 "cases": records.len(),
                 "networks": networks.len(),
+                "contract": rules.len(),
                 "passed": report.passed,
                 "unsupported": report.unsupported,
                 "reasons": report.reasons,
@@ -138,12 +146,13 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  unsupported: {reason}"));
         report.wrong.iter().for_each(|line| println!("wrong   {line}"));
         println!(
-            "{}{}: {} cases of seed {}, {} networks among them, {} passed, {} unsupported, {} expected failures, {} wrong",
+            "{}{}: {} cases of seed {}, {} networks and {} rules of the contract among them, {} passed, {} unsupported, {} expected failures, {} wrong",
             device.info().id,
             if device.info().emulated { " (emulated)" } else { "" },
             records.len(),
             options.seed,
             networks.len(),
+            rules.len(),
             report.passed,
             report.unsupported,
             report.failing,

@@ -12,7 +12,7 @@ use hetero::{Binding, Config, HeteroEngine, Model, Plan, Session, Strategy, Tens
 use hetero_layers::{Fault, Faulty};
 use serde_json::{Value, json};
 
-use crate::arguments::{DeviceOptions, ModelOptions, PlaceOptions, PlanOptions, RunOptions};
+use crate::arguments::{CacheOptions, DeviceOptions, ModelOptions, PlaceOptions, PlanOptions, RunOptions};
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
 use crate::tensors;
@@ -21,7 +21,7 @@ use crate::{devices, explain};
 fn engine(
     model: &ModelOptions,
     devices: &DeviceOptions,
-    place: &PlaceOptions,
+    (place, cache): (&PlaceOptions, &CacheOptions),
     strategy: Option<&str>,
     faults: &[(DeviceId, Fault)],
 ) -> Result<HeteroEngine> {
@@ -35,6 +35,9 @@ fn engine(
     let mut builder = HeteroEngine::builder().config(config);
     if let Some(bytes) = devices.memory_limit {
         builder = builder.memory_limit(bytes);
+    }
+    if let Some(folder) = &cache.cache {
+        builder = builder.cache(folder);
     }
     if let Some(placement) = &place.place {
         builder = builder.place(placement.clone());
@@ -78,7 +81,8 @@ fn load(path: &Path) -> Result<(Model, Duration)> {
 
 pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
-    let engine = engine(&options.model, &options.devices, &options.place, options.strategy.as_deref(), &[])?;
+    let engine =
+        engine(&options.model, &options.devices, (&options.place, &options.cache), options.strategy.as_deref(), &[])?;
     let (model, _) = load(&options.model.model)?;
     spinner.say("planning");
     let binding = binding(&options.model);
@@ -213,7 +217,7 @@ pub(crate) struct Prepared {
 
 impl Prepared {
     pub(crate) fn new(options: &RunOptions, spinner: &Spinner) -> Result<Prepared> {
-        let engine = engine(&options.model, &options.devices, &options.place, None, &options.faults)?;
+        let engine = engine(&options.model, &options.devices, (&options.place, &options.cache), None, &options.faults)?;
         let (model, load_time) = load(&options.model.model)?;
         let mut given: Vec<(String, Tensor)> = Vec::new();
         for (name, path) in &options.inputs {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, CompileOptions, Device, Direction, Error as HalError, ErrorKind, Executable, Node, NodeId, Program,
@@ -96,8 +96,8 @@ pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler:
         let names: Vec<(Arc<str>, Direction)> =
             BindingInfo::of(&part).into_iter().map(|info| (info.name.clone(), info.direction)).collect();
         let executable = match &partition.tiles {
-            Some(_) => tiles.compile(number, part, device, &devices[device], fleet.deadline()),
-            None => compile_one(&devices[device], &part, fleet.deadline()),
+            Some(_) => tiles.compile(number, part, device, &devices[device], fleet),
+            None => compile_one(&devices[device], &part, fleet),
         };
         let executable = executable.map_err(|error| outside(error, &nodes))?;
         let binding = |(name, direction): &(Arc<str>, Direction)| match value_of.get(&**name) {
@@ -192,14 +192,14 @@ impl Tiles {
         part: Program,
         place: usize,
         device: &Arc<dyn Device>,
-        deadline: Duration,
+        fleet: &Fleet,
     ) -> Result<Arc<dyn Executable>> {
         let kind = self.programs.iter().position(|(other, _)| alike(other, &part)).unwrap_or_else(|| {
             self.programs.push((part, Vec::new()));
             self.programs.len() - 1
         });
         self.programs[kind].1.push(number);
-        self.executable(kind, place, device, deadline)
+        self.executable(kind, place, device, fleet)
     }
 
     fn executable(
@@ -207,12 +207,12 @@ impl Tiles {
         kind: usize,
         place: usize,
         device: &Arc<dyn Device>,
-        deadline: Duration,
+        fleet: &Fleet,
     ) -> Result<Arc<dyn Executable>> {
         if let Some((_, made)) = self.made.iter().find(|(of, _)| *of == (kind, place)) {
             return Ok(made.clone());
         }
-        let made = compile_one(device, &self.programs[kind].0, deadline)?;
+        let made = compile_one(device, &self.programs[kind].0, fleet)?;
         self.made.push(((kind, place), made.clone()));
         Ok(made)
     }
@@ -285,7 +285,7 @@ fn group(
             let kind = |number: &usize| made.programs.iter().position(|(_, of)| of.contains(number));
             let kinds: Vec<usize> = tiles.iter().filter_map(kind).collect();
             let compiled = kinds.iter().map(|&kind| {
-                let executable = made.executable(kind, place, device, fleet.deadline());
+                let executable = made.executable(kind, place, device, fleet);
                 // A tile of the kind, in the whole program.
                 let tile = || {
                     let name = plan.partitions[*made.programs[kind].1.first()?].tasks.first()?;
@@ -326,15 +326,21 @@ fn outside(error: Error, nodes: &[NodeId]) -> Error {
     }
 }
 
-/// Compiles a partition. An error says which device it is of.
-fn compile_one(device: &Arc<dyn Device>, program: &Program, deadline: Duration) -> Result<Arc<dyn Executable>> {
-    let options = CompileOptions { deadline: Some(Instant::now() + deadline), ..CompileOptions::default() };
+/// Compiles a partition, with what a former compilation has left where it is kept. An error says which device it is of.
+fn compile_one(device: &Arc<dyn Device>, program: &Program, fleet: &Fleet) -> Result<Arc<dyn Executable>> {
+    let deadline = Some(Instant::now() + fleet.deadline());
+    let cached = fleet.cache().and_then(|cache| cache.find(program, device.info())).map(Into::into);
+    let known = cached.is_some();
+    let options = CompileOptions { deadline, cached, ..CompileOptions::default() };
     let executable = device.compile(Source::Program(program), &options).map_err(|error| named(error, &**device))?;
     let expected = BindingInfo::of(program);
     if executable.bindings() != expected {
         return Err(HalError::internal("the executable's bindings are not the program's")
             .on(device.info().id.clone())
             .into());
+    }
+    if let (Some(cache), false) = (fleet.cache(), known) {
+        cache.keep(program, device.info(), &*executable);
     }
     Ok(executable)
 }

@@ -19,6 +19,7 @@
 
 mod cases;
 mod compare;
+mod contract;
 mod export;
 mod model;
 mod networks;
@@ -41,6 +42,7 @@ use hetero_hal::{
 
 pub use cases::suite;
 pub use compare::{difference, threshold};
+pub use contract::{ContractCase, check_contract, contract_cases, run_contract_cases};
 pub use export::write_case;
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};

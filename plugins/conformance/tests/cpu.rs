@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
-use hetero_conformance::{Expectations, run_suite, run_weight_cases, suite, weight_cases};
+use hetero_conformance::{
+    Expectations, contract_cases, run_contract_cases, run_suite, run_weight_cases, suite, weight_cases,
+};
 use hetero_hal::{Driver, OpenOptions};
 
 fn passes(threads: usize, seed: u64) {
@@ -34,4 +36,16 @@ fn one_thread() {
 #[test]
 fn three_threads() {
     passes(3, 2);
+}
+
+#[test]
+fn the_contract_is_kept() {
+    for threads in [1, 3] {
+        let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
+        let device = hetero_cpu::CpuDriver.open(0, &options).unwrap();
+        let report = run_contract_cases(&*device, &[]);
+        assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+        // It does not tell why it refuses a node, and there is no other device.
+        assert_eq!(report.passed, contract_cases().len() - 3, "{:?}", report.reasons);
+    }
 }

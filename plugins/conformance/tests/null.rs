@@ -5,7 +5,10 @@
 #[path = "../../../hal/tests/null/mod.rs"]
 mod null;
 
-use hetero_conformance::{Case, Expectations, Outcome, check, run_suite, run_weight_cases, suite, weight_cases};
+use hetero_conformance::{
+    Case, Expectations, Outcome, check, contract_cases, run_contract_cases, run_suite, run_weight_cases, suite,
+    weight_cases,
+};
 use hetero_hal::{DType, Driver, OpenOptions};
 use null::NullDriver;
 
@@ -34,4 +37,14 @@ fn a_device_without_weights_is_held_to_no_rule_about_them() {
     let device = NullDriver.open(0, &OpenOptions::default()).unwrap();
     let report = run_weight_cases(&*device);
     assert_eq!((report.passed, report.unsupported, report.wrong.len()), (0, weight_cases().len(), 0));
+}
+
+#[test]
+fn the_null_device_keeps_the_contract_and_what_it_leaves_out_is_counted() {
+    let device = NullDriver.open(0, &OpenOptions::default()).unwrap();
+    let report = run_contract_cases(&*device, &[NullDriver.open(1, &OpenOptions::default()).unwrap()]);
+    assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
+    // Traces, imports, telemetry, refusals, native waits and serial forms.
+    assert_eq!(report.unsupported, 4 + 6 + 2 + 1 + 1 + 4, "{:?}", report.reasons);
+    assert_eq!(report.passed, contract_cases().len() - report.unsupported);
 }

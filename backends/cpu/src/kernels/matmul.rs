@@ -48,9 +48,14 @@ enum Right {
     Rows(Shared),
 }
 
+/// Elements of a matrix's panels.
+fn packed_elements(lanes: usize, rows: usize, columns: usize) -> usize {
+    columns.next_multiple_of(lanes) * rows
+}
+
 /// Packs a matrix into panels: for each `lanes` columns, row after row.
 fn pack(lanes: usize, matrix: &[f32], rows: usize, columns: usize, strides: (usize, usize)) -> Result<Vec<f32>> {
-    let mut data = zeros(columns.div_ceil(lanes) * lanes * rows)?;
+    let mut data = zeros(packed_elements(lanes, rows, columns))?;
     for (number, panel) in data.chunks_exact_mut((lanes * rows).max(1)).enumerate() {
         pack_panel(matrix, (0..rows, number * lanes..((number + 1) * lanes).min(columns)), strides, lanes, panel);
     }
@@ -109,7 +114,9 @@ impl Product {
         let Shape { n, k, b, .. } = shape;
         let lanes = site.isa.lanes();
         let layout = format_args!("panels of {lanes} columns: {k}x{n} from {start} on, strides {b:?}");
-        let packed = site.packed(right, layout, move |matrix| pack(lanes, &matrix[start..], k, n, b))?;
+        let packed = site.packed(right, layout, packed_elements(lanes, k, n), move |matrix| {
+            pack(lanes, &matrix[start..], k, n, b)
+        })?;
         Ok(Product { packed, ..Product::new(site.isa, shape) })
     }
 

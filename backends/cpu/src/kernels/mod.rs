@@ -34,12 +34,13 @@ use std::time::Instant;
 use hetero_hal::{
     DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
 };
-use hetero_kit::{Held, Weights};
+use hetero_kit::Held;
 use hetero_reference::Standard;
 
 use crate::lower::Recipe;
 use crate::operand::Arguments;
 use crate::pool::Pool;
+use crate::saved::Packer;
 use crate::simd::Isa;
 
 /// A compiled node.
@@ -147,7 +148,7 @@ pub(crate) struct Site<'a> {
     /// Instructions that kernels are made for.
     pub(crate) isa: Isa,
     /// Where packed weights come from; none where it is only asked whether there is a kernel.
-    pub(crate) weights: Option<&'a Weights<Vec<f32>>>,
+    pub(crate) weights: Option<Packer<'a>>,
 }
 
 impl<'a> Site<'a> {
@@ -177,18 +178,19 @@ impl<'a> Site<'a> {
         self.input(index)?.constant.as_ref()
     }
 
-    /// An input as a kernel reads it, where it is constant and weights are packed. `layout` says all that `pack` depends on beside the
-    /// constant.
+    /// An input as a kernel reads it, where it is constant and weights are packed: so many elements. `layout` says all that `pack`
+    /// depends on beside the constant.
     fn packed(
         &self,
         index: usize,
         layout: Text<'_>,
+        elements: usize,
         pack: impl Fn(&[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
     ) -> Result<Option<Packed>> {
         let (Some(weights), Some(value)) = (self.weights, self.input(index)) else { return Ok(None) };
         let Some(content) = &value.constant else { return Ok(None) };
         let make = move |sources: &[Tensor]| pack(&sources[0].view::<f32>()?);
-        weights.get(&value.name, std::slice::from_ref(content), &layout.to_string(), make).map(Some)
+        weights.get(&value.name, std::slice::from_ref(content), (&layout.to_string(), elements), make).map(Some)
     }
 
     /// All values that the node touches.

@@ -61,15 +61,20 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     // Constant weights are transposed, so that the product reads them in one stream.
-    let weights = site.packed(1, format_args!("{groups} groups, {rows} rows of {channels} channels"), move |from| {
-        let mut into = zeros(from.len())?;
-        for (from, into) in from.chunks_exact(channels * rows).zip(into.chunks_exact_mut(channels * rows)) {
-            for (row, line) in into.chunks_exact_mut(channels).enumerate() {
-                line.iter_mut().enumerate().for_each(|(channel, value)| *value = from[channel * rows + row]);
+    let weights = site.packed(
+        1,
+        format_args!("{groups} groups, {rows} rows of {channels} channels"),
+        w.iter().product(),
+        move |from| {
+            let mut into = zeros(from.len())?;
+            for (from, into) in from.chunks_exact(channels * rows).zip(into.chunks_exact_mut(channels * rows)) {
+                for (row, line) in into.chunks_exact_mut(channels).enumerate() {
+                    line.iter_mut().enumerate().for_each(|(channel, value)| *value = from[channel * rows + row]);
+                }
             }
-        }
-        Ok(into)
-    })?;
+            Ok(into)
+        },
+    )?;
     let a = if weights.is_some() { (channels, 1) } else { (1, rows) };
     let product = Shape { m: rows, n: pixels, k: channels, a, b: (pixels, 1) };
     Ok(Some(Box::new(Transposed {

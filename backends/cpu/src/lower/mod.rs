@@ -12,7 +12,6 @@ mod survey;
 use std::collections::HashMap;
 
 use hetero_hal::{DType, Error, Node, Program, Result, ValueId};
-use hetero_kit::Weights;
 
 use crate::image::{Halo, Image, Layout};
 use crate::kernels::affine::Affine;
@@ -21,6 +20,7 @@ use crate::kernels::conv::{Finish, Geometry};
 use crate::kernels::reorder::Reorder;
 use crate::kernels::vector::{Activation, Pairwise};
 use crate::kernels::{self, Constant, Kernel, Site};
+use crate::saved::Packer;
 use crate::simd::Isa;
 
 /// A value in a layout.
@@ -89,7 +89,7 @@ pub(crate) enum Recipe {
 }
 
 /// Makes the kernel of a draft, whose packed weights are among the device's.
-pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: &Weights<Vec<f32>>) -> Result<Box<dyn Kernel>> {
+pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: Packer<'_>) -> Result<Box<dyn Kernel>> {
     let node = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
     kernels::make(Site { program, node, isa, weights: Some(weights) }, &draft.recipe)
 }

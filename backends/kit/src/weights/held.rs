@@ -51,9 +51,12 @@ impl<T: Resident> Held<T> {
         name: &str,
         sources: &[Tensor],
         layout: &str,
-        make: Box<Make<T>>,
+        (ready, make): (Option<T>, Box<Make<T>>),
     ) -> Result<Self> {
-        let value = make(sources)?;
+        let value = match ready {
+            Some(value) => value,
+            None => make(sources)?,
+        };
         Ok(Held {
             device: device.clone(),
             name: name.into(),
@@ -90,7 +93,9 @@ impl<T: Resident> Held<T> {
         Ok(made)
     }
 
-    pub(super) fn sources(&self) -> &[Tensor] {
+    /// The constants that it was made of.
+    #[must_use]
+    pub fn sources(&self) -> &[Tensor] {
         &self.sources
     }
 

@@ -127,7 +127,9 @@ impl Blocked {
             g.groups, g.outputs, g.channels, g.kernel
         );
         let weights =
-            weights.packed(&finish, &layout, move |weights, scale| pack(&g, lanes, blocked, weights, scale))?;
+            weights.packed(&finish, (&layout, packed_elements(&g, lanes, blocked)), move |weights, scale| {
+                pack(&g, lanes, blocked, weights, scale)
+            })?;
         let mut bias = vec![0.0; g.groups * blocks * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
         Ok(Blocked {
@@ -352,12 +354,23 @@ fn interleave<const C: usize>(source: &[f32], plane: usize, pixels: &mut [f32]) 
     }
 }
 
+/// Elements of a filter in a panel.
+fn padded_filter(g: &Geometry, lanes: usize, blocked: bool) -> usize {
+    let channels = if blocked { g.channels.next_multiple_of(lanes) } else { g.channels };
+    channels * g.kernel[0] * g.kernel[1]
+}
+
+/// Elements of all panels.
+fn packed_elements(g: &Geometry, lanes: usize, blocked: bool) -> usize {
+    g.groups * g.outputs.div_ceil(lanes) * lanes * padded_filter(g, lanes, blocked)
+}
+
 /// The weights `[filter][channel][y][x]` as panels; see [`Blocked::weights`].
 fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
     let (blocks, taps) = (g.outputs.div_ceil(lanes), g.kernel[0] * g.kernel[1]);
     let per_filter = g.channels * taps;
-    let padded = if blocked { g.channels.div_ceil(lanes) * lanes * taps } else { per_filter };
-    let mut packed = zeros(g.groups * blocks * lanes * padded)?;
+    let padded = padded_filter(g, lanes, blocked);
+    let mut packed = zeros(packed_elements(g, lanes, blocked))?;
     for group in 0..g.groups {
         for filter in 0..g.outputs {
             let number = group * g.outputs + filter;

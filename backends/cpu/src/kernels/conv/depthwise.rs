@@ -43,7 +43,7 @@ impl Depthwise {
         let (input, output) = (g.input_image(input, lanes), g.output_image(output, lanes));
         let (blocks, taps) = (input.blocks(), g.taps());
         let layout = format!("{blocks} blocks of {lanes} channels by {taps} taps");
-        let weights = weights.packed(&finish, &layout, move |weights, scale| {
+        let weights = weights.packed(&finish, (&layout, blocks * taps * lanes), move |weights, scale| {
             let mut packed = zeros(blocks * taps * lanes)?;
             for (channel, source) in weights.chunks_exact(taps).enumerate() {
                 let scale = scale.get(channel).copied().unwrap_or(1.0);

@@ -7,7 +7,6 @@ mod pooled;
 mod winograd;
 
 use hetero_hal::{DType, Error, Result, Tensor};
-use hetero_kit::Weights;
 use hetero_reference::Window;
 
 pub(super) use self::blocked::Blocked;
@@ -18,6 +17,7 @@ pub(super) use self::winograd::Winograd;
 use super::vector::Activation;
 use super::{Constant, Kernel, Packed, Site, zeros};
 use crate::image::{Halo, Image};
+use crate::saved::Packer;
 
 /// The kernel for plain operands, where a convolution could not be given a better layout.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -54,7 +54,7 @@ pub(crate) struct Finish {
 /// The constant weights of a convolution, and where their packed forms come from.
 #[derive(Clone, Copy)]
 pub(crate) struct Filters<'a> {
-    weights: &'a Weights<Vec<f32>>,
+    weights: Packer<'a>,
     constant: &'a Constant,
 }
 
@@ -64,18 +64,18 @@ impl<'a> Filters<'a> {
         Ok(Filters { weights, constant })
     }
 
-    /// What `pack` makes of the weights and of the factors of `finish`. `layout` says all that it depends on beside them.
+    /// What `pack` makes of the weights and of the factors of `finish`: so many elements. `layout` says all that it depends on beside them.
     fn packed(
         self,
         finish: &Finish,
-        layout: &str,
+        (layout, elements): (&str, usize),
         pack: impl Fn(&[f32], &[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
     ) -> Result<Packed> {
         let mut sources = vec![self.constant.content.clone()];
         if !finish.scale.is_empty() {
             sources.push(Tensor::from_vec(&[finish.scale.len()], finish.scale.clone())?);
         }
-        self.weights.get(&self.constant.name, &sources, layout, move |sources| {
+        self.weights.get(&self.constant.name, &sources, (layout, elements), move |sources| {
             let scale = sources.get(1).map(|scale| scale.view::<f32>()).transpose()?;
             pack(&sources[0].view::<f32>()?, scale.as_deref().unwrap_or_default())
         })
@@ -83,7 +83,8 @@ impl<'a> Filters<'a> {
 
     /// The weights as they stand, with their filters' factors.
     fn scaled(self, finish: &Finish) -> Result<Packed> {
-        self.packed(finish, "as they stand, times factors", |weights, scale| {
+        let elements = self.constant.content.shape().iter().product();
+        self.packed(finish, ("as they stand, times factors", elements), |weights, scale| {
             let mut scaled = zeros(weights.len())?;
             scaled.copy_from_slice(weights);
             if !scale.is_empty() {

@@ -97,7 +97,9 @@ impl Winograd {
         let mut bias = vec![0.0; output.blocks() * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
         let layout = format!("transformed, panels of {lanes} filters: {} of {} channels", g.outputs, g.channels);
-        let weights = weights.packed(&finish, &layout, move |weights, scale| pack(&g, lanes, weights, scale))?;
+        let weights = weights.packed(&finish, (&layout, packed_elements(&g, lanes)), move |weights, scale| {
+            pack(&g, lanes, weights, scale)
+        })?;
         Ok(Winograd {
             isa,
             geometry,
@@ -466,10 +468,15 @@ fn weighted(g: [[f32; WIDEST]; 3]) -> [[f32; WIDEST]; IN] {
     made
 }
 
+/// Elements of the transformed weights.
+fn packed_elements(g: &Geometry, lanes: usize) -> usize {
+    PLACES * g.outputs.div_ceil(lanes) * g.channels.next_multiple_of(lanes) * lanes
+}
+
 /// The weights `[filter][channel][3][3]` transformed, as panels; see [`Winograd::weights`].
 fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
     let (blocks, channels) = (g.outputs.div_ceil(lanes), g.channels.next_multiple_of(lanes));
-    let mut packed = zeros(PLACES * blocks * channels * lanes)?;
+    let mut packed = zeros(packed_elements(g, lanes))?;
     for block in 0..blocks {
         for channel in 0..g.channels {
             let mut window = [[[0.0; WIDEST]; 3]; 3];
@@ -537,7 +544,8 @@ mod tests {
                 };
                 let content = Tensor::from_vec(&[1, 1, 3, 3], g.clone()).unwrap();
                 let constant = Constant { name: "w".into(), content };
-                let filters = Filters { weights: &weights, constant: &constant };
+                let filters =
+                    Filters { weights: crate::saved::Packer { weights: &weights, saved: None }, constant: &constant };
                 let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, filters, finish).unwrap();
                 let packed = kernel.weights.value().unwrap();
                 let mut input = vec![0.0; 36 * lanes];

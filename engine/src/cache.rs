@@ -1,0 +1,96 @@
+//! A folder of compiled programs, so that a later process compiles faster.
+//!
+//! A file is what [`Executable::serialize`] gave, under the program's fingerprint, the device and its driver's version. The device decides
+//! whether the file fits, so a damaged one costs time and nothing else. Errors of the folder are no errors of a compilation.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
+
+use hetero_hal::{DeviceInfo, Executable, Program};
+
+use crate::fnv::Fnv;
+
+/// Bytes that the folder may hold, unless the builder says otherwise.
+pub(crate) const LIMIT: u64 = 4 << 30;
+
+/// Ends the names of the folder's files; others are left alone.
+const ENDING: &str = "bin";
+
+/// Where compiled programs are kept.
+#[derive(Clone, Debug)]
+pub(crate) struct ProgramCache {
+    pub(crate) folder: PathBuf,
+    /// Most bytes of all files.
+    pub(crate) limit: u64,
+}
+
+impl ProgramCache {
+    /// The file for a program on a device.
+    fn path(&self, program: &Program, device: &DeviceInfo) -> PathBuf {
+        let mut driver = Fnv::new();
+        for text in [&device.vendor, &device.name, &device.driver_version] {
+            driver.add(text.as_bytes());
+            driver.add(&[0]);
+        }
+        // Some systems know no colons in names.
+        let id = format!("{}-{}", device.id.driver(), device.id.ordinal());
+        self.folder.join(format!("{}-{id}-{}.{ENDING}", program.fingerprint(), driver.text()))
+    }
+
+    /// What a former compilation of the program for the device has left.
+    pub(crate) fn find(&self, program: &Program, device: &DeviceInfo) -> Option<Vec<u8>> {
+        let path = self.path(program, device);
+        // A file that is larger than all of them together may be is none of this cache.
+        let bytes = std::fs::metadata(&path).ok()?.len();
+        if bytes > self.limit {
+            return None;
+        }
+        std::fs::read(path).ok()
+    }
+
+    /// Keeps what was compiled, where it has a serial form, and removes what was written long ago where there is no room.
+    pub(crate) fn keep(&self, program: &Program, device: &DeviceInfo, executable: &dyn Executable) {
+        let Ok(bytes) = executable.serialize() else { return };
+        if bytes.len() as u64 > self.limit {
+            return;
+        }
+        // A cache that cannot be written is none.
+        let _ = write(&self.path(program, device), &bytes);
+        let _ = self.trim();
+    }
+
+    /// Removes the files that were written first until the others are small enough.
+    fn trim(&self) -> std::io::Result<()> {
+        let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)?.flatten() {
+            let path = entry.path();
+            let Ok(about) = entry.metadata() else { continue };
+            if about.is_file() && path.extension().is_some_and(|ending| ending == ENDING) {
+                files.push((about.modified().unwrap_or(SystemTime::UNIX_EPOCH), about.len(), path));
+            }
+        }
+        files.sort_unstable_by(|a, b| b.0.cmp(&a.0).then_with(|| a.2.cmp(&b.2)));
+        let mut total = 0u64;
+        for (_, bytes, path) in files {
+            total = total.saturating_add(bytes);
+            if total > self.limit {
+                // Another process may have removed it already.
+                let _ = std::fs::remove_file(path);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file as a whole or not at all, as other threads and processes may read it.
+fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let draft = path.with_extension(format!("{}-{}.tmp", std::process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
+    std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path)).inspect_err(|_| {
+        let _ = std::fs::remove_file(&draft);
+    })
+}
