@@ -28,7 +28,8 @@ pub trait Device: Any + Send + Sync {
     /// What it can do, whatever the program.
     fn capabilities(&self) -> &Capabilities;
 
-    /// The nodes of `program` that it takes, in groups: a group must be compiled together, and groups do not overlap.
+    /// The nodes of `program` that it takes, in groups: a group must be compiled together, and
+    /// groups do not overlap.
     /// A node in no group is one that it does not take.
     /// The call is cheap, as nothing is compiled.
     /// The answer depends on the program alone, so that a caller may ask once for each fingerprint.
@@ -80,13 +81,14 @@ pub trait Device: Any + Send + Sync {
     /// Compiles a program or kernel; blocks. Weights are packed and uploaded here.
     ///
     /// # Errors
-    /// `Unsupported` or `Compile` with the node that it cannot do, by [`Error::at_node`]: an engine then plans again without that node.
+    /// `Unsupported` or `Compile` with the node that it cannot do, by [`Error::at_node`]: an engine
+    /// then plans again without that node.
     /// `Timeout`, `Cancelled` and `OutOfMemory` too.
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>>;
 
     /// How the device reaches `peer`'s memory, and how its queues wait for `peer`'s points.
     /// The default reaches nothing, so that bytes and waits go through the host.
-    /// A fleet asks for the device itself too: [`Edge::own`] is the answer of one that knows its bandwidth.
+    /// Callers ask for the device itself too: [`Edge::own`] is the answer where it is the peer.
     fn edge_to(&self, peer: &DeviceInfo) -> Edge {
         let _ = peer;
         Edge::default()

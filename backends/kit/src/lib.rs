@@ -1,10 +1,10 @@
-//! What backends of hetero share, so that each of them writes only what its driver does differently.
+//! What backends of hetero share, so that each writes only what its driver does differently.
 //!
 //! A backend implements the traits of `hetero-hal`, and nobody has to use this crate for that.
 //! It has what every backend would otherwise write again, with the mistakes that come with it:
 //!
-//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back what waits, counts
-//!   what is under way, and tells traces of waits.
+//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back what waits,
+//!   counts what is under way, and tells traces of waits.
 //!   A backend implements [`Backend`]: what a piece of work becomes on its driver.
 //! - [`Backlog`] is the thread behind a queue, and [`Signal`] the points that work reaches.
 //! - [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in which a
@@ -12,8 +12,8 @@
 //! - [`Weights`] is a device's cache of constants in the form in which the device keeps them.
 //!   Executables that need the same constant in the same form share one [`Held`], which can be
 //!   evicted and restored.
-//! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can leave
-//!   to the host.
+//! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can
+//!   leave to the host.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
 //! The crate has no `unsafe`, opens no library and knows no driver.
@@ -28,8 +28,9 @@
 //!    [`Job::on_host`] does everything but an execution on the calling thread.
 //! 5. Answer [`Device::queue`](hetero_hal::Device::queue) with [`Shell::new`].
 //!
-//! For each submission the shell calls [`Backend::alive`], checks the work, calls [`Backend::check`]
-//! for an execution, counts it, and asks [`Backend::is_quick`] and [`Backend::is_ordered`].
+//! For each submission the shell calls [`Backend::alive`], checks the work, calls
+//! [`Backend::check`] for an execution, counts the work, and asks [`Backend::is_quick`] and
+//! [`Backend::is_ordered`].
 //! It calls [`Backend::begin`] at once where both say yes, and else from its thread when the points
 //! are reached.
 //! A job that is dropped without an end fails its points, so that nobody waits for ever.
@@ -38,7 +39,7 @@
 //! [`Backend::is_ordered`] is for drivers that order commands themselves, beside a native timeline.
 //! [`Backend::run`] is for devices that work on the thread that waits, and [`Backend::RUNS_ALONE`]
 //! says that they do so only while nothing else is under way.
-//! [`Backend::closing`] and [`Backend::FAREWELL`] are for drivers whose callbacks outlive the queue.
+//! [`Backend::closing`] and [`Backend::FAREWELL`] are for drivers whose callbacks outlive a queue.
 //!
 //! ```
 //! # fn main() -> hetero_hal::Result<()> {
