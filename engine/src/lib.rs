@@ -14,10 +14,11 @@
 //! or the host waits.
 //! Several runs may be under way: on threads of the caller's, begun by [`Session::start`], or as a
 //! pipeline with [`Session::stream`].
-//! A [`Run`] and a [`Stream`] own their session, and [`Session::max_in_flight`] bounds how many there are.
+//! A [`Run`] and a [`Stream`] own their session, and [`Session::max_in_flight`] bounds how many runs
+//! there are.
 //! [`Session::run_to`] has outputs written into memory of the caller's.
-//! Where a device is lost, the run fails with one error that names it, and [`HeteroEngine::run`] goes on without it ([`HeteroEngine::recover`] does so for who holds
-//! a session).
+//! Where a device is lost, the run fails with one error that names it, and [`HeteroEngine::run`] goes
+//! on without it ([`HeteroEngine::recover`] does so for who holds a session).
 //!
 //! ```
 //! use hetero::{DeviceOptions, HeteroEngine, Tensor};
