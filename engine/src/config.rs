@@ -189,11 +189,12 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 }
 
 /// Every name that may stand in a configuration.
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 16] = [
     "scheduling",
     "strategy",
     "time_limit_ms",
     "batch_split_size",
+    "max_in_flight",
     "tile_size",
     "energy_budget",
     "device_params",
@@ -202,6 +203,9 @@ const NAMES: [&str; 12] = [
     "latency_aware",
     "throughput",
     "devices",
+    "require",
+    "prefer",
+    "allow",
 ];
 
 impl Config {

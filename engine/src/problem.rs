@@ -272,7 +272,7 @@ pub(crate) fn problem(
 pub(crate) fn alone(annotated: &Annotated, fleet: &Fleet, costs: &dyn CostModel) -> Option<Vec<f64>> {
     let ([device], program) = (fleet.devices(), &*annotated.program) else { return None };
     let info = device.info();
-    let claims = fleet.claims(0, program, annotated.fingerprint());
+    let claims = fleet.claims(0, program);
     let nodes = claims.iter().flat_map(|claim| claim.nodes.iter().map(|&id| (id, &claim.quality)));
     let nodes: Vec<(NodeId, &Quality)> = nodes.collect();
     let mut row = vec![None; program.nodes().len()];

@@ -58,7 +58,8 @@ impl BindingInfo {
         bindings
     }
 
-    /// Checks buffers against bindings: one each, long enough, none of constant memory among the outputs is for the device to check.
+    /// Checks that there is one buffer for each binding, and that each is long enough.
+    /// Whose memory they are, and whether outputs may be written, is for the device to check.
     ///
     /// # Errors
     /// `InvalidArgument`, naming the binding.

@@ -30,8 +30,11 @@ pub trait Device: Any + Send + Sync {
     /// What it can do, whatever the program.
     fn capabilities(&self) -> &Capabilities;
 
-    /// The nodes of `program` that it takes, in groups: a group must be compiled together, and groups do not overlap. A node in no group
-    /// is one that it does not take. Cheap: nothing is compiled.
+    /// The nodes of `program` that it takes, in groups: a group must be compiled together, and
+    /// groups do not overlap.
+    /// A node in no group is one that it does not take.
+    /// The call is cheap, as nothing is compiled.
+    /// The answer depends on the program alone, so that a caller may ask once for each fingerprint.
     fn claims(&self, program: &Program) -> Vec<Claim>;
 
     /// Why it doesn't take a node, where it can tell; `None` where it takes it or cannot tell. For people: plans are made by [`Device::claims`].
@@ -80,10 +83,14 @@ pub trait Device: Any + Send + Sync {
     /// Compiles a program or kernel; blocks. Weights are packed and uploaded here.
     ///
     /// # Errors
-    /// `Unsupported` or `Compile` with the nodes it cannot do (the engine then plans again without them), `Timeout`, `Cancelled`, `OutOfMemory`.
+    /// `Unsupported` or `Compile` with the node that it cannot do, by [`Error::at_node`]: an engine
+    /// then plans again without that node.
+    /// `Timeout`, `Cancelled` and `OutOfMemory` too.
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>>;
 
-    /// How it reaches `peer`'s memory. The default reaches nothing but its own.
+    /// How the device reaches `peer`'s memory, and how its queues wait for `peer`'s points.
+    /// The default reaches nothing, so that bytes and waits go through the host.
+    /// Callers ask for the device itself too: [`Edge::own`] is the answer where it is the peer.
     fn edge_to(&self, peer: &DeviceInfo) -> Edge {
         let _ = peer;
         Edge::default()
@@ -147,7 +154,7 @@ impl Claim {
     }
 }
 
-/// How well a device does what it claims.
+/// How well a device executes the nodes that it claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Quality {
     /// With kernels of its own.

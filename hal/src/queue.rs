@@ -30,8 +30,9 @@ pub struct QueueOptions {
 pub trait Queue: Any + Send + Sync {
     /// Runs `work` once all of `wait` is reached, then reaches all of `signal`; where the work fails, fails their timelines.
     ///
-    /// Points of other devices' timelines are welcome: the queue learns of them through
-    /// [`Timeline::on_reach`](crate::Timeline::on_reach).
+    /// Points of other devices' timelines are welcome.
+    /// Where such a timeline has a native side of this backend, the driver may wait for it; else
+    /// the queue learns of the point through [`Timeline::on_reach`](crate::Timeline::on_reach).
     ///
     /// # Errors
     /// `InvalidArgument` where the work does not fit the device (foreign buffer or executable, wrong number of bindings); such work has

@@ -1,24 +1,122 @@
-//! What backends share, so that each of them writes only what its driver does differently.
+//! What backends of hetero share, so that each writes only what its driver does differently.
 //!
-//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back what waits, counts what is under way, and tells of
-//!   waits. A backend implements [`Backend`]: what a piece of work becomes on its driver.
-//! - [`Backlog`] is the thread behind a queue, [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in
-//!   which a device worked, and [`Shares`] deals pieces of work out among threads or devices.
-//! - [`Weights`] is a device's cache of constants in the form in which the device keeps them: executables that need the same constant in
-//!   the same form share it.
-//! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can leave to the host.
+//! A backend implements the traits of `hetero-hal`, and nobody has to use this crate for that.
+//! It has what every backend would otherwise write again, with the mistakes that come with it:
+//!
+//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back what waits,
+//!   counts what is under way, and tells traces of waits.
+//!   A backend implements [`Backend`]: what a piece of work becomes on its driver.
+//! - [`Backlog`] is the thread behind a queue, and [`Signal`] the points that work reaches.
+//! - [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in which a
+//!   device worked, and [`Shares`] deals pieces of work out among threads or devices.
+//! - [`Weights`] is a device's cache of constants in the form in which the device keeps them.
+//!   Executables that need the same constant in the same form share one [`Held`], which can be
+//!   evicted and restored.
+//! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can
+//!   leave to the host.
 //! - [`digest`] tells files of a cache, and what they were made of, apart.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
-//! ```
-//! use hetero_hal::DeviceId;
-//! use hetero_kit::Budget;
+//! The crate has no `unsafe`, opens no library and knows no driver.
 //!
-//! let (device, budget) = (DeviceId::new("npu", 0), Budget::new(1 << 20));
-//! budget.take(&device, 1 << 19)?;
-//! let sizes = budget.take(&device, 1 << 20).unwrap_err().sizes();
-//! assert_eq!(sizes.and_then(|sizes| sizes.available), Some(1 << 19));
-//! # Ok::<(), hetero_hal::Error>(())
+//! # How to write a queue
+//! 1. Name the backend's types in [`Backend::Executable`] and [`Backend::Memory`].
+//! 2. Tell the shell what is the device's own: [`Backend::device`], [`Backend::owns`],
+//!    [`Backend::writable`] and [`Backend::compiled`].
+//! 3. In [`Backend::is_quick`], say which commands the submitting thread may begin, as the driver
+//!    takes them without blocking; all others go to the queue's thread.
+//! 4. In [`Backend::begin`], give the command to the driver, and call [`Job::end`] when it is over.
+//!    [`Job::on_host`] does everything but an execution on the calling thread.
+//! 5. Answer [`Device::queue`](hetero_hal::Device::queue) with [`Shell::new`].
+//!
+//! For each submission the shell calls [`Backend::alive`], checks the work, calls
+//! [`Backend::check`] for an execution, counts the work, and asks [`Backend::is_quick`] and
+//! [`Backend::is_ordered`].
+//! It calls [`Backend::begin`] at once where both say yes, and else from its thread when the points
+//! are reached.
+//! A job that is dropped without an end fails its points, so that nobody waits for ever.
+//!
+//! The other methods have defaults.
+//! [`Backend::is_ordered`] is for drivers that order commands themselves, beside a native timeline.
+//! [`Backend::run`] is for devices that work on the thread that waits, and [`Backend::RUNS_ALONE`]
+//! says that they do so only while nothing else is under way.
+//! [`Backend::closing`] and [`Backend::FAREWELL`] are for drivers whose callbacks outlive a queue.
+//!
+//! ```
+//! # fn main() -> hetero_hal::Result<()> {
+//! use std::sync::Arc;
+//! use std::time::{Duration, Instant};
+//!
+//! use hetero_hal::{
+//!     BindingInfo, Buffer, BufferLayout, DeviceId, Error, Executable, Memory, MemoryKind, Point,
+//!     Queue, QueueOptions, Result, Work, check_range,
+//! };
+//! use hetero_kit::{Backend, Command, Job, Shell};
+//!
+//! struct ChipMemory(std::sync::Mutex<[u8; 8]>);
+//! impl Memory for ChipMemory {
+//!     // …
+//! #     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
+//! #         check_range(offset, into.len(), 8)?;
+//! #         let bytes = self.0.lock().map_err(|_| Error::internal("poisoned"))?;
+//! #         into.copy_from_slice(&bytes[offset..offset + into.len()]);
+//! #         Ok(())
+//! #     }
+//! #     fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
+//! #         check_range(offset, from.len(), 8)?;
+//! #         let mut bytes = self.0.lock().map_err(|_| Error::internal("poisoned"))?;
+//! #         bytes[offset..offset + from.len()].copy_from_slice(from);
+//! #         Ok(())
+//! #     }
+//! }
+//! struct ChipExecutable;
+//! impl Executable for ChipExecutable {
+//!     // …
+//! #     fn bindings(&self) -> &[BindingInfo] {
+//! #         &[]
+//! #     }
+//! #     fn scratch(&self) -> BufferLayout {
+//! #         BufferLayout::default()
+//! #     }
+//! }
+//!
+//! struct ChipQueue(DeviceId);
+//! impl Backend for ChipQueue {
+//!     type Executable = ChipExecutable;
+//!     type Memory = ChipMemory;
+//!
+//!     fn device(&self) -> &DeviceId {
+//!         &self.0
+//!     }
+//!     fn owns(&self, _: &ChipMemory) -> bool {
+//!         true
+//!     }
+//!     fn writable(&self, _: &ChipMemory) -> bool {
+//!         true
+//!     }
+//!     fn compiled(&self, _: &ChipExecutable) -> bool {
+//!         true
+//!     }
+//!     fn is_quick(&self, command: &Command<ChipExecutable>) -> bool {
+//!         matches!(command, Command::Fill { .. })
+//!     }
+//!     fn begin(&self, job: Job<ChipExecutable>, _: &[Point]) {
+//!         let outcome = job.on_host().unwrap_or(Ok(())); // This chip's executions do nothing.
+//!         drop(job.end(outcome)); // The points tell of the outcome.
+//!     }
+//! }
+//!
+//! let device = DeviceId::new("chip", 0);
+//! let queue = Shell::new(ChipQueue(device.clone()), &QueueOptions::default(), 64);
+//! let memory = Arc::new(ChipMemory(Default::default()));
+//! let buffer = Buffer::new(device, MemoryKind::Device, 8, memory);
+//! let deadline = Instant::now() + Duration::from_secs(10);
+//! queue.run(&[], Work::fill(buffer.clone(), [7]), &[], deadline)?;
+//! let mut seen = [0; 2];
+//! buffer.read(6, &mut seen)?;
+//! assert_eq!(seen, [7, 7]);
+//! # Ok(())
+//! # }
 //! ```
 
 #![forbid(unsafe_code)]

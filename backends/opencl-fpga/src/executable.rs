@@ -37,6 +37,8 @@ pub(crate) struct OpenClExecutable {
     built: Option<Built>,
     /// No launch has more than one group.
     single: bool,
+    /// There is a launch.
+    has_launches: bool,
     shared: Arc<Shared>,
 }
 
@@ -96,6 +98,7 @@ impl OpenClExecutable {
         Ok(OpenClExecutable {
             bindings: BindingInfo::of(program),
             single: single(&launches),
+            has_launches: !launches.is_empty(),
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
@@ -140,6 +143,7 @@ impl OpenClExecutable {
         Ok(OpenClExecutable {
             bindings: signature.bindings.clone(),
             single: single(std::slice::from_ref(&launch)),
+            has_launches: true,
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
@@ -151,6 +155,11 @@ impl OpenClExecutable {
     /// Is it one of this device object?
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
+    }
+
+    /// Is there anything for the driver to do?
+    pub(crate) fn launches(&self) -> bool {
+        self.has_launches
     }
 
     /// Would one thread do all of it anyway? A group is not divided among threads.

@@ -13,6 +13,10 @@
 //! The interface of `cl3` is used, on which `opencl3` is built: the latter's objects panic where a
 //! release fails, which a device that went away makes happen.
 //!
+//! Devices of one platform have a context in common, where the driver makes one of them.
+//! They copy from each other's memory, and their queues wait for each other by the driver's events;
+//! all other devices are waited for through the host.
+//!
 //! # Options
 //! `cache` is the folder for binaries of programs, `off` for none; without it, `hetero/opencl` in
 //! the user's cache folder.

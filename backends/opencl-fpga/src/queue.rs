@@ -110,6 +110,31 @@ impl Core {
         buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_within(&self.shared.context))
     }
 
+    /// Does the driver do it, so that it can be ordered behind events? All else is done by the host, once the points are reached.
+    fn is_driven(&self, command: &Command<OpenClExecutable>) -> bool {
+        match command {
+            Command::Execute { executable, .. } => executable.launches(),
+            Command::Copy { source, target, .. } => self.reaches(source) && self.reaches(target) && !source.is_empty(),
+            // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
+            Command::Fill { target, pattern } => {
+                let whole = pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len());
+                whole && !target.is_empty()
+            }
+            Command::Host(_) => false,
+        }
+    }
+
+    /// The events that a command in `queue` waits for.
+    ///
+    /// # Errors
+    /// The failure of a point that will not be reached any more.
+    fn events(&self, wait: &[Point], queue: &CommandQueue) -> Result<Vec<Arc<Event>>> {
+        OpenClTimeline::events(&self.shared.context, wait, queue).ok_or_else(|| {
+            let failure = wait.iter().filter(|point| !point.is_reached()).find_map(|point| point.timeline.failure());
+            failure.unwrap_or_else(|| Error::internal("a point that was ordered is so no more"))
+        })
+    }
+
     /// Gives a job to the driver's queue, or does it here where it is the host's, and then ends it: `None`.
     fn give(
         &self,
@@ -129,17 +154,10 @@ impl Core {
                 // What was given before the launch that failed must not run on into memory that is free then.
                 event.inspect_err(|_| drop(queue.finish()))
             }
-            Ok(Command::Copy { source, target, .. })
-                if self.reaches(source) && self.reaches(target) && !source.is_empty() =>
-            {
+            Ok(command @ Command::Copy { source, target, .. }) if self.is_driven(command) => {
                 copy(source, target, queue, events).map(|event| Some(Arc::new(event)))
             }
-            // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
-            Ok(Command::Fill { target, pattern })
-                if pattern.len().is_power_of_two()
-                    && target.offset().is_multiple_of(pattern.len())
-                    && !target.is_empty() =>
-            {
+            Ok(command @ Command::Fill { target, pattern }) if self.is_driven(command) => {
                 fill(target, pattern, queue, events).map(|event| Some(Arc::new(event)))
             }
             Ok(_) => job.on_host().unwrap_or(Ok(())).map(|()| None),
@@ -242,11 +260,7 @@ impl Backend for OpenClBackend {
     }
 
     fn is_quick(&self, command: &Command<OpenClExecutable>) -> bool {
-        match command {
-            Command::Execute { .. } | Command::Fill { .. } => true,
-            Command::Copy { source, target, .. } => self.core.reaches(source) && self.core.reaches(target),
-            Command::Host(_) => false,
-        }
+        self.core.is_driven(command)
     }
 
     fn is_ordered(&self, wait: &[Point]) -> bool {
@@ -262,8 +276,10 @@ impl Backend for OpenClBackend {
             Ok(queue) => queue,
             Err(error) => return drop(job.end(Err(error))),
         };
-        // What was ordered a moment ago is so still, or is reached.
-        let events = OpenClTimeline::events(&core.shared.context, wait, queue).unwrap_or_default();
+        let events = match core.events(wait, queue) {
+            Ok(events) => events,
+            Err(error) => return drop(job.end(Err(error))),
+        };
         let Some(given) = core.give(job, queue, wait, &events) else { return };
         OpenClTimeline::note(&core.shared.context, given.job.signal(), &given.event, queue);
         // Other queues may wait for it. A flush that fails leaves the command to the next one, or to the wait.
@@ -288,7 +304,15 @@ impl Backend for OpenClBackend {
             Ok(queue) => queue,
             Err(error) => return job.end(Err(error)),
         };
-        let events = OpenClTimeline::events(&core.shared.context, wait, queue).unwrap_or_default();
+        // What the host does has to wait for the points themselves.
+        let reached = match job.command() {
+            Ok(command) if core.is_driven(command) => Ok(()),
+            _ => wait.iter().try_for_each(|point| point.wait(deadline)),
+        };
+        let events = match reached.and_then(|()| core.events(wait, queue)) {
+            Ok(events) => events,
+            Err(error) => return job.end(Err(error)),
+        };
         // Work that one thread would do anyway is the caller's, which saves two hand-overs between threads that take longer.
         let single = matches!(job.command(), Ok(Command::Execute { executable, .. }) if executable.single());
         let caller = core.on_caller.as_ref().filter(|_| single && !traced && wait.iter().all(Point::is_reached));

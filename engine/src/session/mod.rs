@@ -2,8 +2,10 @@
 //!
 //! Every decision is made when the session is. [`partition`] compiles the plan; [`layout`] gives each value its memory on each device and finds out
 //! which cross without a copy; [`steps`] puts what is to be submitted in order, as a graph in which devices wait for each other only where
-//! they touch the same memory; a group of tiles, which devices take from each other ([`tiles`]), is one step. A run takes a [`context`], memory and a timeline for each device, and submits the list ([`run`]); several runs make a
-//! [`stream`].
+//! they touch the same memory; a group of tiles, which devices take from each other ([`tiles`]), is one step.
+//! A run takes a [`context`] from a bounded [`pool`]: memory, binding tables and a timeline for each
+//! device.
+//! It submits the list ([`run`]); several runs make a [`stream`].
 
 mod context;
 mod layout;

@@ -11,7 +11,7 @@ use hetero_hal::{
     DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind, Node,
     OpenOptions, Operation, Point, Program, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
 };
-use hetero_kit::{copy_through_host, fill_through_host};
+use hetero_kit::{copy_through_host, fill_through_host, run_on_host};
 
 /// Finds and opens null devices.
 pub(crate) struct NullDriver;
@@ -85,8 +85,8 @@ impl Device for NullDevice {
         let Source::Program(program) = source else {
             return Err(Error::unsupported("raw kernels").on(self.info.id.clone()));
         };
-        if let Some(node) = program.nodes().iter().find(|node| !takes(program, node)) {
-            return Err(Error::unsupported("this operator").on(self.info.id.clone()).at(node.to_string()));
+        if let Some((id, node)) = program.node_ids().find(|(_, node)| !takes(program, node)) {
+            return Err(Error::unsupported("this operator").on(self.info.id.clone()).at_node(id, node.to_string()));
         }
         Ok(Arc::new(NullExecutable { bindings: BindingInfo::of(program), program: program.clone() }))
     }
@@ -160,6 +160,7 @@ struct NullQueue;
 
 impl Queue for NullQueue {
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        work.check()?;
         if let Operation::Execute(execution) = &work.operation {
             let executable: &dyn Any = &*execution.executable;
             let executable = executable.downcast_ref::<NullExecutable>();
@@ -177,7 +178,7 @@ fn perform(work: &Work) -> Result<()> {
     match &work.operation {
         Operation::Copy { source, target } => copy_through_host(source, target),
         Operation::Fill { target, pattern } => fill_through_host(target, pattern),
-        Operation::Host(task) => task.run(),
+        Operation::Host(task) => run_on_host(&**task),
         Operation::Execute(execution) => {
             let executable: &dyn Any = &*execution.executable;
             match executable.downcast_ref::<NullExecutable>() {

@@ -3,6 +3,9 @@
 //! A [`Case`] is one operator with inputs. [`check`] compiles it for a device, runs it through the device's own queue and compares the
 //! outputs with those of `hetero-reference` by normalised mean squared error. [`suite`] generates cases; [`run_suite`] runs them all
 //! against a device and weighs the outcome against what the backend says that it does not support.
+//! [`check_network`] does the same with random networks, and [`run_weight_cases`] holds a device to
+//! the rules about weights: shared, evicted, restored, kept by runs under way, and freed with the
+//! last owner.
 //!
 //! ```
 //! use hetero_conformance::{Expectations, run_suite, suite};

@@ -52,7 +52,7 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
 
 /// The lock-free parts of the CPU device's pool and of the work that devices take from each other,
 /// in every order of their steps, the pool's gate in every order that three interruptions give; see
-/// `backends/cpu/src/pool/gate.rs` and `hal/src/shares.rs`.
+/// `backends/cpu/src/pool/gate.rs` and `backends/kit/src/shares.rs`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("loom");
     let target = target.to_string_lossy();
