@@ -22,6 +22,7 @@ pub(crate) type WgpuQueue = Shell<WgpuBackend>;
 pub(crate) struct WgpuBackend(pub(crate) Arc<Context>);
 
 /// What became of a job that was begun.
+#[allow(clippy::large_enum_variant, reason = "it is looked at where it is made, and moved once")]
 enum Begun {
     /// The device has it.
     Given(Ticket),
