@@ -1,6 +1,6 @@
 //! Handles that own what they need, runs of bounded number, outputs in the caller's memory, and traces.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod fakes;
 
@@ -45,7 +45,7 @@ fn runs_and_streams_outlive_their_engine_and_move_to_other_threads() {
     let expected = chain(&x);
     std::thread::spawn(move || {
         close(run.finish().unwrap().tensor("y").unwrap(), &expected);
-        assert!(stream.push(&[x.clone()]).unwrap().is_none());
+        assert!(stream.push(std::slice::from_ref(&x)).unwrap().is_none());
         close(stream.pull().unwrap().unwrap().tensor("y").unwrap(), &expected);
     })
     .join()
