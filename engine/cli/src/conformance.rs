@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hetero::{Binding, HeteroEngine, Model, Tensor};
 use hetero_conformance::{
-    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, check_contract, check_network,
-    contract_cases, model_cases, network, run_standard, run_suite, standard_cases, suite, write_case,
+    Case, Expectations, ExpectedFailures, Outcome, StandardReport, check, check_contract, check_network, check_weights,
+    contract_cases, model_cases, network, run_standard, run_suite, standard_cases, suite, weight_cases, write_case,
 };
 use serde_json::json;
 
@@ -95,7 +95,9 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     let networks: Vec<_> = networks.filter(|(_, name)| wanted(filter, name)).step_by(every).collect();
     let rules = contract_cases().into_iter().filter(|rule| wanted(filter, &rule.name()));
     let rules: Vec<_> = rules.step_by(every).collect();
-    if cases.is_empty() && networks.is_empty() && rules.is_empty() {
+    let weights = weight_cases().into_iter().filter(|rule| wanted(filter, &rule.name()));
+    let weights: Vec<_> = weights.step_by(every).collect();
+    if cases.is_empty() && networks.is_empty() && rules.is_empty() && weights.is_empty() {
         return Err(nothing_wanted());
     }
     let spinner = Spinner::start("comparing with the reference");
@@ -120,6 +122,11 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.weigh(&expectations, &rule.name(), &outcome);
         records.push((rule.name(), outcome));
     }
+    for rule in &weights {
+        let outcome = check_weights(&**device, rule);
+        report.weigh(&expectations, &rule.name(), &outcome);
+        records.push((rule.name(), outcome));
+    }
     drop(spinner);
     if let Some(path) = &options.junit {
         let text = junit(&device.info().id.to_string(), &records);
@@ -135,6 +142,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
                 "cases": records.len(),
                 "networks": networks.len(),
                 "contract": rules.len(),
+                "weights": weights.len(),
                 "passed": report.passed,
                 "unsupported": report.unsupported,
                 "reasons": report.reasons,
@@ -146,13 +154,14 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  unsupported: {reason}"));
         report.wrong.iter().for_each(|line| println!("wrong   {line}"));
         println!(
-            "{}{}: {} cases of seed {}, {} networks and {} rules of the contract among them, {} passed, {} unsupported, {} expected failures, {} wrong",
+            "{}{}: {} cases of seed {}, {} networks, {} rules of the contract and {} of weights among them, {} passed, {} unsupported, {} expected failures, {} wrong",
             device.info().id,
             if device.info().emulated { " (emulated)" } else { "" },
             records.len(),
             options.seed,
             networks.len(),
             rules.len(),
+            weights.len(),
             report.passed,
             report.unsupported,
             report.failing,
