@@ -1,13 +1,14 @@
 //! A folder of compiled programs, so that a later process compiles faster.
 //!
 //! A file is what [`Executable::serialize`] gave, under the program's fingerprint, the device and its driver's version. The device decides
-//! whether the file fits, so a damaged one costs time and nothing else. Errors of the folder are no errors of a compilation.
+//! whether the file fits, and a digest at its end tells a damaged one, which is written again. Errors of the folder are no errors of a compilation.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use hetero_hal::{DeviceInfo, Executable, Program};
+use hetero_kit::digest;
 
 use crate::fnv::Fnv;
 
@@ -16,6 +17,9 @@ pub(crate) const LIMIT: u64 = 4 << 30;
 
 /// Ends the names of the folder's files; others are left alone.
 const ENDING: &str = "bin";
+
+/// Bytes of the digest at a file's end.
+const SEAL: usize = 16;
 
 /// Where compiled programs are kept.
 #[derive(Clone, Debug)]
@@ -46,12 +50,18 @@ impl ProgramCache {
         if bytes > self.limit {
             return None;
         }
-        std::fs::read(path).ok()
+        let mut sealed = std::fs::read(path).ok()?;
+        // A damaged one is none, and is written again.
+        let (content, seal) = sealed.split_last_chunk::<SEAL>()?;
+        let (bytes, sound) = (content.len(), digest(content).to_le_bytes() == *seal);
+        sealed.truncate(bytes);
+        sound.then_some(sealed)
     }
 
     /// Keeps what was compiled, where it has a serial form, and removes what was written long ago where there is no room.
     pub(crate) fn keep(&self, program: &Program, device: &DeviceInfo, executable: &dyn Executable) {
-        let Ok(bytes) = executable.serialize() else { return };
+        let Ok(mut bytes) = executable.serialize() else { return };
+        bytes.extend_from_slice(&digest(&bytes).to_le_bytes());
         if bytes.len() as u64 > self.limit {
             return;
         }

@@ -92,7 +92,10 @@ pub(crate) fn next(state: &State, setback: Setback) -> Action {
         Setback::LostRequired | Setback::Unfit => Action::GiveUp,
         // What is too large for the device as a whole may do in parts.
         Setback::Refused(_) | Setback::OutOfMemory | Setback::Failed if state.joined => Action::KeepTiles,
-        Setback::Refused(Some((device, node))) if state.denied.len() < MOST_DENIED => Action::Deny(device, node),
+        // One that is refused again would be refused for ever.
+        Setback::Refused(Some(pair)) if state.denied.len() < MOST_DENIED && !state.denied.contains(&pair) => {
+            Action::Deny(pair.0, pair.1)
+        }
         Setback::Refused(_) | Setback::OutOfMemory | Setback::Failed => Action::GiveUp,
     }
 }
@@ -122,6 +125,13 @@ mod tests {
             let found = [&joined, &whole, &tired].map(|state| next(state, setback));
             assert_eq!(found, [in_joined, in_whole, in_tired], "{setback:?}");
         }
+    }
+
+    #[test]
+    fn a_node_that_was_denied_and_is_refused_again_ends_the_attempts() {
+        let state = State { joined: false, denied: [(1, NODE)].into() };
+        assert_eq!(next(&state, Setback::Refused(Some((1, NODE)))), Action::GiveUp);
+        assert_eq!(next(&state, Setback::Refused(Some((0, NODE)))), Action::Deny(0, NODE));
     }
 
     #[test]

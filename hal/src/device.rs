@@ -12,7 +12,7 @@ use crate::driver::DeviceInfo;
 use crate::dtype::DType;
 use crate::error::{Error, ErrorKind, Result};
 use crate::graph::NodeId;
-use crate::memory::{Buffer, BufferLayout, ExternalMemory, HandleKind, HostSemantics, MemoryKind};
+use crate::memory::{Buffer, BufferLayout, ExternalMemory, HandleKind, HostSemantics};
 use crate::program::Program;
 use crate::queue::{Queue, QueueOptions};
 use crate::telemetry::Telemetry;
@@ -110,15 +110,11 @@ pub trait Device: Any + Send + Sync {
 pub struct Capabilities {
     /// Element types that it computes on.
     pub dtypes: Vec<DType>,
-    /// Kinds of memory that [`Device::allocate`] gives, best first.
-    pub memory_kinds: Vec<MemoryKind>,
     /// Kinds of memory that [`Device::import`] takes without a copy.
     pub imports: Vec<HandleKind>,
     /// What the address and the length of imported host memory must be multiples of, in bytes: a page where a driver maps pages, 4 where it takes any whole
     /// words; 0 where its address needs [`Capabilities::alignment`] and its length nothing. Parts of the imported buffer need that alignment.
     pub import_alignment: usize,
-    /// Queues that work at the same time.
-    pub queues: usize,
     /// Alignment that every binding's first byte needs, in bytes; a power of two. Whoever cuts bindings out of one buffer leaves what lies
     /// between the end of each and the next multiple to it, so that a device may write whole words.
     pub alignment: usize,
@@ -129,11 +125,10 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The capabilities of the simplest device: it computes on these element types, with one queue on memory of this kind, takes
-    /// buffers at any address, and imports nothing.
+    /// The capabilities of the simplest device: it computes on these element types, takes buffers at any address, and imports nothing.
     #[must_use]
-    pub fn new(dtypes: Vec<DType>, memory: MemoryKind) -> Self {
-        Capabilities { dtypes, memory_kinds: vec![memory], queues: 1, alignment: 1, ..Capabilities::default() }
+    pub fn new(dtypes: Vec<DType>) -> Self {
+        Capabilities { dtypes, alignment: 1, ..Capabilities::default() }
     }
 }
 
@@ -210,7 +205,9 @@ pub struct CompileOptions {
     pub deadline: Option<Instant>,
     /// Set from another thread to give up at once.
     pub cancel: Option<Arc<AtomicBool>>,
-    /// A former answer of [`Executable::serialize`] for the same source, to save work; one that does not fit is ignored.
+    /// A former answer of [`Executable::serialize`], to save work; one that does not fit is ignored.
+    /// It is of a program of the same fingerprint, which samples constants: a device that keeps constants in it finds out by itself
+    /// whether they are the same.
     /// A mapped file can be used in place.
     pub cached: Option<Bytes>,
 }

@@ -45,8 +45,6 @@ pub struct Edge {
     pub bandwidth: Option<f64>,
     /// Time of an empty transfer; `None` until measured or told.
     pub latency: Option<Duration>,
-    /// Does the second device see the first's writes without a flush?
-    pub coherent: bool,
 }
 
 impl Edge {
@@ -54,15 +52,7 @@ impl Edge {
     #[must_use]
     pub fn own(bandwidth: Option<f64>) -> Self {
         let (read, write) = (Reach::Native, Reach::Native);
-        Edge {
-            read,
-            write,
-            wait: SyncMode::Host,
-            signal: SyncMode::Host,
-            bandwidth,
-            latency: Some(Duration::ZERO),
-            coherent: true,
-        }
+        Edge { read, write, wait: SyncMode::Host, signal: SyncMode::Host, bandwidth, latency: Some(Duration::ZERO) }
     }
 }
 

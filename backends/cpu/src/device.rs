@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hetero_hal::{
     Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind, Driver,
-    Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, MemoryKind, OpenOptions,
-    Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
+    Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, OpenOptions, Program,
+    Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
 };
 use hetero_kit::{Budget, unknown_option};
 
@@ -69,7 +69,7 @@ impl Driver for CpuDriver {
         })?;
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
         Ok(Arc::new(CpuDevice {
-            capabilities: capabilities(threads),
+            capabilities: capabilities(),
             budget: Arc::new(Budget::new(limit)),
             busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
@@ -85,11 +85,10 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-fn capabilities(threads: usize) -> Capabilities {
+fn capabilities() -> Capabilities {
     let dtypes = DType::all().filter(|&dtype| kernels::computes(dtype)).collect();
-    let mut capabilities = Capabilities::new(dtypes, MemoryKind::Host);
+    let mut capabilities = Capabilities::new(dtypes);
     capabilities.imports = vec![HandleKind::Host];
-    capabilities.queues = threads;
     // What the widest element type needs; imported tensors seldom have more.
     capabilities.alignment = 16;
     capabilities

@@ -101,15 +101,17 @@ impl<J: Send + 'static> Backlog<J> {
         let mut serve = serve();
         let run = move || {
             while let Some(job) = jobs.0.next() {
-                serve(job);
+                // What panics is somebody else's code, such as a callback; the jobs behind it have their turn all the same.
+                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(job)));
             }
         };
         let started = std::thread::Builder::new().name(self.name.clone()).spawn(run);
         started.map_err(|error| {
             Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(self.device.clone()).caused_by(error)
         })?;
-        // Where another caller was first, this thread's line is closed, and the thread ends.
-        self.jobs.get_or_init(|| Arc::new(End(line)));
+        // Where another caller was first, dropping this end closes this thread's line, and the thread ends.
+        let end = Arc::new(End(line));
+        self.jobs.get_or_init(|| end);
         Ok(())
     }
 
@@ -162,6 +164,45 @@ mod tests {
     fn push(backlog: &Backlog<Told>, wait: &[Point], done: Point) {
         let settle = |(_, point): Told, error| Point::settle(&[point], &Err(error));
         backlog.push(wait, move |outcome| (outcome, done), settle);
+    }
+
+    #[test]
+    fn a_job_that_panics_does_not_keep_others_waiting() {
+        let backlog: Backlog<Told> = Backlog::new(DeviceId::new("null", 0), &QueueOptions::default());
+        let serve = || {
+            |(outcome, point): Told| {
+                assert!(point.value != 1, "on purpose");
+                Point::settle(&[point], &outcome);
+            }
+        };
+        backlog.start(serve).unwrap();
+        let done = Timeline::new(0);
+        push(&backlog, &[], done.at(1));
+        push(&backlog, &[], done.at(2));
+        done.wait(2, soon()).unwrap();
+    }
+
+    /// Whoever starts the thread second has his own end at once, with all that it holds.
+    #[test]
+    fn the_thread_of_a_second_start_lets_go_of_what_it_serves_with() {
+        let backlog: Arc<Backlog<Told>> = Arc::new(Backlog::new(DeviceId::new("null", 0), &QueueOptions::default()));
+        let held = Arc::new(());
+        let barrier = Arc::new(std::sync::Barrier::new(8));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                let (backlog, held, barrier) = (backlog.clone(), held.clone(), barrier.clone());
+                scope.spawn(move || {
+                    barrier.wait();
+                    backlog.start(|| move |_: Told| drop(held.clone())).unwrap();
+                });
+            }
+        });
+        let deadline = soon();
+        while Arc::strong_count(&held) > 2 && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // The test's own, and the one thread's that serves.
+        assert_eq!(Arc::strong_count(&held), 2);
     }
 
     #[test]

@@ -137,6 +137,6 @@ pub use digest::digest;
 pub use host::{copy_through_host, fill_through_host, run_on_host};
 pub use limits::{Budget, Capacity};
 pub use shares::Shares;
-pub use shell::{Backend, Command, Job, Shell, Signal, Tracer};
+pub use shell::{Backend, Command, Job, Shell, Signal, Tracer, check_bound};
 pub use weights::{ConstantNames, Held, Resident, Weights};
 pub use words::{Codes, unknown_option};

@@ -202,14 +202,11 @@ impl<B: Backend> Core<B> {
 
     fn check(&self, executable: &B::Executable, execution: &Execution) -> Result<()> {
         let (infos, buffers) = (executable.bindings(), execution.bindings.lock());
-        BindingInfo::check(infos, &buffers)?;
-        for (info, buffer) in infos.iter().zip(buffers.iter()) {
-            let memory = self.own(buffer)?;
-            if info.direction == Direction::Output {
-                self.writable(buffer, memory).map_err(|error| error.at(info.name.to_string()))?;
-            }
+        let owns = |memory: &B::Memory| self.backend.owns(memory);
+        check_bound(infos, &buffers, owns, |memory| self.backend.writable(memory))?;
+        if let Some(scratch) = &execution.scratch {
+            self.writable(scratch, self.own(scratch)?)?;
         }
-        execution.scratch.as_ref().map_or(Ok(()), |scratch| self.own(scratch).map(drop))?;
         let (needed, room) = (executable.scratch().bytes, execution.scratch.as_ref().map_or(0, Buffer::len));
         if room < needed {
             return Err(
@@ -270,6 +267,31 @@ impl<B: Backend> Queue for Shell<B> {
         };
         core.backend.run(job, wait, deadline)
     }
+}
+
+/// Checks buffers against bindings: one each, long enough, of the device, and writable where the run writes.
+///
+/// The shell does so when work is submitted. A backend whose driver trusts it with addresses does so again with the buffers that it takes
+/// out of the table, as the table may have changed since.
+///
+/// # Errors
+/// `InvalidArgument`, naming the binding.
+pub fn check_bound<M: Memory>(
+    infos: &[BindingInfo],
+    buffers: &[Buffer],
+    owns: impl Fn(&M) -> bool,
+    writable: impl Fn(&M) -> bool,
+) -> Result<()> {
+    BindingInfo::check(infos, buffers)?;
+    for (info, buffer) in infos.iter().zip(buffers) {
+        let wrong = |what: &str| Error::invalid_argument(format!("{buffer:?} {what}")).at(info.name.to_string());
+        let own = buffer.memory::<M>().filter(|memory| owns(memory));
+        let memory = own.ok_or_else(|| wrong("is another device's memory"))?;
+        if info.direction == Direction::Output && !writable(memory) {
+            return Err(wrong("was imported as constant and cannot be written"));
+        }
+    }
+    Ok(())
 }
 
 /// Work that was found to fit a device, whose executables are `E`.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cl3::types::cl_device_info;
 use hetero_hal::{
     Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, Edge, Error,
-    Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, MemoryKind, NodeId, OpenOptions,
-    Program, Queue, QueueOptions, Reach, Result, Source, SyncMode, Telemetry, Timeline,
+    Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, NodeId, OpenOptions, Program,
+    Queue, QueueOptions, Reach, Result, Source, SyncMode, Telemetry, Timeline,
 };
 use hetero_kernels::{Dialect, Target};
 use hetero_kit::{Budget, Busy, Weights, unknown_option};
@@ -106,7 +106,7 @@ impl OpenClDevice {
         let pages = shares_host_memory(&shared, 0..PAGE).map_err(failed)?;
         let words = pages && shares_host_memory(&shared, 4..104).map_err(failed)?;
         let dtypes = DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect();
-        let mut capabilities = Capabilities::new(dtypes, MemoryKind::Device);
+        let mut capabilities = Capabilities::new(dtypes);
         capabilities.imports = if pages { vec![HandleKind::Host] } else { vec![] };
         capabilities.import_alignment = if words { 4 } else { PAGE };
         capabilities.alignment = alignment;

@@ -7,7 +7,7 @@ use hetero_hal::{
     Tensor, TraceKind, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place, Target};
-use hetero_kit::{Command, ConstantNames, Held};
+use hetero_kit::{Command, ConstantNames, Held, check_bound};
 
 use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -178,8 +178,9 @@ impl OpenClExecutable {
         events: &[Arc<Event>],
         mut trace: Option<&mut Vec<Launched>>,
     ) -> Result<Option<Arc<Event>>> {
-        let count = self.bindings.len();
-        BindingInfo::check(&self.bindings, bound.get(..count).unwrap_or_default())?;
+        let buffers = bound.get(..self.bindings.len()).unwrap_or_default();
+        let owns = |memory: &OpenClMemory| memory.is_of(&self.shared);
+        check_bound(&self.bindings, buffers, owns, |memory| !memory.is_constant())?;
         let constants = self.constants.iter().map(|constant| constant.value()).collect::<Result<Vec<_>>>()?;
         let mut launches = self.launches.lock().unwrap_or_else(PoisonError::into_inner);
         let mut last = None;

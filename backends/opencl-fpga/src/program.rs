@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use hetero_hal::Result;
@@ -130,7 +131,9 @@ fn sealed(key: u128, binary: &[u8]) -> Vec<u8> {
 fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(folder)?;
-    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
+    let draft = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
     std::fs::write(&draft, sealed(key, binary))?;
     std::fs::rename(&draft, path).inspect_err(|_| {
         let _ = std::fs::remove_file(&draft);

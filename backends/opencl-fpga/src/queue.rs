@@ -188,24 +188,22 @@ impl Core {
         if let (Some(tracer), Ok(())) = (job.tracer(), &outcome) {
             self.tell(&tracer, &job, &launched, !wait.is_empty());
         }
-        let failure = |point: &Point| (!point.is_reached()).then(|| point.timeline.failure()).flatten();
-        let outcome = wait.iter().find_map(failure).map_or(outcome, Err);
         drop(held);
         let signal = job.signal().to_vec();
-        // The driver may tell of what waited before it tells of what failed.
-        let follows = outcome.as_ref().is_err_and(|error| error.vendor_code() == Some(Event::WAITED_FOR_FAILED));
-        if follows && !wait.is_empty() {
-            let context = self.shared.context.clone();
-            let end = move |earlier: Result<()>| {
-                drop(job.end(earlier.and(outcome)));
-                OpenClTimeline::forget(&context, &signal, &event);
-            };
-            Point::when_all(&wait, Box::new(end));
-            return Ok(());
+        let context = self.shared.context.clone();
+        // What it waited for ends before it, and fails it where it fails: the driver's order says nothing of failures, and the host may
+        // hear of the commands in another order.
+        if wait.iter().all(Point::is_reached) {
+            let outcome = job.end(outcome);
+            OpenClTimeline::forget(&context, &signal, &event);
+            return outcome;
         }
-        let outcome = job.end(outcome);
-        OpenClTimeline::forget(&self.shared.context, &signal, &event);
-        outcome
+        let end = move |earlier: Result<()>| {
+            drop(job.end(earlier.and(outcome)));
+            OpenClTimeline::forget(&context, &signal, &event);
+        };
+        Point::when_all(&wait, Box::new(end));
+        Ok(())
     }
 
     /// Tells of a job's commands, by the device's clock.
@@ -287,7 +285,12 @@ impl Backend for OpenClBackend {
         if !finishes {
             return self.call_back(given, queue);
         }
-        let closed = |given: Given, error| drop(given.job.end(Err(error)));
+        let core = core.clone();
+        let closed = move |given: Given, error| {
+            // Its memory is the driver's until then.
+            let _ = given.event.wait();
+            drop(core.end(given, Err(error)));
+        };
         self.ends.push(&[], move |_| given, closed);
     }
 
@@ -321,7 +324,8 @@ impl Backend for OpenClBackend {
             // The queue has finished also where the command has failed.
             Some(given) => {
                 let outcome = queue.finish().and_then(|()| given.event.outcome());
-                core.end(given, outcome)
+                core.end(given, outcome)?;
+                points.iter().try_for_each(|point| point.wait(deadline))
             }
             None => points.iter().try_for_each(|point| point.wait(deadline)),
         }

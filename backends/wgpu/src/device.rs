@@ -59,7 +59,9 @@ impl Context {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             encoder.copy_buffer_to_buffer(&from.buffer, at(from, source), &to.buffer, at(to, target), bytes as u64);
             let commands = encoder.finish();
-            let _unmapped = (from.submitting(), to.submitting());
+            // In the order of all submissions.
+            let (first, second) = if from.identity < to.identity { (from, to) } else { (to, from) };
+            let _unmapped = (first.submitting(), second.submitting());
             gpu.queue.submit([commands])
         })
     }
@@ -72,12 +74,18 @@ impl Context {
             none => match completion::start(&self.gpu) {
                 Ok(sender) => none.insert(sender),
                 Err(error) => {
+                    // Whoever hears of the end may submit again.
+                    drop(waiting);
                     let _ = ticket.end(&self.gpu, Err(error));
                     return;
                 }
             },
         };
         if let Err(returned) = sender.tickets.send(ticket) {
+            // The next ticket starts another thread.
+            let dead = waiting.take();
+            drop(waiting);
+            drop(dead);
             let error = Error::internal("the thread that waits for the device has ended");
             let _ = returned.0.end(&self.gpu, Err(error));
         }
@@ -124,9 +132,8 @@ impl WgpuDevice {
             binding_bytes: binding / 256 * 256,
             alignment,
         };
-        let kinds = if settings.mapped { MemoryKind::Shared } else { MemoryKind::Device };
         let dtypes = DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect();
-        let mut capabilities = Capabilities::new(dtypes, kinds);
+        let mut capabilities = Capabilities::new(dtypes);
         // The pages around a range are imported.
         capabilities.imports = importer.iter().map(|_| HandleKind::Host).collect();
         capabilities.alignment = alignment;

@@ -8,7 +8,7 @@ use hetero_hal::{
     Memory, Program, Result, Tensor, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place};
-use hetero_kit::{ConstantNames, Held, Resident};
+use hetero_kit::{ConstantNames, Held, Resident, check_bound};
 
 use crate::device::Context;
 use crate::memory::WgpuMemory;
@@ -237,10 +237,11 @@ impl WgpuExecutable {
             return Ok(None);
         }
         let table: Vec<Buffer> = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
-        BindingInfo::check(&self.bindings, &table[..self.bindings.len().min(table.len())])?;
+        let buffers = table.get(..self.bindings.len()).unwrap_or_default();
+        let owns = |memory: &WgpuMemory| std::ptr::eq(memory.gpu(), &*self.context.gpu);
+        check_bound(&self.bindings, buffers, owns, WgpuMemory::writable)?;
         // Kept until the work is submitted; the device keeps them from then on.
         let constants = self.memories.iter().map(|memory| memory.value()).collect::<Result<Vec<_>>>()?;
-        let buffers = &table[..self.bindings.len()];
         let bound = Bound { buffers, scratch: execution.scratch.as_ref(), constants: &constants };
         let prepared = self.prepare(&bound)?;
         let gpu = &self.context.gpu;
@@ -252,6 +253,8 @@ impl WgpuExecutable {
                 memories.push(memory);
             }
         }
+        // In one order for all, so that two submissions never hold what the other waits for.
+        memories.sort_unstable_by_key(|memory| memory.identity);
         let stamps = if traced { Stamps::new(gpu, self.steps.len())? } else { None };
         let index = gpu.checked("running", || {
             let commands = self.record(&prepared, stamps.as_ref());

@@ -56,10 +56,9 @@ pub(super) struct Context {
 struct OutputPlace {
     /// The tables that have it, and where; none where a transfer reads it too, which keeps to the buffer of its own.
     bound: Vec<(Arc<BindingTable>, usize)>,
-    /// The caller's memory that it was in last, as the device sees it.
-    imported: Option<(HostMemory, Buffer)>,
-    /// Is it in the caller's memory in this run?
+    /// Is it in the caller's memory in this run, and how the device sees it there.
     placed: bool,
+    there: Option<Buffer>,
 }
 
 /// The shared arena as each of the session's devices sees it.
@@ -241,32 +240,35 @@ impl Context {
         let Some(output) = &mut self.outputs[slot] else { return Ok(false) };
         let capabilities = device.capabilities();
         let fits = match capabilities.import_alignment {
-            0 => (memory.as_ptr() as usize).is_multiple_of(capabilities.alignment.max(1)),
+            // The device may write whole multiples of its alignment.
+            0 => {
+                let (step, needed) =
+                    (capabilities.alignment.max(1), self.buffers[slot].as_ref().map_or(0, Buffer::len));
+                (memory.as_ptr() as usize).is_multiple_of(step) && memory.len() >= needed.next_multiple_of(step)
+            }
             step => (memory.as_ptr() as usize).is_multiple_of(step) && memory.len().is_multiple_of(step),
         };
-        if !fits || output.bound.is_empty() || !capabilities.imports.contains(&HandleKind::Host) {
+        // A value that is two outputs is made once, and copied for the second.
+        if !fits || output.placed || output.bound.is_empty() || !capabilities.imports.contains(&HandleKind::Host) {
             return Ok(false);
         }
-        let same = |known: &HostMemory| known.as_ptr() == memory.as_ptr() && known.len() == memory.len();
-        let known = output.imported.as_ref().filter(|(known, _)| same(known)).map(|(_, buffer)| buffer.clone());
-        let buffer = match known {
-            Some(buffer) => buffer,
-            None => match device.import(ExternalMemory::Host(memory.clone()), HostSemantics::Shared) {
-                Ok(buffer) => output.imported.insert((memory.clone(), buffer)).1.clone(),
-                Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(named(error, device)),
-                Err(_) => return Ok(false),
-            },
+        let buffer = match device.import(ExternalMemory::Host(memory.clone()), HostSemantics::Shared) {
+            Ok(buffer) => buffer,
+            Err(error) if error.kind() == ErrorKind::DeviceLost => return Err(named(error, device)),
+            Err(_) => return Ok(false),
         };
         for (table, position) in &output.bound {
             table.set(*position, buffer.clone())?;
         }
         output.placed = true;
+        output.there = Some(buffer);
         Ok(true)
     }
 
-    /// Is an output in the caller's memory in this run?
-    pub(super) fn is_placed(&self, slot: usize) -> bool {
-        self.outputs[slot].as_ref().is_some_and(|output| output.placed)
+    /// The memory that an output is in after this run: the caller's, or its own.
+    pub(super) fn output(&self, slot: usize) -> Option<&Buffer> {
+        let there = self.outputs[slot].as_ref().and_then(|output| output.there.as_ref());
+        there.or(self.buffers[slot].as_ref())
     }
 
     /// Puts the buffers of its own back where outputs were in the caller's memory.
@@ -277,6 +279,8 @@ impl Context {
                     table.set(*position, own.clone())?;
                 }
                 output.placed = false;
+                // The caller's pages are the caller's alone again.
+                output.there = None;
             }
         }
         Ok(())

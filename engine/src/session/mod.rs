@@ -99,13 +99,15 @@ pub struct HostOutput {
     pub memory: HostMemory,
     /// The true sizes of the dimensions, once a run has ended.
     pub shape: Vec<usize>,
+    /// Does the device write it there in the run that is under way?
+    placed: bool,
 }
 
 impl HostOutput {
     /// These pages, for an output that is still to come.
     #[must_use]
     pub fn new(memory: HostMemory) -> Self {
-        HostOutput { memory, shape: Vec::new() }
+        HostOutput { memory, shape: Vec::new(), placed: false }
     }
 }
 
@@ -403,7 +405,8 @@ impl Session {
 
     /// Runs once, with inputs in the order of [`Session::inputs`], into host memory of the caller's: where the device that computes an
     /// output imports host memory, it writes the caller's pages itself, and nothing is copied; else the output is copied there.
-    /// [`Session::report`] says which. Memory that is given again is imported once.
+    /// [`Session::report`] says which. A device that imports memory at any address writes whole multiples of its alignment: pages that are as
+    /// long as that are written in place.
     ///
     /// [`host_buffer`](crate::comm::host_buffer) reads the pages; clones of them in other hands must not be touched while the run is under way.
     ///
@@ -432,11 +435,27 @@ impl Session {
                 return Err(HalError::invalid_argument(what).with_sizes(sizes.0, sizes.1).into());
             }
         }
+        for (number, output) in outputs.iter().enumerate() {
+            let range = |output: &HostOutput| {
+                let start = output.memory.as_ptr() as usize;
+                start..start + output.memory.len()
+            };
+            let own = range(output);
+            if outputs[..number].iter().map(range).any(|other| own.start < other.end && other.start < own.end) {
+                let what = format!("the memory for output '{}' is another output's too", self.outputs[number].name);
+                return Err(HalError::invalid_argument(what).with_remedy("give each output pages of its own").into());
+            }
+        }
         let mut context = self.take_context(Some(Instant::now() + self.deadline))?;
-        for ((source, output), placed) in self.sources.iter().zip(&*outputs).zip(&self.placed) {
-            let OutputSource::Slot(slot) = source else { continue };
-            let device = &*self.devices[self.frozen.layout.slots[*slot].device];
-            placed.store(context.place(*slot, device, &output.memory)?, Ordering::Relaxed);
+        for ((source, output), told) in self.sources.iter().zip(&mut *outputs).zip(&self.placed) {
+            output.placed = match source {
+                OutputSource::Slot(slot) => {
+                    let device = &*self.devices[self.frozen.layout.slots[*slot].device];
+                    context.place(*slot, device, &output.memory)?
+                }
+                _ => false,
+            };
+            told.store(output.placed, Ordering::Relaxed);
         }
         self.launch(inputs, &mut context, None, true)?;
         self.settle(&mut context)?;
@@ -514,7 +533,7 @@ fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Lay
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };
         let layout = layout::lay_out(program, &parts, &sides, &ways)?;
-        let most = check_memory(fleet, program, devices, &layout)?;
+        let most = check_memory(fleet, program, compiled, &layout)?;
         match context::share(&layout.shared, devices) {
             Ok(views) => return Ok((layout, groups, views, most)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
@@ -551,7 +570,8 @@ const MOST_IN_FLIGHT: usize = 64;
 
 /// How many runs may be under way: as many as the configuration says, which have to fit each device's memory together, or else as many
 /// as fit.
-fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], layout: &Layout) -> Result<usize> {
+fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &Layout) -> Result<usize> {
+    let Compiled { devices, partitions, .. } = compiled;
     let wanted = fleet.max_in_flight();
     let mut most = wanted.unwrap_or(MOST_IN_FLIGHT);
     for (number, device) in devices.iter().enumerate() {
@@ -564,6 +584,13 @@ fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], l
             if *device == number && matches!(storage, Storage::Input(_) | Storage::Own(_)) {
                 held = held.saturating_add(program.value(*value)?.bytes() as u64);
             }
+        }
+        if let Some(most) = device.capabilities().max_allocation.filter(|most| layout.arenas[number].0 as u64 > *most) {
+            return Err(HalError::new(ErrorKind::OutOfMemory, "the device allocates no arena of that size at once")
+                .on(device.info().id.clone())
+                .with_sizes(layout.arenas[number].0 as u64, Some(most))
+                .with_remedy("bind smaller shapes, or divide the model among more devices")
+                .into());
         }
         let all = held.saturating_mul(wanted.unwrap_or(1) as u64);
         if all > limit {
@@ -581,7 +608,13 @@ fn check_memory(fleet: &Fleet, program: &Program, devices: &[Arc<dyn Device>], l
                 .with_remedy(remedy)
                 .into());
         }
-        most = most.min(usize::try_from(limit.checked_div(held).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
+        if wanted.is_none() {
+            // What executables keep is there beside the runs.
+            let own = partitions.iter().filter(|partition| partition.device == number);
+            let kept = distinct_weights(own.flat_map(|partition| partition.executable.weights()));
+            let room = limit.saturating_sub(kept.iter().map(|weight| weight.bytes() as u64).sum());
+            most = most.min(usize::try_from(room.checked_div(held).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
+        }
     }
     Ok(most.max(1))
 }

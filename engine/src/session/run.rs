@@ -73,7 +73,21 @@ impl Session {
         let work = self.work(number, step, context, trace)?;
         let (queue, wait) = (&self.queues[device], &context.waits[number][..]);
         if here {
-            let outcome = queue.run(wait, work, &signal, context.deadline);
+            let outcome = match queue.run(wait, work, &signal, context.deadline) {
+                // As below.
+                Err(error)
+                    if error.kind() == ErrorKind::Execution
+                        && error.is_retryable()
+                        && context.submitted[device] > 0
+                        && context.timelines[device].failure().is_none() =>
+                {
+                    let own = context.base[device] + context.submitted[device];
+                    context.timelines[device].wait(own, context.deadline)?;
+                    let work = self.work(number, step, context, trace)?;
+                    self.queues[device].run(&context.waits[number], work, &signal, context.deadline)
+                }
+                outcome => outcome,
+            };
             let taken =
                 |error: &HalError| error.kind() == ErrorKind::Timeout || context.timelines[device].failure().is_some();
             return match outcome {
@@ -228,7 +242,7 @@ impl Session {
             } else if let OutputSource::Slot(slot) = source {
                 output.shape = self.true_shape(*slot, context)?;
                 let count = hetero_hal::element_count(&output.shape).and_then(|count| port.dtype.bytes_for(count));
-                if let (Some(buffer), false) = (&context.buffers[*slot], context.is_placed(*slot)) {
+                if let (Some(buffer), false) = (context.output(*slot), output.placed) {
                     let bytes = count.unwrap_or(0);
                     let device = &*self.devices[self.frozen.layout.slots[*slot].device];
                     let copied = copy_through_host(&buffer.slice(0..bytes)?, &into(bytes)?);

@@ -37,7 +37,7 @@ impl Driver for NullDriver {
         let infos = self.probe().unwrap_or_default();
         let info = infos.into_iter().nth(ordinal);
         let info = info.ok_or_else(|| Error::invalid_argument(format!("there is no null:{ordinal}")))?;
-        Ok(Arc::new(NullDevice { info, capabilities: Capabilities::new(vec![DType::F32], MemoryKind::Host) }))
+        Ok(Arc::new(NullDevice { info, capabilities: Capabilities::new(vec![DType::F32]) }))
     }
 }
 
