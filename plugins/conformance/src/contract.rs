@@ -63,12 +63,13 @@ impl ContractCase {
 /// All rules.
 #[must_use]
 pub fn contract_cases() -> Vec<ContractCase> {
-    let rules: [(&'static str, &'static str, Check); 28] = [
+    let rules: [(&'static str, &'static str, Check); 29] = [
         ("BindingTable::set", "replaces one buffer of a run and keeps the others", runs::one_buffer_is_replaced),
         ("BindingTable::set", "turns down a position that the table does not have", runs::positions_are_checked),
         ("Queue::submit", "refuses a buffer that is too small", runs::small_buffers_are_refused),
         ("Queue::submit", "refuses a table with too few buffers", runs::short_tables_are_refused),
         ("Queue::submit", "orders work by points alone", runs::points_order_work),
+        ("Queue::submit", "lets no small piece of work overtake what it waits for", runs::nothing_is_overtaken),
         ("Queue::submit", "fails the signals of a failed wait and does not run the work", runs::failures_travel),
         ("Queue::run", "returns when the work is over", runs::run_returns_at_the_end),
         ("Timeline", "is reached on the host where it is reached on the device", runs::native_points_are_the_hosts),

@@ -104,6 +104,28 @@ pub(super) fn points_order_work(bench: &Bench<'_>) -> Checked {
     ensure(content(&buffer)? == [ROUNDS as u8; 64], || "the last fill was not the last".to_owned())
 }
 
+/// Work that a driver cannot do itself, such as a pattern of odd length, or that is nothing at all, is the host's: it waits all the same.
+pub(super) fn nothing_is_overtaken(bench: &Bench<'_>) -> Checked {
+    const BYTES: usize = 12 << 20;
+    const ODD: usize = 4095;
+    let device = bench.device;
+    let (queue, large) = (queue(device)?, buffer(device, &[0; BYTES])?);
+    for round in 0..3 {
+        let (line, odd, empty) = (device.timeline(0)?, device.timeline(0)?, device.timeline(0)?);
+        queue.submit(&[], Work::fill(large.clone(), [round]), &[line.at(1)])?;
+        queue.submit(&[line.at(1)], Work::fill(large.slice(0..ODD)?, [7u8, 8, 9]), &[odd.at(1)])?;
+        queue.submit(&[line.at(1)], Work::fill(large.slice(0..0)?, [1u8]), &[empty.at(1)])?;
+        wait(&empty.at(1))?;
+        ensure(line.value() == 1, || "work of no bytes ended before what it waits for".to_owned())?;
+        wait(&odd.at(1))?;
+        let seen = content(&large)?;
+        let (head, tail) = seen.split_at(ODD);
+        let kept = head.chunks(3).all(|three| three == [7, 8, 9]) && tail.iter().all(|&byte| byte == round);
+        ensure(kept, || "a fill was overtaken by the one that waits for it".to_owned())?;
+    }
+    Ok(())
+}
+
 pub(super) fn failures_travel(bench: &Bench<'_>) -> Checked {
     let device = bench.device;
     let (queue, buffer) = (queue(device)?, buffer(device, &[0; 64])?);
