@@ -271,13 +271,19 @@ impl Prepared {
 
     /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
     fn with_session<T>(&mut self, mut run: impl FnMut(&Arc<Session>) -> hetero::Result<T>) -> Result<T> {
-        let told = self.session.report().moved.len();
+        let before = self.session.clone();
         let done = self.engine.with_session(&self.plan, |session| {
-            self.session = session.clone();
+            if !Arc::ptr_eq(&self.session, session) {
+                self.session = session.clone();
+            }
             run(session)
         });
-        // Those told before come first.
-        self.session.report().moved.iter().skip(told).for_each(|line| eprintln!("{line}"));
+        // A report takes longer than a run of a small model: it is made where there is news.
+        if !Arc::ptr_eq(&before, &self.session) {
+            let told = before.report().moved.len();
+            // Those told before come first.
+            self.session.report().moved.iter().skip(told).for_each(|line| eprintln!("{line}"));
+        }
         Ok(done?)
     }
 }
