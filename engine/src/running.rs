@@ -55,14 +55,27 @@ impl HeteroEngine {
     /// # Errors
     /// What `run` says, unless it tells of a lost device that others take over for; as
     /// [`HeteroEngine::session`].
-    pub fn with_session<T>(&self, plan: &Plan, mut run: impl FnMut(&Arc<Session>) -> Result<T>) -> Result<T> {
-        let mut session = self.session(plan)?;
+    pub fn with_session<T>(&self, plan: &Plan, run: impl FnMut(&Arc<Session>) -> Result<T>) -> Result<T> {
+        self.carry_on(plan, &mut self.session(plan)?, run)
+    }
+
+    /// Calls `run` with a session of the plan, as [`HeteroEngine::with_session`] does. Where a device is lost in it, `session` becomes the one that
+    /// does without.
+    ///
+    /// # Errors
+    /// As [`HeteroEngine::with_session`].
+    pub fn carry_on<T>(
+        &self,
+        plan: &Plan,
+        session: &mut Arc<Session>,
+        mut run: impl FnMut(&Arc<Session>) -> Result<T>,
+    ) -> Result<T> {
         loop {
-            let error = match run(&session) {
+            let error = match run(session) {
                 Ok(done) => return Ok(done),
                 Err(error) => error,
             };
-            session = self.recover(plan, &session, error)?;
+            *session = self.recover(plan, session, error)?;
         }
     }
 

@@ -270,14 +270,9 @@ impl Prepared {
     }
 
     /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
-    fn with_session<T>(&mut self, mut run: impl FnMut(&Arc<Session>) -> hetero::Result<T>) -> Result<T> {
+    fn with_session<T>(&mut self, run: impl FnMut(&Arc<Session>) -> hetero::Result<T>) -> Result<T> {
         let before = self.session.clone();
-        let done = self.engine.with_session(&self.plan, |session| {
-            if !Arc::ptr_eq(&self.session, session) {
-                self.session = session.clone();
-            }
-            run(session)
-        });
+        let done = self.engine.carry_on(&self.plan, &mut self.session, run);
         // A report takes longer than a run of a small model: it is made where there is news.
         if !Arc::ptr_eq(&before, &self.session) {
             let told = before.report().moved.len();
