@@ -158,3 +158,30 @@ fn convolutions_with_pooling_agree_with_the_oracle() {
 fn minimal_filtering_agrees_with_the_oracle() {
     agree(filtered, 24);
 }
+
+/// Each channel by itself, from a plane to a column, and then a convolution of columns: blocked columns lie as rows, and planes do not.
+fn column(width: usize, stride: i64, window: usize) -> Result<(Program, Vec<Tensor>)> {
+    let mut network = Network::new("column", 5);
+    let x = network.input(&[1, 4, 16, width]);
+    let weights = network.constant(&[4, 4, 1, 1], 0.5)?;
+    let x = network.node(Operator::new("Conv", 11), &[x, weights])?;
+    let weights = network.constant(&[4, 1, 1, window], 1.0)?;
+    let operator =
+        Operator::new("Conv", 11).with("group", Attribute::Int(4)).with("strides", Attribute::Ints(vec![2, stride]));
+    let y = network.node(operator, &[x, weights])?;
+    let weights = network.constant(&[15, 4, 2, 1], 1.0)?;
+    let operator = Operator::new("Conv", 11).with("pads", Attribute::Ints(vec![1, 0, 0, 0]));
+    network.node(operator, &[y, weights])?;
+    network.finish()
+}
+
+#[test]
+fn columns_that_depthwise_convolutions_leave_agree_with_the_oracle() {
+    for (width, stride, window) in [(2, 3, 1), (2, 2, 1), (4, 3, 2), (4, 3, 1), (2, 1, 1), (1, 1, 1)] {
+        let (program, inputs) = column(width, stride, window).unwrap();
+        for (name, device) in &devices() {
+            let outcome = check_network(&**device, &program, &inputs);
+            assert!(matches!(outcome, Outcome::Passed(_)), "{name}, {width} {stride} {window}: {outcome:?}");
+        }
+    }
+}

@@ -137,8 +137,8 @@ impl Lowering<'_> {
         let unbounded = (f32::NEG_INFINITY, f32::INFINITY);
         let mut finish = Finish { scale: vec![], bias, addend: false, clamp: unbounded, activation: None };
         let fits = geometry.fits_blocks(self.isa.lanes());
-        let blocks =
-            self.may_be_blocked(input) && if geometry.is_depthwise() { self.blocked[input.index()] } else { fits };
+        let blocks = self.may_be_blocked(input)
+            && if geometry.is_depthwise() { self.blocked[input.index()] && geometry.keeps_columns() } else { fits };
         let from_plain =
             !geometry.is_depthwise() && geometry.takes_plain(self.isa.lanes()) && !self.blocked[input.index()];
         let (mut last, mut addend) = (node, None);

@@ -189,11 +189,15 @@ impl Geometry {
         self.groups == 1 && self.channels * 2 < lanes
     }
 
+    /// Blocked columns lie as rows, so both sides must be columns, or neither.
+    pub(crate) fn keeps_columns(&self) -> bool {
+        let column = |size: [usize; 2]| size[1] == 1 && size[0] > 1;
+        !column(self.input) && !column(self.output)
+    }
+
     /// Is there a kernel into a blocked layout that wastes less than half of it?
     pub(crate) fn fits_blocks(&self, lanes: usize) -> bool {
-        // Blocked columns lie as rows, so both sides must be columns, or neither.
-        let column = |size: [usize; 2]| size[1] == 1 && size[0] > 1;
-        if column(self.input) || column(self.output) {
+        if !self.keeps_columns() {
             return false;
         }
         let whole = |channels: usize| self.groups == 1 || channels.is_multiple_of(lanes);
