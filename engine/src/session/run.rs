@@ -71,39 +71,31 @@ impl Session {
         }
         let signal = [context.timelines[device].at(context.base[device] + step.position)];
         let work = self.work(number, step, context, trace)?;
-        let (queue, wait) = (&self.queues[device], &context.waits[number][..]);
-        if here {
-            let outcome = match queue.run(wait, work, &signal, context.deadline) {
-                // As below.
-                Err(error)
-                    if error.kind() == ErrorKind::Execution
-                        && error.is_retryable()
-                        && context.submitted[device] > 0
-                        && context.timelines[device].failure().is_none() =>
-                {
-                    let own = context.base[device] + context.submitted[device];
-                    context.timelines[device].wait(own, context.deadline)?;
-                    let work = self.work(number, step, context, trace)?;
-                    self.queues[device].run(&context.waits[number], work, &signal, context.deadline)
-                }
-                outcome => outcome,
-            };
-            let taken =
-                |error: &HalError| error.kind() == ErrorKind::Timeout || context.timelines[device].failure().is_some();
-            return match outcome {
-                // It was taken: whoever waits for the end of the list learns what became of it.
-                Err(error) if taken(&error) => Ok(()),
-                outcome => outcome,
-            };
-        }
-        match queue.submit(wait, work, &signal) {
-            // The queue is full, and these may be this run's own steps.
-            Err(error) if error.is_retryable() && context.submitted[device] > 0 => {
-                let own = context.base[device] + context.submitted[device];
-                context.timelines[device].wait(own, context.deadline)?;
-                let work = self.work(number, step, context, trace)?;
-                queue.submit(&context.waits[number], work, &signal)
+        let attempt = |work, context: &Context| {
+            let wait = &context.waits[number];
+            if here {
+                self.queues[device].run(wait, work, &signal, context.deadline)
+            } else {
+                self.queues[device].submit(wait, work, &signal)
             }
+        };
+        let mut outcome = attempt(work, context);
+        let has_failed = |context: &Context| context.timelines[device].failure().is_some();
+        if let Err(error) = &outcome
+            && error.is_retryable()
+            && context.submitted[device] > 0
+            // A step that the device took and that failed is not done twice.
+            && (!here || error.kind() == ErrorKind::Execution && !has_failed(context))
+        {
+            // The queue is full, and these may be this run's own steps.
+            let own = context.base[device] + context.submitted[device];
+            context.timelines[device].wait(own, context.deadline)?;
+            let work = self.work(number, step, context, trace)?;
+            outcome = attempt(work, context);
+        }
+        match outcome {
+            // It was taken: whoever waits for the end of the list learns what became of it.
+            Err(error) if here && (error.kind() == ErrorKind::Timeout || has_failed(context)) => Ok(()),
             outcome => outcome,
         }
     }
@@ -206,18 +198,11 @@ impl Session {
                 OutputSource::Constant(tensor) => whole(tensor, bytes, shape),
                 OutputSource::Input(position) => whole(&inputs[*position], bytes, shape),
                 OutputSource::Slot(slot) => {
-                    let slot_of = self.frozen.layout.slots[*slot];
-                    let value = self.program.value(slot_of.value)?;
-                    shape.extend_from_slice(&value.shape);
-                    for (size, extent) in shape.iter_mut().zip(&value.extents) {
-                        if let (Some(extent), Some(extents)) = (extent, &context.extents) {
-                            *size = extents.get(*extent)?;
-                        }
-                    }
+                    self.true_shape(*slot, context, shape)?;
                     let count = hetero_hal::element_count(shape).and_then(|count| port.dtype.bytes_for(count));
                     bytes.resize(count.unwrap_or(0), 0);
                     if let Some(buffer) = &context.buffers[*slot] {
-                        let device = &*self.devices[slot_of.device];
+                        let device = &*self.devices[self.frozen.layout.slots[*slot].device];
                         buffer.read(0, bytes).map_err(|error| named(error, device))?;
                     }
                 }
@@ -240,7 +225,7 @@ impl Session {
                 output.shape.extend_from_slice(tensor.shape());
                 into(tensor.bytes().len())?.write(0, tensor.bytes())?;
             } else if let OutputSource::Slot(slot) = source {
-                output.shape = self.true_shape(*slot, context)?;
+                self.true_shape(*slot, context, &mut output.shape)?;
                 let count = hetero_hal::element_count(&output.shape).and_then(|count| port.dtype.bytes_for(count));
                 if let (Some(buffer), false) = (context.output(*slot), output.placed) {
                     let bytes = count.unwrap_or(0);
@@ -253,16 +238,16 @@ impl Session {
         Ok(())
     }
 
-    /// The true sizes of a slot's dimensions in a run that is over.
-    fn true_shape(&self, slot: usize, context: &Context) -> Result<Vec<usize>> {
+    /// Fills an empty shape with the true sizes of a slot's dimensions in a run that is over.
+    fn true_shape(&self, slot: usize, context: &Context, shape: &mut Vec<usize>) -> Result<()> {
         let value = self.program.value(self.frozen.layout.slots[slot].value)?;
-        let mut shape = value.shape.clone();
+        shape.extend_from_slice(&value.shape);
         for (size, extent) in shape.iter_mut().zip(&value.extents) {
             if let (Some(extent), Some(extents)) = (extent, &context.extents) {
                 *size = extents.get(*extent)?;
             }
         }
-        Ok(shape)
+        Ok(())
     }
 
     /// The outputs of a run that is over, as tensors.
