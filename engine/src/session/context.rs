@@ -5,8 +5,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 use hetero_hal::{
-    BindingTable, Buffer, BufferLayout, Device, Error as HalError, ErrorKind, Extents, ExternalMemory, HandleKind,
-    HostMemory, HostSemantics, Point, Queue, Result, Tensor, Timeline, Work,
+    BindingTable, Buffer, BufferLayout, Capabilities, Device, Error as HalError, ErrorKind, Extents, ExternalMemory,
+    HandleKind, HostMemory, HostSemantics, Point, Queue, Result, Tensor, Timeline, Work,
 };
 use hetero_kit::copy_through_host;
 
@@ -56,9 +56,16 @@ pub(super) struct Context {
 struct OutputPlace {
     /// The tables that have it, and where; none where a transfer reads it too, which keeps to the buffer of its own.
     bound: Vec<(Arc<BindingTable>, usize)>,
-    /// Is it in the caller's memory in this run, and how the device sees it there.
-    placed: bool,
+    /// The caller's memory as the device sees it, where the output is there in this run.
     there: Option<Buffer>,
+}
+
+/// Has host memory the address and the length that the device can import?
+fn is_aligned(capabilities: &Capabilities, address: usize, bytes: usize) -> bool {
+    match capabilities.import_alignment {
+        0 => address.is_multiple_of(capabilities.alignment.max(1)),
+        step => address.is_multiple_of(step) && bytes.is_multiple_of(step),
+    }
 }
 
 /// The shared arena as each of the session's devices sees it.
@@ -239,17 +246,18 @@ impl Context {
     pub(super) fn place(&mut self, slot: usize, device: &dyn Device, memory: &HostMemory) -> Result<bool> {
         let Some(output) = &mut self.outputs[slot] else { return Ok(false) };
         let capabilities = device.capabilities();
-        let fits = match capabilities.import_alignment {
-            // The device may write whole multiples of its alignment.
-            0 => {
-                let (step, needed) =
-                    (capabilities.alignment.max(1), self.buffers[slot].as_ref().map_or(0, Buffer::len));
-                (memory.as_ptr() as usize).is_multiple_of(step) && memory.len() >= needed.next_multiple_of(step)
-            }
-            step => (memory.as_ptr() as usize).is_multiple_of(step) && memory.len().is_multiple_of(step),
+        // Where an import needs no multiple, the device may still write whole multiples of its alignment.
+        let has_room = capabilities.import_alignment > 0 || {
+            let needed = self.buffers[slot].as_ref().map_or(0, Buffer::len);
+            memory.len() >= needed.next_multiple_of(capabilities.alignment.max(1))
         };
+        let fits = has_room && is_aligned(capabilities, memory.as_ptr() as usize, memory.len());
         // A value that is two outputs is made once, and copied for the second.
-        if !fits || output.placed || output.bound.is_empty() || !capabilities.imports.contains(&HandleKind::Host) {
+        if !fits
+            || output.there.is_some()
+            || output.bound.is_empty()
+            || !capabilities.imports.contains(&HandleKind::Host)
+        {
             return Ok(false);
         }
         let buffer = match device.import(ExternalMemory::Host(memory.clone()), HostSemantics::Shared) {
@@ -260,7 +268,6 @@ impl Context {
         for (table, position) in &output.bound {
             table.set(*position, buffer.clone())?;
         }
-        output.placed = true;
         output.there = Some(buffer);
         Ok(true)
     }
@@ -274,11 +281,10 @@ impl Context {
     /// Puts the buffers of its own back where outputs were in the caller's memory.
     pub(super) fn replace(&mut self) -> Result<()> {
         for (output, own) in self.outputs.iter_mut().zip(&self.buffers) {
-            if let (Some(output), Some(own)) = (output.as_mut().filter(|output| output.placed), own) {
+            if let (Some(output), Some(own)) = (output.as_mut().filter(|output| output.there.is_some()), own) {
                 for (table, position) in &output.bound {
                     table.set(*position, own.clone())?;
                 }
-                output.placed = false;
                 // The caller's pages are the caller's alone again.
                 output.there = None;
             }
@@ -389,14 +395,9 @@ impl InputBuffer {
     pub(super) fn bring_in(&mut self, device: &dyn Device, tensor: &Tensor, arrivals: &Arrivals) -> Result<()> {
         let capabilities = device.capabilities();
         let bytes = tensor.bytes();
-        let address = bytes.as_ptr() as usize;
-        let fits = match capabilities.import_alignment {
-            0 => address.is_multiple_of(capabilities.alignment.max(1)),
-            step => address.is_multiple_of(step) && bytes.len().is_multiple_of(step),
-        };
         let arrival = if !capabilities.imports.contains(&HandleKind::Host) {
             Arrival::NoImport
-        } else if !fits {
+        } else if !is_aligned(capabilities, bytes.as_ptr() as usize, bytes.len()) {
             Arrival::Unaligned
         } else if arrivals.refusal.get().is_some() {
             Arrival::Refused
