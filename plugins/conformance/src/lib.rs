@@ -107,6 +107,18 @@ pub struct SuiteReport {
 /// Longest that one case may take on a device.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Waits until it is so: what a driver holds it may let go a little later.
+fn soon(mut is_so: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    while !is_so() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
+}
+
 /// Runs every case and weighs the outcome.
 #[must_use]
 pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectations) -> SuiteReport {

@@ -1,7 +1,7 @@
 //! Cases of weights: what a device keeps of constants is shared between executables, can be evicted and restored, and goes with its owners.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hetero_hal::{
     Attribute, CompileOptions, Device, Executable, NodeId, Operator, Program, QueueOptions, Result, Source, Tensor,
@@ -9,7 +9,7 @@ use hetero_hal::{
 };
 use hetero_reference::Standard;
 
-use crate::{DEADLINE, Network, Outcome, Prepared, SuiteReport, difference, threshold};
+use crate::{DEADLINE, Network, Outcome, Prepared, SuiteReport, difference, soon, threshold};
 
 /// A rule about weights, for one operator.
 #[derive(Clone, Copy, Debug)]
@@ -202,18 +202,6 @@ fn shared(device: &dyn Device, program: Build) -> Checked {
 /// Bytes that the device has allocated, where it tells.
 fn allocated(device: &dyn Device) -> u64 {
     device.telemetry().allocated_bytes.unwrap_or(0)
-}
-
-/// Waits until it is so: what a driver holds it may let go a little later.
-fn soon(mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
 }
 
 fn evicted(device: &dyn Device, program: Build) -> Checked {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hetero_hal::{
     BufferLayout, CompileOptions, DType, ErrorKind, Graph, Node, NodeId, Operator, Program, Reach, Source, SyncMode,
@@ -11,19 +11,7 @@ use hetero_hal::{
 
 use super::tools::{COUNT, Made, ensure, failure, queue, run, wait};
 use super::{Bench, Checked, Fault};
-use crate::DEADLINE;
-
-/// Waits until it is so: what a driver holds it may let go a little later.
-fn soon(mut is_so: impl FnMut() -> bool) -> bool {
-    let deadline = Instant::now() + DEADLINE;
-    while !is_so() {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
-}
+use crate::soon;
 
 pub(super) fn allocations(bench: &Bench<'_>) -> Checked {
     const BYTES: u64 = 1 << 20;
