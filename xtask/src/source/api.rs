@@ -123,7 +123,7 @@ fn follow(tree: &UseTree, path: Vec<String>, modules: &[Module], found: &mut Exp
 }
 
 /// The name of an item that is public.
-fn public_name(item: &Item) -> Option<String> {
+pub(super) fn public_name(item: &Item) -> Option<String> {
     let (visibility, name) = match item {
         Item::Struct(item) => (&item.vis, &item.ident),
         Item::Enum(item) => (&item.vis, &item.ident),

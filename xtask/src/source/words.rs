@@ -5,7 +5,8 @@ use std::path::Path;
 
 use syn::Item;
 
-use super::{Module, is_public, libraries, modules};
+use super::api::public_name;
+use super::{Module, libraries, modules};
 use crate::workspace::Result;
 
 /// The lexicon's section that allows names.
@@ -29,18 +30,10 @@ pub(crate) fn check(root: &Path) -> Result<()> {
 fn types(modules: &[Module]) -> BTreeSet<String> {
     let generated = |module: &Module| module.path.iter().any(|part| GENERATED.contains(&part.as_str()));
     let items = modules.iter().filter(|module| !generated(module)).flat_map(|module| &module.items);
-    let names = items.filter_map(|item| {
-        let (visibility, name) = match item {
-            Item::Struct(item) => (&item.vis, &item.ident),
-            Item::Enum(item) => (&item.vis, &item.ident),
-            Item::Union(item) => (&item.vis, &item.ident),
-            Item::Trait(item) => (&item.vis, &item.ident),
-            Item::Type(item) => (&item.vis, &item.ident),
-            _ => return None,
-        };
-        is_public(visibility).then(|| name.to_string())
-    });
-    names.collect()
+    let is_type = |item: &&Item| {
+        matches!(item, Item::Struct(_) | Item::Enum(_) | Item::Union(_) | Item::Trait(_) | Item::Type(_))
+    };
+    items.filter(is_type).filter_map(public_name).collect()
 }
 
 /// The names in the first column of the section's table.
