@@ -38,9 +38,14 @@ pub(crate) struct Context {
 }
 
 impl Context {
+    /// Is it this device's memory?
+    pub(crate) fn owns(&self, memory: &WgpuMemory) -> bool {
+        std::ptr::eq(memory.gpu(), &*self.gpu)
+    }
+
     /// A buffer's memory, where it is this device's.
     pub(crate) fn memory<'a>(&self, buffer: &'a Buffer) -> Result<&'a WgpuMemory> {
-        let own = buffer.memory::<WgpuMemory>().filter(|memory| std::ptr::eq(memory.gpu(), &*self.gpu));
+        let own = buffer.memory::<WgpuMemory>().filter(|memory| self.owns(memory));
         own.ok_or_else(|| {
             Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.gpu.id.clone())
         })

@@ -41,6 +41,13 @@ struct Bound<'a> {
     constants: &'a [Arc<Uploaded>],
 }
 
+impl<'a> Bound<'a> {
+    /// The buffers and the scratch, by which bind groups are known again.
+    fn table(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
+        self.buffers.iter().chain(self.scratch)
+    }
+}
+
 /// A run that the device has been given.
 pub(crate) struct Submitted {
     pub(crate) index: wgpu::SubmissionIndex,
@@ -238,7 +245,7 @@ impl WgpuExecutable {
         }
         let table: Vec<Buffer> = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
         let buffers = table.get(..self.bindings.len()).unwrap_or_default();
-        let owns = |memory: &WgpuMemory| std::ptr::eq(memory.gpu(), &*self.context.gpu);
+        let owns = |memory: &WgpuMemory| self.context.owns(memory);
         check_bound(&self.bindings, buffers, owns, WgpuMemory::writable)?;
         // Kept until the work is submitted; the device keeps them from then on.
         let constants = self.memories.iter().map(|memory| memory.value()).collect::<Result<Vec<_>>>()?;
@@ -301,15 +308,13 @@ impl WgpuExecutable {
     }
 
     /// The bind groups for the memory of a run, made where no run before had the same.
-    fn prepare(&self, bound_now: &Bound<'_>) -> Result<Arc<Prepared>> {
-        let bound = || bound_now.buffers.iter().chain(bound_now.scratch);
-        let constants = bound_now.constants;
+    fn prepare(&self, bound: &Bound<'_>) -> Result<Arc<Prepared>> {
         let fresh = |prepared: &Prepared| {
-            prepared.constants.iter().zip(constants).all(|(&identity, constant)| constant.0.identity == identity)
+            prepared.constants.iter().zip(bound.constants).all(|(&identity, constant)| constant.0.identity == identity)
         };
         let matches = |Prepared { key, .. }: &Prepared| {
-            key.len() == bound().count()
-                && bound().zip(key).all(|(buffer, &(identity, offset))| {
+            key.len() == bound.table().count()
+                && bound.table().zip(key).all(|(buffer, &(identity, offset))| {
                     buffer.offset() == offset
                         && buffer.memory::<WgpuMemory>().is_some_and(|memory| memory.identity == identity)
                 })
@@ -324,7 +329,7 @@ impl WgpuExecutable {
                 return Ok(found);
             }
         }
-        let made = Arc::new(self.bind(bound_now)?);
+        let made = Arc::new(self.bind(bound)?);
         let mut known = lock();
         if known.len() >= PREPARED {
             known.remove(0);
@@ -333,23 +338,22 @@ impl WgpuExecutable {
         Ok(made)
     }
 
-    fn bind(&self, bound_now: &Bound<'_>) -> Result<Prepared> {
-        let constants = bound_now.constants;
-        let mut key = Vec::with_capacity(bound_now.buffers.len() + 1);
-        for buffer in bound_now.buffers.iter().chain(bound_now.scratch) {
+    fn bind(&self, bound: &Bound<'_>) -> Result<Prepared> {
+        let mut key = Vec::with_capacity(bound.buffers.len() + 1);
+        for buffer in bound.table() {
             key.push((self.context.memory(buffer)?.identity, buffer.offset()));
         }
         let gpu = &self.context.gpu;
         let mut groups = Vec::with_capacity(self.steps.len());
         for step in &self.steps {
             let mut entries = Vec::with_capacity(step.buffers.len() + 1);
-            for bound in &step.buffers {
-                let (memory, offset) = self.find(bound_now, bound.place)?;
+            for part in &step.buffers {
+                let (memory, offset) = self.find(bound, part.place)?;
                 let binding = wgpu::BufferBinding {
                     buffer: &memory.buffer,
-                    offset: (memory.lead() + offset + bound.offset) as u64,
+                    offset: (memory.lead() + offset + part.offset) as u64,
                     // Kernels touch whole words, and buffers have them.
-                    size: wgpu::BufferSize::new(bound.bytes.next_multiple_of(4) as u64),
+                    size: wgpu::BufferSize::new(part.bytes.next_multiple_of(4) as u64),
                 };
                 let resource = wgpu::BindingResource::Buffer(binding);
                 entries.push(wgpu::BindGroupEntry { binding: entries.len() as u32, resource });
@@ -363,7 +367,7 @@ impl WgpuExecutable {
             let descriptor = wgpu::BindGroupDescriptor { label: None, layout, entries: &entries };
             groups.push(gpu.checked("binding memory", || gpu.device.create_bind_group(&descriptor))?);
         }
-        Ok(Prepared { key, constants: constants.iter().map(|constant| constant.0.identity).collect(), groups })
+        Ok(Prepared { key, constants: bound.constants.iter().map(|constant| constant.0.identity).collect(), groups })
     }
 
     /// The memory of a place, and where in it the place begins.

@@ -85,7 +85,7 @@ impl Backend for WgpuBackend {
     }
 
     fn owns(&self, memory: &WgpuMemory) -> bool {
-        std::ptr::eq(memory.gpu(), &*self.0.gpu)
+        self.0.owns(memory)
     }
 
     fn writable(&self, memory: &WgpuMemory) -> bool {
