@@ -358,7 +358,7 @@ impl Kernel {
 
 impl Event {
     /// `CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST`: the command did not run, as one before it had failed.
-    pub(crate) const WAITED_FOR_FAILED: i64 = -14;
+    const WAITED_FOR_FAILED: i64 = -14;
 
     /// Waits until the command is over.
     pub(crate) fn wait(&self) -> Result<()> {

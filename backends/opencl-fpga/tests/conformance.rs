@@ -2,29 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
-use std::sync::Arc;
+mod common;
 
 use hetero_conformance::{
     Case, Expectations, Outcome, check, check_network, contract_cases, network, run_contract_cases, run_weight_cases,
     suite, weight_cases,
 };
 use hetero_hal::{Device, Driver, OpenOptions};
-use hetero_opencl::OpenClDriver;
 
-/// Every device that is there, opened. Fails where drivers are required and there are none.
-fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
-    let mut opened = Vec::new();
-    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
-        match driver.probe() {
-            Ok(found) => opened.extend(found.iter().map(|info| driver.open(info.id.ordinal(), options).unwrap())),
-            Err(why) => {
-                assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{}: {why}", driver.name());
-                eprintln!("skipped: {}: {why}", driver.name());
-            }
-        }
-    }
-    opened
-}
+use common::opened;
 
 fn pass(device: &dyn Device, cases: &[Case]) {
     let mut report = hetero_conformance::SuiteReport::default();
@@ -44,7 +30,7 @@ fn pass(device: &dyn Device, cases: &[Case]) {
 #[test]
 fn devices_pass_what_they_claim() {
     let cases: Vec<Case> = suite(2).into_iter().step_by(67).collect();
-    devices(&OpenOptions::default()).iter().for_each(|device| pass(&**device, &cases));
+    opened(&OpenOptions::default()).iter().for_each(|device| pass(&**device, &cases));
 }
 
 /// What only devices with memory for work groups do by themselves.
@@ -54,13 +40,13 @@ fn products_by_tiles_are_right() {
     let products = ["Conv ", "MatMul", "Gemm", "LSTM"];
     let chosen = |case: &Case| products.iter().any(|name| case.name.starts_with(name));
     let cases: Vec<Case> = suite(3).into_iter().filter(chosen).step_by(7).collect();
-    devices(&options).iter().for_each(|device| pass(&**device, &cases));
+    opened(&options).iter().for_each(|device| pass(&**device, &cases));
 }
 
 /// What is fused, folded, renamed or put into scratch memory is in networks only.
 #[test]
 fn random_networks_agree_with_the_oracle() {
-    for device in devices(&OpenOptions::default()) {
+    for device in opened(&OpenOptions::default()) {
         for seed in 1000..1010 {
             let (program, inputs) = network(seed).unwrap();
             let outcome = check_network(&*device, &program, &inputs);
@@ -71,7 +57,7 @@ fn random_networks_agree_with_the_oracle() {
 
 #[test]
 fn weights_are_shared_evicted_and_restored() {
-    for device in devices(&OpenOptions::default()) {
+    for device in opened(&OpenOptions::default()) {
         let report = run_weight_cases(&*device);
         assert!(report.wrong.is_empty(), "{}:\n{}", device.info().id, report.wrong.join("\n"));
         assert_eq!(report.passed, weight_cases().len(), "{}: {:?}", device.info().id, report.reasons);
@@ -80,11 +66,11 @@ fn weights_are_shared_evicted_and_restored() {
 
 #[test]
 fn the_contract_is_kept() {
-    let mut peers = devices(&OpenOptions::default());
+    let mut peers = opened(&OpenOptions::default());
     peers.push(hetero_cpu::CpuDriver.open(0, &OpenOptions::default()).unwrap());
     for cache in ["off", ""] {
         let extra = if cache.is_empty() { vec![] } else { vec![("cache".into(), cache.into())] };
-        for device in devices(&OpenOptions { extra, ..OpenOptions::default() }) {
+        for device in opened(&OpenOptions { extra, ..OpenOptions::default() }) {
             let report = run_contract_cases(&*device, &peers[..]);
             assert!(report.wrong.is_empty(), "{}:\n{}", device.info().id, report.wrong.join("\n"));
             let (id, reasons) = (&device.info().id, &report.reasons);

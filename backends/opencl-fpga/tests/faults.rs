@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod common;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,11 +11,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use hetero_conformance::run_program;
 use hetero_hal::{
-    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceId, Direction, Driver, Error,
-    ErrorKind, Executable, Execution, ExternalMemory, HostMemory, HostSemantics, KernelFormat, KernelSignature,
-    OpenOptions, Operator, QueueOptions, Result, Source, Timeline, Work,
+    BindingTable, Buffer, BufferLayout, CompileOptions, Device, DeviceId, Driver, Error, ErrorKind, Executable,
+    Execution, ExternalMemory, HostMemory, HostSemantics, OpenOptions, Operator, QueueOptions, Result, Source,
+    Timeline, Work,
 };
 use hetero_opencl::OpenClDriver;
+
+use common::opened;
 
 /// Elements of the kernels' one buffer.
 const COUNT: usize = 256;
@@ -49,21 +53,6 @@ fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
     both_ways(options).iter().flat_map(opened).collect()
 }
 
-/// Every device, opened anew with these options. Fails where drivers are required and there are none.
-fn opened(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
-    let mut opened = Vec::new();
-    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
-        match driver.probe() {
-            Ok(infos) => opened.extend(infos.iter().map(|info| driver.open(info.id.ordinal(), options).unwrap())),
-            Err(why) => {
-                assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{}: {why}", driver.name());
-                eprintln!("skipped: {}: {why}", driver.name());
-            }
-        }
-    }
-    opened
-}
-
 /// Devices without a cache on disk.
 fn plain() -> Vec<Arc<dyn Device>> {
     devices(&with("cache", "off"))
@@ -78,24 +67,11 @@ fn compile(device: &dyn Device, code: &str) -> Result<Arc<dyn Executable>> {
 }
 
 fn compile_with(device: &dyn Device, code: &str, cached: Option<Bytes>) -> Result<Arc<dyn Executable>> {
-    let binding = BindingInfo {
-        name: "y".into(),
-        direction: Direction::Output,
-        dtype: DType::F32,
-        shape: vec![COUNT],
-        extents: vec![],
-        bytes: COUNT * 4,
-    };
-    let signature =
-        KernelSignature { entry: "add".into(), bindings: vec![binding], global: [COUNT as u32, 1, 1], local: None };
-    let source = Source::Kernel { format: KernelFormat::OpenClC, code: code.as_bytes(), signature: &signature };
-    device.compile(source, &CompileOptions { cached, ..CompileOptions::default() })
+    common::compile(device, code, COUNT, cached)
 }
 
 fn zeros(device: &dyn Device) -> Buffer {
-    let buffer = device.allocate(BufferLayout::new(COUNT * 4)).unwrap();
-    buffer.write(0, &[0; COUNT * 4]).unwrap();
-    buffer
+    common::zeros(device, COUNT)
 }
 
 fn execute(executable: &Arc<dyn Executable>, bindings: Vec<Buffer>) -> Work {

@@ -2,32 +2,25 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod common;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_comm::{INCREMENT, increment_kernel};
 use hetero_hal::{
-    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Driver, ErrorKind,
-    Execution, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions,
-    Point, Queue, QueueOptions, Source, Timeline, Work,
+    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, ErrorKind, Execution,
+    ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions, Point, Queue,
+    QueueOptions, Source, Timeline, Work,
 };
-use hetero_opencl::OpenClDriver;
+
+use common::opened;
 
 const BYTES: usize = 1 << 16;
 
 /// Every device that imports host memory. Fails where drivers are required and there are none.
 fn devices() -> Vec<Arc<dyn Device>> {
-    let mut devices = Vec::new();
-    for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
-        match driver.probe() {
-            Ok(infos) => devices
-                .extend(infos.iter().map(|info| driver.open(info.id.ordinal(), &OpenOptions::default()).unwrap())),
-            Err(why) => {
-                assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{}: {why}", driver.name());
-                eprintln!("skipped: {}: {why}", driver.name());
-            }
-        }
-    }
+    let mut devices = opened(&OpenOptions::default());
     devices.retain(|device| device.capabilities().imports.contains(&HandleKind::Host));
     devices
 }

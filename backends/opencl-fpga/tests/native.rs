@@ -3,15 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod common;
+
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_conformance::{contract_cases, run_contract_cases};
 use hetero_hal::{
-    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, Driver, Error,
-    ErrorKind, Execution, KernelFormat, KernelSignature, OpenOptions, QueueOptions, Reach, Result, Source, SyncMode,
-    Timeline, Work,
+    BindingTable, Buffer, Device, Driver, Error, ErrorKind, Execution, OpenOptions, QueueOptions, Reach, Result,
+    SyncMode, Timeline, Work,
 };
 use hetero_opencl::OpenClDriver;
 
@@ -57,25 +58,12 @@ fn deadline() -> Instant {
 
 /// What adds one to each element of a buffer.
 fn adder(device: &Arc<dyn Device>) -> impl Fn(&Buffer) -> Work + use<> {
-    let binding = BindingInfo {
-        name: "y".into(),
-        direction: Direction::Output,
-        dtype: DType::F32,
-        shape: vec![COUNT],
-        extents: vec![],
-        bytes: COUNT * 4,
-    };
-    let signature =
-        KernelSignature { entry: "add".into(), bindings: vec![binding], global: [COUNT as u32, 1, 1], local: None };
-    let source = Source::Kernel { format: KernelFormat::OpenClC, code: ADD.as_bytes(), signature: &signature };
-    let executable = device.compile(source, &CompileOptions::default()).unwrap();
+    let executable = common::compile(&**device, ADD, COUNT, None).unwrap();
     move |buffer| Work::execute(Execution::new(executable.clone(), BindingTable::new([buffer.clone()])))
 }
 
 fn zeros(device: &Arc<dyn Device>) -> Buffer {
-    let buffer = device.allocate(BufferLayout::new(COUNT * 4)).unwrap();
-    buffer.write(0, &[0; COUNT * 4]).unwrap();
-    buffer
+    common::zeros(&**device, COUNT)
 }
 
 fn floats(buffer: &Buffer) -> Vec<f32> {
