@@ -60,7 +60,8 @@ impl Memory for HostBytes {
 
 /// Host memory as a buffer of the host's, which reads and writes it in place.
 ///
-/// As for any buffer, whoever reads or writes has waited for the points that order it against devices.
+/// As for any buffer, whoever reads or writes has waited for the points that order it against
+/// devices.
 #[must_use]
 pub fn host_buffer(memory: HostMemory) -> Buffer {
     HostPages::buffer(memory)

@@ -1,10 +1,13 @@
-//! A chain of nodes cut over two OpenCL devices of one platform: what a hand-over between them costs.
+//! A chain of nodes cut over two OpenCL devices of one platform: what a hand-over between them
+//! costs.
 //!
 //! `CL_CONFIG_CPU_EMULATE_DEVICES=2 cargo run --release -p hetero --features cpu,fpga --example native_waits`
-//! runs it on two devices of Intel's FPGA emulator. Arguments: the two devices' ids, the number of hand-overs in a run, and of elements.
+//! runs it on two devices of Intel's FPGA emulator.
+//! Arguments: the two devices' ids, the number of hand-overs in a run, and of elements.
 //!
-//! Per run it prints half and 99 of 100 of the times, for a whole chain on one device and for the same chain cut at every node, and how
-//! often threads of the process went to sleep and were woken (`voluntary_ctxt_switches`, Linux): what the host has to do.
+//! Per run it prints half and 99 of 100 of the times, for a whole chain on one device and for the
+//! same chain cut at every node, and how often threads of the process went to sleep and were woken
+//! (`voluntary_ctxt_switches`, Linux): what the host has to do.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

@@ -20,7 +20,8 @@ impl Annotated {
         Annotated { program, tiles: tiles.into() }
     }
 
-    /// The product that each tile was cut from. A tile that passes have found equal to another node is that node.
+    /// The product that each tile was cut from.
+    /// A tile that passes have found equal to another node is that node.
     pub(crate) fn groups(&self) -> HashMap<NodeId, &TileGroup> {
         if self.tiles.is_empty() {
             return HashMap::new();

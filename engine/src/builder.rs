@@ -143,18 +143,21 @@ impl Builder {
         self
     }
 
-    /// Keeps compiled programs in this folder, and takes them from it, so that a later process makes its sessions faster. Without it,
-    /// every process compiles anew.
+    /// Keeps compiled programs in this folder, and takes them from it, so that a later process
+    /// makes its sessions faster.
+    /// Without it, every process compiles anew.
     ///
-    /// A device takes from the folder only what is undamaged and fits the model, the device and its driver; it does not protect itself from
-    /// files that somebody forges, so nobody else should be able to write the folder.
+    /// A device takes from the folder only what is undamaged and fits the model, the device and its
+    /// driver; it does not protect itself from files that somebody forges, so nobody else should be
+    /// able to write the folder.
     #[must_use]
     pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
         self
     }
 
-    /// Limits the bytes of the folder of [`Builder::cache`]; without it, 4 GiB. What was written first goes first.
+    /// Limits the bytes of the folder of [`Builder::cache`]; without it, 4 GiB.
+    /// What was written first goes first.
     #[must_use]
     pub fn cache_limit(mut self, bytes: u64) -> Self {
         self.cache_limit = bytes;

@@ -1,7 +1,10 @@
 //! A folder of compiled programs, so that a later process compiles faster.
 //!
-//! A file is what [`Executable::serialize`] gave, under the program's fingerprint, the device and its driver's version. The device decides
-//! whether the file fits, and a digest at its end tells a damaged one, which is written again. Errors of the folder are no errors of a compilation.
+//! A file is what [`Executable::serialize`] gave, under the program's fingerprint, the device and
+//! its driver's version.
+//! The device decides whether the file fits, and a digest at its end tells a damaged one, which is
+//! written again.
+//! Errors of the folder are no errors of a compilation.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +61,8 @@ impl ProgramCache {
         sound.then_some(sealed)
     }
 
-    /// Keeps what was compiled, where it has a serial form, and removes what was written long ago where there is no room.
+    /// Keeps what was compiled, where it has a serial form, and removes what was written long ago
+    /// where there is no room.
     pub(crate) fn keep(&self, program: &Program, device: &DeviceInfo, executable: &dyn Executable) {
         let Ok(mut bytes) = executable.serialize() else { return };
         bytes.extend_from_slice(&digest(&bytes).to_le_bytes());

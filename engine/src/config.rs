@@ -65,8 +65,9 @@ pub struct Scheduling {
     /// that is not known to keep the rows of its batch apart stays whole, and [`Plan::notes`](crate::Plan::notes) says why.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
-    /// Most runs of a session under way at once, each with memory of its own, which all have to fit the devices' memory together. `None`
-    /// means as many as fit, at most 64.
+    /// Most runs of a session under way at once, each with memory of its own, which all have to fit
+    /// the devices' memory together.
+    /// `None` means as many as fit, at most 64.
     #[serde(deserialize_with = "positive")]
     pub max_in_flight: Option<usize>,
     /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512

@@ -238,8 +238,9 @@ impl HeteroEngine {
         Ok(Plan::new(self.planner.load(&self.fleet, model, json)?))
     }
 
-    /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical path, transfers, and other placements. `effort` is what
-    /// the lower bound may take.
+    /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical
+    /// path, transfers, and other placements.
+    /// `effort` is what the lower bound may take.
     ///
     /// # Errors
     /// `Plan` where a device of the plan is lost, or does not take a node any more.

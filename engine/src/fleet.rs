@@ -214,7 +214,8 @@ impl Fleet {
         true
     }
 
-    /// What a device claims of a program. The device is asked once; the programs used last are remembered, by their fingerprints.
+    /// What a device claims of a program.
+    /// The device is asked once; the programs used last are remembered, by their fingerprints.
     pub(crate) fn claims(&self, position: usize, program: &Program) -> Arc<[Claim]> {
         let fingerprint = program.fingerprint();
         let known = |claims: &mut Claims| claims.find(fingerprint, position);

@@ -8,17 +8,18 @@
 //! The fleet has the devices, how much each is wanted ([`Policy`]), how they reach each other, and
 //! which were lost; it is all that a session knows of the engine.
 //!
-//! A [`Session`] is a plan made ready. Partitions that do not depend on each other run at the same time; a value passes between devices
+//! A [`Session`] is a plan made ready.
+//! Partitions that do not depend on each other run at the same time; a value passes between devices
 //! that both import host memory without a copy.
-//! [`Session::report`] says what passes on which edge, why something is copied, and whether a driver
-//! or the host waits.
+//! [`Session::report`] says what passes on which edge, why something is copied, and whether a
+//! driver or the host waits.
 //! Several runs may be under way: on threads of the caller's, begun by [`Session::start`], or as a
 //! pipeline with [`Session::stream`].
-//! A [`Run`] and a [`Stream`] own their session, and [`Session::max_in_flight`] bounds how many runs
-//! there are.
+//! A [`Run`] and a [`Stream`] own their session, and [`Session::max_in_flight`] bounds how many
+//! runs there are.
 //! [`Session::run_to`] has outputs written into memory of the caller's.
-//! Where a device is lost, the run fails with one error that names it, and [`HeteroEngine::run`] goes
-//! on without it ([`HeteroEngine::recover`] does so for who holds a session).
+//! Where a device is lost, the run fails with one error that names it, and [`HeteroEngine::run`]
+//! goes on without it ([`HeteroEngine::recover`] does so for who holds a session).
 //!
 //! ```
 //! use hetero::{DeviceOptions, HeteroEngine, Tensor};

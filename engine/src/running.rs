@@ -59,8 +59,8 @@ impl HeteroEngine {
         self.carry_on(plan, &mut self.session(plan)?, run)
     }
 
-    /// Calls `run` with a session of the plan, as [`HeteroEngine::with_session`] does. Where a device is lost in it, `session` becomes the one that
-    /// does without.
+    /// Calls `run` with a session of the plan, as [`HeteroEngine::with_session`] does.
+    /// Where a device is lost in it, `session` becomes the one that does without.
     ///
     /// # Errors
     /// As [`HeteroEngine::with_session`].

@@ -1,4 +1,5 @@
-//! Handles that own what they need, runs of bounded number, outputs in the caller's memory, and traces.
+//! Handles that own what they need, runs of bounded number, outputs in the caller's memory, and
+//! traces.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

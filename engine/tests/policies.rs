@@ -249,8 +249,8 @@ fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     assert!(matches!(&error, Error::Input { name, .. } if name == "x"), "{error}");
 }
 
-/// Where one device is all there is, the engine asks no partitioner. One of the caller's is asked, and the same
-/// strategy from outside gives the same plan.
+/// Where one device is all there is, the engine asks no partitioner.
+/// One of the caller's is asked, and the same strategy from outside gives the same plan.
 #[test]
 fn a_plan_for_one_device_is_what_its_strategy_finds() {
     use hetero::scheduler::{Cautious, LatencyAware};

@@ -1,4 +1,5 @@
-//! Weights are packed once, however many shapes a model is bound to and however many nodes read them.
+//! Weights are packed once, however many shapes a model is bound to and however many nodes read
+//! them.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -134,7 +135,8 @@ fn encoder() -> Model {
 
 const STEPS: usize = 39;
 
-/// A recurrent network, written out: each step transposes the two weights again, as exporters write it.
+/// A recurrent network, written out: each step transposes the two weights again, as exporters write
+/// it.
 fn unrolled() -> Model {
     let mut b = Builder::default();
     // The last row is the first state.

@@ -83,8 +83,10 @@ impl BindingInfo {
 
 /// The buffers that a run of an executable binds, one for each of its [`BindingInfo`]s, in order.
 ///
-/// Whoever submits a run keeps the table for the next one, and replaces only the buffers that moved.
-/// A table is not changed while a run with it is under way: which buffer such a run uses is unspecified.
+/// Whoever submits a run keeps the table for the next one, and replaces only the buffers that
+/// moved.
+/// A table is not changed while a run with it is under way: which buffer such a run uses is
+/// unspecified.
 ///
 /// ```
 /// # use std::sync::Arc;

@@ -55,8 +55,9 @@ pub trait Device: Any + Send + Sync {
     /// `Unsupported` where the kind is not among [`Capabilities::imports`], `InvalidArgument` for an address or length that it cannot map.
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer>;
 
-    /// Imports constant memory, as [`Device::import`] does with [`HostSemantics::Immutable`], in the place of `former`, a buffer of
-    /// this device that nobody uses any more. A device may use the former's bookkeeping again, so that nothing is allocated.
+    /// Imports constant memory, as [`Device::import`] does with [`HostSemantics::Immutable`], in
+    /// the place of `former`, a buffer of this device that nobody uses any more.
+    /// A device may use the former's bookkeeping again, so that nothing is allocated.
     ///
     /// # Errors
     /// As [`Device::import`].
@@ -72,7 +73,8 @@ pub trait Device: Any + Send + Sync {
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>>;
 
     /// Makes a timeline for points that this device's queues signal.
-    /// A device whose queues can wait for each other without the host gives it a native side; see [`Timeline::with_native`].
+    /// A device whose queues can wait for each other without the host gives it a native side; see
+    /// [`Timeline::with_native`].
     ///
     /// # Errors
     /// `OutOfMemory` or `DeviceLost`.
@@ -104,7 +106,8 @@ pub trait Device: Any + Send + Sync {
 
 /// What a device can do, whatever the program.
 ///
-/// A device begins with [`Capabilities::new`] and sets what it has beyond that; more may come in later versions.
+/// A device begins with [`Capabilities::new`] and sets what it has beyond that; more may come in
+/// later versions.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -125,7 +128,8 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// The capabilities of the simplest device: it computes on these element types, takes buffers at any address, and imports nothing.
+    /// The capabilities of the simplest device: it computes on these element types, takes buffers
+    /// at any address, and imports nothing.
     #[must_use]
     pub fn new(dtypes: Vec<DType>) -> Self {
         Capabilities { dtypes, alignment: 1, ..Capabilities::default() }
@@ -205,9 +209,10 @@ pub struct CompileOptions {
     pub deadline: Option<Instant>,
     /// Set from another thread to give up at once.
     pub cancel: Option<Arc<AtomicBool>>,
-    /// A former answer of [`Executable::serialize`], to save work; one that does not fit is ignored.
-    /// It is of a program of the same fingerprint, which samples constants: a device that keeps constants in it finds out by itself
-    /// whether they are the same.
+    /// A former answer of [`Executable::serialize`], to save work; one that does not fit is
+    /// ignored.
+    /// It is of a program of the same fingerprint, which samples constants: a device that keeps
+    /// constants in it finds out by itself whether they are the same.
     /// A mapped file can be used in place.
     pub cached: Option<Bytes>,
 }
@@ -237,15 +242,17 @@ pub trait Executable: Any + Send + Sync {
     /// Memory that a run needs besides: intermediate values and kernel workspace.
     fn scratch(&self) -> BufferLayout;
 
-    /// The constants that this executable keeps in a form of the device's own, each once. Executables that share a weight list the same
-    /// object, so that a caller counts it once. A run restores those of its weights that are evicted before it uses them, which takes
-    /// time; where that fails, its error is the run's.
+    /// The constants that this executable keeps in a form of the device's own, each once.
+    /// Executables that share a weight list the same object, so that a caller counts it once.
+    /// A run restores those of its weights that are evicted before it uses them, which takes time;
+    /// where that fails, its error is the run's.
     fn weights(&self) -> Vec<Arc<dyn Weight>> {
         Vec::new()
     }
 
     /// A form that the same driver version compiles faster; see [`CompileOptions::cached`].
-    /// It is no place for secrets, and a reader trusts whoever wrote it as far as the numbers go: checksums find damage, not forgery.
+    /// It is no place for secrets, and a reader trusts whoever wrote it as far as the numbers go:
+    /// checksums find damage, not forgery.
     ///
     /// # Errors
     /// `Unsupported` where there is none.

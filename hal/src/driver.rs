@@ -60,7 +60,8 @@ pub enum UnavailableReason {
     PermissionDenied,
 }
 
-/// Names a device: driver and ordinal, written `cpu:0`; for a device of another host that host in front, `node7/cpu:0`.
+/// Names a device: driver and ordinal, written `cpu:0`; for a device of another host that host in
+/// front, `node7/cpu:0`.
 /// Case does not matter on input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
@@ -113,7 +114,8 @@ impl fmt::Display for DeviceId {
 impl FromStr for DeviceId {
     type Err = Error;
 
-    /// Parses `driver:ordinal` or `host/driver:ordinal`; without an ordinal it is the driver's first device.
+    /// Parses `driver:ordinal` or `host/driver:ordinal`; without an ordinal it is the driver's
+    /// first device.
     fn from_str(text: &str) -> Result<Self> {
         let (host, device) = text.split_once('/').map_or((None, text), |(host, device)| (Some(host), device));
         let (driver, ordinal) = device.split_once(':').unwrap_or((device, "0"));
@@ -161,7 +163,8 @@ impl fmt::Display for DeviceKind {
 
 /// What is known of a device before it is opened.
 ///
-/// A driver begins with [`DeviceInfo::new`] and sets what it knows beyond that; more may come in later versions.
+/// A driver begins with [`DeviceInfo::new`] and sets what it knows beyond that; more may come in
+/// later versions.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
@@ -179,8 +182,10 @@ pub struct DeviceInfo {
     pub memory_bytes: Option<u64>,
     /// True for an emulator or simulator: its times say nothing about a chip.
     pub emulated: bool,
-    /// The processor that computes for it, where others may use the same one; `None` for a processor of its own.
-    /// Devices of one processor take their time from one another. The host's is [`DeviceInfo::HOST`].
+    /// The processor that computes for it, where others may use the same one; `None` for a
+    /// processor of its own.
+    /// Devices of one processor take their time from one another.
+    /// The host's is [`DeviceInfo::HOST`].
     pub processor: Option<Arc<str>>,
     /// Peak rate in f32 operations per second, a first guess until the device is measured; `None` where nothing is known.
     pub peak_flops: Option<f64>,
@@ -216,7 +221,8 @@ impl DeviceInfo {
         self
     }
 
-    /// Does the host's processor compute for it, as for an emulator and for another driver of the same processor?
+    /// Does the host's processor compute for it, as for an emulator and for another driver of the
+    /// same processor?
     #[must_use]
     pub fn runs_on_host(&self) -> bool {
         self.processor.as_deref() == Some(Self::HOST)

@@ -6,7 +6,8 @@ use crate::dtype::DType;
 use crate::graph::{Attribute, Graph, Node, TensorType};
 use crate::tensor::Tensor;
 
-/// 128 bits that tell programs apart: their nodes, attributes, types, ports and, sampled, constants.
+/// 128 bits that tell programs apart: their nodes, attributes, types, ports and, sampled,
+/// constants.
 ///
 /// It is the same in every process and build, so that plans and caches can be kept under it.
 /// It is no proof against forgery.

@@ -89,7 +89,8 @@ impl Buffer {
         Buffer { device, kind, memory, offset: 0, bytes }
     }
 
-    /// A buffer of no bytes, which belongs to no device: what stands in a [`BindingTable`](crate::BindingTable) before the first run.
+    /// A buffer of no bytes, which belongs to no device: what stands in a
+    /// [`BindingTable`](crate::BindingTable) before the first run.
     #[must_use]
     pub fn nothing() -> Self {
         struct Nothing;
@@ -104,8 +105,10 @@ impl Buffer {
         Buffer::new(DeviceId::new("none", 0), MemoryKind::Host, 0, Arc::new(Nothing))
     }
 
-    /// Makes a whole allocation of other bytes out of a buffer that nobody else holds: `change` gets the allocation, and answers with
-    /// its new length, or with `None` where it cannot be changed. For [`Device::reimport`](crate::Device::reimport).
+    /// Makes a whole allocation of other bytes out of a buffer that nobody else holds: `change`
+    /// gets the allocation, and answers with its new length, or with `None` where it cannot be
+    /// changed.
+    /// For [`Device::reimport`](crate::Device::reimport).
     ///
     /// # Errors
     /// The buffer as it was, where others hold it too, it is no `T`, or `change` declines.

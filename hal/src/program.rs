@@ -58,7 +58,8 @@ impl ProgramValue {
 ///
 /// Made from a [`Model`](crate::Model) by binding it to shapes, or from a larger program by [`Program::extract`].
 ///
-/// A program never changes, and clones share it: passing one on costs a counter. [`Program::fingerprint`] tells programs apart.
+/// A program never changes, and clones share it: passing one on costs a counter.
+/// [`Program::fingerprint`] tells programs apart.
 #[derive(Clone)]
 pub struct Program(Arc<Content>);
 
@@ -137,13 +138,15 @@ impl Program {
         Ok(Content { name, values, nodes, inputs, outputs, extents, ..Content::default() }.into())
     }
 
-    /// A number that tells it from other programs; computed once, in time by the number of nodes and values.
+    /// A number that tells it from other programs; computed once, in time by the number of nodes
+    /// and values.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         *self.0.fingerprint.get_or_init(|| self.0.fingerprint())
     }
 
-    /// Is it the same program as `other`, or a clone? Equal fingerprints say that two programs are alike.
+    /// Is it the same program as `other`, or a clone?
+    /// Equal fingerprints say that two programs are alike.
     #[must_use]
     pub fn is(&self, other: &Program) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

@@ -89,14 +89,16 @@ impl Work {
         Work { operation, trace: None }
     }
 
-    /// Copies `source` to `target`, of equal length. One side may belong to another device whose memory this one reaches; another
-    /// memory is reached through the host.
+    /// Copies `source` to `target`, of equal length.
+    /// One side may belong to another device whose memory this one reaches; another memory is
+    /// reached through the host.
     #[must_use]
     pub fn copy(source: Buffer, target: Buffer) -> Self {
         Work::of(Operation::Copy { source, target })
     }
 
-    /// Repeats a pattern of one to sixteen bytes over `target`, whose length is a multiple of the pattern's.
+    /// Repeats a pattern of one to sixteen bytes over `target`, whose length is a multiple of the
+    /// pattern's.
     #[must_use]
     pub fn fill(target: Buffer, pattern: impl Into<Arc<[u8]>>) -> Self {
         Work::of(Operation::Fill { target, pattern: pattern.into() })

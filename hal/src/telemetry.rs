@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-/// A device's state at one moment. What a device does not tell is `None`, never 0; more may come in later versions.
+/// A device's state at one moment.
+/// What a device does not tell is `None`, never 0; more may come in later versions.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Telemetry {

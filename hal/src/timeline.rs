@@ -51,12 +51,14 @@ impl Waiter {
 #[derive(Clone)]
 pub struct Timeline(Arc<Shared>);
 
-/// A device's own side of a [`Timeline`]: what its driver waits for in place of the host, such as the events of commands that will
-/// reach the timeline's points.
+/// A device's own side of a [`Timeline`]: what its driver waits for in place of the host, such as
+/// the events of commands that will reach the timeline's points.
 ///
-/// Only queues of the same backend know the type. A queue that finds the native side of a point that it is to wait for lets its
-/// driver wait; a queue that does not waits on the host. Either way the host's value tells the truth: whoever reaches a point
-/// natively also advances the timeline.
+/// Only queues of the same backend know the type.
+/// A queue that finds the native side of a point that it is to wait for lets its driver wait; a
+/// queue that does not waits on the host.
+/// Either way the host's value tells the truth: whoever reaches a point natively also advances the
+/// timeline.
 pub trait NativeTimeline: Any + Send + Sync {}
 
 struct Shared {

@@ -6,18 +6,22 @@ use std::time::Instant;
 
 use crate::driver::DeviceId;
 
-/// Receives the trace events of the work that it was given to; see [`Work::traced`](crate::Work::traced).
+/// Receives the trace events of the work that it was given to; see
+/// [`Work::traced`](crate::Work::traced).
 ///
-/// Events come from any thread, in no particular order, and all of them before the work's points are reached.
+/// Events come from any thread, in no particular order, and all of them before the work's points
+/// are reached.
 /// A device that cannot tell the parts of an execution apart tells of it as a whole.
 pub trait TraceSink: Send + Sync {
-    /// Something is over. This is called on the way to the next work: it returns soon and does not block.
+    /// Something is over.
+    /// This is called on the way to the next work: it returns soon and does not block.
     fn event(&self, event: &TraceEvent<'_>);
 }
 
 /// What a device, or the host for it, did from one moment to another.
 ///
-/// Times are the host's: a device with a clock of its own maps it to the host's once, and adds the difference.
+/// Times are the host's: a device with a clock of its own maps it to the host's once, and adds the
+/// difference.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct TraceEvent<'a> {

@@ -5,15 +5,19 @@ use std::sync::Arc;
 
 use crate::error::Result;
 
-/// A constant in the form in which a device keeps it: packed for a kernel, or uploaded into the device's memory.
+/// A constant in the form in which a device keeps it: packed for a kernel, or uploaded into the
+/// device's memory.
 ///
-/// A weight belongs to all executables that list it in [`Executable::weights`](crate::Executable::weights), and lives as long as the last of
-/// them. Whoever manages memory may evict it between runs and restore it later. A run that needs an evicted weight restores it first, so
-/// eviction costs time and never correctness.
+/// A weight belongs to all executables that list it in
+/// [`Executable::weights`](crate::Executable::weights), and lives as long as the last of them.
+/// Whoever manages memory may evict it between runs and restore it later.
+/// A run that needs an evicted weight restores it first, so eviction costs time and never
+/// correctness.
 ///
 /// All methods may be called from any thread.
 pub trait Weight: Any + Send + Sync {
-    /// The name of the constant, for people. A weight that stands for several constants names the first.
+    /// The name of the constant, for people.
+    /// A weight that stands for several constants names the first.
     fn name(&self) -> &str;
 
     /// The form in which the device keeps the constant, for people.
@@ -25,7 +29,8 @@ pub trait Weight: Any + Send + Sync {
     /// Tells whether the bytes are there now.
     fn is_resident(&self) -> bool;
 
-    /// Drops the bytes. Runs under way keep what they use until they end, and the memory is free after that.
+    /// Drops the bytes.
+    /// Runs under way keep what they use until they end, and the memory is free after that.
     fn evict(&self);
 
     /// Makes the bytes again from the constant; does nothing where they are there.
@@ -35,7 +40,8 @@ pub trait Weight: Any + Send + Sync {
     fn restore(&self) -> Result<()>;
 }
 
-/// The weights of a list, each once: a weight that several executables share is one object, and counts once.
+/// The weights of a list, each once: a weight that several executables share is one object, and
+/// counts once.
 ///
 /// ```
 /// use std::sync::Arc;

@@ -1,8 +1,11 @@
 //! Decides which device runs which task, and when: graphs and costs in, plans and reasons out.
 //!
-//! It knows no backend, no model format and no thread. A [`TaskGraph`] says what there is to do and what passes along its edges;
-//! [`Devices`] says on what and over which links; together they are a [`Problem`]. A [`Partitioner`] finds a
-//! [`Schedule`], and a [`Partitioning`] is that schedule as a session replays it: partitions, transfers and estimates, as JSON. An [`Explanation`] says why a plan is as it is.
+//! It knows no backend, no model format and no thread.
+//! A [`TaskGraph`] says what there is to do and what passes along its edges; [`Devices`] says on
+//! what and over which links; together they are a [`Problem`].
+//! A [`Partitioner`] finds a [`Schedule`], and a [`Partitioning`] is that schedule as a session
+//! replays it: partitions, transfers and estimates, as JSON.
+//! An [`Explanation`] says why a plan is as it is.
 //!
 //! | strategy | what it minimises | how |
 //! |---|---|---|

@@ -166,7 +166,9 @@ impl Partitioning {
         serde_json::to_string_pretty(self).map_err(|error| Error::PlanSyntax(error.to_string()))
     }
 
-    /// Reads what [`Partitioning::to_json`] writes. The plan agrees with itself; whether it is one of certain tasks, [`Partitioning::check`] says.
+    /// Reads what [`Partitioning::to_json`] writes.
+    /// The plan agrees with itself; whether it is one of certain tasks, [`Partitioning::check`]
+    /// says.
     ///
     /// # Errors
     /// [`Error::PlanSyntax`] with the place in the text, [`Error::PlanVersion`], or [`Error::Plan`] where it contradicts itself.

@@ -32,7 +32,8 @@ impl CpuMemory {
         Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(CpuMemory { host, owned: None }))
     }
 
-    /// The same for a buffer that was imported before and that nobody uses any more: nothing is allocated.
+    /// The same for a buffer that was imported before and that nobody uses any more: nothing is
+    /// allocated.
     pub(crate) fn reimport(device: &DeviceId, host: HostMemory, former: Buffer) -> Buffer {
         let other = host.clone();
         let reused = former.reuse(|memory: &mut CpuMemory| {

@@ -1,11 +1,15 @@
 //! The serial form of an executable: its packed weights, each with what it was made of.
 //!
-//! The form begins with a header of 64 bytes: a magic, a key, the number of weights, the table's length and the table's digest.
-//! The table follows: for each weight the digest of its constants, the offset, length and digest of its bytes, and its layout.
+//! The form begins with a header of 64 bytes: a magic, a key, the number of weights, the table's
+//! length and the table's digest.
+//! The table follows: for each weight the digest of its constants, the offset, length and digest of
+//! its bytes, and its layout.
 //! The bytes of each weight begin at a multiple of 64.
 //!
-//! A reader believes nothing: what does not fit its digest, its constants or the length that the kernel reads is packed again.
-//! A digest finds damage and not forgery, so whoever can write the form can change results, but can do no other harm.
+//! A reader believes nothing: what does not fit its digest, its constants or the length that the
+//! kernel reads is packed again.
+//! A digest finds damage and not forgery, so whoever can write the form can change results, but can
+//! do no other harm.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -40,7 +44,8 @@ fn digest_of(sources: &[Tensor]) -> u128 {
     digest(parts.as_bytes())
 }
 
-/// Where a kernel's packed weights come from: the device's other executables, a serial form, or the packing.
+/// Where a kernel's packed weights come from: the device's other executables, a serial form, or the
+/// packing.
 #[derive(Clone, Copy)]
 pub(crate) struct Packer<'a> {
     pub(crate) weights: &'a Weights<Vec<f32>>,
@@ -121,7 +126,8 @@ impl Saved {
         table.0.is_empty().then_some(Saved { bytes, rows })
     }
 
-    /// The packed form of these constants in a layout of so many elements, where it is there and undamaged.
+    /// The packed form of these constants in a layout of so many elements, where it is there and
+    /// undamaged.
     fn find(&self, layout: &str, sources: &[Tensor], elements: usize) -> Option<Vec<f32>> {
         let row = self.rows.get(&(layout.into(), digest_of(sources)))?;
         let bytes = self.bytes.get(row.offset..row.offset.checked_add(row.bytes)?)?;
@@ -139,7 +145,8 @@ impl Saved {
 /// The serial form of weights.
 ///
 /// # Errors
-/// `Unsupported` where there are none, `OutOfMemory`, or that of a weight that was evicted and cannot be restored.
+/// `Unsupported` where there are none, `OutOfMemory`, or that of a weight that was evicted and
+/// cannot be restored.
 pub(crate) fn save(key: u128, weights: &[&Packed]) -> Result<Vec<u8>> {
     if weights.is_empty() {
         return Err(Error::unsupported("this executable packs no weights, so a serial form would save no work"));

@@ -159,7 +159,8 @@ fn minimal_filtering_agrees_with_the_oracle() {
     agree(filtered, 24);
 }
 
-/// Each channel by itself, from a plane to a column, and then a convolution of columns: blocked columns lie as rows, and planes do not.
+/// Each channel by itself, from a plane to a column, and then a convolution of columns: blocked
+/// columns lie as rows, and planes do not.
 fn column(width: usize, stride: i64, window: usize) -> Result<(Program, Vec<Tensor>)> {
     let mut network = Network::new("column", 5);
     let x = network.input(&[1, 4, 16, width]);

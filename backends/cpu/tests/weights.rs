@@ -1,4 +1,5 @@
-//! What the CPU keeps of constants: one packed form for all kernels that read it so, and copies of what is not aligned.
+//! What the CPU keeps of constants: one packed form for all kernels that read it so, and copies of
+//! what is not aligned.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -175,7 +176,8 @@ fn a_form_for_other_instructions_is_packed_anew() {
     assert!(own == again);
 }
 
-/// Prints what a serial form saves: `cargo test --release -p hetero-cpu --test weights -- --nocapture takes`.
+/// Prints what a serial form saves:
+/// `cargo test --release -p hetero-cpu --test weights -- --nocapture takes`.
 #[test]
 fn compiling_with_a_form_takes_the_same_weights() {
     let large = if cfg!(debug_assertions) { 256 } else { 2048 };

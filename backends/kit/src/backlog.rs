@@ -5,7 +5,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hetero_hal::{DeviceId, Error, ErrorKind, Point, QueueOptions, Result};
 
-/// Jobs on their way to a thread. Their room is used again: handing over allocates nothing once as many have waited before.
+/// Jobs on their way to a thread.
+/// Their room is used again: handing over allocates nothing once as many have waited before.
 struct Line<J> {
     state: Mutex<LineState<J>>,
     changed: Condvar,
@@ -65,8 +66,10 @@ impl<J> Drop for End<J> {
 
 /// Jobs that wait for their points, and the thread that takes them then.
 ///
-/// A queue that starts work on its caller's thread wherever that does not block has one for the rest. The thread begins with
-/// [`Backlog::start`], and ends when the backlog and everything that waits in it are dropped.
+/// A queue that starts work on its caller's thread wherever that does not block has one for the
+/// rest.
+/// The thread begins with [`Backlog::start`], and ends when the backlog and everything that waits
+/// in it are dropped.
 pub struct Backlog<J> {
     device: DeviceId,
     name: String,
@@ -101,7 +104,8 @@ impl<J: Send + 'static> Backlog<J> {
         let mut serve = serve();
         let run = move || {
             while let Some(job) = jobs.0.next() {
-                // What panics is somebody else's code, such as a callback; the jobs behind it have their turn all the same.
+                // What panics is somebody else's code, such as a callback; the jobs behind it have
+                // their turn all the same.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(job)));
             }
         };
@@ -109,13 +113,15 @@ impl<J: Send + 'static> Backlog<J> {
         started.map_err(|error| {
             Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(self.device.clone()).caused_by(error)
         })?;
-        // Where another caller was first, dropping this end closes this thread's line, and the thread ends.
+        // Where another caller was first, dropping this end closes this thread's line, and the
+        // thread ends.
         let end = Arc::new(End(line));
         self.jobs.get_or_init(|| end);
         Ok(())
     }
 
-    /// Hands the job that `make` makes to the thread once all points are reached, or as soon as the first one fails: `make` learns which.
+    /// Hands the job that `make` makes to the thread once all points are reached, or as soon as the
+    /// first one fails: `make` learns which.
     /// A job that no thread takes is handed to `closed`.
     pub fn push(
         &self,

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Time in which at least one piece of work was under way. Pieces that wait in a driver for one another overlap, and count once.
+/// Time in which at least one piece of work was under way.
+/// Pieces that wait in a driver for one another overlap, and count once.
 #[derive(Debug)]
 pub struct Busy {
     opened: Instant,
@@ -25,7 +26,8 @@ impl Busy {
         Busy { opened: Instant::now(), spent: AtomicU64::new(0), last_end: AtomicU64::new(0) }
     }
 
-    /// Work that began then is over. Where work ends in the order in which it was given, only the end before can overlap.
+    /// Work that began then is over.
+    /// Where work ends in the order in which it was given, only the end before can overlap.
     pub fn add(&self, began: Instant, ended: Instant) {
         let [began, ended] = [began, ended].map(|at| nanos(at.saturating_duration_since(self.opened)));
         let before = self.last_end.fetch_max(ended, Ordering::AcqRel);

@@ -32,7 +32,8 @@ pub fn digest(bytes: &[u8]) -> u128 {
     fold(0) << 64 | fold(1)
 }
 
-/// Words of a stripe. They go to lanes of their own, so that one multiplication need not wait for the one before.
+/// Words of a stripe.
+/// They go to lanes of their own, so that one multiplication need not wait for the one before.
 const WORDS: usize = 4;
 const STRIPE: usize = 8 * WORDS;
 const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];

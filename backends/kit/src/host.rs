@@ -2,7 +2,8 @@
 
 use hetero_hal::{Buffer, Error, ErrorKind, HostTask, Result};
 
-/// Copies between any two buffers through a bounded piece of host memory: slow, and always possible.
+/// Copies between any two buffers through a bounded piece of host memory: slow, and always
+/// possible.
 ///
 /// # Errors
 /// `InvalidArgument` where the lengths differ, and what either side answers.
@@ -29,7 +30,8 @@ pub fn copy_through_host(source: &Buffer, target: &Buffer) -> Result<()> {
 /// Repeats a pattern over a buffer through a bounded piece of host memory.
 ///
 /// # Errors
-/// What the buffer's device answers. That the pattern fits is for [`Work::check`](hetero_hal::Work::check).
+/// What the buffer's device answers.
+/// That the pattern fits is for [`Work::check`](hetero_hal::Work::check).
 pub fn fill_through_host(target: &Buffer, pattern: &[u8]) -> Result<()> {
     const REPEATS: usize = 4096;
     let bytes = target.len().min(pattern.len() * REPEATS);
@@ -43,7 +45,8 @@ pub fn fill_through_host(target: &Buffer, pattern: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Runs a host function for a queue. One that panics fails its submission, rather than taking the queue's thread along and leaving
+/// Runs a host function for a queue.
+/// One that panics fails its submission, rather than taking the queue's thread along and leaving
 /// waiters behind.
 ///
 /// # Errors

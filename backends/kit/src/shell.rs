@@ -1,8 +1,10 @@
 //! The queue shell: everything about a queue that is the same on every device.
 //!
-//! Work is checked when it is submitted, downcast once, and given to the backend as a [`Command`] when its points are reached; or before,
-//! where the backend's driver can order it behind commands that it has already. Whatever becomes of it, a [`Job`] ends exactly once:
-//! its points are reached, or their timelines fail.
+//! Work is checked when it is submitted, downcast once, and given to the backend as a [`Command`]
+//! when its points are reached; or before, where the backend's driver can order it behind commands
+//! that it has already.
+//! Whatever becomes of it, a [`Job`] ends exactly once: its points are reached, or their timelines
+//! fail.
 
 use std::any::Any;
 use std::ops::Deref;
@@ -35,8 +37,8 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Was it compiled for this device object?
     fn compiled(&self, executable: &Self::Executable) -> bool;
 
-    /// Checks what of an execution only the backend knows; that buffers and scratch are large enough, of this device and writable, has
-    /// been checked.
+    /// Checks what of an execution only the backend knows; that buffers and scratch are large
+    /// enough, of this device and writable, has been checked.
     ///
     /// # Errors
     /// `InvalidArgument` with what is wrong.
@@ -53,18 +55,22 @@ pub trait Backend: Send + Sync + Sized + 'static {
         Ok(())
     }
 
-    /// Does [`Backend::begin`] return at once for this command, so that the submitting thread may call it?
+    /// Does [`Backend::begin`] return at once for this command, so that the submitting thread may
+    /// call it?
     fn is_quick(&self, command: &Command<Self::Executable>) -> bool;
 
-    /// May a command that waits for these points begin? Where they are not all reached, the driver orders it behind them.
+    /// May a command that waits for these points begin?
+    /// Where they are not all reached, the driver orders it behind them.
     fn is_ordered(&self, wait: &[Point]) -> bool {
         wait.iter().all(Point::is_reached)
     }
 
-    /// Begins a job whose points, `wait`, are reached, or ordered by the driver. It ends the job, now or later.
+    /// Begins a job whose points, `wait`, are reached, or ordered by the driver.
+    /// It ends the job, now or later.
     fn begin(&self, job: Job<Self::Executable>, wait: &[Point]);
 
-    /// Does a job on the thread that waits for it, and returns when it has ended. The default begins it and waits for its points.
+    /// Does a job on the thread that waits for it, and returns when it has ended.
+    /// The default begins it and waits for its points.
     ///
     /// # Errors
     /// The job's failure, or `Timeout` where the deadline passes first.
@@ -80,15 +86,17 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// Is [`Backend::run`] for when nothing else is under way in the queue?
     const RUNS_ALONE: bool = false;
 
-    /// Longest that dropping a queue waits for threads and callbacks to let go of it. Where these release a driver's objects only
-    /// while the process ends, drivers were seen to crash: they have taken themselves down by then.
+    /// Longest that dropping a queue waits for threads and callbacks to let go of it.
+    /// Where these release a driver's objects only while the process ends, drivers were seen to
+    /// crash: they have taken themselves down by then.
     const FAREWELL: Duration = Duration::ZERO;
 }
 
 /// A queue of a backend.
 pub struct Shell<B: Backend> {
     core: Arc<Core<B>>,
-    /// Its thread begins when there is something that would block the caller, or that it is to wait for.
+    /// Its thread begins when there is something that would block the caller, or that it is to wait
+    /// for.
     backlog: Backlog<Pending<B::Executable>>,
 }
 
@@ -269,10 +277,12 @@ impl<B: Backend> Queue for Shell<B> {
     }
 }
 
-/// Checks buffers against bindings: one each, long enough, of the device, and writable where the run writes.
+/// Checks buffers against bindings: one each, long enough, of the device, and writable where the
+/// run writes.
 ///
-/// The shell does so when work is submitted. A backend whose driver trusts it with addresses does so again with the buffers that it takes
-/// out of the table, as the table may have changed since.
+/// The shell does so when work is submitted.
+/// A backend whose driver trusts it with addresses does so again with the buffers that it takes out
+/// of the table, as the table may have changed since.
 ///
 /// # Errors
 /// `InvalidArgument`, naming the binding.
@@ -324,7 +334,8 @@ pub enum Command<E> {
 }
 
 impl<E> Command<E> {
-    /// Does the command on the calling thread, where that is possible for any device; `None` for an execution.
+    /// Does the command on the calling thread, where that is possible for any device; `None` for an
+    /// execution.
     pub fn on_host(&self) -> Option<Result<()>> {
         Some(match self {
             Command::Copy { source, target, .. } => copy_through_host(source, target),
@@ -383,7 +394,8 @@ impl<E> Job<E> {
         Some(Tracer { sink: self.trace.clone()?, account: self.account.clone() })
     }
 
-    /// Does the command on the calling thread, where that is possible for any device, and tells of it; `None` for an execution.
+    /// Does the command on the calling thread, where that is possible for any device, and tells of
+    /// it; `None` for an execution.
     #[must_use]
     pub fn on_host(&self) -> Option<Result<()>> {
         let begin = Instant::now();
@@ -407,7 +419,8 @@ impl<E> Job<E> {
         }
     }
 
-    /// Ends the job: reaches its points, or fails their timelines. Gives the outcome, with the device's id.
+    /// Ends the job: reaches its points, or fails their timelines.
+    /// Gives the outcome, with the device's id.
     ///
     /// # Errors
     /// The outcome's.

@@ -1,9 +1,13 @@
-//! Weights of a device: constants in the form in which the device keeps them, each made once and shared.
+//! Weights of a device: constants in the form in which the device keeps them, each made once and
+//! shared.
 //!
-//! A backend asks [`Weights::get`] for a form of some constants. If an executable that still lives holds the same form of the same constants,
-//! the answer is the same [`Held`]; else the given function makes it. Constants are the same where their element types, shapes and bytes are
-//! equal. The cache looks first for bytes at the same address, which costs nothing. It then compares samples of the bytes, and where those
-//! agree, all bytes; so it never takes one constant for another, and never reads all bytes of a constant that it has not seen.
+//! A backend asks [`Weights::get`] for a form of some constants.
+//! If an executable that still lives holds the same form of the same constants, the answer is the
+//! same [`Held`]; else the given function makes it.
+//! Constants are the same where their element types, shapes and bytes are equal.
+//! The cache looks first for bytes at the same address, which costs nothing.
+//! It then compares samples of the bytes, and where those agree, all bytes; so it never takes one
+//! constant for another, and never reads all bytes of a constant that it has not seen.
 //!
 //! The cache holds no weight itself: the last executable that drops a weight frees it.
 
@@ -29,7 +33,8 @@ const SAMPLES: usize = 64;
 /// Entries from which dead ones are looked for.
 const SWEEP: usize = 64;
 
-/// What can be compared of a weight without looking at bytes: its layout, and the element types and shapes of its constants.
+/// What can be compared of a weight without looking at bytes: its layout, and the element types and
+/// shapes of its constants.
 #[derive(PartialEq, Eq, Hash)]
 struct Kind {
     layout: Box<str>,
@@ -112,7 +117,8 @@ struct Entries<T: Resident> {
 }
 
 impl<T: Resident> Entries<T> {
-    /// Forgets the weights that nobody holds any more, once there may be as many of them as of the others.
+    /// Forgets the weights that nobody holds any more, once there may be as many of them as of the
+    /// others.
     fn sweep(&mut self) {
         if self.count < self.sweep_at {
             return;
@@ -131,7 +137,8 @@ impl<T: Resident> Entries<T> {
 
 /// A device's weights.
 ///
-/// `T` is what the device keeps of a constant. See the crate's documentation for how constants are compared.
+/// `T` is what the device keeps of a constant.
+/// See the crate's documentation for how constants are compared.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -160,15 +167,20 @@ impl<T: Resident> Weights<T> {
         Weights { device, entries: Mutex::new(entries) }
     }
 
-    /// The weight that `make` makes of `sources`. `layout` says everything else that the result depends on: which form it is, for which
-    /// instructions, of which part of the constants. `name` is the first constant's name, for people.
+    /// The weight that `make` makes of `sources`.
+    /// `layout` says everything else that the result depends on: which form it is, for which
+    /// instructions, of which part of the constants.
+    /// `name` is the first constant's name, for people.
     ///
-    /// Where several callers want the same weight, one of them makes it and the others wait. No lock is held meanwhile. `make` must not call
-    /// this function. It is kept to make the weight again after it was evicted, so it should hold nothing large itself; `sources` are kept
-    /// too.
+    /// Where several callers want the same weight, one of them makes it and the others wait.
+    /// No lock is held meanwhile.
+    /// `make` must not call this function.
+    /// It is kept to make the weight again after it was evicted, so it should hold nothing large
+    /// itself; `sources` are kept too.
     ///
     /// # Errors
-    /// Those of `make`; the next caller tries again. `Timeout` where another caller takes too long to make it.
+    /// Those of `make`; the next caller tries again.
+    /// `Timeout` where another caller takes too long to make it.
     ///
     /// # Panics
     /// Where `make` does; the next caller tries again.
@@ -182,7 +194,8 @@ impl<T: Resident> Weights<T> {
         self.get_or(name, sources, layout, |_| None, make)
     }
 
-    /// As [`Weights::get`], but where nobody holds the weight, `ready` is asked first: it has the form already, or has none.
+    /// As [`Weights::get`], but where nobody holds the weight, `ready` is asked first: it has the
+    /// form already, or has none.
     ///
     /// # Errors
     /// As [`Weights::get`].
@@ -230,7 +243,8 @@ impl<T: Resident> Weights<T> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The weights of a kind whose constants are at these places or have this sample, and the number that the next entry will have.
+    /// The weights of a kind whose constants are at these places or have this sample, and the
+    /// number that the next entry will have.
     fn candidates(&self, kind: &Kind, places: &[Place], sample: Option<u64>) -> (Vec<Candidate<T>>, u64) {
         let entries = self.lock();
         let candidate = |entry: &Entry<T>| match &entry.stage {
@@ -242,7 +256,8 @@ impl<T: Resident> Weights<T> {
         (likely.filter_map(candidate).collect(), entries.next)
     }
 
-    /// Notes that the caller makes a weight; `None` where somebody has begun one with the same sample since `newest` was the next number.
+    /// Notes that the caller makes a weight; `None` where somebody has begun one with the same
+    /// sample since `newest` was the next number.
     fn claim<'a>(&'a self, kind: &'a Kind, sources: &[Tensor], sample: u64, newest: u64) -> Option<Claim<'a, T>> {
         let mut entries = self.lock();
         let since = |entry: &Entry<T>| entry.number >= newest && entry.sample == sample;

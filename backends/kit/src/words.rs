@@ -8,7 +8,8 @@ pub fn unknown_option(device: &DeviceId, key: &str, value: &str, known: impl Int
     Error::invalid_argument(format!("the option '{key}={value}' is unknown")).on(device.clone()).with_remedy(known)
 }
 
-/// What a vendor's status codes mean: for some codes the kind of failure and its remedy, for all of them a name.
+/// What a vendor's status codes mean: for some codes the kind of failure and its remedy, for all of
+/// them a name.
 #[derive(Clone, Copy)]
 pub struct Codes {
     /// Codes that mean more than that a call failed.

@@ -134,7 +134,8 @@ impl OpenClDriver {
         info.driver_version = text(cl3::device::CL_DRIVER_VERSION).unwrap_or_default().trim().to_owned();
         info.memory_bytes = number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE);
         info.emulated = quirks.emulated;
-        // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a first guess.
+        // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a
+        // first guess.
         info.peak_flops = Some(units * clock * 8.0);
         info.peak_bandwidth = Some(10e9);
         let platform = Platform::new(platform, platform_name);

@@ -20,7 +20,8 @@ struct Launch {
     name: String,
     nodes: Vec<Arc<str>>,
     buffers: Vec<BufferRange>,
-    /// What each buffer argument is now. Memory that has gone stays told apart from memory that has taken over its handle.
+    /// What each buffer argument is now.
+    /// Memory that has gone stays told apart from memory that has taken over its handle.
     set: Vec<Weak<Mem>>,
     groups: [u32; 3],
     items: [u32; 3],
@@ -167,8 +168,10 @@ impl OpenClExecutable {
         self.single
     }
 
-    /// Gives all launches to a queue, the first one behind the events; the last one's event, if there is a launch. `bound` are the
-    /// run's buffers, the scratch memory last. A weight that is evicted while they are under way is freed after them: by the standard,
+    /// Gives all launches to a queue, the first one behind the events; the last one's event, if
+    /// there is a launch.
+    /// `bound` are the run's buffers, the scratch memory last.
+    /// A weight that is evicted while they are under way is freed after them: by the standard,
     /// commands keep the memory objects that they use.
     pub(crate) fn enqueue(
         &self,

@@ -159,7 +159,8 @@ impl CommandQueue {
         let local = items.map(|count| count as usize);
         let events = raw(events);
         let (count, wait) = list(&events);
-        // SAFETY: all arguments of the kernel are set, both lists have three elements, and the events are alive.
+        // SAFETY: all arguments of the kernel are set, both lists have three elements, and the
+        // events are alive.
         let event = unsafe {
             cl3::command_queue::enqueue_nd_range_kernel(
                 self.0,
@@ -216,7 +217,8 @@ impl CommandQueue {
     ) -> Result<Event> {
         let events = raw(events);
         let (count, wait) = list(&events);
-        // SAFETY: both are alive until the command has run, as the caller's work owns them; so are the events.
+        // SAFETY: both are alive until the command has run, as the caller's work owns them; so are
+        // the events.
         let event = unsafe {
             cl3::command_queue::enqueue_copy_buffer(
                 self.0,
@@ -243,7 +245,8 @@ impl CommandQueue {
     ) -> Result<Event> {
         let events = raw(events);
         let (count, wait) = list(&events);
-        // SAFETY: the memory is alive until the command has run, as the caller's work owns it; so are the events.
+        // SAFETY: the memory is alive until the command has run, as the caller's work owns it; so
+        // are the events.
         let event = unsafe {
             let (from, length) = (pattern.as_ptr().cast(), pattern.len());
             cl3::command_queue::enqueue_fill_buffer(self.0, target.raw(), from, length, offset, bytes, count, wait)
@@ -316,7 +319,8 @@ impl Program {
     pub(crate) fn binary(&self, device: DeviceHandle) -> Result<Vec<u8>> {
         let info = |what| cl3::program::get_program_info(self.0, what).map_err(|code| error("clGetProgramInfo", code));
         let binaries: Vec<Vec<u8>> = info(cl3::program::CL_PROGRAM_BINARIES)?.into();
-        // One for each device of the context, in their order; empty where the program was not built for it.
+        // One for each device of the context, in their order; empty where the program was not built
+        // for it.
         let devices: Vec<isize> = info(cl3::program::CL_PROGRAM_DEVICES)?.into();
         let binary = devices.into_iter().zip(binaries).find(|(id, _)| *id == device.0 as isize);
         binary.map(|(_, binary)| binary).ok_or_else(|| Error::internal("a program without a binary"))
@@ -357,7 +361,8 @@ impl Kernel {
 }
 
 impl Event {
-    /// `CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST`: the command did not run, as one before it had failed.
+    /// `CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST`: the command did not run, as one before it
+    /// had failed.
     const WAITED_FOR_FAILED: i64 = -14;
 
     /// Waits until the command is over.
@@ -370,7 +375,8 @@ impl Event {
         }
     }
 
-    /// When the command began and ended, in nanoseconds of the device's clock; for commands of a queue that is profiled.
+    /// When the command began and ended, in nanoseconds of the device's clock; for commands of a
+    /// queue that is profiled.
     pub(crate) fn span(&self) -> Result<(u64, u64)> {
         let moment = |what| {
             let told = cl3::event::get_event_profiling_info(self.0, what).map(u64::from);

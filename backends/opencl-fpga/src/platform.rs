@@ -1,4 +1,5 @@
-//! Platforms: devices of one platform have a context in common, so that their queues wait for each other's events.
+//! Platforms: devices of one platform have a context in common, so that their queues wait for each
+//! other's events.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

@@ -58,7 +58,8 @@ impl Library {
         hash(&parts.map(str::as_bytes))
     }
 
-    /// The program of a text, built: one that is in use already, `cached`, one of the folder, or the compiler's.
+    /// The program of a text, built: one that is in use already, `cached`, one of the folder, or
+    /// the compiler's.
     pub(crate) fn program(&self, context: &Context, source: &str, cached: Option<&[u8]>) -> Result<Built> {
         let key = self.key(source);
         let known = self.built.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);

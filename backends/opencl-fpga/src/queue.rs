@@ -1,4 +1,5 @@
-//! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be by commands that the driver has.
+//! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be by
+//! commands that the driver has.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,7 +21,8 @@ pub(crate) type OpenClQueue = Shell<OpenClBackend>;
 /// Gives work to the driver.
 pub(crate) struct OpenClBackend {
     core: Arc<Core>,
-    /// Whose thread waits for the end of what the driver was given, where only a waiting thread works or hears of it soon.
+    /// Whose thread waits for the end of what the driver was given, where only a waiting thread
+    /// works or hears of it soon.
     ends: Backlog<Given>,
 }
 
@@ -110,12 +112,14 @@ impl Core {
         buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_within(&self.shared.context))
     }
 
-    /// Does the driver do it, so that it can be ordered behind events? All else is done by the host, once the points are reached.
+    /// Does the driver do it, so that it can be ordered behind events?
+    /// All else is done by the host, once the points are reached.
     fn is_driven(&self, command: &Command<OpenClExecutable>) -> bool {
         match command {
             Command::Execute { executable, .. } => executable.launches(),
             Command::Copy { source, target, .. } => self.reaches(source) && self.reaches(target) && !source.is_empty(),
-            // The standard knows patterns whose lengths are powers of two only, at multiples of their length.
+            // The standard knows patterns whose lengths are powers of two only, at multiples of
+            // their length.
             Command::Fill { target, pattern } => {
                 let whole = pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len());
                 whole && !target.is_empty()
@@ -135,7 +139,8 @@ impl Core {
         })
     }
 
-    /// Gives a job to the driver's queue, or does it here where it is the host's, and then ends it: `None`.
+    /// Gives a job to the driver's queue, or does it here where it is the host's, and then ends it:
+    /// `None`.
     fn give(
         &self,
         job: Job<OpenClExecutable>,
@@ -151,7 +156,8 @@ impl Core {
                 held = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
                 let trace = traced.then_some(&mut launched);
                 let event = executable.enqueue(execution, &held, queue, events, trace);
-                // What was given before the launch that failed must not run on into memory that is free then.
+                // What was given before the launch that failed must not run on into memory that is
+                // free then.
                 event.inspect_err(|_| drop(queue.finish()))
             }
             Ok(command @ Command::Copy { source, target, .. }) if self.is_driven(command) => {
@@ -191,8 +197,8 @@ impl Core {
         drop(held);
         let signal = job.signal().to_vec();
         let context = self.shared.context.clone();
-        // What it waited for ends before it, and fails it where it fails: the driver's order says nothing of failures, and the host may
-        // hear of the commands in another order.
+        // What it waited for ends before it, and fails it where it fails: the driver's order says
+        // nothing of failures, and the host may hear of the commands in another order.
         if wait.iter().all(Point::is_reached) {
             let outcome = job.end(outcome);
             OpenClTimeline::forget(&context, &signal, &event);
@@ -280,7 +286,8 @@ impl Backend for OpenClBackend {
         };
         let Some(given) = core.give(job, queue, wait, &events) else { return };
         OpenClTimeline::note(&core.shared.context, given.job.signal(), &given.event, queue);
-        // Other queues may wait for it. A flush that fails leaves the command to the next one, or to the wait.
+        // Other queues may wait for it.
+        // A flush that fails leaves the command to the next one, or to the wait.
         let _ = queue.flush();
         if !finishes {
             return self.call_back(given, queue);
@@ -316,7 +323,8 @@ impl Backend for OpenClBackend {
             Ok(events) => events,
             Err(error) => return job.end(Err(error)),
         };
-        // Work that one thread would do anyway is the caller's, which saves two hand-overs between threads that take longer.
+        // Work that one thread would do anyway is the caller's, which saves two hand-overs between
+        // threads that take longer.
         let single = matches!(job.command(), Ok(Command::Execute { executable, .. }) if executable.single());
         let caller = core.on_caller.as_ref().filter(|_| single && !traced && wait.iter().all(Point::is_reached));
         let queue = caller.unwrap_or(queue);

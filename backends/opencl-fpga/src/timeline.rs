@@ -1,11 +1,15 @@
-//! Native timelines: the events by which the driver orders commands of different queues, and the clock of a traced queue.
+//! Native timelines: the events by which the driver orders commands of different queues, and the
+//! clock of a traced queue.
 //!
-//! Queues whose devices have a context in common wait for each other's events. A timeline notes which event will reach which of its
-//! points as soon as the command is in the driver's queue, so that another command may be given to the driver behind it, and the
-//! host does nothing in between.
+//! Queues whose devices have a context in common wait for each other's events.
+//! A timeline notes which event will reach which of its points as soon as the command is in the
+//! driver's queue, so that another command may be given to the driver behind it, and the host does
+//! nothing in between.
 //!
-//! Only events of commands that the driver has already are waited for so. A point that the host is to reach is waited for on the host: a
-//! command that waits for a user event would hold up all commands behind it in its queue, while the contract lets these come first.
+//! Only events of commands that the driver has already are waited for so.
+//! A point that the host is to reach is waited for on the host: a command that waits for a user
+//! event would hold up all commands behind it in its queue, while the contract lets these come
+//! first.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,8 +71,9 @@ impl OpenClTimeline {
         }
     }
 
-    /// What a command in `queue` has to wait for: the events of other queues that will reach the points. `None` where a point is
-    /// neither reached nor sure to be by a command that the driver has.
+    /// What a command in `queue` has to wait for: the events of other queues that will reach the
+    /// points.
+    /// `None` where a point is neither reached nor sure to be by a command that the driver has.
     pub(crate) fn events(context: &Arc<Context>, wait: &[Point], queue: &CommandQueue) -> Option<Vec<Arc<Event>>> {
         let mut events: Vec<Arc<Event>> = Vec::new();
         for point in wait.iter().filter(|point| !point.is_reached()) {
@@ -95,7 +100,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Compares the clocks by small commands: the quickest one ended between its submission and the host's hearing of it.
+    /// Compares the clocks by small commands: the quickest one ended between its submission and the
+    /// host's hearing of it.
     pub(crate) fn compare(queue: &CommandQueue, scrap: &Mem) -> Result<Clock> {
         const ROUNDS: usize = 5;
         let round = || {

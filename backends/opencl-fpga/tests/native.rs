@@ -1,5 +1,6 @@
-//! Two devices of one platform wait for each other through the driver. Intel's FPGA emulator plays two where a variable says so when it
-//! starts, so the test starts itself again with the variable set.
+//! Two devices of one platform wait for each other through the driver.
+//! Intel's FPGA emulator plays two where a variable says so when it starts, so the test starts
+//! itself again with the variable set.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -190,7 +191,8 @@ fn queues_are_dropped_in_any_order() {
                 drop(queues[first_to_go].take());
                 drop(queues[1 - first_to_go].take());
                 gate.advance(1);
-                // What the driver had ends well; what waited in a queue that is gone says so. Nothing hangs.
+                // What the driver had ends well; what waited in a queue that is gone says so.
+                // Nothing hangs.
                 let done = [0, 1].map(|at: usize| lines[at].wait(1, deadline()));
                 for (at, outcome) in done.iter().enumerate() {
                     let added = if outcome.is_ok() { 1.0 } else { 0.0 };

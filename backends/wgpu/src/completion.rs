@@ -30,7 +30,8 @@ impl Ticket {
         gpu.worked(self.began);
         let Ticket { submitted: Submitted { stamps, held, .. }, began, job, .. } = self;
         match (stamps, job.tracer()) {
-            // A run that went well is none less for a trace that failed: it is told of as a whole then.
+            // A run that went well is none less for a trace that failed: it is told of as a whole
+            // then.
             (Some((stamps, names)), Some(tracer)) if outcome.is_ok() => {
                 stamps.tell(gpu, &tracer, &names).unwrap_or_else(|_| job.told(began, Instant::now()));
             }

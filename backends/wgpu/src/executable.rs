@@ -17,7 +17,8 @@ use crate::stamps::{Names, Stamps};
 
 /// Bytes of small constants that share a buffer.
 const SHARED: usize = 16 << 20;
-/// Bytes from which a constant has a buffer of its own, so that executables that differ in their small constants share the large ones.
+/// Bytes from which a constant has a buffer of its own, so that executables that differ in their
+/// small constants share the large ones.
 const LARGE: usize = 64 << 10;
 /// Sets of bindings whose bind groups are kept.
 const PREPARED: usize = 8;
@@ -77,7 +78,8 @@ impl Resident for Uploaded {
 
 impl Drop for Uploaded {
     fn drop(&mut self) {
-        // Bind groups that were prepared for it would keep it. The device frees it once no work under way uses it.
+        // Bind groups that were prepared for it would keep it.
+        // The device frees it once no work under way uses it.
         self.0.buffer.destroy();
     }
 }

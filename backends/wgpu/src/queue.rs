@@ -118,7 +118,8 @@ impl Backend for WgpuBackend {
         }
     }
 
-    /// The calling thread gives the work to the device and waits for it, which saves two hand-overs between threads.
+    /// The calling thread gives the work to the device and waits for it, which saves two hand-overs
+    /// between threads.
     fn run(&self, job: Job<WgpuExecutable>, _: &[Point], deadline: Instant) -> Result<()> {
         let ticket = match self.give(job) {
             Begun::Given(ticket) => ticket,

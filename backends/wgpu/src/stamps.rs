@@ -1,7 +1,7 @@
 //! When each dispatch of a traced run began and ended, by the device's own clock.
 //!
-//! The dispatches of a traced run lie in one submission as those of any other: each has a pass of its own that writes two timestamps,
-//! and the host reads them when the submission is over.
+//! The dispatches of a traced run lie in one submission as those of any other: each has a pass of
+//! its own that writes two timestamps, and the host reads them when the submission is over.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -113,7 +113,8 @@ pub(crate) struct Clock {
 }
 
 impl Clock {
-    /// Compares the clocks with empty submissions. Between begin and end of the quickest one lies its timestamp.
+    /// Compares the clocks with empty submissions.
+    /// Between begin and end of the quickest one lies its timestamp.
     pub(crate) fn compare(gpu: &Gpu) -> Result<Clock> {
         const ROUNDS: usize = 5;
         let missing = || Error::internal("the device has no timestamps").on(gpu.id.clone());

@@ -122,7 +122,8 @@ pub(crate) struct DeviceOptions {
 /// Where compiled programs are kept.
 #[derive(Debug, Args)]
 pub(crate) struct CacheOptions {
-    /// Keep compiled programs in this folder, and take them from it, so that a model is ready sooner the next time.
+    /// Keep compiled programs in this folder, and take them from it, so that a model is ready
+    /// sooner the next time.
     #[arg(long, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
 }

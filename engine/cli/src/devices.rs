@@ -77,7 +77,8 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
     Ok(())
 }
 
-/// What a driver's devices need to be known of them beside that they can be used: one line a device.
+/// What a driver's devices need to be known of them beside that they can be used: one line a
+/// device.
 fn notices(driver: &str) -> Vec<String> {
     match driver {
         #[cfg(feature = "opencl")]

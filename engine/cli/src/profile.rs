@@ -48,7 +48,8 @@ impl Recorder {
         recorded.parts.iter().filter_map(|part| make(&part.nodes, &part.times)).collect()
     }
 
-    /// The time of each run on each device that was no kernel's, and the bytes that were moved, by what was done.
+    /// The time of each run on each device that was no kernel's, and the bytes that were moved, by
+    /// what was done.
     fn beside(&self, runs: usize) -> Vec<(TraceKind, DeviceId, f64, u64)> {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let each = |(kind, device, time, bytes): &(TraceKind, DeviceId, Duration, u64)| {

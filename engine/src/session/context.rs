@@ -54,7 +54,8 @@ pub(super) struct Context {
 /// An output's buffer, and where it is bound.
 #[derive(Default)]
 struct OutputPlace {
-    /// The tables that have it, and where; none where a transfer reads it too, which keeps to the buffer of its own.
+    /// The tables that have it, and where; none where a transfer reads it too, which keeps to the
+    /// buffer of its own.
     bound: Vec<(Arc<BindingTable>, usize)>,
     /// The caller's memory as the device sees it, where the output is there in this run.
     there: Option<Buffer>,
@@ -238,15 +239,17 @@ impl Context {
         Ok(members)
     }
 
-    /// Has an output written into the caller's memory by the run that follows. `false` where the device cannot, or the memory does not fit
-    /// it, and the output is to be copied.
+    /// Has an output written into the caller's memory by the run that follows.
+    /// `false` where the device cannot, or the memory does not fit it, and the output is to be
+    /// copied.
     ///
     /// # Errors
     /// `DeviceLost`, with the device's id; another refusal to import is none.
     pub(super) fn place(&mut self, slot: usize, device: &dyn Device, memory: &HostMemory) -> Result<bool> {
         let Some(output) = &mut self.outputs[slot] else { return Ok(false) };
         let capabilities = device.capabilities();
-        // Where an import needs no multiple, the device may still write whole multiples of its alignment.
+        // Where an import needs no multiple, the device may still write whole multiples of its
+        // alignment.
         let has_room = capabilities.import_alignment > 0 || {
             let needed = self.buffers[slot].as_ref().map_or(0, Buffer::len);
             memory.len() >= needed.next_multiple_of(capabilities.alignment.max(1))
@@ -299,7 +302,8 @@ impl Context {
 }
 
 impl Session {
-    /// A context that no run uses. Where all are in use, waits for one until the deadline, or not at all.
+    /// A context that no run uses.
+    /// Where all are in use, waits for one until the deadline, or not at all.
     pub(super) fn take_context(&self, deadline: Option<Instant>) -> Result<Context> {
         let permit = match self.contexts.take(deadline)? {
             pool::Place::Idle(context) => return Ok(context),
@@ -388,7 +392,8 @@ impl Default for InputBuffer {
 }
 
 impl InputBuffer {
-    /// Makes it the input: in place where the device can import host memory and the bytes are aligned for it, else by a copy.
+    /// Makes it the input: in place where the device can import host memory and the bytes are
+    /// aligned for it, else by a copy.
     ///
     /// # Errors
     /// The device's, with its id; a refusal to import is none, unless the device is lost.
@@ -425,7 +430,9 @@ impl InputBuffer {
         self.put(fresh)
     }
 
-    /// Imports the tensor. Where the buffer before was imported too, the device may use its bookkeeping again: nobody else holds it then.
+    /// Imports the tensor.
+    /// Where the buffer before was imported too, the device may use its bookkeeping again: nobody
+    /// else holds it then.
     fn import(&mut self, device: &dyn Device, tensor: &Tensor) -> Result<()> {
         let memory = ExternalMemory::Host(HostMemory::constant(tensor.bytes().clone()));
         let former = self.take()?.filter(|_| self.imported);

@@ -1,10 +1,12 @@
 //! Sessions: a plan, compiled, and replayed.
 //!
-//! Every decision is made when the session is. [`partition`] compiles the plan; [`layout`] gives each value its memory on each device and finds out
-//! which cross without a copy; [`steps`] puts what is to be submitted in order, as a graph in which devices wait for each other only where
-//! they touch the same memory; a group of tiles, which devices take from each other ([`tiles`]), is one step.
-//! A run takes a [`context`] from a bounded [`pool`]: memory, binding tables and a timeline for each
-//! device.
+//! Every decision is made when the session is.
+//! [`partition`] compiles the plan; [`layout`] gives each value its memory on each device and finds
+//! out which cross without a copy; [`steps`] puts what is to be submitted in order, as a graph in
+//! which devices wait for each other only where they touch the same memory; a group of tiles, which
+//! devices take from each other ([`tiles`]), is one step.
+//! A run takes a [`context`] from a bounded [`pool`]: memory, binding tables and a timeline for
+//! each device.
 //! It submits the list ([`run`]); several runs make a [`stream`].
 
 mod context;
@@ -156,7 +158,8 @@ pub struct Session {
     shares: PlacementShares,
     deadline: Duration,
     contexts: Pool<Context>,
-    /// Of each output, was it written where the caller wanted it by the last run that was given memory?
+    /// Of each output, was it written where the caller wanted it by the last run that was given
+    /// memory?
     placed: Vec<AtomicBool>,
 }
 
@@ -250,8 +253,9 @@ impl Session {
         &self.outputs
     }
 
-    /// The weights of the session's executables, each once. Sessions of one device share them. Whoever manages memory may evict those that
-    /// no run needs soon; a run restores what it needs.
+    /// The weights of the session's executables, each once.
+    /// Sessions of one device share them.
+    /// Whoever manages memory may evict those that no run needs soon; a run restores what it needs.
     #[must_use]
     pub fn weights(&self) -> Vec<Arc<dyn Weight>> {
         weights(&self.frozen.partitions, &self.frozen.groups)
@@ -384,7 +388,8 @@ impl Session {
         self.run_traced(inputs, outputs, None)
     }
 
-    /// [`Session::run_into`], of which `trace` is told: what devices did, from when to when. A traced run overlaps as another does.
+    /// [`Session::run_into`], of which `trace` is told: what devices did, from when to when.
+    /// A traced run overlaps as another does.
     ///
     /// # Errors
     /// As [`Session::run_into`].
@@ -403,12 +408,15 @@ impl Session {
         Ok(())
     }
 
-    /// Runs once, with inputs in the order of [`Session::inputs`], into host memory of the caller's: where the device that computes an
-    /// output imports host memory, it writes the caller's pages itself, and nothing is copied; else the output is copied there.
-    /// [`Session::report`] says which. A device that imports memory at any address writes whole multiples of its alignment: pages that are as
-    /// long as that are written in place.
+    /// Runs once, with inputs in the order of [`Session::inputs`], into host memory of the
+    /// caller's: where the device that computes an output imports host memory, it writes the
+    /// caller's pages itself, and nothing is copied; else the output is copied there.
+    /// [`Session::report`] says which.
+    /// A device that imports memory at any address writes whole multiples of its alignment: pages
+    /// that are as long as that are written in place.
     ///
-    /// [`host_buffer`](crate::comm::host_buffer) reads the pages; clones of them in other hands must not be touched while the run is under way.
+    /// [`host_buffer`](crate::comm::host_buffer) reads the pages; clones of them in other hands
+    /// must not be touched while the run is under way.
     ///
     /// ```
     /// # fn run(session: &hetero::Session, inputs: &[hetero::Tensor]) -> hetero::Result<()> {
@@ -544,7 +552,8 @@ fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Lay
     }
 }
 
-/// Counts on each edge how its receiver waits for its sender: by its driver where both ends can do that, else through the host.
+/// Counts on each edge how its receiver waits for its sender: by its driver where both ends can do
+/// that, else through the host.
 fn with_waits(
     mut edges: Vec<Traffic>,
     layout: &Layout,
@@ -568,8 +577,8 @@ fn with_waits(
 /// Most runs under way where nobody says how many, and memory has room for more.
 const MOST_IN_FLIGHT: usize = 64;
 
-/// How many runs may be under way: as many as the configuration says, which have to fit each device's memory together, or else as many
-/// as fit.
+/// How many runs may be under way: as many as the configuration says, which have to fit each
+/// device's memory together, or else as many as fit.
 fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &Layout) -> Result<usize> {
     let Compiled { devices, partitions, .. } = compiled;
     let wanted = fleet.max_in_flight();

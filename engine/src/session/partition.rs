@@ -326,7 +326,8 @@ fn outside(error: Error, nodes: &[NodeId]) -> Error {
     }
 }
 
-/// Compiles a partition, with what a former compilation has left where it is kept. An error says which device it is of.
+/// Compiles a partition, with what a former compilation has left where it is kept.
+/// An error says which device it is of.
 fn compile_one(device: &Arc<dyn Device>, program: &Program, fleet: &Fleet) -> Result<Arc<dyn Executable>> {
     let deadline = Some(Instant::now() + fleet.deadline());
     let cached = fleet.cache().and_then(|cache| cache.find(program, device.info())).map(Into::into);

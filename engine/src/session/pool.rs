@@ -1,7 +1,10 @@
 //! The pool of a session's contexts: how many runs may be under way at once.
 //!
-//! A context is memory for one run. The pool makes one when none is idle, up to a number that the configuration names or that the devices'
-//! memory has room for. Whoever runs beyond that waits for one; whoever only begins a run is told so, as waiting for itself would not end.
+//! A context is memory for one run.
+//! The pool makes one when none is idle, up to a number that the configuration names or that the
+//! devices' memory has room for.
+//! Whoever runs beyond that waits for one; whoever only begins a run is told so, as waiting for
+//! itself would not end.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -59,7 +62,8 @@ impl<C> Pool<C> {
         self.count.most
     }
 
-    /// A context, or room for one. Where all are in use, waits until `deadline` for one, or not at all.
+    /// A context, or room for one.
+    /// Where all are in use, waits until `deadline` for one, or not at all.
     ///
     /// # Errors
     /// `Execution`, retryable, without a deadline; `Timeout` when it passes.

@@ -17,7 +17,8 @@ pub struct Report {
     /// Bytes of all arenas: values between partitions, and the partitions' scratch; no weights, inputs and outputs, but for outputs that
     /// another device reads in place.
     pub arena_bytes: usize,
-    /// Bytes of the weights that the devices keep in a form of their own. A weight that several partitions share counts once.
+    /// Bytes of the weights that the devices keep in a form of their own.
+    /// A weight that several partitions share counts once.
     pub resident_bytes: usize,
     /// What passes in a run, by sender and receiver: inputs, then values between devices, then outputs.
     pub edges: Vec<Traffic>,
@@ -61,7 +62,8 @@ pub struct Traffic {
     pub zero_copy_bytes: u64,
     /// Bytes that are copied.
     pub staged_bytes: u64,
-    /// How often the receiver waits for the sender in a run, where its driver waits and the host does nothing in between.
+    /// How often the receiver waits for the sender in a run, where its driver waits and the host
+    /// does nothing in between.
     pub native_waits: usize,
     /// How often the receiver waits for the sender in a run through the host.
     pub host_waits: usize,

@@ -211,7 +211,8 @@ impl Session {
         Ok(())
     }
 
-    /// Brings the outputs into the caller's memory, where they are not there already, and tells their true sizes.
+    /// Brings the outputs into the caller's memory, where they are not there already, and tells
+    /// their true sizes.
     pub(super) fn deliver(&self, inputs: &[Tensor], outputs: &mut [HostOutput], context: &Context) -> Result<()> {
         for ((port, source), output) in self.outputs.iter().zip(&self.sources).zip(outputs) {
             output.shape.clear();
@@ -265,8 +266,9 @@ fn fail(timelines: &[Timeline], error: &HalError) {
 
 /// A run under way, from [`Session::start`].
 ///
-/// It owns what it needs, and may be moved to another thread. Dropping it gives it up: what has not begun is not done any more, and what is
-/// being done keeps its memory until it is over.
+/// It owns what it needs, and may be moved to another thread.
+/// Dropping it gives it up: what has not begun is not done any more, and what is being done keeps
+/// its memory until it is over.
 pub struct Run {
     session: Arc<Session>,
     inputs: Vec<Tensor>,
@@ -274,18 +276,22 @@ pub struct Run {
 }
 
 impl Session {
-    /// Most runs that may be under way at once: by the configuration, or else as many as the devices' memory has room for.
+    /// Most runs that may be under way at once: by the configuration, or else as many as the
+    /// devices' memory has room for.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
         self.contexts.most()
     }
 
-    /// Begins a run and returns while the devices work, with inputs in the order of [`Session::inputs`]. Several runs may be under way, at most
-    /// [`Session::max_in_flight`]; each has memory of its own. The deadline counts from here.
+    /// Begins a run and returns while the devices work, with inputs in the order of
+    /// [`Session::inputs`].
+    /// Several runs may be under way, at most [`Session::max_in_flight`]; each has memory of its
+    /// own.
+    /// The deadline counts from here.
     ///
     /// # Errors
-    /// `Input` where an input is not the model's; `Device` where a device does not take the work, and, retryable, where as many runs as
-    /// may be are under way.
+    /// `Input` where an input is not the model's; `Device` where a device does not take the work,
+    /// and, retryable, where as many runs as may be are under way.
     pub fn start(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Run> {
         self.check(inputs, self.outputs.len())?;
         let mut context = self.take_context(None)?;

@@ -38,8 +38,10 @@ pub struct Stream {
 }
 
 impl Session {
-    /// A stream with at most `depth` runs under way; 0 means one more than the session has devices, so that each may work on another input while
-    /// the next is brought in. Each run under way has arenas of its own, so that the depth is never more than [`Session::max_in_flight`].
+    /// A stream with at most `depth` runs under way; 0 means one more than the session has devices,
+    /// so that each may work on another input while the next is brought in.
+    /// Each run under way has arenas of its own, so that the depth is never more than
+    /// [`Session::max_in_flight`].
     #[must_use]
     pub fn stream(self: &Arc<Self>, depth: usize) -> Stream {
         let depth = if depth == 0 { self.devices().len() + 1 } else { depth }.min(self.max_in_flight());

@@ -1,4 +1,5 @@
-//! Cases of the contract: what each member of `hetero-hal`'s traits promises, one rule a case, beyond what programs compute.
+//! Cases of the contract: what each member of `hetero-hal`'s traits promises, one rule a case,
+//! beyond what programs compute.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! Cases of weights: what a device keeps of constants is shared between executables, can be evicted and restored, and goes with its owners.
+//! Cases of weights: what a device keeps of constants is shared between executables, can be evicted
+//! and restored, and goes with its owners.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -68,7 +69,9 @@ pub fn weight_cases() -> Vec<WeightCase> {
     programs.into_iter().flat_map(|program| rules.map(|rule| case(program, rule))).collect()
 }
 
-/// Holds a device to a rule. A device that does not take the operator, or reads its constants where they are, has nothing to be held to.
+/// Holds a device to a rule.
+/// A device that does not take the operator, or reads its constants where they are, has nothing to
+/// be held to.
 #[must_use]
 pub fn check_weights(device: &dyn Device, case: &WeightCase) -> Outcome {
     let made = match (case.program)(1, 3) {
@@ -248,7 +251,8 @@ fn under_way(device: &dyn Device, program: Build) -> Checked {
         let mut runs = Vec::with_capacity(RUNS);
         for number in 1..=RUNS as u64 {
             let prepared = Prepared::new(device, &executable, &made.0, &made.1)?;
-            // In order, so that none waits for a place in a queue, and at the same time as the evictions.
+            // In order, so that none waits for a place in a queue, and at the same time as the
+            // evictions.
             queue.submit(&[], Work::execute(prepared.execution.clone()), &[line.at(number)])?;
             weights.iter().for_each(|weight| weight.evict());
             runs.push(prepared);

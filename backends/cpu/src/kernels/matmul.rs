@@ -109,7 +109,8 @@ impl Product {
         Product { isa, shape, packed: None, clamp: (f32::NEG_INFINITY, f32::INFINITY) }
     }
 
-    /// With the node's input `right` as the right matrix, which begins at element `start`; packed where it is constant.
+    /// With the node's input `right` as the right matrix, which begins at element `start`; packed
+    /// where it is constant.
     pub(super) fn of(site: Site<'_>, shape: Shape, right: usize, start: usize) -> Result<Self> {
         let Shape { n, k, b, .. } = shape;
         let lanes = site.isa.lanes();
@@ -125,7 +126,8 @@ impl Product {
         self.packed.is_some()
     }
 
-    /// The right matrix in panels, where the product was made with it. A run takes them once, as [`Operands::right`].
+    /// The right matrix in panels, where the product was made with it.
+    /// A run takes them once, as [`Operands::right`].
     pub(super) fn panels(&self) -> Result<Option<Arc<Vec<f32>>>> {
         self.packed.as_ref().map(|packed| packed.value()).transpose()
     }

@@ -82,7 +82,8 @@ pub(crate) trait Kernel: Send + Sync {
     }
 }
 
-/// A constant as a kernel reads it, shared by all kernels of the device that read it so. A kernel takes its value once in a run.
+/// A constant as a kernel reads it, shared by all kernels of the device that read it so.
+/// A kernel takes its value once in a run.
 pub(crate) type Packed = Arc<Held<Vec<f32>>>;
 
 /// A constant of a program.
@@ -91,7 +92,8 @@ pub(crate) struct Constant {
     pub(crate) content: Tensor,
 }
 
-/// Zeros, to pack a constant into. A plain allocation that fails would end the process, so the system is asked first.
+/// Zeros, to pack a constant into.
+/// A plain allocation that fails would end the process, so the system is asked first.
 fn zeros(count: usize) -> Result<Vec<f32>> {
     let mut probe: Vec<f32> = Vec::new();
     probe.try_reserve_exact(count).map_err(|error| {
@@ -178,8 +180,9 @@ impl<'a> Site<'a> {
         self.input(index)?.constant.as_ref()
     }
 
-    /// An input as a kernel reads it, where it is constant and weights are packed: so many elements. `layout` says all that `pack`
-    /// depends on beside the constant.
+    /// An input as a kernel reads it, where it is constant and weights are packed: so many
+    /// elements.
+    /// `layout` says all that `pack` depends on beside the constant.
     fn packed(
         &self,
         index: usize,

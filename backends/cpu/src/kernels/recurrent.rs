@@ -172,7 +172,8 @@ pub(super) struct Step<'a> {
     pub(super) sums: &'a mut [f32],
 }
 
-/// `into = states * weights + bias`: number of the weights among [`Cell::weights`], states, bias and `into`.
+/// `into = states * weights + bias`: number of the weights among [`Cell::weights`], states, bias
+/// and `into`.
 pub(super) type Multiply<'a> = dyn FnMut(usize, &[f32], Option<&[f32]>, &mut [f32]) -> Result<()> + 'a;
 
 /// Most weights that the states of a cell are multiplied with.

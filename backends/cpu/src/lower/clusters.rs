@@ -101,7 +101,8 @@ impl Lowering<'_> {
             if b == Some(Source::Register(into)) && a != Source::Register(into) {
                 return Ok(None);
             }
-            // Of its readers, those in the cluster; to go through all members for each would take time by their cube.
+            // Of its readers, those in the cluster; to go through all members for each would take
+            // time by their cube.
             let readers = self.consumers[output.index()].iter().filter(|reader| order.binary_search(reader).is_ok());
             let reads = readers.map(|&reader| self.node(reader).uses().filter(|&id| id == output).count()).sum();
             registers[into] = Some((output, reads));

@@ -32,7 +32,8 @@ type Make<T> = dyn Fn(&[Tensor]) -> Result<T> + Send + Sync;
 
 /// A weight of a device, of [`Weights::get`](crate::Weights::get).
 ///
-/// It keeps the constants that it was made of, which the model's program shares, so that it can be made again after it was evicted.
+/// It keeps the constants that it was made of, which the model's program shares, so that it can be
+/// made again after it was evicted.
 pub struct Held<T: Resident> {
     device: DeviceId,
     name: Box<str>,
@@ -69,7 +70,9 @@ impl<T: Resident> Held<T> {
         })
     }
 
-    /// The value, which a run keeps while it uses it. Made again where it was evicted. Allocates nothing where it is resident.
+    /// The value, which a run keeps while it uses it.
+    /// Made again where it was evicted.
+    /// Allocates nothing where it is resident.
     ///
     /// # Errors
     /// As [`Weight::restore`].

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use hetero_hal::{Program, Tensor};
 
-/// The names of a program's constants, by their bytes: for backends that lower a program to tensors without names.
+/// The names of a program's constants, by their bytes: for backends that lower a program to tensors
+/// without names.
 pub struct ConstantNames<'a>(HashMap<(*const u8, usize), &'a str>);
 
 impl<'a> ConstantNames<'a> {
@@ -15,7 +16,8 @@ impl<'a> ConstantNames<'a> {
         ConstantNames(named.collect())
     }
 
-    /// The name of a constant; `table` for one that the program does not have, which a backend has made itself.
+    /// The name of a constant; `table` for one that the program does not have, which a backend has
+    /// made itself.
     #[must_use]
     pub fn find(&self, content: &Tensor) -> &'a str {
         self.0.get(&place(content)).copied().unwrap_or("table")

@@ -156,7 +156,8 @@ fn those_who_wait_for_a_maker_that_fails_try_themselves() {
         let first = scope.spawn(move || {
             let make = move |_: &[Tensor]| {
                 begun_there.wait();
-                // Long enough for the other to wait, most of the time; either order has to end well.
+                // Long enough for the other to wait, most of the time; either order has to end
+                // well.
                 std::thread::sleep(Duration::from_millis(20));
                 Err(Error::internal("on purpose"))
             };

@@ -1,4 +1,5 @@
-//! Rules about devices: telemetry, refusals, compilations that end early, and edges between two of them.
+//! Rules about devices: telemetry, refusals, compilations that end early, and edges between two of
+//! them.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -100,7 +101,8 @@ pub(super) fn native_waits(bench: &Bench<'_>) -> Checked {
     let (theirs, ours) = (queue(&**peer)?, queue(device)?);
     let (gate, line, end) = (Timeline::new(0), peer.timeline(0)?, device.timeline(0)?);
     let reads = device.edge_to(peer.info()).read >= Reach::Copy;
-    // The first round waits for the host, so that all the others are submitted before they can begin.
+    // The first round waits for the host, so that all the others are submitted before they can
+    // begin.
     for round in 1..=ROUNDS {
         let before = if round == 1 { gate.at(1) } else { end.at(2 * round - 2) };
         theirs.submit(&[before], Work::execute(first.execution.clone()), &[line.at(round)])?;

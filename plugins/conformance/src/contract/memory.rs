@@ -105,7 +105,8 @@ pub(super) fn replaced(bench: &Bench<'_>) -> Checked {
     imports(bench)?;
     let (device, made) = (bench.device, Made::rectifiers(3)?);
     let prepared = made.prepare(device)?;
-    // What stands in the place first: nothing, memory of the device's own, and imports of other lengths.
+    // What stands in the place first: nothing, memory of the device's own, and imports of other
+    // lengths.
     let mut buffer = Buffer::nothing();
     for round in 0..4 {
         let other = Made::rectifiers(10 + round)?;

@@ -53,7 +53,8 @@ pub(super) fn positions_are_checked(bench: &Bench<'_>) -> Checked {
     made.compare(&prepared.outputs()?)
 }
 
-/// Is the work refused with `InvalidArgument`, its signals left as they are, and the queue fit for more?
+/// Is the work refused with `InvalidArgument`, its signals left as they are, and the queue fit for
+/// more?
 fn refused(bench: &Bench<'_>, made: &Made, execution: Execution, what: &str) -> Checked {
     let (device, queue) = (bench.device, queue(bench.device)?);
     let line = device.timeline(0)?;
@@ -104,7 +105,8 @@ pub(super) fn points_order_work(bench: &Bench<'_>) -> Checked {
     ensure(content(&buffer)? == [ROUNDS as u8; 64], || "the last fill was not the last".to_owned())
 }
 
-/// Work that a driver cannot do itself, such as a pattern of odd length, or that is nothing at all, is the host's: it waits all the same.
+/// Work that a driver cannot do itself, such as a pattern of odd length, or that is nothing at all,
+/// is the host's: it waits all the same.
 pub(super) fn nothing_is_overtaken(bench: &Bench<'_>) -> Checked {
     const BYTES: usize = 12 << 20;
     const ODD: usize = 4095;

@@ -64,7 +64,8 @@ impl<'a> Filters<'a> {
         Ok(Filters { weights, constant })
     }
 
-    /// What `pack` makes of the weights and of the factors of `finish`: so many elements. `layout` says all that it depends on beside them.
+    /// What `pack` makes of the weights and of the factors of `finish`: so many elements.
+    /// `layout` says all that it depends on beside them.
     fn packed(
         self,
         finish: &Finish,

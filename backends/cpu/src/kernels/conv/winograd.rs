@@ -147,7 +147,8 @@ impl Winograd {
     /// The sums of some rows of tiles of the band at some blocks of filters, transformed back into the output.
     ///
     /// # Safety
-    /// `transformed` holds the band, whose first row of tiles is `first`; `weights` is the packed weights' value; `sums` is this task's; nobody else writes those pixels and filters.
+    /// `transformed` holds the band, whose first row of tiles is `first`; `weights` is the packed
+    /// weights' value; `sums` is this task's; nobody else writes those pixels and filters.
     unsafe fn task(
         &self,
         (transformed, weights): (*const f32, *const f32),
