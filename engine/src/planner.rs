@@ -77,7 +77,7 @@ impl Planner {
         let began = Instant::now();
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let bind = began.elapsed();
-        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
+        let whole = Annotated::new(Arc::new(self.rewrite(fleet, bound.program)?), vec![]);
         let (tile, (parts, mut notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole)?);
         notes.extend(fleet.absent().iter().map(ToString::to_string));
         let annotated = self.split(fleet, &whole, &parts, tile)?;
@@ -115,7 +115,7 @@ impl Planner {
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
         let bind = began.elapsed();
         let tile = partitioning.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
-        let whole = Annotated::new(Arc::new(self.rewrite(fleet, &bound.program)?), vec![]);
+        let whole = Annotated::new(Arc::new(self.rewrite(fleet, bound.program)?), vec![]);
         let annotated = self.split(fleet, &whole, &parts(&partitioning), tile)?;
         let passes = began.elapsed() - bind;
         let (program, found) = (&annotated.program, annotated.program.fingerprint().to_string());
@@ -340,7 +340,7 @@ impl Planner {
         PassContext { operators: &*self.operators, memory_limit: fleet.host_limit() }
     }
 
-    fn rewrite(&self, fleet: &Fleet, program: &Program) -> Result<Program> {
+    fn rewrite(&self, fleet: &Fleet, program: Program) -> Result<Program> {
         Ok(passes::run(program, &self.passes, &self.pass_context(fleet))?)
     }
 
@@ -362,7 +362,7 @@ impl Planner {
         }
         let split = Program::new(graph, program.extents().to_vec())?;
         // Slices of constants are constants.
-        Ok(Annotated::new(Arc::new(passes::run(&split, &passes::standard(), &context)?), tiles))
+        Ok(Annotated::new(Arc::new(passes::run(split, &passes::standard(), &context)?), tiles))
     }
 }
 

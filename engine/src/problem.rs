@@ -52,18 +52,48 @@ const START: f64 = 2e-6;
 /// How much longer a kernel takes that its device calls slow.
 const SLOW: f64 = 20.0;
 
-fn ty(value: &ProgramValue) -> TensorType {
-    TensorType::new(value.dtype, value.shape.iter().map(|&size| Dim::Known(size)).collect())
+/// The types of a node's values, in memory that serves one node after the other.
+#[derive(Default)]
+struct Types {
+    inputs: Vec<Option<TensorType>>,
+    outputs: Vec<TensorType>,
+}
+
+impl Types {
+    /// Counts the floating-point operations of a node, a multiply-add as two.
+    fn flops(&mut self, program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
+        let Some(definition) = operators.find(&node.operator) else { return 0 };
+        let value = |id: &Option<ValueId>| id.as_ref().and_then(|id| program.values().get(id.index()));
+        self.inputs.resize_with(node.inputs.len(), Option::default);
+        for (ty, id) in self.inputs.iter_mut().zip(&node.inputs) {
+            match value(id) {
+                Some(value) => become_exact(ty.get_or_insert_default(), value),
+                None => *ty = None,
+            }
+        }
+        self.outputs.resize_with(node.outputs.len(), TensorType::default);
+        for (ty, id) in self.outputs.iter_mut().zip(&node.outputs) {
+            match value(id) {
+                Some(value) => become_exact(ty, value),
+                None => *ty = TensorType::default(),
+            }
+        }
+        (definition.flops)(&node.operator, &self.inputs, &self.outputs)
+    }
+}
+
+/// Makes a type that of a value whose every dimension has its bound.
+fn become_exact(ty: &mut TensorType, value: &ProgramValue) {
+    ty.dtype = Some(value.dtype);
+    let dims = ty.dims.get_or_insert_default();
+    dims.clear();
+    dims.extend(value.shape.iter().map(|&size| Dim::Known(size)));
 }
 
 /// Floating-point operations of a node, a multiply-add counting as two.
 #[must_use]
 pub fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
-    let Some(definition) = operators.find(&node.operator) else { return 0 };
-    let of = |id: &ValueId| program.values().get(id.index()).map(ty);
-    let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().and_then(of)).collect();
-    let outputs: Vec<TensorType> = node.outputs.iter().map(|id| id.as_ref().and_then(of).unwrap_or_default()).collect();
-    (definition.flops)(&node.operator, &inputs, &outputs)
+    Types::default().flops(program, node, operators)
 }
 
 /// Bytes of a node's inputs, weights and outputs.
@@ -74,13 +104,29 @@ pub fn bytes(program: &Program, node: &Node) -> u64 {
     sizes.fold(0, u64::saturating_add)
 }
 
-impl CostModel for Roofline {
-    fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64 {
-        let bytes = bytes(program, node) as f64;
-        let compute = flops(program, node, &*self.operators) as f64 / device.peak_flops.unwrap_or(FLOPS);
-        let memory = bytes / device.peak_bandwidth.unwrap_or(BANDWIDTH);
+impl Roofline {
+    fn seconds_of(flops: u64, bytes: u64, device: &DeviceInfo, quality: &Quality) -> f64 {
+        let compute = flops as f64 / device.peak_flops.unwrap_or(FLOPS);
+        let memory = bytes as f64 / device.peak_bandwidth.unwrap_or(BANDWIDTH);
         let factor = if *quality == Quality::Native { 1.0 } else { SLOW };
         START + factor * compute.max(memory)
+    }
+}
+
+impl CostModel for Roofline {
+    fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64 {
+        let flops = flops(program, node, &*self.operators);
+        Roofline::seconds_of(flops, bytes(program, node), device, quality)
+    }
+
+    fn all(&self, program: &Program, nodes: &[(NodeId, &Quality)], device: &DeviceInfo) -> Vec<f64> {
+        let mut types = Types::default();
+        let mut of = |&(id, quality): &(NodeId, &Quality)| {
+            let Some(node) = program.nodes().get(id.index()) else { return 0.0 };
+            let flops = types.flops(program, node, &*self.operators);
+            Roofline::seconds_of(flops, bytes(program, node), device, quality)
+        };
+        nodes.iter().map(&mut of).collect()
     }
 }
 
@@ -284,7 +330,8 @@ pub(crate) fn alone(annotated: &Annotated, fleet: &Fleet, costs: &dyn CostModel)
     let seconds = row.into_iter().zip(Outside::of(program));
     let seconds = seconds.map(|(seconds, outside)| seconds.map(|seconds| seconds + outside.seconds(to, from)));
     let seconds: Vec<f64> = seconds.collect::<Option<_>>()?;
-    let mut names: HashSet<&str> = HashSet::with_capacity(seconds.len());
+    let mut names: foldhash::HashSet<&str> =
+        foldhash::HashSet::with_capacity_and_hasher(seconds.len(), Default::default());
     let sound = !seconds.is_empty()
         && seconds.iter().all(|seconds| *seconds >= 0.0)
         && seconds.iter().sum::<f64>().is_finite()

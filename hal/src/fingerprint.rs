@@ -67,6 +67,7 @@ impl Digest {
     /// The type, the shape, and a sample of the bytes: both ends, and pieces in between.
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
         self.bytes(tensor.dtype().name().as_bytes());
+        self.word(tensor.shape().len() as u64);
         tensor.shape().iter().for_each(|&size| self.word(size as u64));
         if tensor.dtype() == DType::String {
             for text in tensor.strings().unwrap_or_default() {
@@ -86,11 +87,20 @@ impl Digest {
         }
     }
 
+    /// Digests a value's content, or that it has none.
+    pub(crate) fn constant(&mut self, constant: Option<&Tensor>) {
+        self.word(u64::from(constant.is_some()));
+        if let Some(constant) = constant {
+            self.tensor(constant);
+        }
+    }
+
     pub(crate) fn node(&mut self, node: &Node) {
         self.bytes(node.name.as_bytes());
         self.bytes(node.operator.domain.as_bytes());
         self.bytes(node.operator.name.as_bytes());
         self.word(u64::from(node.operator.version));
+        self.word(node.operator.attributes.len() as u64);
         for (name, value) in &node.operator.attributes {
             self.bytes(name.as_bytes());
             self.attribute(value);
@@ -101,34 +111,57 @@ impl Digest {
         }
     }
 
+    /// The kind counts too: an integer and a float may have the same bits.
     fn attribute(&mut self, attribute: &Attribute) {
+        let mut begin = |kind: u64, count: usize| {
+            self.word(kind);
+            self.word(count as u64);
+        };
         match attribute {
-            Attribute::Int(value) => self.word(*value as u64),
-            Attribute::Float(value) => self.word(u64::from(value.to_bits())),
-            Attribute::String(text) => self.bytes(text),
-            Attribute::Tensor(tensor) => self.tensor(tensor),
-            Attribute::Graph(graph) => self.graph(graph),
+            Attribute::Int(value) => {
+                begin(1, 1);
+                self.word(*value as u64);
+            }
+            Attribute::Float(value) => {
+                begin(2, 1);
+                self.word(u64::from(value.to_bits()));
+            }
+            Attribute::String(text) => {
+                begin(3, 1);
+                self.bytes(text);
+            }
+            Attribute::Tensor(tensor) => {
+                begin(4, 1);
+                self.tensor(tensor);
+            }
+            Attribute::Graph(graph) => {
+                begin(5, 1);
+                self.graph(graph);
+            }
             Attribute::Ints(values) => {
-                self.word(values.len() as u64);
+                begin(6, values.len());
                 values.iter().for_each(|value| self.word(*value as u64));
             }
             Attribute::Floats(values) => {
-                self.word(values.len() as u64);
+                begin(7, values.len());
                 values.iter().for_each(|value| self.word(u64::from(value.to_bits())));
             }
             Attribute::Strings(texts) => {
-                self.word(texts.len() as u64);
+                begin(8, texts.len());
                 texts.iter().for_each(|text| self.bytes(text));
             }
             Attribute::Tensors(tensors) => {
-                self.word(tensors.len() as u64);
+                begin(9, tensors.len());
                 tensors.iter().for_each(|tensor| self.tensor(tensor));
             }
             Attribute::Graphs(graphs) => {
-                self.word(graphs.len() as u64);
+                begin(10, graphs.len());
                 graphs.iter().for_each(|graph| self.graph(graph));
             }
-            Attribute::Type(ty) => self.ty(ty),
+            Attribute::Type(ty) => {
+                begin(11, 1);
+                self.ty(ty);
+            }
         }
     }
 
@@ -139,17 +172,17 @@ impl Digest {
     fn graph(&mut self, graph: &Graph) {
         self.word(graph.nodes.len() as u64);
         graph.nodes.iter().for_each(|node| self.node(node));
+        self.word(graph.values.len() as u64);
         for value in &graph.values {
             self.bytes(value.name.as_bytes());
             self.ty(&value.ty);
-            if let Some(constant) = &value.constant {
-                self.tensor(constant);
-            }
+            self.constant(value.constant.as_ref());
         }
         for ids in [&graph.inputs, &graph.outputs] {
             self.word(ids.len() as u64);
             ids.iter().for_each(|id| self.word(u64::from(id.0)));
         }
+        self.word(graph.captures.len() as u64);
         for capture in &graph.captures {
             self.word(u64::from(capture.outer.0) << 32 | u64::from(capture.inner.0));
         }

@@ -421,9 +421,10 @@ impl Graph {
     /// `InvalidModel`, naming the value or node.
     pub fn check(&self) -> Result<()> {
         let invalid = |text: String| Err(Error::invalid_model(format!("graph '{}': {text}", self.name)));
-        let mut names = std::collections::HashSet::with_capacity(self.values.len());
+        let mut names: foldhash::HashSet<&str> =
+            foldhash::HashSet::with_capacity_and_hasher(self.values.len(), Default::default());
         for value in &self.values {
-            if !names.insert(&value.name) {
+            if !names.insert(&*value.name) {
                 return invalid(format!("the name '{}' is given to two values", value.name));
             }
         }

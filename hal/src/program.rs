@@ -63,7 +63,7 @@ impl ProgramValue {
 #[derive(Clone)]
 pub struct Program(Arc<Content>);
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Content {
     name: Arc<str>,
     values: Vec<ProgramValue>,
@@ -152,13 +152,20 @@ impl Program {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The program as a graph again, for a pass that rewrites it.
+    /// Returns the program as a graph again.
     #[must_use]
     pub fn to_graph(&self) -> Graph {
-        let values = self
-            .0
+        self.clone().into_graph()
+    }
+
+    /// Turns the program into a graph again, for a pass that rewrites it.
+    /// Nodes and constants are copied only where a clone of the program shares them.
+    #[must_use]
+    pub fn into_graph(self) -> Graph {
+        let content = Arc::try_unwrap(self.0).unwrap_or_else(|shared| Content::clone(&shared));
+        let values = content
             .values
-            .iter()
+            .into_iter()
             .map(|value| {
                 let dims = value
                     .shape
@@ -169,21 +176,12 @@ impl Program {
                         extent => Dim::Data { bound: size, extent },
                     })
                     .collect();
-                crate::graph::Value {
-                    name: value.name.clone(),
-                    ty: crate::graph::TensorType::new(value.dtype, dims),
-                    constant: value.constant.clone(),
-                }
+                let ty = crate::graph::TensorType::new(value.dtype, dims);
+                crate::graph::Value { name: value.name, ty, constant: value.constant }
             })
             .collect();
-        Graph {
-            name: self.0.name.clone(),
-            values,
-            nodes: self.0.nodes.clone(),
-            inputs: self.0.inputs.clone(),
-            outputs: self.0.outputs.clone(),
-            captures: vec![],
-        }
+        let Content { name, nodes, inputs, outputs, .. } = content;
+        Graph { name, values, nodes, inputs, outputs, captures: vec![] }
     }
 
     /// Name.
@@ -331,16 +329,16 @@ impl Content {
         let mut digest = Digest::new();
         digest.word(self.nodes.len() as u64);
         self.nodes.iter().for_each(|node| digest.node(node));
+        digest.word(self.values.len() as u64);
         for value in &self.values {
             digest.bytes(value.name.as_bytes());
             digest.bytes(value.dtype.name().as_bytes());
+            digest.word(value.shape.len() as u64);
             value.shape.iter().for_each(|&size| digest.word(size as u64));
             for extent in &value.extents {
                 digest.word(extent.map_or(u64::MAX, |id| u64::from(id.0)));
             }
-            if let Some(constant) = &value.constant {
-                digest.tensor(constant);
-            }
+            digest.constant(value.constant.as_ref());
         }
         for ids in [&self.inputs, &self.outputs] {
             digest.word(ids.len() as u64);
@@ -441,10 +439,17 @@ mod tests {
         assert!(program.is(&program.clone()) && !program.is(&alike));
         assert_eq!(program.fingerprint(), alike.fingerprint());
         type Change = fn(&mut Graph);
-        let changes: [Change; 6] = [
+        // An integer of the same bits as a float is another attribute.
+        fn attribute(value: crate::Attribute) -> Operator {
+            Operator::new("Relu", 14).with("alpha", value)
+        }
+        let changes: [Change; 9] = [
             |graph| graph.nodes[0].name = "other".into(),
             |graph| graph.nodes[0].operator.version = 13,
             |graph| graph.nodes[0].operator = graph.nodes[0].operator.clone().with("alpha", crate::Attribute::Int(1)),
+            |graph| graph.nodes[0].operator = attribute(crate::Attribute::Int(0x3f80_0000)),
+            |graph| graph.nodes[0].operator = attribute(crate::Attribute::Float(1.0)),
+            |graph| graph.nodes[0].operator = attribute(crate::Attribute::Ints(vec![1])),
             |graph| graph.values[1].ty = TensorType::exact(DType::F32, &[5]),
             |graph| graph.values[4].constant = Some(Tensor::from_vec(&[4], vec![2.0f32; 4]).unwrap()),
             |graph| graph.outputs.swap(0, 1),

@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Times hetero beside ONNX Runtime and OpenVINO: `bench.py HETERO REFERENCES OUT [--taken] [NAME...]`; see models.py for the folders.
+"""Times hetero beside ONNX Runtime and OpenVINO: `bench.py HETERO REFERENCES OUT [--taken] [--beside OTHER] [NAME...]`.
+
+models.py says what lies in the folders. With `--beside`, another build of hetero runs in the same turns, and the geometric mean of the ratios is
+printed: what a change has done to speed.
 
 All run the same model on the same input, in turn: ROUNDS times each runs for BLOCK seconds without a pause, of which the second half counts; a
 figure is the median of the rounds' ratios. (On a virtual machine a core that wakes up may share a physical core with the other for some tenths of a
@@ -7,7 +10,9 @@ second, and threads that spin while idle do not see that; hence the first half.)
 row above 8 % is measured again, twice at most. With `--taken` another process holds one core all the time.
 Writes OUT.json and OUT.md.
 """
+import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -38,9 +43,8 @@ def seconds_of(pid):
 
 
 class Hetero:
-    name = "hetero"
-
-    def __init__(self, hetero, folder, ports, threads):
+    def __init__(self, name, hetero, folder, ports, threads):
+        self.name = name
         source = os.path.join(folder, "case_0")
         command = [hetero, "run", "--device", "cpu:0", os.path.join(folder, "model.onnx"), "--threads", str(threads), "--on-request"]
         for port, stem in ports["inputs"].items():
@@ -97,13 +101,15 @@ class OpenVino(Library):
         self.request.infer(self.feeds, share_inputs=True)
 
 
-def measure(hetero, folder, threads, taken):
+def measure(hetero, folder, threads, taken, beside):
     with open(os.path.join(folder, "names.json")) as file:
         ports = json.load(file)
     source, model = os.path.join(folder, "case_0"), os.path.join(folder, "model.onnx")
     feeds = {port: np.load(os.path.join(source, stem) + ".npy") for port, stem in ports["inputs"].items()}
-    ours = Hetero(hetero, folder, ports, threads)
-    runners = [ours, OnnxRuntime(model, feeds, threads)]
+    ours = Hetero("hetero", hetero, folder, ports, threads)
+    other_build = [Hetero("beside", beside, folder, ports, threads)] if beside else []
+    children = [ours, *other_build]
+    runners = [*children, OnnxRuntime(model, feeds, threads)]
     try:
         runners.append(OpenVino(model, feeds, threads))
     except Exception as error:
@@ -111,7 +117,8 @@ def measure(hetero, folder, threads, taken):
     other = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if taken else None
     counts = [max(LEAST, int(BLOCK * 1e3 / statistics.median(runner.block(3)))) for runner in runners]
     times = [[] for _ in runners]
-    began, (busy, own), mine = time.time(), jiffies(), seconds_of(ours.process.pid)
+    children_seconds = lambda: sum(seconds_of(child.process.pid) for child in children)
+    began, (busy, own), mine = time.time(), jiffies(), children_seconds()
     for number in range(ROUNDS):
         # Who comes first changes.
         order = list(range(len(runners)))
@@ -120,9 +127,10 @@ def measure(hetero, folder, threads, taken):
             block = runners[index].block(counts[index])
             times[index].append(statistics.median(block[len(block) // 2:]))
     (busy_end, own_end), wall = jiffies(), time.time() - began
-    spent = own_end - own + seconds_of(ours.process.pid) - mine + (wall if taken else 0)
+    spent = own_end - own + children_seconds() - mine + (wall if taken else 0)
     foreign = max(0.0, busy_end - busy - spent) / (wall * os.cpu_count()) * 100
-    ours.close()
+    for child in children:
+        child.close()
     if other:
         other.kill()
         other.wait()
@@ -135,26 +143,36 @@ def measure(hetero, folder, threads, taken):
 
 
 def main():
-    arguments = [a for a in sys.argv[1:] if a != "--taken"]
-    taken = "--taken" in sys.argv
-    hetero, references, out = arguments[:3]
-    names = arguments[3:] or [n for n in sorted(os.listdir(references)) if not n.endswith("_original")]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--taken", action="store_true")
+    parser.add_argument("--beside")
+    for name in ("hetero", "references", "out"):
+        parser.add_argument(name)
+    parser.add_argument("names", nargs="*")
+    given = parser.parse_args()
+    taken, beside, hetero, references, out = given.taken, given.beside, given.hetero, given.references, given.out
+    names = given.names or [n for n in sorted(os.listdir(references)) if not n.endswith("_original")]
     columns = ["model", "threads", "hetero ms", "ONNX Runtime ms", "OpenVINO ms", "hetero ÷ ONNX Runtime", "hetero ÷ OpenVINO", "foreign CPU %"]
+    columns += ["÷ other build"] if beside else []
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     print("\n".join(lines), flush=True)
     rows = []
     for name in names:
         for threads in (2,) if taken else (1, 2):
             for _ in range(3):
-                found = measure(hetero, os.path.join(references, name), threads, taken)
+                found = measure(hetero, os.path.join(references, name), threads, taken, beside)
                 if found["foreign_cpu_percent"] <= FOREIGN:
                     break
             rows.append(found)
             number = lambda key: f"{found[key]:.2f}" if key in found else "-"
             cells = [name, str(threads), number("hetero_ms"), number("onnxruntime_ms"), number("openvino_ms")]
             cells += [number("ratio_onnxruntime"), number("ratio_openvino"), f"{found['foreign_cpu_percent']:.1f}"]
+            cells += [f"{found['ratio_beside']:.3f}"] if beside else []
             lines.append("| " + " | ".join(cells) + " |")
             print(lines[-1], flush=True)
+    if beside:
+        mean = math.exp(statistics.fmean(math.log(row["ratio_beside"]) for row in rows))
+        print(f"geometric mean of the ratios to the other build: {mean:.4f}")
     versions = {"onnxruntime": onnxruntime.__version__, "openvino": openvino.__version__}
     with open(out + ".json", "w") as file:
         json.dump({"versions": versions, "core_taken": taken, "rows": rows}, file, indent=1)

@@ -17,6 +17,7 @@ mod source;
 mod steps;
 mod workspace;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -139,6 +140,10 @@ enum Bench {
         /// Another process holds one core meanwhile.
         #[arg(long)]
         taken: bool,
+        /// Another build of `hetero`, such as one from before a change, that runs in the same
+        /// turns.
+        #[arg(long)]
+        beside: Option<PathBuf>,
         /// Models; without names, all.
         names: Vec<String>,
     },
@@ -229,7 +234,9 @@ fn main() -> ExitCode {
         Task::Docs { api: true } => steps::write_api(&workspace),
         Task::Docs { api: false } => steps::docs(&workspace),
         Task::Prose { folder } => prose::prose(&workspace, folder.as_deref()),
-        Task::Bench { what: Bench::Models { taken, names } } => steps::bench(&workspace, &names, taken),
+        Task::Bench { what: Bench::Models { taken, beside, names } } => {
+            steps::bench(&workspace, &names, taken, beside.as_deref())
+        }
         Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
         Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
         Task::Bench { what: Bench::Placement { seconds, cuts, seed, names } } => {

@@ -1,9 +1,10 @@
 //! Common subexpressions: of equal nodes, the first stays and the others' readers read it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 
+use foldhash::HashMap;
+use foldhash::fast::RandomState;
 use hetero_hal::{Graph, Node, Result, ValueId};
 
 use super::{Pass, PassContext};
@@ -25,7 +26,8 @@ impl Pass for CommonSubexpressions {
         // Candidates agree in what is cheap to hash: of each hash the last one, and of each node
         // the one before it.
         // The rest is compared.
-        let mut seen: HashMap<u64, usize> = HashMap::with_capacity(nodes.len());
+        let mut seen: HashMap<u64, usize> = HashMap::with_capacity_and_hasher(nodes.len(), RandomState::default());
+        let hashes = RandomState::default();
         let mut before: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
         for node in nodes {
             let moved = node.uses().any(|id| renamed[id.index()] != id);
@@ -33,15 +35,13 @@ impl Pass for CommonSubexpressions {
             let pure = context.operators.find(&node.operator).is_some_and(|d| d.deterministic);
             let mut last = None;
             if pure && node.subgraphs().next().is_none() {
-                let mut hasher = DefaultHasher::new();
-                (&node.operator.domain, &node.operator.name, &node.inputs).hash(&mut hasher);
                 let equal = |other: &Node| {
                     other.operator == node.operator
                         && other.inputs == node.inputs
                         && other.outputs.len() == node.outputs.len()
                         && other.outputs.iter().zip(&node.outputs).all(|(a, b)| a.is_some() == b.is_some())
                 };
-                let slot = seen.entry(hasher.finish());
+                let slot = seen.entry(hashes.hash_one((&node.operator.domain, &node.operator.name, &node.inputs)));
                 last = match &slot {
                     Entry::Occupied(known) => Some(*known.get()),
                     Entry::Vacant(_) => None,

@@ -39,14 +39,15 @@ pub fn standard() -> Vec<Box<dyn Pass>> {
 ///
 /// # Errors
 /// What the first failing pass says.
-pub fn run(program: &Program, passes: &[Box<dyn Pass>], context: &PassContext<'_>) -> Result<Program> {
-    let mut graph = program.to_graph();
+pub fn run(program: Program, passes: &[Box<dyn Pass>], context: &PassContext<'_>) -> Result<Program> {
+    let extents = program.extents().to_vec();
+    let mut graph = program.into_graph();
     for pass in passes {
         let before = graph.nodes.len();
         pass.run(&mut graph, context)?;
         tracing::debug!(pass = pass.name(), before, after = graph.nodes.len(), "pass");
     }
-    Program::new(graph, program.extents().to_vec())
+    Program::new(graph, extents)
 }
 
 #[cfg(test)]
@@ -98,7 +99,7 @@ pub(crate) mod tests {
     /// Runs the standard passes and checks that the oracle gives the same before and after.
     pub(crate) fn rewritten(program: &Program) -> Program {
         let context = PassContext { operators: &Standard, memory_limit: 1 << 20 };
-        let after = run(program, &standard(), &context).unwrap();
+        let after = run(program.clone(), &standard(), &context).unwrap();
         let inputs: Vec<Tensor> = program
             .inputs()
             .iter()

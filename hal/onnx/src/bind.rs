@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use hetero_hal::{Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
@@ -167,7 +168,7 @@ fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeM
 }
 
 /// Replaces each `If` whose condition is known by the branch that it takes.
-fn take_known_branches(graph: &mut Graph, known: &std::collections::HashMap<ValueId, Tensor>) -> bool {
+fn take_known_branches(graph: &mut Graph, known: &HashMap<ValueId, Tensor>) -> bool {
     let mut changed = false;
     let nodes = std::mem::take(&mut graph.nodes);
     for node in nodes {
@@ -182,7 +183,7 @@ fn take_known_branches(graph: &mut Graph, known: &std::collections::HashMap<Valu
     changed
 }
 
-fn known_branch(graph: &Graph, node: &Node, known: &std::collections::HashMap<ValueId, Tensor>) -> Option<Arc<Graph>> {
+fn known_branch(graph: &Graph, node: &Node, known: &HashMap<ValueId, Tensor>) -> Option<Arc<Graph>> {
     if !node.operator.is("If") {
         return None;
     }
@@ -234,7 +235,7 @@ fn splice(graph: &mut Graph, node: &Node, branch: &Graph) {
 }
 
 /// Values that shapes alone decide become constants, and nodes that compute nothing else go.
-fn settle(graph: &mut Graph, known: std::collections::HashMap<ValueId, Tensor>) {
+fn settle(graph: &mut Graph, known: HashMap<ValueId, Tensor>) {
     for (id, content) in known {
         graph.values[id.index()].constant = Some(content);
     }

@@ -3,8 +3,7 @@
 //! Values that shapes alone decide (`Shape` of a known shape, and arithmetic on it) are computed on the way, because later shapes
 //! depend on them. A size that depends on data gets a bound from its rule, and an extent from here.
 
-use std::collections::HashMap;
-
+use foldhash::HashMap;
 use hetero_hal::{
     Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node, OperatorSet, Tensor,
     TensorType, ValueId, element_count,

