@@ -204,7 +204,7 @@ mod tests {
         let groups = Tiling { size, placement }.cut(&mut graph).unwrap();
         let context = PassContext { operators: &Standard, memory_limit: 1 << 20 };
         let program = Program::new(graph, vec![]).unwrap();
-        (super::super::run(&program, &super::super::standard(), &context).unwrap(), groups)
+        (super::super::run(program, &super::super::standard(), &context).unwrap(), groups)
     }
 
     #[test]
