@@ -22,9 +22,8 @@ impl Pass for CommonSubexpressions {
         graph.outputs.iter().for_each(|id| published[id.index()] = true);
         let nodes = std::mem::take(&mut graph.nodes);
         graph.nodes.reserve(nodes.len());
-        // Candidates agree in what is cheap to hash: of each hash the last one, and of each node
-        // the one before it.
-        // The rest is compared.
+        // Candidates agree in what is cheap to hash, and the rest is compared.
+        // `seen` has the last node of each hash, and `before` the candidate in front of each node.
         let mut seen: HashMap<u64, usize> = HashMap::with_capacity(nodes.len());
         let mut before: Vec<Option<usize>> = Vec::with_capacity(nodes.len());
         for node in nodes {
@@ -47,7 +46,7 @@ impl Pass for CommonSubexpressions {
                     Entry::Vacant(_) => None,
                 };
                 let candidates = std::iter::successors(last, |&index| before[index]);
-                // The first of them.
+                // The first of the candidates stays.
                 let first = candidates.filter(|&index| equal(&graph.nodes[index])).last();
                 match first {
                     Some(first) if !node.outputs.iter().flatten().any(|id| published[id.index()]) => {
