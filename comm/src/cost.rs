@@ -1,4 +1,4 @@
-//! What a profile says that transfers take.
+//! The costs of transfers, as a profile tells them.
 
 use std::time::Duration;
 
@@ -6,23 +6,25 @@ use hetero_hal::{DeviceId, DeviceInfo, Edge, Topology};
 
 use crate::profile::{DeviceProfile, LinkProfile, Profile, Usability};
 
-/// Name of [`ZeroCopy`](crate::ZeroCopy).
+/// The name of [`ZeroCopy`](crate::ZeroCopy).
 pub(crate) const IN_PLACE: &str = "zero-copy";
 
-/// The cheapest way for some bytes.
+/// The cheapest way for a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice<'a> {
-    /// Name of the transport.
+    /// The name of the transport.
     pub transport: &'a str,
-    /// Seconds that it is expected to take.
+    /// The seconds that it is expected to take.
     pub seconds: f64,
 }
 
 impl LinkProfile {
-    /// Seconds that so many bytes are expected to take; `None` where nothing was measured.
+    /// Returns the seconds that `bytes` bytes are expected to take, or `None` where nothing was
+    /// measured.
     ///
-    /// Linear between the measured sizes, constant below the smallest, and above the largest as steep as between the last two. More bytes never
-    /// take less, and one size that was measured wrongly moves nothing but itself.
+    /// The estimate is linear between the measured sizes, constant below the smallest, and above
+    /// the largest as steep as between the last two.
+    /// More bytes never take less, and one size that was measured wrongly moves nothing but itself.
     #[must_use]
     pub fn seconds(&self, bytes: u64) -> Option<f64> {
         let points = self.points();
@@ -34,15 +36,17 @@ impl LinkProfile {
         let above = points.iter().position(|point| bytes <= point.0);
         let (start, end) = match (above, points.len()) {
             (Some(index), _) => (points[index - 1], points[index]),
-            // Of a single size, it is safe to say that twice as much takes at most twice as long.
+            // With a single size, it is safe to say that twice as many bytes take at most twice as
+            // long.
             (None, 1) => ((0.0, 0.0), (last.0.max(1.0), last.1)),
             (None, count) => (points[count - 2], *last),
         };
         Some(start.1 + (bytes - start.0) * ((end.1 - start.1) / (end.0 - start.0)))
     }
 
-    /// Sizes and seconds, both growing: each median replaced by that of it and its neighbours, which leaves growing ones as they are, and
-    /// then by the largest so far.
+    /// Returns sizes and seconds, both growing.
+    /// Each median is replaced by the median of it and its neighbours, which leaves growing ones as
+    /// they are, and then by the largest so far.
     fn points(&self) -> Vec<(f64, f64)> {
         let median = |index: usize| self.samples.get(index).map(|sample| sample.seconds.median);
         let mut largest = 0.0f64;
@@ -50,7 +54,8 @@ impl LinkProfile {
             let own = sample.seconds.median;
             let smoothed = match (index.checked_sub(1).and_then(median), median(index + 1)) {
                 (Some(before), Some(behind)) => own.clamp(before.min(behind), before.max(behind)),
-                // The smallest size takes no longer than the longer of the next two, of which one may be wrong.
+                // The smallest size takes no longer than the longer of the next two, of which one
+                // may be wrong.
                 (None, Some(behind)) => own.min(median(index + 2).map_or(behind, |next| next.max(behind))),
                 _ => own,
             };
@@ -66,18 +71,23 @@ impl Profile {
         self.links.iter().filter(move |link| link.from == *from && link.to == *to)
     }
 
-    /// The transport that takes the least from one device to another (or from and to [`host_id`](crate::host_id)), and how long; the first in the profile of
-    /// equal ones. `None` where none was measured.
+    /// Returns the transport that takes the least from one device to another (or from and to
+    /// [`host_id`](crate::host_id)), and how long it takes.
+    /// Of equal ones, it is the first in the profile.
+    /// Returns `None` where none was measured.
     #[must_use]
     pub fn cheapest(&self, from: &DeviceId, to: &DeviceId, bytes: u64) -> Option<Choice<'_>> {
-        // Not `min_by` over borrowed ids: the choice outlives them.
+        // This is not `min_by` over borrowed ids, as the choice outlives them.
         let ways = self.links.iter().filter(|link| link.from == *from && link.to == *to);
         ways.filter_map(|link| Some(Choice { transport: &link.transport, seconds: link.seconds(bytes)? }))
             .min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
-    /// The transport that is to be used rather than handing over in place, where in place was measured and takes over a tenth more, which is what measurements
-    /// differ by: the cheapest one, and in place. `None` where in place is best, or was not measured.
+    /// Returns the transport that is to be used in place of a hand-over in place, together with the
+    /// hand-over in place.
+    /// That is the cheapest transport, where the hand-over in place was measured and takes over a
+    /// tenth longer; measurements differ by a tenth.
+    /// Returns `None` where handing over in place is best, or was not measured.
     #[must_use]
     pub fn rather_copied(&self, from: &DeviceId, to: &DeviceId, bytes: u64) -> Option<(Choice<'_>, Choice<'_>)> {
         let link = self.links.iter().find(|link| link.from == *from && link.to == *to && link.transport == IN_PLACE)?;
@@ -86,11 +96,15 @@ impl Profile {
         (best.transport != IN_PLACE && best.seconds * 1.1 < in_place.seconds).then_some((best, in_place))
     }
 
-    /// The edge with the latency and bandwidth of the cheapest transports; as it was where nothing was measured.
+    /// Returns the edge with the latency and bandwidth of the cheapest transports, or the edge as
+    /// it was where nothing was measured.
     ///
-    /// The latency is what the smallest size takes. The bandwidth is what the larger half of the sizes takes beyond that, by the median, and
-    /// infinite where they take no longer. A link is measured with the least piece of work on the sender; in a plan that has run a program, so its
-    /// [`launch`](crate::DeviceProfile::launch) comes on top.
+    /// The latency is the time of the smallest size.
+    /// The bandwidth is the median over the larger half of the sizes, by their time beyond the
+    /// latency; it is infinite where they take no longer.
+    /// A link is measured with the least piece of work on the sender.
+    /// In a plan the sender has run a program, so its [`launch`](crate::DeviceProfile::launch)
+    /// comes on top.
     #[must_use]
     pub fn edge(&self, from: &DeviceId, to: &DeviceId, edge: Edge) -> Edge {
         let mut sizes: Vec<u64> =
@@ -101,7 +115,7 @@ impl Profile {
         let Some(latency) = sizes.first().and_then(seconds) else { return edge };
         let rates = sizes[sizes.len() / 2..].iter().filter_map(|bytes| {
             let beyond = seconds(bytes)? - latency;
-            // A tenth more is within what measurements differ by.
+            // A tenth more is within the difference between measurements.
             Some(if beyond > latency * 0.1 { *bytes as f64 / beyond } else { f64::INFINITY })
         });
         let mut rates: Vec<f64> = rates.collect();
@@ -111,8 +125,10 @@ impl Profile {
         Edge { latency: Duration::try_from_secs_f64(latency + launch).ok(), bandwidth, ..edge }
     }
 
-    /// Fills in the edges between these devices and between them and the host ([`host_id`](crate::host_id)), as [`Profile::edge`] does, and says
-    /// for which of them the profile could be used. Edges of one that it does not fit stay as they are.
+    /// Fills in the edges between these devices and between them and the host
+    /// ([`host_id`](crate::host_id)), as [`Profile::edge`] does.
+    /// Returns for each device whether the profile could be used.
+    /// Edges of a device that the profile does not fit stay as they are.
     pub fn apply(&self, devices: &[&DeviceInfo], topology: &mut Topology) -> Vec<(DeviceId, Usability)> {
         let said: Vec<_> = devices.iter().map(|info| (info.id.clone(), self.usability(info))).collect();
         let usable = || said.iter().filter(|(_, usability)| *usability == Usability::Fits).map(|(id, _)| id);
@@ -210,7 +226,7 @@ mod tests {
         assert_eq!(topology.edge(&infos[1].id, &infos[2].id), Edge::default());
     }
 
-    /// A driver that does the least piece of work on the host, and a program on its chip.
+    /// The driver does the least piece of work on the host, and a program on its chip.
     #[test]
     fn who_runs_a_program_before_it_hands_over_takes_longer_than_the_link_alone() {
         let spread = |median: f64| Spread { median, deviation: 0.0, count: 5 };
@@ -250,7 +266,7 @@ mod tests {
             bytes.sort_unstable();
             let seconds: Vec<f64> = bytes.iter().map(|&bytes| profile.links[0].seconds(bytes).unwrap()).collect();
             prop_assert!(seconds.iter().all(|value| value.is_finite() && *value >= 0.0));
-            // A rounding error apart.
+            // The order holds but for a rounding error.
             prop_assert!(seconds.windows(2).all(|pair| pair[0] <= pair[1] * (1.0 + 1e-12) + 1e-300));
             let edge = profile.edge(&DeviceId::new("a", 0), &DeviceId::new("b", 0), Edge::default());
             prop_assert!(edge.latency.is_some() && edge.bandwidth.is_some_and(|rate| rate > 0.0));
@@ -260,7 +276,7 @@ mod tests {
         fn a_wild_size_moves_no_edge_far(wild in 1usize..8, factor in prop::sample::select(vec![1e-3, 0.1, 10.0, 1e3])) {
             let sizes: Vec<u64> = (0..8).map(|step| 4096 << (2 * step)).collect();
             let mut samples: Vec<_> = sizes.iter().map(|&bytes| (bytes, 1e-5 + bytes as f64 / 4e9)).collect();
-            // The smallest is the latency itself.
+            // The smallest size is the latency itself.
             samples[wild].1 *= factor;
             let link = link("a:0", "b:0", "staged", &samples);
             for &bytes in sizes.iter().take(7) {

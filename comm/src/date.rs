@@ -1,13 +1,15 @@
-//! Dates as profiles write them.
+//! Dates in the form in which profiles write them.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// A moment in UTC as RFC 3339 writes it, to the second: `2026-11-25T18:55:46Z`. Moments before 1970 count as its beginning.
+/// Returns a moment in UTC as RFC 3339 writes it, to the second: `2026-11-25T18:55:46Z`.
+/// Moments before 1970 count as its beginning.
 ///
-/// The calendar is Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day is their last.
+/// The calendar is Howard Hinnant's `civil_from_days`: years begin in March, so that the leap day
+/// is their last.
 pub(crate) fn rfc3339(moment: SystemTime) -> String {
     let seconds = moment.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    // The last second of the year 9999, the largest that the standard writes.
+    // This is the last second of the year 9999, the largest that the standard writes.
     let seconds = seconds.min(253_402_300_799);
     let (days, time) = (seconds / 86_400, seconds % 86_400);
     let days = days + 719_468;
@@ -21,7 +23,8 @@ pub(crate) fn rfc3339(moment: SystemTime) -> String {
     format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", time / 3600, time / 60 % 60, time % 60)
 }
 
-/// Does a text look like a date? It is shown to people, so that it must not hold anything else.
+/// Tells whether a text looks like a date.
+/// The text is shown to people, so that it must not hold anything else.
 pub(crate) fn plausible(text: &str) -> bool {
     (10..=40).contains(&text.len()) && text.chars().all(|c| c.is_ascii_digit() || "-:.+TZ".contains(c))
 }

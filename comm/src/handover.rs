@@ -1,13 +1,19 @@
-//! Handing a tensor over and back: from the CPU to a device and to the CPU again, with a kernel in between that does next to nothing.
+//! Handing a tensor over and back: from the CPU to a device and to the CPU again, with a kernel in
+//! between that does next to nothing.
 //!
-//! Three ways are timed in turn, in the same loop, so that whatever else the machine does meets all of them:
+//! Three ways are timed in turn, in the same loop, so that other load of the machine meets all of
+//! them:
 //!
-//! - **In place**: CPU and device import the same pages. The host writes a number, [`Queue::run`](hetero_hal::Queue::run) has the device add 1 to it, the host reads it.
-//! - **Staged**: the host's bytes are written into memory of the device's own, the same kernel runs there, all bytes are read back.
-//! - **The driver's own launch**: the same kernel on the same pages, through the driver's interface alone; see [`DriverLaunch`].
+//! - **In place**: CPU and device import the same pages.
+//!   The host writes a number, [`Queue::run`](hetero_hal::Queue::run) makes the device add 1 to it,
+//!   and the host reads it.
+//! - **Staged**: the host's bytes are written into memory of the device's own, the same kernel runs
+//!   there, and all bytes are read back.
+//! - **The driver's own launch**: the same kernel on the same pages, through the driver's interface
+//!   alone; see [`DriverLaunch`].
 //!
-//! The kernel is not quite empty, as an empty one could be skipped and would prove nothing: one work item adds 1 to the first word, and every
-//! round looks whether it did.
+//! The kernel is not quite empty, as an empty one could be skipped and would prove nothing.
+//! One work item adds 1 to the first word, and every round checks that it did.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -22,20 +28,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::host::HostPages;
 
-/// Name of the kernel's entry.
+/// The name of the kernel's entry.
 pub const INCREMENT: &str = "increment";
-/// Rounds of each way at a time.
+/// The number of rounds of each way at a time.
 const CHUNK: usize = 50;
-/// Rounds before each chunk whose time does not count: what the other ways leave in caches and threads is theirs.
+/// The number of rounds before each chunk whose time does not count: the other ways have left
+/// caches and threads as they used them.
 const WARM_UP: usize = 5;
-/// Time for one size may be so many times as long where launches wander, as threads of a driver's own make them.
+/// The factor by which the time for one size may grow where launches wander, as a driver's own
+/// threads make them do.
 const LONGEST: u32 = 8;
-/// Microseconds that the difference of ours and the driver's own launch is to be known to: the standard error of the chunks' medians.
+/// The precision in microseconds to which the difference between our launch and the driver's own is
+/// to be known: the standard error of the chunks' medians.
 const KNOWN_TO: f64 = 1.0;
-/// When a device is given up.
+/// The time after which a device is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The source of the kernel that adds 1 to the first word of its only binding; `None` in a format that it is not written in.
+/// Returns the source of the kernel that adds 1 to the first word of its only binding, or `None`
+/// for a format that it is not written in.
 #[must_use]
 pub fn increment_kernel(format: KernelFormat) -> Option<&'static str> {
     match format {
@@ -48,52 +58,55 @@ pub fn increment_kernel(format: KernelFormat) -> Option<&'static str> {
     }
 }
 
-/// The same kernel through a driver's own interface, without hetero: what a hand-over cannot be quicker than.
+/// The same kernel through a driver's own interface, without hetero: a hand-over cannot be quicker
+/// than this launch.
 pub trait DriverLaunch {
-    /// Makes all ready that launches on these pages need, in place where the driver imports host memory.
+    /// Prepares all that launches on these pages need, in place where the driver imports host
+    /// memory.
     ///
     /// # Errors
-    /// The driver's.
+    /// The errors of the driver.
     fn bind(&mut self, pages: &HostMemory) -> Result<()>;
 
     /// Launches the kernel, and waits for its end.
     ///
     /// # Errors
-    /// The driver's.
+    /// The errors of the driver.
     fn launch(&mut self) -> Result<()>;
 }
 
-/// How much is measured.
+/// The extent of the measurement.
 #[derive(Clone, Copy, Debug)]
 pub struct HandoverOptions {
-    /// Rounds in place at least, whatever time they take; as many launches of the driver's own.
+    /// The least number of rounds in place, whatever time they take; the driver's own launches are
+    /// as many.
     pub rounds: usize,
-    /// Staged rounds at least, whatever time they take.
+    /// The least number of staged rounds, whatever time they take.
     pub staged_rounds: usize,
-    /// Time for one size, which is used up, and up to eight times of it where launches wander.
+    /// The time for one size, which is used up, and up to eight times of it where launches wander.
     pub time: Duration,
 }
 
 impl Default for HandoverOptions {
-    /// 1000 rounds, 30 staged ones, a second and a half.
+    /// Returns 1000 rounds, 30 staged ones, and a second and a half.
     fn default() -> Self {
         HandoverOptions { rounds: 1000, staged_rounds: 30, time: Duration::from_millis(1500) }
     }
 }
 
-/// What one way took, in microseconds.
+/// The time of one way, in microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Latency {
-    /// Half of the rounds took no longer.
+    /// The median: half of the rounds took no longer.
     pub p50: f64,
-    /// 99 of 100 rounds took no longer.
+    /// The 99th percentile: 99 of 100 rounds took no longer.
     pub p99: f64,
-    /// Rounds.
+    /// The number of rounds.
     pub rounds: usize,
 }
 
 impl Latency {
-    /// Of these times, by nearest rank; `None` where there is none.
+    /// Returns the latency of these times, by nearest rank, or `None` where there is none.
     #[must_use]
     pub fn of(times: &mut [Duration]) -> Option<Latency> {
         times.sort_unstable();
@@ -105,34 +118,41 @@ impl Latency {
     }
 }
 
-/// What handing over and back took, for one device and size.
+/// The times of handing over and back, for one device and size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Handover {
-    /// The device.
+    /// The device's id.
     pub device: String,
-    /// Bytes of the tensor.
+    /// The bytes of the tensor.
     pub bytes: usize,
-    /// In place; `None` where the device does not import host memory.
+    /// The time in place; `None` where the device does not import host memory.
     pub in_place: Option<Latency>,
-    /// The driver's own launch.
+    /// The time of the driver's own launch.
     pub driver: Latency,
-    /// Staged.
+    /// The time of the staged way.
     pub staged: Latency,
-    /// Bytes that each staged round copies; a round in place copies none.
+    /// The bytes that each staged round copies; a round in place copies none.
     pub staged_bytes: usize,
-    /// Where the pages begin that CPU and device both work on, and where the host saw the device's write; `None` where nothing is in place.
+    /// The address at which the pages begin that CPU and device both work on, and at which the host
+    /// saw the device's write.
+    /// `None` where nothing is in place.
     pub address: Option<usize>,
-    /// Bytes that the device allocated in order to import the pages, where it counts them.
+    /// The bytes that the device allocated in order to import the pages, where it counts them.
     pub import_bytes: Option<u64>,
-    /// Percent of the machine's processors that other processes used meanwhile; `None` where the system does not tell.
+    /// The percentage of the machine's processors that other processes used meanwhile; `None` where
+    /// the system does not tell.
     pub foreign_percent: Option<f64>,
 }
 
-/// Measures one size, a multiple of 4 bytes, on a device beside `cpu`, which has to import host memory. The first rounds in place prove what they claim: the
-/// host writes through the CPU's buffer and finds the device's write at the pages' own address, with every other byte as it was.
+/// Measures one size, a multiple of 4 bytes, on a device beside `cpu`, which has to import host
+/// memory.
+/// The first rounds in place prove what they claim: the host writes through the CPU's buffer and
+/// finds the device's write at the pages' own address, with every other byte as it was.
 ///
 /// # Errors
-/// `Unsupported` for a device that takes the kernel in no known format, `Internal` for one that computes something else, and the devices' own.
+/// `Unsupported` for a device that takes the kernel in no known format.
+/// `Internal` for a device that computes something else.
+/// Otherwise the errors of the devices.
 pub fn measure_handover(
     cpu: &Arc<dyn Device>,
     device: &Arc<dyn Device>,
@@ -195,7 +215,7 @@ pub fn measure_handover(
     {
         let (first, first_driver) = (times.len(), driver_times.len());
         for round in 0..WARM_UP + CHUNK {
-            // Who comes first changes.
+            // The order of the two ways changes from round to round.
             let early = if round % 2 == 1 { Some(once_driver()?) } else { None };
             let ours = in_place.as_ref().map(&mut once_in_place).transpose()?;
             let bare = early.map_or_else(&mut once_driver, Ok)?;
@@ -206,7 +226,8 @@ pub fn measure_handover(
         }
         above
             .extend(median(&times[first..]).zip(median(&driver_times[first_driver..])).map(|(ours, bare)| ours - bare));
-        // A large one takes as long as hundreds of the others, and is as many times less often run.
+        // A large staged round takes as long as hundreds of the others, and is run as many times
+        // less often.
         let chunk = Instant::now();
         once_staged(7)?;
         for round in 0..CHUNK {
@@ -231,36 +252,40 @@ pub fn measure_handover(
     })
 }
 
-/// Bytes: 4 KiB to 64 MiB.
+/// The usual sizes in bytes: 4 KiB to 64 MiB.
 const USUAL_SIZES: [usize; 8] = [4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 4 << 20, 16 << 20, 64 << 20];
-/// Rows that others disturbed are measured again, so often in all.
+/// The number of times in all that a row which others disturbed is measured.
 const ATTEMPTS: usize = 3;
-/// Percent of the processors that others may use.
+/// The percentage of the processors that others may use.
 const FOREIGN_PERCENT: f64 = 8.0;
 
-/// A [`Handover`] with what its device is.
+/// A [`Handover`] with the description of its device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct HandoverRow {
-    /// What was measured.
+    /// The measurement.
     #[serde(flatten)]
     pub handover: Handover,
     /// The device's name, as its driver tells it.
     pub name: String,
-    /// Who made it.
+    /// The vendor, who made the device.
     pub vendor: String,
     /// The driver's version.
     pub driver_version: String,
-    /// Is it a simulator or an emulator?
+    /// Whether the device is a simulator or an emulator.
     pub emulated: bool,
-    /// How often it was measured, as others had used the processors; the last time counts.
+    /// The number of times that it was measured, as others had used the processors; the last time
+    /// counts.
     pub attempts: usize,
 }
 
-/// Measures devices that a driver has found, with each of these sizes, in bytes, or 4 KiB to 64 MiB where there are none: see [`measure_handover`]. `bare` makes what launches through
-/// the driver's own interface. Writes a line of JSON for each [`HandoverRow`] as soon as it is there.
+/// Measures devices that a driver has found, with each of these sizes in bytes, or with 4 KiB to 64
+/// MiB where there are none; see [`measure_handover`].
+/// `bare` makes the [`DriverLaunch`] of a device.
+/// Writes a line of JSON for each [`HandoverRow`] as soon as it is there.
 ///
 /// # Errors
-/// As [`measure_handover`] and [`Driver::open`]; `Internal` where a line cannot be written.
+/// The errors of [`measure_handover`] and [`Driver::open`].
+/// `Internal` where a line cannot be written.
 pub fn measure_handovers(
     cpu: &Arc<dyn Device>,
     driver: &dyn Driver,
@@ -299,12 +324,12 @@ pub fn measure_handovers(
     Ok(())
 }
 
-/// Half of these took no longer, in microseconds.
+/// Returns the median of these times, in microseconds.
 fn median(times: &[Duration]) -> Option<f64> {
     Latency::of(&mut times.to_vec()).map(|latency| latency.p50)
 }
 
-/// Is the mean of these differences known well enough?
+/// Tells whether the mean of these differences is known well enough.
 fn is_known(differences: &[f64]) -> bool {
     let count = differences.len() as f64;
     if count < 10.0 {
@@ -324,7 +349,8 @@ fn incremented(written: u32, seen: [u8; 4]) -> Result<()> {
         .with_remedy("report this driver"))
 }
 
-/// Is the device's memory the pages themselves? Written on the CPU's buffer, looked at by their address.
+/// Proves that the device's memory is the pages themselves.
+/// The bytes are written on the CPU's buffer, and read back by their address.
 fn prove(runner: &Runner, work: &Work, on_cpu: &Buffer, at_address: &Buffer) -> Result<()> {
     let mut expected: Vec<u8> = (0..on_cpu.len()).map(|at| (at % 251) as u8).collect();
     let mut seen = vec![0; expected.len()];
@@ -341,7 +367,7 @@ fn prove(runner: &Runner, work: &Work, on_cpu: &Buffer, at_address: &Buffer) -> 
     Ok(())
 }
 
-/// The kernel on a device, and what runs it.
+/// The kernel on a device, with the queue that runs it.
 struct Runner {
     queue: Arc<dyn Queue>,
     timeline: Timeline,
@@ -392,31 +418,32 @@ impl Runner {
     }
 }
 
-/// Processor time used so far: by the machine, and by this process.
+/// The processor time used so far, by the machine and by this process.
 struct Processors {
     machine: f64,
     own: f64,
 }
 
-/// What Linux counts processor time in, to every program alike: hundredths of a second.
+/// The unit in which Linux counts processor time, for every program alike: hundredths of a second.
 const TICKS: f64 = 100.0;
 
 impl Processors {
-    /// `None` where there is no `/proc`.
+    /// Returns the time used so far, or `None` where there is no `/proc`.
     fn now() -> Option<Processors> {
         let machine = std::fs::read_to_string("/proc/stat").ok()?;
         let fields: Vec<f64> =
             machine.lines().next()?.split_whitespace().skip(1).filter_map(|field| field.parse().ok()).collect();
-        // User, nice, system, idle, waiting for input, interrupts (twice), stolen; guests are among the first two.
+        // The fields are user, nice, system, idle, waiting for input, interrupts (twice) and
+        // stolen; guests are among the first two.
         let busy = [0, 1, 2, 5, 6, 7].into_iter().filter_map(|at| fields.get(at)).sum::<f64>() / TICKS;
         let own = std::fs::read_to_string("/proc/self/stat").ok()?;
-        // Behind the name, which may have blanks in it.
+        // The fields stand behind the name, which may have blanks in it.
         let fields: Vec<&str> = own.rsplit_once(')')?.1.split_whitespace().collect();
         let own = (fields.get(11)?.parse::<f64>().ok()? + fields.get(12)?.parse::<f64>().ok()?) / TICKS;
         Some(Processors { machine: busy, own })
     }
 
-    /// What others have used since, in percent of all processors.
+    /// Returns what others have used since, in percent of all processors.
     fn foreign_percent(&self, elapsed: Duration) -> Option<f64> {
         let now = Processors::now()?;
         let foreign = (now.machine - self.machine) - (now.own - self.own);

@@ -4,7 +4,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
 
-/// The name of the host among devices, `host:0`. No driver has it.
+/// Returns the name of the host among devices, `host:0`; no driver has it.
 #[must_use]
 pub fn host_id() -> DeviceId {
     DeviceId::new("host", 0)
@@ -19,7 +19,7 @@ fn check(offset: usize, bytes: usize, length: usize) -> Result<()> {
 pub(crate) struct HostBytes(RwLock<Vec<u8>>);
 
 impl HostBytes {
-    /// So many bytes, all 0.
+    /// Allocates the given number of bytes, all 0.
     pub(crate) fn buffer(bytes: usize) -> Result<Buffer> {
         let mut content = Vec::new();
         content.try_reserve_exact(bytes).map_err(|source| {
@@ -31,12 +31,12 @@ impl HostBytes {
         Ok(Buffer::new(host_id(), MemoryKind::Host, bytes, Arc::new(HostBytes(RwLock::new(content)))))
     }
 
-    /// Brings the whole of it into a buffer of the same length, without another copy.
+    /// Writes all of the memory into a buffer of the same length, without another copy.
     pub(crate) fn write_to(&self, target: &Buffer) -> Result<()> {
         target.write(0, &self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Fills the whole of it from a buffer of the same length, without another copy.
+    /// Fills all of the memory from a buffer of the same length, without another copy.
     pub(crate) fn read_from(&self, source: &Buffer) -> Result<()> {
         source.read(0, &mut self.0.write().unwrap_or_else(PoisonError::into_inner))
     }
@@ -58,10 +58,10 @@ impl Memory for HostBytes {
     }
 }
 
-/// Host memory as a buffer of the host's, which reads and writes it in place.
+/// Returns host memory as a buffer of the host's, which reads and writes it in place.
 ///
-/// As for any buffer, whoever reads or writes has waited for the points that order it against
-/// devices.
+/// As for any buffer, the caller that reads or writes has waited for the points that order this
+/// against devices.
 #[must_use]
 pub fn host_buffer(memory: HostMemory) -> Buffer {
     HostPages::buffer(memory)
@@ -71,7 +71,7 @@ pub fn host_buffer(memory: HostMemory) -> Buffer {
 pub(crate) struct HostPages(HostMemory);
 
 impl HostPages {
-    /// The pages as the host's buffer.
+    /// Returns the pages as the host's buffer.
     pub(crate) fn buffer(pages: HostMemory) -> Buffer {
         Buffer::new(host_id(), MemoryKind::Shared, pages.len(), Arc::new(HostPages(pages)))
     }
@@ -80,8 +80,9 @@ impl HostPages {
 impl Memory for HostPages {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
         check(offset, into.len(), self.0.len())?;
-        // SAFETY: the range was checked to lie inside pages that `self` keeps alive, `into` is exclusive and no part of them, and by the
-        // contract of `Memory` nothing writes the range now.
+        // SAFETY: the range was checked to lie inside pages that `self` keeps alive, `into` is
+        // exclusive and no part of them, and by the contract of `Memory` nothing writes the range
+        // now.
         unsafe { std::ptr::copy_nonoverlapping(self.0.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
         Ok(())
     }
@@ -91,7 +92,8 @@ impl Memory for HostPages {
         let target = self.0.as_mut_ptr();
         let target =
             target.ok_or_else(|| Error::invalid_argument("constant memory cannot be written").on(host_id()))?;
-        // SAFETY: as in `read`; the pages are writable, and by the contract of `Memory` nothing else accesses the range now.
+        // SAFETY: as in `read`; the pages are writable, and by the contract of `Memory` nothing
+        // else accesses the range now.
         unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), target.add(offset), from.len()) };
         Ok(())
     }

@@ -1,9 +1,15 @@
-//! How bytes get from one device to another, what that takes, and the profile that keeps it.
+//! The ways of bytes from one device to another, their times, and the profile that keeps these.
 //!
-//! A [`Transport`] is a way to bring bytes from one device's buffer to another's: [`ZeroCopy`], where both use the same pages; [`PeerCopy`],
-//! where one reaches the other's memory; [`Staged`], through the host, which always works. [`measure()`] times each of them over each ordered pair
-//! of devices, and between devices and host. A [`Profile`] holds the results with their date and the drivers' versions, beside what
-//! operators take; it says which transport is the cheapest for a size, and fills in the edges of a [`Topology`](hetero_hal::Topology).
+//! A [`Transport`] is a way to bring bytes from one device's buffer to another's.
+//! [`ZeroCopy`] is for two ends that use the same pages, and [`PeerCopy`] for a device that reaches
+//! the other's memory.
+//! [`Staged`] goes through the host, and always works.
+//! [`measure()`] times each of them over each ordered pair of devices, and between devices and
+//! host.
+//! A [`Profile`] holds the results with their date and the drivers' versions, beside the times of
+//! operators.
+//! It says which transport is the cheapest for a size, and fills in the edges of a
+//! [`Topology`](hetero_hal::Topology).
 //!
 //! ```
 //! use std::time::Duration;
@@ -27,7 +33,8 @@
 //! # Ok::<(), hetero_hal::Error>(())
 //! ```
 //!
-//! `unsafe` is in the host's end of shared pages only: they are read and written through their address.
+//! `unsafe` is in the host's end of shared pages only: they are read and written through their
+//! address.
 
 mod cost;
 mod date;

@@ -10,7 +10,7 @@ use hetero_hal::{
 use crate::host::{HostBytes, HostPages};
 use crate::transport::{Channel, Endpoint, Inapplicable, Transport};
 
-/// Bytes of host memory that a staged transfer goes through, at most.
+/// The most bytes of host memory that a staged transfer goes through at once.
 const PIECE: usize = 1 << 20;
 
 fn differ(from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable> {
@@ -25,7 +25,8 @@ fn queue(device: &dyn Device, name: &str) -> Result<Arc<dyn Queue>> {
     device.queue(&QueueOptions { name: name.to_owned(), capacity: None })
 }
 
-/// Both ends use the same pages of host memory. Nothing is moved: what a hand-over costs is that the receiver's work begins behind the
+/// The transport of two ends that use the same pages of host memory.
+/// Nothing is moved: the cost of a hand-over is that the receiver's work begins behind the
 /// sender's.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ZeroCopy;
@@ -82,12 +83,13 @@ impl Channel for SharedPages {
     }
 }
 
-/// One device copies straight from or to the other's memory: the receiver where it can read there, else the sender where it can write there.
+/// The transport by which one device copies straight from or to the other's memory: the receiver
+/// copies where it can read there, else the sender where it can write there.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerCopy;
 
 impl PeerCopy {
-    /// The device that copies.
+    /// Returns the device that copies.
     fn copier<'a>(from: &'a Endpoint, to: &'a Endpoint) -> Result<&'a Arc<dyn Device>, Inapplicable> {
         differ(from, to)?;
         let (Some(sender), Some(receiver)) = (from.device(), to.device()) else { return Err(Inapplicable::Host) };
@@ -118,7 +120,9 @@ impl Transport for PeerCopy {
     }
 }
 
-/// Through a bounded piece of host memory; straight from or to the host where that is one of the ends. Always possible.
+/// The transport through a bounded piece of host memory, or straight from or to the host where that
+/// is one of the ends.
+/// It is always possible.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Staged;
 
@@ -150,7 +154,8 @@ fn allocate(endpoint: &Endpoint, bytes: usize) -> Result<Buffer> {
     }
 }
 
-/// As [`copy_through_host`](hetero_hal::copy_through_host), with memory that is kept from transfer to transfer.
+/// A copy as [`copy_through_host`](hetero_hal::copy_through_host) does it, with memory that is kept
+/// from transfer to transfer.
 struct StagedCopy {
     source: Buffer,
     target: Buffer,

@@ -1,8 +1,11 @@
-//! Measuring what transfers take.
+//! The measurement of transfers.
 //!
-//! A hand-over is measured as a plan has it: the sender's queue writes 64 bytes of the source and reaches a point; the transport brings the source
-//! over; the receiver's queue reads 64 bytes of the target behind the transfer's point. So a hand-over without a copy costs what it costs in
-//! truth, that one device's work begins behind the other's. What arrives is compared with what was sent.
+//! A hand-over is measured as a plan has it.
+//! The sender's queue writes 64 bytes of the source and reaches a point.
+//! The transport brings the source over.
+//! The receiver's queue reads 64 bytes of the target behind the transfer's point.
+//! So a hand-over without a copy shows its true cost: one device's work begins behind the other's.
+//! The bytes that arrive are compared with the bytes that were sent.
 
 use std::collections::HashSet;
 use std::sync::{Arc, mpsc};
@@ -15,26 +18,29 @@ use hetero_hal::{
 use crate::profile::{LinkProfile, Sample, Spread};
 use crate::transport::{Endpoint, Transport};
 
-/// Bytes that the sender writes and the receiver reads.
+/// The number of bytes that the sender writes and the receiver reads.
 const TOUCHED: usize = 64;
-/// Hand-overs of a size, at least and at most.
+/// The number of hand-overs of a size, at least and at most.
 const ROUNDS: (usize, usize) = (5, 200);
-/// Hand-overs before time is taken: the first touches pages and compiles what a driver compiles lazily.
+/// The number of hand-overs before time is taken: the first touches pages and compiles code that a
+/// driver compiles lazily.
 const WARM_UP: usize = 2;
 
-/// What is measured, and how long that may take.
+/// The extent of the measurement, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct MeasureOptions {
-    /// Sizes in bytes, growing, each a multiple of 4096.
+    /// The sizes in bytes, growing, each a multiple of 4096.
     pub sizes: Vec<usize>,
-    /// Time for one transport from one endpoint to another, over all sizes. Sizes for which it does not suffice are left out.
+    /// The time for one transport from one endpoint to another, over all sizes.
+    /// Sizes for which it does not suffice are left out.
     pub per_link: Duration,
-    /// How much longer a device may stay silent before it is given up.
+    /// The further time that a device may stay silent before it is given up.
     pub patience: Duration,
 }
 
 impl Default for MeasureOptions {
-    /// 4 KiB to 64 MiB by factors of four, a second for each link, ten of patience.
+    /// Returns 4 KiB to 64 MiB by factors of four, a second for each link, and ten seconds of
+    /// patience.
     fn default() -> Self {
         MeasureOptions {
             sizes: (0..8).map(|step| 4096 << (2 * step)).collect(),
@@ -44,11 +50,12 @@ impl Default for MeasureOptions {
     }
 }
 
-/// Measures every transport that applies, between the host and each device and between each ordered pair of devices; `heard` gets each
-/// link as it is done.
+/// Measures every transport that applies, between the host and each device and between each ordered
+/// pair of devices; `heard` gets each link as it is done.
 ///
-/// A link that fails is there without samples and with the reason; nothing else suffers. A device that stays silent against the host is not
-/// tried again, and one call takes at most as many times [`MeasureOptions::per_link`] and two of patience as there are links.
+/// A link that fails is there without samples and with the reason; nothing else suffers.
+/// A device that stays silent against the host is not tried again.
+/// One call takes at most [`MeasureOptions::per_link`] and twice the patience for each link.
 pub fn measure(
     devices: &[Arc<dyn Device>],
     transports: &[Arc<dyn Transport>],
@@ -66,7 +73,7 @@ pub fn measure(
     let mut links = Vec::new();
     for (from, to) in with_host.chain(between) {
         for transport in transports {
-            // What cannot be is no news.
+            // A transport that does not serve the pair is no news.
             if transport.applies(&from, &to).is_err() {
                 continue;
             }
@@ -94,10 +101,11 @@ pub fn measure(
     links
 }
 
-/// Samples, and why there are none of larger sizes.
+/// The samples, and the reason why there are none of larger sizes.
 type Samples = (Vec<Sample>, Option<String>);
 
-/// Measures one link, on a thread of its own: a driver's call that never returns cannot be ended, only left behind.
+/// Measures one link, on a thread of its own: a driver's call that never returns cannot be ended,
+/// only left behind.
 fn measure_link(
     from: &Endpoint,
     to: &Endpoint,
@@ -125,7 +133,7 @@ fn measure_link(
     }
 }
 
-/// One end at work: its queue and timeline; the host has neither.
+/// One end at work, with its queue and timeline; the host has no queue.
 struct End {
     queue: Option<Arc<dyn Queue>>,
     timeline: Timeline,
@@ -150,9 +158,9 @@ struct Link<'a> {
     began: Instant,
     sender: End,
     receiver: End,
-    /// Of the transport.
+    /// The timeline of the transport.
     arrivals: Timeline,
-    /// Where the receiver puts what it reads.
+    /// The buffer into which the receiver puts the bytes that it reads.
     seen: Buffer,
 }
 
@@ -171,7 +179,9 @@ impl<'a> Link<'a> {
         Ok(Link { from, to, options, began, sender, receiver, arrivals, seen })
     }
 
-    /// All sizes, as far as time suffices. Too little memory for a large size leaves the smaller ones standing; any other failure does not.
+    /// Measures all sizes, as far as time suffices.
+    /// Where a large size finds too little memory, the samples of smaller sizes stay; after any
+    /// other failure they do not.
     fn all(&self, transport: &dyn Transport) -> Result<Samples> {
         let mut samples: Vec<Sample> = Vec::new();
         for (index, &bytes) in self.options.sizes.iter().enumerate() {
@@ -192,7 +202,8 @@ impl<'a> Link<'a> {
                 Err(error) => return Err(error),
             };
             let (source, target) = (channel.source().clone(), channel.target().clone());
-            // Sent from the host's side, so that the last bytes of the buffer are looked at too.
+            // The tag is sent from the host's side, so that the last bytes of the buffer are
+            // checked too.
             let tag = [index as u8 + 1; TOUCHED];
             let tail = bytes.saturating_sub(TOUCHED);
             source.write(tail, &tag)?;
@@ -217,7 +228,7 @@ impl<'a> Link<'a> {
         Ok((samples, None))
     }
 
-    /// One hand-over.
+    /// Times one hand-over.
     fn round(&self, channel: &dyn crate::Channel, pattern: u8) -> Result<Duration> {
         let deadline = self.began + self.options.per_link + self.options.patience;
         let value = self.arrivals.value() + 1;

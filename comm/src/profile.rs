@@ -1,4 +1,4 @@
-//! The profile: what was measured, when, and with which drivers; and its file.
+//! The profile, with its file: what was measured, when, and with which drivers.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -11,46 +11,46 @@ use serde::{Deserialize, Serialize};
 
 use crate::date;
 
-/// Version of the file's form.
+/// The version of the file's form.
 const VERSION: u32 = 2;
-/// Bytes that a profile's file may have; a full one of 20 devices has about two million.
+/// The bytes that a profile's file may have; a full profile of 20 devices has about two million.
 const LARGEST: u64 = 16 << 20;
-/// Seconds that no measurement takes.
+/// A time in seconds that no measurement takes.
 const LONGEST: f64 = 1e6;
 const REMEDY: &str = "delete the file, or make a new one with `hetero calibrate`";
 
-/// What the devices of one machine and the ways between them were measured to take.
+/// The measured times of the devices of one machine and of the ways between them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// Version of the form; readers refuse any but their own.
+    /// The version of the form; readers refuse any version but their own.
     pub version: u32,
-    /// When it was made: UTC, as RFC 3339 writes it.
+    /// The time at which the profile was made: UTC, as RFC 3339 writes it.
     pub created: String,
-    /// The machine.
+    /// The description of the machine.
     pub host: HostDescription,
-    /// The devices, each with what its operators take.
+    /// The devices, each with the times of its operators.
     pub devices: Vec<DeviceProfile>,
-    /// The ways between them, and between them and the host.
+    /// The ways between the devices, and between them and the host.
     pub links: Vec<LinkProfile>,
 }
 
-/// The machine that a profile is of.
+/// The description of the machine that a profile is of.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostDescription {
-    /// Operating system, as Rust names it.
+    /// The operating system, as Rust names it.
     pub os: String,
-    /// Instruction set, as Rust names it.
+    /// The instruction set, as Rust names it.
     pub architecture: String,
     /// The processor's product name; empty where the system does not tell.
     pub processor: String,
-    /// Cores that this process may use.
+    /// The cores that this process may use.
     pub cores: usize,
 }
 
 impl HostDescription {
-    /// This machine.
+    /// Returns the description of this machine.
     #[must_use]
     pub fn here() -> Self {
         let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
@@ -64,31 +64,34 @@ impl HostDescription {
     }
 }
 
-/// What one device was measured to take.
+/// The measured times of one device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DeviceProfile {
-    /// The device.
+    /// The device's id.
     #[serde(with = "device_id")]
     pub id: DeviceId,
-    /// Its product name.
+    /// The device's product name.
     pub name: String,
     /// The driver's version.
     pub driver_version: String,
-    /// Was it an emulator or simulator? Its times say nothing about a chip.
+    /// Whether the device was an emulator or a simulator; its times then say nothing about a chip.
     pub emulated: bool,
-    /// An empty piece of work: submitted, done, and waited for. `None` where that could not be measured.
+    /// The time of an empty piece of work: submitted, done, and waited for.
+    /// `None` where it could not be measured.
     pub submission: Option<Spread>,
-    /// What operators take, a submission included.
+    /// The times of operators, a submission included.
     pub operators: Vec<OperatorProfile>,
-    /// What the device does not do, or failed to, with the reason.
+    /// The cases that the device does not do, or failed to do, with the reason.
     pub absent: Vec<Absent>,
-    /// What nodes of whole models took, in runs of these models: without a submission, and with what a device saves by doing several nodes as one.
+    /// The times of the nodes of whole models, in runs of these models.
+    /// They are without a submission, and count the time that a device saves by doing several nodes
+    /// as one.
     pub nodes: Vec<NodeProfile>,
 }
 
 impl DeviceProfile {
-    /// A device of which nothing is measured yet.
+    /// Makes the profile of a device of which nothing is measured yet.
     #[must_use]
     pub fn new(info: &DeviceInfo) -> Self {
         DeviceProfile {
@@ -103,8 +106,9 @@ impl DeviceProfile {
         }
     }
 
-    /// Seconds that the shortest program takes beyond the least piece of work, which a driver may do on the host: what it costs to have kernels run at all.
-    /// Zero where nothing was measured.
+    /// Returns the seconds that the shortest program takes beyond the least piece of work, which a
+    /// driver may do on the host: the cost of running kernels at all.
+    /// Returns zero where nothing was measured.
     #[must_use]
     pub fn launch(&self) -> f64 {
         let shortest = self.operators.iter().map(|operator| operator.seconds.median).fold(f64::INFINITY, f64::min);
@@ -112,8 +116,9 @@ impl DeviceProfile {
         if beyond.is_finite() { beyond.max(0.0) } else { 0.0 }
     }
 
-    /// Takes what nodes of a model were measured to take, in place of what was known of nodes of the same signatures. Of several of one signature, it keeps the one
-    /// that took the median time.
+    /// Takes the measurements of a model's nodes, in place of the known ones of nodes of the same
+    /// signatures.
+    /// Of several nodes of one signature, it keeps the node that took the median time.
     pub fn take_nodes(&mut self, nodes: Vec<NodeProfile>) {
         let mut alike: BTreeMap<String, Vec<NodeProfile>> = BTreeMap::new();
         for node in nodes {
@@ -127,7 +132,8 @@ impl DeviceProfile {
         }));
     }
 
-    /// Takes over from an older profile of the same product and driver what this one has not measured anew.
+    /// Takes over from an older profile of the same product and driver whatever this one has not
+    /// measured anew.
     fn keep(&mut self, older: DeviceProfile) {
         if self.operators.is_empty() && self.absent.is_empty() {
             self.operators = older.operators;
@@ -141,57 +147,60 @@ impl DeviceProfile {
     }
 }
 
-/// What a node of a model took on a device, in a run of the whole model.
+/// The time of a node of a model on a device, in a run of the whole model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NodeProfile {
-    /// Tells nodes apart that may cost differently: operator, attributes, types, and the operators around it. Made by who measures.
+    /// The signature, which tells nodes apart that may cost differently: operator, attributes,
+    /// types, and the operators around it.
+    /// The caller that measures makes it.
     pub signature: String,
-    /// Family of operators that it belongs to; empty where it costs like no other.
+    /// The family of operators that the node belongs to; empty where it costs like no other.
     pub family: String,
-    /// Operator and sizes, for people.
+    /// The operator and the sizes, for people.
     pub case: String,
-    /// Does the device itself call it slow?
+    /// Whether the device itself calls the node slow.
     pub slow: bool,
-    /// Floating-point operations, a multiply-add counting as two, with those of the nodes that were done along with it.
+    /// The floating-point operations, a multiply-add counting as two, with those of the nodes that
+    /// were done along with it.
     pub flops: u64,
-    /// Bytes of inputs, weights and outputs, each once, of all these nodes.
+    /// The bytes of inputs, weights and outputs, each once, of all these nodes.
     pub bytes: u64,
-    /// One run. Zero where it was done along with another node.
+    /// The time of one run; zero where the node was done along with another node.
     pub seconds: Spread,
 }
 
-/// What one operator of one size takes on a device.
+/// The time of one operator of one size on a device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OperatorProfile {
-    /// Family of operators that it stands for.
+    /// The family of operators that it stands for.
     pub family: String,
-    /// Operator and sizes.
+    /// The operator and the sizes.
     pub case: String,
-    /// Does the device itself call it slow?
+    /// Whether the device itself calls the operator slow.
     pub slow: bool,
-    /// Floating-point operations, a multiply-add counting as two.
+    /// The floating-point operations, a multiply-add counting as two.
     pub flops: u64,
-    /// Bytes of inputs, weights and outputs, each once.
+    /// The bytes of inputs, weights and outputs, each once.
     pub bytes: u64,
-    /// One run.
+    /// The time of one run.
     pub seconds: Spread,
 }
 
-/// What a device does not do.
+/// An operator of one size that a device does not do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Absent {
-    /// Family of operators.
+    /// The family of operators.
     pub family: String,
-    /// Operator and sizes.
+    /// The operator and the sizes.
     pub case: String,
-    /// Why.
+    /// The reason why the device does not do it.
     pub reason: String,
 }
 
-/// What one transport takes from one endpoint to another.
+/// The times of one transport from one endpoint to another.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkProfile {
@@ -203,37 +212,37 @@ pub struct LinkProfile {
     pub to: DeviceId,
     /// The transport's name.
     pub transport: String,
-    /// What was measured, by growing size; empty where the transport does not work here.
+    /// The measured samples, by growing size; empty where the transport does not work here.
     pub samples: Vec<Sample>,
-    /// Why there is no sample, or none of larger sizes; `None` where nothing is missing.
+    /// The reason why there is no sample, or none of larger sizes; `None` where nothing is missing.
     pub stopped: Option<String>,
 }
 
-/// What a transfer of one size takes: from the submission of a small piece of work that writes on the sender to the end of one that reads
-/// on the receiver.
+/// The time of a transfer of one size: from the submission of a small piece of work that writes on
+/// the sender to the end of one that reads on the receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Sample {
-    /// Bytes that are handed over.
+    /// The bytes that are handed over.
     pub bytes: u64,
-    /// One hand-over.
+    /// The time of one hand-over.
     pub seconds: Spread,
 }
 
-/// Repeated measurements in seconds, in a form that single wild ones do not move.
+/// Repeated measurements in seconds, in a form that single wild measurements do not move.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Spread {
     /// The median.
     pub median: f64,
-    /// The median absolute deviation from it.
+    /// The median absolute deviation from the median.
     pub deviation: f64,
-    /// How many there were.
+    /// The number of measurements.
     pub count: u32,
 }
 
 impl Spread {
-    /// Of these times; `None` where there is none.
+    /// Returns the spread of these times, or `None` where there is none.
     #[must_use]
     pub fn of(times: &[std::time::Duration]) -> Option<Spread> {
         let mut seconds: Vec<f64> = times.iter().map(std::time::Duration::as_secs_f64).collect();
@@ -259,13 +268,13 @@ fn median_or_zero(values: &mut [f64]) -> f64 {
     median(values).unwrap_or(0.0)
 }
 
-/// May a profile be used for a device?
+/// An answer to whether a profile may be used for a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Usability {
-    /// It is of this device, with this driver.
+    /// The profile is of this device, with this driver.
     Fits,
-    /// It has nothing of a device of this id.
+    /// The profile has nothing of a device of this id.
     Unmeasured,
     /// The id now belongs to another product.
     OtherDevice {
@@ -297,7 +306,7 @@ impl fmt::Display for Usability {
 }
 
 impl Profile {
-    /// A profile of this machine and this moment that holds nothing yet.
+    /// Makes a profile of this machine and this moment that holds nothing yet.
     #[must_use]
     pub fn new() -> Self {
         Profile {
@@ -309,13 +318,13 @@ impl Profile {
         }
     }
 
-    /// What was measured of a device, whatever its driver is now.
+    /// Returns the measurements of a device, whatever its driver is now.
     #[must_use]
     pub fn device(&self, id: &DeviceId) -> Option<&DeviceProfile> {
         self.devices.iter().find(|device| device.id == *id)
     }
 
-    /// May it be used for this device?
+    /// Tells whether the profile may be used for this device.
     #[must_use]
     pub fn usability(&self, info: &DeviceInfo) -> Usability {
         match self.device(&info.id) {
@@ -330,8 +339,9 @@ impl Profile {
         }
     }
 
-    /// Takes over from an older profile of the same machine what this one has not measured anew. Links to a device whose product or driver has
-    /// changed since are not.
+    /// Takes over from an older profile of the same machine whatever this one has not measured
+    /// anew.
+    /// Links to a device whose product or driver has changed since are not taken over.
     pub fn keep(&mut self, older: Profile) {
         if older.host != self.host {
             return;
@@ -357,18 +367,19 @@ impl Profile {
         self.devices.sort_by(|a, b| a.id.cmp(&b.id));
     }
 
-    /// Where the profile lies if nobody says otherwise: `HETERO_PROFILE`, else `hetero/profile.json` in the user's cache folder. `None` where
-    /// there is no such folder.
+    /// Returns the path of the profile if nobody says otherwise: `HETERO_PROFILE`, else
+    /// `hetero/profile.json` in the user's cache folder.
+    /// Returns `None` where there is no such folder.
     #[must_use]
     pub fn default_path() -> Option<PathBuf> {
         let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         default_path(set("HETERO_PROFILE"), set("XDG_CACHE_HOME"), set("HOME"))
     }
 
-    /// Reads the profile at [`Profile::default_path`]; `None` where there is none.
+    /// Reads the profile at [`Profile::default_path`]; returns `None` where there is none.
     ///
     /// # Errors
-    /// As [`Profile::load`].
+    /// The errors of [`Profile::load`].
     pub fn load_default() -> Result<Option<Profile>> {
         match Profile::default_path() {
             Some(path) if path.exists() => Profile::load(&path).map(Some),
@@ -379,7 +390,8 @@ impl Profile {
     /// Reads a file.
     ///
     /// # Errors
-    /// `Io` where it cannot be read, `InvalidArgument` where it is larger than 16 MiB or no profile.
+    /// `Io` where the file cannot be read.
+    /// `InvalidArgument` where it is larger than 16 MiB or no profile.
     pub fn load(path: &Path) -> Result<Profile> {
         let failed = |source: std::io::Error| {
             let message = format!("cannot read the profile {}: {source}", path.display());
@@ -387,7 +399,7 @@ impl Profile {
         };
         let file = std::fs::File::open(path).map_err(failed)?;
         let mut text = Vec::new();
-        // The file's own length need not be true, as that of a pipe or of one that grows.
+        // The file's own length need not be true, such as that of a pipe or of a file that grows.
         file.take(LARGEST + 1).read_to_end(&mut text).map_err(failed)?;
         if text.len() as u64 > LARGEST {
             let message = format!("{} is no profile: it is larger than {LARGEST} bytes", path.display());
@@ -403,7 +415,8 @@ impl Profile {
     /// Reads JSON.
     ///
     /// # Errors
-    /// `InvalidArgument` where it is no profile, is of another version, or holds what no measurement gives.
+    /// `InvalidArgument` where the text is no profile, is of another version, or holds a value that
+    /// no measurement gives.
     pub fn from_json(text: &str) -> Result<Profile> {
         Profile::parse(text)
             .map_err(|reason| Error::invalid_argument(format!("this is no profile: {reason}")).with_remedy(REMEDY))
@@ -443,7 +456,7 @@ impl Profile {
         Ok(())
     }
 
-    /// As JSON.
+    /// Returns the profile as JSON.
     ///
     /// # Errors
     /// `Internal` where a time is not a number.
@@ -453,10 +466,11 @@ impl Profile {
             .map_err(|error| Error::internal("a profile cannot be written as JSON").caused_by(error))
     }
 
-    /// Writes it to a file, whole or not at all; makes the folder.
+    /// Writes the profile to a file, whole or not at all, and makes the folder.
     ///
     /// # Errors
-    /// `Io` where the system refuses, and as [`Profile::to_json`].
+    /// `Io` where the system refuses.
+    /// Otherwise the errors of [`Profile::to_json`].
     pub fn save(&self, path: &Path) -> Result<()> {
         let text = self.to_json()?;
         let write = || {
@@ -468,7 +482,7 @@ impl Profile {
             beside.push(format!(".{}", std::process::id()));
             std::fs::write(&beside, text)?;
             std::fs::rename(&beside, path).inspect_err(|_| {
-                // What remains is nobody's; the first error is the one to tell.
+                // Nobody needs the file that remains; the first error is the one to tell.
                 let _ = std::fs::remove_file(&beside);
             })
         };
@@ -490,7 +504,7 @@ fn default_path(named: Option<PathBuf>, cache: Option<PathBuf>, home: Option<Pat
     named.or_else(|| Some(folder()?.join("hetero").join("profile.json")))
 }
 
-/// Device ids as `cpu:0`.
+/// Device ids, which are written as `cpu:0`.
 mod device_id {
     use hetero_hal::DeviceId;
     use serde::{Deserialize, Deserializer, Serializer};
@@ -653,7 +667,8 @@ mod tests {
         let ids: Vec<String> = newer.devices.iter().map(|device| device.id.to_string()).collect();
         assert_eq!(ids, ["gpu:0", "gpu:1", "gpu:2", "gpu:3"]);
         assert_eq!(newer.devices[1].name, "chip");
-        // All but that to gpu:1, which is another product now; those that were measured anew are there once.
+        // All links are kept but the one to gpu:1, which is another product now.
+        // Links that were measured anew are there once.
         assert_eq!(newer.links.len(), 3 + 3);
         assert!(!newer.links.contains(&link("gpu:1", "gpu:2")) && newer.links.contains(&link("gpu:0", "gpu:2")));
         older.host.cores += 1;

@@ -1,4 +1,4 @@
-//! What a transport is: a way to bring bytes from one device's buffer to another's.
+//! Transports: ways to bring bytes from one device's buffer to another's.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use hetero_hal::{Buffer, Device, DeviceId, Point, Result};
 
 use crate::host::host_id;
 
-/// Where bytes come from or go to.
+/// The place where bytes come from or go to.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Endpoint {
@@ -18,7 +18,7 @@ pub enum Endpoint {
 }
 
 impl Endpoint {
-    /// Its name: the device's, or `host:0`.
+    /// Returns the endpoint's name: the device's, or `host:0`.
     #[must_use]
     pub fn id(&self) -> DeviceId {
         match self {
@@ -27,7 +27,7 @@ impl Endpoint {
         }
     }
 
-    /// The device, where it is one.
+    /// Returns the device, where the endpoint is one.
     #[must_use]
     pub fn device(&self) -> Option<&Arc<dyn Device>> {
         match self {
@@ -43,7 +43,7 @@ impl fmt::Debug for Endpoint {
     }
 }
 
-/// Why a transport does not serve a pair of endpoints.
+/// The reason why a transport does not serve a pair of endpoints.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Inapplicable {
@@ -64,60 +64,71 @@ pub enum Inapplicable {
     /// The host has no queue that could copy.
     #[error("the transport works between devices, and one end is the host")]
     Host,
-    /// A kind of endpoint that the transport does not know.
+    /// The endpoint is of a kind that the transport does not know.
     #[error("the transport does not serve {0}")]
     Endpoint(DeviceId),
 }
 
-/// A way to bring bytes from one endpoint to another. Registered like drivers; all methods may be called from any thread.
+/// A way to bring bytes from one endpoint to another.
+/// Transports are registered like drivers, and all methods may be called from any thread.
 ///
-/// A transport across processes or machines serves endpoints that only it understands: a rank's device is a [`Device`] of a driver of
-/// its own, or a further variant of [`Endpoint`]. Its channel is half of one: [`Channel::source`] or [`Channel::target`] is then the
-/// window through which the other side's memory is written. How the three that are known to come fit:
+/// A transport across processes or machines serves endpoints that only it understands: a rank's
+/// device is a [`Device`] of a driver of its own, or a further variant of [`Endpoint`].
+/// Its channel is half of one: [`Channel::source`] or [`Channel::target`] is then the window
+/// through which the other side's memory is written.
+/// Three such transports are known to come, and fit as follows:
 ///
-/// - **Shared memory between processes**: `connect` makes a memfd of sealed size, hands its descriptor over a socket, and imports the
-///   mapping on either side, as [`ZeroCopy`](crate::ZeroCopy) does inside one; `transfer` passes on a point, by a counter in the same pages.
-/// - **UCX**: `connect` registers the source's memory and exchanges remote keys; `transfer` waits for `after` with
-///   [`Timeline::on_reach`](hetero_hal::Timeline::on_reach), puts the bytes without blocking, and signals `done` where UCX calls back.
-/// - **MPI**: the same with persistent requests that `connect` makes, and a thread that makes progress.
+/// - **Shared memory between processes**: `connect` makes a memfd of sealed size, hands its
+///   descriptor over a socket, and imports the mapping on either side, as
+///   [`ZeroCopy`](crate::ZeroCopy) does inside one process.
+///   `transfer` passes on a point, by a counter in the same pages.
+/// - **UCX**: `connect` registers the source's memory and exchanges remote keys.
+///   `transfer` waits for `after` with [`Timeline::on_reach`](hetero_hal::Timeline::on_reach), puts
+///   the bytes without blocking, and signals `done` where UCX calls back.
+/// - **MPI**: as with UCX, but with persistent requests that `connect` makes, and a thread that
+///   makes progress.
 pub trait Transport: Send + Sync {
-    /// Short name, as it stands in profiles and reports: `zero-copy`, `staged`.
+    /// Returns a short name, as it stands in profiles and reports: `zero-copy`, `staged`.
     fn name(&self) -> &str;
 
-    /// Does it serve this pair? Cheap: nothing is allocated.
+    /// Tells whether the transport serves this pair.
+    /// The call is cheap: nothing is allocated.
     ///
     /// # Errors
-    /// Why not.
+    /// The reason why it does not.
     fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable>;
 
     /// Prepares to move `bytes` bytes, again and again: allocates, imports, registers.
     ///
     /// # Errors
-    /// `InvalidArgument` where it does not serve the pair, and whatever the devices answer.
+    /// `InvalidArgument` where the transport does not serve the pair.
+    /// Otherwise the errors of the devices.
     fn connect(&self, from: &Endpoint, to: &Endpoint, bytes: usize) -> Result<Box<dyn Channel>>;
 }
 
 /// A prepared way for a fixed number of bytes.
 pub trait Channel: Send + Sync {
-    /// What the sender writes: its own memory, or memory that it has imported.
+    /// Returns the buffer that the sender writes: its own memory, or memory that it has imported.
     fn source(&self) -> &Buffer;
 
-    /// What the receiver reads.
+    /// Returns the buffer that the receiver reads.
     fn target(&self) -> &Buffer;
 
-    /// Bytes that each [`Channel::transfer`] copies; 0 where both ends are the same memory.
+    /// Returns the bytes that each [`Channel::transfer`] copies; 0 where both ends are the same
+    /// memory.
     fn copied_bytes(&self) -> usize;
 
-    /// Once `after` is reached, brings the bytes over, then reaches `done`; does not block. Where it fails, or `after` does, fails the timeline
-    /// of `done`. The caller orders transfers of one channel by their points.
+    /// Once `after` is reached, brings the bytes over, then reaches `done`; does not block.
+    /// Where the transfer fails, or `after` does, fails the timeline of `done`.
+    /// The caller orders transfers of one channel by their points.
     ///
     /// # Errors
-    /// Where the transfer could not be begun; `done` then stays as it is.
+    /// An error where the transfer could not be begun; `done` then stays as it is.
     fn transfer(&self, after: &Point, done: &Point) -> Result<()>;
 }
 
-/// The transports that there are now, cheapest first as a rule: [`ZeroCopy`](crate::ZeroCopy), [`PeerCopy`](crate::PeerCopy),
-/// [`Staged`](crate::Staged).
+/// Returns the transports that there are now, as a rule the cheapest first:
+/// [`ZeroCopy`](crate::ZeroCopy), [`PeerCopy`](crate::PeerCopy), [`Staged`](crate::Staged).
 #[must_use]
 pub fn standard_transports() -> Vec<Arc<dyn Transport>> {
     vec![Arc::new(crate::ZeroCopy), Arc::new(crate::PeerCopy), Arc::new(crate::Staged)]

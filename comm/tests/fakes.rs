@@ -1,4 +1,5 @@
-//! Measuring and transports over devices that work, that fail and that hang: each a CPU device in another's clothes.
+//! Measuring and transports over devices that work, that fail and that hang: each is a CPU device
+//! under another name.
 
 #![allow(clippy::unwrap_used)]
 
@@ -17,21 +18,21 @@ use hetero_hal::{
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Manner {
-    /// As a device should.
+    /// The device works as a device should.
     Sound,
-    /// Takes work, and never does it.
+    /// The device takes work, and never does it.
     Silent,
-    /// Does not come back from making a queue.
+    /// The device does not come back from making a queue.
     Stuck,
-    /// Is lost when work is submitted.
+    /// The device is lost when work is submitted.
     Lost,
-    /// Imports other memory than it was given.
+    /// The device imports other memory than it was given.
     Forgetful,
-    /// Has memory for little.
+    /// The device has memory for little.
     Small,
-    /// Imports nothing.
+    /// The device imports nothing.
     Closed,
-    /// Imports nothing, and reads others' memory by copying.
+    /// The device imports nothing, and reads others' memory by copying.
     Peer,
 }
 
@@ -84,7 +85,7 @@ impl Device for Fake {
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
         if self.manner == Manner::Stuck {
-            // Far beyond every patience below, and an end for the test's own process.
+            // This is far beyond every patience below, and ends before the test's own process does.
             std::thread::sleep(Duration::from_secs(60));
         }
         Ok(Arc::new(FakeQueue { inner: self.inner.queue(options)?, manner: self.manner, id: self.info.id.clone() }))
@@ -119,7 +120,8 @@ impl Queue for FakeQueue {
 fn options() -> MeasureOptions {
     MeasureOptions {
         sizes: vec![4 << 10, 16 << 10, 64 << 10],
-        // Far more than these sizes take: what is left out for want of time is not looked at here.
+        // This is far more than these sizes take: the test does not look at sizes that are left out
+        // for want of time.
         per_link: Duration::from_secs(2),
         patience: Duration::from_millis(300),
     }
@@ -147,7 +149,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_secs(20)
 }
 
-/// Sends bytes over a channel, twice, and looks at what arrives.
+/// Sends bytes over a channel, twice, and checks the bytes that arrive.
 fn carries(channel: &dyn Channel) {
     let (before, behind) = (Timeline::new(0), Timeline::new(0));
     for value in 1..3u8 {
@@ -168,13 +170,13 @@ fn carries(channel: &dyn Channel) {
 
 #[test]
 fn every_transport_carries_bytes_and_failures() {
-    // More than a piece of staging memory, and no multiple of it.
+    // This is more than a piece of staging memory, and no multiple of it.
     let bytes = (2 << 20) + 4096;
     let (from, to) = ends(Manner::Sound, Manner::Peer);
     let channel = PeerCopy.connect(&from, &to, bytes).unwrap();
     assert_eq!(channel.copied_bytes(), bytes);
     carries(&*channel);
-    // The same way back: the peer has to be the one that copies, and it only reads.
+    // The same way back does not work: the peer has to be the one that copies, and it only reads.
     assert!(matches!(PeerCopy.applies(&to, &from), Err(Inapplicable::NoPeerAccess { .. })));
     let (from, to) = ends(Manner::Sound, Manner::Sound);
     for (from, to) in [(&from, &to), (&Endpoint::Host, &to), (&from, &Endpoint::Host)] {
@@ -202,7 +204,8 @@ fn a_transport_that_does_not_apply_says_why() {
 #[test]
 fn sound_devices_are_measured_both_ways() {
     let links = measured(&[Manner::Sound, Manner::Peer]);
-    // Zero copy with the host both ways, staged with it for two devices both ways, staged between them both ways, and peer copy one way.
+    // The links are zero copy with the host both ways, staged with it for two devices both ways,
+    // staged between them both ways, and peer copy one way.
     assert_eq!(links.len(), 2 + 4 + 2 + 1);
     for link in &links {
         assert!(!link.samples.is_empty(), "{link:?}");

@@ -1,13 +1,20 @@
-//! A chain of nodes cut over two OpenCL devices of one platform: what a hand-over between them
-//! costs.
+//! The cost of a hand-over between two OpenCL devices of one platform, for a chain of nodes that is
+//! cut over both.
 //!
-//! `CL_CONFIG_CPU_EMULATE_DEVICES=2 cargo run --release -p hetero --features cpu,fpga --example native_waits`
-//! runs it on two devices of Intel's FPGA emulator.
-//! Arguments: the two devices' ids, the number of hand-overs in a run, and of elements.
+//! The example runs on two devices of Intel's FPGA emulator with:
 //!
-//! Per run it prints half and 99 of 100 of the times, for a whole chain on one device and for the
-//! same chain cut at every node, and how often threads of the process went to sleep and were woken
-//! (`voluntary_ctxt_switches`, Linux): what the host has to do.
+//! ```sh
+//! CL_CONFIG_CPU_EMULATE_DEVICES=2 \
+//!   cargo run --release -p hetero --features cpu,fpga --example native_waits
+//! ```
+//!
+//! The arguments are the two devices' ids, the number of hand-overs in a run, and the number of
+//! elements.
+//!
+//! For a whole chain on one device and for the same chain cut at every node, it prints the median
+//! and the 99th percentile of the times of a run.
+//! It also prints how often threads of the process went to sleep and were woken in a run
+//! (`voluntary_ctxt_switches`, Linux), which is the work that the host has to do.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -18,7 +25,7 @@ use hetero::{DeviceOptions, HeteroEngine, OutputBuffer, Placement, Tensor};
 
 const RUNS: usize = 2000;
 
-/// x -> Neg -> … -> y, of so many nodes `n0`, `n1`, ….
+/// Makes x -> Neg -> … -> y, with the given number of nodes `n0`, `n1`, ….
 fn chain(nodes: usize, elements: usize) -> Model {
     let value = |number: usize| Value {
         name: if number == 0 { "x".into() } else { format!("v{number}").into() },
@@ -42,7 +49,7 @@ fn chain(nodes: usize, elements: usize) -> Model {
     Model { graph, opsets: [("".into(), 18)].into(), ..Model::default() }
 }
 
-/// How often threads of this process have gone to sleep.
+/// Returns how often threads of this process have gone to sleep.
 fn sleeps() -> u64 {
     let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
     let of = |path: std::path::PathBuf| -> Option<u64> {

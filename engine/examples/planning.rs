@@ -1,6 +1,6 @@
-//! What planning takes, step by step: `planning [PLANS] [MODEL]` plans a network like BERT and
-//! graphs of 10 000 nodes on cpu:0, and prints the milliseconds of the first plan and the least of
-//! all.
+//! The time that planning takes, step by step.
+//! `planning [PLANS] [MODEL]` plans a network like BERT and graphs of 10 000 nodes on cpu:0.
+//! It prints the milliseconds of the first plan and the least of all plans.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use hetero::hal::{Attribute, DType, Graph, Node, Operator, TensorType, Value, ValueId};
 use hetero::{DeviceOptions, HeteroEngine, Model, PlanTiming, Tensor};
 
-/// Positions and features of the network.
+/// The number of positions of the network; features and heads follow.
 const POSITIONS: usize = 64;
 const FEATURES: usize = 128;
 const HEADS: usize = 4;
 
-/// A graph in the making.
+/// A graph to which nodes are added.
 #[derive(Default)]
 struct Builder(Graph);
 
@@ -64,7 +64,7 @@ fn operator(name: &str) -> Operator {
     Operator::new(name, 17)
 }
 
-/// A product with weights and a bias.
+/// Adds a product with weights and a bias.
 fn dense(b: &mut Builder, x: ValueId, from: usize, to: usize) -> ValueId {
     let (weights, bias) = (b.weights(&[from, to]), b.weights(&[to]));
     let product = b.node(operator("MatMul"), &[x, weights]);
@@ -76,7 +76,7 @@ fn norm(b: &mut Builder, x: ValueId) -> ValueId {
     b.node(operator("LayerNormalization"), &[x, scale, bias])
 }
 
-/// An encoder of so many layers.
+/// Makes an encoder with the given number of layers.
 fn encoder(layers: usize) -> Model {
     let mut b = Builder::default();
     let mut x = b.input(&[1, POSITIONS, FEATURES]);
@@ -106,7 +106,7 @@ fn encoder(layers: usize) -> Model {
     b.model(x)
 }
 
-/// A chain of so many nodes.
+/// Makes a chain with the given number of nodes.
 fn chain(nodes: usize) -> Model {
     let mut b = Builder::default();
     let mut x = b.input(&[64]);
@@ -116,8 +116,8 @@ fn chain(nodes: usize) -> Model {
     b.model(x)
 }
 
-/// So many nodes in steps of four side by side, each with weights of its own, joined at the end of
-/// each step.
+/// Makes a graph with the given number of nodes in steps of four side by side.
+/// Each node has weights of its own, and the nodes are joined at the end of each step.
 fn ladder(nodes: usize) -> Model {
     let mut b = Builder::default();
     let mut x = b.input(&[64]);

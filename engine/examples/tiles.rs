@@ -1,9 +1,12 @@
-//! A product of two square matrices on devices alone, and in tiles over several of them: `tiles [SIZE] [SECONDS]`, for `cargo xtask bench tiles`.
-//! Prints a JSON object for each case.
+//! A product of two square matrices on devices alone, and in tiles over several of them:
+//! `tiles [SIZE] [SECONDS]`, for `cargo xtask bench tiles`.
+//! The example prints a JSON object for each case.
 //!
-//! What a tile takes on each device is measured first, and planned with. One more case gives the second device half of the tiles on purpose,
-//! so that the first has something to take from it. The synthetic devices of `tests/synthetic` compute small tiles and then wait for a
-//! stated time; what they tell is about planning and stealing, and about no chip.
+//! The time of a tile on each device is measured first, and planned with.
+//! One more case gives the second device half of the tiles on purpose, so that the first has
+//! something to take from it.
+//! The synthetic devices of `tests/synthetic` compute small tiles and then wait for a stated time.
+//! Their times tell about planning and stealing, and about no chip.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr)]
 
@@ -21,10 +24,10 @@ use hetero::{
 use hetero_cpu::Ceiling;
 use synthetic::{Speed, product, tensor};
 
-/// Sides of tiles.
+/// The number of rows and of columns of tiles.
 const TILE: usize = 512;
 
-/// What devices were seen to do, in operations per second of products.
+/// The measured rates of devices, in operations per second of products.
 struct Measured {
     rates: BTreeMap<String, f64>,
     /// The device that gets every second tile, though it takes longer there.
@@ -70,7 +73,7 @@ fn engine(
 struct Case {
     name: String,
     tile: usize,
-    /// Tiles that the plan gives each device.
+    /// The number of tiles that the plan gives each device.
     planned: BTreeMap<String, usize>,
     session: Arc<Session>,
     inputs: Vec<Tensor>,
@@ -101,7 +104,7 @@ impl Case {
         Ok(())
     }
 
-    /// Runs until the time is over; at least once, after a run that is not counted.
+    /// Runs until the time is over, and at least once, after a run that is not counted.
     fn run_for(&mut self, budget: Duration) -> Result<(), Error> {
         self.run()?;
         let began = Instant::now();
@@ -117,7 +120,7 @@ impl Case {
         };
         let report = self.session.report();
         let shares: Vec<String> = if report.tiles.is_empty() {
-            // Nobody shares: each device does what the plan gives it.
+            // No tiles are shared: each device does what the plan gives it.
             self.planned.iter().map(|(device, count)| row(device, *count, *count, 0)).collect()
         } else {
             report.tiles.iter().map(|share| row(&share.device, share.planned, share.done, share.stolen)).collect()
@@ -125,7 +128,7 @@ impl Case {
         format!("[{}]", shares.join(","))
     }
 
-    /// Prints what was measured, and how far the result is from another's.
+    /// Prints the measurements, and how far the result is from another's.
     fn say(&self, size: usize, reference: &[u8]) {
         let (Case { name, tile, seconds, .. }, shares) = (self, self.shares());
         let error = nmse(&self.outputs[0].bytes, reference);
@@ -135,7 +138,7 @@ impl Case {
     }
 }
 
-/// Normalised mean squared error.
+/// Returns the normalised mean squared error.
 fn nmse(found: &[u8], expected: &[u8]) -> f64 {
     let floats = |bytes: &[u8]| -> Vec<f64> {
         bytes.chunks_exact(4).map(|b| f64::from(f32::from_ne_bytes([b[0], b[1], b[2], b[3]]))).collect()
@@ -165,7 +168,8 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
     }
     let inputs = [tensor(&[size, size], 0.1), tensor(&[size, size], 0.2)];
     let model = product([size, size, size], None);
-    // A layer's weights are a constant, which devices bring into their own order before the first run.
+    // A layer's weights are a constant, which devices bring into their own order before the first
+    // run.
     let weights = product([size, size, size], Some(inputs[1].clone()));
     let engine = |devices: &[&str], tile, favoured| engine(devices, Some(tile), &rates, favoured);
     let alone = engine(&[cpu], 0, None)?;
@@ -181,7 +185,7 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
     let mut slow = Case::new("opencl:0 alone", 0, &engine(&[opencl], 0, None)?, &model, &inputs)?;
     cases.iter_mut().try_for_each(|case| case.run().map(drop))?;
     let began = Instant::now();
-    // In turn, there and back, as the machine may become slower meanwhile.
+    // The cases run in turn, there and back, as the machine may become slower meanwhile.
     for round in 0_usize.. {
         if round.is_multiple_of(2) {
             cases.iter_mut().try_for_each(Case::run_timed)?;
@@ -192,7 +196,7 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
             break;
         }
     }
-    // Nothing is compared with these closely.
+    // Nothing is compared closely with these cases.
     halved.run_timed()?;
     let all = 2.0 * (size as f64).powi(3) / rates.get(opencl).copied().unwrap_or(f64::INFINITY);
     if all < budget.as_secs_f64() / 2.0 {
@@ -201,7 +205,7 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
     let reference = cases[0].outputs[0].bytes.clone();
     cases.iter().chain([&halved]).for_each(|case| case.say(size, &reference));
     if slow.seconds.is_empty() {
-        // Too slow to wait for.
+        // The case is too slow to wait for.
         "opencl:0, by what a tile takes, alone".clone_into(&mut slow.name);
         slow.seconds.push(all);
         slow.outputs[0].bytes.clone_from(&reference);
@@ -216,7 +220,7 @@ fn median(seconds: &[f64]) -> f64 {
     sorted[sorted.len() / 2]
 }
 
-/// 64 tiles that are said to take 10 ms each.
+/// Runs 64 tiles that are said to take 10 ms each.
 fn synthetic_pair() -> Result<(), Error> {
     let model = product([256, 64, 256], None);
     let inputs = [tensor(&[256, 64], 0.1), tensor(&[64, 256], 0.2)];

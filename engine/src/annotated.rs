@@ -1,4 +1,5 @@
-//! Programs as the planner divides them: with what passes know of their nodes beside them.
+//! Annotated programs, which the planner divides: passes note beside a program what they know of
+//! its nodes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,11 +8,11 @@ use hetero_hal::{NodeId, Program};
 
 use crate::passes::tile::TileGroup;
 
-/// A program, with what passes know of its nodes.
+/// A program, with the passes' knowledge of its nodes.
 #[derive(Clone)]
 pub(crate) struct Annotated {
     pub(crate) program: Arc<Program>,
-    /// Products that were cut into tiles.
+    /// The products that were cut into tiles.
     pub(crate) tiles: Arc<[TileGroup]>,
 }
 
@@ -20,7 +21,7 @@ impl Annotated {
         Annotated { program, tiles: tiles.into() }
     }
 
-    /// The product that each tile was cut from.
+    /// Returns the product that each tile was cut from.
     /// A tile that passes have found equal to another node is that node.
     pub(crate) fn groups(&self) -> HashMap<NodeId, &TileGroup> {
         if self.tiles.is_empty() {

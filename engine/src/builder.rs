@@ -20,13 +20,13 @@ use crate::place::Placement;
 use crate::planner::Planner;
 use crate::problem::{CostModel, Roofline};
 
-/// Time that a strategy may take for a plan, unless the configuration says otherwise.
-/// Where a bound proves a plan to be the best, it takes less.
+/// The time that a strategy may take for a plan, unless the configuration says otherwise.
+/// Where a bound proves a plan to be the best, the strategy takes less.
 const PLANNING: Duration = Duration::from_millis(300);
-/// Longest that a run may take, unless the builder says otherwise.
+/// The longest that a run may take, unless the builder says otherwise.
 const DEADLINE: Duration = Duration::from_secs(3600);
 
-/// The drivers that this build contains.
+/// Returns the drivers that this build contains.
 #[must_use]
 pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
     vec![
@@ -41,7 +41,7 @@ pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
     ]
 }
 
-/// The partitioner of a configuration, for costs that may be off by a share.
+/// Returns the partitioner of a configuration, for costs that may be off by a share.
 fn strategy(config: &Config, uncertainty: f64) -> Arc<dyn Partitioner> {
     let effort = Effort::time(config.scheduling.time_limit.unwrap_or(PLANNING));
     match config.scheduling.strategy {
@@ -69,14 +69,14 @@ pub struct Builder {
 }
 
 impl Builder {
-    /// Registers a driver, in front of those of the same name.
+    /// Registers a driver, in front of the drivers with the same name.
     #[must_use]
     pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
         self.drivers.insert(0, driver);
         self
     }
 
-    /// Replaces the partitioner, which is otherwise that of the configuration's strategy.
+    /// Replaces the partitioner; without it, the configuration's strategy names the partitioner.
     #[must_use]
     pub fn partitioner(mut self, partitioner: Arc<dyn Partitioner>) -> Self {
         self.partitioner = Some(partitioner);
@@ -90,8 +90,8 @@ impl Builder {
         self
     }
 
-    /// Plans with what was measured: the edges between devices, and, where no cost model is set,
-    /// what operators take.
+    /// Plans with the measurements of a profile: those of the edges between devices, and, where no
+    /// cost model is set, those of operators.
     /// Measurements of another product or driver version than a device's are not used for it; see
     /// [`Profile::usability`].
     #[must_use]
@@ -136,7 +136,7 @@ impl Builder {
         self
     }
 
-    /// Limits the time of a run; without it, an hour.
+    /// Limits the time of a run; without it, the limit is an hour.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
@@ -156,15 +156,15 @@ impl Builder {
         self
     }
 
-    /// Limits the bytes of the folder of [`Builder::cache`]; without it, 4 GiB.
-    /// What was written first goes first.
+    /// Limits the bytes of the folder of [`Builder::cache`]; without it, the limit is 4 GiB.
+    /// The files that were written first are removed first.
     #[must_use]
     pub fn cache_limit(mut self, bytes: u64) -> Self {
         self.cache_limit = bytes;
         self
     }
 
-    /// The engine, without devices yet.
+    /// Returns the engine, without devices yet.
     #[must_use]
     pub fn build(self) -> HeteroEngine {
         let operators = self.operators.clone();
@@ -193,15 +193,15 @@ impl Builder {
 }
 
 impl HeteroEngine {
-    /// An engine with the drivers of this build.
+    /// Makes an engine with the drivers of this build.
     ///
     /// # Errors
-    /// None today; drivers that must be loaded may fail here.
+    /// There is none today; drivers that must be loaded may fail here.
     pub fn new() -> Result<Self> {
         Ok(HeteroEngine::builder().build())
     }
 
-    /// An engine made of parts of your own.
+    /// Returns the builder of an engine that is made of parts of your own.
     #[must_use]
     pub fn builder() -> Builder {
         Builder {

@@ -1,9 +1,9 @@
-//! A folder of compiled programs, so that a later process compiles faster.
+//! A folder of compiled programs, by which a later process compiles faster.
 //!
-//! A file is what [`Executable::serialize`] gave, under the program's fingerprint, the device and
-//! its driver's version.
-//! The device decides whether the file fits, and a digest at its end tells a damaged one, which is
-//! written again.
+//! A file is the result of [`Executable::serialize`], under the program's fingerprint, the device
+//! and its driver's version.
+//! The device decides whether the file fits.
+//! A digest at the file's end tells whether it is damaged; a damaged file is written again.
 //! Errors of the folder are no errors of a compilation.
 
 use std::path::{Path, PathBuf};
@@ -15,66 +15,66 @@ use hetero_kit::digest;
 
 use crate::fnv::Fnv;
 
-/// Bytes that the folder may hold, unless the builder says otherwise.
+/// The bytes that the folder may hold, unless the builder says otherwise.
 pub(crate) const LIMIT: u64 = 4 << 30;
 
-/// Ends the names of the folder's files; others are left alone.
+/// The ending of the names of the folder's files; files with another ending are left alone.
 const ENDING: &str = "bin";
 
-/// Bytes of the digest at a file's end.
+/// The bytes of the digest at a file's end.
 const SEAL: usize = 16;
 
-/// Where compiled programs are kept.
+/// The folder in which compiled programs are kept, and its limit.
 #[derive(Clone, Debug)]
 pub(crate) struct ProgramCache {
     pub(crate) folder: PathBuf,
-    /// Most bytes of all files.
+    /// The most bytes that all files may have together.
     pub(crate) limit: u64,
 }
 
 impl ProgramCache {
-    /// The file for a program on a device.
+    /// Returns the path of the file for a program on a device.
     fn path(&self, program: &Program, device: &DeviceInfo) -> PathBuf {
         let mut driver = Fnv::new();
         for text in [&device.vendor, &device.name, &device.driver_version] {
             driver.add(text.as_bytes());
             driver.add(&[0]);
         }
-        // Some systems know no colons in names.
+        // Some systems allow no colons in names.
         let id = format!("{}-{}", device.id.driver(), device.id.ordinal());
         self.folder.join(format!("{}-{id}-{}.{ENDING}", program.fingerprint(), driver.text()))
     }
 
-    /// What a former compilation of the program for the device has left.
+    /// Returns the bytes that an earlier compilation of the program for the device has left.
     pub(crate) fn find(&self, program: &Program, device: &DeviceInfo) -> Option<Vec<u8>> {
         let path = self.path(program, device);
-        // A file that is larger than all of them together may be is none of this cache.
+        // A file that is larger than all files together may be is not this cache's.
         let bytes = std::fs::metadata(&path).ok()?.len();
         if bytes > self.limit {
             return None;
         }
         let mut sealed = std::fs::read(path).ok()?;
-        // A damaged one is none, and is written again.
+        // A damaged file counts as absent, and is written again.
         let (content, seal) = sealed.split_last_chunk::<SEAL>()?;
         let (bytes, sound) = (content.len(), digest(content).to_le_bytes() == *seal);
         sealed.truncate(bytes);
         sound.then_some(sealed)
     }
 
-    /// Keeps what was compiled, where it has a serial form, and removes what was written long ago
-    /// where there is no room.
+    /// Keeps a compiled program, where it has a serial form, and removes the oldest files where
+    /// there is no room.
     pub(crate) fn keep(&self, program: &Program, device: &DeviceInfo, executable: &dyn Executable) {
         let Ok(mut bytes) = executable.serialize() else { return };
         bytes.extend_from_slice(&digest(&bytes).to_le_bytes());
         if bytes.len() as u64 > self.limit {
             return;
         }
-        // A cache that cannot be written is none.
+        // Where the cache cannot be written, there is no cache, and that is no error.
         let _ = write(&self.path(program, device), &bytes);
         let _ = self.trim();
     }
 
-    /// Removes the files that were written first until the others are small enough.
+    /// Removes the files that were written first, until the others are small enough.
     fn trim(&self) -> std::io::Result<()> {
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.folder)?.flatten() {
@@ -89,7 +89,7 @@ impl ProgramCache {
         for (_, bytes, path) in files {
             total = total.saturating_add(bytes);
             if total > self.limit {
-                // Another process may have removed it already.
+                // Another process may have removed the file already.
                 let _ = std::fs::remove_file(path);
             }
         }

@@ -1,4 +1,4 @@
-//! The YAML configuration.
+//! The configuration, which is written in YAML.
 //!
 //! ```yaml
 //! scheduling:
@@ -30,21 +30,22 @@ use crate::policy::Policy;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{file}:{line}: {message}")]
 pub struct ConfigError {
-    /// The file, or what stands for it.
+    /// The name of the file, or of the text that stands for it.
     pub file: String,
-    /// Line, counted from 1.
+    /// The line, counted from 1.
     pub line: u64,
-    /// What is wrong, and the nearest valid name.
+    /// The message: what is wrong, and the nearest valid name.
     pub message: String,
 }
 
-/// How the engine plans and runs. Every key may be left out.
+/// The configuration: how the engine plans and runs.
+/// Every key may be left out.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// How work is divided.
+    /// The keys that say how work is divided.
     pub scheduling: Scheduling,
-    /// Devices: their limits, and what they spend.
+    /// The devices' limits, and the power that they take.
     pub device_params: DeviceParams,
     /// The devices of [`HeteroEngine::default_devices`](crate::HeteroEngine::default_devices), and
     /// how much each is wanted; none leaves the choice to the engine.
@@ -52,33 +53,40 @@ pub struct Config {
     pub devices: BTreeMap<DeviceId, Policy>,
 }
 
-/// How work is divided.
+/// The keys that say how work is divided.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scheduling {
-    /// What the planner optimises.
+    /// The quantity that the planner optimises.
     pub strategy: Strategy,
-    /// Time that the planner may take for a plan, written in milliseconds as `time_limit_ms: 500`. `None` means 300 ms.
+    /// The time that the planner may take for a plan, written in milliseconds as
+    /// `time_limit_ms: 500`.
+    /// `None` means 300 ms.
     #[serde(rename = "time_limit_ms", deserialize_with = "milliseconds")]
     pub time_limit: Option<Duration>,
-    /// Largest batch that is given to a device as a whole; larger ones are split. `None` splits nothing. A model
-    /// that is not known to keep the rows of its batch apart stays whole, and [`Plan::notes`](crate::Plan::notes) says why.
+    /// The largest batch that is given to a device as a whole; larger ones are split.
+    /// `None` splits nothing.
+    /// A model that is not known to keep the rows of its batch apart stays whole, and
+    /// [`Plan::notes`](crate::Plan::notes) says why.
     #[serde(deserialize_with = "positive")]
     pub batch_split_size: Option<usize>,
-    /// Most runs of a session under way at once, each with memory of its own, which all have to fit
-    /// the devices' memory together.
+    /// The most runs of a session under way at once.
+    /// Each has memory of its own, and all of them have to fit the devices' memory together.
     /// `None` means as many as fit, at most 64.
     #[serde(deserialize_with = "positive")]
     pub max_in_flight: Option<usize>,
-    /// Rows and columns of the tiles that large products of matrices are cut into, for several devices to share; 0 cuts none. `None` means 512
-    /// where devices do not all share one processor, else 0.
+    /// The number of rows and of columns of the tiles that large products of matrices are cut into,
+    /// for several devices to share; 0 cuts none.
+    /// `None` means 512 where devices do not all share one processor, else 0.
     pub tile_size: Option<usize>,
-    /// Joules that the nodes of a run may spend together, by [`CostModel::joules`](crate::CostModel::joules) or [`DeviceParams::watts`]. `None` sets no limit.
+    /// The joules that the nodes of a run may spend together, by
+    /// [`CostModel::joules`](crate::CostModel::joules) or [`DeviceParams::watts`].
+    /// `None` sets no limit.
     #[serde(deserialize_with = "joules")]
     pub energy_budget: Option<f64>,
 }
 
-/// What the planner optimises.
+/// The quantity that the planner optimises.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Strategy {
@@ -90,10 +98,10 @@ pub enum Strategy {
 }
 
 impl Strategy {
-    /// Every strategy's name.
+    /// The names of all strategies.
     pub const NAMES: [&str; 2] = ["latency_aware", "throughput"];
 
-    /// The strategy of this name.
+    /// Returns the strategy of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Strategy> {
         match name {
@@ -103,7 +111,7 @@ impl Strategy {
         }
     }
 
-    /// The strategy's name.
+    /// Returns the strategy's name.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -113,14 +121,16 @@ impl Strategy {
     }
 }
 
-/// Devices: their limits, and what they spend.
+/// The devices' limits, and the power that they take.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DeviceParams {
-    /// Share of a device's memory that plans may use, above 0 and at most 1; written `85%` or `0.85`. `None` means all of it.
+    /// The share of a device's memory that plans may use, above 0 and at most 1; it is written
+    /// `85%` or `0.85`.
+    /// `None` means all of the memory.
     #[serde(deserialize_with = "share")]
     pub gpu_mem_threshold: Option<f64>,
-    /// Watts that devices spend while they compute, by id, for [`Scheduling::energy_budget`].
+    /// The watts that devices spend while they compute, by id, for [`Scheduling::energy_budget`].
     #[serde(deserialize_with = "watts")]
     pub watts: BTreeMap<String, f64>,
 }
@@ -189,7 +199,7 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
     }
 }
 
-/// Every name that may stand in a configuration.
+/// The names that may stand in a configuration.
 const NAMES: [&str; 16] = [
     "scheduling",
     "strategy",
@@ -213,7 +223,7 @@ impl Config {
     /// Reads a file.
     ///
     /// # Errors
-    /// `File`, or `Config` with file, line and the nearest valid name.
+    /// `File`, or `Config` with the file, the line and the nearest valid name.
     pub fn read(path: impl AsRef<Path>) -> Result<Config, Error> {
         let path = path.as_ref();
         let text = std::fs::read_to_string(path)
@@ -221,10 +231,10 @@ impl Config {
         Ok(Config::parse(&text, &path.display().to_string())?)
     }
 
-    /// Reads a text; `file` is for errors.
+    /// Reads a text; `file` is the name by which errors call it.
     ///
     /// # Errors
-    /// With file, line and the nearest valid name.
+    /// An error with the file, the line and the nearest valid name.
     pub fn parse(text: &str, file: &str) -> Result<Config, ConfigError> {
         if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
             return Ok(Config::default());
@@ -237,7 +247,8 @@ impl Config {
     }
 }
 
-/// The message with the valid name that is nearest to the unknown one it quotes.
+/// Returns the message with the valid name that is nearest to the unknown name that the message
+/// quotes.
 fn with_suggestion(message: &str) -> String {
     let said = message.lines().next().unwrap_or_default().to_owned();
     if !said.contains("unknown") {

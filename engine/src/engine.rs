@@ -1,4 +1,4 @@
-//! The facade: devices, plans, runs.
+//! The facade: devices, plans and runs.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use crate::planner::Planner;
 use crate::policy::Policy;
 use crate::{Error, Model, Result};
 
-/// Elements of an input that may become a constant, at most.
+/// The most elements that an input may have to become a constant.
 const LARGEST_CONSTANT: usize = 64;
 
-/// Devices, and what plans and runs models on them. Plans and sessions may be used from any thread.
+/// The engine: devices, and the planner that places models on them and runs them.
+/// Plans and sessions may be used from any thread.
 pub struct HeteroEngine {
     pub(crate) drivers: Vec<Arc<dyn Driver>>,
     pub(crate) fleet: Arc<Fleet>,
@@ -29,50 +30,52 @@ pub struct HeteroEngine {
 }
 
 impl HeteroEngine {
-    /// The registered drivers.
+    /// Returns the registered drivers.
     #[must_use]
     pub fn drivers(&self) -> &[Arc<dyn Driver>] {
         &self.drivers
     }
 
-    /// The devices with all that is known of them.
+    /// Returns the devices with all that is known of them.
     #[must_use]
     pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
     }
 
-    /// The opened devices, in the order of adding.
+    /// Returns the opened devices, in the order in which they were added.
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         self.fleet.devices()
     }
 
-    /// What was measured, where the engine plans with it.
+    /// Returns the measurements that the engine plans with, where it has any.
     #[must_use]
     pub fn profile(&self) -> Option<&Profile> {
         self.fleet.profile()
     }
 
-    /// The edges between the devices: what they say of themselves, and what was measured.
+    /// Returns the edges between the devices: what the devices say of themselves, and what was
+    /// measured.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         self.fleet.topology()
     }
 
-    /// The devices that were lost, each with the error that told; see [`HeteroEngine::recover`].
+    /// Returns the devices that were lost, each with the error that told of the loss; see
+    /// [`HeteroEngine::recover`].
     #[must_use]
     pub fn lost(&self) -> Vec<(DeviceId, HalError)> {
         self.fleet.lost()
     }
 
-    /// The configuration.
+    /// Returns the configuration.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.planner.config
     }
 
-    /// All devices that the drivers offer now, each once; a driver may stand in front of another of
-    /// its name.
+    /// Returns all devices that the drivers offer now, each once.
+    /// Of several devices with the same id, the one whose driver stands in front counts.
     #[must_use]
     pub fn found(&self) -> Vec<DeviceInfo> {
         let mut found: Vec<DeviceInfo> = Vec::new();
@@ -84,8 +87,8 @@ impl HeteroEngine {
         found
     }
 
-    /// The devices to use where nobody names any: those of the configuration, or all found that are
-    /// chips of their own.
+    /// Returns the devices to use where nobody names any: those of the configuration, or all found
+    /// that are chips of their own.
     /// An emulator is none, nor is the host's processor under another driver's name than `cpu`:
     /// either would take its time from `cpu:0`.
     #[must_use]
@@ -97,17 +100,17 @@ impl HeteroEngine {
         self.found().into_iter().filter(own_chip).map(|info| info.id).collect()
     }
 
-    /// How much the configuration wants a device.
+    /// Returns how much the configuration wants a device.
     #[must_use]
     pub fn configured_policy(&self, device: &DeviceId) -> Policy {
         self.config().devices.get(device).copied().unwrap_or_default()
     }
 
     /// Opens the devices of [`HeteroEngine::default_devices`] with the configuration's policies.
-    /// Gives those that are there.
+    /// Returns the ids of those that are there.
     ///
     /// # Errors
-    /// As [`HeteroEngine::add_device_with`].
+    /// The errors of [`HeteroEngine::add_device_with`].
     pub fn add_default_devices(&mut self, options: &OpenOptions) -> Result<Vec<DeviceId>> {
         let mut added = Vec::new();
         for id in self.default_devices() {
@@ -120,19 +123,21 @@ impl HeteroEngine {
     /// Opens a device, such as `CPU:0`, that the planner may use.
     ///
     /// # Errors
-    /// `UnknownDevice` where no driver of that name is registered or it has no such device, with the reason and a remedy; `Device` where it
-    /// cannot be opened.
+    /// `UnknownDevice` where no driver of that name is registered or it has no such device, with
+    /// the reason and a remedy.
+    /// `Device` where the device cannot be opened.
     pub fn add_device(&mut self, id: &str, options: OpenOptions) -> Result<DeviceId> {
         let id: DeviceId = id.parse()?;
         self.open(&id, &options, Policy::Allow)?;
         Ok(id)
     }
 
-    /// Opens a device and says how much it is wanted; `None` where a preferred device is not there,
-    /// of which [`Fleet::absent`] and the notes of plans have the reason.
+    /// Opens a device and records how much it is wanted.
+    /// Returns `None` where a preferred device is not there; [`Fleet::absent`] and the notes of
+    /// plans have the reason.
     ///
     /// # Errors
-    /// As [`HeteroEngine::add_device`].
+    /// The errors of [`HeteroEngine::add_device`].
     pub fn add_device_with(&mut self, id: &str, options: OpenOptions, policy: Policy) -> Result<Option<DeviceId>> {
         let id: DeviceId = id.parse()?;
         let reason = match (self.open(&id, &options, policy), policy) {
@@ -167,7 +172,7 @@ impl HeteroEngine {
             return Err(unknown("it has been added already".to_owned()));
         }
         let device = driver.open(id.ordinal(), options)?;
-        // Sessions keep the fleet as it was.
+        // Sessions keep the fleet as it was: it is shared, and changed only in a copy.
         Arc::make_mut(&mut self.fleet).add(device, policy);
         Ok(())
     }
@@ -175,7 +180,7 @@ impl HeteroEngine {
     /// Plans a model as it stands; open dimensions are taken as 1 and listed in [`Plan::assumed`].
     ///
     /// # Errors
-    /// See [`HeteroEngine::analyze`].
+    /// The errors of [`HeteroEngine::analyze`].
     pub fn analyze_model(&self, model: &Model) -> Result<Plan> {
         self.analyze(model, &Binding { default_size: Some(1), ..Binding::default() })
     }
@@ -183,21 +188,21 @@ impl HeteroEngine {
     /// Plans a model for given shapes: binds it, runs the passes, and divides it among the devices.
     ///
     /// # Errors
-    /// `Model` where the model is invalid, uses operators that nobody defines (one report names them all) or does not fit the shapes;
+    /// `Model` where the model is invalid, uses operators that nobody defines (one report names
+    /// them all) or does not fit the shapes.
     /// `Plan` where there is no device or none takes a node.
     pub fn analyze(&self, model: &Model, binding: &Binding) -> Result<Plan> {
         Ok(Plan::new(self.planner.plan(&self.fleet, model, binding)?))
     }
 
-    /// Plans a model for inputs that a run will have: for their shapes, beside what the binding
-    /// says.
-    /// Where these leave a size open, inputs that are small and of integers (a target shape, a
-    /// sampling rate) become constants, as shapes may depend on them: [`Plan::fixed`] has their
-    /// names, and runs take them no more.
+    /// Plans a model for the inputs of a run: for their shapes, beside the shapes of the binding.
+    /// Where these leave a size open, small inputs of integers (a target shape, a sampling rate)
+    /// become constants, as shapes may depend on them.
+    /// [`Plan::fixed`] has the names of these inputs, and runs take them no more.
     ///
     /// # Errors
-    /// `Input` where the binding says another shape; else as [`HeteroEngine::analyze`], about the
-    /// model as it was given.
+    /// `Input` where the binding says another shape.
+    /// Otherwise the errors of [`HeteroEngine::analyze`], about the model as it was given.
     pub fn analyze_with_inputs(&self, model: &Model, binding: &Binding, inputs: &[(&str, Tensor)]) -> Result<Plan> {
         let mut binding = binding.clone();
         for (name, tensor) in inputs {
@@ -233,14 +238,15 @@ impl HeteroEngine {
     ///
     /// # Errors
     /// `Plan` where the text is no plan, is for another model, or names a device that was not
-    /// added; else as [`HeteroEngine::analyze`].
+    /// added.
+    /// Otherwise the errors of [`HeteroEngine::analyze`].
     pub fn load_plan(&self, model: &Model, json: &str) -> Result<Plan> {
         Ok(Plan::new(self.planner.load(&self.fleet, model, json)?))
     }
 
-    /// Why a plan is as it is, by what things cost now: the reasons of each partition, the critical
-    /// path, transfers, and other placements.
-    /// `effort` is what the lower bound may take.
+    /// Explains why a plan is as it is, by what its parts cost now: the reasons of each partition,
+    /// the critical path, transfers, and other placements.
+    /// `effort` bounds the work that goes into the lower bound.
     ///
     /// # Errors
     /// `Plan` where a device of the plan is lost, or does not take a node any more.

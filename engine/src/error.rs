@@ -1,13 +1,13 @@
-//! What can go wrong in the engine.
+//! The errors of the engine.
 
 use std::path::PathBuf;
 
 use crate::config::ConfigError;
 
-/// Result of the engine.
+/// The result of a function of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why the engine could not do what was asked.
+/// The reason why the engine could not do what was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -29,7 +29,7 @@ pub enum Error {
         operator: String,
         /// The device's id.
         device: String,
-        /// Why not, and what there is instead.
+        /// The reason why the node cannot run there, and what there is instead.
         reason: String,
     },
     /// There is a budget of energy, and nothing says what a device spends.
@@ -39,48 +39,48 @@ pub enum Error {
     UnknownEnergy {
         /// The device's id.
         device: String,
-        /// Joules.
+        /// The budget in joules.
         budget: f64,
     },
     /// A configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// A driver that nobody registered, or that has no device here.
+    /// The device is unknown: nobody registered its driver, or the driver has no such device.
     #[error("device '{device}': {reason}")]
     UnknownDevice {
-        /// What was asked for.
+        /// The device that was asked for.
         device: String,
-        /// Why there is no such device, and what to do.
+        /// The reason why there is no such device, and what to do.
         reason: String,
     },
-    /// A required device that has no part in a plan.
+    /// A required device has no part in a plan.
     #[error("{device} is required: {reason}")]
     Required {
         /// The device's id.
         device: String,
-        /// Why it has none, and what to do.
+        /// The reason why the device has no part, and what to do.
         reason: String,
     },
-    /// Inputs that the model does not take.
+    /// An input does not suit the model.
     #[error("input '{name}': {reason}")]
     Input {
-        /// The input.
+        /// The input's name.
         name: String,
-        /// What is wrong with it.
+        /// The reason why the model does not take it.
         reason: String,
     },
-    /// An output that the model does not have.
+    /// The model does not have an output of that name.
     #[error("the model has no output '{name}'; it has '{known}'")]
     Output {
-        /// The output.
+        /// The name that was asked for.
         name: String,
-        /// Those that there are.
+        /// The names of the outputs that there are.
         known: String,
     },
     /// A file cannot be read.
     #[error("cannot read {}: {reason}", path.display())]
     File {
-        /// The file.
+        /// The file's path.
         path: PathBuf,
         /// The system's reason.
         reason: String,

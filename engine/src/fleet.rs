@@ -10,7 +10,7 @@ use crate::Error;
 use crate::cache::ProgramCache;
 use crate::policy::Policy;
 
-/// Programs whose claims are remembered.
+/// The number of programs whose claims are remembered.
 const MOST_PROGRAMS: usize = 64;
 
 /// Opened devices with their topology, limits, losses and claims: all that a plan or a session
@@ -22,9 +22,9 @@ const MOST_PROGRAMS: usize = 64;
 #[derive(Clone)]
 pub struct Fleet {
     devices: Vec<Arc<dyn Device>>,
-    /// Of each device.
+    /// The policy of each device, by position.
     policies: Vec<Policy>,
-    /// Preferred devices that are not there.
+    /// The preferred devices that are not there.
     absent: Vec<AbsentDevice>,
     topology: Topology,
     profile: Option<Arc<Profile>>,
@@ -35,9 +35,9 @@ pub struct Fleet {
 /// A preferred device that is not there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbsentDevice {
-    /// The device.
+    /// The id of the device.
     pub device: DeviceId,
-    /// Why there is no such device, and what to do.
+    /// The reason why there is no such device, and a remedy.
     pub reason: String,
 }
 
@@ -47,32 +47,33 @@ impl std::fmt::Display for AbsentDevice {
     }
 }
 
-/// What a run may take.
+/// The limits of a run.
 #[derive(Clone, Debug)]
 pub(crate) struct Limits {
-    /// Bytes that folded constants, and each device's intermediate values, may take; `None` leaves
-    /// it to the devices' memory.
+    /// The bytes that folded constants, and each device's intermediate values, may take; `None`
+    /// leaves the limit to the devices' memory.
     pub(crate) memory: Option<u64>,
-    /// Share of a device's memory that plans may use.
+    /// The share of a device's memory that plans may use.
     pub(crate) memory_share: f64,
-    /// Longest time of a run.
+    /// The longest time of a run.
     pub(crate) deadline: Duration,
-    /// Most runs of a session under way at once; `None` leaves it to the devices' memory.
+    /// The most runs of a session under way at once; `None` leaves the number to the devices'
+    /// memory.
     pub(crate) max_in_flight: Option<usize>,
-    /// Where compiled programs are kept; `None` keeps none.
+    /// The cache in which compiled programs are kept; `None` keeps none.
     pub(crate) cache: Option<ProgramCache>,
 }
 
-/// What all clones of a fleet know.
+/// The knowledge that all clones of a fleet share.
 #[derive(Default)]
 struct Shared {
-    /// Devices that were lost, each with the error that told.
+    /// The devices that were lost, by position, each with the error that told of the loss.
     lost: Mutex<Vec<(usize, HalError)>>,
     claims: Mutex<Claims>,
 }
 
 impl Fleet {
-    /// A fleet without devices.
+    /// Makes a fleet without devices.
     pub(crate) fn new(profile: Option<Arc<Profile>>, limits: Limits) -> Fleet {
         let (devices, policies, absent) = (Vec::new(), Vec::new(), Vec::new());
         Fleet { devices, policies, absent, topology: Topology::default(), profile, limits, shared: Arc::default() }
@@ -93,18 +94,18 @@ impl Fleet {
         }
     }
 
-    /// Notes a preferred device that is not there.
+    /// Records a preferred device that is not there.
     pub(crate) fn miss(&mut self, absent: AbsentDevice) {
         self.absent.push(absent);
     }
 
-    /// The preferred devices that are not there.
+    /// Returns the preferred devices that are not there.
     #[must_use]
     pub fn absent(&self) -> &[AbsentDevice] {
         &self.absent
     }
 
-    /// How much the device at a position is wanted; [`Policy::Allow`] where there is none.
+    /// Returns how much the device at a position is wanted; [`Policy::Allow`] where there is none.
     #[must_use]
     pub fn policy(&self, position: usize) -> Policy {
         self.policies.get(position).copied().unwrap_or_default()
@@ -115,37 +116,38 @@ impl Fleet {
         self.position(id).is_some_and(|position| self.policy(position) == Policy::Require)
     }
 
-    /// The opened devices, in the order of adding.
+    /// Returns the opened devices, in the order in which they were added.
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
     }
 
-    /// The position of a device among [`Fleet::devices`].
+    /// Returns the position of a device among [`Fleet::devices`].
     #[must_use]
     pub fn position(&self, id: &DeviceId) -> Option<usize> {
         self.devices.iter().position(|device| device.info().id == *id)
     }
 
-    /// The position of the device that a plan names.
+    /// Returns the position of the device that a plan names.
     pub(crate) fn position_of(&self, name: &str) -> Option<usize> {
         self.position(&name.parse().ok()?)
     }
 
-    /// The edges between the devices: what they say of themselves, and what was measured.
+    /// Returns the edges between the devices: what the devices say of themselves, and what was
+    /// measured.
     #[must_use]
     pub fn topology(&self) -> &Topology {
         &self.topology
     }
 
-    /// What was measured of the devices, where plans are made with it.
+    /// Returns the measurements of the devices, where plans are made with them.
     #[must_use]
     pub fn profile(&self) -> Option<&Profile> {
         self.profile.as_deref()
     }
 
-    /// Bytes that constants and intermediate values may take on a device; `None` where nothing
-    /// limits them.
+    /// Returns the bytes that constants and intermediate values may take on a device, or `None`
+    /// where nothing limits them.
     #[must_use]
     pub fn memory_limit(&self, device: &DeviceInfo) -> Option<u64> {
         let memory = device.memory_bytes.map(|bytes| (bytes as f64 * self.limits.memory_share) as u64);
@@ -155,7 +157,7 @@ impl Fleet {
         }
     }
 
-    /// Bytes that constants may take on the host, whatever device uses them.
+    /// Returns the bytes that constants may take on the host, whatever device uses them.
     pub(crate) fn host_limit(&self) -> usize {
         let half = || {
             let known = self.devices.iter().filter_map(|device| device.info().memory_bytes);
@@ -164,24 +166,24 @@ impl Fleet {
         usize::try_from(self.limits.memory.unwrap_or_else(half)).unwrap_or(usize::MAX)
     }
 
-    /// Most runs of a session under way at once, where the configuration says.
+    /// Returns the most runs of a session under way at once, where the configuration says it.
     #[must_use]
     pub fn max_in_flight(&self) -> Option<usize> {
         self.limits.max_in_flight
     }
 
-    /// Longest time that a run may take.
+    /// Returns the longest time that a run may take.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         self.limits.deadline
     }
 
-    /// Where compiled programs are kept, where they are.
+    /// Returns the cache in which compiled programs are kept, where there is one.
     pub(crate) fn cache(&self) -> Option<&ProgramCache> {
         self.limits.cache.as_ref()
     }
 
-    /// The devices that were lost, each with the error that told.
+    /// Returns the devices that were lost, each with the error that told of the loss.
     #[must_use]
     pub fn lost(&self) -> Vec<(DeviceId, HalError)> {
         let lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
@@ -189,7 +191,7 @@ impl Fleet {
         known.map(|(device, error)| (device.info().id.clone(), error.clone())).collect()
     }
 
-    /// The positions of the devices that were lost.
+    /// Returns the positions of the devices that were lost.
     pub(crate) fn lost_positions(&self) -> Vec<usize> {
         let lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
         lost.iter().map(|(device, _)| *device).collect()
@@ -201,8 +203,8 @@ impl Fleet {
         self.position(id).is_some_and(|position| self.lost_positions().contains(&position))
     }
 
-    /// Notes the device that an error says is lost; `false` where it says none.
-    /// Its position stays, as plans count on it.
+    /// Records the device that an error says is lost; returns `false` where it says none.
+    /// The device's position stays, as plans count on it.
     pub(crate) fn lose(&self, error: &Error) -> bool {
         let Error::Device(error) = error else { return false };
         let device = error.device().and_then(|id| self.position(id));
@@ -214,15 +216,16 @@ impl Fleet {
         true
     }
 
-    /// What a device claims of a program.
-    /// The device is asked once; the programs used last are remembered, by their fingerprints.
+    /// Returns what a device claims of a program.
+    /// The device is asked once; the claims for the programs used last are remembered, by their
+    /// fingerprints.
     pub(crate) fn claims(&self, position: usize, program: &Program) -> Arc<[Claim]> {
         let fingerprint = program.fingerprint();
         let known = |claims: &mut Claims| claims.find(fingerprint, position);
         if let Some(claims) = known(&mut self.shared.claims.lock().unwrap_or_else(PoisonError::into_inner)) {
             return claims;
         }
-        // Nobody waits for the lock while the device thinks.
+        // Nobody waits for the lock while the device decides.
         let claims: Arc<[Claim]> = self.devices.get(position).map_or_else(Arc::default, |d| d.claims(program).into());
         let mut all = self.shared.claims.lock().unwrap_or_else(PoisonError::into_inner);
         all.insert(fingerprint, position, claims.clone());
@@ -230,11 +233,11 @@ impl Fleet {
     }
 }
 
-/// Claims of devices by program, the program used last at the end.
+/// The claims of devices by program, with the program used last at the end.
 #[derive(Default)]
 struct Claims(Vec<(Fingerprint, OfDevices)>);
 
-/// Claims by the position of the device.
+/// The claims for one program, by the position of the device.
 type OfDevices = Vec<(usize, Arc<[Claim]>)>;
 
 impl Claims {

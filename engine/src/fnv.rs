@@ -1,6 +1,7 @@
-//! FNV-1a, 64 bits: tells contents apart, the same in every build. It is no proof against forgery.
+//! The FNV-1a hash of 64 bits: it tells contents apart, and is the same in every build.
+//! It is no proof against forgery.
 
-/// A hash in the making.
+/// A hash to which bytes are still added.
 pub(crate) struct Fnv(u64);
 
 impl Fnv {
@@ -14,7 +15,7 @@ impl Fnv {
         }
     }
 
-    /// Sixteen digits.
+    /// Returns the hash as sixteen hexadecimal digits.
     pub(crate) fn text(&self) -> String {
         format!("{:016x}", self.0)
     }

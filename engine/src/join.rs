@@ -1,9 +1,12 @@
-//! Tiles that are one device's alone are run as the product that they were cut from.
+//! A product whose tiles are all one device's is run whole, in place of its tiles.
 //!
-//! Tiles are there for devices to take from each other. Where the plan lets no second device have any, as the quickest of those that share
-//! a processor would do each sooner, that device would only do them one after the other: copy rows and columns out, bring the same columns
-//! into its own order for each tile again, and wait at the end of each for its last thread. The plan keeps its tiles, for the day that it is divided
-//! again.
+//! Tiles are there for devices to take from each other.
+//! The plan may let no second device have any: of the devices that share a processor, the quickest
+//! would do each tile sooner.
+//! Then that device would only do them one after the other.
+//! It would copy rows and columns out, bring the same columns into its own order for each tile
+//! again, and wait at the end of each tile for its last thread.
+//! The plan keeps its tiles, for the day that it is divided again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,20 +20,20 @@ use crate::passes::tile::TileGroup;
 use crate::planner::{self, Planned, Planner};
 use crate::session::TileShare;
 
-/// A plan whose tiles are products again.
+/// A plan in which products stand in place of their tiles.
 pub(crate) struct Joined {
     pub(crate) program: Arc<Program>,
     pub(crate) partitioning: Partitioning,
-    /// What the report says of the tiles.
+    /// The tiles of each product, as the report tells them.
     pub(crate) tiles: Vec<TileShare>,
 }
 
-/// The plan with products in place of their tiles, where no tile may be taken by another device
-/// than its own, and these are one device's for each product; `None` where tiles have to stay
-/// tiles, or there are none.
+/// Returns the plan with products in place of their tiles, where each product's tiles are one
+/// device's and no other device may take them.
+/// Returns `None` where tiles have to stay tiles, or there are none.
 ///
 /// # Errors
-/// What a pass says.
+/// The error of a pass that fails.
 pub(crate) fn joined(
     planner: &Planner,
     fleet: &Fleet,
@@ -38,12 +41,13 @@ pub(crate) fn joined(
     partitioning: &Partitioning,
 ) -> Result<Option<Joined>> {
     let Some(groups) = alone(partitioning) else { return Ok(None) };
-    // One that was divided again does not say.
+    // A plan that was divided again does not record the parts of its batch.
     let parts = planner::parts(&planned.partitioning);
     let program = planner.split(fleet, &planned.unsplit, &parts, 0)?.program;
     let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
     let joined = join(partitioning, &groups, &planned.annotated.tiles, &names);
-    // Nodes that differ in more than their tiles: values that products had in common.
+    // The check fails where nodes differ in more than their tiles: values that products had in
+    // common.
     let nodes: Vec<&str> = names.into_iter().collect();
     if joined.check(&nodes).is_err() {
         return Ok(None);
@@ -59,7 +63,8 @@ pub(crate) fn joined(
     Ok(Some(Joined { program, partitioning: joined, tiles }))
 }
 
-/// The device of each group of tiles, and how many tiles there are; `None` where there is no group, or several devices may take tiles of one.
+/// Returns the device of each group of tiles, and the number of its tiles.
+/// Returns `None` where there is no group, or several devices may take tiles of one.
 fn alone(partitioning: &Partitioning) -> Option<BTreeMap<&str, (&str, usize)>> {
     let mut groups: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
     for partition in &partitioning.partitions {
@@ -73,7 +78,8 @@ fn alone(partitioning: &Partitioning) -> Option<BTreeMap<&str, (&str, usize)>> {
     (!groups.is_empty()).then_some(groups)
 }
 
-/// The plan of the nodes of these names: what is gone is left out, and each product stands where its result was put together.
+/// Returns the plan of the nodes of these names.
+/// Nodes that are gone are left out, and each product stands where its result was put together.
 fn join(
     partitioning: &Partitioning,
     groups: &BTreeMap<&str, (&str, usize)>,
@@ -91,7 +97,9 @@ fn join(
                     rest.tasks.push(group.to_owned());
                 }
                 Some(&group) => {
-                    // Put together on another device: what comes before it there is no part of what waits for it.
+                    // The result was put together on another device than the product's.
+                    // The nodes before it on that device do not depend on the product, so they
+                    // become a partition of their own.
                     let before = Partition { tasks: std::mem::take(&mut rest.tasks), ..partition.clone() };
                     let device = groups.get(group).map_or_else(String::new, |(device, _)| (*device).to_owned());
                     partitions.push(before);
@@ -114,7 +122,7 @@ fn join(
     }
 }
 
-/// Partitions were cut at tiles: where all are one device's, they are one.
+/// Joins partitions that were cut at tiles: where all are one device's, they become one partition.
 fn one_of_all(mut partitions: Vec<Partition>) -> Vec<Partition> {
     let same = partitions.windows(2).all(|pair| pair[0].device == pair[1].device);
     let (Some(last), true) = (partitions.last().map(|last| last.estimated_finish), same) else { return partitions };

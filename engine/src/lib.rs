@@ -1,25 +1,27 @@
-//! hetero: a compute layer between AI frameworks and unlike chips.
+//! hetero: a compute layer between AI frameworks and chips of many kinds.
 //!
-//! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each node to the device that suits it, and
-//! replays the plan. Backends are feature flags; drivers, partitioners, cost models and passes of your own are registered on the
-//! engine's builder, as is a [`Placement`] of nodes by hand.
+//! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each
+//! node to the device that suits it, and replays the plan.
+//! Backends are feature flags; drivers, partitioners, cost models and passes of your own are
+//! registered on the engine's builder, as is a [`Placement`] of nodes by hand.
 //!
 //! The engine is a [`Fleet`] and a planner.
 //! The fleet has the devices, how much each is wanted ([`Policy`]), how they reach each other, and
 //! which were lost; it is all that a session knows of the engine.
 //!
-//! A [`Session`] is a plan made ready.
-//! Partitions that do not depend on each other run at the same time; a value passes between devices
-//! that both import host memory without a copy.
+//! A [`Session`] is a compiled plan, ready to run.
+//! Partitions that do not depend on each other run at the same time.
+//! Between devices that both import host memory, a value passes without a copy.
 //! [`Session::report`] says what passes on which edge, why something is copied, and whether a
 //! driver or the host waits.
 //! Several runs may be under way: on threads of the caller's, begun by [`Session::start`], or as a
 //! pipeline with [`Session::stream`].
 //! A [`Run`] and a [`Stream`] own their session, and [`Session::max_in_flight`] bounds how many
 //! runs there are.
-//! [`Session::run_to`] has outputs written into memory of the caller's.
+//! [`Session::run_to`] writes outputs into memory of the caller's.
 //! Where a device is lost, the run fails with one error that names it, and [`HeteroEngine::run`]
-//! goes on without it ([`HeteroEngine::recover`] does so for who holds a session).
+//! goes on without it.
+//! A caller that holds a session goes on by [`HeteroEngine::recover`].
 //!
 //! ```
 //! use hetero::{DeviceOptions, HeteroEngine, Tensor};

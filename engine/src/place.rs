@@ -1,4 +1,4 @@
-//! Placement by hand: patterns of nodes, and the device that each is pinned to.
+//! The placement by hand: patterns of nodes, and the device that each is pinned to.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,10 +7,12 @@ use hetero_hal::{DeviceId, Error as HalError, Node, Program};
 
 use crate::Error;
 
-/// Which nodes run where, whatever they cost there; the partitioner places the others.
+/// Rules that say which nodes run where, whatever they cost there; the partitioner places the
+/// others.
 ///
-/// Written `Conv*=wgpu:0,Gemm=fpga:0`: a pattern is matched with the name of a node's operator and with the node's own name, `*` stands
-/// for any text and `?` for any character, and the first pattern that matches wins.
+/// A placement is written `Conv*=wgpu:0,Gemm=fpga:0`.
+/// A pattern is matched with the name of a node's operator and with the node's own name.
+/// In it, `*` stands for any text and `?` for any character; the first pattern that matches wins.
 ///
 /// ```
 /// let placement: hetero::Placement = "Conv*=wgpu:0, Gemm=fpga:0".parse()?;
@@ -28,13 +30,14 @@ impl Placement {
         self
     }
 
-    /// The device that a node is pinned to.
+    /// Returns the device that a node is pinned to.
     #[must_use]
     pub fn device_of(&self, node: &Node) -> Option<&DeviceId> {
         self.0.iter().find(|(pattern, _)| matches_node(pattern, node)).map(|(_, device)| device)
     }
 
-    /// The patterns that no node of a program matches: misspelt, or of nodes that passes have folded away.
+    /// Returns the patterns that no node of a program matches: they are misspelt, or passes have
+    /// folded their nodes away.
     #[must_use]
     pub fn unmatched(&self, program: &Program) -> Vec<&str> {
         let idle = |pattern: &str| !program.nodes().iter().any(|node| matches_node(pattern, node));
@@ -46,11 +49,12 @@ fn matches_node(pattern: &str, node: &Node) -> bool {
     matches(pattern, &node.operator.name) || matches(pattern, &node.name)
 }
 
-/// Does a text match a pattern of `*` and `?`? Takes time by the product of their lengths at most: only the last `*` is tried again.
+/// Tells whether a text matches a pattern of `*` and `?`.
+/// It takes time by the product of their lengths at most: only the last `*` is tried again.
 fn matches(pattern: &str, text: &str) -> bool {
     let (pattern, text): (Vec<char>, Vec<char>) = (pattern.chars().collect(), text.chars().collect());
     let (mut at, mut here) = (0, 0);
-    // The place behind the last `*`, and how far that reaches.
+    // The place behind the last `*`, and how far the text that it stands for reaches.
     let mut star: Option<(usize, usize)> = None;
     while here < text.len() {
         match pattern.get(at) {
@@ -78,7 +82,7 @@ fn matches(pattern: &str, text: &str) -> bool {
 impl FromStr for Placement {
     type Err = Error;
 
-    /// Parses pins that commas part.
+    /// Parses pins that are separated by commas.
     ///
     /// # Errors
     /// `Device` of the kind `InvalidArgument`, with the part that is no pin.
@@ -131,7 +135,7 @@ mod tests {
                 assert!(!matches(pattern, text), "{pattern} {text}");
             }
         }
-        // Tried naively, this takes time by a power of the length.
+        // A matcher that tries every `*` again would take time by a power of the length.
         assert!(!matches(&"a*".repeat(200), &format!("{}b", "a".repeat(150))));
     }
 

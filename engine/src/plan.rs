@@ -1,4 +1,4 @@
-//! A plan with the program that it is for.
+//! Plans, each with the program that it is for.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,13 +9,14 @@ use crate::planner::{PlanTiming, Planned};
 use crate::session::Session;
 use crate::share::PlacementShares;
 
-/// Which node runs where, for one model bound to shapes. Cheap to clone; clones share the session that runs it.
+/// A plan: it says which node runs where, for one model bound to shapes.
+/// It is cheap to clone, and clones share the session that runs it.
 #[derive(Clone)]
 pub struct Plan(Arc<Inner>);
 
 struct Inner {
     planned: Planned,
-    /// Made by the first run.
+    /// The session that the first run makes.
     session: Mutex<Option<Arc<Session>>>,
 }
 
@@ -28,72 +29,73 @@ impl Plan {
         &self.0.planned
     }
 
-    /// The session that runs it, where there is one; who makes one keeps others waiting for it.
+    /// Returns the session that runs the plan, where there is one.
+    /// A caller that makes one keeps others waiting for it.
     pub(crate) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
         self.0.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The plan as data.
+    /// Returns the plan as data.
     #[must_use]
     pub fn partitioning(&self) -> &hetero_scheduler::Partitioning {
         &self.planned().partitioning
     }
 
-    /// The bound and rewritten program.
+    /// Returns the bound and rewritten program.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.planned().annotated.program
     }
 
-    /// Open dimensions of the model that nobody gave a size, and that were taken as 1.
+    /// Returns the open dimensions of the model that nobody gave a size, and that were taken as 1.
     #[must_use]
     pub fn assumed(&self) -> &[String] {
         &self.planned().assumed
     }
 
-    /// What was asked for and was not done, with the reason: a batch that is not split, a preferred
-    /// device that is not there.
+    /// Returns the wishes that were not met, each with the reason: a batch that is not split, a
+    /// preferred device that is not there.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.planned().notes
     }
 
-    /// Inputs that were bound as constants, and that runs do not take; see
+    /// Returns the inputs that were bound as constants, and that runs do not take; see
     /// [`HeteroEngine::analyze_with_inputs`](crate::HeteroEngine::analyze_with_inputs).
     #[must_use]
     pub fn fixed(&self) -> &[String] {
         &self.planned().fixed
     }
 
-    /// Patterns of the engine's placement that no node matches: they are misspelt, or passes have
-    /// folded their nodes away.
+    /// Returns the patterns of the engine's placement that no node matches: they are misspelt, or
+    /// passes have folded their nodes away.
     #[must_use]
     pub fn idle_pins(&self) -> &[String] {
         &self.planned().idle_pins
     }
 
-    /// What making the plan took.
+    /// Returns the time that making the plan took.
     #[must_use]
     pub fn timing(&self) -> PlanTiming {
         self.planned().timing
     }
 
-    /// Device of each node.
+    /// Returns the device of each node.
     #[must_use]
     pub fn placement(&self) -> BTreeMap<&str, &str> {
         self.partitioning().placement()
     }
 
-    /// What share of the nodes, of the estimated time and of the bytes each device has.
+    /// Returns the share of the nodes, of the estimated time and of the bytes that each device has.
     #[must_use]
     pub fn shares(&self) -> PlacementShares {
         PlacementShares::of(self.program(), self.partitioning())
     }
 
-    /// The plan as JSON, for [`HeteroEngine::load_plan`](crate::HeteroEngine::load_plan).
+    /// Returns the plan as JSON, for [`HeteroEngine::load_plan`](crate::HeteroEngine::load_plan).
     ///
     /// # Errors
-    /// Where an estimate is not a number.
+    /// An error where an estimate is not a number.
     pub fn to_json(&self) -> crate::Result<String> {
         Ok(self.partitioning().to_json()?)
     }

@@ -1,8 +1,7 @@
-//! The planner: from a model to a partitioning of its program among the devices of a fleet.
+//! The planner: it goes from a model to a partitioning of its program among the devices of a fleet.
 //!
 //! A plan is made in four steps: *bind* the model to shapes, *rewrite* the program with passes,
-//! *split* batches and large products, and
-//! *divide* the nodes among the devices.
+//! *split* batches and large products, and *divide* the nodes among the devices.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -23,14 +22,14 @@ use crate::policy::Policy;
 use crate::problem::{self, Constraints, CostModel};
 use crate::{Error, Model, Result};
 
-/// Sides of tiles, unless the configuration says otherwise.
+/// The number of rows and of columns of tiles, unless the configuration says otherwise.
 const TILE: usize = 512;
 
-/// What plans models: a partitioner, a cost model, definitions of operators, passes, a placement by
-/// hand and a configuration.
+/// The parts that plan models: a partitioner, a cost model, definitions of operators, passes, a
+/// placement by hand and a configuration.
 pub(crate) struct Planner {
     pub(crate) partitioner: Arc<dyn Partitioner>,
-    /// The partitioner is one of the engine's, which on one device have nothing to decide.
+    /// Whether the partitioner is one of the engine's, which on one device have nothing to decide.
     pub(crate) standard: bool,
     pub(crate) costs: Arc<dyn CostModel>,
     pub(crate) operators: Arc<dyn OperatorSet>,
@@ -39,31 +38,31 @@ pub(crate) struct Planner {
     pub(crate) config: Config,
 }
 
-/// What the planner found.
+/// The result of the planner.
 pub(crate) struct Planned {
     pub(crate) partitioning: Partitioning,
     /// The bound and rewritten program, split.
     pub(crate) annotated: Annotated,
-    /// The same before its batch was split and its products were cut into tiles.
+    /// The same program before its batch was split and its products were cut into tiles.
     pub(crate) unsplit: Annotated,
     pub(crate) assumed: Vec<String>,
     pub(crate) notes: Vec<String>,
-    /// Inputs that were bound as constants.
+    /// The inputs that were bound as constants.
     pub(crate) fixed: Vec<String>,
-    /// Patterns of pins that no node matches.
+    /// The patterns of pins that no node matches.
     pub(crate) idle_pins: Vec<String>,
     pub(crate) timing: PlanTiming,
 }
 
-/// What the steps of planning took.
+/// The times that the steps of planning took.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PlanTiming {
-    /// Binding the model to shapes, with inference.
+    /// The time of binding the model to shapes, with inference.
     pub bind: Duration,
-    /// Passes: rewriting the program, and splitting batches and products.
+    /// The time of the passes: rewriting the program, and splitting batches and products.
     pub passes: Duration,
-    /// Dividing the program among the devices, with claims and costs; for a plan that was read,
-    /// checking it.
+    /// The time of dividing the program among the devices, with claims and costs.
+    /// For a plan that was read, the time of checking it.
     pub divide: Duration,
 }
 
@@ -71,8 +70,8 @@ impl Planner {
     /// Plans a model for given shapes.
     ///
     /// # Errors
-    /// `Model` where the model is invalid or does not fit the shapes; `Plan` where there is no
-    /// device or none takes a node.
+    /// `Model` where the model is invalid or does not fit the shapes.
+    /// `Plan` where there is no device or none takes a node.
     pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
         let began = Instant::now();
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
@@ -92,7 +91,7 @@ impl Planner {
         Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, timing })
     }
 
-    /// The patterns of pins that no node matches.
+    /// Returns the patterns of pins that no node matches.
     fn idle_pins(&self, annotated: &Annotated) -> Vec<String> {
         self.placement.unmatched(&annotated.program).into_iter().map(str::to_owned).collect()
     }
@@ -101,7 +100,8 @@ impl Planner {
     ///
     /// # Errors
     /// `Plan` where the text is no plan, is for another model, or names a device that was not
-    /// added; else as [`Planner::plan`].
+    /// added.
+    /// Otherwise the errors of [`Planner::plan`].
     pub(crate) fn load(&self, fleet: &Fleet, model: &Model, json: &str) -> Result<Planned> {
         let partitioning = Partitioning::from_json(json)?;
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
@@ -146,8 +146,9 @@ impl Planner {
     /// Nodes that a device is denied do not run there.
     ///
     /// # Errors
-    /// `Plan` where there is no device or none takes a node; `Placement` where a pin cannot be
-    /// kept; `Required` where a required device gets nothing.
+    /// `Plan` where there is no device or none takes a node.
+    /// `Placement` where a pin cannot be kept.
+    /// `Required` where a required device gets nothing.
     pub(crate) fn divide(
         &self,
         fleet: &Fleet,
@@ -162,12 +163,12 @@ impl Planner {
         let wanted: Vec<usize> = (0..fleet.devices().len())
             .filter(|position| fleet.policy(*position) != Policy::Allow && !lost.contains(position))
             .collect();
-        // With one device, or with all of them wanted, there is nothing to wish for.
+        // With one device, or with all of them wanted, no wish can change the plan.
         let kept = if wanted.is_empty() || wanted.len() == fleet.devices().len() {
             None
         } else {
             let kept = self.problem_with(fleet, annotated, denied, &wanted)?;
-            // Where there is no such plan, as memory or energy do not suffice, the wish is void.
+            // Where memory or energy do not suffice for such a plan, the wish is void.
             self.partitioner.partition(&kept).ok().map(|schedule| (kept, schedule))
         };
         let free = self.partitioner.partition(&problem);
@@ -183,8 +184,8 @@ impl Planner {
         Ok(plan)
     }
 
-    /// Gives everything to the only device there is, as any partitioner would; `None` where there
-    /// is more to look at.
+    /// Gives all nodes to the only device that there is, as any partitioner would.
+    /// Returns `None` where there is more to look at.
     fn divide_alone(
         &self,
         fleet: &Fleet,
@@ -198,7 +199,8 @@ impl Planner {
             return Ok(None);
         }
         let Some(seconds) = problem::alone(annotated, fleet, &*self.costs) else { return Ok(None) };
-        // One after the other: added in the order in which a schedule adds them.
+        // The nodes run one after the other: their times are added in the order in which a schedule
+        // adds them.
         let finish = seconds.into_iter().fold(0.0, |now, seconds| now + seconds);
         let (id, program) = (device.info().id.to_string(), &annotated.program);
         let partition = Partition {
@@ -223,9 +225,10 @@ impl Planner {
         }))
     }
 
-    /// Is the plan in which wanted devices keep what they take to be had, rather than the free one?
-    /// It is, unless the free one is shorter by a larger share than costs may be off, or leaves out
-    /// a required device that this one uses.
+    /// Tells whether to take the plan in which wanted devices keep the nodes that they take, in
+    /// place of the free plan.
+    /// It is taken where the free plan leaves out a required device that it uses, and otherwise
+    /// unless the free plan is shorter by a larger share than costs may be off.
     fn prefers(&self, fleet: &Fleet, kept: &(Problem, Schedule), free: (&Problem, &Schedule)) -> bool {
         let takes = |(problem, schedule): (&Problem, &Schedule)| match self.config.scheduling.strategy {
             Strategy::LatencyAware => schedule.makespan(),
@@ -237,7 +240,7 @@ impl Planner {
         saved || takes((&kept.0, &kept.1)) * (1.0 - self.costs.uncertainty()) <= takes(free)
     }
 
-    /// Does every required device have a part in a plan?
+    /// Checks that every required device has a part in a plan.
     ///
     /// # Errors
     /// `Required` with the reason.
@@ -278,7 +281,7 @@ impl Planner {
         Ok(())
     }
 
-    /// What there is to plan, on the devices that are not lost.
+    /// Returns the scheduling problem of a program, on the devices that are not lost.
     pub(crate) fn problem(
         &self,
         fleet: &Fleet,
@@ -288,7 +291,8 @@ impl Planner {
         self.problem_with(fleet, annotated, denied, &[])
     }
 
-    /// The same, where wanted devices keep what they take.
+    /// Returns the problem of [`Planner::problem`], where wanted devices keep the nodes that they
+    /// take.
     fn problem_with(
         &self,
         fleet: &Fleet,
@@ -307,18 +311,20 @@ impl Planner {
         problem::problem(annotated, fleet, &*self.costs, &constraints)
     }
 
-    /// Sides of the tiles that products are cut into; 0 where none is.
+    /// Returns the number of rows and of columns of the tiles that products are cut into, or 0
+    /// where none is cut.
     fn tile_size(&self, fleet: &Fleet) -> usize {
         self.config.scheduling.tile_size.unwrap_or_else(|| {
-            // Those that compute on the host's processor gain nothing by sharing.
+            // Devices that compute on the host's processor gain nothing by sharing.
             let hosted = fleet.devices().iter().any(|device| device.info().runs_on_host());
             let others = fleet.devices().iter().filter(|device| !device.info().runs_on_host()).count();
             if others + usize::from(hosted) > 1 { TILE } else { 0 }
         })
     }
 
-    /// Rows of the parts that a batch is split into, none where it stays whole; and why, where the
-    /// configuration asks for it.
+    /// Returns the number of rows of each part that a batch is split into, none where it stays
+    /// whole.
+    /// Returns also the reason why it stays whole, where the configuration asks for a split.
     fn batch_parts(&self, fleet: &Fleet, whole: &Annotated) -> Result<(Vec<usize>, Vec<String>)> {
         let Some(most) = self.config.scheduling.batch_split_size else { return Ok((vec![], vec![])) };
         if whole.program.nodes().iter().any(|node| self.placement.device_of(node).is_some()) {
@@ -331,7 +337,7 @@ impl Planner {
         };
         let problem = self.problem(fleet, whole, &HashSet::new())?;
         let parts = hetero_scheduler::apportion(batch, &problem.speeds());
-        // Even ones of each device's share.
+        // Each device's share is split evenly.
         let even = |share: usize| hetero_scheduler::apportion(share, &vec![1.0; share.div_ceil(most)]);
         Ok((parts.into_iter().flat_map(even).collect(), vec![]))
     }
@@ -344,8 +350,9 @@ impl Planner {
         Ok(passes::run(program, &self.passes, &self.pass_context(fleet))?)
     }
 
-    /// Splits a batch into parts of so many rows, and products into tiles; none of either where it
-    /// is empty or 0.
+    /// Splits a batch into parts of the given numbers of rows, and products into tiles of the given
+    /// size.
+    /// No parts leave the batch whole, and a size of 0 leaves products whole.
     pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
         let tiling = Tiling { size: tile, placement: self.placement.clone() };
         if parts.is_empty() && !tiling.may_cut(&whole.program) {
@@ -366,7 +373,7 @@ impl Planner {
     }
 }
 
-/// The shapes of a program's inputs, by name.
+/// Returns the shapes of a program's inputs, by name.
 fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
     let shape = |&id: &hetero_hal::ValueId| {
         let value = program.value(id)?;
@@ -375,12 +382,12 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
     program.inputs().iter().map(shape).collect()
 }
 
-/// Rows of the parts that the plan's batch was split into.
+/// Returns the number of rows of each part that the plan's batch was split into.
 pub(crate) fn parts(partitioning: &Partitioning) -> Vec<usize> {
     partitioning.batch_parts.iter().map(|&rows| usize::try_from(rows).unwrap_or(usize::MAX)).collect()
 }
 
-/// Does a plan run anything on a device, or let it take tiles?
+/// Tells whether a plan runs anything on a device, or lets it take tiles.
 pub(crate) fn uses(plan: &Partitioning, id: &DeviceId) -> bool {
     let is = |name: &str| name.parse().is_ok_and(|named: DeviceId| named == *id);
     let takes = |tiles: &Tiles| tiles.devices.keys().any(|name| is(name));

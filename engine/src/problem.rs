@@ -1,4 +1,5 @@
-//! From programs to tasks: what each node costs on each device, and what passes between nodes.
+//! From programs to tasks: the cost of each node on each device, and the bytes that pass between
+//! nodes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
@@ -13,12 +14,13 @@ use crate::fleet::Fleet;
 use crate::place::Placement;
 use crate::{Error, Result};
 
-/// Says what a node costs on a device.
+/// A cost model: it says what a node costs on a device.
 pub trait CostModel: Send + Sync {
-    /// Seconds that the node takes there, finite and not negative.
+    /// Returns the seconds that the node takes on the device, finite and not negative.
     fn seconds(&self, program: &Program, node: &Node, device: &DeviceInfo, quality: &Quality) -> f64;
 
-    /// The seconds of several nodes of a program, for a model that looks at what is around each.
+    /// Returns the seconds of several nodes of a program, for a model that looks at what is around
+    /// each node.
     fn all(&self, program: &Program, nodes: &[(NodeId, &Quality)], device: &DeviceInfo) -> Vec<f64> {
         let of = |&(id, quality): &(NodeId, &Quality)| {
             program.nodes().get(id.index()).map_or(0.0, |node| self.seconds(program, node, device, quality))
@@ -26,30 +28,33 @@ pub trait CostModel: Send + Sync {
         nodes.iter().map(of).collect()
     }
 
-    /// Joules that the node spends on a device in so many seconds; `None` where nothing is known, and then the configured watts count.
+    /// Returns the joules that the node spends on a device in the given number of seconds.
+    /// Returns `None` where nothing is known; then the configured watts count.
     fn joules(&self, _program: &Program, _node: &Node, _device: &DeviceInfo, _seconds: f64) -> Option<f64> {
         None
     }
 
-    /// By what share the seconds of a plan may be off, such as 0.25: no plan leaves the fastest device for a smaller gain than that.
+    /// Returns the share by which the seconds of a plan may be off, such as 0.25.
+    /// No plan leaves the fastest device for a smaller gain than that.
     fn uncertainty(&self) -> f64 {
         0.25
     }
 }
 
-/// The roofline: operations over peak rate or bytes over bandwidth, whichever is longer, by what drivers say of their devices. A first
-/// guess until devices are measured.
+/// The roofline as a cost model: operations over peak rate or bytes over bandwidth, whichever is
+/// longer, by what drivers say of their devices.
+/// It is a first guess until devices are measured.
 pub struct Roofline {
-    /// What operators mean, for their counts of operations.
+    /// The definitions of operators, for their counts of operations.
     pub operators: Arc<dyn OperatorSet>,
 }
 
-/// Rates of a device of which nothing is known.
+/// The rates of a device of which nothing is known, in operations and in bytes per second.
 const FLOPS: f64 = 1e10;
 const BANDWIDTH: f64 = 1e10;
-/// What starting a kernel costs, in seconds.
+/// The time that it takes to start a kernel, in seconds.
 const START: f64 = 2e-6;
-/// How much longer a kernel takes that its device calls slow.
+/// The factor by which a kernel that its device calls slow takes longer.
 const SLOW: f64 = 20.0;
 
 /// The types of a node's values, in memory that serves one node after the other.
@@ -90,13 +95,13 @@ fn become_exact(ty: &mut TensorType, value: &ProgramValue) {
     dims.extend(value.shape.iter().map(|&size| Dim::Known(size)));
 }
 
-/// Floating-point operations of a node, a multiply-add counting as two.
+/// Returns the floating-point operations of a node; a multiply-add counts as two.
 #[must_use]
 pub fn flops(program: &Program, node: &Node, operators: &dyn OperatorSet) -> u64 {
     Types::default().flops(program, node, operators)
 }
 
-/// Bytes of a node's inputs, weights and outputs.
+/// Returns the bytes of a node's inputs, weights and outputs.
 #[must_use]
 pub fn bytes(program: &Program, node: &Node) -> u64 {
     let touched = node.uses().chain(node.outputs.iter().flatten().copied());
@@ -132,22 +137,23 @@ impl CostModel for Roofline {
 
 /// What is settled before the partitioner looks at costs.
 pub(crate) struct Constraints<'a> {
-    /// Nodes that do not run on the device that is named with them.
+    /// The nodes that a device is denied, each with the device's position.
     pub(crate) denied: &'a HashSet<(usize, NodeId)>,
-    /// Devices on which nothing runs. Pins to them are void.
+    /// The positions of the devices on which nothing runs; pins to them are void.
     pub(crate) lost: &'a [usize],
-    /// Nodes that run where the caller says.
+    /// The placement by hand: the nodes that run where the caller says.
     pub(crate) placement: &'a Placement,
-    /// Positions of the devices that keep what they take, and the share of its time by which
-    /// another has to be quicker to get a node of theirs.
+    /// The positions of the devices that keep the nodes that they take, and a share of a node's
+    /// time: another device gets such a node only where it is quicker by a larger share.
     pub(crate) wanted: (&'a [usize], f64),
-    /// Joules that all nodes may spend together.
+    /// The joules that all nodes may spend together.
     pub(crate) energy: Option<f64>,
-    /// Watts of devices, by id.
+    /// The watts of devices, by id.
     pub(crate) watts: &'a BTreeMap<String, f64>,
 }
 
-/// What computes for devices that have no chip of their own: emulators, and drivers of the host's processor.
+/// The processor that computes for devices that have no chip of their own: emulators, and drivers
+/// of the host's processor.
 const HOST: &str = "host";
 
 fn target(info: &DeviceInfo, memory: Option<u64>) -> DeviceSpec {
@@ -159,7 +165,9 @@ fn target(info: &DeviceInfo, memory: Option<u64>) -> DeviceSpec {
     }
 }
 
-/// Joules of a node on each device, where something is known of all that take it; nothing without a budget.
+/// Returns the joules of a node on each device, where something is known of all devices that take
+/// it.
+/// Returns nothing where there is no budget.
 fn energy(
     program: &Program,
     node: &Node,
@@ -179,7 +187,8 @@ fn energy(
     devices.iter().zip(seconds).map(joules).collect()
 }
 
-/// Bytes of the constants that each node is the first to use: its device holds them as long as the plan stands.
+/// Returns, for each node, the bytes of the constants that it is the first to use: its device holds
+/// them as long as the plan stands.
 fn held(program: &Program) -> Vec<u64> {
     let mut counted = vec![false; program.values().len()];
     let mut of = |node: &Node| {
@@ -190,7 +199,9 @@ fn held(program: &Program) -> Vec<u64> {
     program.nodes().iter().map(&mut of).collect()
 }
 
-/// What a node gets from the caller, and gives back: whether it is the first that does, and the bytes that no other node before it did.
+/// The bytes that a node gets from the caller, and gives back.
+/// A node counts the bytes that no other node before it did; `begins` marks the first node that
+/// reads an input, and `ends` the last one that makes an output.
 #[derive(Clone, Copy, Default)]
 struct Outside {
     begins: bool,
@@ -200,7 +211,8 @@ struct Outside {
 }
 
 impl Outside {
-    /// Of each node. A run gets all inputs at once, and all outputs.
+    /// Returns the bytes of each node.
+    /// A run gets all inputs at once, and gives all outputs at once.
     fn of(program: &Program) -> Vec<Outside> {
         let mut all = vec![Outside::default(); program.nodes().len()];
         let bytes = |id: &ValueId| program.values().get(id.index()).map_or(0, |value| value.bytes() as u64);
@@ -226,7 +238,8 @@ impl Outside {
         all
     }
 
-    /// Seconds of handing over, by the ways from the host and to it; nothing where these were not measured.
+    /// Returns the seconds of handing over, by the ways from the host and to it.
+    /// A way that was not measured adds nothing.
     fn seconds(self, to: Edge, from: Edge) -> f64 {
         let way = |counts: bool, bytes: u64, edge: Edge| {
             let latency = edge.latency.filter(|_| counts).map_or(0.0, |latency| latency.as_secs_f64());
@@ -236,10 +249,12 @@ impl Outside {
     }
 }
 
-/// The scheduling problem of a program on some devices. Tasks are the nodes, in order.
+/// Returns the scheduling problem of a program on the devices of a fleet.
+/// The tasks are the nodes, in order.
 ///
 /// # Errors
-/// Where no device takes a node, the one that it is pinned to does not, or a cost is not a number.
+/// An error where no device takes a node, where a pinned node's device does not take it, or where a
+/// cost is not a number.
 pub(crate) fn problem(
     annotated: &Annotated,
     fleet: &Fleet,
@@ -274,7 +289,7 @@ pub(crate) fn problem(
     for (from, source) in devices.iter().enumerate() {
         for (to, target) in devices.iter().enumerate().filter(|(to, _)| *to != from) {
             let edge = topology.edge(&source.info().id, &target.info().id);
-            // What nobody has measured goes through the host.
+            // An edge that was not measured counts as a way through the host.
             let latency = edge.latency.map_or(20e-6, |latency| latency.as_secs_f64());
             let link = Link { latency, bandwidth: edge.bandwidth.unwrap_or(5e9) };
             targets.connect(DeviceIndex(from), DeviceIndex(to), link)?;
@@ -286,14 +301,14 @@ pub(crate) fn problem(
     for (((id, node), seconds), bytes) in program.node_ids().zip(rows).zip(held(program)) {
         let joules = energy(program, node, &seconds, devices, costs, constraints)?;
         let task = Task::new(&*node.name, seconds).with_memory(bytes).with_energy(joules);
-        // A pinned one stays where it is.
+        // A pinned tile stays where it is.
         let group = groups.get(&id).filter(|_| constraints.placement.device_of(node).is_none());
         let added = graph.task(match group {
             Some(group) => task.with_tiles(&*group.product),
             None => task,
         });
         tasks.push(added.map_err(|error| match error {
-            // The operator is what the reader can do something about.
+            // The reader can do something about the operator, so the error names it.
             hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(node.to_string()),
             other => other,
         })?);
@@ -313,8 +328,9 @@ pub(crate) fn problem(
     })
 }
 
-/// The seconds of each node on the only device of a fleet, where that takes all of them and has
-/// room for their constants; `None` leaves it to [`problem`] to say what is wrong.
+/// Returns the seconds of each node on the only device of a fleet, where that device takes all of
+/// them and has room for their constants.
+/// Returns `None` otherwise, and leaves it to [`problem`] to say what is wrong.
 pub(crate) fn alone(annotated: &Annotated, fleet: &Fleet, costs: &dyn CostModel) -> Option<Vec<f64>> {
     let ([device], program) = (fleet.devices(), &*annotated.program) else { return None };
     let info = device.info();
@@ -341,8 +357,8 @@ pub(crate) fn alone(annotated: &Annotated, fleet: &Fleet, costs: &dyn CostModel)
     (sound && fits).then_some(seconds)
 }
 
-/// Leaves of a node's costs those on the devices that are wanted, and those that are lower by a
-/// larger share.
+/// Keeps only those of a node's costs that are on wanted devices, or lower than theirs by a larger
+/// share.
 fn keep(row: &mut [Option<f64>], (wanted, share): (&[usize], f64)) {
     let best = wanted.iter().filter_map(|&position| row.get(position).copied().flatten()).reduce(f64::min);
     let Some(best) = best else { return };
@@ -353,7 +369,7 @@ fn keep(row: &mut [Option<f64>], (wanted, share): (&[usize], f64)) {
     }
 }
 
-/// Leaves of a node's costs the one on the device that it is pinned to.
+/// Keeps only that one of a node's costs that is on the device to which it is pinned.
 fn pin(node: &Node, row: &mut [Option<f64>], devices: &[Arc<dyn Device>], constraints: &Constraints<'_>) -> Result<()> {
     let Some(id) = constraints.placement.device_of(node) else { return Ok(()) };
     let wrong = |reason: String| Error::Placement {

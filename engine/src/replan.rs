@@ -16,54 +16,55 @@ use hetero_hal::{DeviceId, Error as HalError, ErrorKind, NodeId};
 
 use crate::Error;
 
-/// How often a device may turn down at compile time what it claimed, before the engine gives up.
+/// The number of times that devices may turn down a node at compile time before the engine gives
+/// up.
 const MOST_DENIED: usize = 3;
 
-/// How far the engine is in making a session.
+/// The progress of the engine in making a session.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
-    /// Products run in place of their tiles, where these are one device's.
+    /// Whether products run in place of their tiles, where these are one device's.
     pub(crate) joined: bool,
-    /// Nodes that a device, given by its position, turned down.
+    /// The nodes that a device turned down, each with the device's position.
     pub(crate) denied: HashSet<(usize, NodeId)>,
 }
 
-/// Why a plan cannot be run as it is.
+/// The reason why a plan cannot be run as it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Setback {
     /// A device was lost in a run.
     LostRunning,
     /// A device was lost while it compiled.
     LostCompiling,
-    /// A device was lost, whenever, that no other may take over for.
+    /// A required device was lost, in a run or while it compiled: no other may take over for it.
     LostRequired,
-    /// A device turned down what it had claimed; the node, and the device's position, where the
-    /// error tells.
+    /// A device turned down a node that it had claimed.
+    /// The node and the device's position are there where the error tells them.
     Refused(Option<(usize, NodeId)>),
     /// The memory of a device does not suffice.
     OutOfMemory,
-    /// A device failed otherwise.
+    /// A device failed in another way.
     Failed,
-    /// It is no device's doing.
+    /// The error is no device's doing.
     Unfit,
 }
 
-/// What to do about it.
+/// The engine's answer to a setback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Divide the program again, without the devices that were lost.
     Divide,
     /// Divide the program again, with the node denied to the device.
     Deny(usize, NodeId),
-    /// Run tiles as tiles.
+    /// Run tiles as tiles, not as the products that they were cut from.
     KeepTiles,
-    /// Tell the error.
+    /// Give up, and return the error.
     GiveUp,
 }
 
 impl Setback {
-    /// What an error means that kept a session from being made.
-    /// `uses` tells whether the plan uses a device, `requires` whether the caller does, and
+    /// Returns the setback that stands behind an error which kept a session from being made.
+    /// `uses` tells whether the plan uses a device, `requires` whether the caller requires it, and
     /// `position` where it stands.
     pub(crate) fn of(
         error: &Error,
@@ -85,14 +86,14 @@ impl Setback {
     }
 }
 
-/// What to do about a setback.
+/// Returns what to do about a setback.
 pub(crate) fn next(state: &State, setback: Setback) -> Action {
     match setback {
         Setback::LostRunning | Setback::LostCompiling => Action::Divide,
         Setback::LostRequired | Setback::Unfit => Action::GiveUp,
-        // What is too large for the device as a whole may do in parts.
+        // A program that is too large for the device as a whole may fit it in parts.
         Setback::Refused(_) | Setback::OutOfMemory | Setback::Failed if state.joined => Action::KeepTiles,
-        // One that is refused again would be refused for ever.
+        // A node that is refused again would be refused for ever.
         Setback::Refused(Some(pair)) if state.denied.len() < MOST_DENIED && !state.denied.contains(&pair) => {
             Action::Deny(pair.0, pair.1)
         }
@@ -156,8 +157,7 @@ mod tests {
         assert_eq!(Setback::of(&unfit, |_| true, |_| true, |_| None), Setback::Unfit);
     }
 
-    /// However the errors come, the engine makes no more attempts than it has ways to change the
-    /// plan.
+    /// Whatever errors come, the engine makes no more attempts than it has ways to change the plan.
     #[test]
     fn refusals_end() {
         let mut state = State { joined: true, ..State::default() };

@@ -1,8 +1,9 @@
 //! Running plans: the session of a plan, and what becomes of both when a device fails.
 //!
-//! A run that fails because its device is gone fails for good; the plan keeps its program, so that
-//! the engine divides that again among the devices that are left.
-//! What is done about which failure, [`replan`] says.
+//! A run that fails because its device is gone fails for good.
+//! The plan keeps its program, so that the engine divides that again among the devices that are
+//! left.
+//! [`replan`] says what is done about which failure.
 
 use std::sync::Arc;
 
@@ -21,22 +22,23 @@ use crate::{Error, Result};
 /// A plan on its way to a session.
 struct Attempt {
     partitioning: Partitioning,
-    /// Lines that tell what moved, and why.
+    /// The lines that tell which nodes moved, and why.
     moved: Vec<String>,
-    /// Products may run in place of their tiles.
+    /// Whether products may run in place of their tiles.
     joins: bool,
     state: State,
 }
 
 impl HeteroEngine {
-    /// Runs a plan once. The first run compiles it.
+    /// Runs a plan once.
+    /// The first run compiles it.
     ///
     /// Where a device is lost in the run, the plan is divided again without it and run again;
     /// [`Session::report`] says so.
     ///
     /// # Errors
-    /// `Input` where the inputs are not the model's; `Device` where a device fails, or is lost and
-    /// no other takes its nodes.
+    /// `Input` where the inputs are not the model's.
+    /// `Device` where a device fails, or is lost and no other takes its nodes.
     pub fn run(&self, inputs: &[(&str, Tensor)], plan: &Plan) -> Result<Outputs> {
         self.with_session(plan, |session| session.run(inputs))
     }
@@ -44,26 +46,27 @@ impl HeteroEngine {
     /// Runs a plan into memory of the caller's; see [`Session::run_into`].
     ///
     /// # Errors
-    /// As [`HeteroEngine::run`].
+    /// The errors of [`HeteroEngine::run`].
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], plan: &Plan) -> Result<()> {
         self.with_session(plan, |session| session.run_into(inputs, outputs))
     }
 
-    /// Calls `run` with the session of a plan; where a device is lost in it, calls it again with
-    /// the session that does without.
+    /// Calls `run` with the session of a plan.
+    /// Where a device is lost in it, calls `run` again with the session that does without the
+    /// device.
     ///
     /// # Errors
-    /// What `run` says, unless it tells of a lost device that others take over for; as
-    /// [`HeteroEngine::session`].
+    /// The error of `run`, unless it tells of a lost device that others take over for.
+    /// Otherwise the errors of [`HeteroEngine::session`].
     pub fn with_session<T>(&self, plan: &Plan, run: impl FnMut(&Arc<Session>) -> Result<T>) -> Result<T> {
         self.carry_on(plan, &mut self.session(plan)?, run)
     }
 
     /// Calls `run` with a session of the plan, as [`HeteroEngine::with_session`] does.
-    /// Where a device is lost in it, `session` becomes the one that does without.
+    /// Where a device is lost in it, `session` becomes the session that does without the device.
     ///
     /// # Errors
-    /// As [`HeteroEngine::with_session`].
+    /// The errors of [`HeteroEngine::with_session`].
     pub fn carry_on<T>(
         &self,
         plan: &Plan,
@@ -79,13 +82,15 @@ impl HeteroEngine {
         }
     }
 
-    /// After a run of `session` that failed with `error`: where that tells of a lost device, gives
-    /// the session of the plan without it, from now on the one of [`HeteroEngine::session`].
+    /// Recovers from a run of `session` that failed with `error`.
+    /// Where the error tells of a lost device, returns the session of the plan without it, from now
+    /// on the session that [`HeteroEngine::session`] returns.
     /// No plan of this engine uses the device again.
     ///
     /// # Errors
-    /// `error`, where it tells of no lost device or the session did without it already; the like,
-    /// with what stands in the way, where no other device takes its nodes.
+    /// `error`, where it tells of no lost device or the session did without the device already.
+    /// Where no other device takes the lost device's nodes, an error of the same kind that says
+    /// what stands in the way.
     pub fn recover(&self, plan: &Plan, session: &Arc<Session>, error: Error) -> Result<Arc<Session>> {
         if !self.fleet.lose(&error) {
             return Err(error);
@@ -94,15 +99,15 @@ impl HeteroEngine {
         if Arc::ptr_eq(&next, session) { Err(error) } else { Ok(next) }
     }
 
-    /// The session of a plan: its partitions, compiled.
-    /// Made once, shared by all threads, and made again where a device was lost.
+    /// Returns the session of a plan: its partitions, compiled.
+    /// It is made once, shared by all threads, and made again where a device was lost.
     ///
     /// A node that its device claimed but turns down at compile time is given to another device,
     /// unless it was pinned there; [`Session::report`] says so.
     ///
     /// # Errors
-    /// `Device` where a device cannot compile what it was given and no other takes it; `Plan` where
-    /// a device was lost and no other takes its nodes.
+    /// `Device` where a device cannot compile what it was given and no other takes it.
+    /// `Plan` where a device was lost and no other takes its nodes.
     pub fn session(&self, plan: &Plan) -> Result<Arc<Session>> {
         let mut slot = plan.session();
         let sound =
@@ -110,14 +115,14 @@ impl HeteroEngine {
         if let Some(session) = slot.as_ref().filter(sound) {
             return Ok(session.clone());
         }
-        // What a lost device holds is let go even where there is no session without it.
+        // The memory of a lost device is let go even where there is no session without it.
         *slot = None;
         let session = Arc::new(self.make_session(plan.planned())?);
         *slot = Some(session.clone());
         Ok(session)
     }
 
-    /// Makes a session of a plan, or of what takes its place.
+    /// Makes a session of a plan, or of the plan that takes its place.
     fn make_session(&self, planned: &Planned) -> Result<Session> {
         let partitioning = planned.partitioning.clone();
         let mut attempt = Attempt { partitioning, moved: Vec::new(), joins: true, state: State::default() };
@@ -151,8 +156,8 @@ impl HeteroEngine {
         }
     }
 
-    /// A loss that a plan has to do without: of a required device, or else the last one, which is
-    /// news.
+    /// Returns a loss that a plan has to do without: that of a required device, or else the last
+    /// one, which is news.
     fn loss(&self, plan: &Partitioning) -> Option<(Setback, Error)> {
         let mut lost = self.fleet.lost();
         lost.retain(|(id, _)| uses(plan, id));
@@ -164,7 +169,7 @@ impl HeteroEngine {
         }
     }
 
-    /// Compiles what the attempt has come to.
+    /// Compiles the plan that the attempt has come to.
     fn compile(&self, planned: &Planned, attempt: &mut Attempt) -> Result<Session> {
         let Attempt { partitioning, moved, joins, state } = attempt;
         let moved = moved.clone();
@@ -182,7 +187,7 @@ impl HeteroEngine {
         }
     }
 
-    /// Divides again after a loss, of which `error` tells.
+    /// Divides the program again after a loss, of which `error` tells.
     fn divide_without_lost(&self, planned: &Planned, attempt: &mut Attempt, error: &HalError) -> Result<()> {
         let now = self.planner.divide(&self.fleet, &planned.annotated, &attempt.state.denied);
         let now = now.map_err(|obstacle| match obstacle {
@@ -197,7 +202,7 @@ impl HeteroEngine {
         Ok(())
     }
 
-    /// Divides again after a device turned down a node, as `refused` says.
+    /// Divides the program again after a device turned down a node, as `refused` says.
     fn divide_without_denied(
         &self,
         planned: &Planned,
@@ -207,7 +212,7 @@ impl HeteroEngine {
     ) -> Result<()> {
         let program = &planned.annotated.program;
         attempt.partitioning = match self.planner.divide(&self.fleet, &planned.annotated, &attempt.state.denied) {
-            // The compiler's reason says more than that nobody else may take the node.
+            // The compiler's reason says more than the fact that no other device may take the node.
             Err(Error::Placement { .. }) => return Err(refused.into()),
             Err(Error::Plan(obstacle)) => {
                 let remedy = refused.remedy().map_or_else(String::new, |remedy| format!("{remedy}; "));
@@ -222,7 +227,7 @@ impl HeteroEngine {
     }
 }
 
-/// The line that tells what became of a lost device's nodes; `None` where it had none.
+/// Returns the line that tells what became of a lost device's nodes, or `None` where it had none.
 fn takeover(id: &DeviceId, error: &HalError, before: &Partitioning, now: &Partitioning) -> Option<String> {
     let own =
         before.partitions.iter().filter(|partition| partition.device.parse().is_ok_and(|named: DeviceId| named == *id));

@@ -1,4 +1,4 @@
-//! Shares of a placement: how much of a model each device has.
+//! The shares of a placement: what part of a model each device has.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,36 +8,36 @@ use hetero_scheduler::Partitioning;
 
 use crate::problem::bytes;
 
-/// What share of a model a device has.
+/// The share of a model that a device has.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PlacementShare {
-    /// The device.
+    /// The device's id.
     pub device: DeviceId,
-    /// Number of nodes that it runs.
+    /// The number of nodes that it runs.
     pub nodes: usize,
-    /// Share of all nodes, from 0 to 1.
+    /// The share of all nodes, from 0 to 1.
     pub of_nodes: f64,
-    /// Share of the time that all partitions are estimated to take, from 0 to 1.
+    /// The share of the time that all partitions are estimated to take, from 0 to 1.
     pub of_time: f64,
-    /// Share of the bytes of all nodes' inputs, weights and outputs, from 0 to 1.
+    /// The share of the bytes of all nodes' inputs, weights and outputs, from 0 to 1.
     pub of_bytes: f64,
 }
 
 /// The shares of all devices that a plan uses, the largest share of time first.
-/// Displayed, it is one line.
+/// Displayed, they are one line.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PlacementShares {
-    /// Number of nodes of the model.
+    /// The number of nodes of the model.
     pub nodes: usize,
-    /// The devices.
+    /// The share of each device.
     pub devices: Vec<PlacementShare>,
 }
 
 impl PlacementShares {
-    /// The shares of a program's nodes by a plan.
+    /// Returns the shares of a program's nodes by a plan.
     pub(crate) fn of(program: &Program, plan: &Partitioning) -> PlacementShares {
         let node_of: HashMap<&str, &Node> = program.nodes().iter().map(|node| (&*node.name, node)).collect();
-        // Sums of nodes, seconds and bytes.
+        // The sums of nodes, seconds and bytes of each device.
         let mut sums: Vec<(DeviceId, usize, f64, f64)> = Vec::new();
         for partition in &plan.partitions {
             let Ok(id) = partition.device.parse::<DeviceId>() else { continue };
@@ -67,7 +67,7 @@ impl PlacementShares {
     }
 }
 
-/// A share as a percentage that says neither nothing nor everything where it is not.
+/// A share as a percentage: it says 0 % only of nothing, and 100 % only of everything.
 struct Percent(f64);
 
 impl fmt::Display for Percent {

@@ -12,12 +12,12 @@ use hetero::hal::{Attribute, DType, Graph, Model, Node, Operator, TensorType, Va
 use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Session, Tensor};
 use synthetic::{Speed, product};
 
-/// The system's allocator, counting.
+/// The system's allocator with a count of its calls.
 struct Counting;
 
 static CALLS: AtomicUsize = AtomicUsize::new(0);
 
-// SAFETY: everything is the system allocator's; the count is on the side.
+// SAFETY: every call is passed on to the system's allocator unchanged; the count is kept beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.fetch_add(1, Ordering::Relaxed);
@@ -45,7 +45,8 @@ fn tensor(shape: &[usize], phase: f32) -> Tensor {
     Tensor::from_vec(shape, (0..count).map(|i| (i as f32 * 0.37 + phase).sin() * 0.2).collect()).unwrap()
 }
 
-/// Convolutions with a residual sum, pooling, a dense layer, element-wise nodes, a softmax.
+/// Makes a network of convolutions with a residual sum, pooling, a dense layer, element-wise nodes
+/// and a softmax.
 fn model() -> Model {
     let mut graph = Graph { name: "small".into(), ..Graph::default() };
     let mut value = |name: &str, constant: Option<Tensor>| {
@@ -89,11 +90,12 @@ fn model() -> Model {
     Model { graph, opsets: [("".into(), 14)].into(), ..Model::default() }
 }
 
-/// Allocations of runs into the same buffers, one run for each input, after one that is not counted.
+/// Returns the number of allocations of runs into the same buffers, one run for each input, after
+/// one run that is not counted.
 fn allocations(session: &Session, inputs: &[Vec<Tensor>], mut ran: impl FnMut(&[u8])) -> usize {
     let mut outputs = vec![OutputBuffer::default()];
     session.run_into(&inputs[0], &mut outputs).unwrap();
-    // A thread that has just been started allocates in the standard library, on its own time.
+    // A thread that has just been started allocates in the standard library, at a time of its own.
     std::thread::sleep(std::time::Duration::from_millis(100));
     let before = CALLS.load(Ordering::SeqCst);
     for input in inputs {
@@ -103,7 +105,7 @@ fn allocations(session: &Session, inputs: &[Vec<Tensor>], mut ran: impl FnMut(&[
     CALLS.load(Ordering::SeqCst) - before
 }
 
-/// Tests that count would count each other's.
+/// The lock by which tests run alone: tests that count would count each other's allocations.
 static ALONE: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -125,13 +127,15 @@ fn a_run_into_known_buffers_allocates_nothing() {
     }
 }
 
-/// Steps of a session that wait for those before them are kept by the points that they wait for, which takes a few allocations each.
+/// The most allocations of a run in which steps wait for others.
+/// Such steps are kept by the points that they wait for, which takes a few allocations each.
 const FOR_WAITING_STEPS: usize = 12;
 
 #[test]
 fn tiles_allocate_nothing() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    // Tiles that devices take from each other, and tiles that run as the product that they were cut from.
+    // There are tiles that devices take from each other, and tiles that run as the product that
+    // they were cut from.
     let several = &[Speed::ms(0).planned(1), Speed::ms(1)][..];
     for (speeds, most) in [(several, FOR_WAITING_STEPS), (&[Speed::ms(0)], 0)] {
         let engine = synthetic::engine(speeds, 16);
@@ -139,7 +143,7 @@ fn tiles_allocate_nothing() {
         let input = |phase: f32| vec![tensor(&[128, 32], phase), tensor(&[32, 128], -phase)];
         let inputs: Vec<Vec<Tensor>> = (0..10).map(|i| input(i as f32)).collect();
         let calls = allocations(&session, &inputs, |_| {});
-        // Far fewer than tiles: none of them allocates.
+        // The allocations are far fewer than the tiles: none of the tiles allocates.
         assert_eq!(session.report().tiles.iter().map(|share| share.done).sum::<usize>(), 64);
         let runs = inputs.len();
         assert!(calls <= most * runs, "{} devices: {calls} allocations in {runs} runs", speeds.len());

@@ -1,4 +1,5 @@
-//! Batches that are larger than the configuration's limit, split by the speed of devices; the devices are synthetic.
+//! Batches that are larger than the configuration's limit are split by the speed of devices; the
+//! devices are synthetic.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +12,8 @@ use hetero::{Binding, Config, Model, bind};
 use hetero_reference::Standard;
 use synthetic::{Speed, engine_config, tensor};
 
-/// A small convolutional network over 10 images; with `mixed`, the rows of the batch are added up in between.
+/// Makes a small convolutional network over 10 images; with `mixed`, the rows of the batch are
+/// added up in between.
 fn network(mixed: bool) -> Model {
     let mut graph = Graph { name: "small".into(), ..Graph::default() };
     let mut value = |name: &str, constant: Option<hetero::Tensor>| {

@@ -1,4 +1,4 @@
-//! Compiled programs are kept in a folder, taken from it, and never believed blindly.
+//! Compiled programs are kept in a folder, taken from it, and checked before they are used.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -9,7 +9,7 @@ use hetero::{Binding, DeviceOptions, HeteroEngine, Model, Tensor};
 
 const WIDTH: usize = 96;
 
-/// `x * weight`, of a weight that `phase` decides.
+/// Makes `x * weight`, with a weight that `phase` decides.
 fn model(phase: f32) -> Model {
     let weight = (0..WIDTH * WIDTH).map(|i| (i as f32 * 0.31 + phase).sin()).collect();
     let weight = Tensor::from_vec(&[WIDTH, WIDTH], weight).unwrap();
@@ -34,7 +34,7 @@ fn model(phase: f32) -> Model {
     Model { graph, opsets: [("".into(), 20)].into(), ..Model::default() }
 }
 
-/// What the model gives on a new engine with a folder of so many bytes.
+/// Returns the output of the model on a new engine with a cache folder of at most `limit` bytes.
 fn run(phase: f32, folder: Option<&Path>, limit: u64) -> Vec<f32> {
     let mut builder = HeteroEngine::builder().cache_limit(limit);
     if let Some(folder) = folder {
@@ -94,7 +94,7 @@ fn the_folder_stays_within_its_limit_and_strangers_are_left_alone() {
     std::fs::create_dir_all(&folder).unwrap();
     let stranger = folder.join("notes.txt");
     std::fs::write(&stranger, vec![0; 1 << 20]).unwrap();
-    // Room for two of these programs.
+    // There is room for two of these programs.
     let limit = 10 * (WIDTH * WIDTH) as u64;
     let mut last = vec![];
     for phase in 0..4 {

@@ -1,4 +1,5 @@
-//! The engine over several devices: the CPU and two null devices, which take Relu and Identity only.
+//! The engine over several devices: the CPU and two null devices, which take Relu and Identity
+//! only.
 
 #![allow(clippy::unwrap_used)]
 
@@ -11,7 +12,7 @@ use hetero::hal::{DType, DeviceInfo, Graph, Node, Operator, Program, Quality, Te
 use hetero::{Config, CostModel, DeviceOptions, Error, HeteroEngine, Model, Tensor};
 use null::NullDriver;
 
-/// x -> Exp -> Relu -> Neg -> Identity -> y, over four floats.
+/// Makes x -> Exp -> Relu -> Neg -> Identity -> y, over four floats.
 fn model() -> Model {
     let operators = ["Exp", "Relu", "Neg", "Identity"];
     let value = |name: String| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[4]), constant: None };
@@ -38,7 +39,8 @@ fn model() -> Model {
     }
 }
 
-/// Whatever a null device takes, it takes for nothing.
+/// A cost model by which a null device takes its own operator for nothing: Relu on `null:0`,
+/// Identity on `null:1`.
 struct NullIsFree;
 
 impl CostModel for NullIsFree {
@@ -85,7 +87,8 @@ fn one_plan_runs_over_three_devices_and_reads_back_from_json() {
     }
 }
 
-/// Null devices are faster here and spend more: a budget keeps nodes from them, and one that nobody can keep is an error.
+/// Null devices are faster here and spend more.
+/// A budget keeps nodes from them, and a budget that nobody can keep is an error.
 #[test]
 fn a_budget_of_energy_is_kept_by_the_watts_of_devices() {
     let plan = |budget: f64, watts: &[(&str, f64)]| {
@@ -99,7 +102,8 @@ fn a_budget_of_energy_is_kept_by_the_watts_of_devices() {
         }
         engine.analyze_model(&model())
     };
-    // 40 J on cpu:0 alone; one of the two that null:1 takes spends 100 J there in a second, the other nothing.
+    // cpu:0 alone spends 40 J.
+    // Of the two nodes that null:1 takes, one spends 100 J there in a second, the other nothing.
     let watts = [("cpu:0", 1.0), ("null:1", 100.0)];
     let of = |budget: f64, node: &str| plan(budget, &watts).unwrap().placement()[node].to_owned();
     assert_eq!((of(1000.0, "relu"), of(1000.0, "identity")), ("null:1".to_owned(), "null:1".to_owned()));

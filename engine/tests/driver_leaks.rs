@@ -1,5 +1,6 @@
-//! 10 000 runs and 500 sessions over every device that is here, through the drivers themselves, leave no memory, no threads and no files open. Alone in its process, whose memory it
-//! measures.
+//! 10 000 runs and 500 sessions over every device that is here, through the drivers themselves,
+//! leave no memory, no threads and no files open.
+//! The test is alone in its process, whose memory it measures.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -15,7 +16,8 @@ use leak::{entries, resident, sessions, threads};
 const RUNS: usize = 10_000;
 const SESSIONS: usize = 500;
 const LENGTH: usize = 4096;
-/// Bytes that drivers' own pools may grow by. A leak of one value of the model for each session, or of 2 KiB for each run, would be more.
+/// The bytes that drivers' own pools may grow by.
+/// A leak of one value of the model for each session, or of 2 KiB for each run, would be more.
 const GROWTH: u64 = 16 << 20;
 
 fn allocated(engine: &HeteroEngine) -> u64 {
@@ -35,7 +37,8 @@ fn ten_thousand_runs_and_five_hundred_sessions_on_every_driver_leak_nothing() {
         println!("skipped: there is no device but the CPU");
         return;
     }
-    // On each device in turn, and back on the CPU: x -> Neg -> Abs -> Neg -> Abs … -> y.
+    // The chain is x -> Neg -> Abs -> Neg -> Abs … -> y, on each device in turn, and back on the
+    // CPU.
     let places: Vec<String> =
         std::iter::once("cpu:0".to_owned()).chain(others.iter().cloned()).chain(["cpu:0".to_owned()]).collect();
     let names: Vec<[String; 3]> = (0..places.len())
@@ -74,7 +77,7 @@ fn ten_thousand_runs_and_five_hundred_sessions_on_every_driver_leak_nothing() {
     let session = engine.session(&plan).unwrap();
     let run = |count: usize| {
         for number in 0..count {
-            // Now and then one is given up.
+            // Now and then a run is given up.
             if number % 100 == 0 {
                 drop(session.start(std::slice::from_ref(&x)).unwrap());
             }

@@ -1,4 +1,5 @@
-//! Devices that die, hang or have no memory: one error names the device, nothing hangs, and the plan goes on without it.
+//! Devices that die, hang or have no memory: one error names the device, nothing hangs, and the
+//! plan goes on without it.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -24,13 +25,14 @@ fn device_error(error: Error) -> hetero::hal::Error {
     }
 }
 
-/// Submissions of each device in a run of the chain: a transfer of each value that is copied, and the partitions.
+/// The submissions of each device in a run of the chain: a transfer of each value that is copied,
+/// and the partitions.
 const SUBMISSIONS: [u64; 3] = [2, 2, 2];
 
 fn losses() -> Vec<(usize, Fault)> {
     let mut all = Vec::new();
     for (ordinal, count) in SUBMISSIONS.into_iter().enumerate() {
-        // Those of the first run, and of the second.
+        // The faults come in the submissions of the first run, and in those of the second.
         for submission in 0..2 * count {
             all.push((ordinal, Fault::Lose { submission }));
             all.push((ordinal, Fault::LoseRunning { submission }));
@@ -44,7 +46,7 @@ fn a_device_that_dies_at_any_step_is_named_and_replaced() {
     let x = tensor(30, 0.3);
     for (ordinal, fault) in losses() {
         let id = format!("fake:{ordinal}");
-        // The session alone: an error.
+        // The session alone fails with an error.
         let engine = faulty(ordinal, fault, CHAIN_PLACES);
         let plan = engine.analyze_model(&model(30, &CHAIN)).unwrap();
         let session = engine.session(&plan).unwrap();
@@ -52,7 +54,7 @@ fn a_device_that_dies_at_any_step_is_named_and_replaced() {
         let error = device_error(failed.unwrap_or_else(|| panic!("{id} {fault}: it was not lost")));
         assert_eq!(error.kind(), ErrorKind::DeviceLost, "{id} {fault}: {error}");
         assert_eq!(error.device().unwrap().to_string(), id, "{fault}: {error}");
-        // The engine: the same plan without the device.
+        // The engine runs the same plan without the device.
         for _ in 0..2 {
             close(engine.run(&[("x", x.clone())], &plan).unwrap().tensor("y").unwrap(), &chain(&x));
         }
@@ -74,7 +76,7 @@ fn a_device_that_dies_in_a_stream_is_replaced() {
         let mut outputs = Vec::new();
         let mut losses = 0;
         while outputs.len() < inputs.len() {
-            // What has not come out is pushed again.
+            // The inputs whose outputs have not come out are pushed again.
             let outcome = (|| {
                 let mut stream = session.stream(3);
                 for input in &inputs[outputs.len()..] {
@@ -142,7 +144,7 @@ fn no_memory_and_no_compiler_are_told_or_worked_around() {
     assert!(error.kind() == ErrorKind::OutOfMemory && error.device().unwrap().to_string() == "fake:1", "{error}");
     // Memory is there again.
     close(engine.run(&[("x", x.clone())], &plan).unwrap().tensor("y").unwrap(), &chain(&x));
-    // What is pinned does not move silently; what is not moves.
+    // A node that is pinned does not move silently; a node that is not pinned moves.
     let compile = Fault::Compile { compilation: 0 };
     let engine = faulty(1, compile, CHAIN_PLACES);
     let plan = engine.analyze_model(&model(30, &CHAIN)).unwrap();

@@ -1,4 +1,4 @@
-//! Handles that own what they need, runs of bounded number, outputs in the caller's memory, and
+//! Handles that own all that they need, runs of bounded number, outputs in the caller's memory, and
 //! traces.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -15,7 +15,7 @@ use hetero::{Config, DeviceOptions, Error, HeteroEngine, HostOutput, OutputBuffe
 
 const COUNT: usize = 1000;
 
-/// A session of a chain on `cpu:0`.
+/// Makes a session of a chain on `cpu:0`.
 fn on_cpu(config: &str, limit: Option<u64>) -> Result<Arc<Session>, Error> {
     let builder = limit.map_or_else(HeteroEngine::builder, |bytes| HeteroEngine::builder().memory_limit(bytes));
     let builder = builder.config(Config::parse(config, "test").unwrap());
@@ -63,7 +63,7 @@ fn no_more_runs_are_under_way_than_the_configuration_allows() {
     assert!(refused.is_retryable() && refused.remedy().unwrap().contains("max_in_flight"), "{refused}");
     close(first.finish().unwrap().tensor("y").unwrap(), &chain(&x[0]));
     session.start(&x).unwrap().finish().unwrap();
-    // One that was given up makes room too.
+    // A run that was given up makes room too.
     drop(second);
     session.start(&x).unwrap();
     // Runs on threads wait for their turn.
@@ -139,7 +139,7 @@ fn outputs_are_copied_into_the_callers_pages_where_the_device_imports_none() {
     assert_eq!(out(&session.report()), (0, COUNT as u64 * 4));
 }
 
-/// What a trace told: the device, the kind, the nodes, begin and end.
+/// A record of a trace: the device, the kind, the nodes, begin and end.
 type Told = (String, TraceKind, Vec<String>, Instant, Instant);
 
 #[derive(Default)]
@@ -155,7 +155,7 @@ impl TraceSink for Recorder {
 
 #[test]
 fn a_traced_run_tells_of_each_node_within_the_run_and_of_transfers_and_waits() {
-    // Nothing is imported, so that values are copied from device to device.
+    // No device imports memory, so that values are copied from device to device.
     let fake = || Fake { imports: false, ..Fake::default() };
     let engine = engine(vec![fake(), fake(), fake()], CHAIN_PLACES);
     let plan = engine.analyze_model(&model(COUNT, &CHAIN)).unwrap();
@@ -172,7 +172,8 @@ fn a_traced_run_tells_of_each_node_within_the_run_and_of_transfers_and_waits() {
     nodes.sort_unstable();
     assert_eq!(nodes, ["four", "one", "three", "two"]);
     assert!(told.iter().all(|(_, _, _, begin, end)| began <= *begin && begin <= end && *end <= ended));
-    // A value passes between devices three times, through the host; whoever needs it waits.
+    // A value passes between devices three times, through the host, and each device that needs it
+    // waits.
     let count = |wanted: TraceKind| told.iter().filter(|(_, kind, ..)| *kind == wanted).count();
     assert_eq!(count(TraceKind::Transfer) + count(TraceKind::Host), 3);
     assert!(count(TraceKind::Wait) > 0);

@@ -1,4 +1,5 @@
-//! 10 000 runs and 500 sessions leave no memory and no threads behind. Alone in its process, whose memory it measures.
+//! 10 000 runs and 500 sessions leave no memory and no threads behind.
+//! The test is alone in its process, whose memory it measures.
 
 #![allow(clippy::unwrap_used)]
 
@@ -30,7 +31,7 @@ fn ten_thousand_runs_and_five_hundred_sessions_leak_nothing() {
     let session = engine.session(&plan).unwrap();
     let run = |count: usize| {
         for number in 0..count {
-            // Now and then one is given up, and some are streamed.
+            // Now and then a run is given up.
             if number % 100 == 0 {
                 drop(session.start(std::slice::from_ref(&x)).unwrap());
             }

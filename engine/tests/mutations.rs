@@ -1,7 +1,8 @@
 //! Mutated real models: each ends in an error or a result, soon, in bounded memory.
 //!
-//! The models come from the cache (`HETERO_CACHE`); `HETERO_MUTATIONS` and `HETERO_SEED` choose how many and which. Without the cache the test
-//! mutates a model of its own.
+//! The models come from the cache (`HETERO_CACHE`); `HETERO_MUTATIONS` and `HETERO_SEED` choose how
+//! many and which.
+//! Without the cache the test mutates a model of its own.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use hetero::hal::{DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
 use hetero::{DeviceOptions, HeteroEngine, Tensor};
 
-/// Counts the bytes that are allocated.
+/// An allocator that counts the bytes that are allocated.
 struct Counting;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
@@ -38,9 +39,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Longest that one mutation may take.
+/// The longest that one mutation may take.
 const SLOWEST: Duration = Duration::from_secs(60);
-/// What the engine may spend on constants and on intermediate values, each.
+/// The bytes that the engine may spend on constants and on intermediate values, each.
 const LIMIT: usize = 64 << 20;
 
 struct Random(u64);
@@ -58,7 +59,7 @@ impl Random {
     }
 }
 
-/// Small real models of the cache: whole networks, and operator cases of the standard.
+/// Returns small real models of the cache: whole networks, and operator cases of the standard.
 fn models() -> Vec<Vec<u8>> {
     let Some(cache) = std::env::var_os("HETERO_CACHE") else { return vec![] };
     let data = Path::new(&cache).join("onnx-1.22.0/onnx/backend/test/data");
@@ -74,7 +75,7 @@ fn models() -> Vec<Vec<u8>> {
     paths.iter().filter_map(|path| std::fs::read(path).ok()).collect()
 }
 
-/// A model of this test's own: a chain with a reshape and a constant.
+/// Makes a model of this test's own: a chain with a reshape and a constant.
 fn own_model() -> Vec<u8> {
     let value = |name: &str, shape: &[usize]| Value {
         name: name.into(),
@@ -102,11 +103,12 @@ fn own_model() -> Vec<u8> {
 
 fn mutated(model: &[u8], random: &mut Random) -> Vec<u8> {
     let mut bytes = model.to_vec();
-    // Structure is near the ends of a file, weights in the middle: small models are structure all over.
-    // One small change reaches further into the importer than many, so most have one.
+    // Structure is near the ends of a file and weights are in the middle; small models are
+    // structure all over.
+    // One small change reaches further into the importer than many, so most mutations have one.
     for _ in 0..[1, 1, 1, 3][random.below(4)] {
         let at = random.below(bytes.len());
-        // Kinds that keep the length come twice.
+        // The kinds that keep the length come twice.
         match [0, 0, 1, 1, 2, 3, 4, 5, 6, 6][random.below(10)] {
             0 => bytes[at] ^= 1 << random.below(8),
             1 => bytes[at] = [0, 1, 0x7f, 0x80, 0xff][random.below(5)],
@@ -123,7 +125,7 @@ fn mutated(model: &[u8], random: &mut Random) -> Vec<u8> {
                     bytes.push(0);
                 }
             }
-            // A varint at its largest: a size, a length, a type.
+            // A varint becomes the largest there is: a size, a length, a type.
             5 => {
                 let end = (at + 9).min(bytes.len());
                 bytes[at..end].fill(0xff);
@@ -135,7 +137,7 @@ fn mutated(model: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Reads, binds, compiles and runs; the inputs are zeros.
+/// Reads, binds, compiles and runs a model; the inputs are zeros.
 fn attempt(engine: &HeteroEngine, bytes: Vec<u8>) -> Result<(), hetero::Error> {
     let model = hetero::read_model_bytes(bytes.into())?;
     let plan = engine.analyze_model(&model)?;
@@ -169,7 +171,7 @@ fn mutated_models_end_in_an_error_or_a_result() {
     engine.add_device("cpu:0", DeviceOptions { memory_limit: Some(LIMIT as u64), ..DeviceOptions::default() }).unwrap();
     let (mut results, mut errors, mut slowest, mut largest) = (0, 0, Duration::ZERO, 0);
     for number in 0..count {
-        // A generator per mutation, so that one can be run again by its number.
+        // Each mutation has a generator of its own, so that it can be run again by its number.
         let mut random = Random((seed << 32 | number) * 2 + 1);
         // Neighbouring seeds begin alike.
         for _ in 0..8 {
@@ -189,7 +191,8 @@ fn mutated_models_end_in_an_error_or_a_result() {
         let took = began.elapsed();
         let grown = PEAK.load(Ordering::Relaxed).saturating_sub(before);
         assert!(took < SLOWEST, "mutation {number} of seed {seed} took {took:?}");
-        // Constants and values within their limits, the oracle's wide numbers beside them, and a multiple of the file.
+        // The memory is for constants and values within their limits, for the oracle's wide numbers
+        // beside them, and for a multiple of the file.
         let allowed = 12 * LIMIT + 256 * size;
         assert!(grown <= allowed, "mutation {number} of seed {seed} took {grown} bytes for a model of {size}");
         (slowest, largest) = (slowest.max(took), largest.max(grown));

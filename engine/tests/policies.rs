@@ -1,4 +1,4 @@
-//! Policies of devices: what is required, preferred and allowed, and what becomes of it.
+//! Policies of devices: what it means that a device is required, preferred or allowed.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -12,7 +12,8 @@ use hetero::hal::{DeviceInfo, Driver, ErrorKind, Node, Program, Quality};
 use hetero::{Binding, CostModel, DeviceOptions, Error, HeteroEngine, Plan, Policy, Tensor};
 use hetero_layers::{Fault, Faulty};
 
-/// Seconds of each node on the fake devices, by their number; estimates may be off by a quarter.
+/// The seconds of each node on the fake devices, by their number; estimates may be off by a
+/// quarter.
 struct Seconds([f64; 2]);
 
 impl CostModel for Seconds {
@@ -21,7 +22,7 @@ impl CostModel for Seconds {
     }
 }
 
-/// Two devices with these costs of a node, and how much each is wanted.
+/// Makes an engine of two devices with these costs of a node and these policies.
 fn engine_of(driver: Arc<dyn Driver>, seconds: [f64; 2], policies: [Policy; 2]) -> HeteroEngine {
     let mut engine = HeteroEngine::builder().driver(driver).cost_model(Arc::new(Seconds(seconds))).build();
     for (ordinal, policy) in policies.into_iter().enumerate() {
@@ -35,7 +36,7 @@ fn engine(seconds: [f64; 2], policies: [Policy; 2]) -> HeteroEngine {
     engine_of(Arc::new(FakeDriver(vec![Fake::default(), Fake::default()])), seconds, policies)
 }
 
-/// The share of nodes that the second device has.
+/// Returns the share of nodes that the second device has.
 fn second(plan: &Plan) -> f64 {
     let shares = plan.shares();
     shares.devices.iter().find(|share| share.device.ordinal() == 1).map_or(0.0, |share| share.of_nodes)
@@ -59,7 +60,8 @@ fn a_preferred_device_that_is_missing_drops_out_with_a_line() {
     assert!(plan.notes()[0].starts_with("tpu:0 is preferred and not used: no driver 'tpu'"), "{:?}", plan.notes());
     let x = tensor(30, 0.0);
     close(engine.run(&[("x", x.clone())], &plan).unwrap().tensor("y").unwrap(), &chain(&x));
-    // What is no device's id, and what was added already, are mistakes whatever the policy.
+    // A text that is no device's id, and a device that was added already, are mistakes whatever the
+    // policy.
     for id in ["::", "fake:0"] {
         assert!(engine.add_device_with(id, DeviceOptions::default(), Policy::Prefer).is_err(), "{id}");
     }
@@ -88,14 +90,14 @@ fn a_required_device_that_gets_nothing_is_an_error_with_the_reason() {
     pinned.add_device_with("fake:1", DeviceOptions::default(), Policy::Require).unwrap();
     let pinned = said(&pinned);
     assert!(pinned.contains("pinned to others"), "{pinned}");
-    // A plan that was made without it, too.
+    // A loaded plan that was made without the device is an error too.
     let free = engine([1.0, 10.0], [Policy::Allow, Policy::Allow]).analyze_model(&model(30, &CHAIN)).unwrap();
     let loaded = engine([1.0, 10.0], policies).load_plan(&model(30, &CHAIN), &free.to_json().unwrap());
     assert!(matches!(loaded, Err(Error::Required { .. })));
 }
 
-/// What estimates cannot tell apart goes to the device that is wanted; what is clearly faster
-/// elsewhere does not.
+/// Nodes that estimates cannot tell apart go to the device that is wanted; nodes that are clearly
+/// faster elsewhere do not.
 #[test]
 fn wanted_devices_keep_what_others_do_not_do_clearly_faster() {
     let of =
@@ -139,7 +141,7 @@ fn a_required_device_that_is_lost_in_a_run_ends_it() {
     let error = (0..3).find_map(|_| engine.run(&[("x", tensor(30, 0.0))], &plan).err());
     let said = lost(error.unwrap());
     assert!(said.contains("fake:1") && said.contains("it is required, so no other device takes over"), "{said}");
-    // Nor does a new plan do without it.
+    // A new plan does not do without the device either.
     let again = engine.analyze_model(&model).err().unwrap().to_string();
     assert!(again.contains("fake:1 is required: it was lost"), "{again}");
 }
@@ -204,8 +206,9 @@ fn devices_are_asked_once_for_what_they_claim_of_a_program() {
     assert_eq!(asked.load(Ordering::Relaxed), 2);
 }
 
-/// The shape of the output is an input: it is a constant of the plan where it is small and of
-/// integers, and only where that is needed.
+/// The shape of the output is an input.
+/// It becomes a constant of the plan where it is small and of integers, and only where that is
+/// needed.
 #[test]
 fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     use hetero::hal::{DType, Graph, Operator, TensorType, Value, ValueId};
@@ -249,8 +252,8 @@ fn small_integer_inputs_become_constants_where_shapes_depend_on_them() {
     assert!(matches!(&error, Error::Input { name, .. } if name == "x"), "{error}");
 }
 
-/// Where one device is all there is, the engine asks no partitioner.
-/// One of the caller's is asked, and the same strategy from outside gives the same plan.
+/// With a single device, the engine asks no partitioner of its own.
+/// A partitioner of the caller's is asked, and the same strategy from outside gives the same plan.
 #[test]
 fn a_plan_for_one_device_is_what_its_strategy_finds() {
     use hetero::scheduler::{Cautious, LatencyAware};

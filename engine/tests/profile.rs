@@ -1,4 +1,4 @@
-//! Planning with what was measured: the CPU and null devices, of which a profile tells this or that.
+//! Planning with measurements: the CPU and null devices, with various profiles of them.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,7 @@ use hetero::hal::{DType, DeviceId, Graph, Node, Operator, TensorType, Value, Val
 use hetero::{DeviceOptions, Family, HeteroEngine, Model};
 use null::NullDriver;
 
-/// x -> Exp -> Relu -> Exp -> y, over a million floats.
+/// Makes x -> Exp -> Relu -> Exp -> y, over a million floats.
 fn model() -> Model {
     let value = |index: usize| Value {
         name: format!("v{index}").into(),
@@ -43,7 +43,9 @@ fn spread(median: f64) -> Spread {
     Spread { median, deviation: 0.0, count: 9 }
 }
 
-/// An engine with the CPU, on which a million elements take 10 ms, and a null device, on which they take 1 µs; a way between them takes so long.
+/// Makes an engine with the CPU, on which a million elements take 10 ms, and a null device, on
+/// which they take 1 µs.
+/// A transfer between them takes `transfer` seconds.
 fn engine(transfer: f64, change: impl Fn(&mut Profile)) -> HeteroEngine {
     let mut probe = HeteroEngine::builder().driver(Arc::new(NullDriver)).build();
     let mut profile = Profile::new();
@@ -100,7 +102,8 @@ fn another_driver_or_product_is_planned_for_by_guesses() {
         let engine = engine(20e-3, change);
         let edge = engine.topology().edge(&DeviceId::new("cpu", 0), &DeviceId::new("null", 0));
         assert_eq!((edge.latency, edge.bandwidth), (None, None));
-        // The CPU's measured 10 ms stand against a guess of about 2 ms and two unmeasured transfers.
+        // The CPU's measured 10 ms stand against a guess of about 2 ms and two unmeasured
+        // transfers.
         assert_eq!(relu_runs_on(&engine), "null:0");
     }
 }

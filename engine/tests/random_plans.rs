@@ -1,4 +1,5 @@
-//! Random programs, placed at random over three unlike devices, give what the oracle gives: to the bit, as no operator here rounds twice.
+//! Random programs, placed at random over three devices of different kinds, give the oracle's
+//! result to the bit, as no operator here rounds twice.
 
 #![allow(clippy::unwrap_used)]
 
@@ -14,7 +15,8 @@ use hetero::{HeteroEngine, Model, Outputs, Placement, Tensor};
 use hetero_layers::{Fault, Faulty};
 use proptest::prelude::*;
 
-/// A node: what it does with earlier values, given by numbers that are taken modulo their count, and where.
+/// A node: its operator, the earlier values that it reads, and its device.
+/// All are numbers that are taken modulo the count of choices.
 #[derive(Clone, Debug)]
 struct Draft {
     operator: usize,
@@ -24,7 +26,7 @@ struct Draft {
 
 const UNARY: [&str; 3] = ["Neg", "Abs", "Relu"];
 const BINARY: [&str; 4] = ["Add", "Sub", "Max", "Concat"];
-/// Values do not grow beyond this many elements.
+/// The number of elements beyond which values do not grow.
 const LONGEST: usize = 4000;
 
 fn build(length: usize, drafts: &[Draft]) -> (Model, Placement) {
@@ -33,7 +35,7 @@ fn build(length: usize, drafts: &[Draft]) -> (Model, Placement) {
     let mut nodes: Vec<(String, &str, Vec<String>, String)> = Vec::new();
     let mut placement = Placement::default();
     for (number, draft) in drafts.iter().enumerate() {
-        // Mostly of recent values, so that there is some depth.
+        // Nodes read mostly recent values, so that there is some depth.
         let pick = |seed: usize| lengths.len() - 1 - seed % lengths.len().min(6);
         let (a, b) = (pick(draft.inputs.0), pick(draft.inputs.1));
         let operator = draft.operator % (UNARY.len() + BINARY.len());
@@ -58,7 +60,7 @@ fn build(length: usize, drafts: &[Draft]) -> (Model, Placement) {
     (model(length, &nodes), placement)
 }
 
-/// Node by node, with the reference implementation.
+/// Computes a program node by node, with the reference implementation.
 fn oracle(program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
     let mut values: HashMap<u32, Tensor> = HashMap::new();
     for (id, tensor) in program.inputs().iter().zip(inputs) {
@@ -149,7 +151,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// Delays at random bring steps into orders that they seldom have, so that a wait that is missing shows.
+    /// Delays at random bring steps into orders that they seldom have, so that a missing wait
+    /// shows.
     #[test]
     fn any_order_that_waits_allow_gives_the_same(
         drafts in drafts(),

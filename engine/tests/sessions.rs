@@ -1,4 +1,5 @@
-//! Sessions over several devices: what runs at the same time, what crosses without a copy, and streams.
+//! Sessions over several devices: partitions that run at the same time, values that cross without a
+//! copy, and streams.
 
 #![allow(clippy::unwrap_used)]
 
@@ -34,7 +35,8 @@ fn independent_partitions_run_at_the_same_time() {
     }
 }
 
-/// `right` is planned behind `left`, and its result could lie where `left` reads; then it would wait for `left`, which waits for it.
+/// `right` is planned behind `left`, and its result could lie where `left` reads.
+/// Then it would wait for `left`, which waits for it.
 #[test]
 fn room_in_the_shared_arena_is_not_given_where_somebody_would_wait_for_it() {
     let meeting = Arc::new(Meeting::default());
@@ -83,7 +85,7 @@ fn values_cross_in_place_where_both_sides_import_and_by_copies_elsewhere() {
     assert_eq!(edge(&report, "fake:2", "fake:0").staged_bytes, 4000);
     assert_eq!(edge(&report, "fake:0", "host").staged_bytes, 4000);
     assert_eq!(edge(&report, "host", "fake:0").values, 1);
-    // Two runs: a transfer each for the two staged values, on the receiver's queue.
+    // In two runs there is a transfer each for the two staged values, on the receiver's queue.
     let counts: Vec<usize> = transfers.iter().map(|count| count.load(Ordering::Relaxed)).collect();
     assert_eq!(counts, [2, 0, 2]);
 }
@@ -104,7 +106,8 @@ fn a_refused_import_is_staged_and_told() {
     assert_eq!(edge(&report, "fake:2", "fake:0").zero_copy_bytes, 400);
 }
 
-/// Of 4000 bytes the profile says that copying from the first device to the second takes less than handing over in place does, and that it takes more from the second to the third.
+/// For 4000 bytes the profile says that a copy from the first device to the second takes less than
+/// handing over in place, and that it takes more from the second to the third.
 #[test]
 fn values_are_copied_where_the_profile_says_that_it_takes_less() {
     let fakes = || vec![Fake::default(), Fake::default(), Fake::default()];
@@ -149,7 +152,8 @@ fn inputs_say_how_they_came() {
     );
     let nodes: [(&str, &str, &[&str], &str); 2] = [("left", "Neg", &["x"], "y"), ("right", "Exp", &["x"], "z")];
     let session = engine.session(&engine.analyze_model(&model(8, &nodes)).unwrap()).unwrap();
-    // Bytes of a vector of u64 are aligned to 8; one of them is aligned to 16, and a slice behind it is not.
+    // The bytes of a vector of u64 are aligned to 8.
+    // One slice of them is aligned to 16, and a slice 8 bytes behind it is not.
     let bytes = hetero::Tensor::from_vec(&[64], vec![0u64; 64]).unwrap().bytes().clone();
     let start = (bytes.as_ptr() as usize).next_multiple_of(16) - bytes.as_ptr() as usize;
     for (offset, zero_copy) in [(start, 32), (start + 8, 0)] {
@@ -199,7 +203,7 @@ fn a_stream_keeps_the_order_and_its_depth() {
     }
 }
 
-/// Runs that nobody waits for leave the session usable, and its memory with nobody.
+/// Runs that nobody waits for leave the session usable, and hold none of its memory.
 #[test]
 fn abandoned_runs_do_no_harm() {
     let engine = engine(vec![Fake::default(), Fake::default(), Fake::default()], CHAIN_PLACES);

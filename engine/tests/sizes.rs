@@ -1,4 +1,5 @@
-//! Sizes that a model chooses: hostile ones end in an error before anything is allocated, ones that depend on data come out true.
+//! Sizes that a model chooses: hostile ones end in an error before anything is allocated, and sizes
+//! that depend on data come out true.
 
 #![allow(clippy::unwrap_used)]
 
@@ -7,7 +8,7 @@ use hetero::{DeviceOptions, HeteroEngine, Model, Tensor};
 
 const HUGE: i64 = 1 << 40;
 
-/// An input of a model: fed at run time, or a constant.
+/// An input of a model: fed in the run, or a constant.
 enum Given {
     Fed(Tensor),
     Constant(Tensor),
@@ -15,7 +16,7 @@ enum Given {
 
 use Given::{Constant, Fed};
 
-/// A model of one operator.
+/// Makes a model of one operator.
 fn model(operator: Operator, inputs: &[Given], outputs: usize) -> Model {
     let mut graph = Graph { name: "sizes".into(), ..Graph::default() };
     for (index, given) in inputs.iter().enumerate() {
@@ -46,7 +47,7 @@ fn engine() -> HeteroEngine {
     engine
 }
 
-/// From the model to the outputs, in one go.
+/// Goes from the model to the outputs in one go.
 fn compute(operator: Operator, inputs: &[Given], outputs: usize) -> hetero::Result<Vec<Tensor>> {
     let engine = engine();
     let plan = engine.analyze_model(&model(operator, inputs, outputs))?;
@@ -70,7 +71,7 @@ fn list(values: &[i64]) -> Tensor {
     Tensor::from_vec(&[values.len()], values.to_vec()).unwrap()
 }
 
-/// Most bytes that this process has held at once.
+/// Returns the most bytes that this process has held at once.
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap_or("0 kB");
@@ -103,7 +104,8 @@ fn hostile_sizes_end_before_allocation() {
         let given: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
         let error = hetero_reference::evaluate(&operator, &given, 1).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{operator}: {error}");
-        // The tensor is fed and the sizes are constants, as exporters write it; then all are constants, as folding meets it.
+        // The tensor is fed and the sizes are constants, as exporters write it.
+        // Then all are constants, as folding meets it.
         let split = |constants: usize| -> Vec<Given> {
             let given = inputs.iter().cloned().enumerate();
             given.map(|(index, tensor)| if index < constants { Fed(tensor) } else { Constant(tensor) }).collect()
@@ -146,7 +148,8 @@ fn sizes_that_depend_on_data_come_out_true() {
     }
 }
 
-/// NonZero, then the number of its columns as the limit of a Range: one size after another that only data tell.
+/// The model is NonZero, then the number of its columns as the limit of a Range: one size after
+/// another that only data tell.
 #[test]
 fn a_range_of_a_size_that_depends_on_data() {
     let value = |name: &str, constant: Option<Tensor>| Value {
@@ -215,7 +218,7 @@ fn a_branch_is_taken_by_data() {
 
 #[test]
 fn a_loop_ends_with_the_runs_deadline() {
-    // The body passes its condition and its number on.
+    // The body of the loop passes its condition and its number on.
     let mut body = Graph { name: "body".into(), ..Graph::default() };
     for (name, dtype) in [("trip", DType::I64), ("going", DType::Bool), ("value", DType::F32)] {
         let ty = TensorType::exact(dtype, &[]);

@@ -1,4 +1,6 @@
-//! Two synthetic devices of equal speed do the tiles of a product in little more than half the time of one. Alone in its process, as it takes time.
+//! Two synthetic devices of equal speed do the tiles of a product in little more than half the time
+//! of one.
+//! The test is alone in its process, as it takes time.
 
 #![allow(clippy::unwrap_used)]
 

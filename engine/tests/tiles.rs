@@ -1,4 +1,5 @@
-//! Tiles of matrix products over several devices, which take them from each other; the devices are synthetic.
+//! Tiles of matrix products over several devices, which take them from each other; the devices are
+//! synthetic.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -12,7 +13,7 @@ use hetero::{Error, HeteroEngine, Outputs, Plan, Session, Tensor};
 use hetero_layers::{Fault, Faulty};
 use synthetic::{Speed, engine, engine_with, product, tensor};
 
-/// 64 tiles of 16 by 16.
+/// The sizes m, k and n of a product that is cut into 64 tiles of 16 by 16.
 const SIZES: [usize; 3] = [128, 32, 128];
 
 fn inputs(phase: f32) -> [(&'static str, Tensor); 2] {
@@ -20,7 +21,7 @@ fn inputs(phase: f32) -> [(&'static str, Tensor); 2] {
     [("a", tensor(&[m, k], phase)), ("b", tensor(&[k, n], 0.5 - phase))]
 }
 
-/// relu(a·b), plainly.
+/// Computes relu(a·b) in the plain way.
 fn expected(inputs: &[(&str, Tensor)], [m, k, n]: [usize; 3]) -> Vec<f32> {
     let (a, b) = (inputs[0].1.view::<f32>().unwrap(), inputs[1].1.view::<f32>().unwrap());
     let element = |i: usize, j: usize| (0..k).map(|p| f64::from(a[i * k + p]) * f64::from(b[p * n + j])).sum::<f64>();
@@ -33,7 +34,7 @@ fn check(outputs: &Outputs, expected: &[f32]) {
     y.iter().zip(expected).for_each(|(a, b)| assert!((a - b).abs() < 1e-4, "{a} {b}"));
 }
 
-/// Tiles that each device was given, did, and took of others.
+/// Returns the number of tiles that each device was given, did, and took from others.
 fn shares(session: &Session) -> Vec<[usize; 3]> {
     session.report().tiles.iter().map(|share| [share.planned, share.done, share.stolen]).collect()
 }
@@ -54,7 +55,7 @@ fn tiles_over_two_devices_compute_what_one_does() {
         assert_eq!(shares.iter().map(|share| share[1]).sum::<usize>(), 64, "{shares:?}");
         assert_eq!(shares.iter().map(|share| share[0]).collect::<Vec<_>>(), [32, 32]);
     }
-    // As JSON, with tiles.
+    // The plan is read again from JSON, with its tiles.
     let again = engine.load_plan(&product(SIZES, None), &plan.to_json().unwrap()).unwrap();
     let inputs = inputs(0.2);
     check(&engine.run(&inputs, &again).unwrap(), &expected(&inputs, SIZES));
@@ -108,7 +109,7 @@ fn several_runs_are_under_way() {
         outputs.push(output);
     }
     all.iter().zip(&outputs).for_each(|(inputs, output)| check(output, &expected(inputs, SIZES)));
-    // One that is given up leaves the session as it was.
+    // A run that is given up leaves the session as it was.
     let inputs = inputs(0.4);
     drop(session.start(&[inputs[0].1.clone(), inputs[1].1.clone()]).unwrap());
     check(&session.run(&inputs).unwrap(), &expected(&inputs, SIZES));

@@ -9,11 +9,12 @@ use hetero::hal::{Attribute, DType, Dim, Graph, Node, Operator, TensorType, Valu
 use hetero::{Binding, DeviceOptions, HeteroEngine, Model, Session, Tensor, bind};
 use hetero_reference::Standard;
 
-/// Builds a graph node by node.
+/// A builder of graphs, node by node.
 #[derive(Default)]
 struct Builder {
     graph: Graph,
-    /// Sets the phase of each constant, so that no two are equal.
+    /// The number of constants so far, which is the phase of the next one, so that no two are
+    /// equal.
     constants: usize,
 }
 
@@ -35,7 +36,7 @@ impl Builder {
         self.value(name, ty, Some(tensor))
     }
 
-    /// A constant of small numbers that differs from all others.
+    /// Adds a constant of small numbers that differs from all others.
     fn weight(&mut self, shape: &[usize]) -> ValueId {
         self.constants += 1;
         let (count, phase) = (shape.iter().product::<usize>(), self.constants as f32);
@@ -77,7 +78,7 @@ const INNER: usize = 4 * WIDTH;
 const LAYERS: usize = 2;
 
 impl Builder {
-    /// `x * weight + bias`.
+    /// Adds `x * weight + bias`.
     fn dense(&mut self, x: ValueId, from: usize, to: usize) -> ValueId {
         let (weight, bias) = (self.weight(&[from, to]), self.weight(&[to]));
         let product = self.plain("MatMul", &[x, weight]);
@@ -89,14 +90,15 @@ impl Builder {
         self.node(Operator::new("LayerNormalization", 17).with("axis", Attribute::Int(-1)), &[x, scale, shift])
     }
 
-    /// Width to heads: batch, heads, sequence, width of a head, or with the last two exchanged.
+    /// Turns width into heads: batch, heads, sequence and width of a head, or with the last two
+    /// exchanged.
     fn heads(&mut self, x: ValueId, order: [i64; 4]) -> ValueId {
         let shape = self.ints(&[0, 0, HEADS as i64, (WIDTH / HEADS) as i64]);
         let divided = self.plain("Reshape", &[x, shape]);
         self.node(Operator::new("Transpose", 13).with("perm", Attribute::Ints(order.to_vec())), &[divided])
     }
 
-    /// A layer of an encoder, as in BERT.
+    /// Adds a layer of an encoder, as in BERT.
     fn layer(&mut self, x: ValueId) -> ValueId {
         let [query, key, value] = [(); 3].map(|()| self.dense(x, WIDTH, WIDTH));
         let query = self.heads(query, [0, 2, 1, 3]);
@@ -122,7 +124,7 @@ impl Builder {
     }
 }
 
-/// An encoder over sequences of any length.
+/// Makes an encoder over sequences of any length.
 fn encoder() -> Model {
     let mut b = Builder::default();
     let dims = vec![Dim::Known(1), Dim::Symbol("length".into()), Dim::Known(WIDTH)];
@@ -135,8 +137,8 @@ fn encoder() -> Model {
 
 const STEPS: usize = 39;
 
-/// A recurrent network, written out: each step transposes the two weights again, as exporters write
-/// it.
+/// Makes a recurrent network that is written out: each step transposes the two weights again, as
+/// exporters write it.
 fn unrolled() -> Model {
     let mut b = Builder::default();
     // The last row is the first state.
@@ -169,7 +171,7 @@ fn input(shape: &[usize]) -> Tensor {
     Tensor::from_vec(shape, (0..count).map(|i| (i as f32 * 0.37).sin()).collect()).unwrap()
 }
 
-/// Runs the session, and compares with the oracle.
+/// Runs the session, and compares its output with the oracle's.
 fn check(session: &Session, model: &Model, binding: &Binding, x: &Tensor) {
     let program = bind(model, binding, &Standard).unwrap().program;
     let expected = hetero_reference::run(&program, std::slice::from_ref(x), &Standard, 1 << 24).unwrap().remove(0);
@@ -186,7 +188,7 @@ fn bytes(weights: &[Arc<dyn Weight>]) -> usize {
     weights.iter().map(|weight| weight.bytes()).sum()
 }
 
-/// Bytes of weights whose rows fill whole vectors, packed.
+/// Returns the packed bytes of weights whose rows fill whole vectors.
 fn packed(elements: usize) -> usize {
     elements * size_of::<f32>()
 }
@@ -204,17 +206,17 @@ fn ten_shapes_of_one_model_share_its_weights() {
     let each: usize = made.iter().map(|(session, ..)| session.report().resident_bytes).sum();
     let all = distinct_weights(made.iter().flat_map(|(session, ..)| session.weights()));
     println!("ten shapes: {each} bytes in executables, {} bytes in {} weights", bytes(&all), all.len());
-    // Six products a layer, and nothing else is packed.
+    // There are six products a layer, and nothing else is packed.
     assert_eq!(all.len(), 6 * LAYERS);
     assert_eq!(bytes(&all), packed(LAYERS * (4 * WIDTH * WIDTH + 2 * WIDTH * INNER)));
     assert_eq!(each, 10 * bytes(&all));
     made.iter().for_each(|(session, binding, x)| check(session, &model, binding, x));
-    // What one session evicts the others restore.
+    // The other sessions restore the weights that one session evicts.
     made[0].0.weights().iter().for_each(|weight| weight.evict());
     assert!(all.iter().all(|weight| !weight.is_resident()));
     check(&made[9].0, &model, &made[9].1, &made[9].2);
     assert!(all.iter().all(|weight| weight.is_resident()));
-    // They go with the last session.
+    // The weights go with the last session.
     let left: Vec<_> = all.iter().map(Arc::downgrade).collect();
     drop(all);
     let last = made.pop();
@@ -232,7 +234,7 @@ fn nodes_that_read_equal_constants_share_one_weight() {
     let mut constants: Vec<_> = products.iter().filter_map(|node| node.inputs[1]).collect();
     constants.sort_unstable();
     constants.dedup();
-    // Each has a constant of its own, as each step's transposition was folded by itself.
+    // Each product has a constant of its own, as each step's transposition was folded by itself.
     assert_eq!((products.len(), constants.len()), (2 * STEPS, 2 * STEPS));
     let session = engine.session(&plan).unwrap();
     let weights = session.weights();

@@ -1,4 +1,5 @@
-//! Any bytes as a model file: a model or an error, never a panic.
+//! A fuzz target that reads any bytes as a model file: the result is a model or an error, never a
+//! panic.
 
 #![no_main]
 
@@ -6,7 +7,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(model) = hetero::read_model_bytes(bytes.to_vec().into()) {
-        // What was read must be printable and countable.
+        // A model that was read must be printable and countable.
         let _ = model.all_nodes().len();
     }
 });

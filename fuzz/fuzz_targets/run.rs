@@ -1,5 +1,5 @@
-//! Any bytes as a model that is bound, planned, compiled and run on the CPU with bounded memory: a result or an error, never a panic, a wild access or
-//! a hang.
+//! A fuzz target that binds, plans, compiles and runs any bytes as a model, on the CPU with bounded
+//! memory: the end is a result or an error, never a panic, a wild access or a hang.
 
 #![no_main]
 
@@ -9,13 +9,15 @@ use std::time::Duration;
 use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Tensor};
 use libfuzzer_sys::fuzz_target;
 
-/// Bytes that constants and intermediate values may take.
+/// The bytes that constants and intermediate values may take.
 const MEMORY: u64 = 16 << 20;
 
-/// A loop may go on for as long as its trip count says; a run may not.
+/// The longest time of a run; a loop may go on for as long as its trip count says, but a run may
+/// not.
 const DEADLINE: Duration = Duration::from_secs(4);
 
-/// Operations of a model that is run: what takes longer than a moment teaches nothing.
+/// The largest number of operations of a model that is run, because a longer run teaches nothing
+/// more.
 const OPERATIONS: u64 = 1 << 28;
 
 fn engine() -> &'static HeteroEngine {

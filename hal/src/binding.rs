@@ -1,4 +1,4 @@
-//! Bindings: what a run of an executable reads and writes.
+//! Bindings: the buffers that a run of an executable reads and writes.
 
 use std::fmt;
 use std::ops::Deref;
@@ -10,34 +10,34 @@ use crate::graph::ExtentId;
 use crate::memory::Buffer;
 use crate::program::Program;
 
-/// Direction of a binding.
+/// The direction of a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Direction {
-    /// The run reads it.
+    /// The run reads the buffer.
     Input,
-    /// The run writes it.
+    /// The run writes the buffer.
     Output,
 }
 
-/// One buffer that a run binds.
+/// The description of one buffer that a run binds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BindingInfo {
-    /// Name of the value.
+    /// The name of the value.
     pub name: Arc<str>,
-    /// Read or written.
+    /// The direction: whether the run reads or writes the buffer.
     pub direction: Direction,
-    /// Element type.
+    /// The element type of the value.
     pub dtype: DType,
-    /// Sizes of the dimensions; bounds where a size depends on data.
+    /// The sizes of the dimensions; a size that depends on data has its bound here.
     pub shape: Vec<usize>,
-    /// For each dimension, the extent that holds its true size; empty where all are exact.
+    /// The extent that holds the true size of each dimension; empty where all sizes are exact.
     pub extents: Vec<Option<ExtentId>>,
-    /// Bytes that the buffer must have.
+    /// The bytes that the buffer must have.
     pub bytes: usize,
 }
 
 impl BindingInfo {
-    /// The bindings of a program: inputs, then outputs.
+    /// Returns the bindings of a program: inputs, then outputs.
     #[must_use]
     pub fn of(program: &Program) -> Vec<BindingInfo> {
         let ports = |ids: &[crate::ValueId], direction| {
@@ -59,7 +59,7 @@ impl BindingInfo {
     }
 
     /// Checks that there is one buffer for each binding, and that each is long enough.
-    /// Whose memory they are, and whether outputs may be written, is for the device to check.
+    /// The device checks whose memory the buffers are, and whether outputs may be written.
     ///
     /// # Errors
     /// `InvalidArgument`, naming the binding.
@@ -81,12 +81,12 @@ impl BindingInfo {
     }
 }
 
-/// The buffers that a run of an executable binds, one for each of its [`BindingInfo`]s, in order.
+/// The buffers that a run of an executable binds, one for each [`BindingInfo`], in order.
 ///
 /// Whoever submits a run keeps the table for the next one, and replaces only the buffers that
 /// moved.
-/// A table is not changed while a run with it is under way: which buffer such a run uses is
-/// unspecified.
+/// A table is not changed while a run with it is under way: it is unspecified which buffer such a
+/// run uses.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -99,19 +99,20 @@ impl BindingInfo {
 pub struct BindingTable(Mutex<Box<[Buffer]>>);
 
 impl BindingTable {
-    /// A table of these buffers.
+    /// Makes a table of these buffers.
     #[must_use]
     pub fn new(buffers: impl Into<Box<[Buffer]>>) -> Arc<Self> {
         Arc::new(BindingTable(Mutex::new(buffers.into())))
     }
 
-    /// The buffers, which nobody replaces while the result lives.
+    /// Returns the buffers, which nobody replaces while the result lives.
     #[must_use]
     pub fn lock(&self) -> BoundBuffers<'_> {
         BoundBuffers(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Replaces the buffer at a position, and gives back the former one. Nothing is allocated.
+    /// Replaces the buffer at a position, and gives back the former one.
+    /// Nothing is allocated.
     ///
     /// # Errors
     /// `InvalidArgument` for a position that the table does not have.

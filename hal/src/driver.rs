@@ -1,4 +1,4 @@
-//! Drivers: how a backend is found, asked what it has, and opened.
+//! Drivers: how a backend is found, asked for its devices, and opened.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,35 +7,39 @@ use std::sync::Arc;
 use crate::device::Device;
 use crate::error::{Error, Result};
 
-/// A backend. One value per driver library, registered on the engine's builder.
+/// A backend: it finds devices, opens them, and says why there is none.
 ///
-/// Absent hardware is normal: [`Driver::probe`] answers with a typed reason and a remedy, and never panics.
+/// Each driver library has one value of this type, which is registered on the engine's builder.
+/// Absent hardware is normal: [`Driver::probe`] answers with a typed reason and a remedy, and never
+/// panics.
 pub trait Driver: Send + Sync {
-    /// Short lower-case name, the first half of a [`DeviceId`]: `cpu`, `cuda`, `opencl`.
+    /// Returns the short lower-case name of the driver, which is the first half of a [`DeviceId`]:
+    /// `cpu`, `cuda`, `opencl`.
     fn name(&self) -> &str;
 
-    /// The devices that can be opened now, in the order of their ordinals.
+    /// Lists the devices that can be opened now, in the order of their ordinals.
     ///
     /// # Errors
     /// [`Unavailable`] says why there is none and what would mend it.
     fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable>;
 
-    /// Opens device number `ordinal` of [`Driver::probe`]'s list.
+    /// Opens the device at position `ordinal` of [`Driver::probe`]'s list.
     ///
     /// # Errors
-    /// `Unavailable` where the device is gone, `InvalidArgument` for an ordinal or option that the driver does not know.
+    /// `Unavailable` where the device is gone, `InvalidArgument` for an ordinal or option that the
+    /// driver does not know.
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>>;
 }
 
-/// Why a driver offers nothing on this machine.
+/// The reason why a driver offers no device on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}: {detail}; {remedy}")]
 pub struct Unavailable {
-    /// Which of the known reasons.
+    /// The kind of the reason.
     pub reason: UnavailableReason,
-    /// What exactly was looked for and not found.
+    /// The thing that was looked for and not found.
     pub detail: String,
-    /// What the reader can do about it.
+    /// The step that the reader can take about it.
     pub remedy: String,
 }
 
@@ -60,8 +64,8 @@ pub enum UnavailableReason {
     PermissionDenied,
 }
 
-/// Names a device: driver and ordinal, written `cpu:0`; for a device of another host that host in
-/// front, `node7/cpu:0`.
+/// The name of a device: its driver and ordinal, written `cpu:0`.
+/// For a device of another host the name has that host in front: `node7/cpu:0`.
 /// Case does not matter on input.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceId {
@@ -71,31 +75,31 @@ pub struct DeviceId {
 }
 
 impl DeviceId {
-    /// The device with this ordinal of this driver, on this host.
+    /// Returns the name of the device with this ordinal of this driver, on this host.
     #[must_use]
     pub fn new(driver: &str, ordinal: usize) -> Self {
         DeviceId { host: None, driver: driver.to_ascii_lowercase().into(), ordinal }
     }
 
-    /// The same device of another host.
+    /// Returns the name of the device with the same driver and ordinal on another host.
     #[must_use]
     pub fn at(self, host: &str) -> Self {
         DeviceId { host: Some(host.to_ascii_lowercase().into()), ..self }
     }
 
-    /// The host's name; `None` for this host.
+    /// Returns the host's name; `None` for this host.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         self.host.as_deref()
     }
 
-    /// The driver's name.
+    /// Returns the driver's name.
     #[must_use]
     pub fn driver(&self) -> &str {
         &self.driver
     }
 
-    /// Position in the driver's list of devices.
+    /// Returns the position of the device in the driver's list.
     #[must_use]
     pub fn ordinal(&self) -> usize {
         self.ordinal
@@ -114,8 +118,8 @@ impl fmt::Display for DeviceId {
 impl FromStr for DeviceId {
     type Err = Error;
 
-    /// Parses `driver:ordinal` or `host/driver:ordinal`; without an ordinal it is the driver's
-    /// first device.
+    /// Parses `driver:ordinal` or `host/driver:ordinal`.
+    /// Text without an ordinal names the driver's first device.
     fn from_str(text: &str) -> Result<Self> {
         let (host, device) = text.split_once('/').map_or((None, text), |(host, device)| (Some(host), device));
         let (driver, ordinal) = device.split_once(':').unwrap_or((device, "0"));
@@ -133,19 +137,19 @@ impl FromStr for DeviceId {
     }
 }
 
-/// What sort of chip a device is.
+/// The sort of chip that a device is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DeviceKind {
-    /// Central processor.
+    /// A central processor.
     Cpu,
-    /// Graphics processor.
+    /// A graphics processor.
     Gpu,
-    /// Field-programmable gate array.
+    /// A field-programmable gate array.
     Fpga,
-    /// Neural or machine-learning unit.
+    /// A neural or machine-learning unit.
     Npu,
-    /// Anything else.
+    /// A chip of any other sort.
     Other,
 }
 
@@ -161,35 +165,37 @@ impl fmt::Display for DeviceKind {
     }
 }
 
-/// What is known of a device before it is opened.
+/// The facts that a driver knows of a device before it is opened.
 ///
-/// A driver begins with [`DeviceInfo::new`] and sets what it knows beyond that; more may come in
-/// later versions.
+/// A driver begins with [`DeviceInfo::new`] and sets what it knows beyond that.
+/// More fields may come in later versions.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DeviceInfo {
-    /// Its name in plans and on the command line.
+    /// The device's name in plans and on the command line.
     pub id: DeviceId,
-    /// What sort of chip.
+    /// The sort of chip.
     pub kind: DeviceKind,
     /// The product's name, as the driver tells it.
     pub name: String,
     /// The vendor's name, as the driver tells it.
     pub vendor: String,
-    /// Version of the driver or library behind it.
+    /// The version of the driver or library behind the device.
     pub driver_version: String,
-    /// Memory that it can allocate, in bytes; `None` where the driver does not tell.
+    /// The memory that the device can allocate, in bytes; `None` where the driver does not tell.
     pub memory_bytes: Option<u64>,
-    /// True for an emulator or simulator: its times say nothing about a chip.
+    /// A mark of an emulator or simulator, whose times say nothing about a chip.
     pub emulated: bool,
-    /// The processor that computes for it, where others may use the same one; `None` for a
-    /// processor of its own.
+    /// The processor that computes for the device, where others may use the same one.
+    /// `None` stands for a processor of the device's own.
     /// Devices of one processor take their time from one another.
-    /// The host's is [`DeviceInfo::HOST`].
+    /// The host's processor is [`DeviceInfo::HOST`].
     pub processor: Option<Arc<str>>,
-    /// Peak rate in f32 operations per second, a first guess until the device is measured; `None` where nothing is known.
+    /// The peak rate in f32 operations per second, a first guess until the device is measured;
+    /// `None` where nothing is known.
     pub peak_flops: Option<f64>,
-    /// Peak memory bandwidth in bytes per second, as above.
+    /// The peak memory bandwidth in bytes per second, a first guess until the device is measured;
+    /// `None` where nothing is known.
     pub peak_bandwidth: Option<f64>,
 }
 
@@ -197,7 +203,8 @@ impl DeviceInfo {
     /// The name of the host's processor in [`DeviceInfo::processor`].
     pub const HOST: &str = "host";
 
-    /// A device of which nothing else is known: a chip of its own, with unknown memory and rates.
+    /// Returns the facts of a device of which nothing else is known: a chip of its own, with
+    /// unknown memory and rates.
     #[must_use]
     pub fn new(id: DeviceId, kind: DeviceKind, name: impl Into<String>) -> Self {
         DeviceInfo {
@@ -214,29 +221,33 @@ impl DeviceInfo {
         }
     }
 
-    /// The same device, for which the host's processor computes.
+    /// Returns the facts of the same device, for which the host's processor computes.
     #[must_use]
     pub fn hosted(mut self) -> Self {
         self.processor = Some(Self::HOST.into());
         self
     }
 
-    /// Does the host's processor compute for it, as for an emulator and for another driver of the
-    /// same processor?
+    /// Tells whether the host's processor computes for the device, as for an emulator and for
+    /// another driver of the same processor.
     #[must_use]
     pub fn runs_on_host(&self) -> bool {
         self.processor.as_deref() == Some(Self::HOST)
     }
 }
 
-/// How to open a device. `Default` suits most.
+/// The options with which a device is opened.
+/// `Default` suits most callers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OpenOptions {
-    /// Worker threads for a device that computes on host threads; `None` means one per core it may use.
+    /// The number of worker threads for a device that computes on host threads; `None` means one
+    /// for each core that it may use.
     pub threads: Option<usize>,
-    /// Bytes that the device may allocate in all; `None` means what [`DeviceInfo::memory_bytes`] says.
+    /// The bytes that the device may allocate in all; `None` means as many as
+    /// [`DeviceInfo::memory_bytes`] says.
     pub memory_limit: Option<u64>,
-    /// Options that only this driver knows, as `key`, `value`; an unknown key is an error.
+    /// The options that only this driver knows, as pairs of key and value; an unknown key is an
+    /// error.
     pub extra: Vec<(String, String)>,
 }
 

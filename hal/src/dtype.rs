@@ -1,67 +1,68 @@
-//! Element types, in the ONNX standard's set and names.
+//! Element types: the set and the names of the ONNX standard.
 
 use std::fmt;
 
 use bytemuck::{Pod, Zeroable};
 use half::{bf16, f16};
 
-/// Element type of a tensor.
+/// The element type of a tensor.
 ///
-/// The set is the ONNX standard's (`TensorProto.DataType`); [`DType::onnx_code`] gives its number there.
+/// The set is the ONNX standard's (`TensorProto.DataType`), and [`DType::onnx_code`] gives a type's
+/// number there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum DType {
-    /// IEEE 754 binary32.
+    /// A binary32 of IEEE 754.
     F32,
-    /// IEEE 754 binary16.
+    /// A binary16 of IEEE 754.
     F16,
-    /// bfloat16: the upper half of a binary32.
+    /// A bfloat16: the upper half of a binary32.
     BF16,
-    /// IEEE 754 binary64.
+    /// A binary64 of IEEE 754.
     F64,
-    /// 8-bit signed integer.
+    /// An 8-bit signed integer.
     I8,
-    /// 16-bit signed integer.
+    /// A 16-bit signed integer.
     I16,
-    /// 32-bit signed integer.
+    /// A 32-bit signed integer.
     I32,
-    /// 64-bit signed integer.
+    /// A 64-bit signed integer.
     I64,
-    /// 8-bit unsigned integer.
+    /// An 8-bit unsigned integer.
     U8,
-    /// 16-bit unsigned integer.
+    /// A 16-bit unsigned integer.
     U16,
-    /// 32-bit unsigned integer.
+    /// A 32-bit unsigned integer.
     U32,
-    /// 64-bit unsigned integer.
+    /// A 64-bit unsigned integer.
     U64,
-    /// One byte, 0 or 1.
+    /// A boolean of one byte, 0 or 1.
     Bool,
-    /// UTF-8 text, kept as shared strings rather than bytes.
+    /// A UTF-8 text, kept as a shared string and not as bytes.
     String,
-    /// Pair of binary32.
+    /// A complex number: a pair of binary32.
     C64,
-    /// Pair of binary64.
+    /// A complex number: a pair of binary64.
     C128,
-    /// 8-bit float, 4 exponent bits, finite and NaN only.
+    /// An 8-bit float with 4 exponent bits, finite and NaN only.
     F8E4M3FN,
-    /// As [`DType::F8E4M3FN`], no negative zero.
+    /// A [`DType::F8E4M3FN`] without a negative zero.
     F8E4M3FNUZ,
-    /// 8-bit float, 5 exponent bits, with infinities.
+    /// An 8-bit float with 5 exponent bits and infinities.
     F8E5M2,
-    /// As [`DType::F8E5M2`], finite and NaN only, no negative zero.
+    /// A [`DType::F8E5M2`] that is finite or NaN only, without a negative zero.
     F8E5M2FNUZ,
-    /// 8-bit power-of-two scale of the microscaling formats.
+    /// An 8-bit power-of-two scale of the microscaling formats.
     F8E8M0,
-    /// 4-bit unsigned integer, two in a byte, low half first.
+    /// A 4-bit unsigned integer, two in a byte, low half first.
     U4,
-    /// 4-bit signed integer, two in a byte, low half first.
+    /// A 4-bit signed integer, two in a byte, low half first.
     I4,
-    /// 4-bit float, two in a byte, low half first.
+    /// A 4-bit float, two in a byte, low half first.
     F4E2M1,
-    /// 2-bit unsigned integer, four in a byte, low bits first.
+    /// A 2-bit unsigned integer, four in a byte, low bits first.
     U2,
-    /// 2-bit signed integer, four in a byte, low bits first.
+    /// A 2-bit signed integer, four in a byte, low bits first.
     I2,
 }
 
@@ -96,7 +97,7 @@ const TABLE: &[(DType, i32, &str, usize)] = &[
 ];
 
 impl DType {
-    /// Every element type.
+    /// Returns every element type.
     pub fn all() -> impl Iterator<Item = DType> {
         TABLE.iter().map(|row| row.0)
     }
@@ -105,45 +106,46 @@ impl DType {
         TABLE.iter().find(|row| row.0 == self).map_or((0, "undefined", 0), |row| (row.1, row.2, row.3))
     }
 
-    /// The number of this type in ONNX's `TensorProto.DataType`.
+    /// Returns the number of this type in ONNX's `TensorProto.DataType`.
     #[must_use]
     pub fn onnx_code(self) -> i32 {
         self.row().0
     }
 
-    /// The type with this number in ONNX's `TensorProto.DataType`.
+    /// Returns the type with this number in ONNX's `TensorProto.DataType`.
     #[must_use]
     pub fn from_onnx_code(code: i32) -> Option<DType> {
         TABLE.iter().find(|row| row.1 == code).map(|row| row.0)
     }
 
-    /// The type's name, as ONNX and NumPy write it.
+    /// Returns the type's name, as ONNX and NumPy write it.
     #[must_use]
     pub fn name(self) -> &'static str {
         self.row().1
     }
 
-    /// Bits per element; 0 for strings, whose size depends on their text.
+    /// Returns the bits per element; 0 for strings, whose size depends on their text.
     #[must_use]
     pub fn bits(self) -> usize {
         self.row().2
     }
 
-    /// Bytes that `elements` elements take, packed; `None` where that overflows `usize`.
+    /// Returns the bytes that `elements` elements take, packed; `None` where that overflows
+    /// `usize`.
     #[must_use]
     pub fn bytes_for(self, elements: usize) -> Option<usize> {
         let bits = self.bits();
         if bits >= 8 { elements.checked_mul(bits / 8) } else { Some(elements.checked_mul(bits)?.div_ceil(8)) }
     }
 
-    /// Is this a real floating-point type, of any width?
+    /// Tells whether this is a real floating-point type, of any width.
     #[must_use]
     pub fn is_float(self) -> bool {
         use DType::{BF16, F4E2M1, F8E4M3FN, F8E4M3FNUZ, F8E5M2, F8E5M2FNUZ, F8E8M0, F16, F32, F64};
         matches!(self, F32 | F16 | BF16 | F64 | F8E4M3FN | F8E4M3FNUZ | F8E5M2 | F8E5M2FNUZ | F8E8M0 | F4E2M1)
     }
 
-    /// Is this an integer type, of any width and sign?
+    /// Tells whether this is an integer type, of any width and sign.
     #[must_use]
     pub fn is_integer(self) -> bool {
         use DType::{I2, I4, I8, I16, I32, I64, U2, U4, U8, U16, U32, U64};
@@ -169,7 +171,7 @@ pub trait Element: Pod + Send + Sync {
 pub struct Bool(u8);
 
 impl Bool {
-    /// The value as Rust's own boolean.
+    /// Returns the value as Rust's own boolean.
     #[must_use]
     pub fn get(self) -> bool {
         self.0 != 0

@@ -1,4 +1,4 @@
-//! The error of the contract: a value that travels.
+//! Errors: failures as values that travel.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,35 +6,36 @@ use std::sync::Arc;
 use crate::driver::DeviceId;
 use crate::graph::NodeId;
 
-/// Result of a call of the contract.
+/// The result of a call of the contract.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What kind of thing went wrong; the rest of an [`Error`] says to what.
+/// The kind of a failure; the rest of an [`Error`] says what failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A model, program or tensor breaks the rules of its format or of the ONNX standard.
     #[error("invalid model")]
     InvalidModel,
-    /// A caller's argument is wrong: unknown id, wrong shape, range outside a buffer.
+    /// A caller's argument is wrong: an unknown id, a wrong shape, a range outside a buffer.
     #[error("invalid argument")]
     InvalidArgument,
-    /// Well-formed, but this device or version does not do it.
+    /// The request is well-formed, but this device or version does not support it.
     #[error("unsupported")]
     Unsupported,
-    /// Memory of the host or of a device does not suffice, or a set limit forbids the allocation.
+    /// The memory of the host or of a device does not suffice, or a set limit forbids the
+    /// allocation.
     #[error("out of memory")]
     OutOfMemory,
     /// A driver, library or device is absent.
     #[error("unavailable")]
     Unavailable,
-    /// The device is gone; every timeline of it fails with this.
+    /// The device is gone; every timeline of the device fails with this kind.
     #[error("device lost")]
     DeviceLost,
     /// A device's compiler turned a program or kernel down.
     #[error("compilation failed")]
     Compile,
-    /// Work started and failed.
+    /// Some work started and failed.
     #[error("execution failed")]
     Execution,
     /// A deadline passed.
@@ -51,12 +52,12 @@ pub enum ErrorKind {
     Internal,
 }
 
-/// Sizes in bytes behind a failure.
+/// The sizes in bytes behind a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Sizes {
-    /// Bytes that were asked for.
+    /// The bytes that were asked for.
     pub requested: u64,
-    /// Bytes that there were, where known.
+    /// The bytes that there were, where known.
     pub available: Option<u64>,
 }
 
@@ -76,8 +77,9 @@ struct Inner {
 
 /// A failure anywhere behind the contract.
 ///
-/// Cheap to clone, because a failed [`Timeline`](crate::Timeline) hands the same error to every waiter. Anyone can build one, a
-/// backend outside this repository too:
+/// An error is cheap to clone, because a failed [`Timeline`](crate::Timeline) hands the same error
+/// to every waiter.
+/// Anyone can build one, a backend outside this repository too:
 ///
 /// ```
 /// use hetero_hal::{DeviceId, Error, ErrorKind};
@@ -95,7 +97,7 @@ struct Inner {
 pub struct Error(Arc<Inner>);
 
 impl Error {
-    /// A failure of `kind`; `message` says what happened, to what.
+    /// Makes a failure of `kind`; `message` says what happened, and to what.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error(Arc::new(Inner {
             kind,
@@ -111,22 +113,22 @@ impl Error {
         }))
     }
 
-    /// [`ErrorKind::InvalidModel`] with a message.
+    /// Makes an error of [`ErrorKind::InvalidModel`] with a message.
     pub fn invalid_model(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::InvalidModel, message)
     }
 
-    /// [`ErrorKind::InvalidArgument`] with a message.
+    /// Makes an error of [`ErrorKind::InvalidArgument`] with a message.
     pub fn invalid_argument(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::InvalidArgument, message)
     }
 
-    /// [`ErrorKind::Unsupported`] with a message.
+    /// Makes an error of [`ErrorKind::Unsupported`] with a message.
     pub fn unsupported(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Unsupported, message)
     }
 
-    /// [`ErrorKind::Internal`] with a message.
+    /// Makes an error of [`ErrorKind::Internal`] with a message.
     pub fn internal(message: impl Into<String>) -> Self {
         Error::new(ErrorKind::Internal, message)
     }
@@ -136,19 +138,20 @@ impl Error {
         self
     }
 
-    /// The device it happened on.
+    /// Returns the error with the device that it happened on.
     #[must_use]
     pub fn on(self, device: DeviceId) -> Self {
         self.edit(|inner| inner.device = Some(device))
     }
 
-    /// The device it happened on, unless it names one already.
+    /// Returns the error with the device that it happened on, unless it names one already.
     #[must_use]
     pub fn or_on(self, device: &DeviceId) -> Self {
         if self.device().is_none() { self.on(device.clone()) } else { self }
     }
 
-    /// The node and operator it happened at, such as `conv1 (Conv)`; an inner location that is already set stays.
+    /// Returns the error with the node and operator that it happened at, such as `conv1 (Conv)`.
+    /// An inner location that is already set stays.
     #[must_use]
     pub fn at(self, operator: impl Into<String>) -> Self {
         self.edit(|inner| {
@@ -156,94 +159,95 @@ impl Error {
         })
     }
 
-    /// The node it happened at, by its id in the program that the failed call was given, with its
-    /// name and operator for people as in [`Error::at`].
-    /// Whoever cut that program out of a larger one puts the larger one's id in its place; a text
-    /// that is already set stays.
+    /// Returns the error with the node that it happened at, and the node's name and operator for
+    /// people as in [`Error::at`].
+    /// The id is the node's in the program that the failed call was given.
+    /// Whoever cut that program out of a larger one puts the id in the larger program in its place.
+    /// A text that is already set stays.
     #[must_use]
     pub fn at_node(self, node: NodeId, operator: impl Into<String>) -> Self {
         self.edit(|inner| inner.node = Some(node)).at(operator)
     }
 
-    /// Bytes asked for, and bytes that there were.
+    /// Returns the error with the bytes that were asked for and the bytes that there were.
     #[must_use]
     pub fn with_sizes(self, requested: u64, available: Option<u64>) -> Self {
         self.edit(|inner| inner.sizes = Some(Sizes { requested, available }))
     }
 
-    /// The number that the vendor's library gave.
+    /// Returns the error with the number that the vendor's library gave.
     #[must_use]
     pub fn with_code(self, vendor_code: i64) -> Self {
         self.edit(|inner| inner.vendor_code = Some(vendor_code))
     }
 
-    /// What the reader can do about it.
+    /// Returns the error with the step that the reader can take about it.
     #[must_use]
     pub fn with_remedy(self, remedy: impl Into<String>) -> Self {
         self.edit(|inner| inner.remedy = Some(remedy.into()))
     }
 
-    /// The same call may succeed later.
+    /// Returns the error with the mark that the same call may succeed later.
     #[must_use]
     pub fn retryable(self) -> Self {
         self.edit(|inner| inner.retryable = true)
     }
 
-    /// The failure underneath.
+    /// Returns the error with the failure underneath it.
     #[must_use]
     pub fn caused_by(self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
         self.edit(|inner| inner.source = Some(Arc::new(source)))
     }
 
-    /// What kind of failure.
+    /// Returns the kind of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// What happened, without the context that [`fmt::Display`] adds.
+    /// Returns the text that says what happened, without the context that [`fmt::Display`] adds.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.0.message
     }
 
-    /// The device, where one is to blame.
+    /// Returns the device, where one is to blame.
     #[must_use]
     pub fn device(&self) -> Option<&DeviceId> {
         self.0.device.as_ref()
     }
 
-    /// The node and operator, where one is to blame.
+    /// Returns the node and operator, where one is to blame.
     #[must_use]
     pub fn operator(&self) -> Option<&str> {
         self.0.operator.as_deref()
     }
 
-    /// The node's id, where one is to blame and the failed call knew it.
+    /// Returns the node's id, where a node is to blame and the failed call knew it.
     #[must_use]
     pub fn node(&self) -> Option<NodeId> {
         self.0.node
     }
 
-    /// The sizes, where memory is to blame.
+    /// Returns the sizes, where memory is to blame.
     #[must_use]
     pub fn sizes(&self) -> Option<Sizes> {
         self.0.sizes
     }
 
-    /// The vendor library's own code.
+    /// Returns the vendor library's own code.
     #[must_use]
     pub fn vendor_code(&self) -> Option<i64> {
         self.0.vendor_code
     }
 
-    /// What to do about it.
+    /// Returns the step that the reader can take about the failure.
     #[must_use]
     pub fn remedy(&self) -> Option<&str> {
         self.0.remedy.as_deref()
     }
 
-    /// May the same call succeed later?
+    /// Tells whether the same call may succeed later.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         self.0.retryable

@@ -1,4 +1,4 @@
-//! Fingerprints: programs told apart by a number.
+//! Fingerprints: numbers that tell programs apart.
 
 use std::fmt;
 
@@ -6,10 +6,11 @@ use crate::dtype::DType;
 use crate::graph::{Attribute, Graph, Node, TensorType};
 use crate::tensor::Tensor;
 
-/// 128 bits that tell programs apart: their nodes, attributes, types, ports and, sampled,
-/// constants.
+/// A number of 128 bits that tells programs apart by their nodes, attributes, types and ports, and
+/// by samples of their constants.
 ///
-/// It is the same in every process and build, so that plans and caches can be kept under it.
+/// The number is the same in every process and build, so that plans and caches can be kept under
+/// it.
 /// It is no proof against forgery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Fingerprint(pub u128);
@@ -20,12 +21,14 @@ impl fmt::Display for Fingerprint {
     }
 }
 
-/// Bytes at each end of a constant that count, and of each piece between.
+/// The number of bytes at each end of a constant that count.
 const ENDS: usize = 256;
+/// The number of bytes of each piece in between that counts.
 const PIECE: usize = 64;
+/// The number of the pieces in between.
 const PIECES: usize = 16;
 
-/// A hash in the making: two lanes of folded multiplication, eight bytes a step.
+/// A hash in the making: two lanes of folded multiplication, which take eight bytes a step.
 pub(crate) struct Digest {
     lanes: [u64; 2],
 }
@@ -44,7 +47,8 @@ impl Digest {
         }
     }
 
-    /// The length counts too, so that two texts in a row are not taken for others.
+    /// Takes in bytes and their number, so that two texts in a row differ from two others with the
+    /// same joined bytes.
     pub(crate) fn bytes(&mut self, bytes: &[u8]) {
         self.word(bytes.len() as u64);
         let (words, rest) = bytes.as_chunks::<8>();
@@ -64,7 +68,7 @@ impl Digest {
         Fingerprint(u128::from(self.lanes[0]) << 64 | u128::from(self.lanes[1]))
     }
 
-    /// The type, the shape, and a sample of the bytes: both ends, and pieces in between.
+    /// Takes in the type, the shape, and a sample of the bytes: both ends, and pieces in between.
     pub(crate) fn tensor(&mut self, tensor: &Tensor) {
         self.bytes(tensor.dtype().name().as_bytes());
         self.word(tensor.shape().len() as u64);

@@ -8,20 +8,21 @@ use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::tensor::Tensor;
 
-/// Position of a value in its graph's or program's list of values.
+/// The position of a value in its graph's or program's list of values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ValueId(pub u32);
 
-/// Position of a node in its graph's or program's list of nodes.
+/// The position of a node in its graph's or program's list of nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeId(pub u32);
 
-/// Identifies a size that depends on data; see [`Dim::Data`] and [`Extents`](crate::Extents).
+/// The position, in its program's list of extents, of a size that depends on data; see
+/// [`Dim::Data`] and [`Extents`](crate::Extents).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExtentId(pub u32);
 
 impl ValueId {
-    /// As an index into the list of values.
+    /// Returns the id as an index into the list of values.
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -29,7 +30,7 @@ impl ValueId {
 }
 
 impl NodeId {
-    /// As an index into the list of nodes.
+    /// Returns the id as an index into the list of nodes.
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -37,7 +38,7 @@ impl NodeId {
 }
 
 impl ExtentId {
-    /// As an index into the list of extents.
+    /// Returns the id as an index into the list of extents.
     #[must_use]
     pub fn index(self) -> usize {
         self.0 as usize
@@ -47,23 +48,24 @@ impl ExtentId {
 /// One dimension of a shape, as far as it is known.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Dim {
-    /// A size.
+    /// A size that is known.
     Known(usize),
     /// A size that the caller chooses, by name; equal names are equal sizes.
     Symbol(Arc<str>),
-    /// A size that only running tells: at most `bound`. The running node writes the true size under `extent`.
+    /// A size that only a run tells, at most `bound`.
+    /// The node that runs writes the true size under `extent`.
     Data {
-        /// Largest size that it can take.
+        /// The largest size that it can take.
         bound: usize,
-        /// Where the true size appears; `None` until the program is bound.
+        /// The extent that holds the true size; `None` until the program is bound.
         extent: Option<ExtentId>,
     },
-    /// Nothing is known.
+    /// A size of which nothing is known.
     Unknown,
 }
 
 impl Dim {
-    /// The size, where it is known before running.
+    /// Returns the size, where it is known before a run.
     #[must_use]
     pub fn known(&self) -> Option<usize> {
         match self {
@@ -72,7 +74,7 @@ impl Dim {
         }
     }
 
-    /// The largest size that the dimension can take, where there is one.
+    /// Returns the largest size that the dimension can take, where there is one.
     #[must_use]
     pub fn bound(&self) -> Option<usize> {
         match self {
@@ -94,29 +96,29 @@ impl fmt::Display for Dim {
     }
 }
 
-/// What is known of a value's type.
+/// The type of a value, as far as it is known.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TensorType {
-    /// Element type.
+    /// The element type; `None` where it is not known.
     pub dtype: Option<DType>,
-    /// Dimensions, outermost first; `None` where not even the rank is known.
+    /// The dimensions, outermost first; `None` where not even the rank is known.
     pub dims: Option<Vec<Dim>>,
 }
 
 impl TensorType {
-    /// A type of which everything is known.
+    /// Returns a type of which everything is known.
     #[must_use]
     pub fn exact(dtype: DType, shape: &[usize]) -> Self {
         TensorType { dtype: Some(dtype), dims: Some(shape.iter().map(|&size| Dim::Known(size)).collect()) }
     }
 
-    /// A type with these dimensions.
+    /// Returns a type with these dimensions.
     #[must_use]
     pub fn new(dtype: DType, dims: Vec<Dim>) -> Self {
         TensorType { dtype: Some(dtype), dims: Some(dims) }
     }
 
-    /// Sizes of all dimensions, where they are all known before running.
+    /// Returns the sizes of all dimensions, where they are all known before a run.
     #[must_use]
     pub fn shape(&self) -> Option<Vec<usize>> {
         self.dims.as_ref()?.iter().map(Dim::known).collect()
@@ -136,7 +138,7 @@ impl fmt::Display for TensorType {
     }
 }
 
-/// A value of an attribute.
+/// The value of an attribute.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Attribute {
@@ -144,11 +146,11 @@ pub enum Attribute {
     Int(i64),
     /// One float.
     Float(f32),
-    /// Text; the standard allows any bytes.
+    /// One text; the standard allows any bytes.
     String(Arc<[u8]>),
-    /// A tensor; a sparse one is made dense on import.
+    /// One tensor; a sparse one is made dense on import.
     Tensor(Tensor),
-    /// A subgraph.
+    /// One subgraph.
     Graph(Arc<Graph>),
     /// A list of integers.
     Ints(Vec<i64>),
@@ -160,48 +162,50 @@ pub enum Attribute {
     Tensors(Vec<Tensor>),
     /// A list of subgraphs.
     Graphs(Vec<Arc<Graph>>),
-    /// A type.
+    /// One type.
     Type(TensorType),
 }
 
-/// An operator as data: which one of the standard, and its attributes.
+/// An operator as data: its name in the standard, its version and its attributes.
 ///
-/// The set of operators is open: a name with a version, not a closed enum. So an operator of another domain passes through every
-/// floor untouched until some device claims it, and adding one changes no type of the contract. What an operator means
-/// is written down in one place, its [`Definition`](crate::Definition).
+/// The set of operators is open: an operator is a name with a version, not a variant of a closed
+/// enum.
+/// So an operator of another domain passes through every layer untouched until some device claims
+/// it, and adding an operator changes no type of the contract.
+/// The meaning of an operator is written down in one place, its [`Definition`](crate::Definition).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Operator {
-    /// Domain; empty for the standard's own.
+    /// The domain; empty for the standard's own.
     pub domain: Arc<str>,
-    /// Name as the standard writes it.
+    /// The name as the standard writes it.
     pub name: Arc<str>,
-    /// Version of the operator set that the model imports for this domain.
+    /// The version of the operator set that the model imports for this domain.
     pub version: u32,
-    /// Attributes that the model sets; defaults are the definition's affair.
+    /// The attributes that the model sets; the definition knows the defaults of the others.
     pub attributes: BTreeMap<Arc<str>, Attribute>,
 }
 
 impl Operator {
-    /// An operator of the standard without attributes.
+    /// Returns an operator of the standard without attributes.
     #[must_use]
     pub fn new(name: &str, version: u32) -> Self {
         Operator { domain: "".into(), name: name.into(), version, attributes: BTreeMap::new() }
     }
 
-    /// The same with one more attribute.
+    /// Returns the same operator with one more attribute.
     #[must_use]
     pub fn with(mut self, name: &str, value: Attribute) -> Self {
         self.attributes.insert(name.into(), value);
         self
     }
 
-    /// Is this the operator `name` of the standard's own domain?
+    /// Tells whether this is the operator `name` of the standard's own domain.
     #[must_use]
     pub fn is(&self, name: &str) -> bool {
         self.domain.is_empty() && &*self.name == name
     }
 
-    /// The attribute, where the model sets it.
+    /// Returns the attribute, where the model sets it.
     #[must_use]
     pub fn attribute(&self, name: &str) -> Option<&Attribute> {
         self.attributes.get(name)
@@ -211,10 +215,10 @@ impl Operator {
         Error::invalid_model(format!("attribute '{name}' of {self} is not {wanted}"))
     }
 
-    /// An integer attribute.
+    /// Returns an integer attribute, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type.
+    /// `InvalidModel` where the attribute has another type.
     pub fn int(&self, name: &str) -> Result<Option<i64>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -223,10 +227,10 @@ impl Operator {
         }
     }
 
-    /// A float attribute.
+    /// Returns a float attribute, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type.
+    /// `InvalidModel` where the attribute has another type.
     pub fn float(&self, name: &str) -> Result<Option<f32>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -235,10 +239,10 @@ impl Operator {
         }
     }
 
-    /// A text attribute.
+    /// Returns a text attribute, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type or is not UTF-8.
+    /// `InvalidModel` where the attribute has another type or is not UTF-8.
     pub fn text(&self, name: &str) -> Result<Option<&str>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -250,10 +254,10 @@ impl Operator {
         }
     }
 
-    /// A list of integers.
+    /// Returns an attribute that is a list of integers, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type.
+    /// `InvalidModel` where the attribute has another type.
     pub fn ints(&self, name: &str) -> Result<Option<&[i64]>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -262,10 +266,10 @@ impl Operator {
         }
     }
 
-    /// A list of floats.
+    /// Returns an attribute that is a list of floats, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type.
+    /// `InvalidModel` where the attribute has another type.
     pub fn floats(&self, name: &str) -> Result<Option<&[f32]>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -274,10 +278,10 @@ impl Operator {
         }
     }
 
-    /// A tensor attribute.
+    /// Returns a tensor attribute, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type.
+    /// `InvalidModel` where the attribute has another type.
     pub fn tensor(&self, name: &str) -> Result<Option<&Tensor>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -286,10 +290,10 @@ impl Operator {
         }
     }
 
-    /// A subgraph.
+    /// Returns an attribute that is a subgraph, where the model sets it.
     ///
     /// # Errors
-    /// `InvalidModel` where it has another type.
+    /// `InvalidModel` where the attribute has another type.
     pub fn graph(&self, name: &str) -> Result<Option<&Arc<Graph>>> {
         match self.attribute(name) {
             None => Ok(None),
@@ -308,21 +312,21 @@ impl fmt::Display for Operator {
     }
 }
 
-/// One application of an operator.
+/// One use of an operator, with its inputs and outputs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// Name, unique in its graph.
+    /// The name, unique in its graph.
     pub name: Arc<str>,
-    /// What it computes.
+    /// The operator that the node computes.
     pub operator: Operator,
-    /// Inputs in the standard's order; `None` for an optional one that is left out.
+    /// The inputs in the standard's order; `None` for an optional input that is left out.
     pub inputs: Vec<Option<ValueId>>,
-    /// Outputs in the standard's order; `None` for one that nobody wants.
+    /// The outputs in the standard's order; `None` for an output that nobody wants.
     pub outputs: Vec<Option<ValueId>>,
 }
 
 impl Node {
-    /// The subgraphs among the attributes.
+    /// Returns the subgraphs among the attributes.
     pub fn subgraphs(&self) -> impl Iterator<Item = &Arc<Graph>> {
         self.operator.attributes.values().flat_map(|attribute| match attribute {
             Attribute::Graph(graph) => std::slice::from_ref(graph),
@@ -331,13 +335,16 @@ impl Node {
         })
     }
 
-    /// Every value that the node reads: its inputs, then what its subgraphs capture. Values may repeat.
+    /// Returns every value that the node reads: its inputs, then the values that its subgraphs
+    /// capture.
+    /// Values may repeat.
     pub fn uses(&self) -> impl Iterator<Item = ValueId> {
         let captured = self.subgraphs().flat_map(|graph| graph.captures.iter().map(|c| c.outer));
         self.inputs.iter().flatten().copied().chain(captured)
     }
 
-    /// The node with every value of its graph renamed by `map`: inputs, outputs and captures.
+    /// Returns the node with every value of its graph renamed by `map`: inputs, outputs and
+    /// captures.
     #[must_use]
     pub fn remapped(&self, mut map: impl FnMut(ValueId) -> ValueId) -> Node {
         let mut node = self.clone();
@@ -369,11 +376,13 @@ impl fmt::Display for Node {
 /// A value of a graph: an input, a constant, or a node's output.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Value {
-    /// Name, unique in its graph.
+    /// The name, unique in its graph.
     pub name: Arc<str>,
-    /// What is known of its type.
+    /// The type of the value, as far as it is known.
     pub ty: TensorType,
-    /// Its content, for an initialiser. A value that is also a graph input is a default that the caller may override.
+    /// The content of an initialiser.
+    /// Where such a value is also a graph input, the content is a default that the caller may
+    /// override.
     pub constant: Option<Tensor>,
 }
 
@@ -382,29 +391,29 @@ pub struct Value {
 pub struct Capture {
     /// The value in the enclosing graph.
     pub outer: ValueId,
-    /// The value that stands for it here.
+    /// The value that stands for it in the subgraph.
     pub inner: ValueId,
 }
 
-/// A graph in single static assignment, its nodes in topological order.
+/// A graph in single static assignment, with its nodes in topological order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Graph {
-    /// Name.
+    /// The name of the graph.
     pub name: Arc<str>,
-    /// All values.
+    /// All values; [`ValueId`]s index them.
     pub values: Vec<Value>,
-    /// All nodes, each after the producers of what it reads.
+    /// All nodes, each after the producers of the values that it reads.
     pub nodes: Vec<Node>,
-    /// What the caller supplies.
+    /// The values that the caller supplies.
     pub inputs: Vec<ValueId>,
-    /// What the caller gets.
+    /// The values that the caller gets.
     pub outputs: Vec<ValueId>,
-    /// What is read from the enclosing graph; empty at the top.
+    /// The values that are read from the enclosing graph; empty for a graph that no other encloses.
     pub captures: Vec<Capture>,
 }
 
 impl Graph {
-    /// A value.
+    /// Returns a value.
     ///
     /// # Errors
     /// `Internal` for an id of another graph.
@@ -414,8 +423,10 @@ impl Graph {
             .ok_or_else(|| Error::internal(format!("graph '{}' has no value {}", self.name, id.0)))
     }
 
-    /// Checks what the type promises: ids in range, every value with at most one producer, nodes in topological order, unique names
-    /// of values, subgraphs and their captures too.
+    /// Checks the promises of the type.
+    /// Ids are in range, every value has at most one producer, nodes are in topological order, and
+    /// names of values are unique.
+    /// The same holds for subgraphs and their captures.
     ///
     /// # Errors
     /// `InvalidModel`, naming the value or node.

@@ -32,10 +32,10 @@
 //! ```
 //!
 //! # What passes between the two sides
-//! A [`Model`] is what a file holds before anybody has said which sizes to run with.
+//! A [`Model`] is the content of a file, before anybody has said which sizes to run with.
 //! Bound to sizes, it becomes a [`Program`]: a graph of standard ONNX operators with static shapes.
 //! A program never changes, its clones share it, and its [`Fingerprint`] tells it from others.
-//! A [`Definition`] says what an operator means, and an [`OperatorSet`] finds it.
+//! A [`Definition`] gives the meaning of an operator, and an [`OperatorSet`] finds it.
 //! A [`Driver`] finds and opens [`Device`]s.
 //! A device compiles a program into an [`Executable`], and its [`Queue`]s run executables on
 //! [`Buffer`]s.
@@ -52,14 +52,15 @@
 //! 4. [`Device::claims`] is asked about a program before it is planned.
 //!    An engine may ask once for each fingerprint, so the answer depends on the program alone.
 //! 5. [`Device::compile`] gets the part of the program that a plan gives to the device.
-//! 6. [`Device::queue`], [`Device::timeline`], [`Device::allocate`] and [`Device::import`] make
-//!    what runs need.
-//! 7. [`Queue::submit`] and [`Queue::run`] are called for each run, and nothing else is, unless an
-//!    input is imported anew with [`Device::reimport`].
+//! 6. [`Device::queue`], [`Device::timeline`], [`Device::allocate`] and [`Device::import`] make the
+//!    objects that runs need.
+//! 7. [`Queue::submit`] and [`Queue::run`] are called for each run.
+//!    No other method is called in a run, unless an input is imported anew with
+//!    [`Device::reimport`].
 //!
 //! All methods may be called from any thread, several at the same time.
-//! Objects may be dropped in any order: an executable, a buffer or a queue keeps alive what it
-//! needs of its device.
+//! Objects may be dropped in any order: an executable, a buffer or a queue keeps alive the parts of
+//! its device that it needs.
 //!
 //! # What a device has to do
 //! - It claims only nodes whose results agree with the operator's definition.
@@ -74,7 +75,7 @@
 //! - It settles all points of work that it has taken, exactly once: they are reached, or their
 //!   timelines fail.
 //!   A failed wait fails the points behind it with the same error, and the work does not run.
-//! - It keeps the bytes of what it was given until the work has ended; [`Work`] owns these objects.
+//! - It keeps the bytes that it was given until the work has ended; [`Work`] owns these objects.
 //! - It writes no memory that was imported as [`HostSemantics::Immutable`].
 //! - It fails with a typed [`Error`], and never by a panic, a print or a wait without an end.
 //!
@@ -91,10 +92,11 @@
 //! - It signals the points of a timeline in the order of their values: whoever reaches a value
 //!   reaches all smaller ones too.
 //! - It changes no [`BindingTable`] while a run with it is under way.
-//! - It takes a retryable error of a full queue for what it is, and submits again later.
+//! - It takes the retryable error of a full queue as no failure of the work, and submits the work
+//!   again later.
 //!
-//! Nothing checks the first of these yet: a validating layer is still to be written, and devices do
-//! not pay for such checks.
+//! The order of accesses is not checked yet: a validating layer is still to be written, and devices
+//! do not pay for such checks.
 //!
 //! # What a backend may leave out
 //! These methods have a default, which a simple device keeps.
@@ -110,11 +112,11 @@
 //! | [`Executable::weights`] | none | a device that keeps constants in a form of its own |
 //! | [`Executable::serialize`] | `Unsupported` | a device whose compiler's result can be kept |
 //!
-//! A device may also decline every import, every raw kernel and every cached form, and may tell a
-//! trace of nothing.
-//! It computes right all the same: the engine copies what is not imported.
-//! The least that is left is in `hal/tests/null`, a whole backend on a few pages.
-//! What backends do alike, such as the checks of a queue, is in the crate `hetero-kit`.
+//! A device may also decline every import, every raw kernel and every cached form, and may record
+//! nothing in a trace.
+//! It computes right all the same: the engine copies the bytes that are not imported.
+//! The smallest backend that remains is `hal/tests/null`: a whole backend on a few pages.
+//! Code that backends share, such as the checks of a queue, is in the crate `hetero-kit`.
 //!
 //! # How work is ordered
 //! A [`Timeline`] is a counter that only grows, and that can fail.
@@ -163,17 +165,18 @@
 //! # Who owns memory
 //! - Buffers: a device allocates, and a [`Buffer`] is a range of an allocation.
 //!   Clones and parts share the allocation, and the last of them frees it.
-//!   What a backend keeps behind it is its own [`Memory`].
+//!   The allocation behind it is the backend's own [`Memory`].
 //! - Imported memory: [`HostMemory`] is owned by its clones, and a device that imports it keeps
 //!   one; [`HostSemantics`] says who may write it meanwhile.
 //! - Binding tables: a [`BindingTable`] belongs to whoever submits runs.
 //!   It is kept from run to run, and [`BindingTable::set`] replaces only the buffer that moved.
-//! - Scratch: an executable says what it needs inside, and the caller provides it with each
-//!   run, so that runs and executables can use the same bytes at different times.
+//! - Scratch: an executable says how much memory a run needs besides its bindings, and the caller
+//!   provides it with each run, so that runs and executables can use the same bytes at different
+//!   times.
 //! - Weights: a [`Weight`] is a constant in the form in which a device keeps it.
 //!   It belongs to all executables that list it in [`Executable::weights`], and is freed with the
 //!   last of them; [`distinct_weights`] counts each once.
-//!   Whoever manages memory may evict and restore it, and a run restores what it needs.
+//!   Whoever manages memory may evict and restore it, and a run restores the weights that it needs.
 //! - Work: a piece of [`Work`] owns its buffers, executable and table until it has ended.
 //!   A run that is given up may therefore be left to itself.
 //!
@@ -201,23 +204,23 @@
 //!   sets the rest; [`Work`] begins with the function for its operation, [`TraceEvent`] with
 //!   [`TraceEvent::new`], and [`Telemetry`] with its default.
 //! - A `match` on [`Operation`], [`Source`], [`ExternalMemory`], [`HostSemantics`] or [`Attribute`]
-//!   has an arm for what it does not know, which answers `Unsupported`.
+//!   has an arm for variants that it does not know, which answers `Unsupported`.
 //! - [`DType`], [`DeviceKind`], [`ErrorKind`], [`HandleKind`], [`KernelFormat`], [`MemoryKind`],
 //!   [`SyncMode`], [`TraceKind`] and [`UnavailableReason`] may get variants.
 //!
 //! A new method of a trait comes with a default.
-//! All other public types are complete: a change of theirs is a breaking change.
+//! All other public types are complete: a change to one of them is a breaking change.
 //! The whole interface is listed in `docs/api/hal.txt`, so that a change of it is seen as one.
 //!
-//! # Where the shape departs from a first sketch, and why
+//! # Where the contract departs from its first sketch, and why
 //! - An [`Operator`] is a name, a version and attributes, not an enum with a variant for each:
 //!   operators of other domains and functions pass through untouched, and adding one changes no
 //!   type here.
 //! - A part of a buffer is a [`Buffer`] too, so that bindings, copies and arenas need no second
-//!   noun.
+//!   type.
 //! - [`Work`] is a struct of an [`Operation`] and a trace, not an enum of operations, so that all
 //!   work can be traced in one way.
-//! - What all queues do alike is not here but in `hetero-kit`, as its `Shell`.
+//! - The code that all queues share is not here but in `hetero-kit`, as its `Shell`.
 //!   The contract says what a queue has to do, and a backend is free to write its own.
 //! - There is no export of memory, no setting of clocks and no pair of state values.
 //!   Nobody used them; each comes back with its first user and a conformance case.

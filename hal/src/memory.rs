@@ -11,24 +11,24 @@ use memmap2::{MmapOptions, MmapRaw};
 use crate::driver::DeviceId;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Size and alignment of an allocation.
+/// The size and the alignment of an allocation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct BufferLayout {
-    /// Bytes.
+    /// The size in bytes.
     pub bytes: usize,
-    /// Alignment of the first byte, a power of two; 0 leaves it to the device.
+    /// The alignment of the first byte, a power of two; 0 leaves it to the device.
     pub alignment: usize,
 }
 
 impl BufferLayout {
-    /// So many bytes, aligned as the device likes best.
+    /// Returns a layout of `bytes` bytes, aligned as the device likes best.
     #[must_use]
     pub fn new(bytes: usize) -> Self {
         BufferLayout { bytes, alignment: 0 }
     }
 }
 
-/// Where a buffer's bytes are.
+/// The place of a buffer's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MemoryKind {
@@ -40,26 +40,29 @@ pub enum MemoryKind {
     Shared,
 }
 
-/// A backend's allocation, behind [`Buffer`].
+/// A backend's allocation, behind a [`Buffer`].
 ///
-/// `read` and `write` block until the bytes are moved, and take no account of queues: the caller has waited on the points that order
-/// them against the device's work. Two accesses that nothing orders, one of them a write, are a bug of the caller; what is read
-/// then is unspecified.
+/// `read` and `write` block until the bytes are moved, and take no account of queues: the caller
+/// has waited for the points that order them against the device's work.
+/// Two accesses that nothing orders, one of them a write, are a bug of the caller, and the bytes
+/// that are read then are unspecified.
 pub trait Memory: Any + Send + Sync {
-    /// Copies from the allocation into host memory.
+    /// Copies bytes from the allocation into host memory.
     ///
     /// # Errors
     /// `InvalidArgument` for a range outside the allocation, `DeviceLost` where the device is gone.
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()>;
 
-    /// Copies from host memory into the allocation.
+    /// Copies bytes from host memory into the allocation.
     ///
     /// # Errors
-    /// As [`Memory::read`]; `InvalidArgument` too for memory that was imported read-only.
+    /// The errors of [`Memory::read`]; `InvalidArgument` too for memory that was imported
+    /// read-only.
     fn write(&self, offset: usize, from: &[u8]) -> Result<()>;
 }
 
-/// Checks that bytes lie in memory of a length: for a backend's [`Memory`], which trusts no caller with its addresses.
+/// Checks that a range of bytes lies in memory of the given length.
+/// It is for a backend's [`Memory`], which trusts no caller with its addresses.
 ///
 /// # Errors
 /// `InvalidArgument` with the numbers.
@@ -72,7 +75,9 @@ pub fn check_range(offset: usize, bytes: usize, length: usize) -> Result<()> {
     }
 }
 
-/// A range of a device's memory. Cloning or slicing shares the allocation; the last clone frees it.
+/// A range of a device's memory.
+///
+/// Clones and parts share the allocation, and the last of them frees it.
 #[derive(Clone)]
 pub struct Buffer {
     device: DeviceId,
@@ -83,14 +88,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// A whole allocation of `bytes` bytes. For backends.
+    /// Makes a buffer of a whole allocation of `bytes` bytes.
+    /// It is for backends.
     #[must_use]
     pub fn new(device: DeviceId, kind: MemoryKind, bytes: usize, memory: Arc<dyn Memory>) -> Self {
         Buffer { device, kind, memory, offset: 0, bytes }
     }
 
-    /// A buffer of no bytes, which belongs to no device: what stands in a
-    /// [`BindingTable`](crate::BindingTable) before the first run.
+    /// Returns a buffer of no bytes, which belongs to no device.
+    /// It fills a [`BindingTable`](crate::BindingTable) before the first run.
     #[must_use]
     pub fn nothing() -> Self {
         struct Nothing;
@@ -105,13 +111,14 @@ impl Buffer {
         Buffer::new(DeviceId::new("none", 0), MemoryKind::Host, 0, Arc::new(Nothing))
     }
 
-    /// Makes a whole allocation of other bytes out of a buffer that nobody else holds: `change`
-    /// gets the allocation, and answers with its new length, or with `None` where it cannot be
-    /// changed.
-    /// For [`Device::reimport`](crate::Device::reimport).
+    /// Makes a whole allocation of other bytes out of a buffer that nobody else holds.
+    /// `change` gets the allocation, and answers with its new length, or with `None` where it
+    /// cannot be changed.
+    /// It is for [`Device::reimport`](crate::Device::reimport).
     ///
     /// # Errors
-    /// The buffer as it was, where others hold it too, it is no `T`, or `change` declines.
+    /// The buffer as it was, where others hold it too, where its allocation is no `T`, or where
+    /// `change` declines.
     pub fn reuse<T: Memory>(mut self, change: impl FnOnce(&mut T) -> Option<usize>) -> Result<Buffer, Buffer> {
         let memory = Arc::get_mut(&mut self.memory).and_then(|memory| (memory as &mut dyn Any).downcast_mut());
         match memory.and_then(change) {
@@ -120,43 +127,43 @@ impl Buffer {
         }
     }
 
-    /// The device that it belongs to.
+    /// Returns the device that the buffer belongs to.
     #[must_use]
     pub fn device(&self) -> &DeviceId {
         &self.device
     }
 
-    /// Where its bytes are.
+    /// Returns the place of the buffer's bytes.
     #[must_use]
     pub fn kind(&self) -> MemoryKind {
         self.kind
     }
 
-    /// First byte of this range within the allocation.
+    /// Returns the position of this range's first byte within the allocation.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// Length of this range in bytes.
+    /// Returns the length of this range in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Is the range empty?
+    /// Tells whether the range is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// The allocation, where it is the backend's type `T`.
+    /// Returns the allocation, where it is the backend's type `T`.
     #[must_use]
     pub fn memory<T: Memory>(&self) -> Option<&T> {
         (&*self.memory as &dyn Any).downcast_ref()
     }
 
-    /// Is it the same allocation as `other`'s?
+    /// Tells whether the buffer shares its allocation with `other`.
     #[must_use]
     pub fn same_allocation(&self, other: &Buffer) -> bool {
         Arc::ptr_eq(&self.memory, &other.memory)
@@ -173,28 +180,30 @@ impl Buffer {
         .on(self.device.clone()))
     }
 
-    /// A part of this range.
+    /// Returns a part of this range.
     ///
     /// # Errors
-    /// `InvalidArgument` where it reaches outside.
+    /// `InvalidArgument` where the part reaches outside this range.
     pub fn slice(&self, range: Range<usize>) -> Result<Buffer> {
         self.check(&range, "slice")?;
         Ok(Buffer { offset: self.offset + range.start, bytes: range.end - range.start, ..self.clone() })
     }
 
-    /// Copies out, blocking; see [`Memory`] for what the caller has to order.
+    /// Copies bytes out of the buffer, and blocks until that is done; see [`Memory`] for what the
+    /// caller has to order.
     ///
     /// # Errors
-    /// `InvalidArgument` where it reaches outside, and the device's own errors.
+    /// `InvalidArgument` where the range reaches outside the buffer, and the device's own errors.
     pub fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
         self.check(&(offset..offset.saturating_add(into.len())), "read")?;
         self.memory.read(self.offset + offset, into)
     }
 
-    /// Copies in, blocking; see [`Memory`] for what the caller has to order.
+    /// Copies bytes into the buffer, and blocks until that is done; see [`Memory`] for what the
+    /// caller has to order.
     ///
     /// # Errors
-    /// `InvalidArgument` where it reaches outside, and the device's own errors.
+    /// `InvalidArgument` where the range reaches outside the buffer, and the device's own errors.
     pub fn write(&self, offset: usize, from: &[u8]) -> Result<()> {
         self.check(&(offset..offset.saturating_add(from.len())), "write")?;
         self.memory.write(self.offset + offset, from)
@@ -216,9 +225,11 @@ enum Pages {
 
 /// A range of host memory that devices can import without a copy.
 ///
-/// Either pages of its own, which host and devices may both write through raw pointers (page-aligned, zero-filled), or constant bytes that
-/// nobody writes. The address stays valid as long as a clone lives. To get at the bytes safely, import them into a device and use
-/// [`Buffer::read`] and [`Buffer::write`].
+/// It is one of two things: zero-filled, page-aligned pages of its own, which host and devices may
+/// both write through raw pointers, or constant bytes that nobody writes.
+/// The address stays valid as long as a clone lives.
+/// To get at the bytes safely, import them into a device and use [`Buffer::read`] and
+/// [`Buffer::write`].
 #[derive(Clone)]
 pub struct HostMemory {
     pages: Pages,
@@ -227,7 +238,7 @@ pub struct HostMemory {
 }
 
 impl HostMemory {
-    /// Fresh anonymous pages.
+    /// Allocates fresh anonymous pages.
     ///
     /// # Errors
     /// `OutOfMemory` where the operating system refuses.
@@ -241,25 +252,25 @@ impl HostMemory {
         Ok(HostMemory { pages: Pages::Shared(Arc::new(pages.into())), offset: 0, bytes })
     }
 
-    /// Constant bytes: a tensor's, or a part of a mapped file.
+    /// Wraps constant bytes: a tensor's, or a part of a mapped file.
     #[must_use]
     pub fn constant(bytes: Bytes) -> Self {
         HostMemory { offset: 0, bytes: bytes.len(), pages: Pages::Constant(bytes) }
     }
 
-    /// Length in bytes.
+    /// Returns the length in bytes.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes
     }
 
-    /// Is the range empty?
+    /// Tells whether the range is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
     }
 
-    /// Address of the first byte.
+    /// Returns the address of the first byte.
     #[must_use]
     pub fn as_ptr(&self) -> *const u8 {
         match &self.pages {
@@ -268,7 +279,7 @@ impl HostMemory {
         }
     }
 
-    /// Address of the first byte for writing; `None` for constant bytes.
+    /// Returns the address of the first byte for writing; `None` for constant bytes.
     #[must_use]
     pub fn as_mut_ptr(&self) -> Option<*mut u8> {
         match &self.pages {
@@ -277,10 +288,10 @@ impl HostMemory {
         }
     }
 
-    /// A part of this range.
+    /// Returns a part of this range.
     ///
     /// # Errors
-    /// `InvalidArgument` where it reaches outside.
+    /// `InvalidArgument` where the part reaches outside this range.
     pub fn slice(&self, range: Range<usize>) -> Result<Self> {
         if range.start > range.end || range.end > self.bytes {
             return Err(Error::invalid_argument(format!(
@@ -299,7 +310,7 @@ impl fmt::Debug for HostMemory {
     }
 }
 
-/// Memory that something else than the importing device owns.
+/// A piece of memory that something else than the importing device owns.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum ExternalMemory {
@@ -307,7 +318,7 @@ pub enum ExternalMemory {
     Host(HostMemory),
 }
 
-/// Kinds of memory that a device can import.
+/// The kinds of memory that a device can import.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HandleKind {
@@ -315,16 +326,17 @@ pub enum HandleKind {
     Host,
 }
 
-/// What a device may assume of host memory that it imports.
+/// The promise about host memory on which a device that imports it may rely.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HostSemantics {
-    /// The bytes are valid during the call only: the device copies them.
+    /// The bytes are valid during the call only, so the device copies them.
     Copy,
-    /// Nobody writes the bytes while the buffer lives; the device reads them in place.
+    /// Nobody writes the bytes while the buffer lives, and the device reads them in place.
     Immutable,
-    /// Host and devices write the same bytes in place, ordered by points: what is written before a point is reached is seen by whoever waits
-    /// for it, the host and every other device alike.
+    /// The host and devices write the same bytes in place, ordered by points.
+    /// Bytes that are written before a point is reached are seen by whoever waits for it, the host
+    /// and every other device alike.
     Shared,
 }
 

@@ -6,27 +6,29 @@ use std::sync::Arc;
 use crate::error::Result;
 use crate::graph::{Graph, Node};
 
-/// A model: what a framework exported, before anybody has said which sizes it is to run with.
+/// A model as a framework exported it, before anybody has said which sizes it is to run with.
 ///
-/// It keeps symbolic dimensions, subgraphs (`If`, `Loop`, `Scan`) and optional inputs as they stand; functions that the file
-/// itself defines are expanded on import. Binding it to shapes
-/// makes a [`Program`](crate::Program).
+/// It keeps symbolic dimensions, subgraphs (`If`, `Loop`, `Scan`) and optional inputs as they
+/// stand.
+/// Functions that the file itself defines are expanded on import.
+/// Binding it to shapes makes a [`Program`](crate::Program).
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// The graph.
+    /// The graph of the model.
     pub graph: Graph,
-    /// Version of each operator set that the model imports, by domain; the standard's domain is the empty string.
+    /// The version of each operator set that the model imports, by domain; the standard's domain is
+    /// the empty string.
     pub opsets: BTreeMap<Arc<str>, u32>,
-    /// Version of the file format (`ModelProto.ir_version`).
+    /// The version of the file format (`ModelProto.ir_version`).
     pub ir_version: i64,
     /// The tool that wrote the file.
     pub producer: String,
-    /// Free text pairs of the file.
+    /// The free text pairs of the file.
     pub metadata: BTreeMap<String, String>,
 }
 
 impl Model {
-    /// Every node, those of subgraphs after the node that holds them, depth first.
+    /// Returns every node, depth first: the nodes of subgraphs come after the node that holds them.
     pub fn all_nodes(&self) -> Vec<&Node> {
         fn walk<'a>(graph: &'a Graph, into: &mut Vec<&'a Node>) {
             for node in &graph.nodes {

@@ -1,7 +1,9 @@
-//! What operators mean: the interface between graphs and a table of definitions.
+//! Definitions: the interface between graphs and a table of what operators mean.
 //!
-//! A [`Definition`] says how one operator infers the types of its outputs and how it computes them, plainly. The table that holds
-//! those of the ONNX standard is the crate `hetero-reference`; an integrator can put another in front of it for a domain of its own.
+//! A [`Definition`] says how one operator infers the types of its outputs, and how it computes them
+//! plainly.
+//! The table of the ONNX standard's definitions is the crate `hetero-reference`.
+//! An integrator can put another table in front of it for a domain of its own.
 
 use std::time::Instant;
 
@@ -10,53 +12,61 @@ use crate::error::{Error, Result};
 use crate::graph::{Dim, Operator, TensorType, ValueId};
 use crate::tensor::{Tensor, element_count};
 
-/// Infers the types of the outputs of one node.
+/// A function that infers the types of the outputs of one node.
 pub type InferFn = fn(&Inference<'_>) -> Result<Vec<TensorType>>;
-/// Computes the outputs of one node.
+/// A function that computes the outputs of one node.
 pub type EvaluateFn = fn(&Evaluation<'_>) -> Result<Vec<Tensor>>;
-/// Counts the floating-point operations of one node from the types of its inputs and outputs, a multiply-add counting as two.
+/// A function that counts the floating-point operations of one node from the types of its inputs
+/// and outputs; a multiply-add counts as two.
 pub type FlopsFn = fn(&Operator, &[Option<TensorType>], &[TensorType]) -> u64;
-/// Infers the output types of the subgraph under an attribute's name from the types of its inputs.
+/// A function that infers the output types of the subgraph under an attribute's name from the types
+/// of its inputs.
 pub type SubgraphFn<'a> = dyn Fn(&str, &[TensorType]) -> Result<Vec<TensorType>> + 'a;
 
-/// Looks up what operators mean.
+/// A table that finds what operators mean.
 pub trait OperatorSet: Send + Sync {
-    /// The definition in force for this operator: that of its domain and name with the largest `since` up to its version.
+    /// Returns the definition in force for this operator: the one of its domain and name with the
+    /// largest `since` up to its version.
     fn find(&self, operator: &Operator) -> Option<&Definition>;
 }
 
 /// The meaning of one operator from one version of its operator set on.
 #[derive(Clone, Copy)]
 pub struct Definition {
-    /// Domain; empty for the standard's own.
+    /// The domain; empty for the standard's own.
     pub domain: &'static str,
-    /// Name as the standard writes it.
+    /// The name as the standard writes it.
     pub name: &'static str,
-    /// First version of the operator set that this definition serves. One definition may serve several versions of the
-    /// standard where it tells them apart by [`Operator::version`].
+    /// The first version of the operator set that this definition serves.
+    /// One definition may serve several versions of the standard where it tells them apart by
+    /// [`Operator::version`].
     pub since: u32,
-    /// First version that it no longer serves, for an operator that the standard withdrew.
+    /// The first version that it no longer serves, for an operator that the standard withdrew.
     pub until: Option<u32>,
-    /// Least number of inputs.
+    /// The least number of inputs.
     pub min_inputs: usize,
-    /// Largest number of inputs; `usize::MAX` for a variadic operator.
+    /// The largest number of inputs; `usize::MAX` for a variadic operator.
     pub max_inputs: usize,
-    /// Largest number of outputs; `usize::MAX` for a variadic operator.
+    /// The largest number of outputs; `usize::MAX` for a variadic operator.
     pub max_outputs: usize,
-    /// Infers the types of the outputs.
+    /// The function that infers the types of the outputs.
     pub infer: InferFn,
-    /// Computes the outputs.
+    /// The function that computes the outputs.
     pub evaluate: EvaluateFn,
-    /// Floating-point operations that one run takes, from the types of inputs and outputs, a multiply-add counting as two.
+    /// The function that counts the floating-point operations of one run from the types of inputs
+    /// and outputs; a multiply-add counts as two.
     pub flops: FlopsFn,
-    /// Inputs whose memory the first output may take over: same element type and size, each element read before it is written.
+    /// The inputs whose memory the first output may take over: they have the same element type and
+    /// size, and each element is read before it is written.
     pub in_place: &'static [usize],
-    /// False where equal inputs may give unequal outputs (random generators): such a node is never folded or merged.
+    /// The promise that equal inputs give equal outputs.
+    /// It is false for a random generator: such a node is never folded or merged.
     pub deterministic: bool,
 }
 
 impl Definition {
-    /// An operator of the standard with one output, deterministic, never in place, that counts no floating-point operation.
+    /// Returns the definition of an operator of the standard with one output.
+    /// The operator is deterministic, never works in place, and counts no floating-point operation.
     #[must_use]
     pub const fn new(
         name: &'static str,
@@ -81,35 +91,35 @@ impl Definition {
         }
     }
 
-    /// The same with so many outputs at most.
+    /// Returns the same definition with the given largest number of outputs.
     #[must_use]
     pub const fn outputs(mut self, max_outputs: usize) -> Self {
         self.max_outputs = max_outputs;
         self
     }
 
-    /// The same with a count of floating-point operations.
+    /// Returns the same definition with a count of floating-point operations.
     #[must_use]
     pub const fn counting(mut self, flops: FlopsFn) -> Self {
         self.flops = flops;
         self
     }
 
-    /// The same with inputs that the first output may take over.
+    /// Returns the same definition with inputs that the first output may take over.
     #[must_use]
     pub const fn in_place(mut self, inputs: &'static [usize]) -> Self {
         self.in_place = inputs;
         self
     }
 
-    /// The same, giving unequal outputs for equal inputs.
+    /// Returns the same definition for an operator that gives unequal outputs for equal inputs.
     #[must_use]
     pub const fn random(mut self) -> Self {
         self.deterministic = false;
         self
     }
 
-    /// The same, withdrawn by this version of the operator set.
+    /// Returns the same definition for an operator that this version of the operator set withdrew.
     #[must_use]
     pub const fn until(mut self, version: u32) -> Self {
         self.until = Some(version);
@@ -131,42 +141,45 @@ impl Definition {
     }
 }
 
-/// What inference knows of one input.
+/// The facts that inference knows of one input.
 #[derive(Clone, Debug, Default)]
 pub struct InputFact {
-    /// Its type, as far as known.
+    /// The type of the input, as far as it is known.
     pub ty: TensorType,
-    /// Its content, where it is known before running.
+    /// The content of the input, where it is known before a run.
     pub value: Option<Tensor>,
-    /// The most that each of its elements can be, where that is known but not its content: sizes that depend on data have it.
+    /// The most that each element of the input can be, where that is known but not the content;
+    /// sizes that depend on data have such bounds.
     pub most: Option<Tensor>,
 }
 
 impl InputFact {
-    /// The content, or the most that its elements can be.
+    /// Returns the content, or else the most that the elements can be.
     #[must_use]
     pub fn at_most(&self) -> Option<&Tensor> {
         self.value.as_ref().or(self.most.as_ref())
     }
 }
 
-/// Everything that a rule of inference may look at.
+/// The facts and functions that a rule of inference may use.
 pub struct Inference<'a> {
     /// The operator and its attributes.
     pub operator: &'a Operator,
-    /// Facts of the inputs; `None` for one that is left out.
+    /// The facts of the inputs; `None` for an input that is left out.
     pub inputs: &'a [Option<InputFact>],
-    /// How many outputs the node lists. A rule returns that many types, or more.
+    /// The number of outputs that the node lists.
+    /// A rule returns that many types, or more.
     pub outputs: usize,
-    /// Infers the output types of a subgraph from the types of its inputs; captured values are known to the caller.
+    /// A function that infers the output types of a subgraph from the types of its inputs; the
+    /// caller knows the captured values.
     pub subgraph: &'a SubgraphFn<'a>,
 }
 
 impl Inference<'_> {
-    /// The fact of a required input.
+    /// Returns the facts of a required input.
     ///
     /// # Errors
-    /// `InvalidModel` where it is left out.
+    /// `InvalidModel` where the input is left out.
     pub fn input(&self, index: usize) -> Result<&InputFact> {
         self.inputs
             .get(index)
@@ -174,13 +187,13 @@ impl Inference<'_> {
             .ok_or_else(|| Error::invalid_model(format!("{} lacks its input {index}", self.operator)))
     }
 
-    /// The fact of an optional input.
+    /// Returns the facts of an optional input.
     #[must_use]
     pub fn optional(&self, index: usize) -> Option<&InputFact> {
         self.inputs.get(index).and_then(Option::as_ref)
     }
 
-    /// Element type of a required input, where known.
+    /// Returns the element type of a required input, where known.
     ///
     /// # Errors
     /// `InvalidModel` where the input is left out.
@@ -188,7 +201,7 @@ impl Inference<'_> {
         Ok(self.input(index)?.ty.dtype)
     }
 
-    /// Dimensions of a required input, where the rank is known.
+    /// Returns the dimensions of a required input, where the rank is known.
     ///
     /// # Errors
     /// `InvalidModel` where the input is left out.
@@ -197,43 +210,47 @@ impl Inference<'_> {
     }
 }
 
-/// Everything that the plain computation of an operator may look at.
+/// The values and limits that the plain computation of an operator may use.
 pub struct Evaluation<'a> {
     /// The operator and its attributes.
     pub operator: &'a Operator,
-    /// The inputs; `None` for one that is left out.
+    /// The inputs; `None` for an input that is left out.
     pub inputs: &'a [Option<Tensor>],
-    /// How many outputs the node lists. The computation returns that many tensors, or more.
+    /// The number of outputs that the node lists.
+    /// The computation returns that many tensors, or more.
     pub outputs: usize,
-    /// Definitions for the nodes of subgraphs.
+    /// The definitions for the nodes of subgraphs.
     pub operators: &'a dyn OperatorSet,
-    /// The enclosing graph's values, for what a subgraph captures.
+    /// A function that finds the enclosing graph's values, which a subgraph captures.
     pub outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
-    /// Largest number of bytes that one tensor may take. Checked before it is allocated.
+    /// The largest number of bytes that one tensor may take.
+    /// It is checked before the tensor is allocated.
     pub max_tensor_bytes: usize,
-    /// When a computation that goes on and on, such as a loop, gives up with a `Timeout`; `None` lets it go on.
+    /// The moment at which a computation that goes on and on, such as a loop, gives up with a
+    /// `Timeout`; `None` lets it go on.
     pub deadline: Option<Instant>,
 }
 
 impl Evaluation<'_> {
-    /// A required input.
+    /// Returns a required input.
     ///
     /// # Errors
-    /// `InvalidModel` where it is left out.
+    /// `InvalidModel` where the input is left out.
     pub fn input(&self, index: usize) -> Result<&Tensor> {
         self.optional(index).ok_or_else(|| Error::invalid_model(format!("{} lacks its input {index}", self.operator)))
     }
 
-    /// An optional input.
+    /// Returns an optional input.
     #[must_use]
     pub fn optional(&self, index: usize) -> Option<&Tensor> {
         self.inputs.get(index).and_then(Option::as_ref)
     }
 
-    /// Number of elements of an output, once it is sure that it may be allocated.
+    /// Returns the number of elements of an output, once it is sure that the output may be
+    /// allocated.
     ///
     /// # Errors
-    /// `OutOfMemory` where it is larger than [`Evaluation::max_tensor_bytes`].
+    /// `OutOfMemory` where the output is larger than [`Evaluation::max_tensor_bytes`].
     pub fn reserve(&self, dtype: DType, shape: &[usize]) -> Result<usize> {
         let count = element_count(shape);
         let bytes = count.and_then(|count| dtype.bytes_for(count));

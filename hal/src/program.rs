@@ -1,4 +1,4 @@
-//! Programs: what devices compile. Static shapes, single static assignment.
+//! Programs: graphs with static shapes and single static assignment, which devices compile.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -13,50 +13,55 @@ use crate::tensor::{Tensor, element_count};
 /// A size that depends on data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Extent {
-    /// Largest size that it can take; what memory is planned for.
+    /// The largest size that it can take, for which memory is planned.
     pub bound: usize,
 }
 
 /// A value of a program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProgramValue {
-    /// Name, unique in the program.
+    /// The name, unique in the program.
     pub name: Arc<str>,
-    /// Element type.
+    /// The element type.
     pub dtype: DType,
-    /// Sizes of the dimensions, outermost first. Where a size depends on data, its bound.
+    /// The sizes of the dimensions, outermost first; a size that depends on data has its bound
+    /// here.
     pub shape: Vec<usize>,
-    /// For each dimension, the extent that holds its true size while running; empty where all sizes are exact.
+    /// The extent that holds the true size of each dimension in a run; empty where all sizes are
+    /// exact.
     pub extents: Vec<Option<ExtentId>>,
-    /// Its content, for a constant.
+    /// The content of a constant; `None` for any other value.
     pub constant: Option<Tensor>,
 }
 
 impl ProgramValue {
-    /// Does some dimension depend on data?
+    /// Tells whether some dimension depends on data.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
         self.extents.iter().any(Option::is_some)
     }
 
-    /// Number of elements, at most.
+    /// Returns the largest number of elements that the value can have.
     #[must_use]
     pub fn elements(&self) -> usize {
         // Program::new has checked that this does not overflow.
         self.shape.iter().product()
     }
 
-    /// Bytes that the value takes, at most. Strings count as 0: no device lays them out.
+    /// Returns the largest number of bytes that the value can take.
+    /// Strings count as 0: no device lays them out.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.dtype.bytes_for(self.elements()).unwrap_or(0)
     }
 }
 
-/// A graph of standard operators with static shapes, in single static assignment and topological order: the unit that is planned,
-/// cut and compiled.
+/// A graph of standard operators with static shapes, in single static assignment and topological
+/// order.
 ///
-/// Made from a [`Model`](crate::Model) by binding it to shapes, or from a larger program by [`Program::extract`].
+/// A program is the unit that is planned, cut and compiled.
+/// It is made from a [`Model`](crate::Model) by binding it to shapes, or from a larger program by
+/// [`Program::extract`].
 ///
 /// A program never changes, and clones share it: passing one on costs a counter.
 /// [`Program::fingerprint`] tells programs apart.
@@ -75,18 +80,21 @@ struct Content {
 }
 
 impl Program {
-    /// Turns a graph of which every type is known into a program. Value and node ids stay as they are.
+    /// Turns a graph of which every type is known into a program.
+    /// The ids of values and nodes stay as they are.
     ///
     /// Dimensions must be [`Dim::Known`], or [`Dim::Data`] with an extent below `extents.len()`.
     ///
     /// # Errors
-    /// `InvalidModel` where the graph is not sound, captures something, or a type is not fully known.
+    /// `InvalidModel` where the graph is not sound, captures something, or a type is not fully
+    /// known.
     pub fn new(graph: Graph, extents: Vec<Extent>) -> Result<Program> {
         graph.check()?;
         if !graph.captures.is_empty() {
             return Err(Error::invalid_model(format!("graph '{}' captures values of another", graph.name)));
         }
-        // Values that nothing refers to may stay untyped; they are given an empty type and never laid out.
+        // Values that nothing refers to may stay untyped.
+        // They are given an empty type and never laid out.
         let mut used = vec![false; graph.values.len()];
         let ports = graph.inputs.iter().chain(&graph.outputs).copied();
         let touched = graph.nodes.iter().flat_map(|n| n.uses().chain(n.outputs.iter().flatten().copied()));
@@ -138,14 +146,14 @@ impl Program {
         Ok(Content { name, values, nodes, inputs, outputs, extents, ..Content::default() }.into())
     }
 
-    /// A number that tells it from other programs; computed once, in time by the number of nodes
-    /// and values.
+    /// Returns a number that tells the program from others.
+    /// It is computed once, in a time that grows with the number of nodes and values.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
         *self.0.fingerprint.get_or_init(|| self.0.fingerprint())
     }
 
-    /// Is it the same program as `other`, or a clone?
+    /// Tells whether this is the same program as `other`, or a clone of it.
     /// Equal fingerprints say that two programs are alike.
     #[must_use]
     pub fn is(&self, other: &Program) -> bool {
@@ -184,19 +192,20 @@ impl Program {
         Graph { name, values, nodes, inputs, outputs, captures: vec![] }
     }
 
-    /// Name.
+    /// Returns the name of the program.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.0.name
     }
 
-    /// All values; [`ValueId`]s index it.
+    /// Returns all values; [`ValueId`]s index them.
     #[must_use]
     pub fn values(&self) -> &[ProgramValue] {
         &self.0.values
     }
 
-    /// A value. Ids come from this program's own nodes and ports.
+    /// Returns a value.
+    /// The id comes from this program's own nodes and ports.
     ///
     /// # Errors
     /// `Internal` for an id of another program.
@@ -207,36 +216,36 @@ impl Program {
             .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.0.name, id.0)))
     }
 
-    /// All nodes, in topological order; [`NodeId`]s index it.
+    /// Returns all nodes, in topological order; [`NodeId`]s index them.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
         &self.0.nodes
     }
 
-    /// The nodes with their ids.
+    /// Returns the nodes with their ids.
     pub fn node_ids(&self) -> impl Iterator<Item = (NodeId, &Node)> {
         (0u32..).map(NodeId).zip(&self.0.nodes)
     }
 
-    /// What the caller supplies, in the model's order.
+    /// Returns the values that the caller supplies, in the model's order.
     #[must_use]
     pub fn inputs(&self) -> &[ValueId] {
         &self.0.inputs
     }
 
-    /// What the caller gets, in the model's order.
+    /// Returns the values that the caller gets, in the model's order.
     #[must_use]
     pub fn outputs(&self) -> &[ValueId] {
         &self.0.outputs
     }
 
-    /// The sizes that depend on data; [`ExtentId`]s index it.
+    /// Returns the sizes that depend on data; [`ExtentId`]s index them.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
         &self.0.extents
     }
 
-    /// For each value, the node that produces it; `None` for inputs and constants.
+    /// Returns the node that produces each value; `None` for inputs and constants.
     #[must_use]
     pub fn producers(&self) -> Vec<Option<NodeId>> {
         let mut producers = vec![None; self.0.values.len()];
@@ -248,7 +257,7 @@ impl Program {
         producers
     }
 
-    /// For each value, the nodes that read it, in order and without repeats.
+    /// Returns the nodes that read each value, in order and without repeats.
     #[must_use]
     pub fn consumers(&self) -> Vec<Vec<NodeId>> {
         let mut consumers: Vec<Vec<NodeId>> = vec![Vec::new(); self.0.values.len()];
@@ -263,11 +272,16 @@ impl Program {
         consumers
     }
 
-    /// Cuts out the sub-program of `nodes`, which are taken in topological order whatever their order here.
+    /// Cuts out the sub-program of `nodes`, which are taken in topological order whatever their
+    /// order here.
     ///
-    /// Its inputs are the values that its nodes read and others produce (in order of first use); its outputs are what others, or
-    /// the program's caller, read of it (in order of production). Constants come along. Names stay, so both sides agree on a value by
-    /// name. Extents keep their ids.
+    /// Its inputs are the values that its nodes read and that other nodes or the caller supply, in
+    /// order of first use.
+    /// Its outputs are the values that other nodes or the program's caller read of it, in order of
+    /// production.
+    /// Constants come along.
+    /// Names stay, so that both sides agree on a value by name.
+    /// Extents keep their ids.
     ///
     /// # Errors
     /// `InvalidArgument` for a node id of another program.
@@ -355,7 +369,7 @@ impl fmt::Debug for Program {
     }
 }
 
-/// A listing: one line per node.
+/// The text is a listing with one line for each node.
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |ids: &[Option<ValueId>]| {
@@ -375,7 +389,8 @@ mod tests {
     use super::*;
     use crate::graph::{Operator, TensorType, Value};
 
-    /// x -> a -> y -> b -> z, and y -> c -> w, with outputs z and w; b also reads the constant k.
+    /// Makes the program x -> a -> y -> b -> z, and y -> c -> w, with outputs z and w; b also reads
+    /// the constant k.
     fn forked() -> Program {
         let value = |name: &str| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[4]), constant: None };
         let mut constant = value("k");

@@ -14,45 +14,54 @@ use crate::memory::Buffer;
 use crate::timeline::{Point, Timeline};
 use crate::trace::TraceSink;
 
-/// How to make a queue.
+/// The options with which a queue is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// Its name in traces, and that of its thread.
+    /// The name of the queue in traces, and of its thread.
     pub name: String,
-    /// Submissions that may be under way at once before [`Queue::submit`] answers with a retryable error; `None` leaves it to the device.
+    /// The number of submissions that may be under way at once before [`Queue::submit`] answers
+    /// with a retryable error; `None` leaves it to the device.
     pub capacity: Option<usize>,
 }
 
-/// Takes work for a device and returns at once.
+/// The place where work is submitted to a device.
 ///
-/// Two submissions run in any order, or at the same time, unless a point that one signals is one that the other waits for. A failed
-/// wait fails the signals without running the work.
+/// A queue takes work and returns at once.
+/// Two submissions run in any order, or at the same time, unless one of them signals a point that
+/// the other waits for.
+/// A failed wait fails the signals without running the work.
 pub trait Queue: Any + Send + Sync {
-    /// Runs `work` once all of `wait` is reached, then reaches all of `signal`; where the work fails, fails their timelines.
+    /// Takes `work`, which runs once all of `wait` is reached.
+    /// After that the queue reaches all of `signal`, or fails their timelines where the work fails.
     ///
-    /// Points of other devices' timelines are welcome.
+    /// The points of `wait` may be of other devices' timelines.
     /// Where such a timeline has a native side of this backend, the driver may wait for it; else
     /// the queue learns of the point through [`Timeline::on_reach`](crate::Timeline::on_reach).
     ///
     /// # Errors
-    /// `InvalidArgument` where the work does not fit the device (foreign buffer or executable, wrong number of bindings); such work has
-    /// not been taken and its signals stay unreached. `DeviceLost` where the device is gone.
+    /// `InvalidArgument` where the work does not fit the device: a buffer or executable is another
+    /// device's, or the number of bindings is wrong.
+    /// Such work has not been taken, and its signals stay unreached.
+    /// `DeviceLost` where the device is gone.
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()>;
 
-    /// Submits work and waits for its end. A device that works on the host may do it on the calling thread, which saves two hand-overs
-    /// between threads.
+    /// Submits work and waits for its end.
+    /// A device that works on the host may do the work on the calling thread, which saves two
+    /// hand-overs between threads.
     ///
     /// # Errors
-    /// As [`Queue::submit`]; the failure of the work; `Timeout` where the deadline passes first, and the work may still be under way.
+    /// The errors of [`Queue::submit`], and the failure of the work.
+    /// `Timeout` where the deadline passes first; the work may still be under way then.
     fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
         submit_and_wait(self, wait, work, signal, deadline)
     }
 }
 
-/// [`Queue::run`] by [`Queue::submit`]. Where nothing is to be signalled, a point of its own tells of the end.
+/// Does what [`Queue::run`] says by [`Queue::submit`].
+/// Where nothing is to be signalled, a point of a new timeline tells of the end.
 ///
 /// # Errors
-/// As [`Queue::run`].
+/// The errors of [`Queue::run`].
 pub fn submit_and_wait<Q: Queue + ?Sized>(
     queue: &Q,
     wait: &[Point],
@@ -68,13 +77,14 @@ pub fn submit_and_wait<Q: Queue + ?Sized>(
     signal.iter().try_for_each(|point| point.wait(deadline))
 }
 
-/// A piece of work for a queue. It owns what it needs, so that nothing is freed under it.
+/// A piece of work for a queue.
+/// It owns the objects that it needs, so that none is freed under it.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Work {
-    /// What is to be done.
+    /// The operation that is to be done.
     pub operation: Operation,
-    /// Told of what was done; `None` where nobody asks.
+    /// The sink that is told of what was done; `None` where nobody asks.
     pub trace: Option<Arc<dyn TraceSink>>,
 }
 
@@ -89,40 +99,41 @@ impl Work {
         Work { operation, trace: None }
     }
 
-    /// Copies `source` to `target`, of equal length.
-    /// One side may belong to another device whose memory this one reaches; another memory is
+    /// Returns work that copies `source` to `target`, of equal length.
+    /// One side may belong to another device whose memory this device reaches; any other memory is
     /// reached through the host.
     #[must_use]
     pub fn copy(source: Buffer, target: Buffer) -> Self {
         Work::of(Operation::Copy { source, target })
     }
 
-    /// Repeats a pattern of one to sixteen bytes over `target`, whose length is a multiple of the
-    /// pattern's.
+    /// Returns work that repeats a pattern of one to sixteen bytes over `target`, whose length is a
+    /// multiple of the pattern's.
     #[must_use]
     pub fn fill(target: Buffer, pattern: impl Into<Arc<[u8]>>) -> Self {
         Work::of(Operation::Fill { target, pattern: pattern.into() })
     }
 
-    /// Runs a host function in its turn.
+    /// Returns work that runs a host function in its turn.
     #[must_use]
     pub fn host(task: Arc<dyn HostTask>) -> Self {
         Work::of(Operation::Host(task))
     }
 
-    /// Runs an executable.
+    /// Returns work that runs an executable.
     #[must_use]
     pub fn execute(execution: Execution) -> Self {
         Work::of(Operation::Execute(execution))
     }
 
-    /// The same, of which `sink` is told, where there is one.
+    /// Returns the same work, of which `sink` is told, where there is one.
     #[must_use]
     pub fn traced(self, sink: Option<Arc<dyn TraceSink>>) -> Self {
         Work { trace: sink, ..self }
     }
 
-    /// Checks what holds on every device: a copy's lengths are equal, and a pattern fits what it fills.
+    /// Checks the rules that hold on every device: a copy's lengths are equal, and a pattern fits
+    /// the buffer that it fills.
     ///
     /// # Errors
     /// `InvalidArgument` with the lengths.
@@ -145,27 +156,27 @@ impl Work {
     }
 }
 
-/// What a queue can do.
+/// The operations of a queue.
 #[derive(Clone)]
 #[non_exhaustive]
 pub enum Operation {
-    /// See [`Work::copy`].
+    /// A copy of bytes; see [`Work::copy`].
     Copy {
-        /// From.
+        /// The buffer that is read.
         source: Buffer,
-        /// To.
+        /// The buffer that is written.
         target: Buffer,
     },
-    /// See [`Work::fill`].
+    /// A pattern that is repeated over a buffer; see [`Work::fill`].
     Fill {
-        /// To.
+        /// The buffer that is written.
         target: Buffer,
-        /// One to sixteen bytes.
+        /// The pattern of one to sixteen bytes.
         pattern: Arc<[u8]>,
     },
-    /// See [`Work::host`].
+    /// A host function; see [`Work::host`].
     Host(Arc<dyn HostTask>),
-    /// See [`Work::execute`].
+    /// The run of an executable; see [`Work::execute`].
     Execute(Execution),
 }
 
@@ -182,10 +193,10 @@ impl fmt::Debug for Operation {
 
 /// A host function that a queue runs.
 pub trait HostTask: Send + Sync {
-    /// Runs it.
+    /// Runs the function.
     ///
     /// # Errors
-    /// Any; it fails the submission's signals.
+    /// Any error, which fails the submission's signals.
     fn run(&self) -> Result<()>;
 }
 
@@ -195,60 +206,65 @@ impl<F: Fn() -> Result<()> + Send + Sync> HostTask for F {
     }
 }
 
-/// One run of an executable. It begins with [`Execution::new`]; more may come in later versions.
+/// One run of an executable.
+///
+/// It begins with [`Execution::new`], and more fields may come in later versions.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Execution {
-    /// What runs.
+    /// The executable that runs.
     pub executable: Arc<dyn Executable>,
-    /// A buffer for each of [`Executable::bindings`], in that order.
+    /// The buffers of the run, one for each of [`Executable::bindings`], in that order.
     pub bindings: Arc<BindingTable>,
-    /// Memory for the run as [`Executable::scratch`] asks; `None` where that is empty.
+    /// The memory for the run, as [`Executable::scratch`] asks; `None` where the executable needs
+    /// none.
     pub scratch: Option<Buffer>,
-    /// The true sizes of what depends on data; `None` where nothing does.
+    /// The true sizes of dimensions that depend on data; `None` where no size does.
     pub extents: Option<Arc<Extents>>,
-    /// When the device may give up with a `Timeout`, where it can do so between the parts of the run; `None` lets it go on.
+    /// The moment at which the device may give up with a `Timeout`, where it can do so between the
+    /// parts of the run; `None` lets it go on.
     pub deadline: Option<Instant>,
 }
 
 impl Execution {
-    /// A run without scratch memory, extents and deadline.
+    /// Returns a run without scratch memory, extents and deadline.
     #[must_use]
     pub fn new(executable: Arc<dyn Executable>, bindings: Arc<BindingTable>) -> Self {
         Execution { executable, bindings, scratch: None, extents: None, deadline: None }
     }
 
-    /// The same with scratch memory, where there is any.
+    /// Returns the same run with scratch memory, where there is any.
     #[must_use]
     pub fn with_scratch(self, scratch: Option<Buffer>) -> Self {
         Execution { scratch, ..self }
     }
 
-    /// The same with room for the sizes that depend on data, where there are any.
+    /// Returns the same run with room for the sizes that depend on data, where there are any.
     #[must_use]
     pub fn with_extents(self, extents: Option<Arc<Extents>>) -> Self {
         Execution { extents, ..self }
     }
 
-    /// The same with a deadline.
+    /// Returns the same run with a deadline.
     #[must_use]
     pub fn with_deadline(self, deadline: Instant) -> Self {
         Execution { deadline: Some(deadline), ..self }
     }
 }
 
-/// The true sizes, in one run, of dimensions that depend on data. Each is written by the node that produces it, before that work's signal.
+/// The true sizes, in one run, of dimensions that depend on data.
+/// Each is written by the node that produces it, before that work's signal.
 #[derive(Debug)]
 pub struct Extents(Box<[AtomicU64]>);
 
 impl Extents {
-    /// Room for `count` sizes, all 0.
+    /// Makes room for `count` sizes, all 0.
     #[must_use]
     pub fn new(count: usize) -> Self {
         Extents((0..count).map(|_| AtomicU64::new(0)).collect())
     }
 
-    /// The true size.
+    /// Returns the true size of an extent.
     ///
     /// # Errors
     /// `Internal` for an id of another program.
@@ -257,7 +273,7 @@ impl Extents {
         usize::try_from(slot.load(Ordering::Acquire)).map_err(|_| Error::internal("extent overflows usize"))
     }
 
-    /// Sets the true size.
+    /// Sets the true size of an extent.
     ///
     /// # Errors
     /// `Internal` for an id of another program.

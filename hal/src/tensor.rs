@@ -9,8 +9,11 @@ use bytes::Bytes;
 use crate::dtype::{DType, Element};
 use crate::error::{Error, Result};
 
-/// Number of elements of a shape; `None` where that, or what is left of it without the sizes that are 0, is more than any memory holds. So neither the
-/// elements of a part of a tensor nor their bytes overflow, even where the whole is empty.
+/// Returns the number of elements of a shape.
+/// The answer is `None` where that number is more than any memory holds.
+/// In a shape with sizes of 0, the product of the other sizes has the same limit.
+/// So neither the elements of a part of a tensor nor their bytes overflow, even where the whole is
+/// empty.
 ///
 /// ```
 /// assert_eq!(hetero_hal::element_count(&[2, 3, 4]), Some(24));
@@ -35,8 +38,9 @@ enum Data {
 
 /// An immutable, dense, row-major tensor in host memory.
 ///
-/// Cloning shares the bytes, which may be a slice of a memory-mapped file; then they are not necessarily aligned for the element
-/// type, and [`Tensor::view`] copies where they are not.
+/// Clones share the bytes, which may be a slice of a memory-mapped file.
+/// Such bytes are not necessarily aligned for the element type, and [`Tensor::view`] copies them
+/// where they are not.
 ///
 /// ```
 /// use hetero_hal::{DType, Tensor};
@@ -55,7 +59,7 @@ pub struct Tensor {
     data: Data,
 }
 
-/// Keeps a `Vec<T>` alive behind a [`Bytes`], so that no element is copied on the way in.
+/// A `Vec<T>` that stays alive behind a [`Bytes`], so that no element is copied on the way in.
 struct VecBytes<T>(Vec<T>);
 
 impl<T: Element> AsRef<[u8]> for VecBytes<T> {
@@ -65,10 +69,12 @@ impl<T: Element> AsRef<[u8]> for VecBytes<T> {
 }
 
 impl Tensor {
-    /// A tensor over existing bytes, little-endian, row-major, packed as [`DType::bytes_for`] says.
+    /// Makes a tensor over existing bytes, little-endian, row-major, packed as [`DType::bytes_for`]
+    /// says.
     ///
     /// # Errors
-    /// `InvalidModel` where the number of bytes is not what shape and type need, and for strings, which have no bytes.
+    /// `InvalidModel` where shape and type need another number of bytes, and for strings, which
+    /// have no bytes.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Bytes) -> Result<Self> {
         if dtype == DType::String {
             return Err(Error::invalid_model("a string tensor has no bytes").with_remedy("use Tensor::from_strings"));
@@ -88,7 +94,7 @@ impl Tensor {
         }
     }
 
-    /// A tensor that takes over `elements`, row-major.
+    /// Makes a tensor that takes over `elements`, row-major.
     ///
     /// # Errors
     /// `InvalidArgument` where the shape has another number of elements.
@@ -98,7 +104,7 @@ impl Tensor {
         Ok(Tensor { dtype: T::DTYPE, shape: shape.into(), data })
     }
 
-    /// A tensor of strings, row-major.
+    /// Makes a tensor of strings, row-major.
     ///
     /// # Errors
     /// `InvalidArgument` where the shape has another number of elements.
@@ -107,13 +113,13 @@ impl Tensor {
         Ok(Tensor { dtype: DType::String, shape: shape.into(), data: Data::Strings(strings.into()) })
     }
 
-    /// A tensor of rank 0.
+    /// Makes a tensor of rank 0.
     pub fn scalar<T: Element>(value: T) -> Self {
         let data = Data::Bytes(Bytes::from_owner(VecBytes(vec![value])));
         Tensor { dtype: T::DTYPE, shape: Box::default(), data }
     }
 
-    /// The same elements under another shape.
+    /// Returns the same elements under another shape.
     ///
     /// # Errors
     /// `InvalidArgument` where the shape has another number of elements.
@@ -122,38 +128,38 @@ impl Tensor {
         Ok(Tensor { dtype: self.dtype, shape: shape.into(), data: self.data.clone() })
     }
 
-    /// Element type.
+    /// Returns the element type.
     #[must_use]
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Sizes of the dimensions, outermost first; empty for a scalar.
+    /// Returns the sizes of the dimensions, outermost first; empty for a scalar.
     #[must_use]
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
 
-    /// Number of dimensions.
+    /// Returns the number of dimensions.
     #[must_use]
     pub fn rank(&self) -> usize {
         self.shape.len()
     }
 
-    /// Number of elements.
+    /// Returns the number of elements.
     #[must_use]
     pub fn len(&self) -> usize {
         // The constructors have checked that this does not overflow.
         self.shape.iter().product()
     }
 
-    /// Has the tensor no element?
+    /// Tells whether the tensor has no elements.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.shape.contains(&0)
     }
 
-    /// The raw bytes; empty for strings.
+    /// Returns the raw bytes; empty for strings.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         static NONE: Bytes = Bytes::new();
@@ -163,7 +169,7 @@ impl Tensor {
         }
     }
 
-    /// The elements as `T`: borrowed where the bytes are aligned for it, else copied.
+    /// Returns the elements as `T`: borrowed where the bytes are aligned for it, else copied.
     ///
     /// # Errors
     /// `InvalidArgument` where the tensor's element type is not `T`'s.
@@ -177,10 +183,10 @@ impl Tensor {
         })
     }
 
-    /// The elements of a string tensor.
+    /// Returns the elements of a string tensor.
     ///
     /// # Errors
-    /// `InvalidArgument` where the tensor holds something else.
+    /// `InvalidArgument` where the tensor has another element type.
     pub fn strings(&self) -> Result<&[Arc<str>]> {
         match &self.data {
             Data::Strings(strings) => Ok(strings),
@@ -188,7 +194,8 @@ impl Tensor {
         }
     }
 
-    /// The elements of an `int64` or `int32` tensor as `i64`: shapes, axes, sizes.
+    /// Returns the elements of an `int64` or `int32` tensor as `i64`, such as a shape, axes or
+    /// sizes.
     ///
     /// # Errors
     /// `InvalidArgument` for another element type.
@@ -208,7 +215,7 @@ fn check_count(shape: &[usize], elements: usize) -> Result<()> {
     }
 }
 
-/// Equal element type, shape and bits.
+/// Tensors are equal where their element types, shapes and bits are.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
         self.dtype == other.dtype
@@ -221,7 +228,7 @@ impl PartialEq for Tensor {
     }
 }
 
-/// Type and shape only: elements may be many.
+/// The text has the type and the shape only: there may be many elements.
 impl fmt::Debug for Tensor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Tensor({}{:?})", self.dtype, self.shape)

@@ -8,16 +8,18 @@ use std::time::Instant;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a waiter hands to [`Timeline::on_reach`].
+/// The function that a waiter hands to [`Timeline::on_reach`].
 pub type Callback = Box<dyn FnOnce(Result<()>) + Send>;
 
-/// Hears of points as often as it asks to, without an allocation for each; see [`Timeline::watch`].
+/// An object that is told of points as often as it asks to be, without an allocation for each; see
+/// [`Timeline::watch`].
 pub trait Watcher: Send + Sync {
-    /// The value is reached, or the timeline has failed. Short, and does not block.
+    /// Tells the watcher that the value is reached, or that the timeline has failed.
+    /// The method is short and does not block.
     fn reached(&self, outcome: Result<()>);
 }
 
-/// Who waits for a value.
+/// A callback or watcher that waits for a value.
 enum Waiter {
     Once(Callback),
     Again(Arc<dyn Watcher>),
@@ -32,9 +34,11 @@ impl Waiter {
     }
 }
 
-/// A counter that only grows. Work waits for values of it and signals values of it; see [`Queue`](crate::Queue).
+/// A counter that only grows, and that can fail.
 ///
-/// A failed timeline reaches nothing any more: every waiter, present or future, for a value that was not reached gets the error.
+/// Work waits for values of it and signals values of it; see [`Queue`](crate::Queue).
+/// A failed timeline reaches nothing any more: everyone who waits for a value that was not reached
+/// gets the error, now and later.
 /// Clones are the same timeline.
 ///
 /// ```
@@ -55,16 +59,16 @@ pub struct Timeline(Arc<Shared>);
 /// the events of commands that will reach the timeline's points.
 ///
 /// Only queues of the same backend know the type.
-/// A queue that finds the native side of a point that it is to wait for lets its driver wait; a
-/// queue that does not waits on the host.
+/// A queue that is to wait for a point looks for the native side of the point's timeline.
+/// If it finds one, its driver waits; else the queue waits on the host.
 /// Either way the host's value tells the truth: whoever reaches a point natively also advances the
 /// timeline.
 pub trait NativeTimeline: Any + Send + Sync {}
 
 struct Shared {
-    /// The device's own side.
+    /// The device's own side of the timeline.
     native: Option<Arc<dyn NativeTimeline>>,
-    /// Copy of `State::value`, so that a value reached long ago is seen without the lock.
+    /// A copy of `State::value`, so that a value reached long ago is seen without the lock.
     value: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
@@ -74,24 +78,25 @@ struct State {
     value: u64,
     failure: Option<Error>,
     callbacks: Vec<(u64, Waiter)>,
-    /// Threads that wait on the condition: waking nobody is a system call too, and most points are reached before anybody waits.
+    /// The number of threads that wait on the condition.
+    /// Waking nobody is a system call too, and most points are reached before anybody waits.
     waiters: usize,
 }
 
 impl Timeline {
-    /// A timeline that stands at `initial`.
+    /// Makes a timeline that stands at `initial`.
     #[must_use]
     pub fn new(initial: u64) -> Self {
         Timeline::made(initial, None)
     }
 
-    /// A timeline that stands at `initial`, with a device's own side.
+    /// Makes a timeline that stands at `initial`, with a device's own side.
     #[must_use]
     pub fn with_native(initial: u64, native: Arc<dyn NativeTimeline>) -> Self {
         Timeline::made(initial, Some(native))
     }
 
-    /// The device's own side, where it is the backend's type `T`.
+    /// Returns the device's own side, where it is the backend's type `T`.
     #[must_use]
     pub fn native<T: NativeTimeline>(&self) -> Option<&T> {
         let native: &dyn Any = &**self.0.native.as_ref()?;
@@ -107,24 +112,26 @@ impl Timeline {
         }))
     }
 
-    /// State stays sound whatever a panicking callback does, because none runs under the lock.
+    /// Locks the state, which stays sound whatever a panicking callback does, because none runs
+    /// under the lock.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The value that it stands at.
+    /// Returns the value that the timeline stands at.
     #[must_use]
     pub fn value(&self) -> u64 {
         self.0.value.load(Ordering::Acquire)
     }
 
-    /// The error, once it has failed.
+    /// Returns the error, once the timeline has failed.
     #[must_use]
     pub fn failure(&self) -> Option<Error> {
         self.lock().failure.clone()
     }
 
-    /// Moves on to `value` and wakes who waits for it. A smaller value, or a failed timeline, changes nothing.
+    /// Moves the timeline on to `value`, and wakes everyone who waits for it.
+    /// A smaller value changes nothing, and neither does any value on a failed timeline.
     pub fn advance(&self, value: u64) {
         let mut state = self.lock();
         if value <= state.value || state.failure.is_some() {
@@ -132,7 +139,7 @@ impl Timeline {
         }
         state.value = value;
         self.0.value.store(value, Ordering::Release);
-        // Mostly one waits, and a list of one would be an allocation.
+        // Mostly there is one waiter, and a list of one would be an allocation.
         let mut first = None;
         let mut others = Vec::new();
         let mut index = 0;
@@ -157,7 +164,8 @@ impl Timeline {
         }
     }
 
-    /// Fails for good: every value that is not reached yet answers with `error`. The first failure stays.
+    /// Fails the timeline for good: every value that is not reached yet answers with `error`.
+    /// The first failure stays.
     pub fn fail(&self, error: Error) {
         let mut state = self.lock();
         if state.failure.is_some() {
@@ -175,7 +183,7 @@ impl Timeline {
         }
     }
 
-    /// Blocks until `value` is reached.
+    /// Blocks until the timeline reaches `value`.
     ///
     /// # Errors
     /// The timeline's failure, or `Timeout` when `deadline` passes.
@@ -199,20 +207,24 @@ impl Timeline {
                 )
                 .retryable());
             };
-            // Counted under the lock that the wait gives up: who advances later sees it.
+            // Counted under the lock that the wait gives up, so that whoever advances later sees
+            // it.
             state.waiters += 1;
             state = self.0.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
             state.waiters -= 1;
         }
     }
 
-    /// Calls `callback` once, when `value` is reached or the timeline fails: at once where that is so already, else on the thread
-    /// that advances it. A callback is short and does not block.
+    /// Calls `callback` once, when `value` is reached or the timeline fails.
+    /// The call is made at once where that is so already, and else on the thread that advances or
+    /// fails the timeline.
+    /// A callback is short and does not block.
     pub fn on_reach(&self, value: u64, callback: Callback) {
         self.tell(value, Waiter::Once(callback));
     }
 
-    /// As [`Timeline::on_reach`], for who waits again and again: the watcher is told once for each call of this.
+    /// Tells `watcher` once of `value`, as [`Timeline::on_reach`] tells a callback.
+    /// It is for an object that waits again and again, and asks with one call for each time.
     pub fn watch(&self, value: u64, watcher: Arc<dyn Watcher>) {
         self.tell(value, Waiter::Again(watcher));
     }
@@ -231,13 +243,13 @@ impl Timeline {
         waiter.call(outcome);
     }
 
-    /// Is it the same timeline as `other`, or a clone?
+    /// Tells whether this is the same timeline as `other`, or a clone of it.
     #[must_use]
     pub fn is(&self, other: &Timeline) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// A point of this timeline.
+    /// Returns the point of this timeline with the given value.
     #[must_use]
     pub fn at(&self, value: u64) -> Point {
         Point { timeline: self.clone(), value }
@@ -257,9 +269,9 @@ impl fmt::Debug for Timeline {
 /// A value of a timeline: a moment that work waits for or signals.
 #[derive(Clone, Debug)]
 pub struct Point {
-    /// The timeline.
+    /// The timeline that the point is on.
     pub timeline: Timeline,
-    /// The value.
+    /// The value at which the point is reached.
     pub value: u64,
 }
 
@@ -267,12 +279,12 @@ impl Point {
     /// Blocks until the point is reached.
     ///
     /// # Errors
-    /// See [`Timeline::wait`].
+    /// The errors of [`Timeline::wait`].
     pub fn wait(&self, deadline: Instant) -> Result<()> {
         self.timeline.wait(self.value, deadline)
     }
 
-    /// Is it reached?
+    /// Tells whether the point is reached.
     #[must_use]
     pub fn is_reached(&self) -> bool {
         self.timeline.value() >= self.value
@@ -283,7 +295,7 @@ impl Point {
         self.timeline.advance(self.value);
     }
 
-    /// Reaches points where the outcome is good, and fails their timelines where it isn't.
+    /// Reaches the points where the outcome is good, and fails their timelines where it is not.
     pub fn settle(points: &[Point], outcome: &Result<()>) {
         match outcome {
             Ok(()) => points.iter().for_each(Point::signal),
@@ -291,8 +303,9 @@ impl Point {
         }
     }
 
-    /// Calls `then` once: when all points are reached, or as soon as one fails, with its error; at once where that is so already. As for
-    /// [`Timeline::on_reach`], it is short and does not block.
+    /// Calls `then` once: when all points are reached, or as soon as one fails, with its error.
+    /// The call is made at once where that is so already.
+    /// Like a callback of [`Timeline::on_reach`], `then` is short and does not block.
     pub fn when_all(points: &[Point], then: Callback) {
         if points.iter().all(Point::is_reached) {
             return then(Ok(()));
@@ -305,7 +318,8 @@ impl Point {
                 if !last && outcome.is_ok() {
                     return;
                 }
-                // Taken before the call, which may reach points itself.
+                // Taken out before the call, so that no lock is held: the call may reach points
+                // itself.
                 let then = left.1.lock().unwrap_or_else(PoisonError::into_inner).take();
                 if let Some(then) = then {
                     then(outcome);

@@ -1,25 +1,25 @@
-//! Topology: how each device reaches each other's memory, and at what cost.
+//! Topology: how devices reach each other's memory, and at what cost.
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use crate::driver::DeviceId;
 
-/// How a device gets at another's memory.
+/// The manner in which a device uses another's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Reach {
-    /// Not at all: through the host.
+    /// The device cannot reach the memory, and bytes go through the host.
     #[default]
     None,
-    /// By copying.
+    /// The device copies the bytes.
     Copy,
-    /// In place, once it has imported it.
+    /// The device uses the bytes in place, once it has imported them.
     Import,
-    /// In place, as it stands.
+    /// The device uses the bytes in place, as they stand.
     Native,
 }
 
-/// How time passes from one device to another.
+/// The manner in which a device's queues wait for points of another, or reach points for it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum SyncMode {
@@ -33,22 +33,24 @@ pub enum SyncMode {
 /// One direction between two devices.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Edge {
-    /// How the first device reads the second's memory.
+    /// The manner in which the first device reads the second's memory.
     pub read: Reach,
-    /// How the first device writes the second's memory.
+    /// The manner in which the first device writes the second's memory.
     pub write: Reach,
-    /// How the first device's queues wait for points that the second one's queues reach.
+    /// The manner in which the first device's queues wait for points that the second one's queues
+    /// reach.
     pub wait: SyncMode,
-    /// How the first device's queues reach points that the second one's queues wait for.
+    /// The manner in which the first device's queues reach points that the second one's queues wait
+    /// for.
     pub signal: SyncMode,
-    /// Bytes per second of a large transfer; `None` until measured or told.
+    /// The bytes per second of a large transfer; `None` until measured or told.
     pub bandwidth: Option<f64>,
-    /// Time of an empty transfer; `None` until measured or told.
+    /// The time of an empty transfer; `None` until measured or told.
     pub latency: Option<Duration>,
 }
 
 impl Edge {
-    /// A device's way to its own memory.
+    /// Returns a device's way to its own memory.
     #[must_use]
     pub fn own(bandwidth: Option<f64>) -> Self {
         let (read, write) = (Reach::Native, Reach::Native);
@@ -56,7 +58,8 @@ impl Edge {
     }
 }
 
-/// An edge per ordered pair of devices. A pair without an edge goes through the host.
+/// An edge for each ordered pair of devices.
+/// A pair without an edge goes through the host.
 #[derive(Clone, Debug, Default)]
 pub struct Topology(HashMap<(DeviceId, DeviceId), Edge>);
 
@@ -66,7 +69,7 @@ impl Topology {
         self.0.insert((from, to), edge);
     }
 
-    /// The edge from `from` to `to`; the default, which reaches nothing, where none is set.
+    /// Returns the edge from `from` to `to`; the default, which reaches nothing, where none is set.
     #[must_use]
     pub fn edge(&self, from: &DeviceId, to: &DeviceId) -> Edge {
         self.0.get(&(from.clone(), to.clone())).copied().unwrap_or_default()

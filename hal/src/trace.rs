@@ -6,45 +6,46 @@ use std::time::Instant;
 
 use crate::driver::DeviceId;
 
-/// Receives the trace events of the work that it was given to; see
+/// A receiver of the trace events of the work that it was given to; see
 /// [`Work::traced`](crate::Work::traced).
 ///
 /// Events come from any thread, in no particular order, and all of them before the work's points
 /// are reached.
-/// A device that cannot tell the parts of an execution apart tells of it as a whole.
+/// A device that cannot tell the parts of an execution apart reports the execution as a whole.
 pub trait TraceSink: Send + Sync {
-    /// Something is over.
-    /// This is called on the way to the next work: it returns soon and does not block.
+    /// Tells the sink of an event that is over.
+    /// The method is called on the way to the next work, so it returns soon and does not block.
     fn event(&self, event: &TraceEvent<'_>);
 }
 
-/// What a device, or the host for it, did from one moment to another.
+/// A record of what a device, or the host for it, did from one moment to another.
 ///
 /// Times are the host's: a device with a clock of its own maps it to the host's once, and adds the
 /// difference.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct TraceEvent<'a> {
-    /// The device.
+    /// The device that did it.
     pub device: &'a DeviceId,
-    /// The queue's name: what has one lane does one thing at a time.
+    /// The name of the queue; one lane does one thing at a time.
     pub lane: &'a str,
-    /// What sort of thing was done.
+    /// The sort of thing that was done.
     pub kind: TraceKind,
-    /// The kernel or other step, in the device's own words.
+    /// The name of the kernel or other step, in the device's own words.
     pub name: &'a str,
-    /// Names of the nodes that it did; none where it only changed a layout, moved bytes or waited.
+    /// The names of the nodes that it computed; none where it only changed a layout, moved bytes or
+    /// waited.
     pub nodes: &'a [Arc<str>],
-    /// When it began.
+    /// The moment at which it began.
     pub begin: Instant,
-    /// When it ended.
+    /// The moment at which it ended.
     pub end: Instant,
-    /// Bytes that were moved, for a transfer.
+    /// The bytes that were moved, for a transfer.
     pub bytes: u64,
 }
 
 impl<'a> TraceEvent<'a> {
-    /// An event without nodes and bytes.
+    /// Returns an event without nodes and bytes.
     #[must_use]
     pub fn new(
         device: &'a DeviceId,
@@ -56,20 +57,20 @@ impl<'a> TraceEvent<'a> {
         TraceEvent { device, lane, kind, name, nodes: &[], begin, end, bytes: 0 }
     }
 
-    /// The same, of these nodes.
+    /// Returns the same event with these nodes.
     #[must_use]
     pub fn of(self, nodes: &'a [Arc<str>]) -> Self {
         TraceEvent { nodes, ..self }
     }
 
-    /// The same, with so many bytes moved.
+    /// Returns the same event with a number of bytes moved.
     #[must_use]
     pub fn moving(self, bytes: u64) -> Self {
         TraceEvent { bytes, ..self }
     }
 }
 
-/// What sort of thing a device did.
+/// The sort of thing that a device did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TraceKind {

@@ -16,14 +16,14 @@ use crate::error::Result;
 ///
 /// All methods may be called from any thread.
 pub trait Weight: Any + Send + Sync {
-    /// The name of the constant, for people.
+    /// Returns the name of the constant, for people.
     /// A weight that stands for several constants names the first.
     fn name(&self) -> &str;
 
-    /// The form in which the device keeps the constant, for people.
+    /// Returns the form in which the device keeps the constant, for people.
     fn layout(&self) -> &str;
 
-    /// Bytes that the weight takes while it is resident.
+    /// Returns the bytes that the weight takes while it is resident.
     fn bytes(&self) -> usize;
 
     /// Tells whether the bytes are there now.
@@ -40,8 +40,8 @@ pub trait Weight: Any + Send + Sync {
     fn restore(&self) -> Result<()>;
 }
 
-/// The weights of a list, each once: a weight that several executables share is one object, and
-/// counts once.
+/// Returns the weights of a list, each once.
+/// A weight that several executables share is one object, and counts once.
 ///
 /// ```
 /// use std::sync::Arc;

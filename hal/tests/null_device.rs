@@ -1,4 +1,4 @@
-//! The contract, exercised on the null device.
+//! Tests of the contract on the null device.
 
 #![allow(clippy::unwrap_used)]
 

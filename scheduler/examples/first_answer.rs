@@ -1,6 +1,9 @@
-//! How soon a large graph is placed, and what more time gives: `first_answer [TASKS] [SECONDS] [SEED]`. Prints a line of JSON for each better schedule.
+//! An example that measures how soon a large graph is placed, and how much more time improves the
+//! placement: `first_answer [TASKS] [SECONDS] [SEED]`.
+//! It prints a line of JSON for each better schedule.
 //!
-//! The graph is made by chance in layers, as networks with branches are; four devices of unlike speeds claim most tasks each.
+//! The graph is generated at random in layers, as networks with branches are; each of four devices
+//! of different speeds claims most tasks.
 
 #![allow(clippy::print_stdout)]
 
@@ -33,7 +36,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Numbers below a limit, by a linear congruence (Knuth's MMIX): good enough for an example.
+/// A generator of numbers below a limit, by a linear congruence (Knuth's MMIX), which is good
+/// enough for an example.
 struct Random(u64);
 
 impl Random {

@@ -1,8 +1,10 @@
-//! Schedules real workflows (WfFormat 1.5) on sets of processors: `workflows FOLDER [SECONDS] [SEED]`. Prints a line of JSON for each pair, with the makespans of
-//! the strategies and a lower bound.
+//! An example that schedules real workflows (WfFormat 1.5) on sets of processors:
+//! `workflows FOLDER [SECONDS] [SEED]`.
+//! It prints a line of JSON for each pair, with the makespans of the strategies and a lower bound.
 //!
-//! A task costs its run time, divided by the processor's speed; an edge the bytes of the files along it. All links have the one bandwidth that
-//! makes the mean transfer take as long as the mean task.
+//! The cost of a task is its run time, divided by the processor's speed; an edge has the bytes of
+//! the files along it.
+//! All links have the one bandwidth that makes the mean transfer take as long as the mean task.
 
 #![allow(clippy::print_stdout)]
 

@@ -1,16 +1,17 @@
-//! Problems in which nothing is to be decided: one device does everything, and a bound proves that
-//! no division gains.
+//! Problems that leave nothing to decide: one device does everything, and a bound proves that no
+//! division gains.
 //!
-//! The bounds take time by the number of tasks, edges and devices, in contrast to those of
-//! [`lower_bound`](crate::lower_bound).
+//! In contrast to the bounds of [`lower_bound`](crate::lower_bound), these bounds take time in
+//! proportion to the number of tasks, edges and devices.
 
 use crate::arrays::Arrays;
 use crate::bounds::PROOF;
 use crate::{DeviceIndex, Problem, Schedule, Slot};
 
-/// Everything on one device, one task after the other in the order of the graph: where a device
-/// claims all tasks, has room for them within the energy budget, and no schedule is shorter by more
-/// than a share `margin` of that.
+/// Returns the schedule with everything on one device, one task after the other in the order of the
+/// graph.
+/// It exists where a device claims all tasks, has room for them within the energy budget, and no
+/// schedule is shorter by more than a share `margin` of its makespan.
 pub(crate) fn alone(problem: &Problem, margin: f64) -> Option<Schedule> {
     let arrays = problem.arrays();
     let home = home(problem)?;
@@ -19,7 +20,7 @@ pub(crate) fn alone(problem: &Problem, margin: f64) -> Option<Schedule> {
     (least >= whole * (1.0 - margin)).then(|| in_list_order(problem, home))
 }
 
-/// The same for a stream: no schedule has a shorter period.
+/// Returns the same schedule for a stream, where no schedule has a shorter period.
 pub(crate) fn alone_in_stream(problem: &Problem) -> Option<Schedule> {
     let arrays = problem.arrays();
     let home = home(problem)?;
@@ -27,7 +28,8 @@ pub(crate) fn alone_in_stream(problem: &Problem) -> Option<Schedule> {
     (busiest(arrays, home, whole) >= whole * (1.0 - PROOF)).then(|| in_list_order(problem, home))
 }
 
-/// The device that does everything soonest of those that can.
+/// Returns the device that does everything soonest of the devices that claim all tasks, where it
+/// has the memory and the energy.
 fn home(problem: &Problem) -> Option<usize> {
     let arrays = problem.arrays();
     let sum = |device: usize| (0..arrays.tasks).map(|task| arrays.seconds(task, device)).sum::<f64>();
@@ -42,8 +44,8 @@ fn home(problem: &Problem) -> Option<usize> {
     fits(home).then_some(home)
 }
 
-/// The length of the longest way through the graph, with each task on its fastest device and
-/// nothing to pay between devices.
+/// Returns the length of the longest way through the graph, with each task on its fastest device
+/// and no cost between devices.
 fn longest_way(arrays: &Arrays) -> f64 {
     let mut finish = vec![0.0_f64; arrays.tasks];
     for &task in &arrays.order {
@@ -53,9 +55,11 @@ fn longest_way(arrays: &Arrays) -> f64 {
     finish.into_iter().fold(0.0, f64::max)
 }
 
-/// What no schedule falls below, as processors do one thing at a time: in each second a processor
-/// does at most what its best task saves of the time at home, and all of them together have `whole`
-/// to do.
+/// Returns seconds that no schedule falls below, because processors do one thing at a time.
+/// The rate of a processor is the largest ratio of a task's seconds at home to its seconds there:
+/// how much of the work at home the processor does in a second, at most.
+/// All processors together have `whole` seconds of work at home to do, so the bound is `whole`
+/// divided by the sum of the rates.
 fn busiest(arrays: &Arrays, home: usize, whole: f64) -> f64 {
     let mut rates = vec![0.0_f64; arrays.devices];
     for task in 0..arrays.tasks {
@@ -71,7 +75,7 @@ fn busiest(arrays: &Arrays, home: usize, whole: f64) -> f64 {
     if together > 0.0 { whole / together } else { whole }
 }
 
-/// Everything on one device, in the order of the graph.
+/// Returns the schedule with everything on one device, in the order of the graph.
 fn in_list_order(problem: &Problem, device: usize) -> Schedule {
     let arrays = problem.arrays();
     let mut slots = vec![Slot { device: DeviceIndex(device), start: 0.0, finish: 0.0 }; arrays.tasks];
@@ -89,7 +93,7 @@ mod tests {
     use super::*;
     use crate::{DeviceSpec, Devices, Link, Task, TaskGraph, TaskId};
 
-    /// Tasks with costs on two devices, in a chain or side by side.
+    /// Returns a problem of tasks with costs on two devices, in a chain or side by side.
     fn problem(costs: &[[Option<f64>; 2]], devices: [DeviceSpec; 2], chained: bool) -> Problem {
         let devices = Devices::uniform(devices, Link { latency: 0.1, bandwidth: 1e9 }).unwrap();
         let mut graph = TaskGraph::builder(2);
@@ -111,13 +115,15 @@ mod tests {
         let only = problem(&[[Some(1.0), None]; 4], apart(), false);
         let schedule = alone(&only, 0.0).unwrap();
         assert_eq!((schedule.validate(&only), schedule.makespan()), (Ok(()), 4.0));
-        // A chain in which the other is never faster, and the same processor under another name.
+        // The first is a chain in which the other device is never faster; the second has the same
+        // processor under another name.
         assert!(alone(&problem(&[[Some(1.0), Some(1.0)]; 4], apart(), true), 0.0).is_some());
         let shared = ["a", "b"].map(|id| DeviceSpec::new(id).with_processor("host"));
         assert!(alone(&problem(&[[Some(1.0), Some(1.5)]; 4], shared, false), 0.0).is_some());
     }
 
-    /// A chain takes no less time on two devices, but inputs follow each other sooner.
+    /// Checks that streams gain where runs do not: a chain takes no less time on two devices, but
+    /// inputs follow each other sooner.
     #[test]
     fn streams_gain_where_runs_do_not() {
         let chain = problem(&[[Some(1.0), Some(1.0)]; 4], apart(), true);
@@ -132,8 +138,8 @@ mod tests {
         assert!(alone(&problem(&[[Some(1.0), None], [None, Some(1.0)]], apart(), true), 0.5).is_none());
         let full = [DeviceSpec::new("a").with_memory(15), DeviceSpec::new("b")];
         assert!(alone(&problem(&[[Some(1.0), None], [Some(1.0), Some(9.0)]], full, true), 0.25).is_none());
-        // Nine times as slow, the other saves a tenth: within a margin of a quarter, and not of a
-        // twentieth.
+        // The other device is nine times as slow and saves a tenth, which is within a margin of a
+        // quarter and not of a twentieth.
         let slow = problem(&[[Some(1.0), Some(9.0)]; 10], apart(), false);
         assert!(alone(&slow, 0.25).is_some() && alone(&slow, 0.05).is_none());
     }

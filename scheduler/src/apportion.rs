@@ -1,8 +1,11 @@
-//! Shares of a whole by weight.
+//! Shares of a whole, by weight.
 
-/// Divides `total` things by weights: each gets its exact share, rounded down or up, and the shares add up. Largest remainders are rounded up, among equal ones
-/// the first (Hamilton's method; Balinski and Young, Fair Representation, 1982). Weights that are no positive numbers count as none; where none
-/// counts, the first gets everything.
+/// Divides `total` things by weights: each weight gets its exact share, rounded down or up, and the
+/// shares add up to `total`.
+/// The largest remainders are rounded up, among equal ones the first (Hamilton's method; Balinski
+/// and Young, Fair Representation, 1982).
+/// A weight that is not a positive finite number counts as zero; where all weights count as zero,
+/// the first share gets everything.
 #[must_use]
 pub fn apportion(total: usize, weights: &[f64]) -> Vec<usize> {
     let usable = |weight: f64| if weight.is_finite() && weight > 0.0 { weight } else { 0.0 };
@@ -12,7 +15,7 @@ pub fn apportion(total: usize, weights: &[f64]) -> Vec<usize> {
         shares.iter_mut().take(1).for_each(|first| *first = total);
         return shares;
     }
-    // Divided first, so that no sum overflows.
+    // Each weight is divided first, so that no sum overflows.
     let weights: Vec<f64> = weights.iter().map(|&weight| usable(weight) / largest).collect();
     let sum: f64 = weights.iter().sum();
     let exact: Vec<f64> = weights.iter().map(|weight| total as f64 * (weight / sum)).collect();
@@ -20,7 +23,8 @@ pub fn apportion(total: usize, weights: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..weights.len()).filter(|&index| weights[index] > 0.0).collect();
     order.sort_by(|&a, &b| (exact[b] - exact[b].floor()).total_cmp(&(exact[a] - exact[a].floor())).then(a.cmp(&b)));
     let given: usize = shares.iter().sum();
-    // Rounding may have given away more than there is; it is taken from who was rounded up least.
+    // Rounding may have given away more than there is; the excess is taken from the shares that
+    // were rounded up least.
     let (missing, mut excess) = (total.saturating_sub(given), given.saturating_sub(total));
     for &index in order.iter().cycle().take(missing) {
         shares[index] += 1;

@@ -1,14 +1,15 @@
-//! A problem as plain arrays, for strategies that walk it many times.
+//! A problem as plain arrays, for strategies that read it many times.
 
 use crate::{Devices, Task, TaskGraph};
 
-/// Neighbours of each task in one direction, all in one list.
+/// The neighbours of each task in one direction, all in one list.
 #[derive(Clone, Default)]
 pub(crate) struct Edges {
-    /// Where the neighbours of each task begin; one more than there are tasks.
+    /// The position in `list` at which each task's neighbours begin; it has one entry more than
+    /// there are tasks.
     first: Vec<usize>,
     list: Vec<(usize, f64)>,
-    /// The edge of each neighbour, by the number that it has in both directions.
+    /// The number of each neighbour's edge, which is the same in both directions.
     numbers: Vec<usize>,
 }
 
@@ -32,52 +33,57 @@ impl Edges {
         Self { first, list, numbers }
     }
 
-    /// How many there are.
+    /// Returns the number of edges.
     pub(crate) fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// The neighbours of a task, with the numbers of the edges.
+    /// Returns the neighbours of a task, with the numbers of the edges to them.
     pub(crate) fn numbered(&self, task: usize) -> impl Iterator<Item = (usize, usize)> {
         let range = self.first[task]..self.first[task + 1];
         self.list[range.clone()].iter().map(|(other, _)| *other).zip(self.numbers[range].iter().copied())
     }
 
-    /// The neighbours of a task, with the bytes that pass.
+    /// Returns the neighbours of a task, with the bytes that pass to or from each.
     pub(crate) fn of(&self, task: usize) -> &[(usize, f64)] {
         &self.list[self.first[task]..self.first[task + 1]]
     }
 }
 
-/// Costs, links and edges of a problem. What cannot be takes infinitely long.
+/// The costs, links and edges of a problem.
+/// An impossible run or transfer takes infinitely long.
 #[derive(Clone)]
 pub(crate) struct Arrays {
     pub(crate) tasks: usize,
     pub(crate) devices: usize,
-    /// By row of the task; infinite where a device does not claim it.
+    /// The seconds of each task on each device, in a row for each task; infinite where a device
+    /// does not claim it.
     seconds: Vec<f64>,
-    /// Latency and bandwidth, by row of the sender; the latency is infinite where there is no link.
+    /// The latency and bandwidth of each link, in a row for each sender; the latency is infinite
+    /// where there is no link.
     links: Vec<(f64, f64)>,
-    /// The device that stands for the processor of each; see [`Devices::processor`].
+    /// The device that stands for the processor of each device; see [`Devices::processor`].
     pub(crate) processor: Vec<usize>,
     pub(crate) before: Edges,
     pub(crate) after: Edges,
-    /// The tasks, each behind those that feed it.
+    /// The tasks, each behind the tasks that feed it.
     pub(crate) order: Vec<usize>,
-    /// Bytes that each task holds.
+    /// The bytes that each task holds.
     pub(crate) memory: Vec<u64>,
-    /// Joules beyond those on the thriftiest device, by row of the task; empty where no task says what it spends.
+    /// The joules of each task on each device beyond its joules on the thriftiest one, in a row for
+    /// each task; empty where no task says what it spends.
     pub(crate) excess: Vec<f64>,
 }
 
 impl std::fmt::Debug for Arrays {
-    /// The problem itself says all of it.
+    /// Writes the name alone, because the debug output of the problem itself holds all of the data.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Arrays").finish_non_exhaustive()
     }
 }
 
-/// Joules of a task on each device beyond the least; zero where it is not claimed, or says nothing of energy.
+/// Returns the joules of a task on each device beyond its least; zero where a device does not claim
+/// it, or where the task says nothing of energy.
 fn excess(task: &Task) -> Vec<f64> {
     let least = task.least_joules();
     let joules = |device: usize| task.joules.get(device).copied().unwrap_or(least);
@@ -117,23 +123,24 @@ impl Arrays {
         }
     }
 
-    /// Seconds of a task on each device.
+    /// Returns the seconds of a task on each device.
     pub(crate) fn row(&self, task: usize) -> &[f64] {
         &self.seconds[task * self.devices..][..self.devices]
     }
 
-    /// Seconds of a task on a device.
+    /// Returns the seconds of a task on a device.
     pub(crate) fn seconds(&self, task: usize, device: usize) -> f64 {
         self.seconds[task * self.devices + device]
     }
 
-    /// Seconds that so many bytes take from one device to another; nothing where they stay.
+    /// Returns the seconds that a transfer takes from one device to another; zero where both are
+    /// one device.
     pub(crate) fn transfer(&self, from: usize, to: usize, bytes: f64) -> f64 {
         let (latency, bandwidth) = self.links[from * self.devices + to];
         latency + bytes / bandwidth
     }
 
-    /// The least seconds of a task, over the devices that claim it.
+    /// Returns the least seconds of a task, over the devices that claim it.
     pub(crate) fn least(&self, task: usize) -> f64 {
         self.row(task).iter().copied().fold(f64::INFINITY, f64::min)
     }

@@ -1,37 +1,51 @@
 //! Lower bounds: makespans that no schedule of a problem falls below.
 //!
-//! All of it is *destructive* (Klein and Scholl, "Computing lower bounds by destructive improvement", European Journal of Operational Research 112,
-//! 1999): suppose that a schedule takes no longer than some time, draw conclusions about which task may run where, and find a contradiction; then every
-//! schedule takes longer.
+//! All of them are *destructive* (Klein and Scholl, "Computing lower bounds by destructive
+//! improvement", European Journal of Operational Research 112, 1999).
+//! They suppose that a schedule takes no longer than some time, draw conclusions about which task
+//! may run where, and look for a contradiction.
+//! Where they find one, every schedule takes longer.
 //!
-//! - **Windows.** A task's head on a device is the least time before it starts there, its tail the least time after it finishes. What feeds a task either
-//!   ran elsewhere, and its result had to travel, or ran on the same device, one after the other: the head is the least over all such
-//!   divisions. (With duplicates of tasks this is the bound of Papadimitriou and Yannakakis, "Towards an architecture-independent analysis of parallel
-//!   algorithms", SIAM Journal on Computing 19, 1990.)
-//! - **Area.** Of tasks with long heads and tails, a device can do only what fits between its earliest head and its earliest tail. Whether fractions of
-//!   tasks would fit is a linear program, of which any dual solution gives a bound.
+//! - **Windows.**
+//!   A task's head on a device is the least time before it starts there, its tail the least time
+//!   after it finishes.
+//!   A task that feeds it either ran elsewhere, and its result had to travel, or ran on the same
+//!   device, one after the other: the head is the least over all such divisions.
+//!   (With duplicates of tasks this is the bound of Papadimitriou and Yannakakis, "Towards an
+//!   architecture-independent analysis of parallel algorithms", SIAM Journal on Computing 19,
+//!   1990.)
+//! - **Area.**
+//!   Of tasks with long heads and tails, a device can do only those that fit between its earliest
+//!   head and its earliest tail.
+//!   Whether fractions of tasks would fit is a linear program, of which any dual solution gives a
+//!   bound.
 
 use crate::arrays::{Arrays, Edges};
 
-/// Neighbours that may be taken onto a task's own device, in the search for its head; more are taken as if for free.
+/// The largest number of neighbours that are taken onto a task's own device in the search for its
+/// head; further neighbours count as free.
 const MOST_LOCAL: usize = 48;
-/// Tasks beyond which windows and areas are not refined: one round of each.
+/// The largest number of tasks for which windows and areas are refined; for more tasks there is one
+/// round of each.
 const LARGE: usize = 600;
-/// Thresholds of heads and of tails that areas are tried for.
+/// The number of thresholds of heads, and of tails, that areas are tried for.
 const THRESHOLDS: usize = 24;
-/// Share of a makespan that counts as nothing, where it is proven to be the least.
+/// The relative difference up to which a makespan counts as equal to its bound, and so as proven to
+/// be the least.
 pub(crate) const PROOF: f64 = 1e-9;
-/// Rounds of prices for devices.
+/// The number of rounds in which the prices of devices are adjusted.
 const PRICES: usize = 12;
 
-/// Which task may run where, and when at the earliest and latest. By row of the task; infinite where it may not.
+/// The heads and tails: the devices on which each task may run, and its earliest and latest times
+/// there.
+/// They are in a row for each task, and infinite where the task may not run.
 #[derive(Clone, Debug)]
 pub(crate) struct Windows {
     pub(crate) head: Vec<f64>,
     pub(crate) tail: Vec<f64>,
 }
 
-/// A problem of which a bound is sought.
+/// A problem whose lower bound is sought.
 pub(crate) struct Bounds<'a> {
     arrays: &'a Arrays,
 }
@@ -41,14 +55,16 @@ impl<'a> Bounds<'a> {
         Self { arrays }
     }
 
-    /// Every claimed pair of task and device.
+    /// Returns every claimed pair of task and device.
     pub(crate) fn all(&self) -> Vec<bool> {
         (0..self.arrays.tasks)
             .flat_map(|task| self.arrays.row(task).iter().map(|seconds| seconds.is_finite()))
             .collect()
     }
 
-    /// A makespan that no schedule within `allowed` falls below, sought between `low`, which is one, and `high`. Not more than `high`.
+    /// Returns a makespan that no schedule within `allowed` falls below, sought between `low`,
+    /// which is such a makespan, and `high`.
+    /// The result is at most `high`.
     pub(crate) fn between(&self, allowed: &[bool], low: f64, high: f64) -> f64 {
         let below = high * (1.0 - PROOF / 10.0);
         if self.refutes(allowed, below) {
@@ -68,7 +84,7 @@ impl<'a> Bounds<'a> {
         low
     }
 
-    /// The longest way through any task, on the device where that is shortest.
+    /// Returns the longest way through any task, on the device where the way is shortest.
     fn longest(&self, windows: &Windows) -> f64 {
         let through = |task: usize| {
             let ways = (0..self.arrays.devices).map(|device| self.through(windows, task, device));
@@ -82,7 +98,8 @@ impl<'a> Bounds<'a> {
         windows.head[at] + self.arrays.seconds(task, device) + windows.tail[at]
     }
 
-    /// Does every schedule within `allowed` take longer? `false` says nothing.
+    /// Tells whether every schedule within `allowed` takes longer than `makespan`.
+    /// The answer `false` proves nothing.
     pub(crate) fn refutes(&self, allowed: &[bool], makespan: f64) -> bool {
         let mut allowed = allowed.to_vec();
         let windows = loop {
@@ -110,7 +127,7 @@ impl<'a> Bounds<'a> {
         self.overfull(&windows, &allowed, makespan)
     }
 
-    /// Heads and tails.
+    /// Returns the heads and tails of all tasks.
     pub(crate) fn windows(&self, allowed: &[bool]) -> Windows {
         let arrays = self.arrays;
         let forward = |from, to, bytes| arrays.transfer(from, to, bytes);
@@ -130,7 +147,8 @@ impl<'a> Bounds<'a> {
     ) -> Vec<f64> {
         let (arrays, count) = (self.arrays, self.arrays.devices);
         let mut distance = vec![f64::INFINITY; arrays.tasks * count];
-        // Of each neighbour: when it is there from elsewhere; from when on, and how long, it runs on the device itself.
+        // These are, of each neighbour: the time at which its result is here from another device,
+        // the time from which it runs on the device itself, and its seconds there.
         let mut neighbours: Vec<(f64, f64, f64)> = Vec::new();
         let mut local: Vec<(f64, f64)> = Vec::new();
         for task in order {
@@ -148,11 +166,12 @@ impl<'a> Bounds<'a> {
                 let mut best = neighbours.first().map_or(0.0, |first| first.0);
                 for (index, &(_, begins, seconds)) in neighbours.iter().enumerate() {
                     if !begins.is_finite() {
-                        // It must be elsewhere, and so must those that are there sooner.
+                        // The neighbour must be elsewhere, and so must the neighbours whose results
+                        // are here sooner.
                         break;
                     }
                     if index >= MOST_LOCAL {
-                        // Larger sets take as long as this one at least.
+                        // Larger sets take at least as long as this one.
                         best = best.min(one_by_one(&local));
                         break;
                     }
@@ -170,7 +189,8 @@ impl<'a> Bounds<'a> {
         distance
     }
 
-    /// Is there a set of tasks that the devices cannot do between their heads and their tails?
+    /// Tells whether there is a set of tasks that the devices cannot do between their heads and
+    /// their tails.
     fn overfull(&self, windows: &Windows, allowed: &[bool], makespan: f64) -> bool {
         let (arrays, count) = (self.arrays, self.arrays.devices);
         let least = |list: &[f64], task: usize| {
@@ -193,7 +213,7 @@ impl<'a> Bounds<'a> {
         false
     }
 
-    /// Do these tasks exceed what the devices have time for?
+    /// Tells whether the tasks of a set exceed the time that the devices have.
     fn exceeds(&self, windows: &Windows, allowed: &[bool], makespan: f64, set: &[usize]) -> bool {
         let (arrays, count) = (self.arrays, self.arrays.devices);
         let mut capacity = vec![0.0; count];
@@ -238,7 +258,7 @@ impl<'a> Bounds<'a> {
             if work > room * (1.0 + 1e-9) {
                 return true;
             }
-            // What is asked for more than it can give becomes dearer.
+            // A device that is asked for more time than it has becomes dearer.
             let total: f64 = capacity.iter().sum::<f64>().max(f64::MIN_POSITIVE);
             let asked: f64 = load.iter().sum::<f64>() / total;
             for device in 0..count {
@@ -252,13 +272,17 @@ impl<'a> Bounds<'a> {
     }
 }
 
-/// When a machine is done that does these one after the other, none before its time. They are sorted by that.
+/// Returns the time at which a machine is done that does these tasks one after the other, none
+/// before its own time.
+/// The tasks are sorted by these times.
 fn one_by_one(tasks: &[(f64, f64)]) -> f64 {
     tasks.iter().fold(0.0, |now: f64, &(begins, seconds)| now.max(begins) + seconds)
 }
 
-/// Values to try as a least head or tail: of those that occur, the ones that lie furthest above the next lower one. What lies close together gives
-/// nearly the same bound, and the lowest of it takes in the most tasks.
+/// Returns the values to try as a least head or tail: of the values that occur, those that lie
+/// furthest above the next lower one.
+/// Values that lie close together give nearly the same bound, and the lowest of them takes in the
+/// most tasks.
 fn thresholds(values: &[f64], tasks: usize) -> Vec<f64> {
     let mut sorted: Vec<f64> = values.iter().copied().filter(|value| value.is_finite()).collect();
     sorted.sort_by(f64::total_cmp);

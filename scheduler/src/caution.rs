@@ -7,20 +7,29 @@ use crate::{Error, Partitioner, Problem, Schedule};
 
 /// A strategy that leaves the fastest device only for a gain that estimates can be trusted with.
 ///
-/// Of many placements the one with the least estimate is one whose estimate is too low, more likely than not (Smith and Winkler, "The optimizer's curse",
-/// Management Science 52, 2006): a plan that moves each task to where it seems one percent faster loses in truth. So connected tasks that the strategy sends away
-/// from their *home*, the device that would do everything soonest, come back where that lengthens the plan by less than
-/// [`margin`](Cautious::margin) of what they take at home, and all of them do unless the plan is shorter than home alone by that share. Work that devices do at
-/// the same time stays divided: to take some of it back lengthens the plan by all of that.
+/// Of many placements, the one with the least estimate is more likely than not one whose estimate
+/// is too low (Smith and Winkler, "The optimizer's curse", Management Science 52, 2006).
+/// So a plan that moves each task to the device where it seems one percent faster is in truth
+/// slower.
+/// The *home* is the device that would do everything soonest.
+/// Connected tasks that the strategy sends away from the home come back where their return
+/// lengthens the plan by no more than [`margin`](Cautious::margin) of the time that they take at
+/// home.
+/// All tasks come back unless the plan is shorter by that share than one that runs everything at
+/// home.
+/// Work that devices do at the same time stays divided, because taking some of it back lengthens
+/// the plan by all of that work.
 #[derive(Clone, Copy, Debug)]
 pub struct Cautious<P> {
-    /// What plans.
+    /// The strategy that makes the plan.
     pub strategy: P,
-    /// By what share estimates may be off: 0.1 for ten percent. With 0, the strategy plans as it likes.
+    /// The share by which estimates may be off: 0.1 for ten percent.
+    /// With 0, the plan of the strategy is left as it is.
     pub margin: f64,
 }
 
-/// The device on which everything that it claims, and the rest where that is fastest, takes the least time.
+/// Returns the device with the least total time, if it runs all tasks that it claims and each other
+/// task runs where it is fastest.
 fn home(problem: &Problem) -> usize {
     let arrays = problem.arrays();
     let total = |device: usize| -> f64 {
@@ -38,7 +47,7 @@ impl<P: Partitioner> Partitioner for Cautious<P> {
     }
 
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error> {
-        // Whatever the strategy finds, it would not be followed.
+        // No plan of the strategy would be followed in that case.
         if let Some(schedule) = alone(problem, self.margin.max(0.0)) {
             return Ok(schedule);
         }
@@ -58,7 +67,9 @@ mod tests {
     use super::*;
     use crate::{DeviceSpec, Devices, LatencyAware, Link, Task, TaskGraph, TaskId};
 
-    /// A chain of tasks with so many seconds on each of two devices that share a processor, or have one each.
+    /// Returns the problem of tasks with the given seconds on each of two devices, which share a
+    /// processor or have one each.
+    /// Unless `parallel`, the tasks are a chain.
     fn problem(costs: &[(f64, f64)], shared: bool, parallel: bool) -> Problem {
         let device = |id: &str| if shared { DeviceSpec::new(id).with_processor("host") } else { DeviceSpec::new(id) };
         let devices = Devices::uniform(["a", "b"].map(device), Link { latency: 1e-3, bandwidth: 1e9 }).unwrap();
@@ -85,7 +96,7 @@ mod tests {
         assert_eq!(devices(&small, 0.1), [0, 0, 0]);
         let large = problem(&[(1.0, 1.2), (1.0, 0.3), (1.0, 1.2)], true, false);
         assert_eq!(devices(&large, 0.1), [0, 1, 0]);
-        // Of two moves, that which is worth it.
+        // Only the move that is worth it is kept.
         let both = problem(&[(1.0, 0.2), (1.0, 1.5), (1.0, 0.97), (1.0, 1.5)], true, false);
         assert_eq!(devices(&both, 0.1), [1, 0, 0, 0]);
     }

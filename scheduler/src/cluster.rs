@@ -1,19 +1,25 @@
-//! Clusters: tasks that no sensible plan takes apart, as one.
+//! Clusters: groups of tasks that no sensible plan takes apart, each planned as one task.
 
 use crate::arrays::Arrays;
 use crate::partition::by_start;
 use crate::search::in_order;
 use crate::{Error, Problem, Schedule, Task, TaskGraph, TaskId};
 
-/// Share of a transfer that may be lost by keeping two tasks together.
+/// The share of a transfer that may be lost by keeping two tasks together.
 const TOLERANCE: f64 = 0.02;
 
-/// A problem with fewer tasks, each a chain of those of another one.
+/// A problem with fewer tasks, each of which stands for a chain of tasks of another problem.
 ///
-/// A task joins the one that feeds it where that feeds no other, both run on the same devices, and to change the device between them never saves more than a
-/// trifle over changing it behind both: what is gained on the other device is not worth what the transfer costs more. This contracts edges as in
-/// linear clustering (Kim and Browne, "A general approach to mapping of parallel computations upon multiprocessor architectures", International Conference on
-/// Parallel Processing, 1988), but with the costs of both devices instead of a mean. Takes O(e·p²) for e edges and p devices.
+/// A task joins the task that feeds it on three conditions.
+/// The feeding task feeds no other task.
+/// Both run on the same devices.
+/// Changing the device between the two never saves more than a small share of the transfer over
+/// changing it behind both: the time gained on the other device is not worth the higher cost of the
+/// transfer.
+/// This contracts edges as in linear clustering (Kim and Browne, "A general approach to mapping of
+/// parallel computations upon multiprocessor architectures", International Conference on Parallel
+/// Processing, 1988), but with the costs of both devices instead of a mean.
+/// It takes O(e·p²) time for e edges and p devices.
 pub(crate) struct Clusters {
     problem: Problem,
     /// The tasks of each cluster, in the order in which they run.
@@ -21,14 +27,15 @@ pub(crate) struct Clusters {
 }
 
 impl Clusters {
-    /// The clusters of a problem. `None` where they are hardly fewer than its tasks.
+    /// Returns the clusters of a problem; `None` where there are more than nine clusters for ten
+    /// tasks.
     pub(crate) fn new(fine: &Problem) -> Option<Self> {
         let arrays = fine.arrays();
         let mut cluster_of = vec![usize::MAX; arrays.tasks];
         let mut members: Vec<Vec<usize>> = Vec::new();
         for &task in &arrays.order {
             let joins = arrays.before.of(task).iter().find(|&&(feeding, bytes)| {
-                // The end of its cluster: nothing else hears from it.
+                // The feeding task ends its cluster, as it feeds no other task.
                 arrays.after.of(feeding).len() == 1 && stay_together(arrays, feeding, task, bytes)
             });
             match joins {
@@ -47,12 +54,12 @@ impl Clusters {
         Some(Self { problem, members })
     }
 
-    /// The problem whose tasks are the clusters.
+    /// Returns the problem whose tasks are the clusters.
     pub(crate) fn problem(&self) -> &Problem {
         &self.problem
     }
 
-    /// The schedule of the tasks, from one of the clusters.
+    /// Returns the schedule of the tasks, from a schedule of the clusters.
     pub(crate) fn expand(&self, fine: &Problem, coarse: &Schedule) -> Schedule {
         let mut device = vec![0; fine.arrays().tasks];
         let mut order = Vec::with_capacity(device.len());
@@ -62,12 +69,15 @@ impl Clusters {
                 order.push(task);
             }
         }
-        // Sums of the same numbers in another order differ in their last bits, so times are found anew.
+        // Times are computed anew, because sums of the same numbers in another order differ in
+        // their last bits.
         in_order(fine, device, &order)
     }
 }
 
-/// Is a change of device between these two, the second of which alone hears from the first, never better than one behind both?
+/// Tells whether a change of device between these two tasks is never better than a change behind
+/// both.
+/// The second task is the only one that the first feeds.
 fn stay_together(arrays: &Arrays, first: usize, second: usize, bytes: f64) -> bool {
     let claims = |task: usize| arrays.row(task).iter().map(|seconds| seconds.is_finite());
     if !claims(first).eq(claims(second)) {
@@ -79,7 +89,7 @@ fn stay_together(arrays: &Arrays, first: usize, second: usize, bytes: f64) -> bo
             let before = arrays.transfer(from, to, bytes);
             let behind: f64 = arrays.after.of(second).iter().map(|&(_, bytes)| arrays.transfer(from, to, bytes)).sum();
             let (here, there) = (arrays.seconds(second, from) + behind, before + arrays.seconds(second, to));
-            // Where there is no way at all, nothing can change.
+            // Where there is no link at all, the device cannot change.
             !before.is_finite() || here <= there + TOLERANCE * before
         })
     })
@@ -121,7 +131,8 @@ mod tests {
     use super::*;
     use crate::{DeviceSpec, Devices, Heft, Link, Partitioner};
 
-    /// Two heavy tasks with light ones behind them, and a light one that both feed; on two devices.
+    /// Returns a problem for two devices with two heavy tasks, light ones behind them, and a light
+    /// one that both feed.
     fn problem(latency: f64) -> Problem {
         let link = Link { latency, bandwidth: 1e9 };
         let devices = Devices::uniform(["a", "b"].map(DeviceSpec::new), link).unwrap();

@@ -3,12 +3,16 @@
 use crate::list::{Draft, by_priority, downward_ranks, upward_ranks};
 use crate::{Error, Partitioner, Problem, Schedule};
 
-/// Runs the critical path, at mean costs, on the one device that takes least for all of it, and gives each other task to the device on which it finishes
-/// first. Ready tasks are taken by the length of the longest way through them.
+/// The CPOP strategy: it runs the critical path, at mean costs, on the one device that takes least
+/// for all of it, and gives each other task to the device on which it finishes first.
+/// Ready tasks are taken by the length of the longest way through them.
 ///
-/// Topcuoglu, Hariri and Wu, "Performance-effective and low-complexity task scheduling for heterogeneous computing", IEEE Transactions on
-/// Parallel and Distributed Systems 13(3), 2002. Beyond the paper, a task that the path's device does not claim, or has no room for, goes where it
-/// finishes first. Takes O(e·p) for e edges and p devices, besides the search of idle spans.
+/// The source is Topcuoglu, Hariri and Wu, "Performance-effective and low-complexity task
+/// scheduling for heterogeneous computing", IEEE Transactions on Parallel and Distributed Systems
+/// 13(3), 2002.
+/// Beyond the paper, a task that the path's device does not claim, or has no room for, goes where
+/// it finishes first.
+/// It takes O(e·p) time for e edges and p devices, besides the search of idle spans.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cpop;
 

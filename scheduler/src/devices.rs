@@ -1,34 +1,36 @@
-//! What tasks run on, and how values get from one device to another.
+//! The devices that tasks run on, and the links that carry values between them.
 
 use std::collections::HashSet;
 
 use crate::Error;
 use crate::error::check_seconds;
 
-/// Number of a device in the list of [`Devices`].
+/// The number of a device in the list of [`Devices`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceIndex(pub usize);
 
-/// A device, as far as planning goes.
+/// A device, as far as planning needs to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceSpec {
-    /// How plans name it, such as `cpu:0`.
+    /// The name of the device in plans, such as `cpu:0`.
     pub id: String,
-    /// Bytes that tasks may hold on it together; `None` where nothing limits them.
+    /// The bytes that tasks may hold on the device together; `None` where nothing limits them.
     pub memory: Option<u64>,
-    /// What computes for it, where other devices may name the same: those do one thing at a time between them, as drivers do that run on the host's
-    /// processor. `None` where it has a chip of its own.
+    /// The name of the processor that computes for the device; `None` where the device has a chip
+    /// of its own.
+    /// Devices that name the same processor do one thing at a time between them, as do drivers that
+    /// run on the host's processor.
     pub processor: Option<String>,
 }
 
 impl DeviceSpec {
-    /// A device whose memory sets no limit.
+    /// Creates a device whose memory sets no limit.
     #[must_use]
     pub fn new(id: impl Into<String>) -> Self {
         Self { id: id.into(), memory: None, processor: None }
     }
 
-    /// Limits what tasks may hold on it, in bytes.
+    /// Limits the bytes that tasks may hold on the device.
     #[must_use]
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.memory = Some(bytes);
@@ -37,7 +39,7 @@ impl DeviceSpec {
 }
 
 impl DeviceSpec {
-    /// Names what computes for it.
+    /// Names the processor that computes for the device.
     #[must_use]
     pub fn with_processor(mut self, name: impl Into<String>) -> Self {
         self.processor = Some(name.into());
@@ -45,12 +47,15 @@ impl DeviceSpec {
     }
 }
 
-/// The way from one device to another. So many bytes take `latency + bytes / bandwidth` seconds.
+/// The way from one device to another.
+/// A transfer takes `latency + bytes / bandwidth` seconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Link {
-    /// Seconds before the first byte arrives: what a transfer costs even where nothing but the news of completion passes.
+    /// The seconds before the first byte arrives.
+    /// A transfer costs them even where nothing but the news of completion passes.
     pub latency: f64,
-    /// Bytes per second, positive; infinite where bytes cost nothing, as in memory that both devices map.
+    /// The bytes per second, positive; infinite where bytes cost nothing, as in memory that both
+    /// devices map.
     pub bandwidth: f64,
 }
 
@@ -60,19 +65,21 @@ impl Link {
     }
 }
 
-/// Devices and the links between them, one at most for each ordered pair. What stays on a device takes no time.
+/// Devices and the links between them, at most one link for each ordered pair.
+/// A value that stays on its device takes no time.
 ///
-/// Where a benchmark gives communication costs instead of sizes, a latency of 0 and a bandwidth of 1 make bytes of them.
+/// Where a benchmark gives communication costs instead of sizes, a latency of 0 and a bandwidth of
+/// 1 make bytes of the costs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Devices {
     devices: Vec<DeviceSpec>,
     /// The number of each device's processor.
     processors: Vec<usize>,
-    /// By row of the sender.
+    /// The link of each ordered pair of devices, in row-major order with a row for each sender.
     links: Vec<Option<Link>>,
 }
 
-/// Seconds of a transfer as a function of its bytes: `latency + bytes * per_byte`.
+/// The seconds of a transfer as a function of its bytes: `latency + bytes * per_byte`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Affine {
     pub(crate) latency: f64,
@@ -86,13 +93,14 @@ impl Affine {
 }
 
 impl Devices {
-    /// How many devices there may be; links take a square of that.
+    /// The largest number of devices; the memory of the links grows with its square.
     pub const LIMIT: usize = 4096;
 
-    /// Devices without links; see [`Devices::connect`].
+    /// Creates devices without links; see [`Devices::connect`].
     ///
     /// # Errors
-    /// [`Error::NoDevice`], [`Error::DuplicateDevice`], or [`Error::TooMany`] beyond [`Devices::LIMIT`].
+    /// [`Error::NoDevice`] for an empty list, [`Error::DuplicateDevice`] where two devices have one
+    /// id, or [`Error::TooMany`] beyond [`Devices::LIMIT`].
     pub fn new(devices: impl IntoIterator<Item = DeviceSpec>) -> Result<Self, Error> {
         let devices: Vec<DeviceSpec> = devices.into_iter().collect();
         if devices.is_empty() {
@@ -106,7 +114,8 @@ impl Devices {
             return Err(Error::DuplicateDevice(twice.id.clone()));
         }
         let links = vec![None; devices.len() * devices.len()];
-        // Each device stands for its processor, or the first one that names the same does.
+        // Each device stands for its own processor, or the first device that names the same
+        // processor does.
         let first = |(index, device): (usize, &DeviceSpec)| {
             let same = |other: &DeviceSpec| device.processor.is_some() && other.processor == device.processor;
             devices.iter().position(same).unwrap_or(index)
@@ -115,10 +124,10 @@ impl Devices {
         Ok(Self { devices, processors, links })
     }
 
-    /// Devices that all reach one another in the same way.
+    /// Creates devices that all reach one another by links of the same kind.
     ///
     /// # Errors
-    /// Those of [`Devices::new`] and [`Devices::connect`].
+    /// The errors of [`Devices::new`] and [`Devices::connect`].
     pub fn uniform(devices: impl IntoIterator<Item = DeviceSpec>, link: Link) -> Result<Self, Error> {
         let mut devices = Self::new(devices)?;
         for from in devices.ids() {
@@ -129,10 +138,12 @@ impl Devices {
         Ok(devices)
     }
 
-    /// Sets the way from one device to another. The way back is a link of its own; a link from a device to itself is never used.
+    /// Sets the link from one device to another.
+    /// The way back is a link of its own; a link from a device to itself is never used.
     ///
     /// # Errors
-    /// [`Error::UnknownDevice`], or [`Error::Number`] for a latency or bandwidth that cannot be one.
+    /// [`Error::UnknownDevice`] for a number that no device has, or [`Error::Number`] for an
+    /// impossible latency or bandwidth.
     pub fn connect(&mut self, from: DeviceIndex, to: DeviceIndex, link: Link) -> Result<(), Error> {
         let count = self.len();
         for id in [from, to] {
@@ -142,7 +153,7 @@ impl Devices {
         }
         let what = |of: &str| format!("the {of} from '{}' to '{}'", self.devices[from.0].id, self.devices[to.0].id);
         check_seconds(link.latency, || what("latency"))?;
-        // A bandwidth so small that a byte takes forever is none either.
+        // A bandwidth is also refused where it is so small that a byte takes infinitely long.
         if link.bandwidth.is_nan() || link.bandwidth <= 0.0 || !link.bandwidth.recip().is_finite() {
             let wanted = "bytes per second, more than zero";
             return Err(Error::Number { what: what("bandwidth"), value: link.bandwidth, wanted });
@@ -151,36 +162,37 @@ impl Devices {
         Ok(())
     }
 
-    /// How many devices there are; at least one.
+    /// Returns the number of devices, which is at least one.
     #[must_use]
     #[expect(clippy::len_without_is_empty, reason = "it never is")]
     pub fn len(&self) -> usize {
         self.devices.len()
     }
 
-    /// The numbers of all devices.
+    /// Returns the numbers of all devices.
     pub fn ids(&self) -> impl Iterator<Item = DeviceIndex> + use<> {
         (0..self.len()).map(DeviceIndex)
     }
 
-    /// A device, where the number is one of these.
+    /// Returns a device, where the number is one of these.
     #[must_use]
     pub fn get(&self, id: DeviceIndex) -> Option<&DeviceSpec> {
         self.devices.get(id.0)
     }
 
-    /// The devices in the order of their numbers.
+    /// Returns the devices in the order of their numbers.
     pub fn iter(&self) -> impl Iterator<Item = &DeviceSpec> {
         self.devices.iter()
     }
 
-    /// The device that stands for a device's processor: the first of those that share it.
+    /// Returns the device that stands for a device's processor: the first of the devices that share
+    /// it.
     #[must_use]
     pub fn processor(&self, id: DeviceIndex) -> DeviceIndex {
         DeviceIndex(self.processors.get(id.0).copied().unwrap_or(id.0))
     }
 
-    /// The link from one device to another, where there is one.
+    /// Returns the link from one device to another, where there is one.
     #[must_use]
     pub fn link(&self, from: DeviceIndex, to: DeviceIndex) -> Option<Link> {
         if to.0 >= self.len() {
@@ -189,18 +201,18 @@ impl Devices {
         self.links.get(from.0.checked_mul(self.len())?.checked_add(to.0)?).copied().flatten()
     }
 
-    /// Seconds that so many bytes take from one device to another; `None` where there is no way.
+    /// Returns the seconds of a transfer from one device to another; `None` where there is no link.
     #[must_use]
     pub fn seconds(&self, from: DeviceIndex, to: DeviceIndex, bytes: u64) -> Option<f64> {
         if from == to { Some(0.0) } else { self.link(from, to).map(|link| link.seconds(bytes)) }
     }
 
-    /// Can values stay on one device or go from it to the other?
+    /// Tells whether a value can stay on one device or go from it to the other.
     pub(crate) fn reaches(&self, from: DeviceIndex, to: DeviceIndex) -> bool {
         from == to || self.link(from, to).is_some()
     }
 
-    /// Does each device reach each other?
+    /// Tells whether each device reaches each other device.
     pub(crate) fn all_linked(&self) -> bool {
         self.ids().all(|from| self.ids().all(|to| self.reaches(from, to)))
     }
@@ -210,7 +222,7 @@ impl Devices {
             .flat_map(move |from| self.ids().filter(move |&to| to != from).filter_map(move |to| self.link(from, to)))
     }
 
-    /// Seconds of a transfer, as the mean over all links.
+    /// Returns the mean seconds of a transfer over all links.
     pub(crate) fn mean(&self) -> Affine {
         let count = self.used_links().count().max(1) as f64;
         Affine {
@@ -219,7 +231,7 @@ impl Devices {
         }
     }
 
-    /// Seconds that no transfer exceeds.
+    /// Returns seconds that no transfer exceeds.
     pub(crate) fn worst(&self) -> Affine {
         Affine {
             latency: self.used_links().map(|link| link.latency).fold(0.0, f64::max),

@@ -1,26 +1,31 @@
-//! Which devices are still open to each task where not all devices are linked.
+//! The devices that are still open to each task where not all devices are linked.
 
 use crate::{DeviceIndex, Error, Problem, TaskId};
 
-/// The devices that each task can still take without cutting off a neighbour: arc consistency (Mackworth, "Consistency in networks of
-/// relations", 1977), kept while a strategy fixes one task after the other. It does not look further than from neighbour to neighbour, so
-/// a strategy that never goes back can still run into a dead end, but only where the graph has undirected cycles.
+/// The devices that each task can still take without cutting off a neighbour.
+/// They are kept by arc consistency (Mackworth, "Consistency in networks of relations", 1977) while
+/// a strategy fixes one task after the other.
+/// Arc consistency looks no further than from neighbour to neighbour.
+/// So a strategy that never goes back can still run into a dead end, but only where the graph has
+/// undirected cycles.
 ///
 /// Where all devices are linked there is nothing to keep.
 pub(crate) struct Domains<'a> {
     problem: &'a Problem,
     all_linked: bool,
-    /// By row of the task.
+    /// Whether each device is open to each task, in a row for each task.
     open: Vec<bool>,
-    /// What has been closed since the last task was fixed, to open it again.
+    /// The entries that have been closed since the last task was fixed, to open them again.
     closed: Vec<usize>,
 }
 
 impl<'a> Domains<'a> {
-    /// The devices that claim each task, less those on which it could not be reached from its neighbours.
+    /// Creates the domains: the devices that claim each task, less those on which its neighbours
+    /// could not reach it.
     ///
     /// # Errors
-    /// [`Error::Unreachable`] where a task is left with none: then there is no schedule at all.
+    /// [`Error::Unreachable`] where a task is left with no device: then there is no schedule at
+    /// all.
     pub(crate) fn new(problem: &'a Problem) -> Result<Self, Error> {
         let open = problem.graph().tasks().flat_map(|(_, task)| task.seconds.iter().map(Option::is_some)).collect();
         let mut domains = Self { problem, all_linked: problem.devices().all_linked(), open, closed: Vec::new() };
@@ -37,12 +42,13 @@ impl<'a> Domains<'a> {
         task.0 * self.problem.devices().len() + device.0
     }
 
-    /// Is a device open to a task?
+    /// Tells whether a device is open to a task.
     pub(crate) fn allows(&self, task: TaskId, device: DeviceIndex) -> bool {
         self.open[self.entry(task, device)]
     }
 
-    /// Gives a task to a device, unless that would leave some other task with none.
+    /// Gives a task to a device, unless that would leave some other task with no device, and tells
+    /// whether it did.
     pub(crate) fn fix(&mut self, task: TaskId, device: DeviceIndex) -> bool {
         if self.all_linked {
             return true;
@@ -64,8 +70,9 @@ impl<'a> Domains<'a> {
         }
     }
 
-    /// Closes to the neighbours of the given tasks, and on to theirs, what none of the devices open to those tasks is linked with.
-    /// Fails with a task to which nothing is open any more.
+    /// Closes to the neighbours of the given tasks, and on to their neighbours, each device that is
+    /// linked with none of the devices open to those tasks.
+    /// It fails with a task to which no device is open any more.
     fn propagate(&mut self, mut changed: Vec<TaskId>) -> Result<(), TaskId> {
         let problem = self.problem;
         let (graph, devices) = (problem.graph(), problem.devices());

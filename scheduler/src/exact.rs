@@ -8,30 +8,31 @@ use crate::load::Load;
 use crate::search::{Remaining, improve};
 use crate::{Cpop, DeviceIndex, Effort, Error, Heft, Partitioner, Peft, Problem, Schedule, Slot};
 
-/// Tasks that the search numbers in one word.
+/// The largest number of tasks, which is the number of bits in a word.
 const MOST_TASKS: usize = 64;
-/// States that are remembered.
+/// The largest number of states that are remembered.
 const MOST_STATES: usize = 1 << 20;
-/// Steps of local search for each task, before the tree is searched.
+/// The steps of local search for each task, before the tree is searched.
 const STEPS: u64 = 30;
 
-/// A schedule, and what none falls below.
+/// A schedule with a lower bound on the makespan of all schedules.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Solved {
-    /// The schedule.
+    /// The schedule that was found.
     pub schedule: Schedule,
-    /// Seconds that no schedule of the problem falls below.
+    /// The seconds that no schedule of the problem falls below.
     pub bound: f64,
 }
 
 impl Solved {
-    /// Is there no shorter schedule?
+    /// Tells whether there is provably no shorter schedule.
     #[must_use]
     pub fn is_proven(&self) -> bool {
         self.gap() <= PROOF
     }
 
-    /// How much longer the schedule may be than the shortest, as a share of the bound; infinite where that is zero and the makespan is not.
+    /// Returns how much longer the schedule may be than the shortest, as a share of the bound;
+    /// infinite where the bound is zero and the makespan is not.
     #[must_use]
     pub fn gap(&self) -> f64 {
         let excess = self.schedule.makespan() - self.bound;
@@ -39,23 +40,32 @@ impl Solved {
     }
 }
 
-/// The shortest schedule, by depth-first branch and bound over the tasks in the order in which they start.
+/// The strategy that finds the shortest schedule, by depth-first branch and bound over the tasks in
+/// the order in which they start.
 ///
-/// Every schedule in which no task could start earlier without another being moved is made by appending tasks by ascending start, so the shortest
-/// is among them. A branch is cut where the windows of the tasks that are left, or their area, exceed the best schedule known, and where a state with the
-/// same tasks done was seen that is at no time worse (Jouglet and Carlier, "Dominance rules in combinatorial optimization problems", European Journal of
-/// Operational Research 212, 2011). For small graphs: up to 64 tasks, of which some 15 are proven in seconds, and more where bounds are tight.
+/// Every schedule in which no task could start earlier without another being moved can be made by
+/// appending tasks by ascending start, so the shortest is among them.
+/// A branch is cut where the windows of the tasks that are left, or their area, exceed the best
+/// known schedule.
+/// It is also cut where a state with the same tasks done was seen that is worse in no respect
+/// (Jouglet and Carlier, "Dominance rules in combinatorial optimization problems", European Journal
+/// of Operational Research 212, 2011).
+/// The strategy is for small graphs of up to 64 tasks: graphs of some 15 tasks are solved with a
+/// proof in seconds, and larger ones where bounds are tight.
 #[derive(Clone, Copy, Debug)]
 pub struct Exact {
-    /// How long it goes on; a step is a branch. Where that does not suffice, the result is the best schedule found, with a bound below it.
+    /// The effort of the search, in which a step is a branch.
+    /// Where it does not suffice, the result is the best schedule found, with a bound below it.
     pub effort: Effort,
 }
 
 impl Exact {
-    /// The shortest schedule with its proof, as far as the effort allows.
+    /// Returns the shortest schedule with its proof, as far as the effort allows.
     ///
     /// # Errors
-    /// [`Error::TooMany`] for more than 64 tasks, [`Error::Strategy`] where no schedule keeps to the limits or none was found, and [`Error::Unreachable`].
+    /// [`Error::TooMany`] for more than 64 tasks, [`Error::Unreachable`] or [`Error::OutOfMemory`]
+    /// where no schedule keeps to links and limits, and [`Error::Strategy`] where none was found
+    /// within the effort.
     pub fn solve(&self, problem: &Problem) -> Result<Solved, Error> {
         let arrays = problem.arrays();
         if arrays.tasks > MOST_TASKS {
@@ -84,7 +94,8 @@ impl Exact {
             best = Some(Schedule::new(slots));
         }
         let Some(schedule) = best else {
-            // A list scheduler's error says what is in the way; the search knows whether it is so.
+            // The error of a list scheduler names the obstacle; only a finished search proves that
+            // there is one.
             return Err(match Heft.partition(problem) {
                 Err(error) if finished => error,
                 _ => Error::Strategy {
@@ -108,26 +119,27 @@ impl Partitioner for Exact {
     }
 }
 
-/// What distinguishes states that can be compared: the tasks that are done, and the devices of those that still have something to send.
+/// The key that states share which can be compared: the tasks that are done, and the devices of the
+/// done tasks that still have results to send.
 #[derive(PartialEq, Eq, Hash)]
 struct Key(u64, Box<[u8]>);
 
 struct Tree<'a> {
     arrays: &'a Arrays,
     tail: Vec<f64>,
-    /// Prices of processors for the bound by area.
+    /// The price of each processor in the bound by area.
     price: Vec<f64>,
     work: Vec<f64>,
     slots: Vec<Slot>,
     done: u64,
-    /// When each processor is free.
+    /// The time at which each processor is free.
     free: Vec<f64>,
     load: Load<'a>,
     high: f64,
     best: Option<Vec<Slot>>,
     seen: HashMap<Key, Vec<Box<[f64]>>>,
     states: usize,
-    /// Least starts of tasks that are left, by row of the task.
+    /// The least starts of the tasks that are left, in a row for each task.
     starts: Vec<f64>,
 }
 
@@ -137,7 +149,7 @@ impl<'a> Tree<'a> {
         let bounds = Bounds::new(arrays);
         let tail = bounds.windows(&bounds.all()).tail;
         let on = |processor: usize| (0..arrays.devices).filter(move |&device| arrays.processor[device] == processor);
-        // None for the devices that another stands for.
+        // The price is zero for a device whose processor another device stands for.
         let price: Vec<f64> = (0..arrays.devices)
             .map(|processor| {
                 let pairs = on(processor).flat_map(|device| (0..arrays.tasks).map(move |task| (task, device)));
@@ -172,7 +184,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Searches the whole tree; false where the effort ended first.
+    /// Searches the whole tree; returns false where the effort ended first.
     fn search(&mut self, remaining: &mut Remaining) -> bool {
         self.descend(0, 0.0, remaining)
     }
@@ -210,7 +222,7 @@ impl<'a> Tree<'a> {
                 }
             }
         }
-        // What starts soon first, and of that the most urgent.
+        // The branch that starts soonest comes first, and of equal starts the most urgent task.
         let urgency = |(through, _, slot): &(f64, usize, Slot)| (slot.start, -through);
         branches.sort_by(|a, b| {
             let (a, b) = (urgency(a), urgency(b));
@@ -237,7 +249,8 @@ impl<'a> Tree<'a> {
         true
     }
 
-    /// What no schedule that begins like this one falls below. Finds the least starts of all tasks that are left.
+    /// Returns a makespan that no schedule that begins like this one falls below.
+    /// It also computes the least starts of all tasks that are left.
     fn bound(&mut self, last: f64) -> f64 {
         let (arrays, count) = (self.arrays, self.arrays.devices);
         let mut bound = 0.0_f64;
@@ -278,12 +291,15 @@ impl<'a> Tree<'a> {
             occupied += price * free.max(last);
             total += price;
         }
-        // A device that does nothing more is free before the end, unless that is what it was busy until.
+        // The bound by area counts the time of each device from when it is free to the end of the
+        // schedule.
+        // So it holds only where no device is busy beyond that end.
         let area = if self.free.iter().all(|&free| free.max(last) <= bound) { (occupied + work) / total } else { 0.0 };
         bound.max(area)
     }
 
-    /// Was there a state with the same tasks done that is at no time worse? Else this one is remembered.
+    /// Tells whether a state with the same tasks done was seen that is worse in no respect, and
+    /// else remembers this state.
     fn is_dominated(&mut self, last: f64) -> bool {
         let count = self.arrays.devices;
         let waiting = |task: usize| self.arrays.after.of(task).iter().any(|&(next, _)| !self.is_done(next));
@@ -298,7 +314,7 @@ impl<'a> Tree<'a> {
                 .map(|task| self.slots[task].finish)
                 .fold(0.0, f64::max),
         );
-        // What is left of limits: less is worse.
+        // Of the limits, having less left is worse.
         state.extend((0..count).map(|device| -self.load.memory_left(device)));
         state.push(-self.load.energy_left());
         let known = self.seen.entry(key).or_default();

@@ -1,4 +1,4 @@
-//! Why a plan is as it is, and what else it could be.
+//! Explanations: why a plan is as it is, and which other plans there could be.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -7,88 +7,93 @@ use serde::Serialize;
 use crate::partition::seconds_between;
 use crate::{DeviceIndex, Effort, Error, Partitioning, Problem, Schedule, Slot, TaskId};
 
-/// What can be said of a plan. All times are estimates, by the costs of the problem.
+/// An explanation of a plan: its times, the reasons for them, and the alternatives.
+/// All times are estimates, by the costs of the problem.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Explanation {
-    /// Name of the strategy that made the plan.
+    /// The name of the strategy that made the plan.
     pub strategy: String,
-    /// Seconds of one run.
+    /// The seconds of one run.
     pub makespan: f64,
-    /// Seconds that no plan for this problem falls below.
+    /// The seconds that no plan for this problem falls below.
     pub bound: f64,
-    /// Seconds from one input of a stream to the next, at best.
+    /// The seconds from one input of a stream to the next, at best.
     pub period: f64,
-    /// Joules of one run, where tasks say what they spend.
+    /// The joules of one run, where tasks say what they spend.
     pub joules: Option<f64>,
-    /// What each device does.
+    /// The use of each device.
     pub devices: Vec<DeviceUse>,
-    /// In the plan's order.
+    /// The partitions, in the order of the plan.
     pub partitions: Vec<PartitionReason>,
-    /// What passes from one partition to another, on the same device or not.
+    /// The edges from one partition to another, on the same device or not.
     pub edges: Vec<PartitionEdge>,
-    /// What one run cannot do without, from the beginning to the end: none of it can take longer without the run taking longer.
+    /// The critical path from the beginning to the end of a run: none of its legs can take longer
+    /// without the run taking longer.
     pub critical_path: Vec<Leg>,
-    /// One for each edge between tasks on different devices, the longest first.
+    /// The transfers, one for each edge between tasks on different devices, the longest first.
     pub transfers: Vec<TransferPrice>,
-    /// Other placements, the quickest first: each partition moved to each other device, and everything on one device.
+    /// The other placements, the quickest first: each partition moved to each other device, and
+    /// everything on one device.
     pub alternatives: Vec<Alternative>,
 }
 
-/// What a device does in a run.
+/// The use of a device in a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DeviceUse {
-    /// Its id.
+    /// The id of the device.
     pub device: String,
-    /// How many tasks it runs.
+    /// The number of tasks that the device runs.
     pub tasks: usize,
-    /// Seconds that it is busy.
+    /// The seconds that the device is busy.
     pub busy: f64,
-    /// That, as a share of the makespan.
+    /// The busy seconds as a share of the makespan.
     pub share: f64,
-    /// Bytes that its tasks hold as long as the plan stands.
+    /// The bytes that the tasks of the device hold as long as the plan stands.
     pub memory: u64,
-    /// Bytes that they may hold; `None` where nothing limits them.
+    /// The bytes that the tasks may hold; `None` where nothing limits them.
     pub memory_limit: Option<u64>,
-    /// Seconds that everything would take on this device; `None` where it does not claim all tasks or has no room for them.
+    /// The seconds that everything would take on this device; `None` where the device does not
+    /// claim all tasks or has no room for them.
     pub alone: Option<f64>,
-    /// Why it cannot take everything, where it cannot.
+    /// The reason why the device cannot take everything, where it cannot.
     pub lacks: Option<String>,
 }
 
-/// Why a partition is where and when it is.
+/// The reasons why a partition is where and when it is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PartitionReason {
-    /// Its number in the plan.
+    /// The number of the partition in the plan.
     pub partition: usize,
-    /// Its device.
+    /// The device of the partition.
     pub device: String,
-    /// Its first and last task, and how many there are.
+    /// The first and the last task, and the number of tasks.
     pub tasks: (String, String, usize),
-    /// Seconds from the beginning.
+    /// The start, in seconds from the beginning.
     pub start: f64,
-    /// Seconds from the beginning.
+    /// The finish, in seconds from the beginning.
     pub finish: f64,
-    /// What it starts after.
+    /// The reason why the partition starts no earlier.
     pub waits_for: Wait,
-    /// Seconds by which it could finish later without the run taking longer.
+    /// The seconds by which the partition could finish later without the run taking longer.
     pub slack: f64,
-    /// What it would be like elsewhere.
+    /// The partition on each other device.
     pub elsewhere: Vec<Elsewhere>,
 }
 
-/// What keeps a partition from starting earlier.
+/// The reason why a partition starts no earlier.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wait {
-    /// Nothing: it starts at the beginning.
+    /// Nothing keeps the partition: it starts at the beginning.
     Nothing,
-    /// Its device, or one that shares its processor, busy with a partition.
+    /// The partition's device, or a device that shares its processor, is busy with the given
+    /// partition.
     Device(usize),
-    /// A value that a partition sends.
+    /// A value that another partition sends is awaited.
     Value {
-        /// The partition.
+        /// The partition that sends the value.
         from: usize,
-        /// Seconds that it is on its way.
+        /// The seconds that the value is on its way.
         transfer: f64,
     },
 }
@@ -96,13 +101,15 @@ pub enum Wait {
 /// A partition on another device.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Elsewhere {
-    /// The device.
+    /// The name of the device.
     pub device: String,
-    /// Seconds that its tasks take there; `None` where one of them is not claimed.
+    /// The seconds that the tasks of the partition take there; `None` where the device does not
+    /// claim one of them.
     pub seconds: Option<f64>,
-    /// Seconds of a run, were it there and all else as it is; `None` where that is not possible.
+    /// The seconds of a run with the partition there and everything else as it is; `None` where
+    /// that is not possible.
     pub makespan: Option<f64>,
-    /// Why it cannot be there.
+    /// The reason why the partition cannot be there.
     pub obstacle: Option<String>,
 }
 
@@ -112,9 +119,9 @@ pub struct Elsewhere {
 pub enum Leg {
     /// A partition runs.
     Partition {
-        /// Its number.
+        /// The number of the partition.
         partition: usize,
-        /// Seconds.
+        /// The seconds that the partition runs.
         seconds: f64,
     },
     /// A value is on its way.
@@ -123,49 +130,49 @@ pub enum Leg {
         from: usize,
         /// The partition that receives.
         to: usize,
-        /// Seconds.
+        /// The seconds that the transfer takes.
         seconds: f64,
     },
 }
 
-/// What passes between devices, and what it costs.
+/// A transfer between devices, and its cost.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct TransferPrice {
     /// The task that sends, and its device.
     pub from: (String, String),
     /// The task that receives, and its device.
     pub to: (String, String),
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Seconds.
+    /// The seconds that the transfer takes.
     pub seconds: f64,
-    /// Does the run wait for it?
+    /// Whether the run waits for the transfer.
     pub critical: bool,
 }
 
-/// All that passes from one partition to another.
+/// The values that pass from one partition to another, taken together.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct PartitionEdge {
     /// The partition that sends.
     pub from: usize,
     /// The partition that receives.
     pub to: usize,
-    /// Bytes of all values together.
+    /// The bytes of all values together.
     pub bytes: u64,
-    /// Seconds of the longest transfer; zero within a device.
+    /// The seconds of the longest transfer; zero within a device.
     pub seconds: f64,
 }
 
-/// Another placement.
+/// Another placement, and the time that it takes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Alternative {
-    /// What differs, in words.
+    /// The difference to the plan, in words.
     pub change: String,
-    /// Seconds of one run.
+    /// The seconds of one run.
     pub makespan: f64,
 }
 
-/// A plan as the partitions of a problem's tasks, and when each runs.
+/// A plan as the partitions of a problem's tasks, with the time at which each runs.
 struct Replay<'a> {
     problem: &'a Problem,
     partitions: Vec<Vec<TaskId>>,
@@ -215,7 +222,8 @@ impl<'a> Replay<'a> {
         tasks.map(|&task| self.problem.graph().known(task).seconds_on(device).ok_or(task)).sum()
     }
 
-    /// The transfers into a partition: what sends, and seconds. Those within a device take none.
+    /// Returns the transfers into a partition, each with the partition that sends and its seconds.
+    /// Transfers within a device take no time.
     fn arrivals(&self, partition: usize) -> impl Iterator<Item = (usize, f64)> {
         let graph = self.problem.graph();
         self.partitions[partition].iter().flat_map(move |&task| {
@@ -227,7 +235,8 @@ impl<'a> Replay<'a> {
         })
     }
 
-    /// Runs the partitions one after the other: each as soon as its device is free and all has arrived.
+    /// Runs the partitions one after the other, each as soon as its device is free and all of its
+    /// inputs have arrived, and returns the makespan.
     fn run(&mut self) -> f64 {
         let mut free = vec![0.0_f64; self.problem.devices().len()];
         let mut makespan = 0.0_f64;
@@ -245,7 +254,7 @@ impl<'a> Replay<'a> {
         makespan
     }
 
-    /// What a partition starts after.
+    /// Returns the reason why a partition starts no earlier.
     fn waits_for(&self, partition: usize) -> Wait {
         let start = self.start[partition];
         let close = |seconds: f64| seconds >= start - 1e-9 * start.abs();
@@ -261,7 +270,8 @@ impl<'a> Replay<'a> {
         ahead.map_or(Wait::Nothing, Wait::Device)
     }
 
-    /// From the end back to the beginning, along what each partition waits for.
+    /// Returns the critical path, found from the end back to the beginning along the partition or
+    /// value that each partition waits for.
     fn critical_path(&self) -> Vec<Leg> {
         let mut path = Vec::new();
         let mut at = (0..self.partitions.len()).max_by(|&a, &b| self.finish[a].total_cmp(&self.finish[b]));
@@ -282,7 +292,7 @@ impl<'a> Replay<'a> {
         path
     }
 
-    /// The latest that each partition can finish without the run taking longer.
+    /// Returns the latest time at which each partition can finish without the run taking longer.
     fn latest(&self, makespan: f64) -> Vec<f64> {
         let mut latest = vec![makespan; self.partitions.len()];
         let mut next_start: Vec<f64> = vec![makespan; self.problem.devices().len()];
@@ -298,7 +308,8 @@ impl<'a> Replay<'a> {
         latest
     }
 
-    /// A run with one partition on another device, and all else as it is.
+    /// Returns what a run would be with one partition on another device, and everything else as it
+    /// is.
     fn elsewhere(&mut self, partition: usize, device: DeviceIndex) -> Elsewhere {
         let devices = self.problem.devices();
         let name = |device: DeviceIndex| devices.get(device).map_or_else(String::new, |device| device.id.clone());
@@ -324,7 +335,7 @@ impl<'a> Replay<'a> {
         Elsewhere { device: name(device), seconds: Some(seconds), makespan, obstacle }
     }
 
-    /// Bytes that the tasks of a device hold.
+    /// Returns the bytes that the tasks of a device hold.
     fn memory(&self, device: DeviceIndex) -> u64 {
         let tasks = self.partitions.iter().zip(&self.device).filter(|(_, on)| **on == device);
         tasks.flat_map(|(tasks, _)| tasks).map(|&task| self.problem.graph().known(task).memory).sum()
@@ -345,11 +356,12 @@ impl<'a> Replay<'a> {
 }
 
 impl Explanation {
-    /// Explains a plan by the costs of a problem, be it the one that it was made for or one measured since. `effort` is what the lower bound
-    /// may take.
+    /// Explains a plan by the costs of a problem, which may be the problem that the plan was made
+    /// for or one with costs measured since.
+    /// `effort` limits the search for the lower bound.
     ///
     /// # Errors
-    /// [`Error::Plan`] where the plan is not one of the problem's tasks, devices and claims.
+    /// [`Error::Plan`] where the plan does not fit the problem's tasks, devices and claims.
     pub fn new(problem: &Problem, plan: &Partitioning, effort: Effort) -> Result<Self, Error> {
         let mut replay = Replay::new(problem, plan)?;
         let makespan = replay.finish.iter().copied().fold(0.0, f64::max);

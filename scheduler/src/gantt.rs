@@ -1,19 +1,19 @@
-//! A plan as a page: who does what when.
+//! A plan as a page: a chart of which device runs what at which time.
 
 use std::fmt::Write as _;
 
 use crate::explain::{Explanation, Leg, PartitionReason, Wait};
 
-/// Width of the chart, and heights of its rows and axis, in pixels.
+/// The width of the chart, its margins, and the heights of its rows, bars and axis, in pixels.
 const WIDTH: f64 = 1160.0;
 const LEFT: f64 = 150.0;
 const RIGHT: f64 = 48.0;
 const ROW: f64 = 54.0;
 const BAR: f64 = 30.0;
 const AXIS: f64 = 34.0;
-/// Pixels of a letter, to see whether a label fits.
+/// The width of a letter in pixels, to decide whether a label fits.
 const LETTER: f64 = 7.0;
-/// Rows of a table; more are only counted.
+/// The largest number of rows of a table; further rows are only counted.
 const MOST_ROWS: usize = 40;
 
 const STYLE: &str = "
@@ -34,7 +34,7 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; vertical-align: -1px; margin: 0 4px 0 12px; }
 ";
 
-/// Text as a page may hold it.
+/// Returns text with the characters escaped that HTML reserves.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for character in text.chars() {
@@ -50,7 +50,7 @@ fn escaped(text: &str) -> String {
     out
 }
 
-/// Seconds in a unit that suits them.
+/// Returns seconds as text, in a unit that suits their size.
 #[must_use]
 pub fn seconds_text(seconds: f64) -> String {
     match seconds.abs() {
@@ -61,13 +61,13 @@ pub fn seconds_text(seconds: f64) -> String {
     }
 }
 
-/// A difference of seconds, with its sign.
+/// Returns a difference of seconds as text, with its sign.
 #[must_use]
 pub fn difference_text(seconds: f64) -> String {
     format!("{}{}", if seconds >= 0.0 { "+" } else { "-" }, seconds_text(seconds.abs()))
 }
 
-/// Bytes in a unit that suits them.
+/// Returns bytes as text, in a unit that suits their size.
 #[must_use]
 pub fn bytes_text(bytes: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -84,8 +84,9 @@ pub fn bytes_text(bytes: u64) -> String {
 }
 
 impl Explanation {
-    /// The plan as one HTML page that needs nothing else: a Gantt chart of devices, partitions and transfers, and tables of reasons and
-    /// alternatives. `title` is for people, such as the model's name.
+    /// Returns the plan as one HTML page that needs no other file: a Gantt chart of devices,
+    /// partitions and transfers, and tables of reasons and alternatives.
+    /// `title` is for people, such as the model's name.
     #[must_use]
     pub fn to_html(&self, title: &str) -> String {
         let title = escaped(title);
@@ -169,7 +170,7 @@ impl Explanation {
                 seconds_text(seconds)
             );
         }
-        // Under the bars.
+        // Transfers are drawn first, so that they lie under the bars.
         for partition in &self.partitions {
             if let Wait::Value { from, transfer } = &partition.waits_for {
                 let Some(source) = self.partitions.get(*from).filter(|source| source.device != partition.device) else {
@@ -214,13 +215,14 @@ impl Explanation {
         page.push_str("</svg></div>\n");
     }
 
-    /// Who is busy with another partition while this one waits: its device, or the processor that both share.
+    /// Returns who is busy with another partition while this one waits: its device, or the
+    /// processor that both devices share.
     fn whose<'a>(&'a self, partition: &'a PartitionReason, ahead: usize) -> &'a str {
         let other = self.partitions.get(ahead).is_some_and(|ahead| ahead.device != partition.device);
         if other { "the processor that both share" } else { &partition.device }
     }
 
-    /// Why a partition is where and when it is, in a few sentences.
+    /// Returns the reason why a partition is where and when it is, in a few sentences.
     #[must_use]
     pub fn reason(&self, partition: &PartitionReason) -> String {
         let (first, last, count) = &partition.tasks;
@@ -311,7 +313,8 @@ impl Explanation {
         table(page, "Transfers, longest first", &columns, rows);
     }
 
-    /// The plan as a graph in Graphviz's language: partitions by device, and what passes between them.
+    /// Returns the plan as a graph in Graphviz's language: partitions by device, and the values
+    /// that pass between them.
     #[must_use]
     pub fn to_dot(&self, title: &str) -> String {
         let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " "));
@@ -346,7 +349,7 @@ impl Explanation {
     }
 }
 
-/// A table with a heading; columns of numbers stand to the right.
+/// Writes a table with a heading; columns of numbers are aligned to the right.
 fn table(page: &mut String, heading: &str, columns: &[(&str, bool)], rows: impl ExactSizeIterator<Item = Vec<String>>) {
     let count = rows.len();
     if count == 0 {

@@ -1,4 +1,4 @@
-//! What there is to do, and what passes along.
+//! Task graphs: the tasks to run and the bytes that pass between them.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashSet};
@@ -10,54 +10,57 @@ use petgraph::visit::EdgeRef;
 use crate::error::check_seconds;
 use crate::{DeviceIndex, Error};
 
-/// Number of a task in its [`TaskGraph`].
+/// The number of a task in its [`TaskGraph`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(pub usize);
 
 /// A piece of work that one device does without interruption.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Task {
-    /// How plans name it.
+    /// The name of the task in plans.
     pub name: String,
-    /// Seconds on each device; `None` where a device does not claim it.
+    /// The seconds that the task takes on each device; `None` where a device does not claim it.
     pub seconds: Vec<Option<f64>>,
-    /// Bytes that its device holds for it as long as the plan stands, such as weights.
+    /// The bytes that the task's device holds for it as long as the plan stands, such as weights.
     pub memory: u64,
-    /// Joules on each device, of which those that do not claim it are not looked at; empty where nothing is known.
+    /// The joules that the task spends on each device; empty where nothing is known.
+    /// The joules on a device that does not claim the task are ignored.
     pub joules: Vec<f64>,
-    /// The group of tiles that it belongs to; see [`Tiles`](crate::Tiles). `None` for what only its own device does.
+    /// The group of tiles that the task belongs to; see [`Tiles`](crate::Tiles).
+    /// It is `None` for a task that only its own device runs.
     pub tiles: Option<String>,
 }
 
 impl Task {
-    /// A task that holds no memory.
+    /// Creates a task that holds no memory.
     #[must_use]
     pub fn new(name: impl Into<String>, seconds: impl Into<Vec<Option<f64>>>) -> Self {
         Self { name: name.into(), seconds: seconds.into(), memory: 0, joules: Vec::new(), tiles: None }
     }
 
-    /// Sets the bytes that it holds.
+    /// Sets the bytes that the task holds.
     #[must_use]
     pub fn with_memory(mut self, bytes: u64) -> Self {
         self.memory = bytes;
         self
     }
 
-    /// Sets the joules that it spends on each device.
+    /// Sets the joules that the task spends on each device.
     #[must_use]
     pub fn with_energy(mut self, joules: impl Into<Vec<f64>>) -> Self {
         self.joules = joules.into();
         self
     }
 
-    /// Makes it a tile of a group: devices may take it from each other while the plan runs.
+    /// Makes the task a tile of a group: devices may take it from each other while the plan runs.
     #[must_use]
     pub fn with_tiles(mut self, group: impl Into<String>) -> Self {
         self.tiles = Some(group.into());
         self
     }
 
-    /// The joules that it spends at least, over the devices that claim it; zero where nothing is known.
+    /// Returns the least joules that the task can spend, over the devices that claim it; zero where
+    /// nothing is known.
     #[must_use]
     pub fn least_joules(&self) -> f64 {
         let claimed = self.joules.iter().zip(&self.seconds).filter(|(_, seconds)| seconds.is_some());
@@ -65,85 +68,88 @@ impl Task {
         if least.is_finite() { least } else { 0.0 }
     }
 
-    /// Seconds on a device; `None` where that does not claim it.
+    /// Returns the seconds of the task on a device; `None` where the device does not claim it.
     #[must_use]
     pub fn seconds_on(&self, device: DeviceIndex) -> Option<f64> {
         self.seconds.get(device.0).copied().flatten()
     }
 }
 
-/// Tasks and the bytes that pass between them: a directed acyclic graph, made by a [`TaskGraphBuilder`].
+/// Tasks and the bytes that pass between them: a directed acyclic graph, made by a
+/// [`TaskGraphBuilder`].
 #[derive(Clone, Debug)]
 pub struct TaskGraph {
     graph: DiGraph<Task, u64>,
     order: Vec<TaskId>,
     devices: usize,
-    /// See [`levels`](crate::levels).
+    /// The level of each task; see [`levels`](crate::levels).
     levels: Vec<usize>,
 }
 
 impl TaskGraph {
-    /// Starts a graph whose tasks have costs for so many devices.
+    /// Returns a builder of a graph whose tasks have costs for the given number of devices.
     #[must_use]
     pub fn builder(devices: usize) -> TaskGraphBuilder {
         TaskGraphBuilder { devices, tasks: Vec::new(), names: HashSet::new(), edges: BTreeMap::new() }
     }
 
-    /// For how many devices its tasks have costs.
+    /// Returns the number of devices that the tasks have costs for.
     #[must_use]
     pub fn devices(&self) -> usize {
         self.devices
     }
 
-    /// How many tasks there are.
+    /// Returns the number of tasks.
     #[must_use]
     pub fn len(&self) -> usize {
         self.graph.node_count()
     }
 
-    /// Is there nothing to do?
+    /// Tells whether the graph has no task.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All tasks with their numbers, in the order in which they were added.
+    /// Returns all tasks with their numbers, in the order in which they were added.
     pub fn tasks(&self) -> impl Iterator<Item = (TaskId, &Task)> {
         self.graph.node_weights().enumerate().map(|(index, task)| (TaskId(index), task))
     }
 
-    /// A task, where the number is one of this graph's.
+    /// Returns a task, where the number is one of this graph's.
     #[must_use]
     pub fn get(&self, id: TaskId) -> Option<&Task> {
         self.graph.node_weight(NodeIndex::new(id.0))
     }
 
-    /// All tasks, each behind those that feed it and otherwise in the order in which they were added.
+    /// Returns the numbers of all tasks, each behind the tasks that feed it and otherwise in the
+    /// order in which they were added.
     #[must_use]
     pub fn order(&self) -> &[TaskId] {
         &self.order
     }
 
-    /// All edges: from, to, bytes.
+    /// Returns all edges: the sending task, the receiving task and the bytes.
     pub fn edges(&self) -> impl Iterator<Item = (TaskId, TaskId, u64)> {
         self.graph
             .edge_references()
             .map(|edge| (TaskId(edge.source().index()), TaskId(edge.target().index()), *edge.weight()))
     }
 
-    /// The tasks that feed a task, with the bytes that it gets from each.
+    /// Returns the tasks that feed a task, with the bytes that it gets from each.
     pub fn predecessors(&self, id: TaskId) -> impl Iterator<Item = (TaskId, u64)> {
         let edges = self.graph.edges_directed(NodeIndex::new(id.0), Direction::Incoming);
         edges.map(|edge| (TaskId(edge.source().index()), *edge.weight()))
     }
 
-    /// The tasks that a task feeds, with the bytes that each gets.
+    /// Returns the tasks that a task feeds, with the bytes that each gets.
     pub fn successors(&self, id: TaskId) -> impl Iterator<Item = (TaskId, u64)> {
         let edges = self.graph.edges_directed(NodeIndex::new(id.0), Direction::Outgoing);
         edges.map(|edge| (TaskId(edge.target().index()), *edge.weight()))
     }
 
-    /// All tasks, each behind those that feed it: of those that could come next, the one with the least key does.
+    /// Returns the numbers of all tasks, each behind the tasks that feed it.
+    /// Of the tasks that could come next, the one with the least key comes first.
     pub(crate) fn order_by<K: Ord>(&self, key: impl Fn(TaskId) -> K) -> Vec<TaskId> {
         let ids = || (0..self.len()).map(TaskId);
         let entry = |id| Reverse((key(id), id));
@@ -162,18 +168,19 @@ impl TaskGraph {
         order
     }
 
-    /// How many groups of tiles lie before a task; what is on different levels is not joined in one partition.
+    /// Returns the level of a task: the number of groups of tiles that lie before it.
+    /// Tasks of different levels are not joined in one partition.
     pub(crate) fn level(&self, id: TaskId) -> usize {
         self.levels.get(id.0).copied().unwrap_or(0)
     }
 
-    /// A task that is known to be one of this graph's.
+    /// Returns a task that is known to be one of this graph's.
     pub(crate) fn known(&self, id: TaskId) -> &Task {
         &self.graph[NodeIndex::new(id.0)]
     }
 }
 
-/// Takes tasks and edges, checking each, and makes a [`TaskGraph`] of them.
+/// A builder that takes tasks and edges, checks each, and makes a [`TaskGraph`] of them.
 #[derive(Clone, Debug)]
 pub struct TaskGraphBuilder {
     devices: usize,
@@ -183,14 +190,17 @@ pub struct TaskGraphBuilder {
 }
 
 impl TaskGraphBuilder {
-    /// How many tasks or edges there may be.
+    /// The largest number of tasks, and of edges, that a graph may have.
     pub const LIMIT: usize = u32::MAX as usize - 1;
 
     /// Adds a task.
     ///
     /// # Errors
-    /// [`Error::NoDevice`]; [`Error::CostRow`] unless there is one cost for each device, and one energy if any; [`Error::Number`] for a
-    /// cost or an energy that is negative, infinite or not a number; [`Error::Unclaimed`] where all are `None`; [`Error::DuplicateTask`] where another has its name.
+    /// [`Error::NoDevice`] where the graph is for no device; [`Error::CostRow`] unless there is one
+    /// cost for each device, and either one energy for each device or none at all;
+    /// [`Error::Number`] for a cost or an energy that is negative, infinite or not a number;
+    /// [`Error::Unclaimed`] where all costs are `None`; [`Error::TooMany`] beyond
+    /// [`TaskGraphBuilder::LIMIT`]; [`Error::DuplicateTask`] where another task has the same name.
     pub fn task(&mut self, task: Task) -> Result<TaskId, Error> {
         if self.devices == 0 {
             return Err(Error::NoDevice);
@@ -225,11 +235,14 @@ impl TaskGraphBuilder {
         Ok(TaskId(self.tasks.len() - 1))
     }
 
-    /// Lets bytes pass from one task to another; zero where one only has to wait for the other. The bytes of edges between the same two
-    /// tasks add up.
+    /// Adds an edge that passes bytes from one task to another; zero bytes where one only has to
+    /// wait for the other.
+    /// The bytes of edges between the same two tasks add up.
     ///
     /// # Errors
-    /// [`Error::UnknownTask`]; [`Error::Cycle`] where both are one task; [`Error::Overflow`] where the sum is.
+    /// [`Error::UnknownTask`] for a task of another graph; [`Error::Cycle`] where both are one
+    /// task; [`Error::TooMany`] beyond [`TaskGraphBuilder::LIMIT`]; [`Error::Overflow`] where the
+    /// sum of the bytes overflows.
     pub fn edge(&mut self, from: TaskId, to: TaskId, bytes: u64) -> Result<(), Error> {
         let count = self.tasks.len();
         for id in [from, to] {
@@ -248,10 +261,10 @@ impl TaskGraphBuilder {
         Ok(())
     }
 
-    /// The graph.
+    /// Returns the graph of all tasks and edges that were added.
     ///
     /// # Errors
-    /// [`Error::Cycle`], naming a task on it; a group of tiles counts as one task.
+    /// [`Error::Cycle`], naming a task on the cycle; a group of tiles counts as one task.
     pub fn build(self) -> Result<TaskGraph, Error> {
         let mut graph = DiGraph::with_capacity(self.tasks.len(), self.edges.len());
         for task in self.tasks {

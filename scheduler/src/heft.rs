@@ -3,14 +3,18 @@
 use crate::list::{Draft, upward_ranks};
 use crate::{Error, Partitioner, Problem, Schedule};
 
-/// Takes tasks by descending upward rank, which is the length of the longest way from a task to the end at mean costs, and gives each to the
-/// device on which it finishes first, in an idle span between others where one is long enough.
+/// The HEFT strategy: it takes tasks by descending upward rank and gives each to the device on
+/// which it finishes first, in an idle span between other tasks where one is long enough.
+/// The upward rank is the length of the longest way from a task to the end at mean costs.
 ///
-/// Topcuoglu, Hariri and Wu, "Performance-effective and low-complexity task scheduling for heterogeneous computing", IEEE Transactions on
-/// Parallel and Distributed Systems 13(3), 2002. Means are over the devices that claim a task and the links that there are. Beyond the
-/// paper, a device is passed over where its memory is full, or where it would leave another task without a way to its neighbours.
+/// The source is Topcuoglu, Hariri and Wu, "Performance-effective and low-complexity task
+/// scheduling for heterogeneous computing", IEEE Transactions on Parallel and Distributed Systems
+/// 13(3), 2002.
+/// Means are over the devices that claim a task and over the existing links.
+/// Beyond the paper, a device is passed over where its memory is full, or where choosing it would
+/// leave another task without a way to its neighbours.
 ///
-/// Takes O(e·p) for e edges and p devices, besides the search of idle spans.
+/// It takes O(e·p) time for e edges and p devices, besides the search of idle spans.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heft;
 
@@ -28,8 +32,9 @@ impl Partitioner for Heft {
     }
 }
 
-/// The tasks by descending upward rank. Where tasks take no time, ranks are equal to those of their successors, and the topological order
-/// decides: each task comes behind those that feed it.
+/// Returns the tasks by descending upward rank.
+/// Where tasks take no time, ranks are equal to those of their successors, and the topological
+/// order decides: each task comes behind the tasks that feed it.
 pub(crate) fn by_rank(problem: &Problem) -> Vec<usize> {
     let ranks = upward_ranks(problem);
     let mut order = problem.arrays().order.clone();
@@ -42,7 +47,8 @@ mod tests {
     use super::*;
     use crate::{DeviceIndex, DeviceSpec, Devices, Link, Task, TaskGraph, TaskId};
 
-    /// The example of the paper: costs of ten tasks on three processors, and seconds between them.
+    /// Returns the example of the paper: costs of ten tasks on three processors, and seconds
+    /// between them.
     fn paper() -> Problem {
         const COSTS: [[u8; 3]; 10] = [
             [14, 16, 9],
@@ -143,7 +149,8 @@ mod tests {
         assert!(matches!(error, Error::OutOfMemory { bytes: 10, .. }), "{error}");
     }
 
-    /// Two GPUs that only the CPU reaches. Each of the first two tasks would be fastest on a GPU of its own, and the third, which reads
+    /// Checks a problem of two GPUs that only the CPU reaches.
+    /// Each of the first two tasks would be fastest on a GPU of its own, and the third, which reads
     /// both, runs on GPUs only.
     #[test]
     fn no_task_is_cut_off_where_links_are_missing() {

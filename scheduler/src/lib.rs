@@ -1,8 +1,10 @@
-//! Decides which device runs which task, and when: graphs and costs in, plans and reasons out.
+//! The scheduler: it decides which device runs which task, and when.
+//! It takes graphs and costs, and returns plans and the reasons for them.
 //!
-//! It knows no backend, no model format and no thread.
-//! A [`TaskGraph`] says what there is to do and what passes along its edges; [`Devices`] says on
-//! what and over which links; together they are a [`Problem`].
+//! It depends on no backend and no model format, and starts no thread.
+//! A [`TaskGraph`] holds the tasks and the bytes that pass along its edges.
+//! [`Devices`] holds the devices that run the tasks, and the links between the devices.
+//! Together they are a [`Problem`].
 //! A [`Partitioner`] finds a [`Schedule`], and a [`Partitioning`] is that schedule as a session
 //! replays it: partitions, transfers and estimates, as JSON.
 //! An [`Explanation`] says why a plan is as it is.
@@ -10,12 +12,13 @@
 //! | strategy | what it minimises | how |
 //! |---|---|---|
 //! | [`Heft`], [`Peft`], [`Cpop`], [`Lookahead`] | makespan | list scheduling, in milliseconds |
-//! | [`LatencyAware`] | makespan | the best of those and of tabu search within an [`Effort`]; the default |
-//! | [`Cautious`] | as the strategy in it | leaves the fastest device only for gains larger than what estimates are off by |
+//! | [`LatencyAware`] | makespan | the best of the list schedulers' schedules, improved by tabu search within an [`Effort`]; the default |
+//! | [`Cautious`] | as the strategy in it | leaves the fastest device only for a gain larger than the error of the estimates |
 //! | [`Exact`] | makespan | branch and bound, with a proof, for small graphs |
 //! | [`Throughput`] | period of a stream | stages by dynamic programming, then local search |
 //!
-//! Where nothing passes between tasks, an [`Assignment`] balances load within budgets, with a bound.
+//! Where nothing passes between tasks, an [`Assignment`] balances load within budgets and proves a
+//! lower bound.
 //!
 //! ```
 //! use hetero_scheduler::{DeviceSpec, Devices, Heft, Link, Partitioner, Partitioning, Problem, Task, TaskGraph};
@@ -40,7 +43,8 @@
 //! # Ok::<(), hetero_scheduler::Error>(())
 //! ```
 //!
-//! Another strategy is another [`Partitioner`]; those outside this crate report what they cannot do as [`Error::Strategy`].
+//! Another strategy is another implementation of [`Partitioner`].
+//! A strategy outside this crate reports the problems that it cannot solve as [`Error::Strategy`].
 
 #![forbid(unsafe_code)]
 

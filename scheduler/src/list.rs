@@ -7,21 +7,22 @@ use crate::load::Load;
 use crate::timetable::Timetable;
 use crate::{DeviceIndex, Error, Problem, Schedule, Slot, TaskId};
 
-/// A schedule in the making. A device is passed over where its memory is full, where it spends more energy than the budget has left, or where
-/// it would leave another task without a way to its neighbours.
+/// A schedule in the making.
+/// A device is passed over where its memory is full, where it spends more energy than the budget
+/// has left, or where choosing it would leave another task without a way to its neighbours.
 pub(crate) struct Draft<'a> {
     problem: &'a Problem,
     arrays: &'a Arrays,
     domains: Domains<'a>,
     load: Load<'a>,
-    /// By processor.
+    /// The timetable of each processor.
     timetables: Vec<Timetable>,
     slots: Vec<Slot>,
     options: Vec<(f64, Slot)>,
 }
 
 impl<'a> Draft<'a> {
-    /// With nothing placed yet.
+    /// Creates a draft with no task placed.
     ///
     /// # Errors
     /// [`Error::Unreachable`] where links are missing so that there is no schedule at all.
@@ -38,29 +39,32 @@ impl<'a> Draft<'a> {
         })
     }
 
-    /// When everything that a task waits for has arrived on a device. Those that feed it have their slots.
+    /// Returns the time at which everything that a task waits for has arrived on a device.
+    /// The tasks that feed it have their slots already.
     pub(crate) fn ready(&self, task: usize, device: usize) -> f64 {
         let feeding = self.arrays.before.of(task).iter();
         feeding.map(|&(feeding, bytes)| self.arrival(feeding, device, bytes)).fold(0.0, f64::max)
     }
 
-    /// When what a task that has its slot sends arrives on a device.
+    /// Returns the time at which the output of a task that has its slot arrives on a device.
     pub(crate) fn arrival(&self, from: usize, device: usize, bytes: f64) -> f64 {
         let source = self.slots[from];
         source.finish + self.arrays.transfer(source.device.0, device, bytes)
     }
 
-    /// The first slot for a task on a device, in an idle span between others where one is long enough.
+    /// Returns the first slot for a task on a device, in an idle span between other tasks where one
+    /// is long enough.
     pub(crate) fn earliest(&self, task: usize, device: usize, ready: f64) -> Slot {
         let seconds = self.arrays.seconds(task, device);
         let start = self.timetables[self.arrays.processor[device]].earliest(ready, seconds);
         Slot { device: DeviceIndex(device), start, finish: start + seconds }
     }
 
-    /// Gives a task the slot with the least key, among the earliest on each device. Of equal ones, that on the device with the lower number.
+    /// Gives a task the slot with the least key, among the earliest slots on each device.
+    /// Of slots with equal keys it takes the one on the device with the lower number.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`] or [`Error::Unreachable`] where no device is left for it.
+    /// [`Error::OutOfMemory`] or [`Error::Unreachable`] where no device is left for the task.
     pub(crate) fn place(&mut self, task: usize, key: impl Fn(&Self, &Slot) -> f64) -> Result<Slot, Error> {
         let id = TaskId(task);
         let mut options = std::mem::take(&mut self.options);
@@ -80,7 +84,7 @@ impl<'a> Draft<'a> {
                 options.push((key(self, &slot), slot));
             }
         }
-        // Stable.
+        // The sort is stable, so the lower device number comes first among equal keys.
         options.sort_by(|(a, _), (b, _)| a.total_cmp(b));
         let chosen = options.iter().map(|(_, slot)| *slot).find(|slot| self.domains.fix(id, slot.device));
         self.options = options;
@@ -98,24 +102,27 @@ impl<'a> Draft<'a> {
         Ok(slot)
     }
 
-    /// Gives a task its earliest slot on a device, where that can have it; else the one in which it finishes first.
+    /// Gives a task its earliest slot on the device `home`, where that can have it; else the slot
+    /// in which it finishes first.
     ///
     /// # Errors
-    /// As [`Draft::place`].
+    /// The errors of [`Draft::place`].
     pub(crate) fn place_at(&mut self, task: usize, home: usize) -> Result<Slot, Error> {
-        // Before every other device, however late.
+        // The home comes before every other device, however late its slot is.
         self.place(task, |_, slot| if slot.device.0 == home { f64::NEG_INFINITY } else { slot.finish })
     }
 
-    /// The schedule, once all tasks are placed.
+    /// Returns the schedule, once all tasks are placed.
     pub(crate) fn finish(self) -> Schedule {
         Schedule::new(self.slots)
     }
 }
 
-/// Takes tasks as they become ready: of those that are, the one with the greatest priority.
+/// Returns the tasks in the order in which they are taken: of the tasks that are ready, the one
+/// with the greatest priority comes first.
 pub(crate) fn by_priority(arrays: &Arrays, priority: &[f64]) -> Vec<usize> {
-    /// Greatest priority first, then the task that was added first.
+    /// A ready task with its priority; the greatest priority comes first, and of equal ones the
+    /// task that was added first.
     #[derive(PartialEq)]
     struct Ready(f64, usize);
     impl Eq for Ready {}
@@ -145,10 +152,11 @@ pub(crate) fn by_priority(arrays: &Arrays, priority: &[f64]) -> Vec<usize> {
     order
 }
 
-/// In HEFT's order, each task at its home where that can have it.
+/// Returns the schedule with the tasks taken in HEFT's order, and each task at its home where that
+/// can have it.
 ///
 /// # Errors
-/// As [`Draft::place`].
+/// The errors of [`Draft::place`].
 pub(crate) fn at_homes(problem: &Problem, home: impl Fn(usize) -> usize) -> Result<Schedule, Error> {
     let mut draft = Draft::new(problem)?;
     for task in by_rank(problem) {
@@ -157,7 +165,8 @@ pub(crate) fn at_homes(problem: &Problem, home: impl Fn(usize) -> usize) -> Resu
     Ok(draft.finish())
 }
 
-/// Upward ranks: the length of the longest way from each task to the end, at mean costs.
+/// Returns the upward ranks: the length of the longest way from each task to the end, at mean
+/// costs.
 pub(crate) fn upward_ranks(problem: &Problem) -> Vec<f64> {
     let arrays = problem.arrays();
     let mut ranks = vec![0.0; arrays.tasks];
@@ -168,7 +177,8 @@ pub(crate) fn upward_ranks(problem: &Problem) -> Vec<f64> {
     ranks
 }
 
-/// Downward ranks: the length of the longest way from the beginning to each task, at mean costs and without the task itself.
+/// Returns the downward ranks: the length of the longest way from the beginning to each task, at
+/// mean costs and without the task itself.
 pub(crate) fn downward_ranks(problem: &Problem) -> Vec<f64> {
     let arrays = problem.arrays();
     let mut ranks = vec![0.0; arrays.tasks];
@@ -183,10 +193,10 @@ pub(crate) fn downward_ranks(problem: &Problem) -> Vec<f64> {
     ranks
 }
 
-/// The mean over the devices that claim a task.
+/// Returns the mean seconds of a task over the devices that claim it.
 pub(crate) fn mean_seconds(arrays: &Arrays, task: usize) -> f64 {
     let claims = || arrays.row(task).iter().filter(|seconds| seconds.is_finite());
-    // Each divided before the sum, which cannot overflow then.
+    // Each cost is divided before the sum, so that the sum cannot overflow.
     let count = claims().count().max(1) as f64;
     claims().map(|seconds| seconds / count).sum()
 }

@@ -1,15 +1,19 @@
-//! HEFT that looks at the tasks behind the one that it places.
+//! HEFT that also looks at the tasks behind the task that it places.
 
 use crate::heft::by_rank;
 use crate::list::Draft;
 use crate::{Error, Partitioner, Problem, Schedule, Slot};
 
-/// Takes tasks in HEFT's order, and gives each to the device for which the last of the tasks that it feeds finishes first, were each of those placed next where
-/// it finishes first.
+/// The lookahead strategy: it takes tasks in HEFT's order, and gives each to the device for which
+/// the last of the tasks that it feeds finishes first, if each of these were placed next where it
+/// finishes first.
 ///
-/// Bittencourt, Sakellariou and Madeira, "DAG scheduling using a lookahead variant of the heterogeneous earliest finish time algorithm", 18th Euromicro
-/// Conference on Parallel, Distributed and Network-based Processing, 2010. The tasks behind are looked at one by one: they do not get in each
-/// other's way. Takes O(e·d·p²) for e edges, p devices and d tasks that feed another at most, besides the search of idle spans.
+/// The source is Bittencourt, Sakellariou and Madeira, "DAG scheduling using a lookahead variant of
+/// the heterogeneous earliest finish time algorithm", 18th Euromicro Conference on Parallel,
+/// Distributed and Network-based Processing, 2010.
+/// The tasks behind are looked at one by one, as if they did not get in each other's way.
+/// It takes O(e·d·p²) time for e edges, p devices and at most d tasks that feed another, besides
+/// the search of idle spans.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lookahead;
 
@@ -33,7 +37,8 @@ impl Partitioner for Lookahead {
                         if !ready.is_finite() || !arrays.seconds(next, device).is_finite() {
                             return f64::INFINITY;
                         }
-                        // On the same device, `ready` is behind this slot: whatever span is free from there on stays so.
+                        // On the same device, `ready` is behind this slot, so the spans that are
+                        // free from `ready` on stay free.
                         draft.earliest(next, device, ready).finish
                     };
                     (0..arrays.devices).map(on).fold(f64::INFINITY, f64::min)

@@ -1,4 +1,4 @@
-//! The best bound within an effort: cases by the devices of a few tasks.
+//! The best lower bound within an effort, found by cases over the devices of a few tasks.
 
 use std::cmp::Ordering;
 use std::collections::BinaryHeap;
@@ -7,7 +7,8 @@ use crate::arrays::Arrays;
 use crate::bounds::{Bounds, PROOF};
 use crate::search::Remaining;
 
-/// A case: tasks that run on certain devices, and what no schedule of that kind falls below.
+/// A case: a choice of devices for some tasks, and a bound that no schedule of that kind falls
+/// below.
 struct Case {
     bound: f64,
     allowed: Vec<bool>,
@@ -26,14 +27,16 @@ impl PartialOrd for Case {
     }
 }
 impl Ord for Case {
-    /// The least bound is the greatest, for a heap.
+    /// Orders cases by descending bound, so that a heap returns the least bound first.
     fn cmp(&self, other: &Self) -> Ordering {
         other.bound.total_cmp(&self.bound)
     }
 }
 
-/// A makespan that no schedule falls below; `high` is that of one. Where the effort allows, it distinguishes cases: on which devices those tasks run
-/// whose values are the heaviest. The least bound of all cases holds for the problem.
+/// Returns a makespan that no schedule falls below; `high` is the makespan of a known schedule.
+/// As far as the effort allows, it distinguishes cases by the devices of the tasks with the
+/// heaviest transfers.
+/// The least bound of all cases holds for the problem.
 pub(crate) fn lower_bound(arrays: &Arrays, high: f64, remaining: &mut Remaining) -> f64 {
     let bounds = Bounds::new(arrays);
     let all = bounds.all();
@@ -74,7 +77,8 @@ pub(crate) fn lower_bound(arrays: &Arrays, high: f64, remaining: &mut Remaining)
     closed
 }
 
-/// How much of what passes between tasks each of them sends or gets.
+/// Returns the weight of each task: the seconds of the slowest transfer of each value that it sends
+/// or receives, added up.
 fn weights(arrays: &Arrays) -> Vec<f64> {
     let far = |bytes: f64| {
         let pairs = (0..arrays.devices).flat_map(|from| (0..arrays.devices).map(move |to| (from, to)));
@@ -88,7 +92,7 @@ fn weights(arrays: &Arrays) -> Vec<f64> {
     (0..arrays.tasks).map(of).collect()
 }
 
-/// Pairs of devices that can change places without changing the problem.
+/// Returns the pairs of devices that can change places without changing the problem.
 fn twins(arrays: &Arrays) -> Vec<bool> {
     let count = arrays.devices;
     let same_link = |a: (usize, usize), b: (usize, usize)| {
@@ -100,7 +104,8 @@ fn twins(arrays: &Arrays) -> Vec<bool> {
     let mut twins = vec![false; count * count];
     for a in 0..count {
         for b in 0..count {
-            // What shares its processor is told apart by whom it shares it with.
+            // A device that shares its processor is no twin, because the devices that it shares
+            // with tell it apart.
             let shares = |device: usize| {
                 (0..count).any(|other| other != device && arrays.processor[other] == arrays.processor[device])
             };

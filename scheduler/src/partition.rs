@@ -1,48 +1,63 @@
-//! Cuts a schedule into partitions.
+//! The cut of a schedule into partitions.
 //!
-//! A partition is compiled and run as a whole: it starts when all that feeds it from elsewhere has arrived, and what it passes on leaves when
-//! its last task has finished. Few partitions are good, since each costs a launch and hides fusions from its device. Two things can go
-//! wrong where tasks are joined: partitions may wait for each other in a circle, and what was parallel may become serial.
+//! A partition is compiled and run as a whole.
+//! It starts when everything that feeds it from elsewhere has arrived, and its results leave when
+//! its last task has finished.
+//! Few partitions are good, since each costs a launch and hides fusions from its device.
+//! Two things can go wrong where tasks are joined: partitions may wait for each other in a circle,
+//! and work that was parallel may become serial.
 //!
-//! The cut avoids both at once. It first brings the tasks into a linear order by start, in which each stands behind those that feed it, and
-//! starts each as early as order and devices allow. Then it walks along that order and appends each task to the last partition of its
-//! device where the *rule* still holds, and else opens a partition. The rule, for all edges from a partition X to a partition Y on another
-//! device: X finishes early enough for its transfer to arrive before Y starts. A partition starts with its first task and finishes with its
-//! last, so this keeps every start of the schedule: the makespan does not grow. And as no partition starts before those that feed it have
-//! finished, there is no cycle; where times are equal, because tasks and transfers take none, positions in the linear order decide.
+//! The cut avoids both at once.
+//! It first brings the tasks into a linear order by start, in which each task stands behind the
+//! tasks that feed it, and starts each as early as the order and the devices allow.
+//! Then it walks along that order and appends each task to the last partition of its device where
+//! the *rule* still holds, and else opens a partition.
+//! The rule holds for all edges from a partition X to a partition Y on another device: X finishes
+//! early enough for its transfer to arrive before Y starts.
+//! A partition starts with its first task and finishes with its last, so this keeps every start of
+//! the schedule: the makespan does not grow.
+//! No partition starts before the partitions that feed it have finished, so there is no cycle.
+//! Where times are equal, because tasks and transfers take no time, positions in the linear order
+//! decide.
 //!
-//! A tile is a partition of its own, so that another device may take it, and what feeds a group of tiles does not join what reads it
-//! ([`levels`](crate::levels)). Level comes before start in the linear order, as a session too begins a group as a whole; where the schedule began tiles
-//! earlier, or what reads them, this may lengthen the makespan.
+//! A tile is a partition of its own, so that another device may take it.
+//! A task that feeds a group of tiles does not join a task that reads the group
+//! ([`levels`](crate::levels)).
+//! The level comes before the start in the linear order, as a session too begins a group as a
+//! whole.
+//! Where the schedule began tiles, or the tasks that read them, earlier, this may lengthen the
+//! makespan.
 //!
-//! Takes O(e + v log v) for v tasks and e edges. The cut is greedy: it does not always find the fewest partitions that the rule allows, and it
-//! does not trade slack that the makespan would leave for fewer of them.
+//! The cut takes O(e + v log v) time for v tasks and e edges.
+//! It is greedy: it does not always find the fewest partitions that the rule allows, and it does
+//! not trade slack that the makespan would leave for fewer partitions.
 
 use crate::{DeviceIndex, Problem, Schedule, TaskId};
 
-/// Tasks that one device runs as a whole, in the order in which it does.
+/// A partition in the making: tasks that one device runs as a whole, in the order in which it runs
+/// them.
 pub(crate) struct Group {
     pub(crate) device: DeviceIndex,
     pub(crate) tasks: Vec<TaskId>,
     first: Moment,
     last: Moment,
-    /// What `last` has to lie before, for transfers to arrive in time.
+    /// The moment that `last` has to lie before, for transfers to arrive in time.
     deadline: Moment,
 }
 
 impl Group {
-    /// Seconds from the beginning.
+    /// Returns the start, in seconds from the beginning.
     pub(crate) fn start(&self) -> f64 {
         self.first.seconds
     }
 
-    /// Seconds from the beginning.
+    /// Returns the finish, in seconds from the beginning.
     pub(crate) fn finish(&self) -> f64 {
         self.last.seconds
     }
 }
 
-/// A time, and among equal times a position in the linear order of the tasks.
+/// A moment: a time, and among equal times a position in the linear order of the tasks.
 #[derive(Clone, Copy)]
 struct Moment {
     seconds: f64,
@@ -65,7 +80,7 @@ impl Moment {
     }
 }
 
-/// The partitions of a valid schedule, each behind those that feed it.
+/// Returns the partitions of a valid schedule, each behind the partitions that feed it.
 pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
     let graph = problem.graph();
     let order = by_start(problem, schedule);
@@ -98,7 +113,8 @@ pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
             open[processor.0] = Some(index);
         }
         group_of[id.0] = index;
-        // Those that are still to come start no earlier than on their own; should they join an earlier group, the deadline follows.
+        // The tasks that read this one are still to come, and start no earlier than on their own.
+        // Where one joins a group that starts earlier, the deadline is lowered then.
         let ahead = graph.successors(id).filter(|&(to, _)| device_of(to) != device);
         let deadline = ahead.map(|(to, bytes)| starts[to.0].0.earlier_by(transfer(id, to, bytes)));
         let group = &mut groups[index];
@@ -115,12 +131,14 @@ pub(crate) fn cut(problem: &Problem, schedule: &Schedule) -> Vec<Group> {
     groups
 }
 
-/// Seconds of a transfer of a valid schedule, whose edges all have a way.
+/// Returns the seconds of a transfer of a valid schedule, in which a value only passes between
+/// linked devices.
 pub(crate) fn seconds_between(problem: &Problem, from: DeviceIndex, to: DeviceIndex, bytes: u64) -> f64 {
     problem.devices().seconds(from, to, bytes).unwrap_or(0.0)
 }
 
-/// The tasks by start, each behind those that feed it even where times are equal or off by a rounding error.
+/// Returns the tasks by start, each behind the tasks that feed it even where times are equal or off
+/// by a rounding error.
 pub(crate) fn by_start(problem: &Problem, schedule: &Schedule) -> Vec<TaskId> {
     let mut rank = vec![0; problem.graph().len()];
     for (index, &id) in problem.graph().order().iter().enumerate() {
@@ -128,14 +146,16 @@ pub(crate) fn by_start(problem: &Problem, schedule: &Schedule) -> Vec<TaskId> {
     }
     problem.graph().order_by(|id| {
         let slot = schedule.slots()[id.0];
-        // The bits of floats that are not negative are ordered as these are; the sum makes a positive zero of a negative one.
-        // A session begins a group of tiles when all that feeds it is done, and what reads it when all of it is.
+        // The bits of non-negative floats are in the same order as the floats; the sum turns a
+        // negative zero into a positive one.
+        // A session begins a group of tiles when everything that feeds the group is done, and the
+        // tasks that read it when all of the group is done.
         let level = problem.graph().level(id);
         (level, (slot.start + 0.0).to_bits(), (slot.finish + 0.0).to_bits(), rank[id.0])
     })
 }
 
-/// For each task, when it starts and finishes if its device keeps to the order.
+/// Returns the moments at which each task starts and finishes if its device keeps to the order.
 fn earliest_starts(problem: &Problem, schedule: &Schedule, order: &[TaskId]) -> Vec<(Moment, Moment)> {
     let graph = problem.graph();
     let mut free = vec![0.0_f64; problem.devices().len()];
@@ -159,7 +179,9 @@ mod tests {
     use super::*;
     use crate::{DeviceSpec, Devices, Heft, Link, Partitioner, Slot, Task, TaskGraph};
 
-    /// Tasks as (device, seconds) and edges without bytes, over links with the given latency; scheduled by HEFT, which has no choice.
+    /// Returns the partitions of tasks, given as (device, seconds), and of edges without bytes,
+    /// over links with the given latency.
+    /// HEFT schedules the tasks and has no choice.
     fn groups(latency: f64, tasks: &[(usize, f64)], edges: &[(usize, usize)]) -> Vec<(usize, Vec<usize>)> {
         let devices =
             Devices::uniform(["a", "b"].map(DeviceSpec::new), Link { latency, bandwidth: f64::INFINITY }).unwrap();
@@ -191,7 +213,8 @@ mod tests {
         assert_eq!(groups(1.0, &tasks, &[(0, 1), (1, 2), (2, 3), (3, 4)]), expected);
     }
 
-    /// Joined, 0 and 2 would be a circle with 1; apart, they are none even where nothing takes any time.
+    /// Checks that there is no circle: joined, tasks 0 and 2 would wait for task 1 in a circle;
+    /// apart, they do not, even where nothing takes any time.
     #[test]
     fn no_circle_even_where_nothing_takes_time() {
         let expected = [(0, vec![0]), (1, vec![1]), (0, vec![2])];
@@ -199,21 +222,24 @@ mod tests {
         assert_eq!(groups(1.0, &[(0, 1.0), (1, 1.0), (0, 1.0)], &[(0, 1), (1, 2), (0, 2)]), expected);
     }
 
-    /// 1 could run in one partition with 0, and 2 would then start a second later.
+    /// Checks a task that is not joined: task 1 could run in one partition with task 0, and task 2
+    /// would then start a second later.
     #[test]
     fn what_is_parallel_stays_parallel() {
         let expected = [(0, vec![0]), (0, vec![1]), (1, vec![2])];
         assert_eq!(groups(0.5, &[(0, 1.0), (0, 1.0), (1, 9.0)], &[(0, 1), (0, 2)]), expected);
     }
 
-    /// Here, 2 gets its other input so late that it does not wait for 1.
+    /// Checks a wait that costs nothing: task 3 occupies the device of task 2 for so long that task
+    /// 2 does not wait for task 1.
     #[test]
     fn a_wait_that_hurts_nobody_is_fine() {
         let expected = [(0, vec![0, 1]), (1, vec![3, 2])];
         assert_eq!(groups(0.5, &[(0, 1.0), (0, 1.0), (1, 1.0), (1, 9.0)], &[(0, 1), (0, 2)])[0], expected[0]);
     }
 
-    /// Tasks are started as early as their order allows, whatever idle time a strategy leaves.
+    /// Checks that tasks are started as early as their order allows, whatever idle time a strategy
+    /// leaves.
     #[test]
     fn idle_time_is_taken_out() {
         let devices = Devices::new([DeviceSpec::new("a")]).unwrap();

@@ -4,13 +4,18 @@ use crate::arrays::Arrays;
 use crate::list::{Draft, by_priority};
 use crate::{Error, Partitioner, Problem, Schedule};
 
-/// Gives each task to the device for which its finish and what is left behind it are least together. What is left is the optimistic cost table: for each task and
-/// device the longest way to the end, if every later task went to the device that suits it best and none were busy. Ready tasks are taken
-/// by their mean over the devices.
+/// The PEFT strategy: it gives each task to the device for which the sum of its finish and of the
+/// time that is left behind it is least.
+/// The time that is left comes from the optimistic cost table: for each task and device the longest
+/// way to the end, if every later task went to the device that suits it best and no device were
+/// busy.
+/// Ready tasks are taken by the mean of their table entries over the devices.
 ///
-/// Arabnejad and Barbosa, "List scheduling algorithm for heterogeneous systems by an optimistic cost table", IEEE Transactions on Parallel and
-/// Distributed Systems 25(3), 2014. The paper has mean transfers in the table; here they are those between the two devices, which are known. Takes
-/// O(e·p²) for e edges and p devices, besides the search of idle spans.
+/// The source is Arabnejad and Barbosa, "List scheduling algorithm for heterogeneous systems by an
+/// optimistic cost table", IEEE Transactions on Parallel and Distributed Systems 25(3), 2014.
+/// The paper has mean transfers in the table; here the transfers are between the two devices, which
+/// are known.
+/// It takes O(e·p²) time for e edges and p devices, besides the search of idle spans.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peft;
 
@@ -36,7 +41,8 @@ impl Partitioner for Peft {
     }
 }
 
-/// The optimistic cost table, by row of the task. Infinite where a later task cannot be reached.
+/// Returns the optimistic cost table, in a row for each task.
+/// An entry is infinite where a later task cannot be reached.
 pub(crate) fn optimistic(arrays: &Arrays) -> Vec<f64> {
     let count = arrays.devices;
     let mut table = vec![0.0; arrays.tasks * count];

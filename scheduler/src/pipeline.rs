@@ -10,23 +10,32 @@ use crate::random::Random;
 use crate::search::Remaining;
 use crate::{Effort, Error, Heft, Partitioner, Problem, Schedule};
 
-/// Devices that the dynamic program chooses from, and places where it may cut.
+/// The largest numbers of devices that the dynamic program chooses from, and of places where it may
+/// cut.
 const MOST_STAGES: usize = 6;
 const MOST_CUTS: usize = 160;
 
-/// The least period: the most inputs per second of a stream, in which each device and each link is busy with one thing at a time and works on several inputs in turn.
+/// The strategy that finds the least period, and so the most inputs per second of a stream, in
+/// which each device and each link is busy with one thing at a time and works on several inputs in
+/// turn.
 ///
-/// The period is the longest time that any device or link is busy with one input; how long one input takes from end to end does not matter. Stages are found by
-/// a dynamic program: tasks in topological order are cut into intervals, one for each device at most, within its memory (Benoit and Robert, "Mapping
-/// pipeline skeletons onto heterogeneous platforms", Journal of Parallel and Distributed Computing 68, 2008). From the best of that, of each device alone and of
-/// HEFT's placement, single tasks are moved as long as that shortens the period.
+/// The period is the longest time that any device or link is busy with one input; how long one
+/// input takes from end to end does not matter.
+/// A dynamic program finds stages: tasks in topological order are cut into intervals, at most one
+/// for each device and within its memory (Benoit and Robert, "Mapping pipeline skeletons onto
+/// heterogeneous platforms", Journal of Parallel and Distributed Computing 68, 2008).
+/// From these stages, from each device alone and from HEFT's placement, single tasks are moved as
+/// long as that shortens the period or spreads the work more evenly.
+/// The best placement is then disturbed at random and improved in the same way, until the effort is
+/// spent.
 ///
-/// The dynamic program takes O(c²·s·2^s) for c cuts and s devices, of which there are at most 160 and 6.
+/// The dynamic program takes O(c²·s·2^s) time for c cuts and s devices, of which there are at most
+/// 160 and 6.
 #[derive(Clone, Copy, Debug)]
 pub struct Throughput {
-    /// How long it goes on; a step is one pass over all tasks.
+    /// The effort of the search, in which a step is one pass over all tasks.
     pub effort: Effort,
-    /// Seed of what is left to chance.
+    /// The seed of the random choices.
     pub seed: u64,
 }
 
@@ -78,7 +87,7 @@ impl Partitioner for Throughput {
     }
 }
 
-/// Bytes that each device may hold.
+/// Returns the bytes that each device may hold.
 fn limits(problem: &Problem) -> Vec<u64> {
     problem.devices().iter().map(|device| device.memory.unwrap_or(u64::MAX)).collect()
 }
@@ -89,12 +98,12 @@ struct Stream<'a> {
     arrays: &'a Arrays,
     device: Vec<usize>,
     load: Load<'a>,
-    /// Seconds of each processor, then of each link by row of the sender.
+    /// The busy seconds of each processor, then of each link in a row for each sender.
     busy: Vec<f64>,
 }
 
 impl<'a> Stream<'a> {
-    /// `None` where it breaks a limit.
+    /// Creates a stream of a placement; `None` where the placement breaks a limit.
     fn new(problem: &'a Problem, device: Vec<usize>) -> Option<Self> {
         let arrays = problem.arrays();
         let mut load = Load::new(problem);
@@ -112,12 +121,13 @@ impl<'a> Stream<'a> {
         busy.iter().all(|seconds| seconds.is_finite()).then_some(Self { arrays, device, load, busy })
     }
 
-    /// The period first, then how unevenly the rest is spread.
+    /// Returns the period and, to compare equal periods, the sum of the squared busy times, which
+    /// grows with their unevenness.
     fn cost(&self) -> (f64, f64) {
         (self.busy.iter().copied().fold(0.0, f64::max), self.busy.iter().map(|seconds| seconds * seconds).sum())
     }
 
-    /// Adds what a task keeps busy where it is, `sign` times.
+    /// Adds the seconds for which a task keeps its processor and links busy, `sign` times.
     fn count(&mut self, task: usize, sign: f64) {
         let (arrays, on) = (self.arrays, self.device[task]);
         self.busy[arrays.processor[on]] += sign * arrays.seconds(task, on);
@@ -131,7 +141,8 @@ impl<'a> Stream<'a> {
         }
     }
 
-    /// Moves a task to a device, where that is allowed and, unless `anyway`, better.
+    /// Moves a task to a device, where the move is allowed and, unless `anyway`, better; tells
+    /// whether it moved.
     fn try_move(&mut self, task: usize, to: usize, anyway: bool) -> bool {
         let arrays = self.arrays;
         let from = self.device[task];
@@ -165,7 +176,7 @@ impl<'a> Stream<'a> {
         false
     }
 
-    /// Moves single tasks until none gets better.
+    /// Moves single tasks until no move is better.
     fn descend(&mut self, remaining: &mut Remaining, random: &mut Random) {
         let mut improved = true;
         while improved && remaining.step() {
@@ -181,11 +192,13 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Intervals of the topological order, one for each device at most, with the least period as far as transfers are known: those into an interval, over the
-/// quickest link. `None` where no such division is claimed and fits.
+/// Returns intervals of the topological order, at most one for each device, with the least period
+/// as far as transfers are known.
+/// The transfers into an interval count, each over the quickest link.
+/// The result is `None` where the devices claim no such division or it does not fit them.
 fn stages(arrays: &Arrays, memory: &[u64]) -> Option<Vec<usize>> {
     let count = arrays.tasks;
-    // The devices that would be the quickest alone.
+    // These are the devices that would be the quickest alone.
     let mut devices: Vec<usize> = (0..arrays.devices).collect();
     let total = |device: usize| -> f64 {
         (0..count)
@@ -203,13 +216,14 @@ fn stages(arrays: &Arrays, memory: &[u64]) -> Option<Vec<usize>> {
     }
     let ends = cuts.len();
     let sets = 1_usize << devices.len();
-    // The least period of the tasks before a cut with a set of devices, and the stage that it ends with.
+    // The least period is that of the tasks before a cut with a set of devices; beside it stands
+    // the stage that it ends with.
     let mut least = vec![f64::INFINITY; sets * ends];
     let mut last = vec![(0, 0); sets * ends];
     least.iter_mut().step_by(ends).for_each(|period| *period = 0.0);
     for from in 0..ends {
         for (bit, &device) in devices.iter().enumerate() {
-            // The stage that begins at this cut, longer by what lies before the next in each turn.
+            // The stage begins at this cut and grows in each turn by the tasks before the next cut.
             let (mut seconds, mut arrives, mut held) = (0.0_f64, 0.0_f64, 0_u64);
             for to in from + 1..ends {
                 for &task in &arrays.order[cuts[to - 1]..cuts[to]] {
@@ -251,7 +265,8 @@ fn stages(arrays: &Arrays, memory: &[u64]) -> Option<Vec<usize>> {
     Some(placement)
 }
 
-/// The least seconds of a transfer to a device, from any other that claims the task that sends.
+/// Returns the least seconds of a transfer to a device, from any other device that claims the
+/// sending task.
 fn quickest(arrays: &Arrays, sender: usize, device: usize, bytes: f64) -> f64 {
     let from = (0..arrays.devices).filter(|&other| other != device && arrays.seconds(sender, other).is_finite());
     from.map(|other| arrays.transfer(other, device, bytes)).fold(f64::INFINITY, f64::min)

@@ -1,4 +1,4 @@
-//! Plans: schedules as sessions replay them.
+//! Plans: schedules in the form in which sessions replay them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -8,96 +8,108 @@ use crate::partition::{Group, cut, seconds_between};
 use crate::tiles::takers;
 use crate::{Error, Problem, Schedule};
 
-/// What runs where, in which order, and what passes between. Names stand for tasks and devices, so that a plan makes sense without the
-/// problem that it was made for.
+/// A schedule as a session replays it: the tasks of each device, their order, and the bytes that
+/// pass between devices.
+/// Names stand for tasks and devices, so that a plan makes sense without the problem that it was
+/// made for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partitioning {
-    /// Version of the format; [`Partitioning::VERSION`].
+    /// The version of the format; [`Partitioning::VERSION`].
     pub version: u32,
-    /// Fingerprint of the model that it was made for.
+    /// The fingerprint of the model that the plan was made for.
     pub model: String,
-    /// Name of the [`Partitioner`](crate::Partitioner) that made it.
+    /// The name of the [`Partitioner`](crate::Partitioner) that made the plan.
     pub strategy: String,
-    /// Ids of the devices that it was made for, used or not.
+    /// The ids of the devices that the plan was made for, used or not.
     pub devices: Vec<String>,
-    /// Sizes of the model's symbolic dimensions that it was made for.
+    /// The sizes of the model's symbolic dimensions that the plan was made for.
     pub bindings: BTreeMap<String, u64>,
-    /// Shapes of the model's inputs that it was made for.
+    /// The shapes of the model's inputs that the plan was made for.
     pub input_shapes: BTreeMap<String, Vec<u64>>,
-    /// Each behind those that feed it, and those of one device in the order in which it runs them.
+    /// The partitions, each behind those that feed it, and those of one device in the order in
+    /// which it runs them.
     pub partitions: Vec<Partition>,
-    /// One for each edge between tasks on different devices.
+    /// The transfers, one for each edge between tasks on different devices.
     pub transfers: Vec<Transfer>,
-    /// Seconds from the beginning to the end of the last partition.
+    /// The seconds from the beginning to the end of the last partition.
     pub estimated_makespan: f64,
-    /// Sides of the tiles that matrix products were cut into before the model was planned; `None` where none was.
+    /// The sides of the tiles that matrix products were cut into before the model was planned;
+    /// `None` where no product was cut.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tile_size: Option<u64>,
-    /// Rows of the parts that the batch was split into before the model was planned; empty where it was not.
+    /// The rows of the parts that the batch was split into before the model was planned; empty
+    /// where the batch was not split.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub batch_parts: Vec<u64>,
 }
 
-/// Tasks that one device compiles and runs as a whole.
+/// A partition: tasks that one device compiles and runs as a whole.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Partition {
-    /// Id of the device.
+    /// The id of the device.
     pub device: String,
-    /// Names of the tasks in the order in which they run; at least one.
+    /// The names of the tasks in the order in which they run; at least one.
     pub tasks: Vec<String>,
-    /// Seconds from the beginning.
+    /// The start, in seconds from the beginning.
     pub estimated_start: f64,
-    /// Seconds from the beginning.
+    /// The finish, in seconds from the beginning.
     pub estimated_finish: f64,
-    /// Which group of tiles it belongs to; `None` where no other device may take it while the plan runs.
+    /// The group of tiles that the partition belongs to; `None` where no other device may take the
+    /// partition while the plan runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tiles: Option<Tiles>,
 }
 
-/// Makes a partition a tile: what was cut out of one operator together with the others of its group. A run begins the group when all that
-/// feeds any of them is there; a device that is done with its own tiles takes others' then.
+/// The mark of a partition that is a tile: it was cut out of one operator together with the other
+/// tiles of its group.
+/// A run begins the group when everything that feeds any of its tiles has arrived.
+/// Then a device that is done with its own tiles takes tiles of others.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tiles {
-    /// The group's name.
+    /// The name of the group.
     pub group: String,
-    /// Ids of the devices that may take it, and the seconds that each is expected to need for a tile.
+    /// The ids of the devices that may take the tile, and the seconds that each is expected to need
+    /// for a tile.
     pub devices: BTreeMap<String, f64>,
 }
 
-/// What passes from a task to one on another device.
+/// The bytes that pass from a task to a task on another device.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Transfer {
-    /// Name of the task that sends.
+    /// The name of the task that sends.
     pub from_task: String,
-    /// Name of the task that receives.
+    /// The name of the task that receives.
     pub to_task: String,
-    /// Id of the device that sends.
+    /// The id of the device that sends.
     pub from_device: String,
-    /// Id of the device that receives.
+    /// The id of the device that receives.
     pub to_device: String,
-    /// Bytes.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Seconds.
+    /// The seconds that the transfer is expected to take.
     pub estimated_seconds: f64,
 }
 
-/// Where a task stands: number of its partition, position in that.
+/// The place of a task: the number of its partition, and its position in the partition.
 type Place = (usize, usize);
 
 impl Partitioning {
     /// The version of the format that this crate writes and reads.
     pub const VERSION: u32 = 1;
 
-    /// Cuts a schedule into partitions that are few, depend on each other in no circle, and do not lengthen its makespan. The device's tasks
-    /// between two waits for another device become one partition; a task whose inputs arrive later, or whose company would delay another
-    /// device, starts a new one. Bindings and input shapes are left for the caller to fill in.
+    /// Cuts a schedule into partitions that are few, depend on each other in no circle, and do not
+    /// lengthen its makespan.
+    /// The tasks of a device between two waits for another device become one partition.
+    /// A task starts a new partition where its inputs arrive later, or where joining it would delay
+    /// another device.
+    /// Bindings and input shapes are left for the caller to fill in.
     ///
     /// # Errors
-    /// [`Error::Schedule`] where the schedule is not one of the problem.
+    /// [`Error::Schedule`] where the schedule is not valid for the problem.
     pub fn from_schedule(
         problem: &Problem,
         schedule: &Schedule,
@@ -148,7 +160,7 @@ impl Partitioning {
         })
     }
 
-    /// The device of each task, both by name.
+    /// Returns the device of each task, both by name.
     #[must_use]
     pub fn placement(&self) -> BTreeMap<&str, &str> {
         self.partitions
@@ -157,23 +169,23 @@ impl Partitioning {
             .collect()
     }
 
-    /// The plan as JSON, indented for people to read.
+    /// Returns the plan as JSON, indented for people to read.
     ///
     /// # Errors
-    /// [`Error::Plan`] where it contradicts itself, as one that was changed by hand may.
+    /// [`Error::Plan`] where the plan contradicts itself, as a plan that was changed by hand may.
     pub fn to_json(&self) -> Result<String, Error> {
         self.places()?;
         serde_json::to_string_pretty(self).map_err(|error| Error::PlanSyntax(error.to_string()))
     }
 
-    /// Reads what [`Partitioning::to_json`] writes.
-    /// The plan agrees with itself; whether it is one of certain tasks, [`Partitioning::check`]
-    /// says.
+    /// Reads a plan that [`Partitioning::to_json`] has written.
+    /// The plan agrees with itself; [`Partitioning::check`] says whether it fits certain tasks.
     ///
     /// # Errors
-    /// [`Error::PlanSyntax`] with the place in the text, [`Error::PlanVersion`], or [`Error::Plan`] where it contradicts itself.
+    /// [`Error::PlanSyntax`] with the place in the text, [`Error::PlanVersion`] for a plan of
+    /// another version, or [`Error::Plan`] where the plan contradicts itself.
     pub fn from_json(text: &str) -> Result<Self, Error> {
-        /// Read first, as another version may have other fields.
+        /// The version of a plan, which is read first, as another version may have other fields.
         #[derive(Deserialize)]
         struct Version {
             version: u32,
@@ -188,8 +200,9 @@ impl Partitioning {
         Ok(plan)
     }
 
-    /// Checks that the plan agrees with itself and runs each of these tasks once, and no other. The order in which it runs them is checked
-    /// by [`Partitioning::check_order`].
+    /// Checks that the plan agrees with itself, runs each of these tasks once, and runs no other
+    /// task.
+    /// [`Partitioning::check_order`] checks the order of the tasks.
     ///
     /// # Errors
     /// [`Error::Plan`], naming the task, device or partition.
@@ -206,8 +219,9 @@ impl Partitioning {
         }
     }
 
-    /// Checks for edges, given as the names of the tasks that send and receive, that each leads forward, and that there is a transfer for
-    /// it where it leads to another device.
+    /// Checks that each edge leads forward, and that it has a transfer where it leads to another
+    /// device.
+    /// The edges are given as the names of the tasks that send and receive.
     ///
     /// # Errors
     /// [`Error::Plan`], naming the task.
@@ -234,8 +248,10 @@ impl Partitioning {
         Ok(())
     }
 
-    /// Where each task stands, in a plan that agrees with itself: device ids and task names are unique, partitions hold tasks and are
-    /// on known devices, transfers lead forward between the devices of their tasks, and estimates are times.
+    /// Returns the place of each task, in a plan that agrees with itself.
+    /// Such a plan has unique device ids and task names, its partitions hold tasks and are on known
+    /// devices, its transfers lead forward between the devices of their tasks, and its estimates
+    /// are times.
     fn places(&self) -> Result<HashMap<&str, Place>, Error> {
         if self.version != Self::VERSION {
             return Err(Error::PlanVersion { found: self.version, supported: Self::VERSION });
@@ -313,7 +329,7 @@ fn check_estimate(seconds: f64, at: impl FnOnce() -> String) -> Result<(), Error
 mod tests {
     use super::*;
 
-    /// `a` and `b` on the CPU, `c` on the GPU behind `b`.
+    /// Returns a plan with `a` and `b` on the CPU, and `c` on the GPU behind `b`.
     fn plan() -> Partitioning {
         let partition = |device: &str, tasks: &[&str], estimated_start, estimated_finish| Partition {
             device: device.into(),

@@ -1,4 +1,4 @@
-//! Several strategies, and the best of what they find.
+//! The portfolio of several strategies, which returns the best schedule that any of them finds.
 
 use std::time::Duration;
 
@@ -10,18 +10,23 @@ use crate::lower_bound::lower_bound;
 use crate::search::{Remaining, improve};
 use crate::{Cpop, Effort, Error, Exact, Heft, Lookahead, Partitioner, Peft, Problem, Schedule};
 
-/// Tasks up to which the lookahead runs, which takes long for more.
+/// The largest number of tasks for which the lookahead runs, as it takes long for more.
 const FEW: usize = 2000;
 
-/// The least makespan that is found within an effort: never more than HEFT's.
+/// The default strategy: the least makespan that several strategies find within an effort, which is
+/// never more than HEFT's.
 ///
-/// HEFT answers first. Then come the other list schedulers, each device alone, and tabu search from the best of them, until the effort is spent or a lower
-/// bound is met. Half of the effort goes to clusters of tasks that belong together. Where limits or links leave list schedulers in a dead end, exact search has the last word on graphs that are small enough.
+/// HEFT answers first.
+/// Then come the other list schedulers, each device alone, and tabu search from the best of their
+/// schedules, until the effort is spent or a lower bound is met.
+/// Half of the effort goes to clusters of tasks that belong together.
+/// Where limits or links leave list schedulers in a dead end, exact search is the last resort on
+/// graphs that are small enough.
 #[derive(Clone, Copy, Debug)]
 pub struct LatencyAware {
-    /// How long it goes on.
+    /// The effort of the search.
     pub effort: Effort,
-    /// Seed of what is left to chance.
+    /// The seed of the random choices.
     pub seed: u64,
 }
 
@@ -32,10 +37,11 @@ impl Default for LatencyAware {
 }
 
 impl LatencyAware {
-    /// As [`Partitioner::partition`], telling each schedule that is better than those before, the first answer first.
+    /// Finds a schedule as [`Partitioner::partition`] does, and passes each schedule that is better
+    /// than the ones before to `better`, the first answer first.
     ///
     /// # Errors
-    /// As [`Partitioner::partition`].
+    /// The errors of [`Partitioner::partition`].
     pub fn improve(&self, problem: &Problem, mut better: impl FnMut(&Schedule)) -> Result<Schedule, Error> {
         let mut best = f64::INFINITY;
         let mut offer = |schedule: &Schedule| {
@@ -48,7 +54,7 @@ impl LatencyAware {
         first.iter().for_each(&mut offer);
         if let Some(schedule) = alone(problem, PROOF) {
             offer(&schedule);
-            // Both are the best there is, but for the last bits of sums.
+            // Both schedules are the best possible, but for the last bits of sums.
             return Ok(first.ok().filter(|first| first.makespan() <= schedule.makespan()).unwrap_or(schedule));
         }
         let Some(clusters) = Clusters::new(problem) else { return self.search(problem, first, &[], offer) };
@@ -61,7 +67,8 @@ impl LatencyAware {
         half.search(problem, first, &starts, offer)
     }
 
-    /// The best schedule of HEFT's answer, of `starts`, of all other strategies, and of what local search makes of them.
+    /// Returns the best schedule of HEFT's answer, of `starts`, of all other strategies, and of the
+    /// local search that begins with these.
     fn search(
         &self,
         problem: &Problem,
@@ -92,7 +99,7 @@ impl LatencyAware {
         }
         others.extend((0..problem.devices().len()).map(|home| Box::new(OnOne(home)) as Box<dyn Partitioner>));
         for other in others {
-            // Where there is none yet, one is looked for whatever it takes.
+            // Where there is no schedule yet, one is searched for whatever the effort.
             if !remaining.step() && !starts.is_empty() {
                 break;
             }
@@ -114,7 +121,8 @@ impl LatencyAware {
     }
 }
 
-/// As much on one device as it claims and has room for, the rest where it finishes first.
+/// The strategy that places on one device all tasks that it claims and has room for, and each other
+/// task where it finishes first.
 struct OnOne(usize);
 
 impl Partitioner for OnOne {

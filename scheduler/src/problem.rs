@@ -1,4 +1,4 @@
-//! A graph and the devices to run it on.
+//! The planning problem: a graph and the devices to run it on.
 
 use crate::arrays::Arrays;
 use crate::devices::Affine;
@@ -6,23 +6,26 @@ use crate::lower_bound::lower_bound;
 use crate::search::Remaining;
 use crate::{DeviceIndex, Devices, Effort, Error, Schedule, TaskGraph};
 
-/// Tasks, the devices that they can run on, and what they may spend together: what a [`Partitioner`](crate::Partitioner) gets.
+/// Tasks, the devices that they can run on, and the energy that they may spend together: the input
+/// of a [`Partitioner`](crate::Partitioner).
 #[derive(Clone, Debug)]
 pub struct Problem {
     graph: TaskGraph,
     devices: Devices,
     mean_transfer: Affine,
     arrays: Arrays,
-    /// Joules; infinite without a budget.
+    /// The joules that all tasks may spend together; infinite without a budget.
     energy: f64,
 }
 
 impl Problem {
-    /// Puts both together. Once it has, no sum of costs overflows in any schedule.
+    /// Creates a problem from a graph and devices.
+    /// It checks that no sum of costs overflows in any schedule of the problem.
     ///
     /// # Errors
-    /// [`Error::CostRow`] where the graph was made for another number of devices, [`Error::Overflow`] where all seconds or all bytes held
-    /// add up to more than can be counted.
+    /// [`Error::CostRow`] where the graph was made for another number of devices,
+    /// [`Error::Overflow`] where the seconds, the bytes held or the joules of all tasks add up to
+    /// more than can be counted.
     pub fn new(graph: TaskGraph, devices: Devices) -> Result<Self, Error> {
         if graph.devices() != devices.len() {
             let task = graph.tasks().next().map_or_else(String::new, |(_, task)| task.name.clone());
@@ -48,10 +51,12 @@ impl Problem {
         Ok(Self { graph, devices, mean_transfer, arrays, energy: f64::INFINITY })
     }
 
-    /// Limits the joules that all tasks spend together. Tasks that do not say what they spend count as none.
+    /// Limits the joules that all tasks spend together.
+    /// A task that does not say what it spends counts as spending none.
     ///
     /// # Errors
-    /// [`Error::Number`] unless it is finite and not negative, [`Error::EnergyBudget`] where the tasks spend more wherever they run.
+    /// [`Error::Number`] unless `joules` is finite and not negative, [`Error::EnergyBudget`] where
+    /// the tasks spend more than the budget wherever they run.
     pub fn with_energy_budget(mut self, joules: f64) -> Result<Self, Error> {
         if !(joules.is_finite() && joules >= 0.0) {
             let wanted = "joules that are finite and not negative";
@@ -65,36 +70,41 @@ impl Problem {
         Ok(self)
     }
 
-    /// The joules that all tasks may spend together; `None` without a budget.
+    /// Returns the joules that all tasks may spend together; `None` without a budget.
     #[must_use]
     pub fn energy_budget(&self) -> Option<f64> {
         self.energy.is_finite().then_some(self.energy)
     }
 
-    /// The joules that all tasks spend at least, each on its thriftiest device.
+    /// Returns the least joules that all tasks can spend, each on its thriftiest device.
     fn least_energy(&self) -> f64 {
         self.graph.tasks().map(|(_, task)| task.least_joules()).sum()
     }
 
-    /// What the budget leaves beyond that.
+    /// Returns the joules that the budget leaves beyond the least that the tasks can spend;
+    /// infinite without a budget.
     pub(crate) fn spare_energy(&self) -> f64 {
         if self.energy.is_finite() { self.energy - self.least_energy() } else { f64::INFINITY }
     }
 
-    /// Joules of a task on a device beyond those on its thriftiest one.
+    /// Returns the joules of a task on a device beyond its joules on the thriftiest one.
     pub(crate) fn excess_energy(&self, task: usize, device: usize) -> f64 {
         self.arrays.excess.get(task * self.arrays.devices + device).copied().unwrap_or(0.0)
     }
 
-    /// Seconds that no schedule of the problem falls below, and not more than the makespan of `schedule`, which is one: how far from the best it may be.
-    /// With more effort it becomes tighter. Limits of memory and energy are not looked at.
+    /// Returns a lower bound on the makespan of all schedules of the problem, in seconds.
+    /// It is at most the makespan of `schedule`, which is a schedule of this problem, so the two
+    /// say how far from the best `schedule` may be.
+    /// The bound is tighter with more effort.
+    /// It ignores the limits of memory and energy.
     #[must_use]
     pub fn lower_bound(&self, schedule: &Schedule, effort: Effort) -> f64 {
         lower_bound(&self.arrays, schedule.makespan(), &mut Remaining::of(effort))
     }
 
-    /// How fast each device does all tasks alone, in graphs a second; 0 for one that does not claim them all, and for one that shares its processor
-    /// with another that is faster.
+    /// Returns how fast each device does all tasks alone, in graphs per second.
+    /// The speed is 0 for a device that does not claim all tasks, and for a device that shares its
+    /// processor with a faster one.
     #[must_use]
     pub fn speeds(&self) -> Vec<f64> {
         let speed = |device: usize| {
@@ -114,20 +124,21 @@ impl Problem {
         &self.arrays
     }
 
-    /// The tasks.
+    /// Returns the graph of the tasks.
     #[must_use]
     pub fn graph(&self) -> &TaskGraph {
         &self.graph
     }
 
-    /// The devices.
+    /// Returns the devices and their links.
     #[must_use]
     pub fn devices(&self) -> &Devices {
         &self.devices
     }
 
-    /// Seconds of a transfer, as the mean over all links between different devices: what list schedulers reckon with before they
-    /// know where tasks go. Zero where there is no link.
+    /// Returns the mean seconds of a transfer over all links between different devices, which list
+    /// schedulers use before they know where tasks go.
+    /// It is zero where there is no link.
     #[must_use]
     pub fn mean_seconds(&self, bytes: u64) -> f64 {
         self.mean_transfer(bytes as f64)

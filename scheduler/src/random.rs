@@ -1,6 +1,7 @@
-//! Pseudo-random numbers that a seed decides.
+//! Pseudo-random numbers that a seed determines.
 
-/// SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014).
+/// A SplitMix64 generator (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+/// OOPSLA 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
 
@@ -16,17 +17,17 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// From 0 up to, and without, 1.
+    /// Returns a number from 0 up to, and without, 1.
     pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1_u64 << 53) as f64
     }
 
-    /// Below `count`; zero where that is zero.
+    /// Returns a number below `count`; zero where `count` is zero.
     pub(crate) fn below(&mut self, count: usize) -> usize {
         ((u128::from(self.next()) * count as u128) >> 64) as usize
     }
 
-    /// Keeps so many of a list, by chance.
+    /// Keeps `count` random items of a list.
     pub(crate) fn select<T>(&mut self, list: &mut Vec<T>, count: usize) {
         if list.len() > count {
             for index in 0..count {

@@ -1,31 +1,32 @@
-//! Schedules, and what finds them.
+//! Schedules, and the trait of the strategies that find them.
 
 use crate::{DeviceIndex, Error, Problem, Task};
 
-/// A strategy: finds a schedule.
+/// A strategy that finds a schedule for a problem.
 pub trait Partitioner: Send + Sync {
-    /// Short name, as plans and configurations show it.
+    /// Returns the short name of the strategy, as plans and configurations show it.
     fn name(&self) -> &str;
 
-    /// A schedule for the problem, which passes [`Schedule::validate`].
+    /// Returns a schedule for the problem, which passes [`Schedule::validate`].
     ///
     /// # Errors
-    /// [`Error::Unreachable`] or [`Error::OutOfMemory`] where it finds no device for a task, [`Error::Strategy`] for reasons of its own.
+    /// [`Error::Unreachable`] or [`Error::OutOfMemory`] where the strategy finds no device for a
+    /// task, [`Error::Strategy`] for reasons of its own.
     fn partition(&self, problem: &Problem) -> Result<Schedule, Error>;
 }
 
-/// Where and when a task runs.
+/// The device and the span of time in which a task runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Slot {
-    /// The device.
+    /// The device that runs the task.
     pub device: DeviceIndex,
-    /// Seconds from the beginning.
+    /// The start of the task, in seconds from the beginning.
     pub start: f64,
-    /// Seconds from the beginning.
+    /// The end of the task, in seconds from the beginning.
     pub finish: f64,
 }
 
-/// A slot for each task.
+/// The slots of all tasks: a device and a span of time for each task.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Schedule {
     slots: Vec<Slot>,
@@ -33,27 +34,28 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of slots in the order of the tasks' numbers.
+    /// Creates a schedule from slots in the order of the tasks' numbers.
     #[must_use]
     pub fn new(slots: Vec<Slot>) -> Self {
         let makespan = slots.iter().map(|slot| slot.finish).fold(0.0, f64::max);
         Self { slots, makespan }
     }
 
-    /// The slots, in the order of the tasks' numbers.
+    /// Returns the slots, in the order of the tasks' numbers.
     #[must_use]
     pub fn slots(&self) -> &[Slot] {
         &self.slots
     }
 
-    /// When the last task finishes, in seconds from the beginning.
+    /// Returns the time at which the last task finishes, in seconds from the beginning.
     #[must_use]
     pub fn makespan(&self) -> f64 {
         self.makespan
     }
 
-    /// Seconds from one input of a stream to the next, at best: the longest time that a processor or a link is busy with one input. Infinite where values have no
-    /// way.
+    /// Returns the seconds from one input of a stream to the next, at best: the longest time that a
+    /// processor or a link is busy with one input.
+    /// The period is infinite where a value has to pass between devices without a link.
     #[must_use]
     pub fn period(&self, problem: &Problem) -> f64 {
         let (graph, count) = (problem.graph(), problem.devices().len());
@@ -73,12 +75,17 @@ impl Schedule {
         busy.into_iter().fold(0.0, f64::max)
     }
 
-    /// Checks that each task runs on a device that claims it, for as long as it takes there and not before what feeds it has arrived, that
-    /// a processor does one thing at a time, that what its tasks hold fits its memory, and that all of them keep to the energy budget. Times may be off by 1e-9 of the makespan: sums of
-    /// the same numbers in another order differ in their last bits.
+    /// Checks that the schedule keeps to the rules of the problem.
+    /// Each task runs on a device that claims it, for the seconds that it takes there, and not
+    /// before the values that feed it have arrived.
+    /// A processor does one thing at a time.
+    /// The bytes that the tasks of a device hold fit its memory, and all tasks together keep to the
+    /// energy budget.
+    /// Times may be off by 1e-9 of the makespan, because sums of the same numbers in another order
+    /// differ in their last bits.
     ///
     /// # Errors
-    /// [`Error::Schedule`] with the first task or device found wrong.
+    /// [`Error::Schedule`] with the first wrong task or device.
     pub fn validate(&self, problem: &Problem) -> Result<(), Error> {
         let (graph, devices) = (problem.graph(), problem.devices());
         if self.slots.len() != graph.len() {
@@ -112,7 +119,8 @@ impl Schedule {
         self.check_devices(problem, slack)
     }
 
-    /// The joules that all tasks spend; zero where they do not say.
+    /// Returns the joules that all tasks spend together; a task that does not say what it spends
+    /// counts as none.
     #[must_use]
     pub fn joules(&self, problem: &Problem) -> f64 {
         let spent = |(task, slot): (&Task, &Slot)| task.joules.get(slot.device.0).copied().unwrap_or(0.0);
@@ -121,7 +129,7 @@ impl Schedule {
 
     fn check_devices(&self, problem: &Problem, slack: f64) -> Result<(), Error> {
         let spent = self.joules(problem);
-        // As with times, the order of a sum moves its last bits.
+        // As with times, the order of a sum changes its last bits.
         if let Some(budget) = problem.energy_budget().filter(|budget| spent > budget * (1.0 + 1e-9)) {
             let reason = format!("its tasks spend {spent} J, and the budget is {budget} J");
             return Err(Error::Schedule { at: "its energy".into(), reason });
@@ -159,7 +167,8 @@ mod tests {
     use super::*;
     use crate::{DeviceSpec, Devices, Link, TaskGraph};
 
-    /// `a` feeds `b`; `c` is on its own. The second device has room for one task and does not claim `c`.
+    /// A problem in which `a` feeds `b`, and `c` is on its own.
+    /// The second device has room for one task and does not claim `c`.
     fn problem() -> Problem {
         let devices = [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0").with_memory(10)];
         let devices = Devices::uniform(devices, Link { latency: 1.0, bandwidth: 1.0 }).unwrap();

@@ -1,23 +1,32 @@
-//! Tiles: parts of what was one operator, which devices may take from each other while a plan runs.
+//! Tiles: parts of one operator of the model, which devices may take from each other while a plan
+//! runs.
 //!
-//! A run begins a group of tiles when all that feeds any of them is there, and goes on behind the group when all of them are done. So a
-//! group is one step, whatever device does which tile, and what feeds it and what reads it must not be in one partition: they
-//! would wait for each other in a circle. *Levels* keep them apart.
+//! A run begins a group of tiles when everything that feeds any of them has arrived, and goes on
+//! behind the group when all of its tiles are done.
+//! So a group is one step, whichever device does which tile.
+//! The tasks that feed a group and the tasks that read it must not be in one partition, because
+//! they would wait for each other in a circle.
+//! *Levels* keep them apart.
 
 use std::collections::BTreeMap;
 
 use crate::{Problem, TaskId};
 
-/// For each task, how many groups of tiles lie on the longest way to it: what feeds a group is on a lower level than its tiles, and these are on a
-/// lower one than what reads them. `groups` gives the number of the group that each task belongs to, if any. `None` where groups wait for
-/// themselves or for each other in a circle; edges are pairs of positions.
+/// Returns for each task its level: the number of groups of tiles on the longest way to it.
+/// A task that feeds a group is on a lower level than the group's tiles, and the tiles are on a
+/// lower level than the tasks that read them.
+/// `edges` are pairs of positions of tasks.
+/// `groups` gives the number of the group that each task belongs to, if any.
+/// The result is `None` where groups wait for themselves or for each other in a circle, or where an
+/// edge names a position without a task.
 ///
-/// Takes time by the number of tasks and edges (Kahn's algorithm, over groups and the tasks of none).
+/// It takes time in proportion to the number of tasks and edges (Kahn's algorithm, over groups and
+/// the tasks without a group).
 #[must_use]
 pub fn levels(edges: &[(usize, usize)], groups: &[Option<usize>]) -> Option<Vec<usize>> {
     let tasks = groups.len();
     let count = groups.iter().flatten().max().map_or(0, |most| most + 1);
-    // A group is a node behind all tasks.
+    // A group is a node behind all tasks' nodes.
     let node = |task: usize| groups.get(task).copied().map(|group| group.map_or(task, |group| tasks + group));
     let mut next: Vec<Vec<usize>> = vec![Vec::new(); tasks + count];
     let mut waits_for = vec![0_usize; tasks + count];
@@ -43,10 +52,13 @@ pub fn levels(edges: &[(usize, usize)], groups: &[Option<usize>]) -> Option<Vec<
     (seen == tasks + count).then(|| (0..tasks).filter_map(node).map(|node| level[node]).collect())
 }
 
-/// The devices that may take tiles of each group, with the seconds that each needs for one, by the mean of the group.
+/// Returns the devices that may take tiles of each group, with the mean seconds that each needs for
+/// a tile of the group.
 ///
-/// Those take part that claim all tiles. Of devices that share a processor, every tile that the slower one takes would be done earlier by
-/// the other: only the quickest takes part, and what the schedule gives tiles to anyway.
+/// A device takes part where it claims all tiles of the group.
+/// Of devices that share a processor, every tile that the slower one takes would be done earlier by
+/// the faster one.
+/// So only the fastest of them takes part, and any device that the schedule gives tiles to.
 pub(crate) fn takers(
     problem: &Problem,
     device_of: impl Fn(TaskId) -> usize,
@@ -88,7 +100,8 @@ mod tests {
 
     #[test]
     fn levels_keep_what_feeds_a_group_from_what_reads_it() {
-        // 0 and 1 feed the tiles 2 and 3, which 4 reads; 5 has nothing to do with them.
+        // Tasks 0 and 1 feed the tiles 2 and 3, which task 4 reads; task 5 has nothing to do with
+        // them.
         let edges = [(0, 2), (1, 3), (2, 4), (3, 4)];
         let groups = [None, None, Some(0), Some(0), None, None];
         assert_eq!(levels(&edges, &groups), Some(vec![0, 0, 1, 1, 2, 0]));
@@ -98,7 +111,7 @@ mod tests {
     #[test]
     fn groups_that_wait_for_themselves_have_no_levels() {
         assert_eq!(levels(&[(0, 1)], &[Some(0), Some(0)]), None);
-        // By way of another task, and of another group.
+        // The groups wait by way of another task, and of another group.
         assert_eq!(levels(&[(0, 1), (1, 2)], &[Some(0), None, Some(0)]), None);
         assert_eq!(levels(&[(0, 1), (2, 3)], &[Some(0), Some(1), Some(1), Some(0)]), None);
         assert_eq!(levels(&[(0, 9)], &[None]), None);

@@ -1,16 +1,16 @@
-//! When a device is free.
+//! The spans of time in which a device is free.
 
-/// The idle spans of a device, whose last has no end.
+/// The idle spans of a device, the last of which has no end.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timetable {
-    /// Between two tasks, longer than nothing, by ascending time.
+    /// The idle spans between two tasks, longer than nothing, by ascending time.
     gaps: Vec<(f64, f64)>,
-    /// When the last task finishes.
+    /// The time at which the last task finishes.
     end: f64,
 }
 
 impl Timetable {
-    /// The earliest start, at `ready` or later, of a task of so many seconds.
+    /// Returns the earliest start, at `ready` or later, of a task that takes `seconds`.
     pub(crate) fn earliest(&self, ready: f64, seconds: f64) -> f64 {
         let first = self.gaps.partition_point(|&(_, to)| to < ready);
         self.gaps[first..]

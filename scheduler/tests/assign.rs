@@ -1,4 +1,5 @@
-//! Assignments are the best there are where that can be known, keep their limits always, and are good on instances of the literature.
+//! Tests of assignments: they are the best where that can be known, always keep their limits, and
+//! are good on instances of the literature.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may fail, and says what it skips")]
 
@@ -10,7 +11,7 @@ use hetero_scheduler::{Aim, Assigned, Assignment, DeviceIndex, Ended, Error};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Whole numbers, often equal, or seconds.
+/// Returns costs that are whole numbers, which are often equal, or seconds.
 fn costs(jobs: usize, devices: usize) -> impl Strategy<Value = Vec<Vec<Option<f64>>>> {
     let table = |cost: BoxedStrategy<f64>| vec(vec(prop::option::weighted(0.85, cost), devices), jobs);
     prop_oneof![
@@ -21,7 +22,9 @@ fn costs(jobs: usize, devices: usize) -> impl Strategy<Value = Vec<Vec<Option<f6
     ]
 }
 
-/// A problem of up to seven jobs and four devices, with budgets of which many are tight and some too tight. Nothing may claim a job.
+/// Returns a problem of up to seven jobs and four devices, with budgets of which many are tight and
+/// some too tight.
+/// A job may be claimed by no device.
 fn problem(aim: fn(Vec<u64>) -> Aim) -> impl Strategy<Value = Result<Assignment, Error>> {
     (1..8_usize, 1..5_usize)
         .prop_flat_map(|(jobs, devices)| {
@@ -51,7 +54,7 @@ fn objective(problem: &Assignment, devices: &[DeviceIndex]) -> Option<f64> {
     })
 }
 
-/// The least objective of any assignment; tries them all.
+/// Returns the least objective of any assignment, found by trying them all.
 fn least(problem: &Assignment) -> Option<f64> {
     let (jobs, devices) = (problem.jobs() as u32, problem.devices());
     (0..devices.pow(jobs))
@@ -74,7 +77,8 @@ fn is_the_best(problem: Result<Assignment, Error>, seed: u64) -> Result<(), Test
             return Ok(());
         }
     };
-    // Far more than these need; a test that hangs says less.
+    // The limit is far above the number of calls that these problems need, because a test that
+    // hangs says less than one that fails.
     let mut asked = 0_u64;
     let result = problem.solve_until(seed, &mut || {
         asked += 1;
@@ -120,7 +124,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
 
-    /// Larger problems, with little time: limits are kept, and bounds hold for what other seeds find.
+    /// Checks larger problems with little time: limits are kept, and bounds hold for the results of
+    /// other seeds.
     #[test]
     fn results_are_sound(
         (costs, resources, tightness) in (1..9_usize, 1..60_usize).prop_flat_map(|(devices, jobs)| {
@@ -172,7 +177,8 @@ proptest! {
     }
 }
 
-/// Instances of the literature, with their bounds: name, problem, proven lower, best known upper bound.
+/// Returns instances of the literature with their bounds: name, problem, proven lower bound, best
+/// known upper bound.
 fn literature() -> Option<Vec<(String, Assignment, f64, f64)>> {
     let bounds = data::read("gap/bounds.tsv")?;
     let rows = bounds.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
@@ -196,7 +202,8 @@ fn solve(problem: &Assignment, mut asked: u32) -> Assigned {
     result
 }
 
-/// With so little search that a test has time for it; `cargo xtask bench assign` gives each ten seconds, and wants more.
+/// Checks instances of the literature with so little search that a test has time for it.
+/// `cargo xtask bench assign` gives each instance ten seconds, and demands better results.
 #[test]
 fn instances_of_the_literature() {
     for (name, problem, lower, upper) in literature().unwrap_or_default() {

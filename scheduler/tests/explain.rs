@@ -1,4 +1,4 @@
-//! What is said of plans.
+//! Tests of explanations, and of plans with energy budgets and streams.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -11,7 +11,8 @@ use hetero_scheduler::{
 use problems::{any_problem, limited};
 use proptest::prelude::*;
 
-/// `decode` on the CPU, `net` and `<head>` where they are quickest; the GPU has no decoder, and no room for everything.
+/// Returns a problem with `decode` on the CPU, and `net` and `<head>` where they are fastest.
+/// The GPU has no decoder, and no room for everything.
 fn problem() -> Problem {
     let devices = [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0").with_memory(100)];
     let devices = Devices::uniform(devices, Link { latency: 1e-3, bandwidth: 1e6 }).unwrap();
@@ -37,7 +38,7 @@ fn each_partition_has_its_reason() {
     let (plan, explanation) = explained(&problem());
     let devices: Vec<&str> = plan.partitions.iter().map(|partition| partition.device.as_str()).collect();
     assert_eq!(devices, ["cpu:0", "gpu:0", "cpu:0"]);
-    // 2 ms, 1 + 4 ms under way, 9 ms, 1 + 1 ms under way, 1 ms.
+    // The run takes 2 ms, a transfer of 1 + 4 ms, 9 ms, a transfer of 1 + 1 ms, and 1 ms.
     assert!((explanation.makespan - 19e-3).abs() < 1e-9);
     assert_eq!(explanation.bound.max(explanation.makespan), explanation.makespan);
     assert_eq!(explanation.joules, Some(4.0));
@@ -94,7 +95,8 @@ fn what_cannot_be_planned_is_said() {
     assert!(matches!(error, Error::CostRow { found: 1, .. }), "{error}");
 }
 
-/// With a budget that the quickest placement exceeds, a slower and thriftier one is found.
+/// Checks that with a budget that the fastest placement exceeds, a slower and thriftier one is
+/// found.
 #[test]
 fn an_energy_budget_is_kept_to() {
     let devices = Devices::uniform(["a", "b"].map(DeviceSpec::new), Link { latency: 0.0, bandwidth: 1e9 }).unwrap();
@@ -111,7 +113,8 @@ fn an_energy_budget_is_kept_to() {
     assert_eq!(schedule.makespan(), 6.0);
 }
 
-/// Three stages on three devices, of which each is the quickest at one: a stream is as quick as its slowest stage, while one device alone would do all.
+/// Checks three stages on three devices, each of which is the fastest at one stage.
+/// A stream is as fast as its slowest stage, while one device alone would do all stages.
 #[test]
 fn a_stream_is_cut_into_stages() {
     let devices = ["a", "b", "c"].map(DeviceSpec::new);
@@ -134,7 +137,7 @@ fn a_stream_is_cut_into_stages() {
 }
 
 proptest! {
-    /// A stream is never slower than on any one device, nor than with HEFT's placement.
+    /// Checks that a stream is never slower than on any one device, nor than with HEFT's placement.
     #[test]
     fn streams_are_no_slower_than_on_one_device(problem in any_problem(0)) {
         let schedule = Throughput { effort: Effort::steps(20), seed: 1 }.partition(&problem).unwrap();
@@ -149,7 +152,8 @@ proptest! {
         }
     }
 
-    /// The critical path is as long as the plan, and no partition's move is told to take less than the bound.
+    /// Checks that the critical path is as long as the plan, and that no move of a partition is
+    /// said to take less time than the bound.
     #[test]
     fn explanations_add_up(problem in limited(0, 1..4, 20)) {
         let Ok(schedule) = Heft.partition(&problem) else { return Ok(()) };

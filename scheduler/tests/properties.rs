@@ -1,4 +1,4 @@
-//! What holds for any graph, devices and strategy.
+//! Properties that hold for any graph, devices and strategy.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -13,7 +13,8 @@ use problems::{any_problem, problem_of};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Is there a device for each task such that each edge has a way? Tries them all.
+/// Tells whether there is a device for each task such that each edge has a link, by trying all
+/// placements.
 fn feasible(problem: &Problem) -> bool {
     let (graph, devices) = (problem.graph(), problem.devices());
     let count = devices.len();
@@ -24,7 +25,9 @@ fn feasible(problem: &Problem) -> bool {
     })
 }
 
-/// Runs tasks one after the other in topological order, each on the device that `pick` says: a valid schedule, and a poor one.
+/// A strategy that runs tasks one after the other in topological order, each on the device that the
+/// numbers in it pick.
+/// Its schedules are valid, and poor.
 struct OneByOne(Vec<usize>);
 
 impl Partitioner for OneByOne {
@@ -58,7 +61,7 @@ impl Partitioner for OneByOne {
     }
 }
 
-/// Checks a plan against its problem from the outside, with nothing of what made it.
+/// Checks a plan against its problem from the outside, without the code that made the plan.
 fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseError> {
     let plan = Partitioning::from_schedule(problem, schedule, "model", "strategy").unwrap();
     let graph = problem.graph();
@@ -88,7 +91,8 @@ fn check_plan(problem: &Problem, schedule: &Schedule) -> Result<(), TestCaseErro
     }
     prop_assert!(toposort(&between, None).is_ok(), "partitions wait for each other in a circle");
 
-    // Replay: each partition starts when its processor is free and everything has arrived from partitions that have finished as a whole.
+    // The plan is replayed: each partition starts when its processor is free and everything has
+    // arrived from partitions that have finished as a whole.
     let mut free: HashMap<DeviceIndex, f64> = HashMap::new();
     let processor = |id: &str| {
         let device = problem.devices().iter().position(|device| device.id == id).unwrap();
@@ -135,7 +139,7 @@ proptest! {
         }
     }
 
-    /// Without undirected cycles, a look from neighbour to neighbour is enough.
+    /// Checks that without undirected cycles, it is enough to look from neighbour to neighbour.
     #[test]
     fn heft_finds_a_way_in_any_forest_that_has_one(problem in problem_of(6, 2..4, 7, 2)) {
         prop_assert_eq!(Heft.partition(&problem).is_ok(), feasible(&problem));

@@ -1,4 +1,4 @@
-//! What every strategy has to keep to, and what exact search has to find.
+//! Rules that every strategy has to keep, and results that exact search has to find.
 
 #![allow(clippy::unwrap_used, reason = "a test may fail")]
 
@@ -13,7 +13,7 @@ use hetero_scheduler::{
 use problems::{any_problem, limited};
 use proptest::prelude::*;
 
-/// All strategies, with so little effort that a test can run them a thousand times.
+/// Returns all strategies, with so little effort that a test can run them a thousand times.
 fn strategies() -> Vec<Box<dyn Partitioner>> {
     vec![
         Box::new(Heft),
@@ -26,7 +26,9 @@ fn strategies() -> Vec<Box<dyn Partitioner>> {
     ]
 }
 
-/// The least makespan: every task to be next, on every device, in every order. `None` where limits and links leave none.
+/// Returns the least makespan, found by trying every task as the next, on every device, in every
+/// order.
+/// It is `None` where limits and links allow no schedule.
 fn brute_force(problem: &Problem) -> Option<f64> {
     struct State<'a> {
         problem: &'a Problem,
@@ -101,7 +103,7 @@ fn check_all(problem: &Problem) -> Result<(), TestCaseError> {
                 if let Ok(heft) = &heft {
                     let at_most = ["latency_aware", "exact"].contains(&strategy.name());
                     prop_assert!(!at_most || schedule.makespan() <= heft.makespan(), "{}", strategy.name());
-                    // No other schedule falls below the bound either.
+                    // Every other schedule, such as HEFT's, has to be above the bound too.
                     prop_assert!(bound <= heft.makespan() * (1.0 + 1e-9), "{}", strategy.name());
                 }
             }

@@ -1,4 +1,4 @@
-//! The example of the HEFT paper, read from the data folder.
+//! A test of the example of the HEFT paper, which is read from the data folder.
 
 mod data;
 

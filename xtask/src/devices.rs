@@ -1,4 +1,4 @@
-//! Generated conformance cases on every device that is found, and the devices that have to be
+//! The generated conformance cases on every device that is found, and the devices that have to be
 //! found.
 
 use std::sync::{Mutex, PoisonError};
@@ -9,11 +9,11 @@ use serde_json::Value;
 use crate::drivers;
 use crate::workspace::{Result, Workspace, drivers_required};
 
-/// A device of a machine on which `cargo xtask setup` ran.
+/// A device that a machine has on which `cargo xtask setup` ran.
 struct Expected {
     what: &'static str,
     driver: &'static str,
-    /// One of these is in its name, vendor or driver version, in lower case.
+    /// Texts of which one is in its name, vendor or driver version, in lower case.
     texts: &'static [&'static str],
     emulated: bool,
 }
@@ -26,7 +26,7 @@ const EXPECTED: [Expected; 5] = [
         texts: &["pocl", "pthread-", "portable computing language"],
         emulated: false,
     },
-    // PoCL names the processor it runs on, so Intel's name alone is not enough.
+    // PoCL names the processor that it runs on, so Intel's name alone is not enough.
     Expected {
         what: "Intel CPU OpenCL",
         driver: "opencl",
@@ -37,18 +37,18 @@ const EXPECTED: [Expected; 5] = [
     Expected { what: "lavapipe", driver: "wgpu", texts: &["llvmpipe"], emulated: true },
 ];
 
-/// Does one of [`EXPECTED`] that is not listed fail the step?
+/// Whether the step fails where one of [`EXPECTED`] is not listed.
 pub(crate) const ALL_REQUIRED: bool = true;
-/// Cases that each device has to pass at least.
+/// The number of cases that each device has to pass at least.
 const LEAST_PASSED: usize = 1500;
-/// Of the cases, each of this number is run on devices other than the CPU, whose drivers take up to
-/// half a second to compile one.
-/// All of them are run by `hetero conformance --device ID`.
+/// Of the cases, one in this number is run on devices other than the CPU, because their drivers
+/// take up to half a second to compile a case.
+/// `hetero conformance --device ID` runs all of them.
 const EVERY: &str = "2";
-/// Devices that are tested at the same time: drivers compile on one thread.
+/// The number of devices that are tested at the same time, because drivers compile on one thread.
 const AT_ONCE: usize = 2;
 
-/// What `hetero devices` says of one device.
+/// One device in the output of `hetero devices`.
 struct Found {
     id: String,
     described: String,
@@ -63,10 +63,10 @@ impl Found {
     }
 }
 
-/// The generated cases on each device.
+/// Runs the generated cases on each device.
 pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     let found = find(workspace, false)?;
-    // Devices that are missing do not keep those that are there from being tested.
+    // Missing devices do not keep the others from being tested.
     let mut missing = Vec::from_iter(all_found(&found, "of the cache").err());
     if drivers::registered() {
         let plain = find(workspace, true).and_then(|found| all_found(&found, "registered for the system"));
@@ -74,7 +74,7 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     }
     let waiting: Mutex<Vec<&str>> = Mutex::new(found.iter().map(|device| device.id.as_str()).collect());
     let failed: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    // Not in the loop's head, where the lock would be held while the device is tested.
+    // This is not in the loop's head, where the lock would be held while the device is tested.
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
     std::thread::scope(|scope| {
         for _ in 0..AT_ONCE {
@@ -101,7 +101,7 @@ fn on_device(workspace: &Workspace, id: &str) -> Result<()> {
     let (hetero, path) = (workspace.hetero_path(), report.to_string_lossy());
     let every = if id.starts_with("cpu:") { "1" } else { EVERY };
     let arguments = ["conformance", "--device", id, "--every", every, "--junit", &path];
-    // Printed as a whole, as another device is tested at the same time.
+    // The output is printed as a whole, because another device is tested at the same time.
     let output = workspace.command(&hetero, &arguments).output();
     let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
     println!("+ hetero {}\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stdout));
@@ -118,7 +118,7 @@ fn on_device(workspace: &Workspace, id: &str) -> Result<()> {
     }
 }
 
-/// Every device; `plain` as a process finds them that was not started by this one.
+/// Returns every device; with `plain`, as a process finds them that this one has not started.
 fn find(workspace: &Workspace, plain: bool) -> Result<Vec<Found>> {
     let hetero = workspace.hetero_path();
     let mut command = workspace.command(&hetero, &["devices", "--json"]);
@@ -140,8 +140,8 @@ fn find(workspace: &Workspace, plain: bool) -> Result<Vec<Found>> {
     Ok(found.collect())
 }
 
-/// Is each of [`EXPECTED`] among the devices?
-/// Prints which is which.
+/// Checks that each of [`EXPECTED`] is among the devices.
+/// Prints which device is which.
 fn all_found(found: &[Found], which: &str) -> Result<()> {
     println!("devices, drivers {which}:");
     let mut missing = Vec::new();
@@ -166,8 +166,8 @@ fn all_found(found: &[Found], which: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// Devices as OpenCL's and Vulkan's drivers describe themselves, here on an Intel processor,
-    /// where PoCL's device has its name too.
+    /// Returns devices as OpenCL's and Vulkan's drivers describe themselves on an Intel processor,
+    /// where PoCL's device has the processor's name too.
     fn listed() -> Vec<Found> {
         let found =
             |id: &str, described: &str, emulated| Found { id: id.into(), described: described.into(), emulated };
@@ -180,7 +180,7 @@ mod tests {
         ]
     }
 
-    /// The ids that each expected device is found as.
+    /// Returns the ids of the devices that match each expected device.
     fn matches(found: &[Found]) -> Vec<Vec<&str>> {
         let of =
             |expected| found.iter().filter(|device| device.is(expected)).map(|device| device.id.as_str()).collect();

@@ -1,11 +1,12 @@
 //! Real device software for machines without accelerators: OpenCL and Vulkan on the processor, an
-//! FPGA's emulator, CUDA's compilers.
+//! FPGA's emulator, and CUDA's compilers.
 //!
-//! Debian packages are installed for the whole system, wheels into the cache.
-//! An OpenCL loader knows a driver by an `.icd` file, which names its library; those of the cache
-//! are in `drivers/icd`, and [`Workspace::command`] points the loader there.
+//! Debian packages are installed for the whole system, and wheels into the cache.
+//! An OpenCL loader knows a driver by an `.icd` file, which names the driver's library.
+//! The cache's `.icd` files are in `drivers/icd`, and [`Workspace::command`] points the loader
+//! there.
 //! As root they are registered in the system's folder too, so that a plain `hetero devices` finds
-//! them.
+//! the drivers.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -15,28 +16,29 @@ use crate::setup::{apt, environment, sudo};
 use crate::workspace::{Result, Workspace, succeeds};
 
 /// The OpenCL loader, PoCL, the Vulkan loader and lavapipe.
-/// Not `mesa-opencl-icd`: a driver of it that finds no GPU crashes its caller.
+/// `mesa-opencl-icd` is left out, because a driver in it that finds no GPU crashes its caller.
 const DEBIAN: [&str; 4] = ["ocl-icd-libopencl1", "pocl-opencl-icd", "libvulkan1", "mesa-vulkan-drivers"];
 /// Intel's OpenCL for its processors, and the emulator of its FPGAs.
-/// Without the compiler's run-time library neither shows, and nothing says why.
+/// Without the compiler's run-time library neither of them shows, and nothing says why.
 const INTEL: [&str; 3] =
     ["intel-opencl-rt==2025.0.5", "intel-opencl-fpga-emu-rt==2025.0.5", "intel-cmplr-lib-rt==2025.0.5"];
-/// CUDA C to PTX, and PTX to machine code; both work without a GPU.
+/// The compilers from CUDA C to PTX and from PTX to machine code, both of which work without a GPU.
 const CUDA: [&str; 2] = ["nvidia-cuda-nvrtc-cu12==12.9.86", "nvidia-cuda-nvcc-cu12==12.9.86"];
-/// Names of `.icd` files, and the libraries of the Intel wheels that they name.
+/// The names of `.icd` files, and the libraries of the Intel wheels that they name.
 const LIBRARIES: [(&str, &str); 2] =
     [("intel-cpu.icd", "libintelocl.so"), ("intel-fpga-emulator.icd", "libintelocl_emu.so")];
-/// Are the wheels for this system?
+/// Whether the wheels are made for this system.
 pub(crate) const WHEELS_RUN: bool = cfg!(all(target_os = "linux", target_arch = "x86_64"));
-/// Plays processors that this machine does not have; one test needs it, and says so where it is
-/// missing.
+/// The package of QEMU, which plays processors that this machine does not have.
+/// One test needs it, and says so where it is missing.
 const QEMU: &str = "qemu-user";
-/// What Intel's OpenCL is told to compile for where it does not know the processor.
+/// The variable by which Intel's OpenCL is told what to compile for, where it does not know the
+/// processor.
 pub(crate) const TARGET: &str = "CL_CONFIG_CPU_TARGET_ARCH";
-/// Where the OpenCL loader looks by itself.
+/// The folder in which the OpenCL loader looks by default.
 const VENDORS: &str = "/etc/OpenCL/vendors";
 
-/// Installs what is missing, and says of each what was found.
+/// Installs what is missing, and prints what was found of each part.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     debian(workspace)?;
     if !WHEELS_RUN {
@@ -55,7 +57,7 @@ pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Installs QEMU, where that can be done: only one test is skipped without it.
+/// Installs QEMU where that is possible; without it, only one test is skipped.
 fn qemu(workspace: &Workspace) {
     if succeeds(Command::new("qemu-x86_64").arg("--version")) {
         println!("{QEMU}: there already");
@@ -64,17 +66,17 @@ fn qemu(workspace: &Workspace) {
     }
 }
 
-/// What Intel's OpenCL has to be told to compile for, as it does not know this processor and would
-/// compute wrongly.
+/// Returns the target that Intel's OpenCL has to be told to compile for, where it does not know
+/// this processor and would compute wrong results.
 ///
 /// The driver itself is asked, once.
-/// The crate of the backend has a table for it, and sets the variable in
-/// its own process; here it is set for whole processes, so that no test sets it beside threads that
-/// may read it.
+/// The backend's crate has a table for this, and sets the variable in its own process.
+/// Here the variable is set for whole processes, so that no test sets it beside threads that may
+/// read it.
 pub(crate) fn target(workspace: &Workspace) -> Option<String> {
     static ANSWER: OnceLock<Option<String>> = OnceLock::new();
     let driver = workspace.icd_folder().join(LIBRARIES[0].0);
-    // No answer is kept before there is a driver: setup may install it in this process.
+    // No answer is kept before there is a driver, because setup may install one in this process.
     if !WHEELS_RUN || std::env::var_os(TARGET).is_some_and(|told| !told.is_empty()) || !driver.exists() {
         return None;
     }
@@ -87,12 +89,12 @@ pub(crate) fn target(workspace: &Workspace) -> Option<String> {
     ANSWER.get_or_init(ask).clone()
 }
 
-/// CUDA's compilers.
+/// Installs CUDA's compilers.
 pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     wheels(workspace, "nvrtc", &CUDA)
 }
 
-/// Python of the environment that holds CUDA's compilers.
+/// Returns the Python of the environment that holds CUDA's compilers.
 pub(crate) fn cuda_python(workspace: &Workspace) -> PathBuf {
     workspace.cache.join("drivers").join("nvrtc").join("bin").join("python")
 }
@@ -115,12 +117,12 @@ fn debian(workspace: &Workspace) -> Result<()> {
 /// Installs wheels into an environment of their own, `drivers/NAME`.
 fn wheels(workspace: &Workspace, name: &str, packages: &[&str]) -> Result<()> {
     let home = workspace.cache.join("drivers").join(name);
-    // Not cleared: a process may have these libraries open.
+    // The environment is not cleared, because a process may have these libraries open.
     environment(workspace, &home, packages, false, || Ok("python3".to_owned()))
 }
 
-/// Writes the `.icd` files of the cache: PoCL's as the system has it, and Intel's, whose paths are
-/// given back.
+/// Writes the `.icd` files of the cache: PoCL's as the system has it, and Intel's.
+/// Returns the paths of Intel's files.
 fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let pocl = Path::new(VENDORS).join("pocl.icd");
     let pocl = std::fs::read_to_string(&pocl)
@@ -128,8 +130,8 @@ fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     let libraries = workspace.cache.join("drivers").join("intel").join("lib");
     let mut files = vec![("pocl.icd", pocl)];
     for (name, library) in LIBRARIES {
-        // Named where it lies: through a link, a driver does not find the other files that it
-        // needs.
+        // The library is named where it lies: through a link, a driver does not find the other
+        // files that it needs.
         let library = libraries.join(library);
         if !library.exists() {
             let home = libraries.with_file_name("");
@@ -143,8 +145,8 @@ fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
         println!("{}: there already", folder.display());
         return Ok(intel);
     }
-    // The folder appears with all of its files: the loader takes it instead of the system's, so
-    // that what it lacks would not be found.
+    // The folder appears with all of its files at once: the loader takes it instead of the
+    // system's, so a driver missing from it would not be found.
     let making = folder.with_extension("part");
     std::fs::create_dir_all(&making).map_err(|error| format!("cannot make {}: {error}", making.display()))?;
     for (name, text) in &files {
@@ -158,7 +160,7 @@ fn icd_files(workspace: &Workspace) -> Result<Vec<PathBuf>> {
     Ok(intel)
 }
 
-/// Are the cache's drivers registered for the whole system?
+/// Tells whether the cache's drivers are registered for the whole system.
 pub(crate) fn registered() -> bool {
     LIBRARIES.iter().all(|(name, _)| registration(name).exists())
 }
@@ -179,7 +181,7 @@ fn register(workspace: &Workspace, files: &[PathBuf]) -> Result<()> {
         }
         let (file, target) = (file.to_string_lossy(), target.to_string_lossy());
         if let Err(error) = sudo(workspace, &["install", "-m", "644", &file, &target]) {
-            // All is there for tests; only a plain `hetero` needs the variable.
+            // Everything is there for tests; only a plain `hetero` needs the variable.
             println!("cannot register a driver for the whole system: {error}");
             println!("where hetero is to find it, set OCL_ICD_VENDORS={}", workspace.icd_folder().display());
             return Ok(());

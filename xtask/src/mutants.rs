@@ -1,4 +1,5 @@
-//! Mistakes made on purpose: each in one operator, each has to be noticed by the conformance tests.
+//! Mistakes made on purpose, each in one operator; the conformance tests have to notice each of
+//! them.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,7 +7,8 @@ use std::time::Instant;
 
 use crate::workspace::{Result, Workspace, run, succeeds};
 
-/// One mistake: the operator, its file, what stands there once, and what is put in its place.
+/// One mistake: the operator, its file, a text that stands there once, and the wrong text that
+/// takes its place.
 struct Mutant {
     operator: &'static str,
     file: &'static str,
@@ -125,7 +127,7 @@ const MUTANTS: [Mutant; 34] = [
     mutant("layouts", "backends/cpu/src/kernels/reorder.rs", "(0, row * pixels)", "(0, row * to.width)"),
 ];
 
-/// The tests that have to notice.
+/// The tests that have to notice the mistakes.
 const TESTS: [&str; 13] = [
     "test",
     "--quiet",
@@ -152,7 +154,7 @@ pub(crate) fn mutants(workspace: &Workspace) -> Result<()> {
         std::fs::remove_dir_all(&copy).map_err(|error| said("remove", &copy, error))?;
     }
     std::fs::create_dir_all(&copy).map_err(|error| said("make", &copy, error))?;
-    // What git tracks or would track, and nothing that was built.
+    // The copy has the files that git tracks or would track, and nothing that was built.
     let list = "git ls-files --cached --others --exclude-standard -z | xargs -0 cp --parents -t target/mutants --";
     workspace.run("sh", &["-c", list])?;
     let here = Workspace { root: copy.clone(), cache: workspace.cache.clone() };
@@ -198,7 +200,8 @@ pub(crate) fn mutants(workspace: &Workspace) -> Result<()> {
     if alive.is_empty() { Ok(()) } else { Err(format!("nobody noticed the mistakes in {}", alive.join(", "))) }
 }
 
-/// Does ONNX Runtime agree with the oracle on the generated cases that this command line writes?
+/// Tells whether ONNX Runtime agrees with the oracle on the generated cases that this command line
+/// writes.
 fn agrees(workspace: &Workspace, mut hetero: Command) -> bool {
     let cases = workspace.root.join("target").join("cases");
     let exceptions = workspace.root.join("plugins/conformance/expected/onnxruntime-1.32.0.txt");

@@ -1,6 +1,6 @@
 //! The lint of prose: one sentence a line, at most 100 columns, in Markdown and in comments.
 //!
-//! It counts what older text has of lines that are not so, and fails nothing.
+//! It counts the lines in older text that break these rules, and fails nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,23 +8,23 @@ use std::path::Path;
 use crate::workspace::{Result, Workspace};
 
 const COLUMNS: usize = 100;
-/// What ends with a point and no sentence with it.
+/// Words that end with a point without ending a sentence.
 const ABBREVIATIONS: [&str; 8] = ["e.g.", "i.e.", "etc.", "cf.", "al.", "vs.", "approx.", "No."];
 /// Files that a program has written.
 const GENERATED: [&str; 2] = ["hal/onnx/src/proto.rs", "docs/operators.md"];
 
-/// What is wrong with a line.
+/// The fault of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Offence {
     Long,
     Sentences,
 }
 
-/// What is wrong in a file: numbers of lines, from 1, and what.
+/// The faults of a file: the numbers of lines, from 1, each with its fault.
 type Offences = Vec<(usize, Offence)>;
 
-/// Prints how many lines each folder has that are too long or have several sentences; of a named
-/// folder, each of them.
+/// Prints how many lines each folder has that are too long or have several sentences; for a named
+/// folder, also lists these lines.
 pub(crate) fn prose(workspace: &Workspace, folder: Option<&str>) -> Result<()> {
     let listed = workspace.command("git", &["ls-files", "*.md", "*.rs"]).output();
     let listed = listed.map_err(|error| format!("cannot start git: {error}"))?;
@@ -34,7 +34,7 @@ pub(crate) fn prose(workspace: &Workspace, folder: Option<&str>) -> Result<()> {
         if folder.is_some_and(|folder| !Path::new(path).starts_with(folder)) {
             continue;
         }
-        // A file may be listed and gone.
+        // A file may be in git's list and no longer on disk.
         let Ok(text) = std::fs::read_to_string(workspace.root.join(path)) else { continue };
         let found = if path.ends_with(".md") { of_markdown(&text) } else { of_source(&text) };
         if folder.is_some() {
@@ -63,7 +63,7 @@ impl Offence {
     }
 }
 
-/// A file's folder, up to what is in front of `src` and `tests`.
+/// Returns a file's folder, up to the part in front of `src`, `tests` or `examples`.
 fn folder_of(path: &str) -> String {
     let parts: Vec<&str> = path.split('/').collect();
     let folders = &parts[..parts.len() - 1];
@@ -72,7 +72,7 @@ fn folder_of(path: &str) -> String {
     if folder.is_empty() { ".".to_owned() } else { folder.join("/") }
 }
 
-/// Rows of tables cannot be broken, and code is not prose.
+/// Finds faults in Markdown; rows of tables cannot be broken, and code is not prose.
 fn of_markdown(text: &str) -> Offences {
     let mut code = false;
     let prose = text.lines().enumerate().filter(|(_, line)| {
@@ -83,7 +83,7 @@ fn of_markdown(text: &str) -> Offences {
     prose.flat_map(|(index, line)| offences(index + 1, line, line)).collect()
 }
 
-/// Comments that have a line of their own.
+/// Finds faults in comments that have a line of their own.
 fn of_source(text: &str) -> Offences {
     let mut code = false;
     let mut found = Vec::new();
@@ -108,7 +108,7 @@ fn offences(number: usize, line: &str, prose: &str) -> Offences {
     long.into_iter().chain(several).collect()
 }
 
-/// Does a sentence end within a line, and another begin?
+/// Tells whether a sentence ends within a line and another begins.
 fn has_several_sentences(line: &str) -> bool {
     let mut code = false;
     let mut words = line.split(' ').peekable();
@@ -116,7 +116,7 @@ fn has_several_sentences(line: &str) -> bool {
     while let Some(word) = words.next() {
         code ^= word.matches('`').count() % 2 == 1;
         let bare = word.trim_end_matches([')', '"', '\'', '*', '_', '`']);
-        // A number or mark of a list.
+        // This is the number or mark of a list.
         let mark = first && bare.trim_end_matches('.').chars().all(|c| c.is_ascii_digit() || c == '-');
         first = first && mark;
         let ends = bare.ends_with(['.', '!', '?']) && !ABBREVIATIONS.contains(&bare.trim_start_matches('('));

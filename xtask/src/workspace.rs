@@ -1,4 +1,4 @@
-//! Where things are, and how commands are run.
+//! The places of the checkout's files, and how commands are run.
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::drivers;
 
-/// A message for the person at the terminal.
+/// A result whose error is a message for the person at the terminal.
 pub(crate) type Result<T> = std::result::Result<T, String>;
 
 /// The checkout and its cache.
@@ -25,7 +25,7 @@ impl Workspace {
         Ok(Workspace { root, cache })
     }
 
-    /// Python of the environment that `setup` makes.
+    /// Returns the Python of the environment that `setup` makes.
     pub(crate) fn python(&self) -> PathBuf {
         self.cache.join("python").join("bin").join("python")
     }
@@ -34,14 +34,15 @@ impl Workspace {
         self.root.join("xtask").join("python").join(name)
     }
 
-    /// The `.icd` files of the OpenCL drivers that `setup` installs.
+    /// Returns the folder with the `.icd` files of the OpenCL drivers that `setup` installs.
     pub(crate) fn icd_folder(&self) -> PathBuf {
         self.cache.join("drivers").join("icd")
     }
 
-    /// A command in the workspace's root.
-    /// It sees the cache and the drivers in it, and its tests may not skip a driver that is
-    /// missing; what the caller's environment says of these comes first.
+    /// Makes a command in the workspace's root.
+    /// It sees the cache and the drivers in the cache, and its tests may not skip a driver that is
+    /// missing.
+    /// The caller's environment comes first where it sets these things.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
         let mut command = Command::new(program);
         command.args(arguments).current_dir(&self.root).env("HETERO_CACHE", &self.cache);
@@ -51,7 +52,7 @@ impl Workspace {
         if std::env::var_os("NODEVICE_SELECT").is_none() {
             command.env("NODEVICE_SELECT", "1");
         }
-        // A loader that is pointed at a folder that is not there finds no driver at all.
+        // A loader that is pointed at a missing folder finds no driver at all.
         let drivers = self.icd_folder();
         if std::env::var_os("OCL_ICD_VENDORS").is_none_or(|named| named.is_empty()) && drivers.is_dir() {
             command.env("OCL_ICD_VENDORS", drivers);
@@ -70,21 +71,22 @@ impl Workspace {
         self.run("cargo", arguments)
     }
 
-    /// The release binary, built.
+    /// Builds the release binary, and returns its path.
     pub(crate) fn hetero(&self) -> Result<PathBuf> {
         self.cargo(&["build", "--release", "--package", "hetero-cli"])?;
         Ok(self.hetero_path())
     }
 
-    /// Where the release binary is.
+    /// Returns the path of the release binary.
     pub(crate) fn hetero_path(&self) -> PathBuf {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
         target.join("release").join("hetero")
     }
 }
 
-/// Does a missing driver fail a test?
-/// Unless `HETERO_REQUIRE_DRIVERS` says otherwise: without it, 1 would be the only honest green.
+/// Tells whether a missing driver fails a test.
+/// It does unless `HETERO_REQUIRE_DRIVERS` says otherwise, because a green run that skips drivers
+/// would not be honest.
 pub(crate) fn drivers_required() -> bool {
     std::env::var_os("HETERO_REQUIRE_DRIVERS").is_none_or(|value| value == "1")
 }
@@ -103,7 +105,7 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     }
 }
 
-/// Does a command run and succeed, quietly?
+/// Tells whether a command runs and succeeds, without showing its output.
 pub(crate) fn succeeds(command: &mut Command) -> bool {
     command.output().is_ok_and(|output| output.status.success())
 }

@@ -1,8 +1,12 @@
-//! Where the values that nobody outside sees lie while a program runs, and the kernels' workspaces.
+//! The places of the values that lie only inside a running program, and of the kernels' workspaces.
 //!
-//! A value lives from the step that writes it to the last that reads it. What is only put behind other values, by a concatenation, is written where it
-//! will lie in the whole, so that nothing is left to copy: the whole then lives from the first of its parts on. Where that makes the arena much
-//! larger, as the parts of a network that come long before their whole do, each value has a place of its own instead.
+//! A value lives from the step that writes it to the last step that reads it.
+//! A value that is only concatenated with others is written where it will lie in the whole, so that
+//! nothing is left to copy.
+//! The whole then lives from the first of its parts on.
+//! The arena can become much larger by this, where the parts of a network come long before their
+//! whole.
+//! Each value then has a place of its own instead.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,14 +27,14 @@ pub(crate) struct Range {
 }
 
 pub(crate) struct Arena {
-    /// Its size.
+    /// The size in bytes.
     pub(crate) bytes: usize,
     pub(crate) values: HashMap<Form, Range>,
-    /// For each step.
+    /// The workspace of each step.
     pub(crate) workspaces: Vec<Option<Range>>,
 }
 
-/// The steps of a program.
+/// The steps of a program, with their kernels.
 pub(crate) struct Steps<'a> {
     pub(crate) program: &'a Program,
     pub(crate) isa: Isa,
@@ -39,20 +43,20 @@ pub(crate) struct Steps<'a> {
     pub(crate) threads: usize,
 }
 
-/// Whom a request is for.
+/// The owner of a request.
 enum Owner {
     Value(Form),
     Workspace(usize),
 }
 
-/// What a value is a part of, and how many bytes lie before it there.
+/// For each part, the whole that it belongs to, and how many bytes of the whole lie before it.
 type Wholes = HashMap<Form, (Form, usize)>;
 
-/// The requests' owners with what they get.
+/// The requests, their owners, and the layout.
 type Plan = (Vec<Request>, Vec<Owner>, Planned);
 
 impl Arena {
-    /// Lays out everything but what lies elsewhere.
+    /// Lays out all values but those that lie elsewhere.
     pub(crate) fn plan(steps: &Steps<'_>, elsewhere: impl Fn(&Form) -> bool) -> Result<Self> {
         let wholes = steps.wholes(&elsewhere)?;
         let apart = steps.lay_out(&Wholes::new(), &elsewhere)?;
@@ -82,7 +86,9 @@ impl Arena {
     }
 }
 
-/// The outermost whole that a value is part of, itself where it is none's, and how many bytes lie before it there.
+/// Returns the outermost whole that a value is part of, and how many bytes of the whole lie before
+/// it.
+/// A value that is part of no whole is its own.
 fn root(wholes: &Wholes, form: Form) -> (Form, usize) {
     let (mut form, mut before) = (form, 0);
     while let Some(&(whole, more)) = wholes.get(&form) {
@@ -92,7 +98,7 @@ fn root(wholes: &Wholes, form: Form) -> (Form, usize) {
 }
 
 impl Steps<'_> {
-    /// Bytes of a value in a layout.
+    /// Returns the bytes of a value in a layout.
     fn bytes(&self, form: Form) -> Result<usize> {
         let value = self.program.value(form.value)?;
         let Layout::Blocked(halo) = form.layout else { return Ok(value.bytes()) };
@@ -101,7 +107,8 @@ impl Steps<'_> {
         bytes.ok_or_else(|| Error::internal(format!("the size of '{}' overflows", value.name)))
     }
 
-    /// Which values can be written where a concatenation puts them: those that a step writes, once each, at multiples of a vector.
+    /// Returns the values that can be written where a concatenation puts them: those that a step
+    /// writes, once each, at multiples of a vector.
     fn wholes(&self, elsewhere: &impl Fn(&Form) -> bool) -> Result<Wholes> {
         let mut wholes = Wholes::new();
         let vector = self.isa.lanes() * size_of::<f32>();
@@ -147,7 +154,8 @@ impl Steps<'_> {
                 let last = last_use.get(&whole).copied().unwrap_or(step);
                 let mut request = Request::new(size, step, last).aligned_to(ALIGNMENT);
                 if position == 0 && whole == form {
-                    // Inputs whose memory the output may take over: of the same size, read once by this step and by no later one.
+                    // The output may take over the memory of these inputs: they have the same size,
+                    // and are read once by this step and by no later one.
                     let once = |input: Form| draft.inputs.iter().filter(|&&other| other == Some(input)).count() == 1;
                     let inputs = kernel.in_place().iter().filter_map(|&index| draft.inputs.get(index).copied());
                     let inputs = inputs.flatten().filter(|&input| once(input));

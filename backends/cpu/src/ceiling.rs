@@ -1,4 +1,4 @@
-//! What the processor can do at most, measured: the denominators of every share of a peak.
+//! The measured limits of the processor: the denominators of every share of a peak.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,18 +14,22 @@ use crate::simd::{Isa, Job, Simd};
 /// Rates that no program exceeds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Ceiling {
-    /// Multiply-adds of f32 on registers alone, counting as two operations: operations per second.
+    /// The rate of f32 multiply-adds on registers alone, where each counts as two operations:
+    /// operations per second.
     pub flops: f64,
-    /// Reading memory that no cache holds: bytes per second.
+    /// The rate of reading memory that no cache holds, in bytes per second.
     pub bandwidth: f64,
-    /// From the call of a parallel region until every thread is at work in it, and back: right after another region, when threads still
-    /// watch for one; the median. With one thread, next to nothing.
+    /// The median time from the call of a parallel region until every thread is at work in it, and
+    /// back.
+    /// The region follows right after another one, when threads still watch for the next.
+    /// With one thread it is next to nothing.
     pub hot_region: Duration,
-    /// The same after a pause, when they sleep.
+    /// The same time after a pause, when the threads sleep.
     pub cold_region: Duration,
 }
 
-/// Median time of an empty region that every thread takes part in, after so long a pause.
+/// Returns the median time of an empty region in which every thread takes part, after the given
+/// pause.
 fn region(pool: &Pool, pause: Duration, rounds: usize) -> Duration {
     let threads = pool.threads();
     let mut times: Vec<Duration> = (0..rounds)
@@ -37,7 +41,8 @@ fn region(pool: &Pool, pause: Duration, rounds: usize) -> Duration {
             let began = Instant::now();
             pool.for_each(threads, |_, _| {
                 arrived.fetch_add(1, Ordering::AcqRel);
-                // Until all have come; a thread that another process keeps away is not waited for.
+                // The region lasts until all have come; a thread that another process keeps away is
+                // not waited for.
                 while arrived.load(Ordering::Acquire) < threads && began.elapsed() < Duration::from_millis(2) {
                     std::hint::spin_loop();
                 }
@@ -49,10 +54,10 @@ fn region(pool: &Pool, pause: Duration, rounds: usize) -> Duration {
     times[times.len() / 2]
 }
 
-/// Multiply-adds of one call.
+/// The multiply-adds of one call for each sum.
 const STEPS: usize = 1 << 16;
 
-/// Sums side by side: more than latency times units.
+/// The number of sums side by side, which is more than latency times units.
 const SUMS: usize = 12;
 
 struct Multiply;
@@ -99,10 +104,10 @@ impl Job for Read<'_> {
 }
 
 impl Ceiling {
-    /// Measures with so many threads; takes about two seconds and 128 MiB.
+    /// Measures with the given number of threads, which takes about two seconds and 128 MiB.
     ///
     /// # Errors
-    /// `OutOfMemory` where the system gives no thread.
+    /// `OutOfMemory` where the system cannot start a thread.
     pub fn measure(threads: usize) -> Result<Ceiling> {
         const ROUNDS: usize = 8;
         const BYTES: usize = 128 << 20;
@@ -111,10 +116,11 @@ impl Ceiling {
             .map_err(|error| Error::new(ErrorKind::OutOfMemory, "cannot start threads").caused_by(error))?;
         let isa = Isa::widest();
         let best = |work: &dyn Fn() -> f64| {
-            // The best of some rounds: whatever disturbs makes it slower.
+            // The best of some rounds counts, because every disturbance makes a round slower.
             (0..ROUNDS).map(|_| work()).fold(0.0, f64::max)
         };
-        // A round is long enough, near a tenth of a second, for the clock to be the one that lasts: for some milliseconds processors go faster.
+        // A round takes near a tenth of a second, which is long enough to reach the clock that
+        // lasts: for some milliseconds processors go faster.
         let flops = best(&|| {
             let done = Mutex::new(0.0);
             let began = Instant::now();

@@ -19,10 +19,10 @@ use crate::pool::Pool;
 use crate::queue::{CAPACITY, CpuBackend, CpuQueue};
 use crate::simd::Isa;
 
-/// Alignment that this device likes: a cache line, and the widest vector.
+/// The alignment that this device prefers: a cache line, and the widest vector.
 pub(crate) const ALIGNMENT: usize = 64;
 
-/// The driver of the host's processor. It is never unavailable.
+/// The driver of the host's processor, which is always available.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuDriver;
 
@@ -89,12 +89,12 @@ fn capabilities() -> Capabilities {
     let dtypes = DType::all().filter(|&dtype| kernels::computes(dtype)).collect();
     let mut capabilities = Capabilities::new(dtypes);
     capabilities.imports = vec![HandleKind::Host];
-    // What the widest element type needs; imported tensors seldom have more.
+    // The alignment is that of the widest element type; imported tensors seldom have more.
     capabilities.alignment = 16;
     capabilities
 }
 
-/// A field of the system's own description, where there is one.
+/// Returns a field of the system's own description, where there is one.
 fn described(path: &str, field: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     let line = text.lines().find(|line| line.starts_with(field))?;
@@ -110,7 +110,7 @@ fn info() -> DeviceInfo {
     info.vendor = described("/proc/cpuinfo", "vendor_id").unwrap_or_else(|| "unknown".to_owned());
     info.driver_version = env!("CARGO_PKG_VERSION").to_owned();
     info.memory_bytes = memory;
-    // 3 GHz times two FMA units of eight lanes: a first guess, until the device is measured.
+    // The first guess, until the device is measured, is 3 GHz times two FMA units of eight lanes.
     info.peak_flops = Some(cores() as f64 * 3e9 * 32.0);
     info.peak_bandwidth = Some(20e9);
     info
@@ -120,13 +120,14 @@ struct CpuDevice {
     info: DeviceInfo,
     capabilities: Capabilities,
     budget: Arc<Budget>,
-    /// Nanoseconds of work done.
+    /// The time of work done, in nanoseconds.
     busy: Arc<AtomicU64>,
     pool: Arc<Pool>,
     weights: DeviceWeights,
-    /// Instructions that kernels are made for.
+    /// The instruction set that kernels are made for.
     isa: Isa,
-    /// May convolutions be done by minimal filtering? It is faster, and rounds differently.
+    /// Whether convolutions may be done by minimal filtering, which is faster and rounds
+    /// differently.
     filters: bool,
 }
 

@@ -21,24 +21,24 @@ use crate::pool::Pool;
 use crate::saved::{self, Packer, Saved};
 use crate::simd::Isa;
 
-/// Where a value lies while the program runs.
+/// The place of a value while the program runs.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// In the buffer that is bound at this position.
+    /// The buffer that is bound at this position.
     Binding(usize),
-    /// In the scratch buffer, at an offset.
+    /// A part of the scratch buffer.
     Scratch { offset: usize, bytes: usize },
-    /// Among the constants that are read where the model has them.
+    /// A constant that is read where the model has it.
     Constant(usize),
-    /// Among the constants that the device has copied.
+    /// A constant that the device has copied.
     Copy(usize),
 }
 
 /// The weights of a device.
 pub(crate) struct DeviceWeights {
-    /// Constants as kernels read them.
+    /// The constants in the forms that kernels read.
     packed: Weights<Vec<f32>>,
-    /// Constants whose bytes were not aligned for their elements.
+    /// The constants whose bytes were not aligned for their elements.
     copies: Weights<Tensor>,
 }
 
@@ -48,14 +48,14 @@ impl DeviceWeights {
     }
 }
 
-/// Bytes up to which a copy of a constant is the executable's own.
+/// The size in bytes up to which a copy of a constant is the executable's own.
 const SMALL: usize = 4096;
 
-/// One node, compiled.
+/// One compiled step, of one node or of several.
 struct Step {
-    /// Shown in errors.
+    /// The name that errors show.
     name: String,
-    /// Names of the nodes that it does.
+    /// The names of the nodes that it does.
     nodes: Vec<Arc<str>>,
     kernel: Box<dyn Kernel>,
     inputs: Vec<Option<Place>>,
@@ -73,14 +73,15 @@ pub(crate) struct CpuExecutable {
     extents: usize,
     pool: Arc<Pool>,
     isa: Isa,
-    /// Lists for runs, used again.
+    /// Frames of earlier runs, which are used again.
     frames: Mutex<Vec<Frame>>,
 }
 
-/// What a run writes down. A run takes one that an earlier run left, so that it allocates nothing.
+/// The lists that a run fills.
+/// A run takes the lists that an earlier run left, so that it allocates nothing.
 #[derive(Default)]
 struct Frame {
-    /// Keeps the bound memory alive.
+    /// The bound memory, which is kept alive.
     held: Vec<HostMemory>,
     /// The values of [`CpuExecutable::copies`].
     copies: Vec<Arc<Tensor>>,
@@ -158,7 +159,7 @@ impl CpuExecutable {
         Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, isa, frames })
     }
 
-    /// Checks what a caller can get wrong.
+    /// Checks for a caller's mistakes.
     pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
         let last = ExtentId((self.extents as u32).saturating_sub(1));
         if self.extents > 0 && execution.extents.as_ref().is_none_or(|extents| extents.get(last).is_err()) {
@@ -171,7 +172,7 @@ impl CpuExecutable {
     pub(crate) fn run(&self, execution: &Execution, tracer: Option<&Tracer>) -> Result<()> {
         let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let outcome = self.run_in(execution, &mut frame, tracer);
-        // What the run held on to is let go; the lists keep their room.
+        // The memory that the run held is released; the lists keep their room.
         frame.held.clear();
         frame.copies.clear();
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
@@ -186,7 +187,8 @@ impl CpuExecutable {
         let copies = &copies[..];
         bound.clear();
         {
-            // Checked again under the lock, as a table may have changed since the submission.
+            // The bindings are checked again under the lock, because a table may have changed since
+            // the submission.
             let table = execution.bindings.lock();
             BindingInfo::check(&self.bindings, &table)?;
             for buffer in table.iter().chain(&execution.scratch) {
@@ -209,7 +211,7 @@ impl CpuExecutable {
                     let bytes = self.bindings[position].bytes;
                     Operand { bytes, ..bound[position] }
                 }
-                // Where nothing takes memory there may be no scratch buffer at all.
+                // Where no value takes memory, there may be no scratch buffer at all.
                 Place::Scratch { bytes: 0, .. } => NOTHING,
                 Place::Scratch { offset, bytes } => Operand { address: scratch?.address.wrapping_add(offset), bytes },
                 Place::Constant(index) => constant(&self.constants[index]),
@@ -239,13 +241,14 @@ impl CpuExecutable {
     }
 }
 
-/// A constant's bytes. Only inputs are constants, and inputs are not written.
+/// Returns a constant's bytes as an operand.
+/// Only inputs are constants, and inputs are not written.
 fn constant(tensor: &Tensor) -> Operand {
     let bytes = tensor.bytes();
     Operand { address: bytes.as_ptr().cast_mut(), bytes: bytes.len() }
 }
 
-/// No bytes, at an address that is aligned for every element type.
+/// An operand of no bytes, at an address that is aligned for every element type.
 const NOTHING: Operand = Operand { address: std::ptr::without_provenance_mut(ALIGNMENT), bytes: 0 };
 
 impl Executable for CpuExecutable {
@@ -279,13 +282,13 @@ fn memory(buffer: &Buffer) -> Result<&CpuMemory> {
     buffer.memory().ok_or_else(|| Error::internal(format!("{buffer:?} is another device's memory")))
 }
 
-/// Are the tensor's bytes aligned for its elements?
+/// Tells whether the tensor's bytes are aligned for its elements.
 fn is_aligned(tensor: &Tensor) -> bool {
     const WIDEST: usize = 16;
     (tensor.bytes().as_ptr() as usize).is_multiple_of(WIDEST.min(tensor.dtype().bits().div_ceil(8).max(1)))
 }
 
-/// A copy of the tensor whose bytes are aligned for its elements.
+/// Returns a copy of the tensor whose bytes are aligned for its elements.
 fn aligned(tensor: &Tensor) -> Result<Tensor> {
     // A vector of the widest elements is aligned for every type.
     let bytes = tensor.bytes();
@@ -313,7 +316,8 @@ fn aligned(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_bytes(tensor.dtype(), tensor.shape(), whole.bytes().slice(..bytes.len()))
 }
 
-/// The steps' kernels, made on all threads: packing weights takes as long as reading them from memory.
+/// Makes the steps' kernels on all threads, because packing weights takes as long as reading them
+/// from memory.
 fn make(
     program: &Program,
     drafts: &[Draft],

@@ -2,7 +2,7 @@
 
 use crate::operand::Shared;
 
-/// Zeros around the pixels, so that a convolution reads its padding as it reads the rest.
+/// The zeros around the pixels, with which a convolution reads its padding as it reads the rest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Halo {
     pub(crate) top: usize,
@@ -14,7 +14,7 @@ pub(crate) struct Halo {
 impl Halo {
     pub(crate) const NONE: Halo = Halo { top: 0, left: 0, bottom: 0, right: 0 };
 
-    /// As wide as both on every side.
+    /// Returns a halo that is as wide as both on every side.
     pub(crate) fn union(self, other: Halo) -> Halo {
         Halo {
             top: self.top.max(other.top),
@@ -25,17 +25,19 @@ impl Halo {
     }
 }
 
-/// Layout of a value.
+/// The layout of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Layout {
-    /// As the standard says: row-major.
+    /// The standard's layout: row-major.
     Plain,
-    /// Batch, blocks of channels, rows, columns, channels of the block: as many channels as a vector has lanes lie together. Lanes behind the last
-    /// channel are 0. One spatial dimension counts as a row.
+    /// A layout by batch, blocks of channels, rows, columns, and channels of the block: as many
+    /// channels as a vector has lanes lie together.
+    /// Lanes behind the last channel are 0.
+    /// One spatial dimension counts as a row.
     Blocked(Halo),
 }
 
-/// Sizes of a value in a blocked layout.
+/// The sizes of a value in a blocked layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Image {
     pub(crate) batch: usize,
@@ -43,16 +45,16 @@ pub(crate) struct Image {
     pub(crate) height: usize,
     pub(crate) width: usize,
     pub(crate) halo: Halo,
-    /// Channels of a block.
+    /// The number of channels of a block.
     pub(crate) lanes: usize,
 }
 
 impl Image {
-    /// For a value of rank 3 or 4.
+    /// Returns the sizes for a value of rank 3 or 4.
     pub(crate) fn of(shape: &[usize], halo: Halo, lanes: usize) -> Option<Image> {
         let (batch, channels, height, width) = match *shape {
             [batch, channels, width] => (batch, channels, 1, width),
-            // A column is as good as a row.
+            // A column is treated as a row.
             [batch, channels, height, 1] => (batch, channels, 1, height),
             [batch, channels, height, width] => (batch, channels, height, width),
             _ => return None,
@@ -64,17 +66,17 @@ impl Image {
         self.channels.div_ceil(self.lanes)
     }
 
-    /// Elements of a row with its halo.
+    /// Returns the elements of a row with its halo.
     pub(crate) fn row(&self) -> usize {
         (self.width + self.halo.left + self.halo.right) * self.lanes
     }
 
-    /// Elements of a block's plane with its halo.
+    /// Returns the elements of a block's plane with its halo.
     pub(crate) fn plane(&self) -> usize {
         (self.height + self.halo.top + self.halo.bottom) * self.row()
     }
 
-    /// Elements in all; `None` where that overflows.
+    /// Returns the elements in all, or `None` where the number overflows.
     pub(crate) fn elements(&self) -> Option<usize> {
         let width = self.width.checked_add(self.halo.left)?.checked_add(self.halo.right)?;
         let height = self.height.checked_add(self.halo.top)?.checked_add(self.halo.bottom)?;
@@ -82,15 +84,16 @@ impl Image {
         plane.checked_mul(self.blocks())?.checked_mul(self.batch)
     }
 
-    /// Where the first channel of a pixel lies in its block's plane.
+    /// Returns where the first channel of a pixel lies in its block's plane.
     pub(crate) fn pixel(&self, y: usize, x: usize) -> usize {
         (y + self.halo.top) * self.row() + (x + self.halo.left) * self.lanes
     }
 
-    /// Writes the zeros around row `y` of the plane that begins at `start`: beside it, and above the first and below the last.
+    /// Writes the zeros around row `y` of the plane that begins at `start`: beside the row, above
+    /// the first row and below the last.
     ///
     /// # Safety
-    /// The plane lies in `memory`, and nobody else accesses that row's halo.
+    /// The plane must lie in `memory`, and nobody else may access that row's halo.
     pub(crate) unsafe fn clear_around(&self, memory: Shared, start: usize, y: usize) {
         if self.halo == Halo::NONE {
             return;
@@ -111,7 +114,7 @@ impl Image {
         }
     }
 
-    /// Are its elements, halo and unused lanes aside, all there is?
+    /// Tells whether the layout has no halo and no unused lanes.
     pub(crate) fn is_dense(&self) -> bool {
         self.halo == Halo::NONE && self.channels.is_multiple_of(self.lanes)
     }

@@ -1,16 +1,25 @@
-//! The CPU backend of hetero: its embedded default.
+//! The CPU backend of hetero, which is embedded as its default.
 //!
-//! [`CpuDriver`] offers one device, `cpu:0`: all cores that the process may use. It takes every operator of `hetero-reference`, the usual
-//! ones with kernels of its own and the others, declared slow, by the oracle.
+//! [`CpuDriver`] offers one device, `cpu:0`, with all cores that the process may use.
+//! The device takes every operator of `hetero-reference`.
+//! The usual operators have kernels of their own; the others, which are declared slow, run on the
+//! oracle.
 //!
-//! A program is lowered to steps: chains of nodes that one kernel does, on values whose layout suits them. Convolutions work on blocks of channels,
-//! with weights packed at compile time, those with 3×3 windows by minimal filtering where it pays. All of them and the matrix products end in one
-//! microkernel, compiled for every instruction set and chosen at run time. Inside a program, values lie in one arena that `hetero-arena` plans. The device's
-//! threads are its own.
+//! A program is lowered to steps: chains of nodes that one kernel does, on values in a layout that
+//! suits them.
+//! Convolutions work on blocks of channels, with weights packed at compile time; those with 3×3
+//! windows use minimal filtering where it pays.
+//! All convolutions and matrix products end in one microkernel, which is compiled for every
+//! instruction set and chosen at run time.
+//! Inside a program, values lie in one arena that `hetero-arena` plans.
+//! The device has threads of its own.
 //!
 //! # Options
-//! `isa` is one of the instruction sets that the processor has: `portable`, `neon`, `avx2`, `avx512`; without it, the widest. `convolution` is `fastest`,
-//! or `direct` for none by minimal filtering, whose rounding errors are others, but no larger on the networks tried.
+//! - `isa` is one of the instruction sets that the processor has: `portable`, `neon`, `avx2`,
+//!   `avx512`.
+//!   The default is the widest of them.
+//! - `convolution` is `fastest`, or `direct` for convolutions without minimal filtering.
+//!   Minimal filtering has other rounding errors, which were no larger on the networks tried.
 //!
 //! ```
 //! use hetero_hal::{Driver, OpenOptions, BufferLayout};

@@ -8,12 +8,12 @@ use hetero_kit::Budget;
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
     host: HostMemory,
-    /// Present for memory that counts against the device's limit.
+    /// The budget, for memory that counts against the device's limit.
     owned: Option<Arc<Budget>>,
 }
 
 impl CpuMemory {
-    /// Fresh memory that counts against the budget.
+    /// Allocates fresh memory that counts against the budget.
     pub(crate) fn allocate(device: &DeviceId, bytes: usize, budget: &Arc<Budget>) -> Result<Buffer> {
         budget.take(device, bytes as u64)?;
         let memory = HostMemory::allocate(bytes).map(|host| CpuMemory { host, owned: Some(budget.clone()) });
@@ -26,19 +26,19 @@ impl CpuMemory {
         }
     }
 
-    /// Memory of somebody else's, in place.
+    /// Imports memory of another owner, in place.
     pub(crate) fn import(device: &DeviceId, host: HostMemory) -> Buffer {
         let bytes = host.len();
         Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(CpuMemory { host, owned: None }))
     }
 
-    /// The same for a buffer that was imported before and that nobody uses any more: nothing is
-    /// allocated.
+    /// Imports memory into a buffer that was imported before and that nobody uses any more, without
+    /// allocating anything.
     pub(crate) fn reimport(device: &DeviceId, host: HostMemory, former: Buffer) -> Buffer {
         let other = host.clone();
         let reused = former.reuse(|memory: &mut CpuMemory| {
             let bytes = other.len();
-            // What counts against the limit is not given back by this.
+            // Memory that counts against the limit must not be replaced in this way.
             memory.owned.is_none().then(|| memory.host = other)?;
             Some(bytes)
         });
@@ -62,8 +62,8 @@ impl Memory for CpuMemory {
     fn read(&self, offset: usize, into: &mut [u8]) -> Result<()> {
         check_range(offset, into.len(), self.host.len())?;
         let host = &self.host;
-        // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is exclusive, and by the contract of `Memory`
-        // nothing writes the range now.
+        // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is
+        // exclusive, and by the contract of `Memory` nothing writes the range now.
         unsafe { std::ptr::copy(host.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
         Ok(())
     }
@@ -74,7 +74,8 @@ impl Memory for CpuMemory {
             .host
             .as_mut_ptr()
             .ok_or_else(|| Error::invalid_argument("this memory was imported as constant and cannot be written"))?;
-        // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing else accesses the range now.
+        // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing
+        // else accesses the range now.
         unsafe { std::ptr::copy(from.as_ptr(), target.add(offset), from.len()) };
         Ok(())
     }

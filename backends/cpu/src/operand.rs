@@ -1,4 +1,4 @@
-//! What kernels read and write: typed views of raw memory, in one place.
+//! The memory that kernels read and write: typed views of raw memory, in one place.
 
 use hetero_hal::{Element, Error, Result};
 
@@ -9,7 +9,8 @@ pub(crate) struct Operand {
     pub(crate) bytes: usize,
 }
 
-// SAFETY: an operand is an address. Who reads and writes behind it is settled by the order of a program's steps and, between
+// SAFETY: an operand is an address.
+// Who reads and writes behind it is settled by the order of a program's steps and, between
 // submissions, by points; see `Arguments`.
 unsafe impl Send for Operand {}
 // SAFETY: as above.
@@ -19,7 +20,8 @@ unsafe impl Sync for Operand {}
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shared<T = f32>(*mut T);
 
-// SAFETY: an address; who accesses what behind it is settled where `at` and `slice` are called.
+// SAFETY: it is an address; who accesses the memory behind it is settled where `at` and `slice` are
+// called.
 unsafe impl<T> Send for Shared<T> {}
 // SAFETY: as above.
 unsafe impl<T> Sync for Shared<T> {}
@@ -29,25 +31,26 @@ impl<T> Shared<T> {
         Shared(memory.as_mut_ptr())
     }
 
-    /// Memory that is only read.
+    /// Returns memory that is only read.
     pub(crate) fn constant(memory: *const T) -> Self {
         Shared(memory.cast_mut())
     }
 
-    /// The address of an element.
+    /// Returns the address of an element.
     ///
     /// # Safety
-    /// The memory has that many elements, and whoever reads or writes there sees to it that nobody else writes.
+    /// The memory must have that many elements, and whoever reads or writes there must make sure
+    /// that nobody else writes.
     #[inline]
     pub(crate) unsafe fn at(self, index: usize) -> *mut T {
         // SAFETY: the caller's promise.
         unsafe { self.0.add(index) }
     }
 
-    /// A part of it.
+    /// Returns a part of the memory.
     ///
     /// # Safety
-    /// It lies inside, and nobody else accesses it meanwhile.
+    /// The part must lie inside, and nobody else may access it meanwhile.
     #[inline]
     pub(crate) unsafe fn slice<'a>(self, start: usize, count: usize) -> &'a mut [T] {
         // SAFETY: the caller's promise.
@@ -57,9 +60,11 @@ impl<T> Shared<T> {
 
 /// The operands of one step.
 ///
-/// While a step runs, its outputs and workspace are written by nobody else, and its inputs are not written at all, except that the
-/// first output may be the same memory as an input whose kernel works in place. The arena's plan sees to that inside a program, the
-/// caller's points outside. Kernels that work in place get at such an input only through [`Arguments::start_from`].
+/// While a step runs, nobody else writes its outputs and workspace, and nobody writes its inputs.
+/// The one exception is that the first output may be the same memory as an input whose kernel works
+/// in place.
+/// Inside a program the arena's plan ensures this, and outside it the caller's points.
+/// Kernels that work in place reach such an input only through [`Arguments::start_from`].
 pub(crate) struct Arguments<'a> {
     pub(crate) inputs: &'a [Option<Operand>],
     pub(crate) outputs: &'a [Option<Operand>],
@@ -80,14 +85,15 @@ impl<'a> Arguments<'a> {
         list.get(index).copied().flatten().ok_or_else(|| Error::internal(format!("a kernel lacks its {what} {index}")))
     }
 
-    /// Elements of a required input.
+    /// Returns the elements of a required input.
     pub(crate) fn input<T: Element>(&self, index: usize) -> Result<&'a [T]> {
         let (address, count) = Self::typed::<T>(Self::find(self.inputs, index, "input")?)?;
-        // SAFETY: the operand is alive and holds `count` elements for the step's time; by the type's rule nothing writes them.
+        // SAFETY: the operand is alive and holds `count` elements for the step's time; by the
+        // type's rule nothing writes them.
         Ok(unsafe { std::slice::from_raw_parts(address, count) })
     }
 
-    /// Elements of an optional input.
+    /// Returns the elements of an optional input.
     pub(crate) fn optional<T: Element>(&self, index: usize) -> Result<Option<&'a [T]>> {
         match self.inputs.get(index).copied().flatten() {
             None => Ok(None),
@@ -95,38 +101,41 @@ impl<'a> Arguments<'a> {
         }
     }
 
-    /// An input that may share its memory with the output.
+    /// Returns an input that may share its memory with the output.
     pub(crate) fn shared_input<T: Element>(&self, index: usize) -> Result<Shared<T>> {
         let (address, _) = Self::typed::<T>(Self::find(self.inputs, index, "input")?)?;
         Ok(Shared::constant(address))
     }
 
-    /// Is an output wanted?
+    /// Tells whether an output is wanted.
     pub(crate) fn wants(&self, index: usize) -> bool {
         self.outputs.get(index).copied().flatten().is_some()
     }
 
-    /// Elements of an output. Called once for each output of a step.
+    /// Returns the elements of an output.
+    /// It is called once for each output of a step.
     pub(crate) fn output<T: Element>(&mut self, index: usize) -> Result<&'a mut [T]> {
         let (address, count) = Self::typed::<T>(Self::find(self.outputs, index, "output")?)?;
-        // SAFETY: the operand is alive and holds `count` elements for the step's time; by the type's rule nobody else accesses them, and
-        // the caller takes each output once.
+        // SAFETY: the operand is alive and holds `count` elements for the step's time; by the
+        // type's rule nobody else accesses them, and the caller takes each output once.
         Ok(unsafe { std::slice::from_raw_parts_mut(address, count) })
     }
 
-    /// The first output, holding what input `index` held: the same memory where the plan shares it, a copy where not.
+    /// Returns the first output, filled with the content of input `index`: in the same memory where
+    /// the plan shares it, and else by a copy.
     pub(crate) fn start_from<T: Element>(&mut self, index: usize) -> Result<&'a mut [T]> {
         let source = Self::find(self.inputs, index, "input")?;
         let target = Self::find(self.outputs, 0, "output")?;
         if source.address != target.address {
             let bytes = source.bytes.min(target.bytes);
-            // SAFETY: both are alive for `bytes`; they do not overlap, because memory is shared at the same address or not at all.
+            // SAFETY: both are alive for `bytes`; they do not overlap, because memory is shared at
+            // the same address or not at all.
             unsafe { std::ptr::copy_nonoverlapping(source.address, target.address, bytes) };
         }
         self.output(0)
     }
 
-    /// Elements of the step's workspace.
+    /// Returns the elements of the step's workspace.
     pub(crate) fn workspace<T: Element>(&mut self) -> Result<&'a mut [T]> {
         let (address, count) = Self::typed::<T>(self.workspace)?;
         // SAFETY: as for an output.

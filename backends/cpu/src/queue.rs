@@ -1,4 +1,4 @@
-//! The queue: work is done by its thread, or by the one that waits for it.
+//! The queue: its thread does the work, or the thread that waits for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -11,22 +11,24 @@ use hetero_kit::{Backend, Command, Job, Shell};
 use crate::executable::CpuExecutable;
 use crate::memory::CpuMemory;
 
-/// Submissions under way where nobody says how many.
+/// The number of submissions that may be under way where the options name none.
 pub(crate) const CAPACITY: usize = 4096;
 
 pub(crate) type CpuQueue = Shell<CpuBackend>;
 
-/// Does work on the thread that begins it. Parallelism is inside the work.
+/// The part of a queue that does work on the thread that begins it.
+/// Parallelism is inside the work.
 pub(crate) struct CpuBackend {
     pub(crate) device: DeviceId,
-    /// Nanoseconds of work done.
+    /// The time of work done, in nanoseconds.
     pub(crate) busy: Arc<AtomicU64>,
 }
 
 impl CpuBackend {
     fn finish(&self, job: Job<CpuExecutable>) -> Result<()> {
         let begin = Instant::now();
-        // A kernel does not panic; if one does, its waiters are told rather than left behind.
+        // A kernel does not panic; if one does all the same, its waiters are told and not left
+        // behind.
         let outcome = catch_unwind(AssertUnwindSafe(|| perform(&job)));
         let outcome =
             outcome.unwrap_or_else(|_| Err(Error::internal("a kernel panicked").with_remedy("report this model")));
@@ -52,7 +54,7 @@ impl Backend for CpuBackend {
         &self.device
     }
 
-    /// All host memory is one device's.
+    /// Returns `true`, because all host memory counts as one device's.
     fn owns(&self, _: &CpuMemory) -> bool {
         true
     }
@@ -74,7 +76,7 @@ impl Backend for CpuBackend {
     }
 
     fn begin(&self, job: Job<CpuExecutable>, _: &[Point]) {
-        // The waiters hear of it through the points.
+        // The waiters hear of the outcome through the points.
         drop(self.finish(job));
     }
 

@@ -1,4 +1,5 @@
-//! The serial form of an executable: its packed weights, each with what it was made of.
+//! The serial form of an executable: its packed weights, each with the digest of the constants that
+//! it was made of.
 //!
 //! The form begins with a header of 64 bytes: a magic, a key, the number of weights, the table's
 //! length and the table's digest.
@@ -6,10 +7,10 @@
 //! its bytes, and its layout.
 //! The bytes of each weight begin at a multiple of 64.
 //!
-//! A reader believes nothing: what does not fit its digest, its constants or the length that the
-//! kernel reads is packed again.
-//! A digest finds damage and not forgery, so whoever can write the form can change results, but can
-//! do no other harm.
+//! A reader trusts nothing: a weight that does not fit its digest, its constants or the length that
+//! the kernel reads is packed again.
+//! A digest finds damage and not forgery.
+//! So whoever can write the form can change results, but can do no other harm.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,20 +22,21 @@ use hetero_kit::{Weights, digest};
 use crate::kernels::Packed;
 use crate::simd::Isa;
 
-/// The first bytes; another version of the form has others.
+/// The first bytes of the form; each version of the form has its own.
 const MAGIC: &[u8; 8] = b"heterow1";
-/// What the bytes of a weight begin at a multiple of, and the length of the header.
+/// The multiple at which the bytes of a weight begin, and the length of the header.
 const ALIGNMENT: usize = 64;
-/// Bytes of a table's row, before its layout.
+/// The bytes of a table's row, before its layout.
 const ROW: usize = 52;
 
-/// What the packed form of a constant depends on, beside the constant and the layout.
+/// Returns a digest of everything that the packed form of a constant depends on, beside the
+/// constant and the layout.
 pub(crate) fn key(isa: Isa) -> u128 {
     let order = if cfg!(target_endian = "little") { "little" } else { "big" };
     digest(format!("{} {} {order} {isa}", env!("CARGO_PKG_VERSION"), std::env::consts::ARCH).as_bytes())
 }
 
-/// Tells lists of constants apart by all of their bytes.
+/// Returns a digest that tells lists of constants apart by all of their bytes.
 fn digest_of(sources: &[Tensor]) -> u128 {
     let mut parts = String::new();
     for source in sources {
@@ -44,7 +46,7 @@ fn digest_of(sources: &[Tensor]) -> u128 {
     digest(parts.as_bytes())
 }
 
-/// Where a kernel's packed weights come from: the device's other executables, a serial form, or the
+/// The sources of a kernel's packed weights: the device's other executables, a serial form, or the
 /// packing.
 #[derive(Clone, Copy)]
 pub(crate) struct Packer<'a> {
@@ -53,7 +55,8 @@ pub(crate) struct Packer<'a> {
 }
 
 impl Packer<'_> {
-    /// What `make` makes of the sources, of so many elements; see [`Weights::get`].
+    /// Returns the form of `elements` elements that `make` makes of the sources; see
+    /// [`Weights::get`].
     pub(crate) fn get(
         self,
         name: &str,
@@ -66,13 +69,13 @@ impl Packer<'_> {
     }
 }
 
-/// Packed weights of a serial form.
+/// The packed weights of a serial form.
 pub(crate) struct Saved {
     bytes: Bytes,
     rows: HashMap<(Box<str>, u128), Row>,
 }
 
-/// Where a weight's bytes lie.
+/// The place and digest of a weight's bytes.
 #[derive(Clone, Copy)]
 struct Row {
     offset: usize,
@@ -80,7 +83,7 @@ struct Row {
     digest: u128,
 }
 
-/// Reads numbers off the front of bytes.
+/// A reader that takes numbers off the front of bytes.
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -100,7 +103,7 @@ impl<'a> Reader<'a> {
 }
 
 impl Saved {
-    /// The weights of a form; `None` where it is of another key, or is not whole.
+    /// Reads the weights of a form; `None` where the form has another key, or is not whole.
     pub(crate) fn read(bytes: Bytes, key: u128) -> Option<Saved> {
         let mut header = Reader(bytes.get(..ALIGNMENT)?);
         if header.take(8)? != MAGIC || header.digest()? != key {
@@ -126,12 +129,12 @@ impl Saved {
         table.0.is_empty().then_some(Saved { bytes, rows })
     }
 
-    /// The packed form of these constants in a layout of so many elements, where it is there and
-    /// undamaged.
+    /// Returns the packed form of these constants in a layout of the given number of elements,
+    /// where it is there and undamaged.
     fn find(&self, layout: &str, sources: &[Tensor], elements: usize) -> Option<Vec<f32>> {
         let row = self.rows.get(&(layout.into(), digest_of(sources)))?;
         let bytes = self.bytes.get(row.offset..row.offset.checked_add(row.bytes)?)?;
-        // Kernels read as many elements as they would have packed, with no further check.
+        // Kernels read as many elements as they would have packed, without a further check.
         if Some(bytes.len()) != elements.checked_mul(size_of::<f32>()) || digest(bytes) != row.digest {
             return None;
         }
@@ -142,11 +145,11 @@ impl Saved {
     }
 }
 
-/// The serial form of weights.
+/// Returns the serial form of weights.
 ///
 /// # Errors
-/// `Unsupported` where there are none, `OutOfMemory`, or that of a weight that was evicted and
-/// cannot be restored.
+/// `Unsupported` where there are no weights, `OutOfMemory`, or the error of a weight that was
+/// evicted and cannot be restored.
 pub(crate) fn save(key: u128, weights: &[&Packed]) -> Result<Vec<u8>> {
     if weights.is_empty() {
         return Err(Error::unsupported("this executable packs no weights, so a serial form would save no work"));
@@ -158,7 +161,7 @@ pub(crate) fn save(key: u128, weights: &[&Packed]) -> Result<Vec<u8>> {
     for weight in weights {
         let value = weight.value()?;
         table.extend(digest_of(weight.sources()).to_le_bytes());
-        // The digest takes the place of zeros when the bytes are there.
+        // The digest replaces these zeros when the bytes are there.
         table.extend((length as u64).to_le_bytes());
         table.extend((size_of_val(&value[..]) as u64).to_le_bytes());
         table.extend([0; 16]);
@@ -219,7 +222,7 @@ mod tests {
         save(KEY, &[&one, &other]).unwrap()
     }
 
-    /// What a compilation with the form has: the weight, and whether it was packed.
+    /// Returns what a compilation with the form gets: the weight, and whether it was packed.
     fn compiled(form: Vec<u8>, elements: usize) -> (Vec<f32>, bool) {
         let (weights, saved) = (weights(), Saved::read(form.into(), KEY));
         let packer = Packer { weights: &weights, saved: saved.as_ref() };
@@ -263,7 +266,7 @@ mod tests {
         assert!(saved.find("doubled", &[constant(1001)], 1001).is_none());
         assert!(saved.find("doubled", &[constant(1000)], 1001).is_none());
         assert!(saved.find("doubled", &[constant(1000)], usize::MAX).is_none());
-        // One bit in the middle, which no sample of the constant would see.
+        // This changes one bit in the middle, which no sample of the constant would see.
         let mut bytes = constant(1000).bytes().to_vec();
         bytes[1999] ^= 1;
         let changed = Tensor::from_bytes(hetero_hal::DType::F32, &[1000], bytes.into()).unwrap();
@@ -272,7 +275,7 @@ mod tests {
 
     #[test]
     fn hostile_tables_are_turned_down_whatever_their_numbers() {
-        // The digest of the table is right in each: only the numbers are not.
+        // The digest of the table is right in each form, and only the numbers are wrong.
         for place in [16, 24] {
             for number in [u64::MAX, u64::MAX - 63, 1 << 62, 0, 64, 65, 1 << 32] {
                 let mut form = form();

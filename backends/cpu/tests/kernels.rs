@@ -1,5 +1,7 @@
-//! Every fast kernel against the oracle, with every instruction set that the processor has: the whole suite with weights as constants, so that
-//! they are packed, and random networks, in which nodes are fused and values change their layout.
+//! Tests of every fast kernel against the oracle, with every instruction set that the processor
+//! has.
+//! They run the whole suite with weights as constants, so that they are packed, and random
+//! networks, in which nodes are fused and values change their layout.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -13,7 +15,8 @@ use hetero_hal::{Attribute, Device, Driver, OpenOptions, Operator, Program, Resu
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
-/// Every instruction set here, or the one that `HETERO_ISA` names, with one thread and with three.
+/// Opens a device for every instruction set here, or for the one that `HETERO_ISA` names, with one
+/// thread and with three.
 fn devices() -> Vec<(String, Arc<dyn Device>)> {
     let mut devices: Vec<(String, Arc<dyn Device>)> = Vec::new();
     let only = std::env::var("HETERO_ISA").ok();
@@ -52,8 +55,10 @@ fn the_suite_passes_with_every_instruction_set() {
     }
 }
 
-/// A convolution with 3×3 windows and sizes for which fewer products pay (see `conv/winograd.rs`), with what it absorbs, between two that fix the
-/// layout of its operands.
+/// Makes a convolution with 3×3 windows and sizes for which fewer products pay (see
+/// `conv/winograd.rs`).
+/// It has nodes that the convolution absorbs, and stands between two nodes that fix the layout of
+/// its operands.
 fn filtered(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     let mut network = Network::new("filtered", seed);
     let r = &mut network.random;
@@ -84,7 +89,7 @@ fn filtered(seed: u64) -> Result<(Program, Vec<Tensor>)> {
         y = network.activation(y)?;
     }
     if wide {
-        // Reads its input with a halo, which the kernel before has to clear.
+        // This convolution reads its input with a halo, which the kernel before has to clear.
         let after = network.constant(&[20, filters, 5, 5], 0.1)?;
         let operator = Operator::new("Conv", 11).with("pads", Attribute::Ints(vec![2; 4]));
         network.node(operator, &[y, after])?;
@@ -92,7 +97,8 @@ fn filtered(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     network.finish()
 }
 
-/// A convolution whose result is too large for a core's cache and is read by a pooling; see `conv/pooled.rs`.
+/// Makes a convolution whose result is too large for a core's cache and is read by a pooling; see
+/// `conv/pooled.rs`.
 fn pooled(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     let mut network = Network::new("pooled", seed);
     let r = &mut network.random;
@@ -126,7 +132,7 @@ fn pooled(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     network.finish()
 }
 
-/// Networks of a seed give what the oracle gives, on every device.
+/// Checks that networks of random seeds give what the oracle gives, on every device.
 fn agree(make: fn(u64) -> Result<(Program, Vec<Tensor>)>, usual: u32) {
     let devices = devices();
     let cases = std::env::var("HETERO_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
@@ -159,8 +165,8 @@ fn minimal_filtering_agrees_with_the_oracle() {
     agree(filtered, 24);
 }
 
-/// Each channel by itself, from a plane to a column, and then a convolution of columns: blocked
-/// columns lie as rows, and planes do not.
+/// Makes a convolution of each channel by itself, from a plane to a column, and then a convolution
+/// of columns: blocked columns lie as rows, and planes do not.
 fn column(width: usize, stride: i64, window: usize) -> Result<(Program, Vec<Tensor>)> {
     let mut network = Network::new("column", 5);
     let x = network.input(&[1, 4, 16, width]);

@@ -1,5 +1,5 @@
-//! What the CPU keeps of constants: one packed form for all kernels that read it so, and copies of
-//! what is not aligned.
+//! Tests of the forms in which the CPU keeps constants: one packed form for all kernels that read
+//! this form, and copies of constants that are not aligned.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -23,7 +23,7 @@ fn bytes(executable: &Arc<dyn Executable>) -> usize {
     executable.weights().iter().map(|weight| weight.bytes()).sum()
 }
 
-/// `x + constant`, whose bytes begin at an odd address.
+/// Makes `x + constant`, where the constant's bytes begin at an odd address.
 fn sum(count: usize) -> (Program, Vec<Tensor>, Vec<f32>) {
     let numbers: Vec<f32> = (0..count).map(|i| i as f32 * 0.25).collect();
     let mut storage: Vec<u8> = Vec::with_capacity(4 * count + 16);
@@ -53,7 +53,7 @@ fn a_copy_of_an_unaligned_constant_is_a_weight() {
     assert_eq!((weights.len(), weights[0].bytes(), weights[0].layout()), (1, 20_000, "aligned"));
     weights[0].evict();
     assert!(!weights[0].is_resident());
-    // Another executable of the program shares it, and its run restores it.
+    // Another executable of the program shares the weight, and its run restores it.
     let found = run_program(&*device, &program, &inputs).unwrap();
     assert_eq!(&*found[0].view::<f32>().unwrap(), &expected[..]);
     assert!(weights[0].is_resident());
@@ -68,7 +68,7 @@ fn a_small_copy_is_no_weight() {
     assert_eq!(&*found[0].view::<f32>().unwrap(), &expected[..]);
 }
 
-/// A convolution and what stands behind it, on images of a size.
+/// Makes a convolution and the nodes behind it, on images of a given size.
 fn convolution(image: usize, factors: Option<u64>) -> (Program, Vec<Tensor>) {
     let mut network = Network::new("convolution", 5);
     let weight = network.constant(&[64, 32, 3, 3], 0.1).unwrap();
@@ -112,7 +112,7 @@ fn images_of_any_size_share_a_convolutions_weight() {
     assert_eq!((weights.len(), bytes(&kept[0])), (1, weights[0].bytes()));
 }
 
-/// Layers with every packed form: products, and convolutions of each kind.
+/// Makes layers with every packed form: products, and convolutions of each kind.
 fn layers() -> (Program, Vec<Tensor>) {
     let mut network = Network::new("layers", 9);
     let x = network.input(&[1, 32, 16, 16]);
@@ -134,7 +134,7 @@ fn layers() -> (Program, Vec<Tensor>) {
     network.finish().unwrap()
 }
 
-/// What a device compiles of a program with a serial form, and what that gives.
+/// Returns the serial form and the output of what a device compiles with a given serial form.
 fn with_form(
     options: &OpenOptions,
     program: &Program,
@@ -176,7 +176,7 @@ fn a_form_for_other_instructions_is_packed_anew() {
     assert!(own == again);
 }
 
-/// Prints what a serial form saves:
+/// Prints the time that a serial form saves:
 /// `cargo test --release -p hetero-cpu --test weights -- --nocapture takes`.
 #[test]
 fn compiling_with_a_form_takes_the_same_weights() {

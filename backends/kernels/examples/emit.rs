@@ -1,11 +1,15 @@
-//! Writes the sources of kernels into a folder, one file for each, for compilers that are to look at them:
+//! Writes the sources of kernels into a folder, one file for each, so that compilers can check
+//! them:
 //!
 //! ```text
 //! cargo run -p hetero-kernels --example emit -- cuda|opencl|wgsl DIR
 //! ```
 //!
-//! The kernels are those of the conformance suite's cases and of random graphs. Of more than [`MOST`], those come first that are the first of their family,
-//! first operator and element types, so that each such combination is kept as long as there is room, and then the others, in the order in which they are met.
+//! The kernels are those of the conformance suite's cases and of random graphs.
+//! Where there are more than [`MOST`], a kernel that is the first with its family, first operator
+//! and element types goes before the others, so that each such combination is kept as long as there
+//! is room.
+//! Otherwise kernels keep the order in which they are met.
 
 #![allow(clippy::print_stdout)]
 
@@ -18,7 +22,7 @@ use hetero_kernels::{Dialect, Target};
 #[path = "../tests/programs/mod.rs"]
 mod programs;
 
-/// Most files, as a compiler takes its time for each.
+/// The largest number of files, because a compiler takes its time for each.
 const MOST: usize = 400;
 
 fn main() -> ExitCode {

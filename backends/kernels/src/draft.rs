@@ -1,17 +1,19 @@
-//! Launches as operators write them down: kernels in the kernel language, with the values that they touch.
+//! Launches as operators write them down: kernels in the kernel language, with the values that they
+//! touch.
 
 use hetero_hal::{DType, Tensor, ValueId};
 
 use crate::language::{Access, Number};
 
-/// What a buffer of a launch is.
+/// The content of a launch's buffer.
 #[derive(Clone, Debug)]
 pub(crate) enum Operand {
     /// A value of the program.
     Value(ValueId),
-    /// Content known when compiling that is none of the program's: a table of offsets, folded weights.
+    /// Content that is known when compiling and is not the program's, such as a table of offsets or
+    /// folded weights.
     Table(Tensor),
-    /// Memory that only the node's own launches use, by its number among [`Drafts::workspaces`].
+    /// Memory that only the node's own launches use, by its index in [`Drafts::workspaces`].
     Workspace(usize),
 }
 
@@ -22,53 +24,56 @@ pub(crate) struct Argument {
     pub(crate) dtype: DType,
     pub(crate) access: Access,
     pub(crate) operand: Operand,
-    /// Elements.
+    /// The number of elements.
     pub(crate) elements: usize,
 }
 
 impl Argument {
-    /// Content that is known.
+    /// Makes an argument whose content is known.
     pub(crate) fn holding(name: impl Into<String>, content: Tensor) -> Self {
         let (dtype, elements) = (content.dtype(), content.len());
         Argument { name: name.into(), dtype, access: Access::Read, operand: Operand::Table(content), elements }
     }
 }
 
-/// One launch.
+/// One launch, as an operator writes it down.
 #[derive(Clone, Debug)]
 pub(crate) struct Draft {
-    /// Family of the kernel, part of its name.
+    /// The family of the kernel, which is part of its name.
     pub(crate) family: &'static str,
-    /// In the kernel language, with lines `#if FLAG`, `#else`, `#endif`, `#repeat CONSTANT i`, `#end`, and `#include NAME`.
+    /// The body in the kernel language, with lines `#if FLAG`, `#else`, `#endif`,
+    /// `#repeat CONSTANT i`, `#end`, and `#include NAME`.
     pub(crate) body: String,
     pub(crate) flags: Vec<&'static str>,
     pub(crate) constants: Vec<(&'static str, u32)>,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) numbers: Vec<(String, Number, u32)>,
-    /// What `RESULT(index, value);` in the body becomes.
+    /// The code that `RESULT(index, value);` in the body becomes.
     pub(crate) result: Option<Store>,
-    /// Work items of a group.
+    /// The work items of a group.
     pub(crate) items: u32,
-    /// Work groups.
+    /// The number of work groups along each axis.
     pub(crate) groups: [u32; 3],
 }
 
-/// How a result is stored: what happens to it on the way, as statements on `v0` at the index `o`, and the name that it has then.
+/// How a result is stored: statements that change `v0` at the index `o` on the way, and the name of
+/// the changed value.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
     pub(crate) statements: String,
     pub(crate) value: String,
 }
 
-/// What a node, or several that are one kernel, become.
+/// The launches of a node, or of several nodes that are one kernel.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Drafts {
     pub(crate) launches: Vec<Draft>,
-    /// Sizes in bytes.
+    /// The sizes of the workspaces, in bytes.
     pub(crate) workspaces: Vec<usize>,
 }
 
-/// Largest number of elements that a kernel indexes: indexes are 32 bits wide, some of them signed, and a launch may have items beyond the end.
+/// The largest number of elements that a kernel indexes.
+/// Indexes are 32 bits wide, some of them signed, and a launch may have items beyond the end.
 pub(crate) const MOST_ELEMENTS: usize = (1 << 31) - 1024;
 
 impl Draft {
@@ -113,31 +118,31 @@ impl Draft {
         self
     }
 
-    /// A buffer that the kernel reads.
+    /// Adds a buffer that the kernel reads.
     pub(crate) fn read(self, name: impl Into<String>, dtype: DType, elements: usize, operand: Operand) -> Self {
         self.argument(Argument { name: name.into(), dtype, access: Access::Read, operand, elements })
     }
 
-    /// A buffer that the kernel writes, and may read.
+    /// Adds a buffer that the kernel writes, and may read.
     pub(crate) fn write(self, name: impl Into<String>, dtype: DType, elements: usize, operand: Operand) -> Self {
         self.argument(Argument { name: name.into(), dtype, access: Access::Write, operand, elements })
     }
 
-    /// Content that is known.
+    /// Adds a buffer whose content is known.
     pub(crate) fn holds(self, name: &str, content: &Tensor) -> Self {
         self.argument(Argument::holding(name, content.clone()))
     }
 
-    /// A table of whole numbers.
+    /// Adds a table of whole numbers.
     pub(crate) fn table(self, name: &str, numbers: Vec<i32>) -> Self {
         match Tensor::from_vec(&[numbers.len()], numbers) {
             Ok(tensor) => self.argument(Argument::holding(name, tensor)),
-            // A list is as long as its shape says.
+            // This cannot happen: a list is as long as its shape says.
             Err(_) => self,
         }
     }
 
-    /// A table of floats.
+    /// Adds a table of floats.
     pub(crate) fn floats(self, name: &str, numbers: Vec<f32>) -> Self {
         match Tensor::from_vec(&[numbers.len()], numbers) {
             Ok(tensor) => self.argument(Argument::holding(name, tensor)),
@@ -150,7 +155,8 @@ impl Draft {
         self
     }
 
-    /// One work item for each of `count`, in a line of groups of `items`; `LINEAR` is its number, and may be beyond the end.
+    /// Gives each of `count` elements one work item, in a line of groups of `items`.
+    /// `LINEAR` is the work item's number, which may be beyond the end.
     pub(crate) fn line(mut self, count: usize, items: u32, longest: u32) -> Self {
         let groups = count.div_ceil(items as usize).max(1);
         let rows = groups.div_ceil(longest as usize);
@@ -159,7 +165,8 @@ impl Draft {
         self
     }
 
-    /// So many groups of so many items.
+    /// Launches the given number of groups along each axis, with the given number of items in each
+    /// group.
     pub(crate) fn grid(mut self, groups: [usize; 3], items: usize) -> Self {
         self.items = items as u32;
         self.groups = groups.map(|count| count as u32);
@@ -178,7 +185,7 @@ impl Drafts {
     }
 }
 
-/// Texts that several bodies hold, for a line `#include NAME`.
+/// Texts that several bodies share, by the NAME of a line `#include NAME`.
 const SHARED: &[(&str, &str)] = &[
     ("lane", include_str!("sources/lane.c")),
     ("position", include_str!("sources/position.c")),
@@ -187,7 +194,7 @@ const SHARED: &[(&str, &str)] = &[
     ("total", include_str!("sources/total.c")),
 ];
 
-/// The body with what it includes.
+/// Returns the body with its includes filled in.
 fn included(body: &str) -> String {
     let of = |line: &str| {
         let name = line.trim_start().strip_prefix("#include ")?.trim();
@@ -196,10 +203,12 @@ fn included(body: &str) -> String {
     body.lines().map(|line| of(line).map_or_else(|| format!("{line}\n"), str::to_owned)).collect()
 }
 
-/// The body with the lines between `#repeat COUNT i` and `#end` written so many times, `$i` being the number of the time. Blocks may hold blocks.
+/// Returns the body with the lines between `#repeat COUNT i` and `#end` repeated, where `$i` is the
+/// number of the repetition.
+/// Blocks may hold blocks.
 fn repeated(draft: &Draft) -> String {
     let body = included(&draft.body);
-    /// A block that is open: how often, under which name, and its lines so far.
+    /// An open block: its number of repetitions, the name of its counter, and its lines so far.
     struct Block<'a> {
         count: u32,
         name: &'a str,
@@ -227,11 +236,11 @@ fn repeated(draft: &Draft) -> String {
     open.into_iter().next().map(|block| block.lines).unwrap_or_default()
 }
 
-/// The body with its repetitions and conditions resolved and its results stored.
+/// Returns the body with its repetitions and conditions resolved and its results stored.
 pub(crate) fn resolve(draft: &Draft) -> String {
     let body = repeated(draft);
     let mut text = String::with_capacity(body.len());
-    // For each open condition: are its lines kept?
+    // For each open condition, whether its lines are kept.
     let mut kept: Vec<bool> = Vec::new();
     for line in body.lines() {
         let trimmed = line.trim_start();

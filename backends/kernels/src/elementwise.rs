@@ -1,4 +1,5 @@
-//! Element-wise operators: expressions that are put together into one kernel, or behind another kernel's result.
+//! Element-wise operators: expressions that are put together into one kernel, or behind another
+//! kernel's result.
 
 use std::collections::HashMap;
 
@@ -9,10 +10,11 @@ use crate::fold::Affine;
 use crate::language::{Number, Scalar};
 use crate::site::{Answer, Output, Site, Tail, broadcast, reading};
 
-/// Work items of a group of an element-wise kernel.
+/// The work items of a group of an element-wise kernel.
 const ITEMS: u32 = 64;
 
-/// Is it an operator that computes each element of its first output from the elements of its inputs that stand there?
+/// Tells whether the node's operator computes each element of its first output from the elements at
+/// the same place of its inputs.
 pub(crate) fn is(node: &Node) -> bool {
     let single = node.outputs.iter().skip(1).all(Option::is_none);
     single && NAMES.contains(&&*node.operator.name) && node.operator.domain.is_empty()
@@ -91,20 +93,20 @@ const NAMES: &[&str] = &[
     "Xor",
 ];
 
-/// Puts the expressions of nodes together.
+/// The state of putting the expressions of nodes together.
 struct Chain<'a> {
     site: Site<'a>,
-    /// Shape of the result.
+    /// The shape of the result.
     shape: &'a [usize],
     statements: String,
     /// The name and type of each value that has been read or computed.
     names: HashMap<ValueId, (String, Scalar)>,
     tail: Tail,
-    /// Numbers names.
+    /// A counter that makes names unique.
     count: usize,
 }
 
-/// What one node's expression is made of.
+/// The operands and numbers of which one node's expression is made.
 struct Operands<'a, 'b> {
     site: Site<'a>,
     list: Vec<Option<(String, Scalar)>>,
@@ -112,7 +114,8 @@ struct Operands<'a, 'b> {
     prefix: String,
 }
 
-/// The statements of nodes, in order, the last of which gives the result. `base` is a value that another kernel has computed, as `v0`.
+/// Returns the statements of nodes, in order, the last of which gives the result.
+/// `base` is a value that another kernel has computed, as `v0`.
 pub(crate) fn chain(site: Site<'_>, nodes: &[&Node], base: Option<ValueId>) -> Answer<Tail> {
     let last = nodes.last().ok_or("no nodes")?;
     let output = last.outputs.first().copied().flatten().ok_or("it has no output")?;
@@ -131,7 +134,7 @@ pub(crate) fn chain(site: Site<'_>, nodes: &[&Node], base: Option<ValueId>) -> A
     Ok(chain.tail)
 }
 
-/// Element-wise nodes as a kernel of their own.
+/// Makes a kernel of its own of element-wise nodes.
 pub(crate) fn kernel(site: Site<'_>, nodes: &[&Node], output: Output<'_>) -> Answer<Drafts> {
     let Tail { store, arguments, numbers } = chain(site, nodes, None)?;
     let count = output.value.elements();
@@ -144,7 +147,8 @@ pub(crate) fn kernel(site: Site<'_>, nodes: &[&Node], output: Output<'_>) -> Ans
 }
 
 impl Chain<'_> {
-    /// The name of a value at the index `o`, read where it is not computed here.
+    /// Returns the name of a value at the index `o`, and reads the value where it is not computed
+    /// here.
     fn operand(&mut self, id: ValueId, shape: &[usize]) -> Answer<(String, Scalar)> {
         if let Some(known) = self.names.get(&id) {
             return Ok(known.clone());
@@ -152,7 +156,7 @@ impl Chain<'_> {
         let value = self.site.value(id).ok_or("it has no such value")?;
         let scalar = Scalar::of(value.dtype).ok_or_else(|| format!("kernels do not compute on {}", value.dtype))?;
         let name = format!("in{}", self.tail.arguments.len() + self.tail.numbers.len());
-        // A number that is known goes along with the launch.
+        // The launch carries a number that is known.
         if let Some(content) = value.constant.as_ref().filter(|content| content.len() == 1)
             && let Some((number, bits)) = literal(scalar, content)
         {
@@ -168,7 +172,7 @@ impl Chain<'_> {
         Ok((local, scalar))
     }
 
-    /// A multiplication and an addition for each channel.
+    /// Adds a multiplication and an addition for each channel.
     fn affine(&mut self, affine: &Affine, x: ValueId, output: ValueId, result: &ProgramValue) -> Answer<()> {
         let value = self.site.value(x).ok_or("it has no such value")?;
         let (x, _) = self.operand(x, &value.shape)?;
@@ -222,13 +226,13 @@ impl Chain<'_> {
     }
 }
 
-/// The shape in which one number for each channel is repeated over a result.
+/// Returns the shape in which one number for each channel is repeated over a result.
 fn per_channel(mut shape: Vec<usize>, result: &ProgramValue) -> Vec<usize> {
     shape.extend(std::iter::repeat_n(1, result.shape.len().saturating_sub(2)));
     shape
 }
 
-/// A known number, where a launch can carry it.
+/// Returns a known number, where a launch can carry it.
 fn literal(scalar: Scalar, content: &hetero_hal::Tensor) -> Option<(Number, u32)> {
     match scalar {
         Scalar::Float if content.dtype() == DType::F32 => {
@@ -240,7 +244,7 @@ fn literal(scalar: Scalar, content: &hetero_hal::Tensor) -> Option<(Number, u32)
     }
 }
 
-/// What is left of a result in a type that is narrower than the one it is computed in.
+/// Narrows a result to a type that is narrower than the type it is computed in.
 fn narrowed(text: &str, dtype: DType) -> String {
     match dtype {
         DType::I8 => format!("(({text}) << 24u) >> 24u"),
@@ -268,7 +272,7 @@ impl Operands<'_, '_> {
             .ok_or_else(|| "an input is missing".to_owned())
     }
 
-    /// An attribute as a number of the launch.
+    /// Returns an attribute as a number of the launch.
     fn attribute(&mut self, name: &str, default: f32) -> Answer<String> {
         let value = self.site.float(name, default)?;
         Ok(self.given(name, value))
@@ -280,7 +284,7 @@ impl Operands<'_, '_> {
         name
     }
 
-    /// The expression of the node's first output.
+    /// Returns the expression of the node's first output.
     fn expression(&mut self, out: Scalar) -> Answer<String> {
         let name = &*self.site.node.operator.name;
         if let "Cast" | "CastLike" = name {
@@ -290,7 +294,8 @@ impl Operands<'_, '_> {
             return Ok(format!("pick({}, {}, {})", self.at(0)?, self.at(1)?, self.at(2)?));
         }
         let scalar = self.scalar()?;
-        // Inference lets some operators pass whose operands the standard wants to be of one type.
+        // Inference lets some operators pass though the standard wants their operands to be of one
+        // type.
         let mixed = self.list.iter().flatten().any(|(_, other)| *other != scalar);
         if mixed && name != "Pow" {
             return Err(format!("{name} on operands of different types"));
@@ -364,14 +369,14 @@ impl Operands<'_, '_> {
             }
             ("BitShift", Scalar::Uint) => {
                 let left = self.site.text("direction")? == Some("LEFT");
-                // By the width or more, nothing is left.
+                // A shift by the width or more leaves nothing.
                 format!("pick({0} > 31u, 0u, {x} {1} ({0} & 31u))", self.at(1)?, if left { "<<" } else { ">>" })
             }
             _ => return Err(format!("{name} on {}", scalar.name())),
         })
     }
 
-    /// All inputs, two by two.
+    /// Joins all inputs, two by two.
     fn fold(&self, join: impl Fn(&str, &str) -> String) -> Answer<String> {
         let mut text = self.at(0)?.to_owned();
         for index in 1..self.list.len() {
@@ -431,14 +436,15 @@ impl Operands<'_, '_> {
             (a, b) if a == b => x,
             (Scalar::Float, Scalar::Bool) => format!("{x} != 0.0f"),
             (_, Scalar::Bool) => format!("{x} != {}", zero(from)),
-            // What is negative has a meaning on its way through a signed number only.
+            // A negative float has a meaning for an unsigned type only on its way through a signed
+            // one.
             (Scalar::Float, Scalar::Uint) if self.site.target.long => format!("to_uint(to_long({x}))"),
             (Scalar::Float, Scalar::Ulong) => format!("pick({x} < 0.0f, to_ulong(to_long({x})), to_ulong({x}))"),
             _ => format!("to_{}({x})", out.name()),
         })
     }
 
-    /// Functions of one float.
+    /// Returns the expression of a function of one float, where the operator is one.
     fn unary(&mut self) -> Answer<Option<String>> {
         let x = self.at(0)?.to_owned();
         Ok(Some(match &*self.site.node.operator.name {
@@ -530,7 +536,7 @@ fn one(scalar: Scalar) -> &'static str {
     }
 }
 
-/// The function for this type; without an ending, for floats.
+/// Returns the name of the function for this type; names without an ending are for floats.
 fn suffixed(function: &str, scalar: Scalar) -> String {
     if scalar == Scalar::Float { function.to_owned() } else { format!("{function}_{}", scalar.name()) }
 }

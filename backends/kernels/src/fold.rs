@@ -1,4 +1,5 @@
-//! Batch normalization with numbers that are known: one multiplication and one addition for each channel, and nothing at all where they go into the weights of the convolution before it.
+//! Batch normalization with known numbers: one multiplication and one addition for each channel.
+//! Where these go into the weights of the convolution before it, nothing is left to do.
 
 use std::collections::HashMap;
 
@@ -7,14 +8,15 @@ use hetero_hal::{DType, Program, Tensor, ValueId};
 use crate::Target;
 use crate::site::Site;
 
-/// What a normalization does to an element of each channel: multiply, then add.
+/// The effect of a normalization on the elements of each channel: a factor, then a term.
 pub(crate) struct Affine {
     pub(crate) factors: Vec<f32>,
     pub(crate) terms: Vec<f32>,
 }
 
 impl Affine {
-    /// Of a node; `None` where it is no batch normalization of floats, or its numbers are not known or not finite.
+    /// Returns the effect of a node, or `None` where the node is no batch normalization of floats,
+    /// or its numbers are unknown or not finite.
     pub(crate) fn of(site: Site<'_>) -> Option<Affine> {
         let floats = |index| numbers(site.constant(index)?);
         if !site.operator().is("BatchNormalization") || site.int("training_mode", 0).ok()? != 0 {
@@ -35,7 +37,7 @@ impl Affine {
     }
 }
 
-/// Finite numbers of a constant.
+/// Returns the numbers of a constant, if all of them are finite.
 fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     if tensor.dtype() != DType::F32 {
         return None;
@@ -44,18 +46,19 @@ fn numbers(tensor: &Tensor) -> Option<Vec<f64>> {
     list.iter().all(|number| number.is_finite()).then_some(list)
 }
 
-/// Weights and bias that a convolution has with the normalization behind it.
+/// The weights and bias of a convolution together with the normalization behind it.
 pub(crate) struct Folded {
-    /// What the normalization gives.
+    /// The result of the normalization.
     pub(crate) result: ValueId,
     pub(crate) weights: Tensor,
     pub(crate) bias: Tensor,
 }
 
-/// The convolutions that take the normalization behind them into their weights, by their result.
+/// The convolutions that take the normalization behind them into their weights, keyed by the
+/// convolution's result.
 pub(crate) type Folds = HashMap<ValueId, Folded>;
 
-/// Finds them: weights are known, and nobody else has the convolution's result.
+/// Finds these convolutions: their weights are known, and no other node reads their result.
 pub(crate) fn folds(program: &Program, target: &Target) -> Folds {
     let (producers, consumers) = (program.producers(), program.consumers());
     let fold = |site: Site<'_>| {

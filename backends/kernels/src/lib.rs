@@ -1,12 +1,20 @@
-//! Kernels that devices share: one source per family of operators, and the lowering of programs to launches of them.
+//! Kernels that devices share: one source for each family of operators, and the lowering of
+//! programs to launches of kernels.
 //!
-//! [`lower`] turns a [`Program`] into [`Launch`]es over bound buffers, constants and one scratch buffer. The kernels are written once, in a
-//! small C (`src/sources`, described in `language`), and become OpenCL C, CUDA C for NVRTC, or WGSL. Element-wise nodes are put together into one kernel, or
-//! behind the kernel whose result they change; shapes are numbers of a launch, not of a text, so that a network needs few kernels. A backend
-//! compiles the texts, uploads the constants and replays the launches in order; how it does so is its own affair.
+//! [`lower`] turns a [`Program`] into [`Launch`]es over bound buffers, constants and one scratch
+//! buffer.
+//! The kernels are written once, in a small C (`src/sources`, described in `language`), and become
+//! OpenCL C, CUDA C for NVRTC, or WGSL.
+//! Element-wise nodes are put together into one kernel, or behind the kernel whose result they
+//! change.
+//! Shapes are numbers of a launch and not part of the text, so that a network needs few kernels.
+//! A backend compiles the texts, uploads the constants and replays the launches in order, by its
+//! own means.
 //!
-//! This crate knows [`hetero_hal`]'s programs, so it stands above floor 0, where a mere collection of texts would be: what OpenCL, CUDA and WebGPU devices have
-//! in common is not the text of kernels alone but which of them a program needs.
+//! This crate knows [`hetero_hal`]'s programs, so it stands above floor 0, where a mere collection
+//! of texts would stand.
+//! The reason is that OpenCL, CUDA and WebGPU devices share more than the text of kernels: they
+//! share the choice of the kernels that a program needs.
 //!
 //! ```
 //! use hetero_hal::{DType, Graph, Node, Operator, Program, TensorType, Value, ValueId};
@@ -46,7 +54,7 @@ use hetero_hal::{Claim, NodeId, Program};
 pub use language::{Access, Dialect};
 pub use lower::{BufferRange, Kernel, Launch, Lowered, Place, lower, support};
 
-/// Claims of each node that kernels can do, each by itself.
+/// Returns a claim for each node that kernels can do, each node by itself.
 #[must_use]
 pub fn claims(program: &Program, target: &Target) -> Vec<Claim> {
     let claim = |(id, node)| {
@@ -56,13 +64,13 @@ pub fn claims(program: &Program, target: &Target) -> Vec<Claim> {
     program.node_ids().filter_map(claim).collect()
 }
 
-/// Why kernels cannot do a node; `None` where they can, or there is no such node.
+/// Returns why kernels cannot do a node, or `None` where they can or there is no such node.
 #[must_use]
 pub fn refusal(program: &Program, node: NodeId, target: &Target) -> Option<String> {
     support(program, program.nodes().get(node.index())?, target).err()
 }
 
-/// Do kernels for this device compute on elements of a type?
+/// Tells whether kernels for this device compute on elements of a type.
 #[must_use]
 pub fn computes(dtype: hetero_hal::DType, target: &Target) -> bool {
     match language::Scalar::of(dtype) {
@@ -72,33 +80,36 @@ pub fn computes(dtype: hetero_hal::DType, target: &Target) -> bool {
     }
 }
 
-/// What lowering must know of a device.
+/// The properties of a device that lowering must know.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
-    /// What its compiler takes.
+    /// The language that the device's compiler takes.
     pub dialect: Dialect,
-    /// May elements be 16-bit floats? They are computed in 32 bits.
+    /// Whether elements may be 16-bit floats, which are computed in 32 bits.
     pub half: bool,
-    /// Are there 64-bit integers?
+    /// Whether there are 64-bit integers.
     pub long: bool,
-    /// Do groups share memory of their own, so that tiles in it pay? Where work items are lanes of a processor's vectors, they don't.
+    /// Whether groups share memory of their own, so that tiles in it pay.
+    /// Tiles do not pay where work items are lanes of a processor's vectors.
     pub tiles: bool,
-    /// Most work items of a group.
+    /// The largest number of work items in a group.
     pub items: u32,
-    /// Bytes of memory that a work group shares.
+    /// The bytes of memory that a work group shares.
     pub local_bytes: u32,
-    /// Most work groups along one dimension.
+    /// The largest number of work groups along one dimension.
     pub groups: u32,
-    /// Most buffers that a kernel binds.
+    /// The largest number of buffers that a kernel binds.
     pub buffers: u32,
-    /// Most bytes of a buffer that are bound as one; a larger one is bound in pieces.
+    /// The largest number of bytes that are bound as one buffer; a larger buffer is bound in
+    /// pieces.
     pub binding_bytes: u64,
-    /// Alignment of what is bound, in bytes.
+    /// The alignment of bound ranges, in bytes.
     pub alignment: usize,
 }
 
 impl Target {
-    /// A device of the least that drivers of this dialect promise, and no narrower types than 32 bits' floats.
+    /// Returns a device with the least that drivers of this dialect promise: for WGSL, neither
+    /// 16-bit floats nor 64-bit integers.
     #[must_use]
     pub fn new(dialect: Dialect) -> Self {
         let wgsl = dialect == Dialect::Wgsl;

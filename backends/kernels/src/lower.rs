@@ -1,4 +1,5 @@
-//! From a program to launches: which nodes are one kernel, what is only another name of a value, and where everything lies.
+//! The way from a program to launches: which nodes are one kernel, which values are only another
+//! name, and where everything lies in memory.
 
 use std::collections::HashMap;
 
@@ -16,20 +17,22 @@ use crate::site::{Answer, Output, Site};
 /// A program as a device runs it: launches in order.
 #[derive(Clone, Debug, Default)]
 pub struct Lowered {
-    /// The kernels, each once.
+    /// The kernels, each of them once.
     pub kernels: Vec<Kernel>,
-    /// For C dialects, what stands in front of the kernels' texts; empty for WGSL, where each text is a module.
+    /// The text in front of the kernels' texts, for C dialects.
+    /// It is empty for WGSL, where each kernel's text is a module.
     pub prelude: String,
-    /// The launches. Each sees what the ones before have written.
+    /// The launches, in order: each of them sees what the ones before it have written.
     pub launches: Vec<Launch>,
-    /// What is to be uploaded.
+    /// The constants that a backend uploads.
     pub constants: Vec<Tensor>,
-    /// Bytes of scratch memory, aligned to [`Target::alignment`].
+    /// The size of the scratch memory in bytes; the memory must be aligned to
+    /// [`Target::alignment`].
     pub scratch: usize,
 }
 
 impl Lowered {
-    /// The whole text of a C dialect.
+    /// Returns the whole source text, for a C dialect.
     #[must_use]
     pub fn source(&self) -> String {
         let mut text = self.prelude.clone();
@@ -40,69 +43,72 @@ impl Lowered {
     }
 }
 
-/// A kernel's text.
+/// The text of a kernel, with its interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Kernel {
-    /// Entry point, unique for the text.
+    /// The name of the entry point, which is unique for the text.
     pub entry: String,
-    /// Source text.
+    /// The source text.
     pub code: String,
-    /// The buffers that it takes, in the order of its arguments or bindings.
+    /// The access to each buffer, in the order of the kernel's arguments or bindings.
     pub buffers: Vec<Access>,
-    /// How many 32-bit numbers it takes behind the buffers: arguments in a C dialect, in WGSL a uniform buffer at the next binding.
+    /// The number of 32-bit numbers that the kernel takes behind the buffers.
+    /// They are arguments in a C dialect, and in WGSL a uniform buffer at the next binding.
     pub numbers: usize,
-    /// Work items of a group, along the first dimension.
+    /// The work items of a group, along the first dimension.
     pub items: u32,
 }
 
 /// One launch of a kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// Which of [`Lowered::kernels`].
+    /// The kernel, as an index into [`Lowered::kernels`].
     pub kernel: usize,
-    /// What is bound to [`Kernel::buffers`].
+    /// The ranges that are bound to [`Kernel::buffers`].
     pub buffers: Vec<BufferRange>,
-    /// The numbers' bits.
+    /// The bits of each number.
     pub numbers: Vec<u32>,
-    /// Work groups along x, y and z; none is 0.
+    /// The number of work groups along x, y and z, none of which is 0.
     pub groups: [u32; 3],
-    /// The nodes that it does, or does a part of.
+    /// The nodes that the launch does, wholly or in part.
     pub nodes: Vec<NodeId>,
 }
 
-/// A range of memory that a launch binds. Ranges of one launch that are written overlap no other of its ranges.
+/// A range of memory that a launch binds.
+/// A range that is written overlaps no other range of its launch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BufferRange {
-    /// In what.
+    /// The memory that the range is in.
     pub place: Place,
-    /// First byte there, aligned to [`Target::alignment`].
+    /// The first byte in that memory, aligned to [`Target::alignment`].
     pub offset: usize,
-    /// Length in bytes, not 0. Kernels may touch it up to the next multiple of 4.
+    /// The length in bytes, which is not 0.
+    /// Kernels may touch the memory up to the next multiple of 4.
     pub bytes: usize,
 }
 
-/// What memory a range is in.
+/// The memory that a range is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Place {
-    /// The program's binding of this number: inputs, then outputs.
+    /// The program's binding with this number, counting inputs and then outputs.
     Binding(usize),
     /// The scratch buffer.
     Scratch,
-    /// One of [`Lowered::constants`].
+    /// The constant with this index in [`Lowered::constants`].
     Constant(usize),
 }
 
 /// Nodes that become one kernel.
 struct Group {
     nodes: Vec<usize>,
-    /// The first of them is no element-wise one.
+    /// Whether the first node is not element-wise.
     based: bool,
 }
 
-/// Most nodes of a kernel.
+/// The largest number of nodes of a kernel.
 const MOST_NODES: usize = 24;
 
-/// Does a node only give its input another shape?
+/// Tells whether a node only gives its input another shape.
 fn renames(node: &Node) -> bool {
     let single = node.outputs.iter().skip(1).all(Option::is_none);
     single
@@ -111,10 +117,10 @@ fn renames(node: &Node) -> bool {
         || &*node.operator.name == "Dropout" && single && node.inputs.get(2).is_none_or(Option::is_none)
 }
 
-/// Can kernels do this node?
+/// Checks that kernels can do this node.
 ///
 /// # Errors
-/// The reason why not.
+/// The reason why they cannot.
 pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::Result<(), String> {
     let site = Site { program, node, target };
     if !node.operator.domain.is_empty() {
@@ -146,7 +152,7 @@ pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::
     drafts(site, &[node], false, &Folds::new()).map(|_| ())
 }
 
-/// The launches of nodes that are one kernel.
+/// Makes the launches of nodes that are one kernel.
 fn drafts(site: Site<'_>, nodes: &[&Node], based: bool, folds: &Folds) -> Answer<Drafts> {
     let target = site.target;
     let last = nodes.last().ok_or("no nodes")?;
@@ -177,7 +183,7 @@ fn drafts(site: Site<'_>, nodes: &[&Node], based: bool, folds: &Folds) -> Answer
     Ok(drafts)
 }
 
-/// Does a launch keep to the device's limits?
+/// Checks that a launch keeps to the device's limits.
 fn check(draft: &Draft, target: &Target) -> Answer<()> {
     let mut bound = 0;
     for argument in &draft.arguments {
@@ -197,13 +203,13 @@ fn check(draft: &Draft, target: &Target) -> Answer<()> {
     Ok(())
 }
 
-/// Which values are other names of one and the same memory.
+/// The values that are other names of the same memory.
 struct Names {
-    /// For each value, the one whose memory it has.
+    /// For each value, the value whose memory it has.
     of: Vec<ValueId>,
-    /// Renaming nodes that copy after all.
+    /// For each node, whether it copies although it only renames.
     copied: Vec<bool>,
-    /// The binding that a value with other names lies in.
+    /// The binding in which a value with other names lies.
     bound: HashMap<ValueId, usize>,
 }
 
@@ -220,7 +226,8 @@ impl Names {
             let root = of[input.index()];
             let constant = program.values()[root.index()].constant.is_some();
             match bound.get(output).copied() {
-                // The result has to be in the caller's memory; only what has no place yet can be computed there.
+                // The result has to be in the caller's memory, and only a value that has no place
+                // yet can be computed there.
                 Some(_) if constant || bound.contains_key(&root) => copied[number] = true,
                 Some(position) => {
                     of[output.index()] = root;
@@ -233,10 +240,10 @@ impl Names {
     }
 }
 
-/// Lowers a program.
+/// Lowers a program to launches of kernels.
 ///
 /// # Errors
-/// `Unsupported` with the node that kernels cannot do.
+/// `Unsupported`, naming the node that kernels cannot do.
 pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
     let refused = |id: NodeId, node: &Node, why: String| Error::unsupported(why).at_node(id, node.to_string());
     for (id, node) in program.node_ids() {
@@ -283,22 +290,22 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
     lowering.finish()
 }
 
-/// What a buffer of a launch is, before memory is laid out.
+/// The memory of a launch's buffer, before scratch memory is laid out.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Home {
     Placed(Place),
     /// A value that lies in scratch memory.
     Value(ValueId),
-    /// Workspace, numbered through.
+    /// A workspace, numbered across all launches.
     Workspace(usize),
 }
 
-/// A buffer of a launch.
+/// The use of a buffer by a launch.
 struct Use {
     launch: usize,
     home: Home,
     bytes: usize,
-    /// Bytes of a workspace or value as a whole.
+    /// The size of the whole workspace or value, in bytes.
     whole: usize,
 }
 
@@ -309,7 +316,7 @@ struct Lowering<'a> {
     folds: Folds,
     lowered: Lowered,
     kernels: HashMap<(&'static str, Source), usize>,
-    /// Constants by the program's value, or by content.
+    /// The constants, by the program's value or by content.
     tables: HashMap<Content, usize>,
     uses: Vec<Use>,
     called: std::collections::HashSet<String>,
@@ -323,11 +330,11 @@ enum Content {
 }
 
 impl Lowering<'_> {
-    /// Which nodes are one kernel, in an order in which they can run.
+    /// Decides which nodes are one kernel, in an order in which the groups can run.
     fn group(&self) -> Vec<Group> {
         let program = self.program;
         let (producers, consumers) = (program.producers(), program.consumers());
-        // For each node, the group that it is the last of.
+        // For each node, the group of which it is the last node.
         let mut groups: Vec<Option<Group>> = Vec::with_capacity(program.nodes().len());
         for (number, node) in program.nodes().iter().enumerate() {
             if renames(node) {
@@ -356,7 +363,8 @@ impl Lowering<'_> {
                         continue;
                     }
                     let Some(other) = groups[producer].take() else { continue };
-                    // What is computed first comes first: a base before all, the rest in the program's order.
+                    // The order is that of computation: the base first, the rest in the program's
+                    // order.
                     let base = based.then(|| other.nodes[0]).or(group.based.then(|| group.nodes[0]));
                     let mut joined: Vec<usize> = other.nodes.iter().chain(&group.nodes).copied().collect();
                     joined.sort_unstable();
@@ -405,7 +413,7 @@ impl Lowering<'_> {
         Place::Constant(index)
     }
 
-    /// Takes launches over.
+    /// Adds launches to the lowered program.
     fn place(&mut self, drafts: &Drafts, nodes: &[usize]) -> Result<()> {
         let workspaces =
             self.uses.iter().filter_map(|u| if let Home::Workspace(n) = u.home { Some(n + 1) } else { None });
@@ -433,7 +441,7 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The kernel of a draft, written once.
+    /// Returns the index of a draft's kernel, whose text is written only once.
     fn kernel(&mut self, draft: &Draft) -> Result<usize> {
         let (target, dialect) = (self.target, self.target.dialect);
         let ports = draft.arguments.iter().map(|argument| {
@@ -515,13 +523,13 @@ impl Lowering<'_> {
     }
 }
 
-/// Extensions that a WGSL module asks for.
+/// Returns the extensions that a WGSL module asks for.
 fn wgsl_head(source: &Source) -> String {
     let half = source.half && source.ports.iter().any(|port| port.dtype == hetero_hal::DType::F16);
     if half { "enable f16;\n".to_owned() } else { String::new() }
 }
 
-/// FNV-1a of a kernel, the same in every build.
+/// Returns the FNV-1a hash of a kernel, which is the same in every build.
 fn hash(source: &Source) -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325u64;
     for byte in format!("{source:?}").bytes() {

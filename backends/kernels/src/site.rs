@@ -1,4 +1,4 @@
-//! A node with its values, as the operators' families look at it.
+//! A node with its values, as the families of operators see it.
 
 use hetero_hal::{Node, Operator, Program, ProgramValue, Tensor, ValueId};
 
@@ -7,12 +7,12 @@ use crate::draft::{Argument, Draft, Operand, Store};
 use crate::fold::Folded;
 use crate::language::{Access, Number, Scalar};
 
-/// Why a node is turned down.
+/// The reason why a node is turned down.
 pub(crate) type Decline = String;
-/// What a family answers.
+/// The answer of a family of operators.
 pub(crate) type Answer<T> = std::result::Result<T, Decline>;
 
-/// A node of a program, for a device.
+/// A node of a program that is to be lowered for a device.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
     pub(crate) program: &'a Program,
@@ -25,7 +25,7 @@ impl<'a> Site<'a> {
         &self.node.operator
     }
 
-    /// An input; `None` where it is left out.
+    /// Returns an input, or `None` where it is left out.
     pub(crate) fn input(&self, index: usize) -> Option<&'a ProgramValue> {
         self.value(self.id(index)?)
     }
@@ -34,7 +34,7 @@ impl<'a> Site<'a> {
         self.program.values().get(id.index())
     }
 
-    /// Id of an input; `None` where it is left out.
+    /// Returns the id of an input, or `None` where it is left out.
     pub(crate) fn id(&self, index: usize) -> Option<ValueId> {
         self.node.inputs.get(index).copied().flatten()
     }
@@ -43,12 +43,12 @@ impl<'a> Site<'a> {
         self.input(index).ok_or_else(|| format!("its input {index} is missing"))
     }
 
-    /// Content of an input that is known when compiling.
+    /// Returns the content of an input, where it is known when compiling.
     pub(crate) fn constant(&self, index: usize) -> Option<&'a Tensor> {
         self.input(index)?.constant.as_ref()
     }
 
-    /// Whole numbers of an input that must be known when compiling.
+    /// Returns the whole numbers of an input, which must be known when compiling.
     pub(crate) fn numbers(&self, index: usize) -> Answer<Option<Vec<i64>>> {
         if self.input(index).is_none() {
             return Ok(None);
@@ -85,12 +85,12 @@ impl<'a> Site<'a> {
         self.operator().ints(name).map_err(|error| error.to_string())
     }
 
-    /// The axis that an attribute names, counted from the front.
+    /// Returns the axis that an attribute names, counted from the front.
     pub(crate) fn axis(&self, name: &str, default: i64, rank: usize) -> Answer<usize> {
         axis(self.int(name, default)?, rank)
     }
 
-    /// Turns down what is not computed as float.
+    /// Turns the node down where an input is not computed as float.
     pub(crate) fn floats(&self, indexes: &[usize]) -> Answer<()> {
         for &index in indexes {
             if let Some(value) = self.input(index)
@@ -102,7 +102,7 @@ impl<'a> Site<'a> {
         Ok(())
     }
 
-    /// The buffer argument that reads an input.
+    /// Adds the buffer argument that reads an input.
     pub(crate) fn reads(&self, draft: Draft, name: &str, index: usize) -> Answer<Draft> {
         let value = self.need(index)?;
         let id = self.id(index).ok_or("an input is missing")?;
@@ -110,14 +110,15 @@ impl<'a> Site<'a> {
     }
 }
 
-/// An axis, counted from the front.
+/// Returns an axis, counted from the front.
 pub(crate) fn axis(axis: i64, rank: usize) -> Answer<usize> {
     let counted = if axis < 0 { axis.checked_add(rank as i64) } else { Some(axis) };
     let fits = counted.and_then(|axis| usize::try_from(axis).ok()).filter(|&axis| axis < rank.max(1));
     fits.ok_or_else(|| format!("axis {axis} of {rank} dimensions"))
 }
 
-/// Elements between one element and the next along each dimension of a row-major tensor.
+/// Returns how many elements lie between one element and the next, along each dimension of a
+/// row-major tensor.
 pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -126,7 +127,7 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// What is done to a result before it is stored: element-wise nodes that are part of the kernel.
+/// The element-wise nodes that are part of a kernel, and change its result before it is stored.
 #[derive(Clone, Debug)]
 pub(crate) struct Tail {
     pub(crate) store: Store,
@@ -134,18 +135,19 @@ pub(crate) struct Tail {
     pub(crate) numbers: Vec<(String, Number, u32)>,
 }
 
-/// Where a kernel's result goes.
+/// The place of a kernel's result.
 #[derive(Clone, Copy)]
 pub(crate) struct Output<'a> {
     pub(crate) id: ValueId,
     pub(crate) value: &'a ProgramValue,
     pub(crate) tail: Option<&'a Tail>,
-    /// Weights that take the place of the node's own.
+    /// Weights that take the place of the node's own weights.
     pub(crate) folded: Option<&'a Folded>,
 }
 
 impl Output<'_> {
-    /// Gives a draft whose body says `RESULT(index, value);` its output, and what happens on the way there.
+    /// Gives a draft whose body says `RESULT(index, value);` its output, and the tail of nodes
+    /// before it.
     pub(crate) fn attach(&self, mut draft: Draft) -> Draft {
         let store = match self.tail {
             Some(tail) => {
@@ -160,9 +162,11 @@ impl Output<'_> {
     }
 }
 
-/// How an operand that is repeated over a result is indexed: adds what the expression needs to the draft's numbers.
+/// Returns the index expression of an operand that is repeated over a result, and adds the numbers
+/// that the expression needs.
 ///
-/// The expression finds, for the index `at` of an element of `target`, that of `shape`, which broadcasts to it.
+/// The expression finds, for the index `at` of an element of `target`, the index in `shape`, which
+/// broadcasts to `target`.
 pub(crate) fn broadcast(
     name: &str,
     at: &str,
@@ -172,7 +176,7 @@ pub(crate) fn broadcast(
 ) -> String {
     let lead = target.len().saturating_sub(shape.len());
     let own = strides(shape);
-    // Per dimension of the target: its size and the operand's stride in it.
+    // For each dimension of the target: its size, and the operand's stride in it.
     let mut terms: Vec<(usize, usize)> = Vec::new();
     for (axis, &size) in target.iter().enumerate() {
         if size == 1 {
@@ -180,7 +184,8 @@ pub(crate) fn broadcast(
         }
         let stride = if axis < lead || shape[axis - lead] == 1 { 0 } else { own[axis - lead] };
         match terms.last_mut() {
-            // Dimensions that follow each other in memory, or over both of which it is repeated, are one.
+            // Dimensions that follow each other in memory are one, and so are those over both of
+            // which the operand is repeated.
             Some((before, outer)) if *outer == stride * size => {
                 *before *= size;
                 *outer = stride;
@@ -191,7 +196,8 @@ pub(crate) fn broadcast(
     indexed(name, at, &terms, numbers)
 }
 
-/// The sum of coordinate times stride over dimensions, outermost first, of which `index` is the row-major number.
+/// Returns the sum of coordinate times stride over dimensions, outermost first.
+/// `index` is the row-major number that the coordinates come from.
 pub(crate) fn indexed(
     name: &str,
     index: &str,
@@ -225,7 +231,7 @@ pub(crate) fn indexed(
     if parts.is_empty() { "0u".to_owned() } else { parts.join(" + ") }
 }
 
-/// A read of a value as an argument.
+/// Makes the argument that reads a value.
 pub(crate) fn reading(name: String, id: ValueId, value: &ProgramValue) -> Argument {
     Argument { name, dtype: value.dtype, access: Access::Read, operand: Operand::Value(id), elements: value.elements() }
 }

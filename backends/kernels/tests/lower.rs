@@ -1,5 +1,7 @@
-//! What lowering promises of memory, for random graphs: ranges lie in what they are of, are aligned, are not written where they are read, and hold at each
-//! launch what the right node has written last. The launches are followed word by word, without a device.
+//! Checks of lowering's promises about memory, on random graphs.
+//! Ranges lie within their memory, are aligned, and are not written where they are read.
+//! At each launch they hold what the right node has written last.
+//! The launches are followed word by word, without a device.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,10 +14,10 @@ use proptest::prelude::*;
 
 mod programs;
 
-/// Nodes that only give a value another name, as far as a producer is looked for.
+/// Nodes that only give a value another name, for the search of a producer.
 const RENAMING: [&str; 5] = ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"];
 
-/// The value whose content a value has, behind renaming nodes.
+/// Returns the value whose content a value has, behind renaming nodes.
 fn root(program: &Program, producers: &[Option<NodeId>], mut id: ValueId) -> ValueId {
     while let Some(node) = producers[id.index()].map(|node| &program.nodes()[node.index()])
         && RENAMING.contains(&&*node.operator.name)
@@ -25,7 +27,7 @@ fn root(program: &Program, producers: &[Option<NodeId>], mut id: ValueId) -> Val
     id
 }
 
-/// Bytes of what a range lies in.
+/// Returns the size in bytes of the memory that a range lies in.
 fn room(program: &Program, lowered: &Lowered, place: Place) -> usize {
     let bytes = match place {
         Place::Scratch => lowered.scratch,
@@ -35,18 +37,18 @@ fn room(program: &Program, lowered: &Lowered, place: Place) -> usize {
             program.values()[id.index()].bytes()
         }
     };
-    // Nothing of no bytes can be bound.
+    // A range of 0 bytes cannot be bound.
     bytes.max(1)
 }
 
-/// The words of a range: kernels touch whole ones.
+/// Returns the words of a range, because kernels touch whole words.
 fn words(bound: &BufferRange) -> std::ops::Range<usize> {
     bound.offset / 4..(bound.offset + bound.bytes).div_ceil(4)
 }
 
 fn validate(program: &Program, lowered: &Lowered, target: &Target) {
     let producers = program.producers();
-    // Who has written a word last: a launch.
+    // The launch that has written each word last.
     let mut written: HashMap<(Place, usize), usize> = HashMap::new();
     for (number, launch) in lowered.launches.iter().enumerate() {
         let kernel = &lowered.kernels[launch.kernel];
@@ -78,7 +80,7 @@ fn validate(program: &Program, lowered: &Lowered, target: &Target) {
                 }
             }
         }
-        // What the nodes read, and whose work that is.
+        // The values that the nodes read, and the launches that compute them.
         let nodes: HashSet<NodeId> = launch.nodes.iter().copied().collect();
         let uses = launch.nodes.iter().flat_map(|id| program.nodes()[id.index()].uses());
         let roots: HashSet<ValueId> = uses.map(|id| root(program, &producers, id)).collect();
@@ -153,7 +155,7 @@ proptest! {
     #[test]
     fn launches_keep_what_is_promised_of_their_memory(drafts in drafts(), target in target()) {
         let program = build(&drafts, |program, node| support(program, node, &target).is_ok());
-        // A chain of supported nodes has no reason to be declined.
+        // A chain of supported nodes gives no reason to be declined.
         match lower(&program, &target) {
             Ok(lowered) => validate(&program, &lowered, &target),
             Err(error) => prop_assert!(program.nodes().is_empty() || target.dialect == Dialect::Wgsl, "{error}"),
@@ -169,7 +171,7 @@ proptest! {
     }
 }
 
-/// A recurrent layer over nothing has three results, and nothing to launch.
+/// A recurrent layer over an empty sequence has three results, and nothing to launch.
 #[test]
 fn what_makes_nothing_is_no_launch() {
     let numbers: [(usize, usize, usize); 4] = [
@@ -204,12 +206,13 @@ fn the_suites_cases_keep_it_too() {
     }
 }
 
-/// The checks above notice what they are for: launches in another order, ranges that overlap, lie elsewhere or are not aligned.
+/// Proves that the checks above notice errors: launches in another order, and ranges that overlap,
+/// lie elsewhere or are not aligned.
 #[test]
 fn broken_launches_are_noticed() {
     let target = Target::new(Dialect::OpenClC);
     let supported = |program: &Program, node: &hetero_hal::Node| support(program, node, &target).is_ok();
-    // The first graph whose second launch reads what the first has written to scratch memory.
+    // Finds where the second launch reads what the first has written to scratch memory.
     let reads = |lowered: &Lowered| {
         let scratch = |number: usize, access: Access| {
             let launch = &lowered.launches[number];

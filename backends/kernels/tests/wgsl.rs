@@ -1,4 +1,5 @@
-//! Every kernel's WGSL is read and validated by naga, which stands between wgpu and the drivers: no device is needed to see that it would be taken.
+//! Every kernel's WGSL is read and validated by naga, which stands between wgpu and the drivers.
+//! So no device is needed to see that wgpu would accept it.
 
 #![allow(clippy::unwrap_used)]
 
@@ -21,7 +22,7 @@ fn check(target: &Target, capabilities: Capabilities) {
             Err(error) => Err(error.emit_to_string(&text.code)),
         };
         if let Err(error) = outcome {
-            // One example for each message.
+            // One example for each message is kept.
             let message = error.lines().next().unwrap_or_default().to_owned();
             wrong.entry(message).or_insert((format!("{} ({}): {error}", text.entry, text.kind), 0)).1 += 1;
         }

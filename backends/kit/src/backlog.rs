@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use hetero_hal::{DeviceId, Error, ErrorKind, Point, QueueOptions, Result};
 
 /// Jobs on their way to a thread.
-/// Their room is used again: handing over allocates nothing once as many have waited before.
+/// Their room is used again: once as many jobs have waited before, a push allocates nothing.
 struct Line<J> {
     state: Mutex<LineState<J>>,
     changed: Condvar,
@@ -14,7 +14,7 @@ struct Line<J> {
 
 struct LineState<J> {
     jobs: VecDeque<J>,
-    /// Nobody hands over any more, or nobody takes.
+    /// True once nobody hands jobs over any more, or nobody takes them.
     closed: bool,
 }
 
@@ -27,7 +27,7 @@ impl<J> Line<J> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Hands over; gives the job back where nobody takes it.
+    /// Hands the job over, and gives it back where nobody takes jobs any more.
     fn push(&self, job: J) -> Option<J> {
         let mut state = self.lock();
         if state.closed {
@@ -39,7 +39,7 @@ impl<J> Line<J> {
         None
     }
 
-    /// The next job; `None` once there is none and none will come.
+    /// Returns the next job, or `None` once there is none and none will come.
     fn next(&self) -> Option<J> {
         let mut state = self.lock();
         loop {
@@ -54,7 +54,8 @@ impl<J> Line<J> {
     }
 }
 
-/// One end of a line, which closes when it is dropped: the thread's when a job panics.
+/// One end of a line; dropping it closes the line, also where the thread's end goes because a job
+/// panics.
 struct End<J>(Arc<Line<J>>);
 
 impl<J> Drop for End<J> {
@@ -64,10 +65,10 @@ impl<J> Drop for End<J> {
     }
 }
 
-/// Jobs that wait for their points, and the thread that takes them then.
+/// Jobs that wait for their points, and the thread that takes them once the points are reached.
 ///
-/// A queue that starts work on its caller's thread wherever that does not block has one for the
-/// rest.
+/// A queue that starts work on its caller's thread wherever that does not block needs a backlog for
+/// the remaining work.
 /// The thread begins with [`Backlog::start`], and ends when the backlog and everything that waits
 /// in it are dropped.
 pub struct Backlog<J> {
@@ -77,7 +78,7 @@ pub struct Backlog<J> {
 }
 
 impl<J: Send + 'static> Backlog<J> {
-    /// A backlog without a thread yet.
+    /// Makes a backlog that has no thread yet.
     #[must_use]
     pub fn new(device: DeviceId, options: &QueueOptions) -> Self {
         let named = !options.name.is_empty();
@@ -85,16 +86,17 @@ impl<J: Send + 'static> Backlog<J> {
         Backlog { device, name, jobs: OnceLock::new() }
     }
 
-    /// The thread's name, which is also the queue's.
+    /// Returns the thread's name, which is also the queue's.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Starts the thread, unless it runs. `serve` makes what is called there with each job.
+    /// Starts the thread, unless it runs already.
+    /// `serve` returns the function that the thread calls with each job.
     ///
     /// # Errors
-    /// `OutOfMemory` where the system has no thread.
+    /// `OutOfMemory` where the system cannot start a thread.
     pub fn start<F: FnMut(J) + Send + 'static>(&self, serve: impl FnOnce() -> F) -> Result<()> {
         if self.jobs.get().is_some() {
             return Ok(());
@@ -104,8 +106,8 @@ impl<J: Send + 'static> Backlog<J> {
         let mut serve = serve();
         let run = move || {
             while let Some(job) = jobs.0.next() {
-                // What panics is somebody else's code, such as a callback; the jobs behind it have
-                // their turn all the same.
+                // Only foreign code panics here, such as a callback; the jobs behind it have their
+                // turn all the same.
                 let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(job)));
             }
         };
@@ -120,8 +122,9 @@ impl<J: Send + 'static> Backlog<J> {
         Ok(())
     }
 
-    /// Hands the job that `make` makes to the thread once all points are reached, or as soon as the
-    /// first one fails: `make` learns which.
+    /// Hands the job that `make` returns to the thread once all points are reached, or as soon as
+    /// the first one fails.
+    /// `make` is told which of the two happened.
     /// A job that no thread takes is handed to `closed`.
     pub fn push(
         &self,
@@ -140,14 +143,14 @@ impl<J: Send + 'static> Backlog<J> {
                 closed(job, Error::new(ErrorKind::DeviceLost, "the queue is closed").on(device));
             }
         };
-        // What need not wait needs no memory to wait in.
+        // A job that need not wait needs no memory to wait in.
         if wait.iter().all(Point::is_reached) {
             return send(Ok(()));
         }
         Point::when_all(wait, Box::new(send));
     }
 
-    /// Lets the thread end once what waits is over.
+    /// Lets the thread end once the waiting jobs are done.
     pub fn close(&mut self) {
         drop(self.jobs.take());
     }
@@ -188,7 +191,7 @@ mod tests {
         done.wait(2, soon()).unwrap();
     }
 
-    /// Whoever starts the thread second has his own end at once, with all that it holds.
+    /// A thread that a second caller starts ends at once, and drops all that it holds.
     #[test]
     fn the_thread_of_a_second_start_lets_go_of_what_it_serves_with() {
         let backlog: Arc<Backlog<Told>> = Arc::new(Backlog::new(DeviceId::new("null", 0), &QueueOptions::default()));
@@ -207,7 +210,7 @@ mod tests {
         while Arc::strong_count(&held) > 2 && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(1));
         }
-        // The test's own, and the one thread's that serves.
+        // The test holds one, and the one thread that serves holds the other.
         assert_eq!(Arc::strong_count(&held), 2);
     }
 

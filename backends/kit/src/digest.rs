@@ -1,8 +1,9 @@
 //! A digest of all bytes, at the speed of memory.
 
-/// 128 bits that tell bytes apart: every bit of the input counts.
+/// Returns 128 bits that tell byte strings apart; every bit of the input counts.
 ///
-/// It is the same in every process and build, finds damage, and is no proof against forgery.
+/// The digest is the same in every process and build.
+/// It finds damage, and is no proof against forgery.
 ///
 /// ```
 /// use hetero_kit::digest;
@@ -32,8 +33,9 @@ pub fn digest(bytes: &[u8]) -> u128 {
     fold(0) << 64 | fold(1)
 }
 
-/// Words of a stripe.
-/// They go to lanes of their own, so that one multiplication need not wait for the one before.
+/// The number of words in a stripe.
+/// Each word goes to a lane of its own, so that one multiplication need not wait for the one
+/// before.
 const WORDS: usize = 4;
 const STRIPE: usize = 8 * WORDS;
 const FACTORS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd6e8_feb8_6659_fd93];
@@ -54,7 +56,7 @@ fn step(lanes: &mut [[u64; 2]; WORDS], stripe: &[u8; STRIPE]) {
     }
 }
 
-/// Both halves of a product, and the word itself, so that a factor of 0 hides nothing.
+/// Mixes both halves of a product with the word itself, so that a factor of 0 hides nothing.
 #[inline(always)]
 fn mix(lane: u64, word: u64, factor: u64) -> u64 {
     let product = u128::from(lane ^ word) * u128::from(factor);

@@ -1,12 +1,12 @@
-//! What the host can do for any device.
+//! Work that the host can do for any device.
 
 use hetero_hal::{Buffer, Error, ErrorKind, HostTask, Result};
 
-/// Copies between any two buffers through a bounded piece of host memory: slow, and always
+/// Copies between any two buffers through a bounded piece of host memory, which is slow but always
 /// possible.
 ///
 /// # Errors
-/// `InvalidArgument` where the lengths differ, and what either side answers.
+/// `InvalidArgument` where the lengths differ, and any error that either buffer's device reports.
 pub fn copy_through_host(source: &Buffer, target: &Buffer) -> Result<()> {
     const PIECE: usize = 1 << 20;
     if source.len() != target.len() {
@@ -30,8 +30,8 @@ pub fn copy_through_host(source: &Buffer, target: &Buffer) -> Result<()> {
 /// Repeats a pattern over a buffer through a bounded piece of host memory.
 ///
 /// # Errors
-/// What the buffer's device answers.
-/// That the pattern fits is for [`Work::check`](hetero_hal::Work::check).
+/// Any error that the buffer's device reports.
+/// Whether the pattern fits is checked by [`Work::check`](hetero_hal::Work::check), not here.
 pub fn fill_through_host(target: &Buffer, pattern: &[u8]) -> Result<()> {
     const REPEATS: usize = 4096;
     let bytes = target.len().min(pattern.len() * REPEATS);
@@ -46,11 +46,11 @@ pub fn fill_through_host(target: &Buffer, pattern: &[u8]) -> Result<()> {
 }
 
 /// Runs a host function for a queue.
-/// One that panics fails its submission, rather than taking the queue's thread along and leaving
+/// A function that panics fails its own submission, and neither ends the queue's thread nor leaves
 /// waiters behind.
 ///
 /// # Errors
-/// The task's, or `Execution` where it panicked.
+/// The task's error, or `Execution` where the task panicked.
 pub fn run_on_host(task: &dyn HostTask) -> Result<()> {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task.run()));
     outcome.unwrap_or_else(|_| Err(Error::new(ErrorKind::Execution, "a host task panicked")))

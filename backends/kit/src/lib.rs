@@ -1,12 +1,13 @@
-//! What backends of hetero share, so that each writes only what its driver does differently.
+//! Parts that backends of hetero share, so that each backend writes only what is different on its
+//! driver.
 //!
-//! A backend implements the traits of `hetero-hal`, and nobody has to use this crate for that.
-//! It has what every backend would otherwise write again, with the mistakes that come with it:
+//! A backend implements the traits of `hetero-hal`, and need not use this crate for that.
+//! The crate has the parts that every backend would otherwise write again, with the same mistakes:
 //!
-//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back what waits,
-//!   counts what is under way, and tells traces of waits.
-//!   A backend implements [`Backend`]: what a piece of work becomes on its driver.
-//! - [`Backlog`] is the thread behind a queue, and [`Signal`] the points that work reaches.
+//! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back work that waits,
+//!   counts the work under way, and tells traces of waits.
+//!   A backend implements [`Backend`], which says what a piece of work becomes on its driver.
+//! - [`Backlog`] is the thread behind a queue, and [`Signal`] is the points that work reaches.
 //! - [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in which a
 //!   device worked, and [`Shares`] deals pieces of work out among threads or devices.
 //! - [`Weights`] is a device's cache of constants in the form in which the device keeps them.
@@ -14,17 +15,17 @@
 //!   evicted and restored.
 //! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can
 //!   leave to the host.
-//! - [`digest`] tells files of a cache, and what they were made of, apart.
+//! - [`digest`] tells a cache's files, and the data that they were made of, apart.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
 //! The crate has no `unsafe`, opens no library and knows no driver.
 //!
 //! # How to write a queue
 //! 1. Name the backend's types in [`Backend::Executable`] and [`Backend::Memory`].
-//! 2. Tell the shell what is the device's own: [`Backend::device`], [`Backend::owns`],
+//! 2. Tell the shell about the device: [`Backend::device`], [`Backend::owns`],
 //!    [`Backend::writable`] and [`Backend::compiled`].
-//! 3. In [`Backend::is_quick`], say which commands the submitting thread may begin, as the driver
-//!    takes them without blocking; all others go to the queue's thread.
+//! 3. In [`Backend::is_quick`], say which commands the submitting thread may begin, because the
+//!    driver takes them without blocking; all others go to the queue's thread.
 //! 4. In [`Backend::begin`], give the command to the driver, and call [`Job::end`] when it is over.
 //!    [`Job::on_host`] does everything but an execution on the calling thread.
 //! 5. Answer [`Device::queue`](hetero_hal::Device::queue) with [`Shell::new`].

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hetero_hal::{DeviceId, Error, ErrorKind, QueueOptions, Result};
 
-/// How many submissions a queue takes at once.
+/// The limit of the submissions that a queue takes at once, with a count of those under way.
 #[derive(Debug)]
 pub struct Capacity {
     taken: AtomicUsize,
@@ -12,16 +12,16 @@ pub struct Capacity {
 }
 
 impl Capacity {
-    /// As many as the options say, or `default`.
+    /// Makes a capacity of as many submissions as the options say, or else of `default`.
     #[must_use]
     pub fn new(options: &QueueOptions, default: usize) -> Self {
         Capacity { taken: AtomicUsize::new(0), most: options.capacity.unwrap_or(default) }
     }
 
-    /// Counts one more, which [`Capacity::give`] ends.
+    /// Counts one more submission, until [`Capacity::give`] is called for it.
     ///
     /// # Errors
-    /// `Execution`, retryable, where there are that many already.
+    /// `Execution`, retryable, where as many submissions as the limit allows are under way.
     pub fn take(&self, device: &DeviceId) -> Result<()> {
         if self.taken.fetch_add(1, Ordering::AcqRel) < self.most {
             return Ok(());
@@ -33,19 +33,19 @@ impl Capacity {
             .retryable())
     }
 
-    /// Counts the only one; `false` where others are under way, or none may be.
+    /// Counts a submission as the only one; `false` where others are under way, or none is allowed.
     #[must_use]
     pub fn take_alone(&self) -> bool {
         self.most > 0 && self.taken.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 
-    /// A submission is over.
+    /// Ends the count of a submission.
     pub fn give(&self) {
         self.taken.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
-/// Bytes that a device has allocated, and may.
+/// The number of bytes that a device has allocated, with a limit.
 #[derive(Debug)]
 pub struct Budget {
     used: AtomicU64,
@@ -53,28 +53,28 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// Nothing allocated yet, of `limit` bytes.
+    /// Makes a budget of `limit` bytes, none of which are allocated yet.
     #[must_use]
     pub fn new(limit: u64) -> Self {
         Budget { used: AtomicU64::new(0), limit }
     }
 
-    /// Bytes allocated now.
+    /// Returns how many bytes are allocated now.
     #[must_use]
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Most bytes.
+    /// Returns how many bytes may be allocated at most.
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit
     }
 
-    /// Takes bytes, which [`Budget::give`] gives back.
+    /// Takes bytes, until [`Budget::give`] gives them back.
     ///
     /// # Errors
-    /// `OutOfMemory` with both sizes.
+    /// `OutOfMemory`, with the size wanted and the limit, where the bytes would pass the limit.
     pub fn take(&self, device: &DeviceId, bytes: u64) -> Result<()> {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|&sum| sum <= self.limit)

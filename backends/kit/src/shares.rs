@@ -1,36 +1,42 @@
-//! Which pieces of a work are whose: lock-free.
+//! Shares of work: which pieces belong to which owner, without locks.
 //!
-//! Each of those who work together, threads or devices, has a share of consecutive pieces. It takes its own from the front, in order, and
-//! others' from the back, so that the owner is disturbed last where it is next: what it has in its caches it goes on with, and no counter
-//! travels between all of them with every piece. `cargo xtask test loom` tries every order of these steps.
+//! Threads or devices that work together each own a share of consecutive pieces.
+//! An owner takes pieces of its own share from the front, in order, and pieces of others' shares
+//! from the back.
+//! So an owner is disturbed only at the end of its share: it goes on with data that its caches
+//! hold, and no counter travels between all owners with every piece.
+//! `cargo xtask test loom` tries every order of these steps.
 
 #[cfg(loom)]
 use loom::sync::atomic::{AtomicU64, Ordering};
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// The pieces that are left of a share: the first in the upper half, the end in the lower. Alone in its line of the cache, and in the pair
-/// of lines that some processors fetch together.
+/// The pieces that are left of a share: the first one in the upper half, the end in the lower half.
+/// It is alone in its cache line, and in the pair of lines that some processors fetch together.
 #[derive(Debug)]
 #[repr(align(128))]
 struct Share(AtomicU64);
 
-/// Shares of pieces that are numbered one behind the other.
+/// Shares of pieces, where the pieces are numbered through all shares.
 #[derive(Debug)]
 pub struct Shares(Vec<Share>);
 
 impl Shares {
-    /// Most pieces of a work.
+    /// The largest number of pieces that a work can have.
     pub const MOST: usize = u32::MAX as usize;
 
-    /// Empty shares of so many owners.
+    /// Makes empty shares for the given number of owners.
     #[must_use]
     pub fn new(owners: usize) -> Self {
         Shares((0..owners).map(|_| Share(AtomicU64::new(0))).collect())
     }
 
-    /// Gives each owner so many pieces, one share behind the other; what is beyond [`Shares::MOST`] in all is not given. By who starts the
-    /// work, while nobody takes any; starting the others has to order it before what they take.
+    /// Gives each owner as many consecutive pieces as its count says, the shares one behind the
+    /// other.
+    /// Pieces beyond [`Shares::MOST`] in all are not given.
+    /// The one who starts the work calls this while nobody takes pieces.
+    /// The call must be ordered before the others' takes, for example by the way they are started.
     pub fn deal(&self, counts: impl IntoIterator<Item = usize>) {
         let mut first = 0;
         let mut counts = counts.into_iter();
@@ -41,14 +47,14 @@ impl Shares {
         }
     }
 
-    /// The same with shares that differ by one piece at most.
+    /// Deals the pieces out in shares that differ by one piece at most.
     pub fn deal_evenly(&self, pieces: usize) {
         let (pieces, owners) = (pieces.min(Self::MOST) as u64, self.0.len() as u64);
         let bound = |owner: usize| (pieces * owner as u64 / owners) as usize;
         self.deal((0..self.0.len()).map(|owner| bound(owner + 1) - bound(owner)));
     }
 
-    /// How many pieces are left of a share.
+    /// Returns how many pieces are left of a share.
     #[must_use]
     pub fn left(&self, owner: usize) -> usize {
         let (first, end) = self.0.get(owner).map_or((0, 0), |share| halves(share.0.load(Ordering::Relaxed)));
@@ -67,7 +73,9 @@ impl Shares {
         self.0.get(owner)?.take(false)
     }
 
-    /// The next piece for an owner: of its share, then of the others', beginning with the one behind it. `None` once all have been taken.
+    /// Takes the next piece for an owner: of its own share, then of the others' shares, beginning
+    /// with the share behind its own.
+    /// Returns `None` once all pieces have been taken.
     #[inline]
     pub fn take(&self, owner: usize) -> Option<usize> {
         let owners = self.0.len();
@@ -108,7 +116,8 @@ mod tests {
 
     use super::*;
 
-    /// Two owners, each of which takes until `take` gives it none: each piece is taken once, in every order of their steps.
+    /// Two owners, each of which takes until `take` gives it none: each piece is taken once, in
+    /// every order of their steps.
     fn all_are_taken_once(counts: [usize; 2], take: fn(&Shares, usize) -> Option<usize>) {
         loom::model(move || {
             let shares = Arc::new(Shares::new(2));
@@ -142,13 +151,14 @@ mod tests {
         all_are_taken_once([3, 0], Shares::take);
     }
 
-    /// As devices take tiles: they look how many are left before they take of another's.
+    /// Devices take tiles like this: they look how many are left before they take one of another's
+    /// share.
     #[test]
     fn shares_that_are_looked_at_first() {
         all_are_taken_once([2, 1], |shares, owner| {
             let other = 1 - owner;
             let stolen = || (shares.left(other) > 0).then(|| shares.take_last(other)).flatten();
-            // One that was taken meanwhile is no reason to go.
+            // That a piece was taken meanwhile is no reason to stop.
             shares.take_first(owner).or_else(|| {
                 loop {
                     if shares.left(other) == 0 {

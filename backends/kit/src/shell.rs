@@ -1,10 +1,9 @@
 //! The queue shell: everything about a queue that is the same on every device.
 //!
-//! Work is checked when it is submitted, downcast once, and given to the backend as a [`Command`]
-//! when its points are reached; or before, where the backend's driver can order it behind commands
-//! that it has already.
-//! Whatever becomes of it, a [`Job`] ends exactly once: its points are reached, or their timelines
-//! fail.
+//! Work is checked when it is submitted, and downcast once.
+//! It is given to the backend as a [`Command`] when its points are reached, or earlier where the
+//! backend's driver can order it behind commands that it has already.
+//! A [`Job`] ends exactly once, whatever happens: its points are reached, or their timelines fail.
 
 use std::any::Any;
 use std::ops::Deref;
@@ -18,59 +17,60 @@ use hetero_hal::{
 
 use crate::{Backlog, Capacity, copy_through_host, fill_through_host, run_on_host};
 
-/// What a piece of work becomes on a backend's driver.
+/// How a backend does the work of its queues: it says what a piece of work becomes on its driver.
 pub trait Backend: Send + Sync + Sized + 'static {
-    /// The backend's executables.
+    /// The type of the backend's executables.
     type Executable: Executable;
-    /// The backend's memory.
+    /// The type of the backend's memory.
     type Memory: Memory;
 
-    /// The device.
+    /// Returns the device's id.
     fn device(&self) -> &DeviceId;
 
-    /// Is it memory of this device object?
+    /// Tells whether the memory belongs to this device object.
     fn owns(&self, memory: &Self::Memory) -> bool;
 
-    /// May the device write it?
+    /// Tells whether the device may write the memory.
     fn writable(&self, memory: &Self::Memory) -> bool;
 
-    /// Was it compiled for this device object?
+    /// Tells whether the executable was compiled for this device object.
     fn compiled(&self, executable: &Self::Executable) -> bool;
 
-    /// Checks what of an execution only the backend knows; that buffers and scratch are large
-    /// enough, of this device and writable, has been checked.
+    /// Checks the parts of an execution that only the backend knows.
+    /// The shell has already checked that buffers and scratch are large enough, belong to this
+    /// device and are writable where the run writes.
     ///
     /// # Errors
-    /// `InvalidArgument` with what is wrong.
+    /// `InvalidArgument`, saying what is wrong.
     fn check(&self, executable: &Self::Executable, execution: &Execution, buffers: &[Buffer]) -> Result<()> {
         let _ = (executable, execution, buffers);
         Ok(())
     }
 
-    /// Is the device in a state to take work?
+    /// Checks that the device is in a state to take work.
     ///
     /// # Errors
-    /// `DeviceLost`, or why it isn't.
+    /// `DeviceLost`, or the reason why the device takes no work.
     fn alive(&self) -> Result<()> {
         Ok(())
     }
 
-    /// Does [`Backend::begin`] return at once for this command, so that the submitting thread may
-    /// call it?
+    /// Tells whether [`Backend::begin`] returns at once for this command, so that the submitting
+    /// thread may call it.
     fn is_quick(&self, command: &Command<Self::Executable>) -> bool;
 
-    /// May a command that waits for these points begin?
-    /// Where they are not all reached, the driver orders it behind them.
+    /// Tells whether a command that waits for these points may begin.
+    /// Where not all of them are reached, the driver then orders the command behind them.
     fn is_ordered(&self, wait: &[Point]) -> bool {
         wait.iter().all(Point::is_reached)
     }
 
-    /// Begins a job whose points, `wait`, are reached, or ordered by the driver.
-    /// It ends the job, now or later.
+    /// Begins a job whose points, `wait`, are reached or are ordered by the driver.
+    /// The implementation ends the job, in the call or later.
     fn begin(&self, job: Job<Self::Executable>, wait: &[Point]);
 
-    /// Does a job on the thread that waits for it, and returns when it has ended.
-    /// The default begins it and waits for its points.
+    /// Does a job on the thread that waits for it, and returns when the job has ended.
+    /// The default begins the job and waits for its points.
     ///
     /// # Errors
     /// The job's failure, or `Timeout` where the deadline passes first.
@@ -80,23 +80,24 @@ pub trait Backend: Send + Sync + Sized + 'static {
         points.iter().try_for_each(|point| point.wait(deadline))
     }
 
-    /// The queue is being dropped; what it holds of the driver's may go on.
+    /// Tells the backend that its queue is being dropped, while the driver's objects of the queue
+    /// may live on.
     fn closing(&self) {}
 
-    /// Is [`Backend::run`] for when nothing else is under way in the queue?
+    /// Whether [`Backend::run`] may be called only while nothing else is under way in the queue.
     const RUNS_ALONE: bool = false;
 
-    /// Longest that dropping a queue waits for threads and callbacks to let go of it.
-    /// Where these release a driver's objects only while the process ends, drivers were seen to
-    /// crash: they have taken themselves down by then.
+    /// The longest time that dropping a queue waits for threads and callbacks to let go of it.
+    /// Drivers were seen to crash where threads and callbacks release the driver's objects only
+    /// while the process ends: by then the driver has shut itself down.
     const FAREWELL: Duration = Duration::ZERO;
 }
 
-/// A queue of a backend.
+/// A whole queue of a backend, which implements [`Queue`] by the backend's methods.
 pub struct Shell<B: Backend> {
     core: Arc<Core<B>>,
-    /// Its thread begins when there is something that would block the caller, or that it is to wait
-    /// for.
+    /// The work that waits; its thread begins with the first job that would block the caller or
+    /// that has to wait for its points.
     backlog: Backlog<Pending<B::Executable>>,
 }
 
@@ -105,7 +106,7 @@ struct Core<B> {
     backend: B,
 }
 
-/// What a queue's jobs have in common.
+/// The data that a queue's jobs share.
 struct Account {
     device: DeviceId,
     /// The queue's name.
@@ -113,14 +114,14 @@ struct Account {
     capacity: Capacity,
 }
 
-/// A job on its way to the thread.
+/// A job on its way to the backlog's thread.
 struct Pending<E> {
     job: Job<E>,
     reached: Result<()>,
 }
 
 impl<B: Backend> Shell<B> {
-    /// A queue that takes `capacity` submissions at once, unless the options say otherwise.
+    /// Makes a queue that takes `capacity` submissions at once, unless the options say otherwise.
     #[must_use]
     pub fn new(backend: B, options: &QueueOptions, capacity: usize) -> Self {
         let backlog = Backlog::new(backend.device().clone(), options);
@@ -132,7 +133,7 @@ impl<B: Backend> Shell<B> {
         Shell { core: Arc::new(Core { account: Arc::new(account), backend }), backlog }
     }
 
-    /// The backend.
+    /// Returns the backend.
     #[must_use]
     pub fn backend(&self) -> &B {
         &self.core.backend
@@ -152,7 +153,7 @@ impl<B: Backend> Drop for Shell<B> {
 }
 
 impl<B: Backend> Core<B> {
-    /// A job of work that fits the device, once `take` has counted it.
+    /// Makes a job of work that fits the device, after `take` has counted it.
     fn job(
         &self,
         work: Work,
@@ -166,7 +167,7 @@ impl<B: Backend> Core<B> {
         Ok(Job { command: Some(command), trace, account, signal, submitted: Instant::now() })
     }
 
-    /// Checks what a caller can get wrong, and finds the backend's own types.
+    /// Checks for a caller's mistakes, and downcasts to the backend's own types.
     fn command(&self, work: Work) -> Result<Command<B::Executable>> {
         work.check()?;
         Ok(match work.operation {
@@ -200,7 +201,8 @@ impl<B: Backend> Core<B> {
         memory.ok_or_else(|| Error::invalid_argument(format!("{buffer:?} is another device's memory")))
     }
 
-    /// Others rely on constant memory staying as it is, and it may be a mapped file's.
+    /// Checks that memory may be written: others rely on constant memory staying as it is, and it
+    /// may be a mapped file's.
     fn writable(&self, buffer: &Buffer, memory: &B::Memory) -> Result<()> {
         if self.backend.writable(memory) {
             return Ok(());
@@ -242,7 +244,7 @@ impl<B: Backend> Queue for Shell<B> {
                     job.waited();
                     core.backend.begin(job, &[]);
                 }
-                // The waiters hear of it through the points.
+                // The waiters hear of the failure through the points.
                 Err(error) => drop(job.end(Err(error))),
             }
         };
@@ -260,7 +262,7 @@ impl<B: Backend> Queue for Shell<B> {
         if !core.backend.is_ordered(wait) {
             return submit_and_wait(self, wait, work, signal, deadline);
         }
-        // One that runs alone has ended when it returns.
+        // A backend that runs alone has ended the job when it returns, so it needs no point.
         if signal.is_empty() && !B::RUNS_ALONE {
             return self.run(wait, work, &[Timeline::new(0).at(1)], deadline);
         }
@@ -277,12 +279,13 @@ impl<B: Backend> Queue for Shell<B> {
     }
 }
 
-/// Checks buffers against bindings: one each, long enough, of the device, and writable where the
-/// run writes.
+/// Checks that buffers fit bindings: one buffer for each, long enough, of the device, and writable
+/// where the run writes.
 ///
-/// The shell does so when work is submitted.
-/// A backend whose driver trusts it with addresses does so again with the buffers that it takes out
-/// of the table, as the table may have changed since.
+/// The shell calls this when work is submitted.
+/// The binding table may change after that.
+/// So a backend whose driver trusts it with addresses calls this again, with the buffers that it
+/// takes out of the table.
 ///
 /// # Errors
 /// `InvalidArgument`, naming the binding.
@@ -304,37 +307,38 @@ pub fn check_bound<M: Memory>(
     Ok(())
 }
 
-/// Work that was found to fit a device, whose executables are `E`.
+/// Work that was found to fit a device; `E` is the type of the device's executables.
 pub enum Command<E> {
     /// Copies bytes.
     Copy {
-        /// From.
+        /// The buffer to copy from.
         source: Buffer,
-        /// To, of the same length.
+        /// The buffer to copy to, of the same length.
         target: Buffer,
-        /// Are both of this device?
+        /// Whether both buffers belong to this device.
         inside: bool,
     },
     /// Repeats a pattern over memory of this device.
     Fill {
-        /// To.
+        /// The buffer to fill.
         target: Buffer,
-        /// One to sixteen bytes, a whole number of times in the target.
+        /// The pattern, of one to sixteen bytes, which fits into the target a whole number of
+        /// times.
         pattern: Arc<[u8]>,
     },
     /// Runs a host function.
     Host(Arc<dyn HostTask>),
     /// Runs an executable.
     Execute {
-        /// What runs: the same as the execution's.
+        /// The executable, which is the same as the execution's.
         executable: Arc<E>,
-        /// How.
+        /// The execution, with its buffers and options.
         execution: Execution,
     },
 }
 
 impl<E> Command<E> {
-    /// Does the command on the calling thread, where that is possible for any device; `None` for an
+    /// Does the command on the calling thread where any device can do that; `None` for an
     /// execution.
     pub fn on_host(&self) -> Option<Result<()>> {
         Some(match self {
@@ -345,7 +349,7 @@ impl<E> Command<E> {
         })
     }
 
-    /// What a trace says of the command: its kind, its name and the bytes that it moves.
+    /// Returns what a trace says of the command: its kind, its name and the bytes that it moves.
     #[must_use]
     pub fn described(&self) -> (TraceKind, &'static str, u64) {
         match self {
@@ -357,9 +361,10 @@ impl<E> Command<E> {
     }
 }
 
-/// A command that was taken, and what its end reaches. Dropped without an end, it fails its points.
+/// A command that a queue has taken, and the points that its end reaches.
+/// A job that is dropped without an end fails its points.
 pub struct Job<E> {
-    /// Taken by [`Job::take`], and let go before the points are reached.
+    /// The command; the job's end drops it before the points are reached.
     command: Option<Command<E>>,
     trace: Option<Arc<dyn TraceSink>>,
     account: Arc<Account>,
@@ -368,33 +373,33 @@ pub struct Job<E> {
 }
 
 impl<E> Job<E> {
-    /// The command; it is there unless it was taken.
+    /// Returns the command.
     ///
     /// # Errors
-    /// `Internal` where it was taken.
+    /// `Internal` where the job no longer has its command.
     pub fn command(&self) -> Result<&Command<E>> {
         self.command.as_ref().ok_or_else(|| Error::internal("a job has lost its command"))
     }
 
-    /// What the job's end reaches.
+    /// Returns the points that the job's end reaches.
     #[must_use]
     pub fn signal(&self) -> &[Point] {
         &self.signal
     }
 
-    /// When it was submitted.
+    /// Returns when the job was submitted.
     #[must_use]
     pub fn submitted(&self) -> Instant {
         self.submitted
     }
 
-    /// Who is to be told of what is done; `None` where nobody asks.
+    /// Returns the tracer that is told of the job's work, or `None` where nobody asked for a trace.
     #[must_use]
     pub fn tracer(&self) -> Option<Tracer> {
         Some(Tracer { sink: self.trace.clone()?, account: self.account.clone() })
     }
 
-    /// Does the command on the calling thread, where that is possible for any device, and tells of
+    /// Does the command on the calling thread where any device can do that, and tells the trace of
     /// it; `None` for an execution.
     #[must_use]
     pub fn on_host(&self) -> Option<Result<()>> {
@@ -420,12 +425,12 @@ impl<E> Job<E> {
     }
 
     /// Ends the job: reaches its points, or fails their timelines.
-    /// Gives the outcome, with the device's id.
+    /// Returns the outcome, with the device's id in an error.
     ///
     /// # Errors
-    /// The outcome's.
+    /// The outcome's error.
     pub fn end(mut self, outcome: Result<()>) -> Result<()> {
-        // Whoever hears of the end may count on the memory being free.
+        // A waiter that hears of the end may count on the command's memory being free.
         drop(self.command.take());
         self.settle(outcome)
     }
@@ -441,7 +446,7 @@ impl<E> Job<E> {
         outcome
     }
 
-    /// Gives the job back: it was not taken after all, and its points stay as they are.
+    /// Takes the submission back: it was not accepted after all, and its points stay as they are.
     fn withdraw(mut self) {
         self.signal = Signal::Settled;
         self.account.capacity.give();
@@ -459,7 +464,7 @@ impl<E> Drop for Job<E> {
     }
 }
 
-/// Tells a trace what a queue's device did.
+/// The sender of a queue's trace events: it tells a trace what the queue's device did.
 #[derive(Clone)]
 pub struct Tracer {
     sink: Arc<dyn TraceSink>,
@@ -467,21 +472,22 @@ pub struct Tracer {
 }
 
 impl Tracer {
-    /// Something is over.
+    /// Tells the trace of something that is over.
     pub fn event(&self, kind: TraceKind, name: &str, nodes: &[Arc<str>], (begin, end): (Instant, Instant), bytes: u64) {
         let event = TraceEvent::new(&self.account.device, &self.account.lane, kind, name, (begin, end));
         self.sink.event(&event.of(nodes).moving(bytes));
     }
 }
 
-/// Points that work reaches. One, as is usual, takes no memory of its own.
+/// The points that a piece of work reaches.
+/// The usual case, one point, takes no memory of its own.
 #[derive(Clone, Debug, Default)]
 pub enum Signal {
     /// One point.
     One([Point; 1]),
-    /// None, or several.
+    /// No points, or several.
     Several(Vec<Point>),
-    /// They were told already.
+    /// Points that have been settled already.
     #[default]
     Settled,
 }

@@ -24,44 +24,46 @@ use hetero_hal::{DType, DeviceId, Error, ErrorKind, Result, Tensor};
 pub use held::{Held, Resident};
 pub use names::ConstantNames;
 
-/// Longest that a caller waits for another one that makes the same weight.
+/// The longest time that a caller waits for another caller that makes the same weight.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Words of a constant that its sample consists of.
+/// The number of words of a constant that its sample consists of.
 const SAMPLES: usize = 64;
 
-/// Entries from which dead ones are looked for.
+/// The number of entries from which on dead ones are looked for.
 const SWEEP: usize = 64;
 
-/// What can be compared of a weight without looking at bytes: its layout, and the element types and
-/// shapes of its constants.
+/// The properties of a weight that can be compared without looking at bytes: its layout, and the
+/// element types and shapes of its constants.
 #[derive(PartialEq, Eq, Hash)]
 struct Kind {
     layout: Box<str>,
     sources: Vec<(DType, Box<[usize]>)>,
 }
 
-/// A weight that is there or being made.
+/// A weight that exists or is being made.
 struct Entry<T: Resident> {
-    /// Grows with each entry, so that a caller sees which ones are new.
+    /// The entry's number, which grows with each entry, so that a caller sees which entries are
+    /// new.
     number: u64,
-    /// Where its constants' bytes are, which is right while it is there or being made.
+    /// The places of its constants' bytes, which are valid while the weight exists or is being
+    /// made.
     places: Box<[Place]>,
     sample: u64,
     stage: Stage<T>,
 }
 
-/// Address and length of a constant's bytes.
+/// The address and length of a constant's bytes.
 type Place = (usize, usize);
 
 enum Stage<T: Resident> {
-    /// Somebody makes it.
+    /// A caller makes the weight now.
     Making(Arc<Making>),
-    /// It is there while an executable holds it.
+    /// The weight exists while an executable holds it.
     Made(Weak<Held<T>>),
 }
 
-/// A weight that somebody makes.
+/// A weight that a caller is making.
 struct Making {
     sources: Vec<Tensor>,
     over: Mutex<bool>,
@@ -69,7 +71,7 @@ struct Making {
 }
 
 impl Making {
-    /// Waits until the maker has made it, or has failed.
+    /// Waits until the maker has made the weight, or has failed.
     fn wait(&self, patience: Duration) -> Result<()> {
         let deadline = Instant::now() + patience;
         let mut over = self.over.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,7 +113,7 @@ impl<T: Resident> Candidate<T> {
 struct Entries<T: Resident> {
     kinds: HashMap<Kind, Vec<Entry<T>>>,
     count: usize,
-    /// The count from which dead entries are looked for.
+    /// The count of entries from which on dead ones are looked for.
     sweep_at: usize,
     next: u64,
 }
@@ -135,10 +137,11 @@ impl<T: Resident> Entries<T> {
     }
 }
 
-/// A device's weights.
+/// A device's cache of weights.
 ///
-/// `T` is what the device keeps of a constant.
-/// See the crate's documentation for how constants are compared.
+/// `T` is the form in which the device keeps a constant.
+/// Constants are the same where their element types, shapes and bytes are equal; weights are the
+/// same where their constants and layouts are.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -160,30 +163,30 @@ pub struct Weights<T: Resident> {
 }
 
 impl<T: Resident> Weights<T> {
-    /// An empty cache for a device, which errors name.
+    /// Makes an empty cache for a device; errors name that device.
     #[must_use]
     pub fn new(device: DeviceId) -> Self {
         let entries = Entries { kinds: HashMap::new(), count: 0, sweep_at: SWEEP, next: 0 };
         Weights { device, entries: Mutex::new(entries) }
     }
 
-    /// The weight that `make` makes of `sources`.
-    /// `layout` says everything else that the result depends on: which form it is, for which
-    /// instructions, of which part of the constants.
-    /// `name` is the first constant's name, for people.
+    /// Returns the weight that `make` makes of `sources`.
+    /// `layout` says everything else that the result depends on: the form, the instruction set, and
+    /// the part of the constants.
+    /// `name` is the first constant's name, for people to read.
     ///
     /// Where several callers want the same weight, one of them makes it and the others wait.
     /// No lock is held meanwhile.
     /// `make` must not call this function.
-    /// It is kept to make the weight again after it was evicted, so it should hold nothing large
-    /// itself; `sources` are kept too.
+    /// The weight keeps `make` and `sources`, so that it can be made again after it was evicted;
+    /// `make` should therefore hold nothing large itself.
     ///
     /// # Errors
-    /// Those of `make`; the next caller tries again.
+    /// Any error of `make`; the next caller tries again.
     /// `Timeout` where another caller takes too long to make it.
     ///
     /// # Panics
-    /// Where `make` does; the next caller tries again.
+    /// Panics where `make` does; the next caller tries again.
     pub fn get(
         &self,
         name: &str,
@@ -194,14 +197,14 @@ impl<T: Resident> Weights<T> {
         self.get_or(name, sources, layout, |_| None, make)
     }
 
-    /// As [`Weights::get`], but where nobody holds the weight, `ready` is asked first: it has the
-    /// form already, or has none.
+    /// Returns the weight as [`Weights::get`] does, but where nobody holds it, asks `ready` first,
+    /// which returns the form if it has it already.
     ///
     /// # Errors
-    /// As [`Weights::get`].
+    /// The same errors as [`Weights::get`].
     ///
     /// # Panics
-    /// Where `ready` or `make` does; the next caller tries again.
+    /// Panics where `ready` or `make` does; the next caller tries again.
     pub fn get_or(
         &self,
         name: &str,
@@ -215,7 +218,7 @@ impl<T: Resident> Weights<T> {
         let places = places(sources);
         // Strings and empty tensors have no bytes that tell them apart.
         let whole = places.iter().all(|&(_, length)| length > 0);
-        // Not known until bytes at other addresses have to be compared.
+        // The sample is not known until bytes at other addresses have to be compared.
         let mut sample = None;
         let claim = loop {
             let (candidates, newest) = self.candidates(&kind, &places, sample);
@@ -243,8 +246,8 @@ impl<T: Resident> Weights<T> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The weights of a kind whose constants are at these places or have this sample, and the
-    /// number that the next entry will have.
+    /// Returns the weights of a kind whose constants are at these places or have this sample, and
+    /// the number that the next entry will have.
     fn candidates(&self, kind: &Kind, places: &[Place], sample: Option<u64>) -> (Vec<Candidate<T>>, u64) {
         let entries = self.lock();
         let candidate = |entry: &Entry<T>| match &entry.stage {
@@ -256,8 +259,8 @@ impl<T: Resident> Weights<T> {
         (likely.filter_map(candidate).collect(), entries.next)
     }
 
-    /// Notes that the caller makes a weight; `None` where somebody has begun one with the same
-    /// sample since `newest` was the next number.
+    /// Notes that the caller makes a weight; `None` where another caller has begun one with the
+    /// same sample since `newest` was the next number.
     fn claim<'a>(&'a self, kind: &'a Kind, sources: &[Tensor], sample: u64, newest: u64) -> Option<Claim<'a, T>> {
         let mut entries = self.lock();
         let since = |entry: &Entry<T>| entry.number >= newest && entry.sample == sample;
@@ -277,7 +280,8 @@ impl<T: Resident> Weights<T> {
     }
 }
 
-/// The right and duty to make a weight. Dropped before it is made, it lets the next caller try.
+/// The right and duty to make a weight.
+/// If it is dropped before the weight is made, the next caller may try.
 struct Claim<'a, T: Resident> {
     weights: &'a Weights<T>,
     kind: &'a Kind,
@@ -312,18 +316,18 @@ impl<T: Resident> Drop for Claim<'_, T> {
     }
 }
 
-/// Where constants' bytes are.
+/// Returns where the constants' bytes are.
 fn places(sources: &[Tensor]) -> Box<[Place]> {
     sources.iter().map(|source| (source.bytes().as_ptr() as usize, source.bytes().len())).collect()
 }
 
-/// A hash of some words of each constant, spread over all of it.
+/// Returns a hash of some words of each constant, spread over all of it.
 fn sampled(sources: &[Tensor]) -> u64 {
     let mut hasher = DefaultHasher::new();
     for source in sources {
         let (words, rest) = source.bytes().as_chunks::<8>();
         rest.hash(&mut hasher);
-        // Rows are often a power of two long: steps that are not one visit all columns.
+        // Rows are often a power of two long: an odd step visits all columns.
         let step = (words.len() / SAMPLES).max(1) | 1;
         words.iter().step_by(step).for_each(|word| word.hash(&mut hasher));
         words.last().hash(&mut hasher);

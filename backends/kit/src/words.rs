@@ -1,27 +1,28 @@
-//! Options and status codes, in words.
+//! Words for options and status codes.
 
 use hetero_hal::{DeviceId, Error, ErrorKind};
 
-/// The error of an option that a driver does not know. `known` says which ones it takes.
+/// Returns the error for an option that a driver does not know.
+/// `known` says which options the driver takes.
 #[must_use]
 pub fn unknown_option(device: &DeviceId, key: &str, value: &str, known: impl Into<String>) -> Error {
     Error::invalid_argument(format!("the option '{key}={value}' is unknown")).on(device.clone()).with_remedy(known)
 }
 
-/// What a vendor's status codes mean: for some codes the kind of failure and its remedy, for all of
-/// them a name.
+/// The meaning of a vendor's status codes: the kind of failure and its remedy for some codes, and a
+/// name for all of them.
 #[derive(Clone, Copy)]
 pub struct Codes {
-    /// Codes that mean more than that a call failed.
+    /// The codes that mean more than that a call failed, with the kind of failure and its remedy.
     pub known: &'static [(&'static [i64], ErrorKind, &'static str)],
-    /// The remedy for all others.
+    /// The remedy for all other codes.
     pub remedy: &'static str,
-    /// A code's name in the vendor's own words.
+    /// The function that returns a code's name in the vendor's own words.
     pub name: fn(i64) -> String,
 }
 
 impl Codes {
-    /// The error of a call that answered with this code.
+    /// Returns the error of a call that answered with this code.
     #[must_use]
     pub fn error(&self, call: &str, code: i64) -> Error {
         let known = self.known.iter().find(|(codes, ..)| codes.contains(&code));

@@ -1,5 +1,8 @@
-//! Measures handing a tensor over and back, CPU, device, CPU, on every OpenCL device: `handover_opencl [BYTES…]`. Prints a line of JSON for each device and size; see
-//! `hetero_comm::measure_handover` for what is measured, and `cargo xtask bench handover` for the table.
+//! Measures handing a tensor over from the CPU to a device and back, on every OpenCL device:
+//! `handover_opencl [BYTES…]`.
+//! Prints a line of JSON for each device and size.
+//! `hetero_comm::measure_handover` says what is measured, and `cargo xtask bench handover` prints
+//! the table.
 
 #![allow(clippy::print_stderr)]
 
@@ -28,7 +31,8 @@ fn main() -> Result<()> {
 /// `CL_QUEUE_THREAD_LOCAL_EXEC_ENABLE_INTEL`: kernels run on the thread that enqueues them.
 const THREAD_LOCAL: u64 = 1 << 31;
 
-/// The kernel by OpenCL's own calls, in a context of its own: `clEnqueueNDRangeKernel`, then `clFinish`, on a queue of the kind that hetero has.
+/// The kernel by OpenCL's own calls, in a context of its own: `clEnqueueNDRangeKernel`, then
+/// `clFinish`, on the same kind of queue as hetero's.
 struct Bare {
     context: cl_context,
     queue: cl_command_queue,
@@ -40,7 +44,7 @@ fn failed(call: &str) -> impl Fn(cl_int) -> Error + '_ {
     move |code| Error::new(ErrorKind::Execution, format!("{call} failed")).with_code(i64::from(code))
 }
 
-/// The driver's id of a device that hetero has found.
+/// Returns the driver's id of a device that hetero has found.
 fn handle(info: &DeviceInfo) -> Result<cl_device_id> {
     use cl3::device::{
         CL_DEVICE_NAME, CL_DEVICE_TYPE, CL_DEVICE_TYPE_ACCELERATOR, CL_DEVICE_TYPE_ALL, CL_DRIVER_VERSION,
@@ -66,7 +70,8 @@ impl Bare {
         let extensions = cl3::device::get_device_info(device, cl3::device::CL_DEVICE_EXTENSIONS).map(String::from);
         let on_caller = extensions.is_ok_and(|names| names.contains("cl_intel_exec_by_local_thread"));
         let properties = if on_caller { THREAD_LOCAL } else { 0 };
-        // SAFETY: the device is one of the context, which is alive; the queue keeps the driver's order, as hetero's does.
+        // SAFETY: the device is one of the context, which is alive; the queue keeps the driver's
+        // order, as hetero's does.
         let queue = unsafe { cl3::command_queue::create_command_queue(context, device, properties) };
         let queue = queue.map_err(failed("clCreateCommandQueue"))?;
         let source = increment_kernel(KernelFormat::OpenClC).unwrap_or_default();
@@ -81,7 +86,8 @@ impl Bare {
 
     fn unbind(&mut self) {
         if let Some((memory, pages)) = self.bound.take() {
-            // SAFETY: this is the one reference that `bind` made; no command is under way, as every launch was waited for.
+            // SAFETY: this is the one reference that `bind` made; no command is under way, as every
+            // launch was waited for.
             let _ = unsafe { cl3::memory::release_mem_object(memory) };
             drop(pages);
         }
@@ -93,7 +99,7 @@ impl DriverLaunch for Bare {
         self.unbind();
         let host = pages.as_mut_ptr().ok_or_else(|| Error::invalid_argument("the pages are constant"))?;
         let flags = cl3::memory::CL_MEM_READ_WRITE | cl3::memory::CL_MEM_USE_HOST_PTR;
-        // SAFETY: the pages are as long as is said, and are kept beside the object.
+        // SAFETY: the pages have the length that is passed, and are kept beside the object.
         let memory = unsafe { cl3::memory::create_buffer(self.context, flags, pages.len(), host.cast()) };
         let memory = memory.map_err(failed("clCreateBuffer"))?;
         self.bound = Some((memory, pages.clone()));
@@ -107,7 +113,8 @@ impl DriverLaunch for Bare {
 
     fn launch(&mut self) -> Result<()> {
         let one = [1usize; 3];
-        // SAFETY: the kernel's argument is set, to memory that `bound` keeps, and both lists have three elements.
+        // SAFETY: the kernel's argument is set, to memory that `bound` keeps, and both lists have
+        // three elements.
         let event = unsafe {
             let (sizes, none, no_events) = (one.as_ptr(), std::ptr::null(), std::ptr::null());
             cl3::command_queue::enqueue_nd_range_kernel(self.queue, self.kernel, 3, none, sizes, sizes, 0, no_events)
@@ -123,7 +130,8 @@ impl DriverLaunch for Bare {
 impl Drop for Bare {
     fn drop(&mut self) {
         self.unbind();
-        // SAFETY: these are the references that `new` made; the kernel keeps its program, and nothing is used afterwards.
+        // SAFETY: these are the references that `new` made; the kernel keeps its program, and
+        // nothing is used afterwards.
         unsafe {
             let _ = cl3::kernel::release_kernel(self.kernel);
             let _ = cl3::command_queue::release_command_queue(self.queue);

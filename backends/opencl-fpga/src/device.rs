@@ -1,4 +1,4 @@
-//! An opened OpenCL device.
+//! A device of the OpenCL backend.
 
 use std::sync::Arc;
 
@@ -24,19 +24,19 @@ use crate::timeline::OpenClTimeline;
 const KNOWN: &str = "the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`; \
      `wait`, `finish` or `events`";
 
-/// What the device's objects share.
+/// The state that the device's objects share.
 pub(crate) struct Shared {
     pub(crate) id: DeviceId,
-    /// For reads and writes of the host's.
+    /// The queue for the host's reads and writes.
     pub(crate) transfers: CommandQueue,
     pub(crate) context: Arc<Context>,
     pub(crate) handle: DeviceHandle,
     pub(crate) budget: Budget,
     pub(crate) library: Library,
-    /// Constants in memory of the device's.
+    /// The constants in the device's memory.
     pub(crate) weights: Weights<Buffer>,
     pub(crate) quirks: Quirks,
-    /// Largest allocation in bytes.
+    /// The size of the largest allocation in bytes.
     pub(crate) largest: u64,
     pub(crate) busy: Busy,
 }
@@ -46,7 +46,7 @@ pub(crate) struct OpenClDevice {
     capabilities: Capabilities,
     target: Target,
     shared: Arc<Shared>,
-    /// The devices with which it has its context in common.
+    /// The devices that share its context.
     siblings: Vec<DeviceId>,
 }
 
@@ -55,7 +55,8 @@ impl OpenClDevice {
         let Found { handle, info, mut quirks, platform, .. } = found;
         let failed = |error: Error| error.on(info.id.clone());
         let mut folder = program::folder();
-        // Where local memory is a part of global memory, work items are lanes of a processor's vectors.
+        // Where local memory is a part of global memory, work items are lanes of a processor's
+        // vectors.
         let local = cl3::device::get_device_info(handle.0, cl3::device::CL_DEVICE_LOCAL_MEM_TYPE).map(u32::from);
         let mut tiles = local == Ok(cl3::device::CL_LOCAL);
         for (key, value) in &options.extra {
@@ -102,7 +103,7 @@ impl OpenClDevice {
             quirks,
             largest,
         });
-        // Whole pages, or any whole words?
+        // The device may share whole pages only, or any whole words.
         let pages = shares_host_memory(&shared, 0..PAGE).map_err(failed)?;
         let words = pages && shares_host_memory(&shared, 4..104).map_err(failed)?;
         let dtypes = DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect();
@@ -117,17 +118,19 @@ impl OpenClDevice {
 }
 
 impl OpenClDevice {
-    /// Is it a range that the driver was seen to use in place? It may take others, and then work on a copy.
+    /// Tells whether the driver was seen to use such a range in place.
+    /// It may accept other ranges, and then work on a copy.
     fn maps(&self, host: &HostMemory) -> bool {
         let multiple = self.capabilities.import_alignment.max(1);
         (host.as_ptr() as usize).is_multiple_of(multiple) && host.len().is_multiple_of(multiple)
     }
 }
 
-/// Bytes of a page of host memory.
+/// The bytes of a page of host memory.
 const PAGE: usize = 4096;
 
-/// Does the device work on a range of a page in place, without a map or unmap around it? The standard lets a driver copy; this looks what it does.
+/// Tells whether the device works on a range of a page in place, without a map or unmap around it.
+/// The standard lets a driver copy, so this observes what the driver does.
 fn shares_host_memory(shared: &Arc<Shared>, range: std::ops::Range<usize>) -> Result<bool> {
     let bytes = range.len();
     let host = HostMemory::allocate(PAGE)?.slice(range)?;
@@ -136,7 +139,7 @@ fn shares_host_memory(shared: &Arc<Shared>, range: std::ops::Range<usize>) -> Re
     let (Some(imported), Some(target)) = (buffer.memory::<OpenClMemory>(), own.memory::<OpenClMemory>()) else {
         return Ok(false);
     };
-    // What the device writes, the host sees; what the host writes then, the device sees.
+    // The host must see what the device writes, and the device what the host writes then.
     drop(shared.transfers.fill(imported.whole(), &[0xa5], 0, bytes, &[])?);
     shared.transfers.finish()?;
     let mut seen = vec![0; bytes];
@@ -206,7 +209,8 @@ impl Device for OpenClDevice {
                 if let Some(own) = target.memory::<OpenClMemory>()
                     && !host.is_empty()
                 {
-                    // SAFETY: `host` keeps the bytes alive during the call, and its giver lets nobody write them.
+                    // SAFETY: `host` keeps the bytes alive during the call, and whoever gave it
+                    // lets nobody write them.
                     let bytes = unsafe { std::slice::from_raw_parts(host.as_ptr(), host.len()) };
                     let written = self.shared.transfers.write(own.whole(), 0, bytes);
                     written.map_err(|error| error.on(self.info.id.clone()))?;

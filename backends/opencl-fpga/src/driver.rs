@@ -1,4 +1,4 @@
-//! The drivers, and what they find.
+//! The OpenCL drivers, and how they find devices.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::platform::{self, Platform};
 use crate::processor::{self, Processor};
 use crate::quirks::{self, Quirks};
 
-/// What a loader answers that knows no platform.
+/// The code with which a loader answers that it knows no platform.
 const NO_PLATFORM: cl_int = -1001;
 
 /// A driver of the devices that the OpenCL loader knows.
@@ -31,24 +31,28 @@ pub(crate) struct Found {
 }
 
 impl OpenClDriver {
-    /// Processors and graphics processors: `opencl:0`, ….
+    /// Returns the driver of processors and graphics processors: `opencl:0`, ….
     #[must_use]
     pub fn processors() -> Self {
         OpenClDriver { accelerators: false }
     }
 
-    /// Accelerators, such as FPGAs: `fpga:0`, ….
+    /// Returns the driver of accelerators, such as FPGAs: `fpga:0`, ….
     #[must_use]
     pub fn accelerators() -> Self {
         OpenClDriver { accelerators: true }
     }
 
-    /// What hetero had to tell the drivers of devices, or what they cannot do here, one line a
-    /// device.
+    /// Returns what hetero had to tell the drivers of devices, or what these drivers cannot do
+    /// here, with one line for each device.
     ///
-    /// Such as `opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for
-    /// skx instead`.
-    /// There is none where all is as usual, nor where there is no device.
+    /// An example:
+    ///
+    /// ```text
+    /// opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for skx instead
+    /// ```
+    ///
+    /// The list is empty where nothing is unusual and where there is no device.
     #[must_use]
     pub fn notices(self) -> Vec<String> {
         let found = self.find().unwrap_or_default();
@@ -90,7 +94,7 @@ impl OpenClDriver {
             return Err(nothing("the OpenCL loader knows no platform".to_owned(), driver));
         }
         let mut found: Vec<Found> = platforms.iter().flat_map(|&platform| self.devices(platform)).collect();
-        // Stable where names are equal: the driver's own order.
+        // The sort is stable: devices with equal names keep the driver's own order.
         found.sort_by(|a, b| (&a.platform.name, &a.info.name).cmp(&(&b.platform.name, &b.info.name)));
         for (ordinal, device) in found.iter_mut().enumerate() {
             device.info.id = DeviceId::new(self.name(), ordinal);
@@ -103,7 +107,8 @@ impl OpenClDriver {
         Ok(found)
     }
 
-    /// The devices of a platform. One that doesn't answer is left out: others are of use without it.
+    /// Returns the devices of a platform.
+    /// A device that does not answer is left out, because the others are of use without it.
     fn devices(self, platform: cl_platform_id) -> Vec<Found> {
         let name = cl3::platform::get_platform_info(platform, cl3::platform::CL_PLATFORM_NAME).map(String::from);
         let name = name.unwrap_or_default();
@@ -127,15 +132,15 @@ impl OpenClDriver {
         let clock = f64::from(small(cl3::device::CL_DEVICE_MAX_CLOCK_FREQUENCY).unwrap_or(1000)).max(100.0) * 1e6;
         let kind = quirks::kind(bits);
         let info = DeviceInfo::new(DeviceId::new(self.name(), 0), kind, name);
-        // A driver of processors computes on the host's, and so does an emulator.
+        // A driver of processors computes on the host's processor, and so does an emulator.
         let hosted = quirks.emulated || kind == DeviceKind::Cpu;
         let mut info = if hosted { info.hosted() } else { info };
         info.vendor = text(cl3::device::CL_DEVICE_VENDOR).unwrap_or_default().trim().to_owned();
         info.driver_version = text(cl3::device::CL_DRIVER_VERSION).unwrap_or_default().trim().to_owned();
         info.memory_bytes = number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE);
         info.emulated = quirks.emulated;
-        // Some eight lanes a unit, half of which kernels that are not written for the chip reach: a
-        // first guess.
+        // This is a first guess: a unit has about eight lanes, of which kernels that are not
+        // written for the chip reach half.
         info.peak_flops = Some(units * clock * 8.0);
         info.peak_bandwidth = Some(10e9);
         let platform = Platform::new(platform, platform_name);

@@ -14,36 +14,36 @@ use crate::handle::{CommandQueue, Event, Kernel, Mem};
 use crate::memory::OpenClMemory;
 use crate::program::Built;
 
-/// One launch.
+/// One launch of a kernel.
 struct Launch {
     kernel: Kernel,
     name: String,
     nodes: Vec<Arc<str>>,
     buffers: Vec<BufferRange>,
-    /// What each buffer argument is now.
-    /// Memory that has gone stays told apart from memory that has taken over its handle.
+    /// The memory that each buffer argument is set to now.
+    /// A weak reference tells memory that has gone from memory that has taken over its handle.
     set: Vec<Weak<Mem>>,
     groups: [u32; 3],
     items: [u32; 3],
 }
 
-/// A program or kernel, compiled.
+/// A compiled program or kernel.
 pub(crate) struct OpenClExecutable {
     bindings: Vec<BindingInfo>,
-    /// Under a lock, as a kernel's arguments are its state.
+    /// The launches, under a lock because a kernel's arguments are its state.
     launches: Mutex<Vec<Launch>>,
     constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
-    /// What the launches' kernels are of; none where there is no launch.
+    /// The built program that the launches' kernels belong to; `None` where there is no launch.
     built: Option<Built>,
-    /// No launch has more than one group.
+    /// Whether no launch has more than one group.
     single: bool,
-    /// There is a launch.
+    /// Whether there is a launch.
     has_launches: bool,
     shared: Arc<Shared>,
 }
 
-/// Has no launch more than one group?
+/// Tells whether no launch has more than one group.
 fn single(launches: &[Launch]) -> bool {
     launches.iter().all(|launch| launch.groups == [1, 1, 1])
 }
@@ -108,7 +108,7 @@ impl OpenClExecutable {
         })
     }
 
-    /// A kernel in OpenCL C that the caller has written.
+    /// Compiles a kernel in OpenCL C that the caller has written.
     pub(crate) fn kernel(
         shared: &Arc<Shared>,
         code: &[u8],
@@ -153,25 +153,26 @@ impl OpenClExecutable {
         })
     }
 
-    /// Is it one of this device object?
+    /// Tells whether the executable belongs to this device object.
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
     }
 
-    /// Is there anything for the driver to do?
+    /// Tells whether there is work for the driver.
     pub(crate) fn launches(&self) -> bool {
         self.has_launches
     }
 
-    /// Would one thread do all of it anyway? A group is not divided among threads.
+    /// Tells whether one thread would do all of the work anyway, because a group is not divided
+    /// among threads.
     pub(crate) fn single(&self) -> bool {
         self.single
     }
 
-    /// Gives all launches to a queue, the first one behind the events; the last one's event, if
-    /// there is a launch.
-    /// `bound` are the run's buffers, the scratch memory last.
-    /// A weight that is evicted while they are under way is freed after them: by the standard,
+    /// Gives all launches to a queue, the first one behind the events, and returns the last one's
+    /// event, if there is a launch.
+    /// `bound` holds the run's buffers, the scratch memory last.
+    /// A weight that is evicted while launches are under way is freed after them: by the standard,
     /// commands keep the memory objects that they use.
     pub(crate) fn enqueue(
         &self,
@@ -200,7 +201,7 @@ impl OpenClExecutable {
             }
             let event = queue.launch(&launch.kernel, launch.groups, launch.items, events);
             let event = event.map_err(|error| error.at(launch.nodes.first().map_or(&*launch.name, |node| node)))?;
-            // Those behind are ordered by the queue.
+            // The queue orders the launches behind the first one.
             events = &[];
             let event = Arc::new(event);
             if let Some(trace) = &mut trace {
@@ -213,7 +214,7 @@ impl OpenClExecutable {
     }
 }
 
-/// The memory that a launch binds.
+/// Returns the memory that a launch binds.
 fn memory(execution: &Execution, bound: &[Buffer], constants: &[Arc<Buffer>], range: &BufferRange) -> Result<Arc<Mem>> {
     let buffer = match range.place {
         Place::Binding(position) => bound.get(position),
@@ -235,7 +236,7 @@ pub(crate) struct Launched {
 }
 
 impl Launched {
-    /// A command that is no kernel of an executable.
+    /// Describes a command that is no kernel of an executable.
     pub(crate) fn command(event: Arc<Event>, command: &Command<OpenClExecutable>) -> Self {
         let (kind, name, bytes) = command.described();
         Launched { event, kind, name: name.to_owned(), nodes: vec![], bytes }

@@ -10,12 +10,12 @@ use hetero_kit::Codes;
 const BUILD_FAILURE: cl_int = -11;
 const INVALID_BINARY: cl_int = -42;
 
-/// Codes of the standard that mean more than that a call failed.
+/// The codes of the standard that mean more than that a call failed.
 const CODES: Codes = Codes {
     known: &[
-        // Allocation failure, out of resources, out of host memory, invalid buffer size.
+        // These are: allocation failure, out of resources, out of host memory, invalid buffer size.
         (&[-4, -5, -6, -61], ErrorKind::OutOfMemory, "bind smaller shapes, or free memory of the device"),
-        // Device not found, device not available.
+        // These are: device not found, device not available.
         (&[-1, -2], ErrorKind::DeviceLost, "see whether the device is still there"),
         (&[BUILD_FAILURE as i64, INVALID_BINARY as i64], ErrorKind::Compile, "see the build log"),
     ],
@@ -25,28 +25,29 @@ const CODES: Codes = Codes {
     },
 };
 
-/// The error of a call that failed.
+/// Returns the error of a call that failed.
 pub(crate) fn error(call: &str, code: cl_int) -> Error {
     CODES.error(call, i64::from(code))
 }
 
-/// The raw handles of events, which live as long as the list.
+/// Returns the raw handles of events, which live as long as the list.
 fn raw(events: &[Arc<Event>]) -> Vec<cl_event> {
     events.iter().map(|event| event.raw()).collect()
 }
 
-/// A wait list as the standard wants it: no address where there is nothing to wait for.
+/// Returns a wait list as the standard wants it: a null address where there is nothing to wait for.
 fn list(events: &[cl_event]) -> (u32, *const cl_event) {
     (events.len() as u32, if events.is_empty() { std::ptr::null() } else { events.as_ptr() })
 }
 
-/// An object of OpenCL that is counted by its driver.
+/// Defines an object of OpenCL whose references its driver counts.
 macro_rules! handle {
     ($(#[$doc:meta])* $name:ident, $raw:ty, $release:path) => {
         $(#[$doc])*
         pub(crate) struct $name($raw);
 
-        // SAFETY: the standard makes every call but clSetKernelArg thread-safe, and that one is made under a lock.
+        // SAFETY: the standard makes every call but clSetKernelArg thread-safe, and that call is
+        // made under a lock.
         unsafe impl Send for $name {}
         // SAFETY: as above.
         unsafe impl Sync for $name {}
@@ -60,7 +61,7 @@ macro_rules! handle {
 
         impl Drop for $name {
             fn drop(&mut self) {
-                // A release that fails leaves nothing to do: the driver is gone, or the object.
+                // A release that fails leaves nothing to do: the driver has gone, or the object.
                 // SAFETY: this is the one reference that the creating call gave.
                 let _ = unsafe { $release(self.0) };
             }
@@ -81,23 +82,24 @@ handle!(
     Mem, cl_mem, cl3::memory::release_mem_object
 );
 handle!(
-    /// A program, built.
+    /// A program, which is built before its kernels are used.
     Program, cl_program, cl3::program::release_program
 );
 handle!(
-    /// A kernel, with arguments.
+    /// A kernel, with its arguments.
     Kernel, cl_kernel, cl3::kernel::release_kernel
 );
 handle!(
-    /// The state of a command.
+    /// An event, which has the state of a command.
     Event, cl_event, cl3::event::release_event
 );
 
-/// A device's id of the driver's. It lives as long as the process.
+/// The driver's id of a device.
+/// It lives as long as the process.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DeviceHandle(pub(crate) cl_device_id);
 
-// SAFETY: an id of a root device is never freed, and is only handed to calls that are thread-safe.
+// SAFETY: the id of a root device is never freed, and is only handed to calls that are thread-safe.
 unsafe impl Send for DeviceHandle {}
 // SAFETY: as above.
 unsafe impl Sync for DeviceHandle {}
@@ -118,10 +120,11 @@ impl CommandQueue {
         queue.map(CommandQueue).map_err(|code| error("clCreateCommandQueue", code))
     }
 
-    /// A queue whose kernels run on the thread that enqueues them (`cl_intel_exec_by_local_thread`); `None` where the driver has no such.
+    /// Makes a queue whose kernels run on the thread that enqueues them
+    /// (`cl_intel_exec_by_local_thread`); `None` where the driver lacks the extension.
     pub(crate) fn on_caller(context: &Context, device: DeviceHandle) -> Option<CommandQueue> {
         const EXTENSION: &str = "cl_intel_exec_by_local_thread";
-        /// `CL_QUEUE_THREAD_LOCAL_EXEC_ENABLE_INTEL`
+        /// The value of `CL_QUEUE_THREAD_LOCAL_EXEC_ENABLE_INTEL`.
         const PROPERTY: u64 = 1 << 31;
         let extensions = cl3::device::get_device_info(device.0, cl3::device::CL_DEVICE_EXTENSIONS).map(String::from);
         if !extensions.ok()?.split_whitespace().any(|name| name == EXTENSION) {
@@ -132,17 +135,17 @@ impl CommandQueue {
         queue.ok().map(CommandQueue)
     }
 
-    /// A number that no other living queue has.
+    /// Returns a number that no other living queue has.
     pub(crate) fn number(&self) -> usize {
         self.0 as usize
     }
 
-    /// Waits for all that was given to it.
+    /// Waits for all work that was given to the queue.
     pub(crate) fn finish(&self) -> Result<()> {
         cl3::command_queue::finish(self.0).map_err(|code| error("clFinish", code))
     }
 
-    /// Makes sure that what was given to it begins.
+    /// Makes sure that the work that was given to the queue begins.
     pub(crate) fn flush(&self) -> Result<()> {
         cl3::command_queue::flush(self.0).map_err(|code| error("clFlush", code))
     }
@@ -176,7 +179,7 @@ impl CommandQueue {
         event.map(Event).map_err(|code| error("clEnqueueNDRangeKernel", code))
     }
 
-    /// Reads from memory, and waits.
+    /// Reads from memory, and waits until the bytes are there.
     pub(crate) fn read(&self, memory: &Mem, offset: usize, into: &mut [u8]) -> Result<()> {
         // SAFETY: the caller has checked the range, and the call returns when `into` is filled.
         let event = unsafe {
@@ -195,7 +198,8 @@ impl CommandQueue {
         event.map(|event| drop(Event(event))).map_err(|code| error("clEnqueueReadBuffer", code))
     }
 
-    /// Writes to memory, and waits until it is there: a blocking write may return as soon as the driver has a copy of its own.
+    /// Writes to memory, and waits until the bytes are there: a blocking write may return as soon
+    /// as the driver has a copy of its own.
     pub(crate) fn write(&self, memory: &Mem, offset: usize, from: &[u8]) -> Result<()> {
         // SAFETY: the caller has checked the range, and the call returns when `from` has been read.
         let event = unsafe {
@@ -256,31 +260,33 @@ impl CommandQueue {
 }
 
 impl Mem {
-    /// Memory of the device's.
+    /// Allocates memory of the device.
     pub(crate) fn allocate(context: &Context, bytes: usize) -> Result<Mem> {
-        // SAFETY: there is no host memory.
+        // SAFETY: no host memory is passed.
         let memory = unsafe {
             cl3::memory::create_buffer(context.raw(), cl3::memory::CL_MEM_READ_WRITE, bytes, std::ptr::null_mut())
         };
         memory.map(Mem).map_err(|code| error("clCreateBuffer", code).with_sizes(bytes as u64, None))
     }
 
-    /// Host memory, in place.
+    /// Makes a memory object over host memory, in place.
     ///
     /// # Safety
-    /// The memory outlives the result and every command on it. Where `constant` is set, nobody writes it.
+    /// The host memory must outlive the result and every command on it.
+    /// Where `constant` is set, nobody may write it.
     pub(crate) unsafe fn over(context: &Context, host: *mut u8, bytes: usize, constant: bool) -> Result<Mem> {
         let access = if constant { cl3::memory::CL_MEM_READ_ONLY } else { cl3::memory::CL_MEM_READ_WRITE };
         let flags = access | cl3::memory::CL_MEM_USE_HOST_PTR;
-        // SAFETY: see above.
+        // SAFETY: the caller keeps to the contract above.
         let memory = unsafe { cl3::memory::create_buffer(context.raw(), flags, bytes, host.cast()) };
         memory.map(Mem).map_err(|code| error("clCreateBuffer", code).with_sizes(bytes as u64, None))
     }
 
-    /// A part, which begins at a multiple of the device's alignment. It keeps the whole alive.
+    /// Makes an object for a part, which begins at a multiple of the device's alignment.
+    /// The part keeps the whole alive.
     pub(crate) fn part(&self, offset: usize, bytes: usize) -> Result<Mem> {
         let region = cl3::types::cl_buffer_region { origin: offset, size: bytes };
-        // SAFETY: the region is read by the call only.
+        // SAFETY: the region is read only during the call.
         let memory = unsafe {
             let kind = cl3::memory::CL_BUFFER_CREATE_TYPE_REGION;
             cl3::memory::create_sub_buffer(self.0, 0, kind, std::ptr::from_ref(&region).cast())
@@ -301,7 +307,8 @@ impl Program {
         program.map(Program).map_err(|code| error("clCreateProgramWithBinary", code))
     }
 
-    /// Compiles and links it. An error has the compiler's log.
+    /// Compiles and links the program.
+    /// An error has the compiler's log.
     pub(crate) fn build(&self, device: DeviceHandle, options: &str) -> Result<()> {
         let options = CString::new(options).map_err(|_| Error::invalid_argument("build options with a zero byte"))?;
         let built = cl3::program::build_program(self.0, &[device.0], &options, None, std::ptr::null_mut());
@@ -315,19 +322,19 @@ impl Program {
         })
     }
 
-    /// The vendor's binary for a device.
+    /// Returns the vendor's binary for a device.
     pub(crate) fn binary(&self, device: DeviceHandle) -> Result<Vec<u8>> {
         let info = |what| cl3::program::get_program_info(self.0, what).map_err(|code| error("clGetProgramInfo", code));
         let binaries: Vec<Vec<u8>> = info(cl3::program::CL_PROGRAM_BINARIES)?.into();
-        // One for each device of the context, in their order; empty where the program was not built
-        // for it.
+        // There is a binary for each device of the context, in the same order; it is empty where
+        // the program was not built for the device.
         let devices: Vec<isize> = info(cl3::program::CL_PROGRAM_DEVICES)?.into();
         let binary = devices.into_iter().zip(binaries).find(|(id, _)| *id == device.0 as isize);
         binary.map(|(_, binary)| binary).ok_or_else(|| Error::internal("a program without a binary"))
     }
 }
 
-/// The beginning of a log that may be endless.
+/// Returns the beginning of a log, because a log may be endless.
 fn shortened(log: &str) -> &str {
     const MOST: usize = 4096;
     let end = log.char_indices().map(|(at, _)| at).take_while(|&at| at <= MOST).last().unwrap_or(0);
@@ -341,7 +348,8 @@ impl Kernel {
         kernel.map(Kernel).map_err(|code| error("clCreateKernel", code).at(entry.to_owned()))
     }
 
-    /// Sets an argument. The caller sees to it that no other thread does so meanwhile.
+    /// Sets an argument.
+    /// The caller must make sure that no other thread does so meanwhile.
     fn set<T>(&self, index: usize, value: &T) -> Result<()> {
         // SAFETY: the value is read by the call, and is as large as it is said to be.
         let set = unsafe {
@@ -361,22 +369,22 @@ impl Kernel {
 }
 
 impl Event {
-    /// `CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST`: the command did not run, as one before it
-    /// had failed.
+    /// `CL_EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST`: the command did not run, because one before
+    /// it had failed.
     const WAITED_FOR_FAILED: i64 = -14;
 
     /// Waits until the command is over.
     pub(crate) fn wait(&self) -> Result<()> {
         match cl3::event::wait_for_events(&[self.0]) {
             Ok(()) => Ok(()),
-            // How it ended, the event itself tells.
+            // The event itself tells how the command ended.
             Err(code) if i64::from(code) == Self::WAITED_FOR_FAILED => Ok(()),
             Err(code) => Err(error("clWaitForEvents", code)),
         }
     }
 
-    /// When the command began and ended, in nanoseconds of the device's clock; for commands of a
-    /// queue that is profiled.
+    /// Returns when the command began and ended, in nanoseconds of the device's clock.
+    /// This works for commands of a queue that is profiled.
     pub(crate) fn span(&self) -> Result<(u64, u64)> {
         let moment = |what| {
             let told = cl3::event::get_event_profiling_info(self.0, what).map(u64::from);
@@ -386,7 +394,7 @@ impl Event {
         Ok((moment(start)?, moment(end)?))
     }
 
-    /// How a command ended that is over.
+    /// Returns how a command ended; the command must be over.
     pub(crate) fn outcome(&self) -> Result<()> {
         let status = cl3::event::get_event_info(self.0, cl3::event::CL_EVENT_COMMAND_EXECUTION_STATUS);
         match status.map(cl_int::from) {
@@ -396,11 +404,12 @@ impl Event {
         }
     }
 
-    /// Calls `done` once, when the command has run, with its failure if it has failed; on a thread of the driver's.
+    /// Calls `done` once when the command has run, with its failure if it has failed, on a thread
+    /// of the driver.
     pub(crate) fn on_complete(&self, done: Box<dyn FnOnce(Result<()>) + Send>) -> Result<()> {
         type Done = Box<dyn FnOnce(Result<()>) + Send>;
         extern "C" fn complete(_: cl_event, status: cl_int, data: *mut std::ffi::c_void) {
-            // SAFETY: the pointer is that of the box below, and the driver calls once.
+            // SAFETY: the pointer is that of the box below, and the driver calls this once.
             let done = unsafe { Box::from_raw(data.cast::<Done>()) };
             let outcome = if status < 0 { Err(error("a command", status)) } else { Ok(()) };
             // A panic must not pass through the driver.

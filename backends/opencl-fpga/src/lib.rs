@@ -1,38 +1,41 @@
-//! The OpenCL backend of hetero: every device of every platform that the machine's OpenCL loader
+//! The OpenCL backend of hetero, for all devices of all platforms that the machine's OpenCL loader
 //! knows.
 //!
-//! [`OpenClDriver::processors`] offers what is no accelerator as `opencl:0`, `opencl:1`, …;
-//! [`OpenClDriver::accelerators`] offers what is one, such as an FPGA or an FPGA's emulator, as
-//! `fpga:0`, ….
-//! Both order devices by the names of platform and device, as loaders list platforms in no certain
-//! order.
+//! [`OpenClDriver::processors`] offers devices that are no accelerators as `opencl:0`, `opencl:1`
+//! and so on.
+//! [`OpenClDriver::accelerators`] offers accelerators, such as an FPGA or an FPGA's emulator, as
+//! `fpga:0` and so on.
+//! Both order devices by the names of platform and device, because loaders list platforms in no
+//! certain order.
 //! The loader is opened at run time; where it is missing, the drivers say so and how to get it.
 //!
-//! Programs are lowered by `hetero-kernels`; the texts are compiled by the vendor's compiler, and
-//! its binaries kept on disk for the next time.
-//! The interface of `cl3` is used, on which `opencl3` is built: the latter's objects panic where a
-//! release fails, which a device that went away makes happen.
+//! `hetero-kernels` lowers programs; the vendor's compiler compiles the texts, and its binaries are
+//! kept on disk for the next time.
+//! The backend uses the interface of `cl3`, on which `opencl3` is built: the objects of `opencl3`
+//! panic where a release fails, and a release does fail when a device goes away.
 //!
-//! Devices of one platform have a context in common, where the driver makes one of them.
+//! Devices of one platform share a context, where the driver can make a context of them.
 //! They copy from each other's memory, and their queues wait for each other by the driver's events;
 //! all other devices are waited for through the host.
 //!
 //! # Options
-//! `cache` is the folder for binaries of programs, `off` for none; without it, `hetero/opencl` in
-//! the user's cache folder.
-//! `tiles` is `on` for products that pass tiles through the memory of work groups, `off` for ones
-//! that keep to registers; without it, as the device has such memory or not.
-//! `wait` is `finish` where a thread is to wait in `clFinish` for all work, or `events` where the
-//! driver is to call when work ends; without it, as a table of drivers says: on processors the
-//! waiting thread works too, and without it one core is idle.
+//! - `cache` is the folder for binaries of programs, or `off` for none.
+//!   The default is `hetero/opencl` in the user's cache folder.
+//! - `tiles` is `on` for products that pass tiles through the memory of work groups, and `off` for
+//!   products that keep to registers.
+//!   The default depends on whether the device has such memory.
+//! - `wait` is `finish` where a thread is to wait in `clFinish` for all work, and `events` where
+//!   the driver is to call back when work ends.
+//!   The default is taken from a table of drivers: with `finish`, the waiting thread of a processor
+//!   works too, and without it one core is idle.
 //!
 //! # Processors that a driver does not know
-//! Intel's drivers that compute on the host's processor compile wrongly for a processor that is
+//! Intel's drivers that compute on the host's processor compile wrong code for a processor that is
 //! newer than they are.
-//! Where this is one, the environment variable `CL_CONFIG_CPU_TARGET_ARCH` is set before the first
-//! driver is loaded, to the largest set of instructions that driver and processor both know; a
-//! value that the user has set stays.
-//! [`OpenClDriver::notices`] says so.
+//! On such a processor, the environment variable `CL_CONFIG_CPU_TARGET_ARCH` is set before the
+//! first driver is loaded, to the largest set of instructions that driver and processor both know.
+//! A value that the user has set stays.
+//! [`OpenClDriver::notices`] tells of it.
 //! Binaries on disk are kept apart by processor and by that variable.
 //!
 //! ```

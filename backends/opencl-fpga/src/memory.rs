@@ -10,24 +10,24 @@ use crate::handle::{Context, Mem};
 
 /// An allocation.
 pub(crate) struct OpenClMemory {
-    // Dropped in this order: parts, the whole, the memory under it, the device.
+    // The fields are dropped in this order: parts, the whole, the memory under it, the device.
     parts: Mutex<HashMap<(usize, usize), Arc<Mem>>>,
     whole: Arc<Mem>,
-    /// Host memory under it, where it was imported.
+    /// The host memory under it, where the memory was imported.
     host: Option<HostMemory>,
     bytes: usize,
-    /// Bytes that count against the device's limit.
+    /// The bytes that count against the device's limit.
     owned: u64,
     shared: Arc<Shared>,
 }
 
-/// Kernels touch whole words, and nothing of no bytes can be bound.
+/// Rounds a size up: kernels touch whole words, and a range of 0 bytes cannot be bound.
 fn rounded(bytes: usize) -> usize {
     bytes.max(4).next_multiple_of(4)
 }
 
 impl OpenClMemory {
-    /// Fresh memory of the device's.
+    /// Allocates fresh memory of the device.
     pub(crate) fn allocate(shared: &Arc<Shared>, bytes: usize) -> Result<Buffer> {
         let size = bytes.checked_next_multiple_of(4).ok_or_else(|| too_large(shared, bytes))?.max(4);
         if size as u64 > shared.largest {
@@ -39,11 +39,12 @@ impl OpenClMemory {
         Ok(Self::buffer(shared, whole, None, bytes, size as u64))
     }
 
-    /// Host memory, in place.
+    /// Imports host memory in place.
     pub(crate) fn import(shared: &Arc<Shared>, host: HostMemory, constant: bool) -> Result<Buffer> {
         let bytes = host.len();
         let pointer = host.as_mut_ptr().unwrap_or(host.as_ptr().cast_mut());
-        // SAFETY: the memory is kept by the same object as the result; constant memory is passed as such.
+        // SAFETY: the result's owner also keeps the host memory; constant memory is passed as
+        // constant.
         let whole = unsafe { Mem::over(&shared.context, pointer, bytes.max(1), constant) };
         let whole = whole.map_err(|error| error.on(shared.id.clone()))?;
         Ok(Self::buffer(shared, whole, Some(host), bytes, 0))
@@ -56,9 +57,9 @@ impl OpenClMemory {
         Buffer::new(shared.id.clone(), kind, bytes, Arc::new(memory))
     }
 
-    /// The object for a range, which is kept: runs bind the same ranges again.
+    /// Returns the object for a range, which is kept because runs bind the same ranges again.
     pub(crate) fn range(&self, offset: usize, bytes: usize) -> Result<Arc<Mem>> {
-        // An imported range cannot be longer than what was imported.
+        // An imported range cannot be longer than the imported memory.
         let room = if self.host.is_some() { self.bytes.max(1) } else { rounded(self.bytes) };
         let bytes = rounded(bytes).min(room.saturating_sub(offset)).max(1);
         if offset == 0 && bytes == room {
@@ -77,17 +78,17 @@ impl OpenClMemory {
         &self.whole
     }
 
-    /// Is it memory of this device object?
+    /// Tells whether the memory belongs to this device object.
     pub(crate) fn is_of(&self, shared: &Arc<Shared>) -> bool {
         Arc::ptr_eq(&self.shared, shared)
     }
 
-    /// Is it memory of this context, perhaps another device's?
+    /// Tells whether the memory belongs to this context, perhaps as another device's memory.
     pub(crate) fn is_within(&self, context: &Arc<Context>) -> bool {
         Arc::ptr_eq(&self.shared.context, context)
     }
 
-    /// Was it imported as memory that nobody writes?
+    /// Tells whether the memory was imported as memory that nobody writes.
     pub(crate) fn is_constant(&self) -> bool {
         self.host.as_ref().is_some_and(|host| host.as_mut_ptr().is_none())
     }
@@ -113,8 +114,9 @@ impl Memory for OpenClMemory {
             return Ok(());
         }
         if let Some(host) = &self.host {
-            // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is exclusive, and by the contract of
-            // `Memory` nothing writes the range now. The device was seen to share host memory when it was opened.
+            // SAFETY: the range was checked to lie inside memory that `host` keeps alive, `into` is
+            // exclusive, and by the contract of `Memory` nothing writes the range now.
+            // The device was seen to share host memory when it was opened.
             unsafe { std::ptr::copy(host.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
             return Ok(());
         }
@@ -130,7 +132,8 @@ impl Memory for OpenClMemory {
             let target = host
                 .as_mut_ptr()
                 .ok_or_else(|| Error::invalid_argument("this memory was imported as constant and cannot be written"))?;
-            // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing else accesses the range now.
+            // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing
+            // else accesses the range now.
             unsafe { std::ptr::copy(from.as_ptr(), target.add(offset), from.len()) };
             return Ok(());
         }

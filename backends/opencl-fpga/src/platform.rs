@@ -1,5 +1,5 @@
-//! Platforms: devices of one platform have a context in common, so that their queues wait for each
-//! other's events.
+//! Platforms: devices of one platform share a context, so that their queues wait for each other's
+//! events.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
@@ -14,11 +14,12 @@ use crate::handle::{Context, DeviceHandle};
 pub(crate) struct Platform {
     pub(crate) name: String,
     number: usize,
-    /// Its devices of the same driver, the found one among them.
+    /// The platform's devices of the same driver, the found one among them.
     devices: Vec<(DeviceId, DeviceHandle)>,
 }
 
-/// The contexts of several devices, while one of these is open, and the first device of each.
+/// The contexts that several devices share, while one of the devices is open, and the first device
+/// of each.
 static CONTEXTS: Mutex<Vec<(DeviceHandle, Weak<Context>)>> = Mutex::new(Vec::new());
 
 impl Platform {
@@ -26,10 +27,10 @@ impl Platform {
         Platform { name: name.to_owned(), number: id as usize, devices: Vec::new() }
     }
 
-    /// The context for a device, and the devices that it has it in common with.
+    /// Returns the context for a device, and the devices that share it.
     ///
     /// # Errors
-    /// The driver's, where it makes no context of the device.
+    /// The driver's error, where it makes no context of the device.
     pub(crate) fn context(&self, device: DeviceHandle) -> Result<(Arc<Context>, Vec<DeviceId>)> {
         let alone = || Ok((Arc::new(Context::new(&[device])?), Vec::new()));
         let siblings = || self.devices.iter().filter(|(_, other)| *other != device).map(|(id, _)| id.clone()).collect();
@@ -41,14 +42,14 @@ impl Platform {
         if let Some(context) = known.and_then(|(_, context)| context.upgrade()) {
             return Ok((context, siblings()));
         }
-        // One that cannot be made of all of them leaves each on its own.
+        // Where no context can be made of all devices, each has a context of its own.
         let Ok(context) = Context::new(&handles).map(Arc::new) else { return alone() };
         contexts.push((first, Arc::downgrade(&context)));
         Ok((context, siblings()))
     }
 }
 
-/// Tells each found device which others are of its platform.
+/// Tells each found device which other devices belong to its platform.
 pub(crate) fn introduce(found: &mut [Found]) {
     let all: Vec<(usize, (DeviceId, DeviceHandle))> =
         found.iter().map(|one| (one.platform.number, (one.info.id.clone(), one.handle))).collect();

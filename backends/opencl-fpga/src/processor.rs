@@ -1,13 +1,15 @@
-//! The host's processor, and what a driver that compiles for it is told where it does not know it.
+//! The host's processor, and how a driver that compiles for it is told what to compile for.
 //!
 //! Some drivers compile kernels for the processor that they run on.
-//! On a processor that is newer than they are, Intel's compile for one without vectors and call
-//! functions for one with them: their results are wrong, or they crash, and nothing but a line on
-//! the standard error output says so.
-//! They read the environment variable [`VARIABLE`] when they start, which names the instructions to
-//! compile for.
-//! Their settings file `cl.cfg` can say the same, but it lies beside the vendor's library and holds
-//! for every program of the machine, so a library has no business to write it.
+//! On a processor that is newer than they are, Intel's drivers compile for a processor without
+//! vectors and call functions for one with vectors.
+//! Their results are then wrong, or they crash, and only a line on the standard error output says
+//! so.
+//! When they start, they read the environment variable [`VARIABLE`], which names the instruction
+//! set to compile for.
+//! Their settings file `cl.cfg` can say the same.
+//! But that file lies beside the vendor's library and holds for every program of the machine, so a
+//! library should not write it.
 
 use std::fmt;
 use std::sync::{Once, OnceLock};
@@ -20,30 +22,30 @@ pub(crate) const VARIABLE: &str = "CL_CONFIG_CPU_TARGET_ARCH";
 /// A processor, as its instruction CPUID describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Processor {
-    /// Twelve letters, such as `AuthenticAMD`; the architecture's name where there is no such
-    /// instruction.
+    /// The vendor's twelve letters, such as `AuthenticAMD`, or the architecture's name where there
+    /// is no such instruction.
     pub(crate) vendor: String,
     pub(crate) family: u32,
     pub(crate) model: u32,
     pub(crate) stepping: u32,
-    /// Instruction sets that processor and operating system offer, by Rust's names, of those that a
-    /// compiler may use.
+    /// The instruction sets that processor and operating system offer, by Rust's names, of those
+    /// that a compiler may use.
     pub(crate) features: Vec<&'static str>,
 }
 
 impl Processor {
-    /// The processor that this process runs on.
+    /// Returns the processor that this process runs on.
     pub(crate) fn host() -> &'static Self {
         static HOST: OnceLock<Processor> = OnceLock::new();
         HOST.get_or_init(read)
     }
 
-    /// Does it offer all of these instruction sets?
+    /// Tells whether the processor offers all of these instruction sets.
     pub(crate) fn has(&self, features: &[&str]) -> bool {
         features.iter().all(|feature| self.features.contains(feature))
     }
 
-    /// Vendor and family, for a person: `AMD family 0x1A`.
+    /// Returns vendor and family, for a person to read: `AMD family 0x1A`.
     pub(crate) fn kind(&self) -> String {
         let vendor = match &*self.vendor {
             "AuthenticAMD" => "AMD",
@@ -54,7 +56,7 @@ impl Processor {
     }
 }
 
-/// All that tells it from others for which a binary may not be right.
+/// Writes all properties that tell the processor from others for which a binary may not be right.
 impl fmt::Display for Processor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Processor { vendor, family, model, stepping, features } = self;
@@ -62,8 +64,8 @@ impl fmt::Display for Processor {
     }
 }
 
-/// Family, model and stepping in CPUID's leaf 1: two fields are extended by others, for large
-/// numbers.
+/// Returns family, model and stepping of CPUID's leaf 1; two fields are extended by others, for
+/// large numbers.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 fn signature(word: u32) -> (u32, u32, u32) {
     let (base, model) = (word >> 8 & 0xf, word >> 4 & 0xf);
@@ -73,8 +75,7 @@ fn signature(word: u32) -> (u32, u32, u32) {
 }
 
 #[cfg(target_arch = "x86_64")]
-// Newer compilers than the oldest one that is supported know that every such processor has the
-// instruction.
+// Compilers newer than the oldest supported one know that every such processor has the instruction.
 #[allow(unused_unsafe)]
 fn read() -> Processor {
     use std::arch::is_x86_feature_detected;
@@ -125,22 +126,23 @@ fn read() -> Processor {
     Processor { vendor: std::env::consts::ARCH.to_owned(), family: 0, model: 0, stepping: 0, features: vec![] }
 }
 
-/// What drivers of this process were told to compile for, by the user or by [`tell_drivers`]; empty
-/// where by nobody.
+/// Returns what drivers of this process were told to compile for, by the user or by
+/// [`tell_drivers`]; empty where nobody told them.
 pub(crate) fn told() -> String {
     std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Names the instructions to compile for, where this processor is one that the drivers of
+/// Names the instruction set to compile for, where this processor is one that the drivers of
 /// [`quirks`] do not know.
 ///
-/// It has to be called before the OpenCL loader is opened, since a driver reads the variable when
+/// It must be called before the OpenCL loader is opened, because a driver reads the variable when
 /// it starts.
-/// What the user has set stays.
+/// A value that the user has set stays.
 pub(crate) fn tell_drivers() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Which driver will be loaded is not known yet, so what holds for the oldest is done.
+        // It is not known yet which driver will be loaded, so the choice for the oldest one is
+        // made.
         let Some(target) = quirks::substitute(None, Processor::host()).filter(|_| told().is_empty()) else { return };
         // SAFETY: no other thread may read or write the environment meanwhile, except through
         // `std::env`, whose lock this call holds.
@@ -163,8 +165,8 @@ mod tests {
 
     #[test]
     fn families_and_models_are_put_together_from_their_fields() {
-        // Zen 5 (Granite Ridge), Zen 4 (Genoa), Sapphire Rapids, and a Pentium whose fields are not
-        // extended.
+        // These are Zen 5 (Granite Ridge), Zen 4 (Genoa), Sapphire Rapids, and a Pentium whose
+        // fields are not extended.
         assert_eq!(signature(0x00b4_0f40), (0x1a, 0x44, 0));
         assert_eq!(signature(0x00a1_0f11), (0x19, 0x11, 1));
         assert_eq!(signature(0x000c_06f2), (6, 0xcf, 2));

@@ -1,4 +1,4 @@
-//! Where programs come from: the vendor's compiler, or a binary that it made before.
+//! The sources of built programs: the vendor's compiler, or a binary that it made before.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -10,32 +10,32 @@ use hetero_hal::Result;
 use crate::handle::{Context, DeviceHandle, Program};
 use crate::processor::{self, Processor};
 
-/// Gives built programs for texts.
+/// The library that returns built programs for texts.
 /// A flow in which binaries are made beforehand, as FPGAs need it, is another way to fill it.
 pub(crate) struct Library {
     device: DeviceHandle,
-    /// Device and driver, of which binaries are.
+    /// The device and driver that binaries are made for.
     maker: String,
-    /// The host's processor, as some drivers compile for it, and a folder of binaries may come from
-    /// another machine.
+    /// The host's processor, because some drivers compile for it, and a folder of binaries may come
+    /// from another machine.
     host: String,
-    /// What the driver was told to compile for.
+    /// The instruction set that the driver was told to compile for.
     target: String,
     options: String,
     folder: Option<PathBuf>,
     built: Mutex<HashMap<u128, Weak<Program>>>,
 }
 
-/// A program, and the key that its binary has.
+/// A built program, and the key of its binary.
 pub(crate) struct Built {
     pub(crate) program: Arc<Program>,
     key: u128,
 }
 
-/// First bytes of a file of the cache; another version of the format has others.
+/// The first bytes of a file of the cache; each version of the format has its own.
 const MAGIC: &[u8; 8] = b"heteroc2";
 
-/// FNV-1a, 128 bits: tells texts apart, and is no proof against forgery.
+/// Returns the FNV-1a hash of 128 bits, which tells texts apart and is no proof against forgery.
 fn hash(parts: &[&[u8]]) -> u128 {
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for part in parts {
@@ -52,14 +52,14 @@ impl Library {
         Library { device, maker, host, target, options: options.to_owned(), folder, built: Mutex::new(HashMap::new()) }
     }
 
-    /// What a program's binary depends on, as one number.
+    /// Returns everything that a program's binary depends on, as one number.
     fn key(&self, source: &str) -> u128 {
         let parts = [source, &self.options, &self.maker, &self.host, &self.target];
         hash(&parts.map(str::as_bytes))
     }
 
-    /// The program of a text, built: one that is in use already, `cached`, one of the folder, or
-    /// the compiler's.
+    /// Returns the built program of a text: one that is in use already, `cached`, one of the
+    /// folder, or a newly compiled one.
     pub(crate) fn program(&self, context: &Context, source: &str, cached: Option<&[u8]>) -> Result<Built> {
         let key = self.key(source);
         let known = self.built.lock().unwrap_or_else(PoisonError::into_inner).get(&key).and_then(Weak::upgrade);
@@ -78,7 +78,8 @@ impl Library {
         Ok(Built { program, key })
     }
 
-    /// A built program's binary with what proves that it fits, as [`Library::program`] takes it.
+    /// Returns a built program's binary with the proof that it fits, as [`Library::program`] takes
+    /// it.
     pub(crate) fn serialize(&self, built: &Built) -> Result<Vec<u8>> {
         Ok(sealed(built.key, &built.program.binary(self.device)?))
     }
@@ -87,7 +88,7 @@ impl Library {
         let program = Program::from_source(context, source)?;
         program.build(self.device, &self.options)?;
         if let (Some(path), Ok(binary)) = (self.path(key), program.binary(self.device)) {
-            // A cache that cannot be written is none.
+            // A cache that cannot be written is left unused.
             let _ = store(&path, key, &binary);
         }
         Ok(program)
@@ -97,17 +98,17 @@ impl Library {
         Some(self.folder.as_ref()?.join(format!("{key:032x}.bin")))
     }
 
-    /// A binary of the cache, where there is one that the driver takes.
-    /// One that it doesn't take is made again.
+    /// Returns a binary of the cache, where there is one that the driver takes.
+    /// A binary that the driver does not take is made again.
     fn find(&self, context: &Context, key: u128) -> Option<Program> {
         self.load(context, key, &std::fs::read(self.path(key)?).ok()?)
     }
 
-    /// The program of a sealed binary, where it is of this key and the driver takes it.
+    /// Returns the program of a sealed binary, where it has this key and the driver takes it.
     fn load(&self, context: &Context, key: u128, bytes: &[u8]) -> Option<Program> {
         let binary = bytes.strip_prefix(MAGIC)?.strip_prefix(&key.to_le_bytes())?;
-        // Drivers load what they are given, some as machine code: what was cut off or changed must
-        // not reach them.
+        // Drivers load the bytes that they are given, some as machine code, so truncated or changed
+        // bytes must not reach them.
         let (sum, binary) = binary.split_at_checked(16)?;
         if hash(&[binary]) != u128::from_le_bytes(sum.try_into().ok()?) {
             return None;
@@ -118,7 +119,7 @@ impl Library {
     }
 }
 
-/// A binary with its key and checksum.
+/// Returns a binary with its key and checksum.
 fn sealed(key: u128, binary: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(binary.len() + 40);
     bytes.extend_from_slice(MAGIC);
@@ -128,7 +129,7 @@ fn sealed(key: u128, binary: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Writes a file as a whole or not at all, as other processes may read it.
+/// Writes a file as a whole or not at all, because other processes may read it.
 fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(folder)?;
@@ -141,7 +142,7 @@ fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
     })
 }
 
-/// The user's cache folder for programs.
+/// Returns the user's cache folder for programs.
 pub(crate) fn folder() -> Option<PathBuf> {
     let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;

@@ -1,4 +1,4 @@
-//! Queues: work goes to the driver as soon as what it waits for is reached, or is sure to be by
+//! Queues: work goes to the driver as soon as its points are reached, or are sure to be reached by
 //! commands that the driver has.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -13,25 +13,25 @@ use crate::handle::{CommandQueue, Event, Mem};
 use crate::memory::OpenClMemory;
 use crate::timeline::{Clock, OpenClTimeline};
 
-/// Submissions that may be under way, where the caller names no number.
+/// The number of submissions that may be under way, where the caller names none.
 pub(crate) const CAPACITY: usize = 1024;
 
 pub(crate) type OpenClQueue = Shell<OpenClBackend>;
 
-/// Gives work to the driver.
+/// The part of a queue that gives work to the driver.
 pub(crate) struct OpenClBackend {
     core: Arc<Core>,
-    /// Whose thread waits for the end of what the driver was given, where only a waiting thread
-    /// works or hears of it soon.
+    /// The backlog whose thread waits for the end of given work, on drivers where only a waiting
+    /// thread works or hears of the end soon.
     ends: Backlog<Given>,
 }
 
-/// What a queue and the driver's callbacks share.
+/// The state that a queue and the driver's callbacks share.
 struct Core {
     commands: CommandQueue,
-    /// Runs kernels on the calling thread, where the driver can.
+    /// A queue that runs kernels on the calling thread, where the driver can do that.
     on_caller: Option<CommandQueue>,
-    /// For traced work: its commands say when they ran.
+    /// A queue for traced work, whose commands say when they ran.
     profiled: OnceLock<Result<(CommandQueue, Clock)>>,
     shared: Arc<Shared>,
 }
@@ -43,9 +43,9 @@ struct Given {
     event: Arc<Event>,
     /// The commands of a traced job.
     launched: Vec<Launched>,
-    /// Points that commands before it reach, and that the driver waits for.
+    /// The points that commands before it reach, and that the driver waits for.
     wait: Vec<Point>,
-    /// What the commands use, whatever becomes of the job's table.
+    /// The buffers that the commands use, which live on even where the job's table changes.
     held: Vec<Buffer>,
 }
 
@@ -59,19 +59,19 @@ impl OpenClBackend {
         Ok(OpenClBackend { core: Arc::new(Core { commands, on_caller, profiled: OnceLock::new(), shared }), ends })
     }
 
-    /// Starts the thread that waits for the ends.
+    /// Starts the thread that waits for the ends of given work.
     fn watch(&self) -> Result<()> {
         self.ends.start(|| {
             let core = self.core.clone();
             move |given: Given| {
                 let outcome = given.event.wait().and_then(|()| given.event.outcome());
-                // The waiters hear of it through the points.
+                // The waiters hear of the outcome through the points.
                 drop(core.end(given, outcome));
             }
         })
     }
 
-    /// Has the driver tell of the end.
+    /// Has the driver call back when the work ends.
     fn call_back(&self, given: Given, queue: &CommandQueue) {
         let (core, event) = (self.core.clone(), given.event.clone());
         let slot = Arc::new(Mutex::new(Some(given)));
@@ -83,7 +83,7 @@ impl OpenClBackend {
             }
         };
         if let Err(error) = event.on_complete(Box::new(done)) {
-            // Nobody will tell when it is over, so it has to be now.
+            // Nobody will tell when the work is over, so it has to end now.
             let _ = queue.finish();
             if let Some(given) = take(&slot) {
                 drop(self.core.end(given, Err(error)));
@@ -93,7 +93,7 @@ impl OpenClBackend {
 }
 
 impl Core {
-    /// The driver's queue for work that is traced, or is not.
+    /// Returns the driver's queue for work that is traced, or for work that is not.
     fn queue(&self, traced: bool) -> Result<&CommandQueue> {
         if traced { self.profiled().map(|(queue, _)| queue) } else { Ok(&self.commands) }
     }
@@ -107,18 +107,19 @@ impl Core {
         self.profiled.get_or_init(make).as_ref().map_err(Error::clone)
     }
 
-    /// Does the device reach the buffer, which may be another's of the same context?
+    /// Tells whether the device reaches the buffer, which may be another device's of the same
+    /// context.
     fn reaches(&self, buffer: &Buffer) -> bool {
         buffer.memory::<OpenClMemory>().is_some_and(|memory| memory.is_within(&self.shared.context))
     }
 
-    /// Does the driver do it, so that it can be ordered behind events?
-    /// All else is done by the host, once the points are reached.
+    /// Tells whether the driver does the command, so that it can be ordered behind events.
+    /// The host does all other commands, once their points are reached.
     fn is_driven(&self, command: &Command<OpenClExecutable>) -> bool {
         match command {
             Command::Execute { executable, .. } => executable.launches(),
             Command::Copy { source, target, .. } => self.reaches(source) && self.reaches(target) && !source.is_empty(),
-            // The standard knows patterns whose lengths are powers of two only, at multiples of
+            // The standard allows only patterns whose lengths are powers of two, at multiples of
             // their length.
             Command::Fill { target, pattern } => {
                 let whole = pattern.len().is_power_of_two() && target.offset().is_multiple_of(pattern.len());
@@ -128,7 +129,7 @@ impl Core {
         }
     }
 
-    /// The events that a command in `queue` waits for.
+    /// Returns the events that a command in `queue` waits for.
     ///
     /// # Errors
     /// The failure of a point that will not be reached any more.
@@ -139,8 +140,8 @@ impl Core {
         })
     }
 
-    /// Gives a job to the driver's queue, or does it here where it is the host's, and then ends it:
-    /// `None`.
+    /// Gives a job to the driver's queue.
+    /// A job that the host has to do is done here and ended; the result is then `None`.
     fn give(
         &self,
         job: Job<OpenClExecutable>,
@@ -156,8 +157,8 @@ impl Core {
                 held = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
                 let trace = traced.then_some(&mut launched);
                 let event = executable.enqueue(execution, &held, queue, events, trace);
-                // What was given before the launch that failed must not run on into memory that is
-                // free then.
+                // The launches before the failed one must not run on into memory that is free by
+                // then.
                 event.inspect_err(|_| drop(queue.finish()))
             }
             Ok(command @ Command::Copy { source, target, .. }) if self.is_driven(command) => {
@@ -187,7 +188,8 @@ impl Core {
         }
     }
 
-    /// Ends a job whose commands are over. A failure of what it waited for is its own.
+    /// Ends a job whose commands are over.
+    /// A failure of work that it waited for is its own failure.
     fn end(&self, given: Given, outcome: Result<()>) -> Result<()> {
         let Given { job, began, event, launched, wait, held, .. } = given;
         self.shared.busy.add(began, Instant::now());
@@ -197,8 +199,9 @@ impl Core {
         drop(held);
         let signal = job.signal().to_vec();
         let context = self.shared.context.clone();
-        // What it waited for ends before it, and fails it where it fails: the driver's order says
-        // nothing of failures, and the host may hear of the commands in another order.
+        // The work that the job waited for ends before the job, and its failure fails the job.
+        // The host has to see to this: the driver's order says nothing of failures, and the host
+        // may hear of the commands in another order.
         if wait.iter().all(Point::is_reached) {
             let outcome = job.end(outcome);
             OpenClTimeline::forget(&context, &signal, &event);
@@ -212,7 +215,7 @@ impl Core {
         Ok(())
     }
 
-    /// Tells of a job's commands, by the device's clock.
+    /// Tells the trace of a job's commands, by the device's clock.
     fn tell(&self, tracer: &Tracer, job: &Job<OpenClExecutable>, launched: &[Launched], waited: bool) {
         let Ok((_, clock)) = self.profiled() else { return };
         for (number, launch) in launched.iter().enumerate() {
@@ -239,7 +242,7 @@ fn fill(target: &Buffer, pattern: &[u8], queue: &CommandQueue, events: &[Arc<Eve
     queue.fill(own(target)?.whole(), pattern, target.offset(), target.len(), events)
 }
 
-/// Longest that dropping a queue waits for others to let go of it.
+/// The longest time that dropping a queue waits for others to let go of it.
 const FAREWELL: Duration = Duration::from_millis(200);
 
 impl Backend for OpenClBackend {
@@ -286,22 +289,22 @@ impl Backend for OpenClBackend {
         };
         let Some(given) = core.give(job, queue, wait, &events) else { return };
         OpenClTimeline::note(&core.shared.context, given.job.signal(), &given.event, queue);
-        // Other queues may wait for it.
-        // A flush that fails leaves the command to the next one, or to the wait.
+        // The flush is there because other queues may wait for the command.
+        // A flush that fails leaves the command to the next flush, or to the wait.
         let _ = queue.flush();
         if !finishes {
             return self.call_back(given, queue);
         }
         let core = core.clone();
         let closed = move |given: Given, error| {
-            // Its memory is the driver's until then.
+            // The driver uses the job's memory until then.
             let _ = given.event.wait();
             drop(core.end(given, Err(error)));
         };
         self.ends.push(&[], move |_| given, closed);
     }
 
-    /// On the calling thread, where the driver's own wait is the quickest.
+    /// Does the job on the calling thread, where the driver's own wait is the quickest.
     fn run(&self, job: Job<OpenClExecutable>, wait: &[Point], deadline: Instant) -> Result<()> {
         let core = &self.core;
         let points = job.signal().to_vec();
@@ -314,7 +317,7 @@ impl Backend for OpenClBackend {
             Ok(queue) => queue,
             Err(error) => return job.end(Err(error)),
         };
-        // What the host does has to wait for the points themselves.
+        // A command that the host does has to wait for the points themselves.
         let reached = match job.command() {
             Ok(command) if core.is_driven(command) => Ok(()),
             _ => wait.iter().try_for_each(|point| point.wait(deadline)),
@@ -323,8 +326,8 @@ impl Backend for OpenClBackend {
             Ok(events) => events,
             Err(error) => return job.end(Err(error)),
         };
-        // Work that one thread would do anyway is the caller's, which saves two hand-overs between
-        // threads that take longer.
+        // Work that one thread would do anyway is done by the caller, which saves two hand-overs
+        // between threads that take longer.
         let single = matches!(job.command(), Ok(Command::Execute { executable, .. }) if executable.single());
         let caller = core.on_caller.as_ref().filter(|_| single && !traced && wait.iter().all(Point::is_reached));
         let queue = caller.unwrap_or(queue);
@@ -339,7 +342,7 @@ impl Backend for OpenClBackend {
         }
     }
 
-    /// What the driver has still owns its memory; it ends by itself.
+    /// Flushes the queue: work that the driver has still owns its memory, and ends by itself.
     fn closing(&self) {
         let _ = self.core.commands.flush();
     }

@@ -1,4 +1,4 @@
-//! What vendors do otherwise than the standard leads one to expect: one table.
+//! Vendors' deviations from what the standard leads one to expect, in one table.
 
 use std::ops::RangeInclusive;
 
@@ -6,28 +6,31 @@ use hetero_hal::DeviceKind;
 
 use crate::processor::{self, Processor};
 
-/// What holds for the devices of a driver.
+/// The properties of a driver's devices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quirks {
-    /// It stands for a chip that isn't there.
+    /// Whether it stands for a chip that is not there.
     pub(crate) emulated: bool,
-    /// The thread that waits in `clFinish` does a part of the work, or is the first to hear of its
-    /// end; where only an event tells, a thread is missing: with Intel's driver for processors one
-    /// of two cores was idle.
-    /// A kernel there runs on the host's processor, so one that never ends could not be given up in
+    /// Whether the thread that waits in `clFinish` does a part of the work, or is the first to hear
+    /// of its end.
+    /// Where only an event tells of the end, that thread is missing: with Intel's driver for
+    /// processors, one of two cores was idle.
+    /// A kernel there runs on the host's processor, so a kernel that never ends could not be given
+    /// up in either way.
     /// any way.
     pub(crate) finishes: bool,
-    /// Options for its compiler.
+    /// The options for its compiler.
     pub(crate) options: &'static str,
-    /// Its compiler makes machine code for the host's processor and does so wrongly for one that
-    /// [`KNOWN`] does not list.
+    /// Whether its compiler makes machine code for the host's processor, and makes wrong code for
+    /// one that [`KNOWN`] does not list.
     pub(crate) compiles_for_host: bool,
 }
 
-/// What holds for Intel's processors, and for its emulator, which is the same library.
+/// The properties of Intel's processors, and of Intel's emulator, which is the same library.
 const INTEL: Quirks = Quirks { emulated: false, finishes: true, options: "-cl-std=CL1.2", compiles_for_host: true };
 
-/// The driver's platform name begins so, the device's name has this in it, and what holds then.
+/// The beginning of a platform's name, a part of a device's name, and the properties of such
+/// devices.
 const TABLE: &[(&str, &str, Quirks)] = &[
     ("Intel(R) FPGA Emulation", "", Quirks { emulated: true, ..INTEL }),
     ("Intel(R) OpenCL Graphics", "", Quirks { compiles_for_host: false, ..INTEL }),
@@ -36,31 +39,33 @@ const TABLE: &[(&str, &str, Quirks)] = &[
     ("Portable Computing Language", "", Quirks { finishes: true, ..STANDARD }),
 ];
 
-/// What the standard promises, and no more.
+/// The properties that the standard promises, and no more.
 const STANDARD: Quirks =
     Quirks { emulated: false, finishes: false, options: "-cl-std=CL1.2", compiles_for_host: false };
 
-/// Processors that a driver knows.
+/// The processors that a driver knows.
 struct Known {
-    /// First driver version that this row holds for; it holds until the next row's version.
+    /// The first driver version that this row holds for; it holds until the next row's version.
     since: &'static [u32],
-    /// Vendors by CPUID, and their families.
+    /// The vendors by CPUID, and their families.
     families: &'static [(&'static str, &'static [RangeInclusive<u32>])],
 }
 
-/// What Intel's drivers that compile for the host know, in the order of their versions.
+/// The processors that Intel's drivers that compile for the host know, in the order of their
+/// versions.
 ///
-/// The row is what driver 2024.18.12 (PyPI: intel-opencl-rt 2025.0.5) did under `qemu-x86_64 -cpu
-/// max,family=N`: for all other families and vendors it prints 'Unknown host CPU', and convolutions
-/// come out wrong.
-/// The model does not matter: within a family it is asked for what it offers.
+/// The row is the behaviour of driver 2024.18.12 (PyPI: intel-opencl-rt 2025.0.5) under
+/// `qemu-x86_64 -cpu max,family=N`.
+/// For all other families and vendors it prints 'Unknown host CPU', and convolutions come out
+/// wrong.
+/// The model does not matter: within a family, the driver asks the processor for its features.
 const KNOWN: &[Known] = &[Known {
     since: &[2024, 18],
     families: &[("AuthenticAMD", &[4..=6, 15..=16, 20..=23, 25..=25]), ("GenuineIntel", &[3..=6, 15..=15])],
 }];
 
-/// Names that these drivers have for sets of instructions, the largest first, and what a processor
-/// has to offer for one.
+/// The names that these drivers have for sets of instructions, the largest first, with the features
+/// that a processor must offer for each.
 const TARGETS: &[(&str, &[&str])] = &[
     ("skx", &["avx2", "fma", "bmi1", "bmi2", "avx512f", "avx512dq", "avx512bw", "avx512vl", "avx512cd"]),
     ("core-avx2", &["avx2", "fma", "bmi1", "bmi2", "f16c", "lzcnt", "movbe"]),
@@ -68,8 +73,8 @@ const TARGETS: &[(&str, &[&str])] = &[
     ("corei7", &["sse4.2", "popcnt"]),
 ];
 
-/// Does a driver of this version, such as `2024.18.12.0.05_160000`, know a processor?
-/// Where the version is not known, or older than all that the table has, the oldest one answers.
+/// Tells whether a driver of this version, such as `2024.18.12.0.05_160000`, knows a processor.
+/// Where the version is unknown, or older than all versions in the table, the oldest row answers.
 fn knows(version: Option<&str>, processor: &Processor) -> bool {
     let version: Vec<u32> =
         version.into_iter().flat_map(|text| text.split(['.', '_'])).map_while(|part| part.parse().ok()).collect();
@@ -80,9 +85,10 @@ fn knows(version: Option<&str>, processor: &Processor) -> bool {
     })
 }
 
-/// What a driver that compiles for the host is to compile for instead, where it does not know the
-/// processor; `None` where it does, and where the processor offers less than any set of
-/// instructions that the driver has a name for.
+/// Returns the target for which a driver that compiles for the host is to compile, where it does
+/// not know the processor.
+/// Returns `None` where the driver knows the processor, and where the processor offers less than
+/// any set of instructions that the driver has a name for.
 pub(crate) fn substitute(version: Option<&str>, processor: &Processor) -> Option<&'static str> {
     if !cfg!(target_arch = "x86_64") || knows(version, processor) {
         return None;
@@ -90,8 +96,9 @@ pub(crate) fn substitute(version: Option<&str>, processor: &Processor) -> Option
     TARGETS.iter().find(|(_, features)| processor.has(features)).map(|(target, _)| *target)
 }
 
-/// One line for a person where a driver that compiles for the host does not know the processor;
-/// `told` is what it was told to compile for.
+/// Returns one line for a person, where a driver that compiles for the host does not know the
+/// processor.
+/// `told` is the target that the driver was told to compile for.
 pub(crate) fn notice(version: &str, processor: &Processor, told: &str) -> Option<String> {
     if !cfg!(target_arch = "x86_64") || knows(Some(version), processor) {
         return None;
@@ -107,12 +114,12 @@ pub(crate) fn notice(version: &str, processor: &Processor, told: &str) -> Option
 pub(crate) fn of(platform: &str, device: &str) -> Quirks {
     let found = TABLE.iter().find(|(start, part, _)| platform.starts_with(start) && device.contains(part));
     let mut quirks = found.map_or(STANDARD, |(_, _, quirks)| *quirks);
-    // An emulator that the table does not know says so itself.
+    // The name of an emulator that the table does not know says that it is one.
     quirks.emulated |= device.to_lowercase().contains("emulat");
     quirks
 }
 
-/// The kind of a device by its bits of `CL_DEVICE_TYPE`.
+/// Returns the kind of a device by its bits of `CL_DEVICE_TYPE`.
 pub(crate) fn kind(bits: u64) -> DeviceKind {
     match bits {
         bits if bits & cl3::device::CL_DEVICE_TYPE_GPU != 0 => DeviceKind::Gpu,

@@ -1,15 +1,15 @@
 //! Native timelines: the events by which the driver orders commands of different queues, and the
 //! clock of a traced queue.
 //!
-//! Queues whose devices have a context in common wait for each other's events.
+//! Queues whose devices share a context wait for each other's events.
 //! A timeline notes which event will reach which of its points as soon as the command is in the
-//! driver's queue, so that another command may be given to the driver behind it, and the host does
-//! nothing in between.
+//! driver's queue.
+//! So another command may be given to the driver behind it, and the host does nothing in between.
 //!
-//! Only events of commands that the driver has already are waited for so.
-//! A point that the host is to reach is waited for on the host: a command that waits for a user
-//! event would hold up all commands behind it in its queue, while the contract lets these come
-//! first.
+//! Commands wait in this way only for events of commands that the driver has already.
+//! The host waits for a point that the host is to reach.
+//! A command that waits for a user event would hold up all commands behind it in its queue,
+//! although the contract lets these come first.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use hetero_hal::{NativeTimeline, Point, Result, Timeline};
 
 use crate::handle::{CommandQueue, Context, Event, Mem};
 
-/// A timeline's side on the devices of a context.
+/// The native side of a timeline, on the devices of a context.
 pub(crate) struct OpenClTimeline {
     context: Arc<Context>,
     ahead: Mutex<Vec<Ahead>>,
@@ -35,18 +35,18 @@ struct Ahead {
 impl NativeTimeline for OpenClTimeline {}
 
 impl OpenClTimeline {
-    /// A timeline of the contract's with this side.
+    /// Makes a timeline of the contract with this native side.
     pub(crate) fn make(initial: u64, context: &Arc<Context>) -> Timeline {
         let native = OpenClTimeline { context: context.clone(), ahead: Mutex::default() };
         Timeline::with_native(initial, Arc::new(native))
     }
 
-    /// A point's native side, where it is of the same context.
+    /// Returns the native side of a point's timeline, where it belongs to the same context.
     fn of<'a>(point: &'a Point, context: &Arc<Context>) -> Option<&'a OpenClTimeline> {
         point.timeline.native::<OpenClTimeline>().filter(|native| Arc::ptr_eq(&native.context, context))
     }
 
-    /// The command that will reach a value first.
+    /// Returns the command that will reach a value first.
     fn find(&self, value: u64) -> Option<Ahead> {
         let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
         ahead.iter().filter(|ahead| ahead.value >= value).min_by_key(|ahead| ahead.value).cloned()
@@ -71,18 +71,19 @@ impl OpenClTimeline {
         }
     }
 
-    /// What a command in `queue` has to wait for: the events of other queues that will reach the
-    /// points.
-    /// `None` where a point is neither reached nor sure to be by a command that the driver has.
+    /// Returns the events of other queues that will reach the points, for which a command in
+    /// `queue` has to wait.
+    /// Returns `None` where a point is neither reached nor sure to be reached by a command that the
+    /// driver has.
     pub(crate) fn events(context: &Arc<Context>, wait: &[Point], queue: &CommandQueue) -> Option<Vec<Arc<Event>>> {
         let mut events: Vec<Arc<Event>> = Vec::new();
         for point in wait.iter().filter(|point| !point.is_reached()) {
             match Self::of(point, context).and_then(|native| native.find(point.value)) {
-                // Commands of one queue run in their order.
+                // Commands of one queue run in their order, so they need no event.
                 Some(ahead) if ahead.queue == queue.number() => {}
                 Some(ahead) if !events.iter().any(|event| Arc::ptr_eq(event, &ahead.event)) => events.push(ahead.event),
                 Some(_) => {}
-                // It may have been reached meanwhile, and been forgotten.
+                // The point may have been reached meanwhile, and its event forgotten.
                 None if point.is_reached() => {}
                 None => return None,
             }
@@ -91,17 +92,17 @@ impl OpenClTimeline {
     }
 }
 
-/// How a queue's clock stands to the host's.
+/// The relation of a queue's clock to the host's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
-    /// The same moment on both clocks; the device's in nanoseconds.
+    /// The same moment on both clocks, the device's in nanoseconds.
     host: Instant,
     device: u64,
 }
 
 impl Clock {
     /// Compares the clocks by small commands: the quickest one ended between its submission and the
-    /// host's hearing of it.
+    /// moment at which the host heard of it.
     pub(crate) fn compare(queue: &CommandQueue, scrap: &Mem) -> Result<Clock> {
         const ROUNDS: usize = 5;
         let round = || {
@@ -121,7 +122,7 @@ impl Clock {
         Ok(best.1)
     }
 
-    /// The host's time of a moment of the device's.
+    /// Returns the host's time of a moment on the device's clock.
     pub(crate) fn host(&self, device: u64) -> Instant {
         match device.checked_sub(self.device) {
             Some(later) => self.host + Duration::from_nanos(later),

@@ -1,4 +1,5 @@
-//! A part of the conformance suite on every OpenCL device that is there. All of it: `hetero conformance --device ID`.
+//! A part of the conformance suite on every OpenCL device that is there.
+//! `hetero conformance --device ID` runs the whole suite.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -33,7 +34,7 @@ fn devices_pass_what_they_claim() {
     opened(&OpenOptions::default()).iter().for_each(|device| pass(&**device, &cases));
 }
 
-/// What only devices with memory for work groups do by themselves.
+/// Checks tiles, which only devices with memory for work groups use by default.
 #[test]
 fn products_by_tiles_are_right() {
     let options = OpenOptions { extra: vec![("tiles".into(), "on".into())], ..OpenOptions::default() };
@@ -43,7 +44,7 @@ fn products_by_tiles_are_right() {
     opened(&options).iter().for_each(|device| pass(&**device, &cases));
 }
 
-/// What is fused, folded, renamed or put into scratch memory is in networks only.
+/// Checks fusing, folding, renaming and scratch memory, which only occur in networks.
 #[test]
 fn random_networks_agree_with_the_oracle() {
     for device in opened(&OpenOptions::default()) {
@@ -75,7 +76,8 @@ fn the_contract_is_kept() {
             assert!(report.wrong.is_empty(), "{}:\n{}", device.info().id, report.wrong.join("\n"));
             let (id, reasons) = (&device.info().id, &report.reasons);
             eprintln!("{id}: {} passed, {} unsupported: {reasons:?}", report.passed, report.unsupported);
-            // Each of the platforms here has one device; drivers that copy host memory import none.
+            // Each platform on a test machine has one device; drivers that copy host memory import
+            // none.
             let imports = if device.capabilities().imports.is_empty() { 6 } else { 0 };
             assert!(report.unsupported <= 1 + imports, "{id}: {reasons:?}");
             assert_eq!(report.passed + report.unsupported, contract_cases().len());

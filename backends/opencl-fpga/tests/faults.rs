@@ -1,4 +1,5 @@
-//! What goes wrong on real drivers ends in errors that say what happened: nothing hangs, nothing crashes, and a waiter hears of it.
+//! Tests that faults on real drivers end in errors that say what happened: nothing hangs, nothing
+//! crashes, and a waiter hears of the fault.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -19,27 +20,27 @@ use hetero_opencl::OpenClDriver;
 
 use common::opened;
 
-/// Elements of the kernels' one buffer.
+/// The number of elements of the kernels' one buffer.
 const COUNT: usize = 256;
-/// Each element grows by one.
+/// A kernel that adds one to each element.
 const ADD: &str = "__kernel void add(__global float *y) { y[get_global_id(0)] += 1.0f; }";
-/// Work that is under way for a while.
+/// A kernel that takes a while.
 const LONG: &str = "__kernel void add(__global float *y) { float v = y[get_global_id(0)]; \
      for (int i = 0; i < 20000; i++) v = v * 0.5f + 1.0f; y[get_global_id(0)] = v; }";
 
-/// Memory that nobody may write, where every driver takes it.
+/// Memory that nobody may write, for imports that every driver takes.
 #[repr(align(4096))]
 struct Page([u8; 4096]);
 static CONSTANT: Page = Page([0; 4096]);
 
-/// Makes a bad file of a good one, and of another device's.
+/// Makes a bad file of a good file, and of another device's file.
 type Change = fn(&[u8], &[u8]) -> Vec<u8>;
 
 fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
-/// These options with each way to wait for a device.
+/// Returns these options with each way to wait for a device.
 fn both_ways(options: &OpenOptions) -> [OpenOptions; 2] {
     ["finish", "events"].map(|way| {
         let mut options = options.clone();
@@ -48,12 +49,12 @@ fn both_ways(options: &OpenOptions) -> [OpenOptions; 2] {
     })
 }
 
-/// Every device, opened anew with these options, with each way to wait for it.
+/// Opens every device anew with these options, with each way to wait for it.
 fn devices(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
     both_ways(options).iter().flat_map(opened).collect()
 }
 
-/// Devices without a cache on disk.
+/// Opens devices without a cache on disk.
 fn plain() -> Vec<Arc<dyn Device>> {
     devices(&with("cache", "off"))
 }
@@ -78,7 +79,7 @@ fn execute(executable: &Arc<dyn Executable>, bindings: Vec<Buffer>) -> Work {
     Work::execute(Execution::new(executable.clone(), BindingTable::new(bindings)))
 }
 
-/// Runs [`ADD`] and looks what it did.
+/// Runs [`ADD`] and checks its result.
 fn adds(device: &dyn Device) {
     let (executable, buffer) = (compile(device, ADD).unwrap(), zeros(device));
     let done = device.timeline(0).unwrap().at(1);
@@ -104,7 +105,7 @@ fn a_kernel_that_does_not_compile_has_the_build_log() {
         assert_eq!(error.device(), Some(&device.info().id));
         let error = kind(compile(&*device, "__kernel void other(__global float *y) { y[0] = 1.0f; }"));
         assert!(error.vendor_code() == Some(-46) && error.operator() == Some("add"), "{error}");
-        // The device is none the worse.
+        // The failure leaves the device usable.
         adds(&*device);
     }
 }
@@ -237,13 +238,13 @@ fn binaries_that_are_not_what_was_written_are_made_again() {
             std::fs::write(path, change(bytes, other)).unwrap();
         }
         open().iter().for_each(|device| adds(&**device));
-        // The bad file was replaced; with one device, another's file is its own.
+        // The bad file was replaced; with one device, the other device's file is its own file.
         for (path, bytes) in &written {
             let now = std::fs::read(path).unwrap();
             assert_eq!(now[..24], bytes[..24], "{}", path.display());
         }
     }
-    // A cache that cannot be written is none.
+    // A cache that cannot be written is left unused.
     let file = folder.join("file");
     std::fs::write(&file, "in the way").unwrap();
     devices(&with("cache", &file.to_string_lossy())).iter().for_each(|device| adds(&**device));
@@ -267,10 +268,11 @@ fn a_serial_form_that_fits_is_used_in_place_of_the_compiler() {
     for device in opened(&with("cache", "off")) {
         let [one, two] = [ADD, &twice].map(|code| compile(&*device, code).unwrap().serialize().unwrap());
         assert_eq!((result(&*device, one.clone()), result(&*device, two.clone())), (1.0, 1.0));
-        // The other program's binary under this one's key shows that the form is what runs.
+        // The other program's binary under this program's key shows that the serial form is what
+        // runs.
         let forged = [&two[..8], &one[8..24], &two[24..]].concat();
         assert_eq!(result(&*device, forged.clone()), 2.0, "{}", device.info().id);
-        // With one byte of it changed, it is not.
+        // With one byte of it changed, the serial form is not used.
         let mut damaged = forged;
         *damaged.last_mut().unwrap() ^= 1;
         assert_eq!(result(&*device, damaged), 1.0, "{}", device.info().id);
@@ -310,7 +312,7 @@ fn a_full_queue_says_so_and_takes_work_again() {
 #[test]
 fn owners_may_go_in_any_order_while_work_is_under_way() {
     let folder = std::env::temp_dir().join(format!("hetero-opencl-owners-{}", std::process::id()));
-    // Compiled once for each device.
+    // The programs are compiled once for each device.
     let options = both_ways(&with("cache", &folder.to_string_lossy()));
     let drivers = [OpenClDriver::processors(), OpenClDriver::accelerators()];
     let found = opened(&with("cache", "off")).into_iter().map(|device| device.info().id.clone());
@@ -318,7 +320,7 @@ fn owners_may_go_in_any_order_while_work_is_under_way() {
     for (id, options) in found.iter().flat_map(|id| options.iter().map(move |options| (id, options))) {
         let driver = drivers.iter().find(|driver| driver.name() == id.driver()).unwrap();
         for order in 0..24 {
-            // Alone, so that dropping it closes the device.
+            // This is the only owner, so that dropping it closes the device.
             let device = driver.open(id.ordinal(), options).unwrap();
             let executable = compile(&*device, LONG).unwrap();
             let (buffer, queue) = (zeros(&*device), device.queue(&QueueOptions::default()).unwrap());
@@ -326,7 +328,7 @@ fn owners_may_go_in_any_order_while_work_is_under_way() {
             let work = || execute(&executable, vec![buffer.clone()]);
             queue.submit(&[], work(), &[done.at(1)]).unwrap();
             queue.submit(&[done.at(1)], work(), &[done.at(2)]).unwrap();
-            // Waits for what is not the driver's to tell.
+            // This work waits for a point that the driver cannot tell of.
             queue.submit(&[gate.at(1), done.at(2)], work(), &[done.at(3)]).unwrap();
             let mut owners: Vec<Box<dyn std::any::Any>> =
                 vec![Box::new(device), Box::new(queue), Box::new(executable), Box::new(buffer)];
@@ -401,7 +403,7 @@ fn a_run_whose_weight_finds_no_memory_fails_with_sizes_and_the_next_one_runs() {
         let executable = device.compile(Source::Program(&program), &CompileOptions::default()).unwrap();
         let before = run_program(&*device, &program, &inputs).unwrap();
         executable.weights().iter().for_each(|weight| weight.evict());
-        // What is left is enough for the run's buffers only.
+        // The memory that is left is enough for the run's buffers only.
         let used = device.telemetry().allocated_bytes.unwrap();
         let filler = device.allocate(BufferLayout::new((limit - used) as usize - weight + 4)).unwrap();
         let error = kind(run_program(&*device, &program, &inputs));

@@ -1,4 +1,5 @@
-//! Imported host memory is used in place, on every OpenCL device that is there: looked at by its own address, with no call to the device.
+//! Tests that imported host memory is used in place, on every OpenCL device that is there.
+//! The tests look at the memory by its own address, without a call to the device.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -18,7 +19,8 @@ use common::opened;
 
 const BYTES: usize = 1 << 16;
 
-/// Every device that imports host memory. Fails where drivers are required and there are none.
+/// Returns every device that imports host memory.
+/// Fails where drivers are required and there are none.
 fn devices() -> Vec<Arc<dyn Device>> {
     let mut devices = opened(&OpenOptions::default());
     devices.retain(|device| device.capabilities().imports.contains(&HandleKind::Host));
@@ -31,7 +33,8 @@ fn import(device: &Arc<dyn Device>, host: &HostMemory) -> hetero_hal::Result<Buf
 
 fn word(host: &HostMemory, at: usize) -> u32 {
     assert!(at * 4 + 4 <= host.len());
-    // SAFETY: inside memory that `host` keeps alive; nothing writes it now. Volatile, as a device writes behind the compiler's back.
+    // SAFETY: the word is inside memory that `host` keeps alive, and nothing writes it now.
+    // The read is volatile, because a device writes behind the compiler's back.
     u32::from_le(unsafe { host.as_ptr().cast::<u32>().add(at).read_volatile() })
 }
 
@@ -41,7 +44,7 @@ fn set_word(host: &HostMemory, at: usize, value: u32) {
     unsafe { host.as_mut_ptr().unwrap().cast::<u32>().add(at).write_volatile(value.to_le()) }
 }
 
-/// A queue whose work is waited for in one of both ways.
+/// A queue whose work is waited for in either of two ways.
 struct Runner {
     queue: Arc<dyn Queue>,
     timeline: Timeline,
@@ -64,7 +67,7 @@ impl Runner {
     }
 }
 
-/// The kernel that adds 1 to the first word of a buffer of so many bytes.
+/// Returns the work of a kernel that adds 1 to the first word of a buffer of `bytes` bytes.
 fn increment(device: &Arc<dyn Device>, bytes: usize) -> impl Fn(&Buffer) -> Work + use<> {
     let words = BindingInfo {
         name: "words".into(),
@@ -147,16 +150,17 @@ fn a_range_at_an_odd_address_works_in_place_or_is_refused() {
                 }
             };
             taken += 1;
-            // What the device writes is in the pages, and nothing around it; what the host writes then, the device reads.
+            // The device's writes are in the pages, and nothing around them changes; the device
+            // then reads what the host writes.
             runner.run(Work::fill(buffer.clone(), [0xa5u8]), true);
             let own = device.allocate(BufferLayout::new(bytes)).unwrap();
-            // SAFETY: the whole of the pages, which are alive and which nothing writes now.
+            // SAFETY: this is the whole of the pages, which are alive and which nothing writes now.
             let seen = unsafe { std::slice::from_raw_parts(pages.as_ptr(), pages.len()) }.to_vec();
             let inside = |at: usize| at >= start && at < start + bytes;
             let wrong = (0..seen.len()).find(|&at| seen[at] != if inside(at) { 0xa5 } else { 0 });
             assert_eq!(wrong, None, "{id}: {start}+{bytes}");
             for at in 0..bytes {
-                // SAFETY: inside the range, which nothing else accesses now.
+                // SAFETY: the byte is inside the range, which nothing else accesses now.
                 unsafe { range.as_mut_ptr().unwrap().add(at).write_volatile(at as u8 ^ 0x5a) };
             }
             runner.run(Work::copy(buffer, own.clone()), false);

@@ -1,6 +1,6 @@
-//! Two devices of one platform wait for each other through the driver.
-//! Intel's FPGA emulator plays two where a variable says so when it starts, so the test starts
-//! itself again with the variable set.
+//! Tests that two devices of one platform wait for each other through the driver.
+//! Intel's FPGA emulator plays two devices where a variable says so when it starts, so the test
+//! starts itself again with the variable set.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -17,14 +17,14 @@ use hetero_hal::{
 };
 use hetero_opencl::OpenClDriver;
 
-/// Set where the test runs as the child.
+/// A variable that is set where the test runs as the child.
 const INSIDE: &str = "HETERO_TEST_TWO_DEVICES";
-/// How many devices Intel's emulators play.
+/// The variable that says how many devices Intel's emulators play.
 const DEVICES: &str = "CL_CONFIG_CPU_EMULATE_DEVICES";
 
-/// Elements of the buffers.
+/// The number of elements of the buffers.
 const COUNT: usize = 1024;
-/// Each element grows by one, after a while.
+/// A kernel that adds one to each element, after a while.
 const ADD: &str = "__kernel void add(__global float *y) { float v = y[get_global_id(0)]; \
      for (int i = 0; i < 1000; i++) v = v * 0.5f + 0.5f * y[get_global_id(0)]; y[get_global_id(0)] = v + 1.0f; }";
 
@@ -57,7 +57,7 @@ fn deadline() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
-/// What adds one to each element of a buffer.
+/// Returns work that adds one to each element of a buffer.
 fn adder(device: &Arc<dyn Device>) -> impl Fn(&Buffer) -> Work + use<> {
     let executable = common::compile(&**device, ADD, COUNT, None).unwrap();
     move |buffer| Work::execute(Execution::new(executable.clone(), BindingTable::new([buffer.clone()])))
@@ -96,7 +96,8 @@ fn a_chain_over_both_devices_computes_right() {
             let mut before = gate.at(1);
             for round in 1..=ROUNDS {
                 for at in 0..2 {
-                    // Adds one here, and moves the result to where the next one is added.
+                    // One is added here, and the result moves to the device where the next one is
+                    // added.
                     let (added, moved) = (lines[at].at(2 * round - 1), lines[at].at(2 * round));
                     queues[at].submit(&[before], add[at](&buffers[at]), std::slice::from_ref(&added)).unwrap();
                     let copy = Work::copy(buffers[at].clone(), buffers[1 - at].clone());
@@ -109,7 +110,7 @@ fn a_chain_over_both_devices_computes_right() {
                 gate.advance(1);
             }
             before.wait(deadline()).unwrap();
-            // Both devices have added as often as there were rounds.
+            // Both devices have added one in each round.
             for (line, buffer) in lines.iter().zip(&buffers) {
                 assert_eq!((line.value(), floats(buffer)), (2 * ROUNDS, vec![2.0 * ROUNDS as f32; COUNT]));
             }
@@ -126,7 +127,7 @@ fn work_that_waits_for_the_other_device_is_taken_while_that_is_under_way() {
         let lines = [0, 1].map(|at: usize| devices[at].timeline(0).unwrap());
         for round in 1..=200 {
             queues[0].submit(&[], add[0](&buffers[0]), &[lines[0].at(round)]).unwrap();
-            // The point may be under way or reached, and both are well.
+            // The point may be under way or reached, and both are fine.
             let both = [lines[0].at(round), lines[1].at(round - 1)];
             queues[1].submit(&both, add[1](&buffers[1]), &[lines[1].at(round)]).unwrap();
             if round % 10 == 0 {
@@ -160,7 +161,8 @@ fn a_failure_of_the_first_device_reaches_the_second_ones_points() {
             }
             assert!(buffers.iter().all(|buffer| floats(buffer) == [0.0; COUNT]), "work behind a failure has run");
         }
-        // A timeline that fails while the driver has the work: what is behind it ends as it did.
+        // Where a timeline fails while the driver has the work, the work behind it ends with that
+        // failure.
         for _ in 0..20 {
             let buffers = [zeros(&devices[0]), zeros(&devices[1])];
             let lines = [0, 1].map(|at: usize| devices[at].timeline(0).unwrap());
@@ -191,7 +193,8 @@ fn queues_are_dropped_in_any_order() {
                 drop(queues[first_to_go].take());
                 drop(queues[1 - first_to_go].take());
                 gate.advance(1);
-                // What the driver had ends well; what waited in a queue that is gone says so.
+                // The work that the driver had ends well, and the work that waited in a queue that
+                // is gone says so.
                 // Nothing hangs.
                 let done = [0, 1].map(|at: usize| lines[at].wait(1, deadline()));
                 for (at, outcome) in done.iter().enumerate() {

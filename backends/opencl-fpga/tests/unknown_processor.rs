@@ -1,5 +1,6 @@
-//! Intel's drivers compute right on a processor that they do not know, which QEMU plays: the part
-//! of this test that uses them runs in it.
+//! A test that Intel's drivers compute right on a processor that they do not know, which QEMU
+//! plays.
+//! The part of the test that uses the drivers runs in QEMU.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
@@ -10,7 +11,7 @@ use hetero_conformance::{Case, Expectations, run_suite, suite};
 use hetero_hal::{Driver, OpenOptions};
 use hetero_opencl::OpenClDriver;
 
-/// Set where the test runs in QEMU.
+/// A variable that is set where the test runs in QEMU.
 const INSIDE: &str = "HETERO_TEST_UNKNOWN_PROCESSOR";
 /// A processor of AMD's Zen 5, as far as its name goes.
 const PROCESSOR: &str = "max,vendor=AuthenticAMD,family=26,model=68";
@@ -38,14 +39,14 @@ fn drivers_compute_right_on_a_processor_that_they_do_not_know() {
     assert!(output.status.success() && said.contains("1 passed"), "{}", output.status);
 }
 
-/// Convolutions on each of Intel's devices, which come out wrong without the remedy.
+/// Runs convolutions on each of Intel's devices, which come out wrong without the remedy.
 fn compute() {
     let options = OpenOptions { extra: vec![("cache".into(), "off".into())], ..OpenOptions::default() };
     let cases: Vec<Case> = suite(1).into_iter().filter(|case| case.name.starts_with("Conv ")).step_by(60).collect();
     for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
         let notices = driver.notices();
         let found = driver.probe().unwrap_or_default();
-        // PoCL names its vendor otherwise, and is not concerned.
+        // PoCL has another vendor name, and is not concerned.
         for info in found.iter().filter(|info| info.vendor.starts_with("Intel(R) Corporation")) {
             let told = notices.iter().find(|notice| notice.starts_with(&format!("{}: ", info.id))).unwrap();
             assert!(told.contains("AMD family 0x1A") && told.contains("compiled for core-avx2"), "{told}");

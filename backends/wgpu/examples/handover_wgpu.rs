@@ -1,5 +1,8 @@
-//! Measures handing a tensor over and back, CPU, device, CPU, on every adapter of wgpu: `handover_wgpu [BYTES…]`. Prints a line of JSON for each device and size; see
-//! `hetero_comm::measure_handover` for what is measured, and `cargo xtask bench handover` for the table.
+//! Measures handing a tensor over from the CPU to a device and back, on every adapter of wgpu:
+//! `handover_wgpu [BYTES…]`.
+//! Prints a line of JSON for each device and size.
+//! `hetero_comm::measure_handover` says what is measured, and `cargo xtask bench handover` prints
+//! the table.
 
 #![allow(clippy::print_stderr)]
 
@@ -11,7 +14,7 @@ use hetero_comm::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_hal::{DeviceInfo, Driver, Error, ErrorKind, HostMemory, KernelFormat, OpenOptions, Result};
 use hetero_wgpu::WgpuDriver;
 
-/// When a device is given up.
+/// The time after which a device is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn main() -> Result<()> {
@@ -27,8 +30,9 @@ fn main() -> Result<()> {
     }
 }
 
-/// The kernel by wgpu's own calls, on a device of its own: one command buffer with one dispatch is recorded and submitted, then the device is polled until it is done. On memory of
-/// the device's, as wgpu itself does not import the host's.
+/// The kernel by wgpu's own calls, on a device of its own: one command buffer with one dispatch is
+/// recorded and submitted, then the device is polled until it is done.
+/// It runs on the device's memory, because wgpu itself does not import the host's.
 struct Bare {
     device: wgpu::Device,
     queue: wgpu::Queue,
@@ -40,7 +44,7 @@ fn failed(doing: &str, error: impl std::error::Error + Send + Sync + 'static) ->
     Error::new(ErrorKind::Execution, format!("{doing} failed")).caused_by(error)
 }
 
-/// The value of a future that is ready at once, as all of wgpu's are outside of browsers.
+/// Returns the value of a future that is ready at once, as all of wgpu's are outside of browsers.
 fn now<F: Future>(future: F) -> Result<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Ok(value),

@@ -1,4 +1,5 @@
-//! Who waits for the device when nobody else does: one thread of a device, for the submissions of all its queues.
+//! The thread that waits for the device when no caller does: each device has one, for the
+//! submissions of all its queues.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -19,19 +20,19 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// Waits, and ends the job.
+    /// Waits for the device, and ends the job.
     pub(crate) fn finish(self, gpu: &Gpu) -> Result<()> {
         let outcome = gpu.wait(&self.submitted.index, self.deadline);
         self.end(gpu, outcome)
     }
 
-    /// Ends the job, of which the device has nothing to do any more.
+    /// Ends the job, which the device has finished or will not begin.
     pub(crate) fn end(self, gpu: &Gpu, outcome: Result<()>) -> Result<()> {
         gpu.worked(self.began);
         let Ticket { submitted: Submitted { stamps, held, .. }, began, job, .. } = self;
         match (stamps, job.tracer()) {
-            // A run that went well is none less for a trace that failed: it is told of as a whole
-            // then.
+            // A run that went well is no failure because its trace failed: then the trace is told
+            // of the run as a whole.
             (Some((stamps, names)), Some(tracer)) if outcome.is_ok() => {
                 stamps.tell(gpu, &tracer, &names).unwrap_or_else(|_| job.told(began, Instant::now()));
             }
@@ -42,17 +43,18 @@ impl Ticket {
     }
 }
 
-/// The way to the thread, and what it holds while it lives.
+/// The channel to the thread, and a mark that the thread holds while it lives.
 pub(crate) struct Waiter {
     pub(crate) tickets: Sender<Ticket>,
     alive: Arc<()>,
 }
 
-/// Longest that a drop waits for threads to let go of the device.
+/// The longest time that a drop waits for threads to let go of the device.
 pub(crate) const FAREWELL: Duration = Duration::from_millis(200);
 
-/// Waits until nobody else holds `shared`, for a short time. Where threads release a driver's objects only while the process ends, drivers were seen to crash: they have
-/// taken themselves down by then.
+/// Waits until nobody else holds `shared`, for a short time.
+/// Drivers were seen to crash where threads release a driver's objects only while the process ends:
+/// by then the driver has shut itself down.
 fn farewell<T: ?Sized>(shared: &Arc<T>) {
     let began = Instant::now();
     while Arc::strong_count(shared) > 1 && began.elapsed() < FAREWELL {
@@ -68,20 +70,20 @@ impl Waiter {
     }
 }
 
-/// Starts the thread. It ends when the sender is dropped.
+/// Starts the thread, which ends when the sender is dropped.
 ///
 /// # Errors
-/// `OutOfMemory` where the system has no thread.
+/// `OutOfMemory` where the system cannot start a thread.
 pub(crate) fn start(gpu: &Arc<Gpu>) -> Result<Waiter> {
     let (sender, tickets): (Sender<Ticket>, Receiver<Ticket>) = channel();
     let alive = Arc::new(());
     let (own, held) = (gpu.clone(), alive.clone());
     let run = move || {
         while let Ok(ticket) = tickets.recv() {
-            // The waiters hear of it through the points.
+            // The waiters hear of the outcome through the points.
             let _ = ticket.finish(&own);
         }
-        // In this order: whoever waits for the thread waits for the device's release.
+        // The order matters: a caller that waits for the thread waits for the device's release.
         drop(own);
         drop(held);
     };

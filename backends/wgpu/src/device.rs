@@ -1,4 +1,4 @@
-//! The device.
+//! The device of the wgpu backend.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -20,30 +20,30 @@ use crate::pipelines::Pipelines;
 use crate::queue::{CAPACITY, WgpuBackend, WgpuQueue};
 use crate::vulkan::Importer;
 
-/// What memory, executables and queues of a device have in common.
+/// The state that memory, executables and queues of a device share.
 pub(crate) struct Context {
     pub(crate) gpu: Arc<Gpu>,
     pub(crate) target: Target,
-    /// What bindings begin at multiples of.
+    /// The alignment of bindings' first bytes.
     pub(crate) alignment: usize,
-    /// Does the host map buffers?
+    /// Whether the host maps buffers.
     pub(crate) mapped: bool,
     pub(crate) budget: Budget,
     pub(crate) importer: Option<Importer>,
     pub(crate) pipelines: Pipelines,
-    /// Constants in memory of the device's.
+    /// The constants in the device's memory.
     pub(crate) weights: Weights<Uploaded>,
-    /// To the thread that waits for the device, once it is needed.
+    /// The channel to the thread that waits for the device, once it is needed.
     waiting: Mutex<Option<Waiter>>,
 }
 
 impl Context {
-    /// Is it this device's memory?
+    /// Tells whether memory is this device's.
     pub(crate) fn owns(&self, memory: &WgpuMemory) -> bool {
         std::ptr::eq(memory.gpu(), &*self.gpu)
     }
 
-    /// A buffer's memory, where it is this device's.
+    /// Returns a buffer's memory, where it is this device's.
     pub(crate) fn memory<'a>(&self, buffer: &'a Buffer) -> Result<&'a WgpuMemory> {
         let own = buffer.memory::<WgpuMemory>().filter(|memory| self.owns(memory));
         own.ok_or_else(|| {
@@ -51,7 +51,7 @@ impl Context {
         })
     }
 
-    /// Starts a copy between two allocations, of whole words.
+    /// Starts a copy of whole words between two allocations.
     pub(crate) fn start_copy(
         &self,
         (from, source): (&WgpuMemory, usize),
@@ -64,14 +64,14 @@ impl Context {
             let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             encoder.copy_buffer_to_buffer(&from.buffer, at(from, source), &to.buffer, at(to, target), bytes as u64);
             let commands = encoder.finish();
-            // In the order of all submissions.
+            // The locks are taken in the order that all submissions use.
             let (first, second) = if from.identity < to.identity { (from, to) } else { (to, from) };
             let _unmapped = (first.submitting(), second.submitting());
             gpu.queue.submit([commands])
         })
     }
 
-    /// Lets the device's thread wait for work.
+    /// Hands work to the thread that waits for the device.
     pub(crate) fn wait_for(&self, ticket: Ticket) {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let sender = match &mut *waiting {
@@ -79,7 +79,8 @@ impl Context {
             none => match completion::start(&self.gpu) {
                 Ok(sender) => none.insert(sender),
                 Err(error) => {
-                    // Whoever hears of the end may submit again.
+                    // A waiter that hears of the end may submit again, so the lock is released
+                    // first.
                     drop(waiting);
                     let _ = ticket.end(&self.gpu, Err(error));
                     return;
@@ -105,7 +106,7 @@ impl Drop for Context {
     }
 }
 
-/// An opened adapter.
+/// A device of an opened adapter.
 pub(crate) struct WgpuDevice {
     info: DeviceInfo,
     capabilities: Capabilities,
@@ -139,7 +140,7 @@ impl WgpuDevice {
         };
         let dtypes = DType::all().filter(|&dtype| hetero_kernels::computes(dtype, &target)).collect();
         let mut capabilities = Capabilities::new(dtypes);
-        // The pages around a range are imported.
+        // The import takes the whole pages around a range.
         capabilities.imports = importer.iter().map(|_| HandleKind::Host).collect();
         capabilities.alignment = alignment;
         capabilities.max_allocation = Some(limits.max_buffer_size);
@@ -162,7 +163,9 @@ impl WgpuDevice {
         device
     }
 
-    /// Does the device see what the host writes into imported pages, and the host what the device writes? Vulkan leaves it to barriers that wgpu may not have.
+    /// Tells whether the device sees what the host writes into imported pages, and the host what
+    /// the device writes.
+    /// Vulkan leaves this to barriers that wgpu may not record.
     fn imports_are_seen(&self) -> Result<bool> {
         const BYTES: usize = 4096;
         let context = &self.context;

@@ -1,4 +1,4 @@
-//! The driver: which adapters there are.
+//! The driver of the wgpu backend, which lists the adapters.
 
 use std::sync::Arc;
 
@@ -12,14 +12,14 @@ use crate::device::WgpuDevice;
 use crate::gpu::{Gpu, now};
 use crate::vulkan;
 
-/// The driver of everything that Vulkan, Metal or Direct3D 12 reach.
+/// The driver of all devices that Vulkan, Metal or Direct3D 12 reach.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WgpuDriver;
 
-/// No OpenGL: its compute shaders lack too much, and its adapters are there twice.
+/// OpenGL is left out: its compute shaders lack too much, and its adapters would be listed twice.
 const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
-/// What is used of a device that has it.
+/// The features that are used where a device has them.
 const FEATURES: wgpu::Features = wgpu::Features::SHADER_F16
     .union(wgpu::Features::SHADER_INT64)
     .union(wgpu::Features::MAPPABLE_PRIMARY_BUFFERS)
@@ -84,11 +84,11 @@ impl Driver for WgpuDriver {
     }
 }
 
-/// What the caller chose.
+/// The options that the caller chose.
 pub(crate) struct Settings {
-    /// Are buffers mapped for reading and writing?
+    /// Whether buffers are mapped for reading and writing.
     pub(crate) mapped: bool,
-    /// Most bytes that are bound as one.
+    /// The largest number of bytes that are bound as one buffer.
     pub(crate) binding_bytes: u64,
 }
 
@@ -108,7 +108,7 @@ impl Settings {
     }
 }
 
-/// The adapters, graphics cards of their own first, processors last.
+/// Returns the adapters: discrete graphics cards first, processors last.
 fn adapters() -> Vec<wgpu::Adapter> {
     let descriptor =
         wgpu::InstanceDescriptor { backends: BACKENDS, ..wgpu::InstanceDescriptor::new_without_display_handle() };
@@ -149,13 +149,13 @@ fn info(ordinal: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
     info.driver_version = version.trim().to_owned();
     info.memory_bytes = vulkan::memory_bytes(adapter);
     info.emulated = software;
-    // Nothing is known before the device is measured, but that a processor is no graphics card.
+    // Before a device is measured, nothing is known but that a processor is no graphics card.
     info.peak_flops = software.then_some(10e9);
     info.peak_bandwidth = software.then_some(5e9);
     info
 }
 
-/// A vendor's name by its PCI or Khronos number.
+/// Returns a vendor's name by its PCI or Khronos number.
 fn vendor(number: u32) -> String {
     let name = match number {
         0x1002 => "AMD",

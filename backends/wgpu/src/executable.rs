@@ -1,4 +1,4 @@
-//! A compiled program: dispatches in order, recorded into one command buffer for each run.
+//! Compiled programs: dispatches in order, recorded into one command buffer for each run.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -15,27 +15,27 @@ use crate::memory::WgpuMemory;
 use crate::pipelines::{Pipeline, Text};
 use crate::stamps::{Names, Stamps};
 
-/// Bytes of small constants that share a buffer.
+/// The bytes of small constants that share a buffer.
 const SHARED: usize = 16 << 20;
-/// Bytes from which a constant has a buffer of its own, so that executables that differ in their
-/// small constants share the large ones.
+/// The size in bytes from which on a constant has a buffer of its own.
+/// So executables that differ in their small constants share the large ones.
 const LARGE: usize = 64 << 10;
-/// Sets of bindings whose bind groups are kept.
+/// The number of sets of bindings whose bind groups are kept.
 const PREPARED: usize = 8;
 
 /// One dispatch.
 struct Step {
     pipeline: Arc<Pipeline>,
     buffers: Vec<BufferRange>,
-    /// First byte and length of its numbers in the buffer of numbers.
+    /// The first byte and the length of the dispatch's numbers in the buffer of numbers.
     numbers: Option<(u64, u64)>,
     groups: [u32; 3],
-    /// Names of the nodes that it does, and of its kernel.
+    /// The names of the nodes that the dispatch does; the kernel's name follows.
     nodes: Vec<Arc<str>>,
     name: String,
 }
 
-/// What one run binds.
+/// The buffers, scratch and constants that one run binds.
 struct Bound<'a> {
     buffers: &'a [Buffer],
     scratch: Option<&'a Buffer>,
@@ -43,7 +43,7 @@ struct Bound<'a> {
 }
 
 impl<'a> Bound<'a> {
-    /// The buffers and the scratch, by which bind groups are known again.
+    /// Returns the buffers and the scratch, by which prepared bind groups are found again.
     fn table(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
         self.buffers.iter().chain(self.scratch)
     }
@@ -52,22 +52,23 @@ impl<'a> Bound<'a> {
 /// A run that the device has been given.
 pub(crate) struct Submitted {
     pub(crate) index: wgpu::SubmissionIndex,
-    /// The timestamps of a traced run, and what they are of.
+    /// The timestamps of a traced run, and the names of the dispatches that they belong to.
     pub(crate) stamps: Option<(Stamps, Vec<Names>)>,
-    /// What the run uses, whatever becomes of its table.
+    /// The buffers that the run uses, which live on even where the binding table changes.
     pub(crate) held: Vec<Buffer>,
 }
 
 /// The bind groups of all steps for one set of bindings.
 struct Prepared {
-    /// Memory and first byte of each binding and of the scratch memory.
+    /// The memory and first byte of each binding and of the scratch memory.
     key: Vec<(u64, usize)>,
-    /// Identities of the constants' memory, which changes when they come back after an eviction.
+    /// The identities of the constants' memory, which change when constants come back after an
+    /// eviction.
     constants: Vec<u64>,
     groups: Vec<wgpu::BindGroup>,
 }
 
-/// Constants in one buffer of the device's.
+/// Constants in one buffer of the device.
 pub(crate) struct Uploaded(WgpuMemory);
 
 impl Resident for Uploaded {
@@ -78,7 +79,7 @@ impl Resident for Uploaded {
 
 impl Drop for Uploaded {
     fn drop(&mut self) {
-        // Bind groups that were prepared for it would keep it.
+        // Bind groups that were prepared for this buffer would keep it alive.
         // The device frees it once no work under way uses it.
         self.0.buffer.destroy();
     }
@@ -89,13 +90,14 @@ pub(crate) struct WgpuExecutable {
     context: Arc<Context>,
     bindings: Vec<BindingInfo>,
     steps: Vec<Step>,
-    /// What holds the constants, and where in it each lies.
+    /// The memories that hold the constants; for each constant, `constants` has its memory and
+    /// first byte.
     memories: Vec<Arc<Held<Uploaded>>>,
     constants: Vec<(usize, usize)>,
     /// The numbers of all steps.
     numbers: Option<WgpuNumbers>,
     scratch: usize,
-    /// Most recently used last.
+    /// The prepared bind groups, the most recently used ones last.
     prepared: Mutex<Vec<Arc<Prepared>>>,
 }
 
@@ -117,7 +119,8 @@ impl WgpuExecutable {
                 own: true,
             };
             pipelines.push(context.pipelines.get(&context.gpu, text).map_err(|error| {
-                // The first node that needs the kernel, so that the engine can plan without it.
+                // The error names the first node that needs the kernel, so that the engine can plan
+                // without it.
                 let first = lowered.launches.iter().find(|launch| launch.kernel == number);
                 let id = first.and_then(|launch| launch.nodes.last().copied());
                 let node = id.and_then(|id| Some((id, program.nodes().get(id.index())?)));
@@ -134,7 +137,7 @@ impl WgpuExecutable {
                 content.resize(content.len().next_multiple_of(align), 0);
                 let offset = content.len() as u64;
                 content.extend(launch.numbers.iter().flat_map(|number| number.to_le_bytes()));
-                // Some drivers want whole vectors.
+                // Some drivers want uniform data in whole vectors.
                 content.resize(content.len().next_multiple_of(16), 0);
                 (offset, content.len() as u64 - offset)
             });
@@ -161,7 +164,7 @@ impl WgpuExecutable {
         })
     }
 
-    /// A kernel of somebody else's.
+    /// Compiles a kernel that the caller has written.
     pub(crate) fn kernel(context: &Arc<Context>, code: &[u8], signature: &KernelSignature) -> Result<Self> {
         let code = std::str::from_utf8(code).map_err(|error| {
             Error::new(ErrorKind::Compile, "the kernel is no text").at(signature.entry.clone()).caused_by(error)
@@ -215,12 +218,12 @@ impl WgpuExecutable {
         })
     }
 
-    /// Was it compiled for this device?
+    /// Tells whether the executable was compiled for this device.
     pub(crate) fn is_of(&self, context: &Arc<Context>) -> bool {
         Arc::ptr_eq(&self.context, context)
     }
 
-    /// Checks what a caller can get wrong.
+    /// Checks for a caller's mistakes.
     pub(crate) fn check(&self, execution: &Execution, buffers: &[Buffer]) -> Result<()> {
         let alignment = self.context.alignment;
         let misplaced = |buffer: &Buffer, name: &str| {
@@ -249,7 +252,7 @@ impl WgpuExecutable {
         let buffers = table.get(..self.bindings.len()).unwrap_or_default();
         let owns = |memory: &WgpuMemory| self.context.owns(memory);
         check_bound(&self.bindings, buffers, owns, WgpuMemory::writable)?;
-        // Kept until the work is submitted; the device keeps them from then on.
+        // The constants are held until the work is submitted; from then on the device keeps them.
         let constants = self.memories.iter().map(|memory| memory.value()).collect::<Result<Vec<_>>>()?;
         let bound = Bound { buffers, scratch: execution.scratch.as_ref(), constants: &constants };
         let prepared = self.prepare(&bound)?;
@@ -262,7 +265,8 @@ impl WgpuExecutable {
                 memories.push(memory);
             }
         }
-        // In one order for all, so that two submissions never hold what the other waits for.
+        // All submissions take the locks in one order, so that none holds a lock that another waits
+        // for.
         memories.sort_unstable_by_key(|memory| memory.identity);
         let stamps = if traced { Stamps::new(gpu, self.steps.len())? } else { None };
         let index = gpu.checked("running", || {
@@ -275,7 +279,7 @@ impl WgpuExecutable {
         Ok(Some(Submitted { index, stamps, held: table }))
     }
 
-    /// All steps in one command buffer.
+    /// Records all steps in one command buffer.
     fn record(&self, prepared: &Prepared, stamps: Option<&Stamps>) -> wgpu::CommandBuffer {
         let mut encoder = self.context.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
         let dispatch = |pass: &mut wgpu::ComputePass<'_>, step: &Step, group: &wgpu::BindGroup| {
@@ -309,7 +313,8 @@ impl WgpuExecutable {
         encoder.finish()
     }
 
-    /// The bind groups for the memory of a run, made where no run before had the same.
+    /// Returns the bind groups for the memory of a run, made anew where no run before had the same
+    /// memory.
     fn prepare(&self, bound: &Bound<'_>) -> Result<Arc<Prepared>> {
         let fresh = |prepared: &Prepared| {
             prepared.constants.iter().zip(bound.constants).all(|(&identity, constant)| constant.0.identity == identity)
@@ -354,7 +359,7 @@ impl WgpuExecutable {
                 let binding = wgpu::BufferBinding {
                     buffer: &memory.buffer,
                     offset: (memory.lead() + offset + part.offset) as u64,
-                    // Kernels touch whole words, and buffers have them.
+                    // Kernels touch whole words, and buffers consist of whole words.
                     size: wgpu::BufferSize::new(part.bytes.next_multiple_of(4) as u64),
                 };
                 let resource = wgpu::BindingResource::Buffer(binding);
@@ -372,7 +377,7 @@ impl WgpuExecutable {
         Ok(Prepared { key, constants: bound.constants.iter().map(|constant| constant.0.identity).collect(), groups })
     }
 
-    /// The memory of a place, and where in it the place begins.
+    /// Returns the memory of a place, and where in the memory the place begins.
     fn find<'a>(&'a self, bound: &'a Bound<'_>, place: Place) -> Result<(&'a WgpuMemory, usize)> {
         let missing = || Error::internal(format!("{place:?} has no memory"));
         let buffer = match place {
@@ -404,15 +409,15 @@ impl WgpuNumbers {
     }
 }
 
-/// Memory, and for each constant the number of its memory and its first byte there.
+/// The memories, and for each constant the index of its memory and its first byte there.
 type Places = (Vec<Arc<Held<Uploaded>>>, Vec<(usize, usize)>);
 
-/// Constants in memory of the device, small ones together.
+/// Uploads constants into memory of the device, small ones together.
 fn upload(context: &Arc<Context>, program: &Program, constants: &[Tensor], options: &CompileOptions) -> Result<Places> {
     let alignment = context.alignment;
     let mut places = Vec::with_capacity(constants.len());
     let mut groups: Vec<Vec<Tensor>> = Vec::new();
-    // The number of the group that small constants are added to, and its bytes.
+    // The number of the group that small constants are added to, and its size in bytes.
     let mut open: Option<(usize, usize)> = None;
     for tensor in constants {
         let bytes = tensor.bytes().len();

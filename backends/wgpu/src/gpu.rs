@@ -1,7 +1,9 @@
 //! wgpu's device and queue, with errors that are values.
 //!
-//! wgpu tells of failures in three ways: error scopes, a callback for what no scope caught, and a callback for a lost device; and where it thinks nothing can be
-//! done any more it panics. All of them end here, as [`Error`]s.
+//! wgpu tells of failures in three ways: error scopes, a callback for errors that no scope caught,
+//! and a callback for a lost device.
+//! It panics where it sees no way to go on.
+//! All of these end here, as [`Error`]s.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
@@ -15,12 +17,12 @@ use hetero_kit::Busy;
 
 use crate::stamps::Clock;
 
-/// Longest wait in one piece: a device that is lost meanwhile is noticed after it.
+/// The longest wait in one piece; a device that is lost meanwhile is noticed after it.
 const SLICE: Duration = Duration::from_millis(100);
-/// Longest that work may take where nobody says how long.
+/// The longest time that work may take where no deadline is given.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(3600);
 
-/// What became of the device. The first failure stays.
+/// Whether the device has failed, and the first failure.
 #[derive(Default)]
 struct Health {
     failed: AtomicBool,
@@ -41,7 +43,8 @@ pub(crate) struct Gpu {
     pub(crate) queue: wgpu::Queue,
     health: Arc<Health>,
     busy: Busy,
-    /// Compared with the host's when the first traced run is over.
+    /// The comparison of the device's clock with the host's, made when the first traced run is
+    /// over.
     clock: OnceLock<Result<Clock>>,
 }
 
@@ -59,7 +62,7 @@ impl Gpu {
         Gpu { id, device, queue, health, busy: Busy::new(), clock: OnceLock::new() }
     }
 
-    /// The failure that ended the device, if one did.
+    /// Fails with the failure that ended the device, if there was one.
     pub(crate) fn alive(&self) -> Result<()> {
         if !self.health.failed.load(Ordering::Acquire) {
             return Ok(());
@@ -67,7 +70,7 @@ impl Gpu {
         Err(self.health.error.get().cloned().unwrap_or_else(|| device_lost("it has failed").on(self.id.clone())))
     }
 
-    /// Calls wgpu, and gives what it complains of as an error.
+    /// Calls wgpu, and returns the errors that it reports.
     pub(crate) fn checked<T>(&self, doing: &str, call: impl FnOnce() -> T) -> Result<T> {
         self.alive()?;
         let filters = [wgpu::ErrorFilter::Validation, wgpu::ErrorFilter::OutOfMemory, wgpu::ErrorFilter::Internal];
@@ -121,7 +124,7 @@ impl Gpu {
         }
     }
 
-    /// Maps a range of a buffer, which no one else maps, and lets `with` have it.
+    /// Maps a range of a buffer that nobody else maps, and calls `with` while it is mapped.
     pub(crate) fn map<T>(
         &self,
         slice: wgpu::BufferSlice<'_>,
@@ -137,7 +140,8 @@ impl Gpu {
         };
         self.checked("mapping memory", call)?;
         let deadline = Instant::now() + PATIENCE;
-        // Nothing is under way where the caller has ordered its accesses; a buffer that also holds other values may be in use.
+        // Where the caller has ordered its accesses, no work is under way; a buffer that also holds
+        // other values may still be in use.
         let mut poll = wgpu::PollType::Poll;
         let mapped = loop {
             self.guarded(|| self.device.poll(poll))?.map_or(Ok(()), |_| self.alive())?;
@@ -158,12 +162,12 @@ impl Gpu {
         result
     }
 
-    /// How the device's clock stands to the host's.
+    /// Returns how the device's clock relates to the host's.
     pub(crate) fn clock(&self) -> Result<Clock> {
         self.clock.get_or_init(|| Clock::compare(self)).clone()
     }
 
-    /// Counts work that began then and has ended now.
+    /// Counts work that began at `began` and has ended now.
     pub(crate) fn worked(&self, began: Instant) {
         self.busy.add(began, Instant::now());
     }
@@ -187,7 +191,7 @@ fn typed(error: &wgpu::Error, doing: &str) -> Error {
     Error::new(kind, format!("{doing}: {error}"))
 }
 
-/// The value of a future that is ready at once, as all of wgpu's are outside of browsers.
+/// Returns the value of a future that is ready at once, as all of wgpu's are outside of browsers.
 pub(crate) fn now<F: Future>(future: F) -> Option<F::Output> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),

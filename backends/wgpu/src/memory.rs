@@ -8,40 +8,43 @@ use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Resul
 use crate::device::Context;
 use crate::gpu::{Gpu, PATIENCE};
 
-/// How the host gets at memory.
+/// How the host reaches memory.
 enum Reach {
-    /// By mapping it.
+    /// The host maps it.
     Mapped,
-    /// By copies that the device makes.
+    /// The device copies it through staging memory.
     Staged,
-    /// It is the host's own. The range begins so many bytes after the buffer.
+    /// The memory is the host's own.
+    /// The range begins `lead` bytes after the buffer.
     Host { memory: HostMemory, lead: usize },
 }
 
 /// Memory of a wgpu device.
 pub(crate) struct WgpuMemory {
     context: Arc<Context>,
-    /// Never used again, so that what was prepared for this memory is not taken for another's.
+    /// A number that is never used again, so that data prepared for this memory is not taken for
+    /// another's.
     pub(crate) identity: u64,
     pub(crate) buffer: wgpu::Buffer,
     bytes: usize,
-    /// Counted by the budget.
+    /// The bytes that the budget counts.
     counted: u64,
     reach: Reach,
-    /// Held for writing while the host has it mapped, when no work may be submitted that uses it; for reading while work is submitted.
+    /// A lock that is held for writing while the host has the memory mapped, when no work may be
+    /// submitted that uses it, and for reading while work is submitted.
     mapping: RwLock<()>,
 }
 
-/// Bytes that are moved at once through staging memory.
+/// The bytes that are moved at once through staging memory.
 const PIECE: usize = 16 << 20;
 
 static IDENTITIES: AtomicU64 = AtomicU64::new(0);
 
 impl WgpuMemory {
-    /// Fresh memory that counts against the budget.
+    /// Allocates fresh memory that counts against the budget.
     pub(crate) fn allocate(context: &Arc<Context>, bytes: usize) -> Result<Self> {
         let gpu = &context.gpu;
-        // A buffer is not empty, and kernels touch whole words.
+        // A buffer must not be empty, and kernels touch whole words.
         let size = bytes.max(4).next_multiple_of(4) as u64;
         let most = gpu.device.limits().max_buffer_size;
         if size > most {
@@ -71,7 +74,7 @@ impl WgpuMemory {
         WgpuMemory { context: context.clone(), identity, buffer, bytes, counted, reach, mapping: RwLock::new(()) }
     }
 
-    /// Host memory in place.
+    /// Imports host memory in place.
     pub(crate) fn import(context: &Arc<Context>, host: HostMemory) -> Result<Buffer> {
         let gpu = &context.gpu;
         let Some(importer) = &context.importer else {
@@ -90,21 +93,22 @@ impl WgpuMemory {
         Ok(memory.into_buffer(MemoryKind::Shared))
     }
 
-    /// Memory of its own with the bytes of the host's.
+    /// Allocates memory that holds a copy of the host's bytes.
     pub(crate) fn copy_of(context: &Arc<Context>, host: &HostMemory) -> Result<Self> {
         let own = WgpuMemory::allocate(context, host.len())?;
-        // SAFETY: the bytes are `host`'s, which lives through the call, and by the contract of importing nobody writes them now.
+        // SAFETY: the bytes are `host`'s, which lives through the call, and by the contract of
+        // importing nobody writes them now.
         own.write(0, unsafe { std::slice::from_raw_parts(host.as_ptr(), host.len()) })?;
         Ok(own)
     }
 
-    /// As a buffer of the contract.
+    /// Returns the memory as a buffer of the contract.
     pub(crate) fn into_buffer(self, kind: MemoryKind) -> Buffer {
         let (device, bytes) = (self.context.gpu.id.clone(), self.bytes);
         Buffer::new(device, kind, bytes, Arc::new(self))
     }
 
-    /// First byte of the memory within wgpu's buffer.
+    /// Returns the first byte of the memory within wgpu's buffer.
     pub(crate) fn lead(&self) -> usize {
         match self.reach {
             Reach::Host { lead, .. } => lead,
@@ -120,7 +124,7 @@ impl WgpuMemory {
         &self.context.gpu
     }
 
-    /// May the device write it?
+    /// Tells whether the device may write the memory.
     pub(crate) fn writable(&self) -> bool {
         match &self.reach {
             Reach::Host { memory, .. } => memory.as_mut_ptr().is_some(),
@@ -128,12 +132,13 @@ impl WgpuMemory {
         }
     }
 
-    /// Keeps the host from mapping it; nothing to keep it from where it is not mapped.
+    /// Keeps the host from mapping the memory; returns `None` where the host never maps it.
     pub(crate) fn submitting(&self) -> Option<RwLockReadGuard<'_, ()>> {
         matches!(self.reach, Reach::Mapped).then(|| self.mapping.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Maps the words around a range. `with` gets the slice and where in it the range begins.
+    /// Maps the words around a range.
+    /// `with` gets the slice, and where in it the range begins.
     fn mapped<T>(
         &self,
         (offset, bytes): (usize, usize),
@@ -179,7 +184,7 @@ impl WgpuMemory {
         let content = if (first, end) == (offset, offset + from.len()) {
             from
         } else {
-            // Words are written whole: what they hold besides is read first.
+            // Words are written whole, so their other bytes are read first.
             widened.resize(end - first, 0);
             self.read_staged(first, &mut widened)?;
             widened[offset - first..offset - first + from.len()].copy_from_slice(from);
@@ -189,12 +194,13 @@ impl WgpuMemory {
             gpu.queue.write_buffer(&self.buffer, first as u64, content);
             gpu.queue.submit([])
         })?;
-        // Small writes are ordered before what is submitted later; large ones are waited for, that staging memory does not pile up.
+        // Small writes are ordered before later submissions.
+        // Large ones are waited for, so that staging memory does not pile up.
         if from.len() < PIECE / 16 { Ok(()) } else { gpu.wait(&index, std::time::Instant::now() + PATIENCE) }
     }
 }
 
-/// The words around a range, as mapping needs them, and where in them the range begins.
+/// Returns the words around a range, as mapping needs them, and where in them the range begins.
 fn words(buffer: &wgpu::Buffer, offset: usize, bytes: usize) -> (wgpu::BufferSlice<'_>, usize) {
     let first = offset / wgpu::MAP_ALIGNMENT as usize * wgpu::MAP_ALIGNMENT as usize;
     let end = (offset + bytes).next_multiple_of(wgpu::COPY_BUFFER_ALIGNMENT as usize);
@@ -229,8 +235,9 @@ impl Memory for WgpuMemory {
                 pieces.try_for_each(|(number, piece)| self.read_staged(offset + number * PIECE, piece))
             }
             Reach::Host { memory, .. } => {
-                // SAFETY: the range was checked to lie inside memory that `memory` keeps alive, `into` is exclusive, and by the contract of `Memory`
-                // nothing writes the range now.
+                // SAFETY: the range was checked to lie inside memory that `memory` keeps alive,
+                // `into` is exclusive, and by the contract of `Memory` nothing writes the range
+                // now.
                 unsafe { std::ptr::copy(memory.as_ptr().add(offset), into.as_mut_ptr(), into.len()) };
                 Ok(())
             }
@@ -257,7 +264,8 @@ impl Memory for WgpuMemory {
                 let target = memory.as_mut_ptr().ok_or_else(|| {
                     Error::invalid_argument("this memory was imported as constant and cannot be written")
                 })?;
-                // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing else accesses the range now.
+                // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory`
+                // nothing else accesses the range now.
                 unsafe { std::ptr::copy(from.as_ptr(), target.add(offset), from.len()) };
                 Ok(())
             }

@@ -1,4 +1,4 @@
-//! Where there is no Vulkan: nothing is imported.
+//! The stand-in on systems without Vulkan, where nothing is imported.
 
 use hetero_hal::{DeviceId, Error, HostMemory, Result};
 
@@ -10,7 +10,7 @@ pub(crate) struct Opened {
     pub(crate) importer: Option<Importer>,
 }
 
-/// Nothing makes one.
+/// A type without values, because there is no importer here.
 pub(crate) enum Importer {}
 
 impl Importer {

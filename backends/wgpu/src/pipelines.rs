@@ -1,4 +1,4 @@
-//! Compute pipelines, each text compiled once.
+//! Compute pipelines, of which each text is compiled once.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,25 +7,26 @@ use hetero_hal::{Error, ErrorKind, Result};
 
 use crate::gpu::Gpu;
 
-/// Pipelines that are kept though no executable has them.
+/// The number of pipelines that are kept though no executable uses them.
 const KEPT: usize = 512;
 
-/// A compute shader with the bindings that it takes: storage buffers, then perhaps one of numbers.
+/// A compute shader with its bindings: storage buffers, then perhaps one buffer of numbers.
 pub(crate) struct Pipeline {
     pub(crate) pipeline: wgpu::ComputePipeline,
     pub(crate) layout: wgpu::BindGroupLayout,
 }
 
-/// What a pipeline is made of.
+/// The text and interface of which a pipeline is made.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Text {
     pub(crate) code: String,
     pub(crate) entry: String,
-    /// Storage buffers.
+    /// The number of storage buffers.
     pub(crate) buffers: usize,
-    /// Is there a uniform buffer behind them?
+    /// Whether a uniform buffer stands behind them.
     pub(crate) numbers: bool,
-    /// Does it come from `hetero-kernels`? Then its loops end, and it writes a group's memory before reading it.
+    /// Whether the text comes from `hetero-kernels`.
+    /// If so, its loops end, and it writes a group's memory before reading it.
     pub(crate) own: bool,
 }
 
@@ -36,10 +37,10 @@ pub(crate) struct Pipelines {
 }
 
 impl Pipelines {
-    /// The pipeline of a text.
+    /// Returns the pipeline of a text.
     ///
     /// # Errors
-    /// `Compile` with the message of wgpu or the driver.
+    /// `Compile`, with the message of wgpu or the driver.
     pub(crate) fn get(&self, gpu: &Gpu, text: Text) -> Result<Arc<Pipeline>> {
         let lock = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(pipeline) = lock().get(&text) {
@@ -81,7 +82,8 @@ fn compile(gpu: &Gpu, text: &Text) -> Result<Pipeline> {
         let module = if text.own {
             let checks =
                 wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
-            // SAFETY: indexes are checked all the same; only loops are not, and those of `hetero-kernels` count up to a number.
+            // SAFETY: indexes are still checked; only loops are not, and the loops of
+            // `hetero-kernels` count up to a number.
             unsafe { device.create_shader_module_trusted(descriptor, checks) }
         } else {
             device.create_shader_module(descriptor)

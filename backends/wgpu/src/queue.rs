@@ -1,4 +1,5 @@
-//! The queue: work goes to the device as soon as its points are reached, on the thread that submits it where that does not block.
+//! The queue: work goes to the device as soon as its points are reached, and on the submitting
+//! thread where that does not block.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,26 +13,27 @@ use crate::executable::{Submitted, WgpuExecutable};
 use crate::gpu::PATIENCE;
 use crate::memory::WgpuMemory;
 
-/// Submissions under way where nobody says how many.
+/// The number of submissions that may be under way where the options name none.
 pub(crate) const CAPACITY: usize = 4096;
 
-/// A queue of a wgpu device. All queues share the device's own.
+/// A queue of a wgpu device.
+/// All of these queues share the device's own queue.
 pub(crate) type WgpuQueue = Shell<WgpuBackend>;
 
-/// Gives work to the device.
+/// The part of a queue that gives work to the device.
 pub(crate) struct WgpuBackend(pub(crate) Arc<Context>);
 
-/// What became of a job that was begun.
+/// The state of a job that was begun.
 #[allow(clippy::large_enum_variant, reason = "it is looked at where it is made, and moved once")]
 enum Begun {
-    /// The device has it.
+    /// The device has the job.
     Given(Ticket),
-    /// It has ended.
+    /// The job has ended.
     Over(Result<()>),
 }
 
 impl WgpuBackend {
-    /// Gives a job to the device, or does it.
+    /// Gives a job to the device, or does it on the host.
     fn give(&self, job: Job<WgpuExecutable>) -> Begun {
         let began = Instant::now();
         match self.perform(&job) {
@@ -47,7 +49,7 @@ impl WgpuBackend {
         }
     }
 
-    /// What the device was given, or `None` where it is done already.
+    /// Returns what the device was given, or `None` where the job is done already.
     fn perform(&self, job: &Job<WgpuExecutable>) -> Result<Option<Submitted>> {
         self.0.gpu.alive()?;
         match job.command()? {
@@ -61,7 +63,8 @@ impl WgpuBackend {
         }
     }
 
-    /// Both sides, where the device can copy from the one to the other: both its own, different, and in whole words.
+    /// Returns both sides where the device can copy from one to the other: both are its own, they
+    /// are different, and the range is of whole words.
     fn inside<'a>(&self, source: &'a Buffer, target: &'a Buffer) -> Option<(&'a WgpuMemory, &'a WgpuMemory)> {
         let (from, to) = (self.0.memory(source).ok()?, self.0.memory(target).ok()?);
         let word = wgpu::COPY_BUFFER_ALIGNMENT as usize;
@@ -118,8 +121,8 @@ impl Backend for WgpuBackend {
         }
     }
 
-    /// The calling thread gives the work to the device and waits for it, which saves two hand-overs
-    /// between threads.
+    /// Gives the work to the device and waits for it on the calling thread, which saves two
+    /// hand-overs between threads.
     fn run(&self, job: Job<WgpuExecutable>, _: &[Point], deadline: Instant) -> Result<()> {
         let ticket = match self.give(job) {
             Begun::Given(ticket) => ticket,

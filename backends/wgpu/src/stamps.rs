@@ -1,7 +1,8 @@
-//! When each dispatch of a traced run began and ended, by the device's own clock.
+//! The times at which each dispatch of a traced run began and ended, by the device's own clock.
 //!
-//! The dispatches of a traced run lie in one submission as those of any other: each has a pass of
-//! its own that writes two timestamps, and the host reads them when the submission is over.
+//! As in any run, the dispatches of a traced run lie in one submission.
+//! Each has a pass of its own that writes two timestamps, and the host reads them when the
+//! submission is over.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,14 +12,14 @@ use hetero_kit::Tracer;
 
 use crate::gpu::{Gpu, PATIENCE};
 
-/// Most timestamps of one query set.
+/// The largest number of timestamps in one query set.
 const SET: u32 = wgpu::QUERY_SET_MAX_QUERIES;
 const BYTES: u64 = wgpu::QUERY_SIZE as u64;
 
-/// The names of a dispatch: of its kernel, and of its nodes.
+/// The names of a dispatch's kernel and of its nodes.
 pub(crate) type Names = (String, Vec<Arc<str>>);
 
-/// Timestamps of one submission.
+/// The timestamps of one submission.
 pub(crate) struct Stamps {
     sets: Vec<wgpu::QuerySet>,
     resolved: wgpu::Buffer,
@@ -27,7 +28,8 @@ pub(crate) struct Stamps {
 }
 
 impl Stamps {
-    /// Room for the timestamps of so many dispatches; `None` where the device has none.
+    /// Makes room for the timestamps of the given number of dispatches; `None` where the device has
+    /// no timestamps.
     pub(crate) fn new(gpu: &Gpu, dispatches: usize) -> Result<Option<Stamps>> {
         let count = u32::try_from(2 * dispatches).map_err(|_| Error::internal("too many dispatches"))?;
         if !gpu.device.features().contains(wgpu::Features::TIMESTAMP_QUERY) || count == 0 {
@@ -58,7 +60,7 @@ impl Stamps {
         })
     }
 
-    /// Where a dispatch writes its two timestamps.
+    /// Returns where a dispatch writes its two timestamps.
     pub(crate) fn of(&self, dispatch: usize) -> Option<wgpu::ComputePassTimestampWrites<'_>> {
         let first = u32::try_from(2 * dispatch).ok()?;
         Some(wgpu::ComputePassTimestampWrites {
@@ -68,7 +70,7 @@ impl Stamps {
         })
     }
 
-    /// Records how the timestamps come to the host, behind the dispatches.
+    /// Records, behind the dispatches, the copies that bring the timestamps to the host.
     pub(crate) fn resolve(&self, encoder: &mut wgpu::CommandEncoder) {
         for (number, set) in self.sets.iter().enumerate() {
             let first = number as u32 * SET;
@@ -79,7 +81,7 @@ impl Stamps {
         encoder.copy_buffer_to_buffer(&self.resolved, 0, &self.readable, 0, bytes);
     }
 
-    /// The timestamps, once the submission is over.
+    /// Reads the timestamps, once the submission is over.
     fn read(&self, gpu: &Gpu) -> Result<Vec<u64>> {
         let slice = self.readable.slice(..u64::from(self.count) * BYTES);
         gpu.map(slice, wgpu::MapMode::Read, || {
@@ -91,7 +93,7 @@ impl Stamps {
         })
     }
 
-    /// Tells of each dispatch, in the order in which they were recorded.
+    /// Tells the trace of each dispatch, in the order in which they were recorded.
     pub(crate) fn tell(&self, gpu: &Gpu, tracer: &Tracer, names: &[Names]) -> Result<()> {
         let clock = gpu.clock()?;
         for (stamps, (kernel, nodes)) in self.read(gpu)?.as_chunks::<2>().0.iter().zip(names) {
@@ -102,19 +104,19 @@ impl Stamps {
     }
 }
 
-/// How the device's clock stands to the host's.
+/// The relation of the device's clock to the host's.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     /// The same moment on both clocks.
     host: Instant,
     device: u64,
-    /// Nanoseconds of a tick.
+    /// The nanoseconds of a tick.
     period: f64,
 }
 
 impl Clock {
     /// Compares the clocks with empty submissions.
-    /// Between begin and end of the quickest one lies its timestamp.
+    /// The timestamp of the quickest one lies between its begin and its end on the host.
     pub(crate) fn compare(gpu: &Gpu) -> Result<Clock> {
         const ROUNDS: usize = 5;
         let missing = || Error::internal("the device has no timestamps").on(gpu.id.clone());
@@ -140,7 +142,7 @@ impl Clock {
         best.map(|(_, clock)| clock).ok_or_else(missing)
     }
 
-    /// The host's time of a timestamp.
+    /// Returns the host's time of a timestamp.
     fn host(&self, stamp: u64) -> Instant {
         let nanos = |ticks: u64| Duration::from_nanos((ticks as f64 * self.period) as u64);
         match stamp.checked_sub(self.device) {

@@ -1,4 +1,5 @@
-//! What wgpu has no words for: host memory as a buffer, by `VK_EXT_external_memory_host`, and how much memory there is.
+//! Parts of Vulkan that wgpu does not offer: host memory as a buffer, by
+//! `VK_EXT_external_memory_host`, and the size of the device's memory.
 
 use ash::{ext, vk};
 use hetero_hal::{DeviceId, Error, ErrorKind, HostMemory, Result};
@@ -6,27 +7,28 @@ use wgpu::hal::vulkan::Api;
 
 use crate::gpu::Gpu;
 
-/// Handle of memory that `malloc` or `mmap` gave.
+/// The handle type of memory that `malloc` or `mmap` returned.
 const HOST: vk::ExternalMemoryHandleTypeFlags = vk::ExternalMemoryHandleTypeFlags::HOST_ALLOCATION_EXT;
 
-/// An opened adapter.
+/// A device of an opened adapter, with its queue.
 pub(crate) struct Opened {
     pub(crate) device: wgpu::Device,
     pub(crate) queue: wgpu::Queue,
-    /// Where host memory can be imported.
+    /// The importer, where host memory can be imported.
     pub(crate) importer: Option<Importer>,
 }
 
-/// Imports host memory.
+/// The importer of host memory.
 pub(crate) struct Importer {
     device: ash::Device,
     functions: ext::external_memory_host::Device,
     memories: vk::PhysicalDeviceMemoryProperties,
-    /// Addresses and lengths are multiples of it.
+    /// The number of which addresses and lengths must be multiples.
     granularity: usize,
 }
 
-/// Opens an adapter with the extension that imports host memory; `None` where it is not Vulkan's or lacks the extension.
+/// Opens an adapter with the extension that imports host memory; `None` where the adapter is not
+/// Vulkan's or lacks the extension.
 ///
 /// # Errors
 /// `Unavailable` where Vulkan refuses.
@@ -35,7 +37,7 @@ pub(crate) fn open(
     descriptor: &wgpu::DeviceDescriptor<'_>,
     id: &DeviceId,
 ) -> Result<Option<Opened>> {
-    // SAFETY: nothing of what the guard gives is destroyed here.
+    // SAFETY: nothing that the guard gives access to is destroyed here.
     let Some(hal) = (unsafe { adapter.as_hal::<Api>() }) else { return Ok(None) };
     if !hal.physical_device_capabilities().supports_extension(ext::external_memory_host::NAME) {
         return Ok(None);
@@ -43,7 +45,8 @@ pub(crate) fn open(
     let refused = |error: &dyn std::fmt::Display| {
         Error::new(ErrorKind::Unavailable, format!("the adapter cannot be opened: {error}")).on(id.clone())
     };
-    // SAFETY: the features and limits are the adapter's own, as `open` of the driver asks, and the callback adds an extension that the adapter has.
+    // SAFETY: the features and limits are the adapter's own, as `open` of the driver asks, and the
+    // callback adds an extension that the adapter has.
     let opened = unsafe {
         hal.open_with_callback(
             descriptor.required_features,
@@ -60,7 +63,8 @@ pub(crate) fn open(
     let instance = hal.shared_instance().raw_instance();
     let mut host = vk::PhysicalDeviceExternalMemoryHostPropertiesEXT::default();
     let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut host);
-    // SAFETY: the physical device is the instance's, Vulkan 1.1 or its extension is there wherever external memory is, and both structures live through the calls.
+    // SAFETY: the physical device is the instance's, Vulkan 1.1 or its extension is there wherever
+    // external memory is, and both structures live through the calls.
     let memories = unsafe {
         instance.get_physical_device_properties2(hal.raw_physical_device(), &mut properties);
         instance.get_physical_device_memory_properties(hal.raw_physical_device())
@@ -79,14 +83,16 @@ pub(crate) fn open(
     Ok(Some(Opened { device, queue, importer: usable.then_some(importer) }))
 }
 
-/// The smallest page of any system that this runs on: memory in one page of this size is mapped as a whole.
+/// The smallest page of any supported system: memory in one page of this size is mapped as a whole.
 const PAGE: usize = 4096;
 
 impl Importer {
-    /// The pages around a range of host memory as a buffer, and where in it the range begins.
+    /// Returns the pages around a range of host memory as a buffer, and where in the buffer the
+    /// range begins.
     ///
     /// # Errors
-    /// `InvalidArgument` for memory that the driver does not take, `OutOfMemory` where it has no room for its bookkeeping.
+    /// `InvalidArgument` for memory that the driver does not take, and `OutOfMemory` where the
+    /// driver has no room for its bookkeeping.
     pub(crate) fn import(&self, gpu: &Gpu, host: &HostMemory) -> Result<(wgpu::Buffer, usize)> {
         let address = host.as_ptr() as usize;
         let first = address & !(PAGE - 1);
@@ -117,7 +123,8 @@ impl Importer {
             | vk::BufferUsageFlags::TRANSFER_DST;
         let mut external = vk::ExternalMemoryBufferCreateInfo::default().handle_types(HOST);
         let info = vk::BufferCreateInfo::default().size(bytes as u64).usage(usage).push_next(&mut external);
-        // SAFETY: the pages around the range are mapped, since the range is, and stay so while `host` lives; the device has the extension.
+        // SAFETY: the pages around the range are mapped, since the range is, and stay so while
+        // `host` lives; the device has the extension.
         let buffer = unsafe {
             let ask = self.functions.fp().get_memory_host_pointer_properties_ext;
             ask(self.device.handle(), HOST, pointer.cast(), &mut pointed)
@@ -135,8 +142,9 @@ impl Importer {
                 .allocation_size(bytes as u64)
                 .memory_type_index(memory_type)
                 .push_next(&mut source);
-            // SAFETY: address and size are multiples of the granularity, the memory is mapped, and its type is one that the driver named for it. Where
-            // binding fails, nothing uses the memory.
+            // SAFETY: address and size are multiples of the granularity, the memory is mapped, and
+            // its type is one that the driver named for it.
+            // Where binding fails, nothing uses the memory.
             unsafe {
                 let memory = self.device.allocate_memory(&allocation, None)?;
                 match self.device.bind_buffer_memory(buffer, memory, 0) {
@@ -155,8 +163,9 @@ impl Importer {
         })?;
         let (device, owner) = (self.device.clone(), host.clone());
         let release = move || {
-            // SAFETY: wgpu calls this once, when no work under way uses the buffer, and before it destroys the device. The pages outlive the
-            // buffer, as they are let go only afterwards.
+            // SAFETY: wgpu calls this once, when no work under way uses the buffer, and before it
+            // destroys the device.
+            // The pages outlive the buffer, because they are released only afterwards.
             unsafe {
                 device.destroy_buffer(buffer, None);
                 device.free_memory(memory, None);
@@ -166,12 +175,14 @@ impl Importer {
         let descriptor = wgpu::BufferDescriptor {
             label: None,
             size: bytes as u64,
-            // No mapping: wgpu does not map what it has not allocated. The host has the pages anyhow.
+            // The buffer is not mappable: wgpu does not map memory that it has not allocated, and
+            // the host has the pages anyhow.
             usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         };
         let made = gpu.checked("importing host memory", || {
-            // SAFETY: the buffer is this device's, of the descriptor's size and usages, its content is the host's, and it is not empty.
+            // SAFETY: the buffer is this device's, of the descriptor's size and usages, its content
+            // is the host's, and it is not empty.
             unsafe {
                 let raw = wgpu::hal::vulkan::Buffer::from_raw_externally_owned(buffer, Box::new(release));
                 gpu.device.create_buffer_from_hal::<Api>(raw, &descriptor)
@@ -180,7 +191,8 @@ impl Importer {
         Ok((made?, address - first))
     }
 
-    /// The best of some memory types: host and device see each other's writes, through the host's caches.
+    /// Returns the best of some memory types: one in which host and device see each other's writes,
+    /// if possible through the host's caches.
     fn memory_type(&self, allowed: u32) -> Option<u32> {
         let wanted = vk::MemoryPropertyFlags::HOST_VISIBLE | vk::MemoryPropertyFlags::HOST_COHERENT;
         let types = (0u32..).zip(self.memories.memory_types_as_slice());
@@ -191,15 +203,16 @@ impl Importer {
     }
 }
 
-/// Is there nothing that could find Vulkan drivers?
+/// Tells whether there is no loader that could find Vulkan drivers.
 pub(crate) fn loader_is_missing() -> bool {
-    // SAFETY: loading the system's Vulkan loader runs its initialisation, which is what every user of Vulkan relies on.
+    // SAFETY: loading the system's Vulkan loader runs its initialisation, which is what every user
+    // of Vulkan relies on.
     cfg!(not(windows)) && unsafe { ash::Entry::load() }.is_err()
 }
 
-/// Bytes of the device's own memory, where Vulkan tells.
+/// Returns the size of the device's own memory in bytes, where Vulkan tells it.
 pub(crate) fn memory_bytes(adapter: &wgpu::Adapter) -> Option<u64> {
-    // SAFETY: nothing of what the guard gives is destroyed here.
+    // SAFETY: nothing that the guard gives access to is destroyed here.
     let hal = unsafe { adapter.as_hal::<Api>() }?;
     // SAFETY: the physical device is the instance's.
     let memories = unsafe {

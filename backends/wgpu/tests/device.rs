@@ -1,4 +1,4 @@
-//! What the suite does not look at: memory, queues, faults.
+//! Tests of what the conformance suite does not look at: memory, queues, faults.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -66,12 +66,13 @@ fn host_memory_is_used_in_place() {
     let before = device.telemetry().allocated_bytes;
     let [input, output] =
         halves.each_ref().map(|half| device.import(ExternalMemory::Host(half.clone()), HostSemantics::Shared).unwrap());
-    // No memory was allocated that a copy could be in.
+    // No memory was allocated that could hold a copy.
     assert_eq!(device.telemetry().allocated_bytes, before);
     let executable = compile(&*device, &program(&["Neg"], count));
     let queue = device.queue(&QueueOptions::default()).unwrap();
     let view = |half: &HostMemory| {
-        // SAFETY: the pages hold this many floats, live as long as `half`, and no work is under way.
+        // SAFETY: the pages hold this many floats, live as long as `half`, and no work is under
+        // way.
         unsafe { std::slice::from_raw_parts_mut(half.as_mut_ptr().unwrap().cast::<f32>(), count) }
     };
     let other = filled(&*device, std::iter::repeat_n(0.0, count));
@@ -82,7 +83,7 @@ fn host_memory_is_used_in_place() {
         run(&*queue, work.clone()).unwrap();
         assert!(view(&halves[1]).iter().enumerate().all(|(at, &value)| value == -((at * round) as f32)));
     }
-    // The pages live as long as the device may use them, whoever else lets go of them.
+    // The pages live as long as the device may use them, even when all others have dropped them.
     drop((host, halves, input, output));
     run(&*queue, work).unwrap();
 }
@@ -104,7 +105,7 @@ fn an_unaligned_or_constant_import_is_right_or_refused() {
     let mut seen = vec![0; 5000];
     import(&constant, HostSemantics::Copy).unwrap().read(0, &mut seen).unwrap();
     assert_eq!(seen, vec![3; 5000]);
-    // In the middle of a page.
+    // The next range lies in the middle of a page.
     if expected == ErrorKind::InvalidArgument {
         let part = host.slice(alignment..alignment + 1000).unwrap();
         let imported = import(&part, HostSemantics::Shared).unwrap();
@@ -142,7 +143,7 @@ fn work_waits_for_its_points_and_failures_travel() {
     let [a, b, c] = [1.0, 2.0, 0.0].map(|value| filled(&*device, std::iter::repeat_n(value, 100)));
     let gate = Timeline::new(0);
     let line = Timeline::new(0);
-    // a + b into c once the gate is open; then c over a; then fives over b.
+    // The work is: a + b into c once the gate is open, then c over a, then fives over b.
     let work = Work::execute(execution(&executable, &*device, &[a.clone(), b.clone(), c.clone()]));
     queue.submit(&[gate.at(1)], work.clone(), &[line.at(1)]).unwrap();
     queue.submit(&[line.at(1)], Work::copy(c.clone(), a.clone()), &[line.at(2)]).unwrap();
@@ -154,7 +155,7 @@ fn work_waits_for_its_points_and_failures_travel() {
     gate.advance(1);
     line.wait(3, soon()).unwrap();
     assert_eq!((floats(&a), floats(&b)), (vec![3.0; 100], vec![5.0; 100]));
-    // A part of a buffer, whose length is no multiple of four, over another part of it.
+    // A part of a buffer, whose length is no multiple of four, is copied over another part of it.
     let text = device.allocate(BufferLayout::new(20)).unwrap();
     text.write(0, b"abcdefghijklmnopqrst").unwrap();
     let (source, target) = (text.slice(1..6).unwrap(), text.slice(11..16).unwrap());
@@ -162,7 +163,7 @@ fn work_waits_for_its_points_and_failures_travel() {
     let mut seen = [0; 20];
     text.read(0, &mut seen).unwrap();
     assert_eq!(&seen, b"abcdefghijkbcdefqrst");
-    // A failed wait fails what waits behind it, and the work does not run.
+    // A failed wait fails the work that waits behind it, and that work does not run.
     let failed = Timeline::new(0);
     queue.submit(&[gate.at(2)], Work::fill(b.clone(), [0u8]), &[failed.at(1)]).unwrap();
     gate.fail(Error::new(ErrorKind::Execution, "the gate fell"));
@@ -266,7 +267,7 @@ fn without_a_driver_it_says_how_to_get_one() {
     assert!(child.status().unwrap().success());
 }
 
-/// Not a test of anything: prints how long an almost empty run takes.
+/// Measures and prints how long an almost empty run takes; it checks nothing.
 #[test]
 #[ignore = "a measurement"]
 fn latency() {

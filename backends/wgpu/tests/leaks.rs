@@ -1,4 +1,5 @@
-//! Nothing is left behind. In a file of its own, as what other tests allocate would count.
+//! A test that nothing is left behind.
+//! It is in a file of its own, because allocations of other tests would count.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -9,7 +10,7 @@ use std::time::Duration;
 use common::{compile, execution, filled, floats, program, soon};
 use hetero_hal::{QueueOptions, Timeline, Work};
 
-/// Kilobytes of memory that the process has, where the system tells.
+/// Returns the kilobytes of memory that the process has, where the system tells them.
 fn resident() -> Option<usize> {
     let text = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = text.lines().find(|line| line.starts_with("VmRSS"))?;

@@ -1,4 +1,5 @@
-//! The conformance suite on the first adapter: as it is, with staging buffers, and with values bound in small pieces.
+//! The conformance suite on the first adapter: as it is, with staging buffers, and with values
+//! bound in small pieces.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -9,7 +10,8 @@ use hetero_conformance::{
     suite, weight_cases,
 };
 
-/// Cases are claimed or the device says why not; what it claims is right.
+/// Runs cases: the device claims each case or says why not, and its results for claimed cases are
+/// right.
 fn run(options: &[(&str, &str)], cases: fn(&str) -> bool) -> usize {
     let Some(device) = common::device(options) else { return usize::MAX };
     let cases: Vec<_> = suite(1).into_iter().filter(|case| cases(&case.name)).collect();
@@ -34,11 +36,12 @@ fn staging_buffers_give_the_same() {
 
 #[test]
 fn values_in_pieces_give_the_same() {
-    // More pieces than a kernel binds are claimed, as a renaming mostly costs nothing, and turned down when compiling.
+    // A value with more pieces than a kernel can bind is claimed, because a renaming mostly costs
+    // nothing, and turned down when compiling.
     assert!(run(&[("binding_bytes", "1024")], |name| name != "Identity [70001]") >= 1500);
 }
 
-/// What is fused, folded, renamed or put into scratch memory is in networks only.
+/// Checks fusing, folding, renaming and scratch memory, which only occur in networks.
 #[test]
 fn random_networks_agree_with_the_oracle() {
     let Some(device) = common::device(&[]) else { return };
@@ -67,7 +70,7 @@ fn the_contract_is_kept() {
         let report = run_contract_cases(&*device, &[]);
         println!("{options:?}: {} passed, {} unsupported: {:?}", report.passed, report.unsupported, report.reasons);
         assert!(report.wrong.is_empty(), "{options:?}:\n{}", report.wrong.join("\n"));
-        // It has no serial form, and no other device; what it does not import it lists neither.
+        // The device has no serial form and no peer; it does not list imports that it cannot do.
         let imports = if device.capabilities().imports.is_empty() { 6 } else { 0 };
         assert!(report.unsupported <= 5 + imports, "{options:?}: {:?}", report.reasons);
         assert_eq!(report.passed + report.unsupported, contract_cases().len());

@@ -1,4 +1,4 @@
-//! `hetero assign`.
+//! `hetero assign`: gives the jobs of a problem in a file to devices.
 
 use std::io::Read;
 use std::path::Path;
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::arguments::{AssignObjective, AssignOptions};
 use crate::failure::{Failure, Result};
 
-/// Bytes that a file may have: twice what the largest problem takes in either form.
+/// The bytes that a file may have: twice the size of the largest problem in either form.
 const LARGEST: u64 = 1 << 28;
 
 pub(crate) fn assign(options: &AssignOptions) -> Result<()> {
@@ -37,7 +37,7 @@ pub(crate) fn assign(options: &AssignOptions) -> Result<()> {
     if options.output.json { print_json(&problem, &result, seconds) } else { print(&problem, &result, seconds) }
 }
 
-/// The text of a file that is not larger than any problem.
+/// Returns the text of a file that is not larger than any problem.
 fn read(path: &Path) -> Result<String> {
     let mut text = String::new();
     let file = std::fs::File::open(path).map_err(|error| Failure::file("read", path, &error))?;
@@ -48,7 +48,7 @@ fn read(path: &Path) -> Result<String> {
     Ok(text)
 }
 
-/// The same limits with this objective; `None` where there is no such problem.
+/// Returns the same limits with this objective, or `None` where there is no such problem.
 fn aimed(aim: &Aim, objective: AssignObjective) -> Option<Aim> {
     match (objective, aim) {
         (AssignObjective::Total, Aim::Makespan) => Some(Aim::TotalWithin(u64::MAX)),
@@ -69,7 +69,7 @@ fn failure(error: Error) -> Failure {
     }
 }
 
-/// What a device may hold, where something limits that.
+/// Returns how much a device may hold, where something limits that.
 fn budget(aim: &Aim, device: usize) -> Option<u64> {
     match aim {
         Aim::TotalWithinEach(budgets) | Aim::MakespanWithinEach(budgets) => budgets.get(device).copied(),

@@ -1,4 +1,5 @@
-//! `hetero calibrate`: measures devices, and the ways between them, and keeps the result as a profile.
+//! `hetero calibrate`: measures devices, and the ways between them, and keeps the result as a
+//! profile.
 
 mod cases;
 mod models;
@@ -29,13 +30,13 @@ use crate::devices;
 use crate::failure::{self, Failure};
 use crate::progress::Spinner;
 
-/// Runs of a case, at least and at most.
+/// The number of runs of a case, at least and at most.
 const RUNS: (usize, usize) = (5, 500);
-/// Runs before time is taken, and seconds after which one is enough.
+/// The number of runs before time is taken, and the seconds after which one run is enough.
 const WARM_UP: (usize, f64) = (2, 1.0);
-/// Seed of models' inputs; no kernel's time depends on it.
+/// The seed of models' inputs; no kernel's time depends on it.
 const SEED: u64 = 1;
-/// Longest that a device may stay silent, or compile a case.
+/// The longest that a device may stay silent, or compile a case.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
@@ -59,7 +60,8 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
     };
     let mut profile = Profile::new();
     let seconds = Duration::from_secs(options.seconds.into());
-    // With models, what is known of the rest stays.
+    // With models, the profile keeps what it knows of single operators and of the ways between
+    // devices.
     let stays = !options.models.is_empty() && engine.devices().iter().all(|device| known(device.info()));
     if stays {
         profile.devices = engine.devices().iter().map(|device| DeviceProfile::new(device.info())).collect();
@@ -91,7 +93,7 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
     Ok(())
 }
 
-/// Operators by themselves, and the ways between devices.
+/// Measures operators by themselves, and the ways between devices.
 fn general(engine: &HeteroEngine, profile: &mut Profile, seconds: Duration, spinner: &Spinner) -> failure::Result<()> {
     let cases: Arc<[Case]> = cases::all().map_err(hetero::Error::from)?.into();
     for device in engine.devices() {
@@ -105,7 +107,7 @@ fn general(engine: &HeteroEngine, profile: &mut Profile, seconds: Duration, spin
     Ok(())
 }
 
-/// Each model with each device.
+/// Returns each model with each device.
 fn pairs<'a>(
     engine: &'a HeteroEngine,
     options: &'a CalibrateOptions,
@@ -176,7 +178,7 @@ fn check(
     Ok(())
 }
 
-/// The profile that is there already.
+/// Returns the profile that is there already.
 fn older(path: &Path) -> Option<Profile> {
     if !path.exists() {
         return None;
@@ -184,14 +186,15 @@ fn older(path: &Path) -> Option<Profile> {
     Profile::load(path).map_err(|error| eprintln!("the old profile is replaced: {error}")).ok()
 }
 
-/// What a device's thread tells.
+/// The messages of a device's thread.
 enum News {
     Submission(Spread),
     Operator(OperatorProfile),
     Absent(Absent),
 }
 
-/// Measures a device. It does so on a thread of its own, as a driver's call may never return.
+/// Measures a device.
+/// It does so on a thread of its own, as a driver's call may never return.
 fn operators(device: &Arc<dyn Device>, cases: &Arc<[Case]>, seconds: Duration) -> DeviceProfile {
     let mut profile = DeviceProfile::new(device.info());
     let (sender, news) = mpsc::channel();
@@ -231,7 +234,8 @@ fn absent(case: &Case, reason: String) -> Absent {
     Absent { family: family(case), case: case.name.clone(), reason }
 }
 
-/// Measures everything, and tells one thing for each case, in order. Nobody may listen any more; then the rest is not worth the time.
+/// Measures everything, and sends one message for each case, in order.
+/// Where nobody listens any more, the rest is not worth the time.
 fn tell(device: &dyn Device, cases: &[Case], seconds: Duration, sender: &Sender<News>) {
     let began = Instant::now();
     let bench = match Bench::new(device) {
@@ -245,7 +249,7 @@ fn tell(device: &dyn Device, cases: &[Case], seconds: Duration, sender: &Sender<
         let _ = sender.send(News::Submission(spread));
     }
     for (index, case) in cases.iter().enumerate() {
-        // What one case does not need, the others may use.
+        // The time that one case does not need is left to the others.
         let share = seconds.saturating_sub(began.elapsed()) / u32::try_from(cases.len() - index).unwrap_or(1);
         let outcome = if share.is_zero() {
             Err(Error::new(hetero::hal::ErrorKind::Timeout, "no time was left"))
@@ -262,7 +266,8 @@ fn tell(device: &dyn Device, cases: &[Case], seconds: Duration, sender: &Sender<
     }
 }
 
-/// Times something again and again until the time is over, but so often at least and at most.
+/// Times something again and again until the time is over, within the given least and most numbers
+/// of runs.
 fn repeat<E>(
     (least, most): (usize, usize),
     share: Duration,
@@ -276,13 +281,14 @@ fn repeat<E>(
     Ok(times)
 }
 
-/// Sorts values; the one in the middle, the upper one of two.
+/// Sorts values, and returns the one in the middle, or the upper one of two.
 fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
-/// Does something before its time is taken: the first time touches pages, and compiles what a driver compiles lazily.
+/// Does something before its time is taken: the first time touches pages, and compiles code that a
+/// driver compiles lazily.
 fn warm_up<E>(mut once: impl FnMut() -> std::result::Result<Duration, E>) -> std::result::Result<(), E> {
     for _ in 0..WARM_UP.0 {
         if once()?.as_secs_f64() > WARM_UP.1 {
@@ -292,7 +298,7 @@ fn warm_up<E>(mut once: impl FnMut() -> std::result::Result<Duration, E>) -> std
     Ok(())
 }
 
-/// Seconds of a run.
+/// Returns the time of a run.
 fn timed(session: &Session, inputs: &[Tensor], trace: Option<&Arc<dyn TraceSink>>) -> failure::Result<Duration> {
     let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
     let began = Instant::now();
@@ -327,7 +333,7 @@ impl<'a> Bench<'a> {
         repeat(RUNS, share.saturating_sub(start.elapsed()), once)
     }
 
-    /// What the least piece of work takes.
+    /// Returns the time of the smallest piece of work.
     fn submission(&self, share: Duration) -> Result<Option<Spread>> {
         let target = self.device.allocate(BufferLayout::new(64))?;
         Ok(Spread::of(&self.times(&Work::fill(target, [0u8; 4]), share)?))

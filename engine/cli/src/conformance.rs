@@ -1,4 +1,4 @@
-//! `hetero conformance`: is what a device computes right?
+//! `hetero conformance`: checks that a device computes correct results.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,13 +14,13 @@ use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
 
-/// Most elements of an input that is bound as a constant because shapes depend on it.
+/// The most elements of an input that is bound as a constant because shapes depend on it.
 const LARGEST_CONSTANT: usize = 64;
 
-/// Random networks behind the cases of one operator.
+/// The number of random networks that run behind the cases of single operators.
 const NETWORKS: u64 = 100;
 
-/// Is it a case that the caller wants?
+/// Tells whether the caller wants a case of this name.
 fn wanted(filter: Option<&str>, name: &str) -> bool {
     filter.is_none_or(|filter| name.contains(filter))
 }
@@ -29,14 +29,14 @@ fn nothing_wanted() -> Failure {
     Failure::usage("no case has this filter in its name", "leave out --filter to run all")
 }
 
-/// The generated cases whose names hold a text.
+/// Returns the generated cases whose names contain a text.
 fn cases(seed: u64, filter: Option<&str>) -> Vec<Case> {
     let mut cases = suite(seed);
     cases.retain(|case| wanted(filter, &case.name));
     cases
 }
 
-/// The operators of a model, each kind once.
+/// Checks the operators of a model, each kind once.
 pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     let path = &options.model.model;
     let model = hetero::read_model(path).map_err(hetero::Error::from)?;
@@ -65,7 +65,7 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     verdict(report.wrong.len())
 }
 
-/// Generated cases as files.
+/// Writes generated cases as files.
 pub(crate) fn save(options: &SaveOptions) -> Result<()> {
     let cases = cases(options.seed, options.filter.as_deref());
     if cases.is_empty() {
@@ -82,7 +82,7 @@ pub(crate) fn save(options: &SaveOptions) -> Result<()> {
     Ok(())
 }
 
-/// Generated cases on one device, each compared with the oracle.
+/// Checks generated cases on one device, each compared with the oracle.
 pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     let mut engine = HeteroEngine::builder().build();
     devices::add(&mut engine, &options.devices)?;
@@ -109,7 +109,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         report.weigh(&expectations, &case.name, &outcome);
         records.push((case.name.clone(), outcome));
     }
-    // No seed has the networks of another.
+    // No two seeds have a network in common.
     for (number, name) in &networks {
         let (program, inputs) =
             network(options.seed.wrapping_mul(NETWORKS).wrapping_add(*number)).map_err(hetero::Error::from)?;
@@ -175,7 +175,7 @@ fn verdict(wrong: usize) -> Result<()> {
     if wrong == 0 { Ok(()) } else { Err(Failure::failed(format!("{wrong} cases are wrong"))) }
 }
 
-/// The results in the form that build servers read.
+/// Returns the results in the form that build servers read.
 fn junit(device: &str, records: &[(String, Outcome)]) -> String {
     let escaped = |text: &str| {
         let text = text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;");
@@ -203,7 +203,7 @@ fn junit(device: &str, records: &[(String, Outcome)]) -> String {
     text
 }
 
-/// The standard's own cases, each through an engine of its own with one device.
+/// Runs the standard's own cases, each through an engine of its own with one device.
 pub(crate) fn standard(options: &StandardOptions) -> Result<()> {
     let cases =
         standard_cases(&options.folder).map_err(|error| Failure::usage(error.to_string(), "name another folder"))?;
@@ -252,7 +252,8 @@ pub(crate) fn standard(options: &StandardOptions) -> Result<()> {
     verdict(report.wrong.len())
 }
 
-/// Runs a model on one device. Where shapes depend on inputs, small integer inputs are bound as constants.
+/// Runs a model on one device.
+/// Where shapes depend on inputs, small integer inputs are bound as constants.
 fn execute(
     device: &str,
     model: &Model,

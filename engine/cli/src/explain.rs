@@ -1,4 +1,4 @@
-//! `hetero plan --explain`: why a plan is as it is.
+//! `hetero plan --explain`: says why a plan is as it is.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,9 +9,9 @@ use hetero::{HeteroEngine, Plan};
 use crate::arguments::PlanOptions;
 use crate::failure::{Failure, Result};
 
-/// What the lower bound may take.
+/// The time that the lower bound may take.
 const BOUND: Duration = Duration::from_secs(1);
-/// Lines of a list; more are only counted.
+/// The most lines of a list; further ones are only counted.
 const MOST: usize = 12;
 
 /// Explains a plan, and writes the pages that were asked for.
@@ -29,7 +29,7 @@ pub(crate) fn explain(engine: &HeteroEngine, plan: &Plan, options: &PlanOptions)
     Ok(explanation)
 }
 
-/// Prints up to some lines of a list.
+/// Prints at most `MOST` lines of a list.
 fn list(heading: &str, lines: impl ExactSizeIterator<Item = String>) {
     let count = lines.len();
     if count == 0 {
@@ -42,7 +42,7 @@ fn list(heading: &str, lines: impl ExactSizeIterator<Item = String>) {
     }
 }
 
-/// The explanation for people.
+/// Prints the explanation for people.
 pub(crate) fn print(explanation: &Explanation) {
     let gap = if explanation.bound > 0.0 { explanation.makespan / explanation.bound - 1.0 } else { 0.0 };
     println!(

@@ -1,13 +1,13 @@
-//! What ends a command: one readable report, and an exit code.
+//! Failures, which end a command with one readable report and an exit code.
 
 use std::path::Path;
 
 use miette::Diagnostic;
 
-/// Result of a command.
+/// The result of a command.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
 
-/// Why a command did not do what was asked.
+/// The reason why a command did not do what was asked.
 #[derive(Debug, thiserror::Error, Diagnostic)]
 pub(crate) enum Failure {
     /// The request itself is wrong.
@@ -37,12 +37,12 @@ impl Failure {
         Failure::Failed { message: message.into(), help: None }
     }
 
-    /// The system refused to read or write a file.
+    /// Returns the failure of a file that the system refused to read or write.
     pub(crate) fn file(verb: &str, path: &Path, error: &dyn std::fmt::Display) -> Self {
         Failure::failed(format!("cannot {verb} {}: {error}", path.display()))
     }
 
-    /// 2 where the request is wrong, else 1.
+    /// Returns the exit code: 2 where the request is wrong, else 1.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Failure::Usage { .. } => 2,
@@ -55,7 +55,7 @@ impl From<hetero::Error> for Failure {
     fn from(error: hetero::Error) -> Self {
         let message = error.to_string();
         match &error {
-            // What the caller typed: a device, a configuration.
+            // These errors are about words that the caller typed: a device, a configuration.
             hetero::Error::UnknownDevice { .. } => Failure::usage(message, "`hetero devices` lists what there is"),
             hetero::Error::Placement { .. } => {
                 Failure::usage(message, "`hetero devices` lists devices; `hetero plan` shows what runs where")

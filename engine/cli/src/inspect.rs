@@ -1,4 +1,4 @@
-//! `hetero inspect`.
+//! `hetero inspect`: shows what a model holds.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::arguments::InspectOptions;
 use crate::failure::Result;
 
-/// What binding a model to shapes tells.
+/// The sums that are known once a model is bound to shapes.
 struct Bound {
     flops: u64,
     activation_bytes: u64,
@@ -93,7 +93,8 @@ pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
     Ok(())
 }
 
-/// Elements and bytes of all initialisers and constants that are not computed.
+/// Returns the number of elements and of bytes of all initialisers and constants that are not
+/// computed.
 fn parameters(model: &Model) -> (u64, u64) {
     fn count(graph: &Graph, sum: &mut (u64, u64)) {
         for content in graph.values.iter().filter_map(|value| value.constant.as_ref()) {
@@ -118,7 +119,7 @@ fn bound(model: &Model, options: &InspectOptions) -> std::result::Result<Bound, 
     for node in program.nodes() {
         operations = operations.saturating_add(hetero::flops(program, node, &Standard));
         let constant = node.inputs.iter().flatten().all(|id| program.values()[id.index()].constant.is_some());
-        // What folding will turn into weights is no activation.
+        // A value that folding will turn into a weight is no activation.
         if !constant {
             let bytes = node.outputs.iter().flatten().map(|id| program.values()[id.index()].bytes() as u64);
             activation_bytes = activation_bytes.saturating_add(bytes.sum());

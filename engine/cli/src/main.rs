@@ -1,4 +1,4 @@
-//! `hetero`: inspect, plan and run ONNX models over unlike chips.
+//! `hetero`: inspect, plan and run ONNX models across chips of different kinds.
 //!
 //! ```text
 //! hetero devices
@@ -6,10 +6,11 @@
 //! hetero run model.onnx --input x=x.npy --output out
 //! ```
 //!
-//! Exit codes: 0 done, 1 the run failed, 2 bad usage. `--json` makes every command print one JSON document.
+//! Exit codes: 0 done, 1 the run failed, 2 bad usage.
+//! `--json` makes every command print one JSON document.
 
 #![forbid(unsafe_code)]
-// Printing is what a command line is for.
+// A command line prints its results.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod arguments;

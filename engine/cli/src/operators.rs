@@ -1,4 +1,5 @@
-//! `hetero conformance operators`: what each device does of the standard, as a table in Markdown.
+//! `hetero conformance operators`: prints which operators of the standard each device runs, as a
+//! table in Markdown.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +15,7 @@ use crate::devices;
 use crate::failure::Result;
 use crate::progress::Spinner;
 
-/// Element types of an operator that a device passes, by its own kernels and by the plain way.
+/// The element types of an operator that a device passes, by its own kernels and by the plain way.
 #[derive(Default)]
 struct Support {
     native: BTreeSet<&'static str>,
@@ -22,7 +23,7 @@ struct Support {
     wrong: BTreeSet<&'static str>,
 }
 
-/// The type that an operator works on: its first input's, or else what it makes.
+/// Returns the element type that an operator works on, which is that of its first input.
 fn worked_on(case: &Case) -> Option<DType> {
     case.inputs.iter().flatten().next().map(hetero::Tensor::dtype)
 }
@@ -45,7 +46,9 @@ fn support(device: &dyn Device, cases: &[Case]) -> BTreeMap<String, Support> {
     table
 }
 
-/// Element types of an operator that the kernels of GPUs and FPGAs take, in some cases at least. Whether a device computes them right, its own conformance run shows.
+/// Returns the element types of an operator that the kernels of GPUs and FPGAs take, in some cases
+/// at least.
+/// The conformance run of a device shows whether it computes them right.
 fn kernels(cases: &[Case]) -> BTreeMap<String, BTreeSet<&'static str>> {
     let target = Target::new(Dialect::OpenClC);
     let mut table: BTreeMap<String, BTreeSet<&'static str>> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! `hetero profile`: where a run's time goes, beside what the processor could do.
+//! `hetero profile`: shows where a run's time goes, beside what the processor could do.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +15,7 @@ use crate::failure::Result;
 use crate::progress::Spinner;
 use crate::run::Prepared;
 
-/// What one part of a run took, run after run.
+/// The times of one part of a run, run after run.
 struct Part {
     device: DeviceId,
     nodes: Vec<Arc<str>>,
@@ -23,16 +23,19 @@ struct Part {
     times: Vec<Duration>,
 }
 
-/// Collects trace events. The kernels of a run come in the same order every time, device by device.
+/// A collector of trace events.
+/// The kernels of a run come in the same order every time, device by device.
 #[derive(Default)]
 pub(crate) struct Recorder(Mutex<Recorded>);
 
 #[derive(Default)]
 struct Recorded {
     parts: Vec<Part>,
-    /// How many kernels of each device the run has told of, by the places of their parts.
+    /// The kernels of each device that the run has told of: the places of their parts, and how many
+    /// have come so far.
     told: Vec<(DeviceId, Vec<usize>, usize)>,
-    /// What was done beside kernels, in all runs: transfers, waits and host functions.
+    /// The time and the bytes of the work beside kernels, in all runs: transfers, waits and host
+    /// functions.
     beside: Vec<(TraceKind, DeviceId, Duration, u64)>,
 }
 
@@ -42,14 +45,15 @@ impl Recorder {
         recorded.told.iter_mut().for_each(|(_, _, next)| *next = 0);
     }
 
-    /// What becomes of the names of the nodes of each part, and of what it took in each run.
+    /// Calls `make` with the names of each part's nodes and with the part's times in each run, and
+    /// returns what it makes.
     pub(crate) fn parts<T>(&self, mut make: impl FnMut(&[Arc<str>], &[Duration]) -> Option<T>) -> Vec<T> {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         recorded.parts.iter().filter_map(|part| make(&part.nodes, &part.times)).collect()
     }
 
-    /// The time of each run on each device that was no kernel's, and the bytes that were moved, by
-    /// what was done.
+    /// Returns the time of a run on each device that was no kernel's, and the bytes that were
+    /// moved, by kind of work.
     fn beside(&self, runs: usize) -> Vec<(TraceKind, DeviceId, f64, u64)> {
         let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let each = |(kind, device, time, bytes): &(TraceKind, DeviceId, Duration, u64)| {
@@ -91,7 +95,7 @@ impl TraceSink for Recorder {
     }
 }
 
-/// Bytes that nodes done as one read from outside and write for it, each once.
+/// Returns the bytes that nodes done as one read from outside and write for it, each value once.
 pub(crate) fn outer_bytes(program: &Program, nodes: &[&Node]) -> u64 {
     let inside: Vec<_> = nodes.iter().flat_map(|node| node.outputs.iter().flatten()).collect();
     let last = nodes.last().map(|node| node.outputs.clone()).unwrap_or_default();
@@ -116,12 +120,12 @@ struct Row {
     kernel: String,
     seconds: f64,
     flops: f64,
-    /// Bytes of inputs, weights and outputs, each once.
+    /// The bytes of inputs, weights and outputs, each once.
     bytes: f64,
 }
 
 impl Row {
-    /// The least time that operations and bytes allow.
+    /// Returns the least time that operations and bytes allow.
     fn floor(&self, ceiling: &Ceiling) -> f64 {
         (self.flops / ceiling.flops).max(self.bytes / ceiling.bandwidth)
     }
@@ -242,7 +246,7 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
     Ok(())
 }
 
-/// Sums rows of the same operators and kernel, longest first.
+/// Sums rows of the same operators and kernel, and sorts them with the longest first.
 fn by_kind(rows: Vec<Row>) -> Vec<Row> {
     let mut sums: Vec<(Row, usize)> = Vec::new();
     for row in rows {

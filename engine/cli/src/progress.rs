@@ -1,10 +1,11 @@
-//! Signs of life on long work; nothing where nobody watches.
+//! Signs of life on long work; there are none where nobody watches.
 
 use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-/// A spinner on stderr that vanishes when it is dropped. Hidden where stderr is no terminal.
+/// A spinner on stderr that vanishes when it is dropped.
+/// It is hidden where stderr is no terminal.
 pub(crate) struct Spinner(ProgressBar);
 
 impl Spinner {

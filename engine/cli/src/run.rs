@@ -1,4 +1,4 @@
-//! `hetero plan` and `hetero run`.
+//! `hetero plan` and `hetero run`: plan a model, and run it.
 
 mod stream;
 mod timing;
@@ -62,7 +62,7 @@ fn engine(
     Ok(engine)
 }
 
-/// Says which pins are of no node: they are misspelt, or the nodes were folded away.
+/// Prints which pins match no node: they are misspelt, or the nodes were folded away.
 fn warn_of_idle_pins(plan: &Plan) {
     for pattern in plan.idle_pins() {
         eprintln!("--place: no node matches '{pattern}'");
@@ -116,7 +116,7 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     Ok(())
 }
 
-/// The plan in a few lines.
+/// Prints the plan in a few lines.
 pub(crate) fn summary(plan: &Plan) {
     let partitioning = plan.partitioning();
     println!(
@@ -135,7 +135,7 @@ pub(crate) fn summary(plan: &Plan) {
     plan.notes().iter().for_each(|note| println!("    {note}"));
 }
 
-/// What share of the model each device has, for `--json`.
+/// Returns what share of the model each device has, for `--json`.
 fn shares_json(shares: &hetero::PlacementShares) -> Value {
     let share = |share: &hetero::PlacementShare| {
         json!({
@@ -146,7 +146,7 @@ fn shares_json(shares: &hetero::PlacementShares) -> Value {
     shares.devices.iter().map(share).collect()
 }
 
-/// What passes between devices, for `--json`.
+/// Returns what passes between devices, for `--json`.
 fn edges(report: &hetero::Report) -> Value {
     let edge = |edge: &hetero::Traffic| {
         json!({
@@ -158,7 +158,7 @@ fn edges(report: &hetero::Report) -> Value {
     report.edges.iter().map(edge).collect()
 }
 
-/// What devices did of groups of tiles, for `--json`.
+/// Returns what devices did of groups of tiles, for `--json`.
 fn tiles(report: &hetero::Report) -> Value {
     let share = |share: &hetero::TileShare| {
         json!({
@@ -169,14 +169,14 @@ fn tiles(report: &hetero::Report) -> Value {
     report.tiles.iter().map(share).collect()
 }
 
-/// What moved, and what passes between devices in a run.
+/// Prints what moved, and what passes between devices in a run.
 fn print_report(report: &hetero::Report) {
     report.moved.iter().for_each(|line| println!("    {line}"));
     report.edges.iter().for_each(|edge| println!("    {edge}"));
     report.tiles.iter().for_each(|share| println!("    {share}"));
 }
 
-/// Times of runs, sorted.
+/// The times of runs, sorted.
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
@@ -185,7 +185,7 @@ impl Latencies {
         Latencies(times)
     }
 
-    /// The time that this share of the runs do not exceed, in microseconds (nearest rank).
+    /// Returns the time that this share of the runs do not exceed, in microseconds (nearest rank).
     fn microseconds(&self, share: f64) -> f64 {
         let rank = (share * self.0.len() as f64).ceil().max(1.0) as usize;
         self.0.get(rank - 1).map_or(0.0, |time| time.as_secs_f64() * 1e6)
@@ -206,9 +206,9 @@ pub(crate) struct Prepared {
     engine: HeteroEngine,
     pub(crate) plan: Plan,
     pub(crate) session: Arc<hetero::Session>,
-    /// By name.
+    /// The inputs, by name.
     inputs: Vec<(String, Tensor)>,
-    /// Inputs that were bound as constants.
+    /// The names of the inputs that were bound as constants.
     fixed: Vec<String>,
     load_time: Duration,
     plan_time: Duration,
@@ -241,7 +241,7 @@ impl Prepared {
         let began = Instant::now();
         let session = engine.session(&plan)?;
         let compile_time = began.elapsed();
-        // What was bound as a constant is no input any more.
+        // An input that was bound as a constant is no input any more.
         let fixed = plan.fixed().to_vec();
         let mut inputs = given;
         inputs.retain(|(name, _)| !fixed.contains(name));
@@ -262,21 +262,23 @@ impl Prepared {
         Ok(Prepared { engine, plan, session, inputs, fixed, load_time, plan_time, compile_time })
     }
 
-    /// The inputs in the session's order.
+    /// Returns the inputs in the session's order.
     pub(crate) fn ordered(&self) -> Result<Vec<Tensor>> {
         let ports = self.session.inputs().iter();
         let found = ports.map(|port| self.inputs.iter().find(|(name, _)| **name == *port.name).map(|(_, t)| t.clone()));
         found.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::failed("an input is missing"))
     }
 
-    /// Calls `run` with the session; where a device is lost in it, again with one that does without, and says so.
+    /// Calls `run` with the session.
+    /// Where a device is lost in it, calls it again with a session that does without the device,
+    /// and says so.
     fn with_session<T>(&mut self, run: impl FnMut(&Arc<Session>) -> hetero::Result<T>) -> Result<T> {
         let before = self.session.clone();
         let done = self.engine.carry_on(&self.plan, &mut self.session, run);
-        // A report takes longer than a run of a small model: it is made where there is news.
+        // A report takes longer than a run of a small model: it is made only where there is news.
         if !Arc::ptr_eq(&before, &self.session) {
             let told = before.report().moved.len();
-            // Those told before come first.
+            // The lines that were told before come first.
             self.session.report().moved.iter().skip(told).for_each(|line| eprintln!("{line}"));
         }
         Ok(done?)
@@ -385,7 +387,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     Ok(())
 }
 
-/// What `--shape` says; open dimensions are taken as 1.
+/// Returns the binding by `--shape`; open dimensions are taken as 1.
 fn binding(model: &ModelOptions) -> Binding {
     Binding { shapes: model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() }
 }

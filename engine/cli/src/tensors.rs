@@ -1,4 +1,5 @@
-//! Tensors in files: `.npy` both ways, ONNX `TensorProto` (`.pb`) in; and pseudo-random ones.
+//! Tensors in files: `.npy` is read and written, and ONNX `TensorProto` (`.pb`) is read.
+//! Pseudo-random tensors are made here too.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter};
@@ -11,7 +12,7 @@ use npyz::WriterBuilder;
 
 use crate::failure::{Failure, Result};
 
-/// Reads a tensor; the file's ending says how.
+/// Reads a tensor; the file's ending names the format.
 pub(crate) fn read(path: &Path) -> Result<Tensor> {
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("npy") => read_npy(path),
@@ -79,12 +80,13 @@ fn typed<T: Element>(elements: std::io::Result<Vec<T>>, shape: &[usize]) -> std:
     Tensor::from_vec(shape, elements).map_err(|error| error.to_string())
 }
 
-/// The file of an output in a folder: its name, `/` and `:` as `_`.
+/// Returns the file of an output in a folder: its name, with `_` in place of `/` and `:`.
 pub(crate) fn output_path(folder: &Path, name: &str) -> PathBuf {
     folder.join(format!("{}.npy", name.replace(['/', ':', '\\'], "_")))
 }
 
-/// Writes a tensor as `.npy`. bfloat16 has no NumPy type and is written as float32, which holds it exactly.
+/// Writes a tensor as `.npy`.
+/// bfloat16 has no NumPy type and is written as float32, which holds it exactly.
 pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("write", path, error);
     let tensor = if tensor.dtype() == DType::BF16 {
@@ -126,7 +128,7 @@ pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     }
 }
 
-/// Pseudo-random numbers: splitmix64.
+/// A source of pseudo-random numbers by splitmix64.
 pub(crate) struct SplitMix(pub(crate) u64);
 
 impl SplitMix {
@@ -139,13 +141,13 @@ impl SplitMix {
     }
 }
 
-/// Random tensors for all inputs of a session.
+/// Makes random tensors for all inputs of a session.
 pub(crate) fn inputs(session: &Session, seed: u64) -> Result<Vec<Tensor>> {
     session.inputs().iter().zip(seed..).map(|(port, seed)| random(port.dtype, &port.shape, seed)).collect()
 }
 
-/// A tensor of pseudo-random elements: floats in [-1, 1), small integers, booleans. Equal seeds, types and shapes make
-/// equal tensors on every machine.
+/// Makes a tensor of pseudo-random elements: floats in [-1, 1), small integers, booleans.
+/// Equal seeds, types and shapes make equal tensors on every machine.
 pub(crate) fn random(dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor> {
     let failed = |error: hetero::hal::Error| Failure::failed(error.to_string());
     let count = hetero::hal::element_count(shape).ok_or_else(|| Failure::failed("the shape of an input overflows"))?;

@@ -1,4 +1,4 @@
-//! The binary, from outside: exit codes, files, JSON.
+//! Tests of the binary from outside: exit codes, files, JSON.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
@@ -8,7 +8,8 @@ use std::process::{Command, Output};
 use hetero::hal::{DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
 use hetero::{Model, Tensor};
 
-/// A folder that goes when it is dropped, with y = x * w for any batch of three.
+/// A folder that is removed when it is dropped, with a model of y = x * w for any batch of rows of
+/// three.
 struct Folder(PathBuf);
 
 impl Folder {
@@ -46,11 +47,11 @@ impl Folder {
 
     fn run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
-        // Not the profile of whoever runs the tests.
+        // The tests use a profile of their own, not the user's.
         command.args(arguments).current_dir(&self.0).env("HETERO_PROFILE", "profile.json").output().unwrap()
     }
 
-    /// Exit code and standard error.
+    /// Returns the exit code and the standard error.
     fn fails(&self, arguments: &[&str]) -> (i32, String) {
         let output = self.run(arguments);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -71,7 +72,7 @@ impl Drop for Folder {
     }
 }
 
-/// A little-endian .npy file of float32.
+/// Writes a little-endian .npy file of float32.
 fn npy(path: &Path, shape: &str, values: &[f32]) {
     let mut header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
     while (10 + header.len() + 1) % 64 != 0 {
@@ -114,7 +115,7 @@ fn a_run_reads_and_writes_files() {
     let values: Vec<f32> =
         written[written.len() - 24..].chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
     assert_eq!(values, [1.0, 20.0, 300.0, 4.0, 50.0, 600.0]);
-    // The same through a TensorProto.
+    // The same input comes through a TensorProto.
     let tensor = Tensor::from_vec(&[1, 3], vec![1.0f32; 3]).unwrap();
     std::fs::write(folder.0.join("x.pb"), hetero_onnx::tensor_to_bytes("x:0", &tensor)).unwrap();
     assert!(folder.run(&["run", "model.onnx", "--input", "x:0=x.pb"]).status.success());
@@ -247,7 +248,7 @@ fn injected_faults_end_in_reports() {
     assert_eq!(folder.fails(&[&base[..], &["tpu:0=lose:5"]].concat()).0, 2);
 }
 
-/// A report without the breaks of its lines.
+/// Returns a report without the breaks of its lines.
 fn unwrapped(said: &str) -> String {
     said.replace(['\n', '│'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
@@ -320,7 +321,7 @@ fn a_calibration_is_kept_and_planned_with() {
     let device = &report["devices"][0];
     assert!(device["id"] == "cpu:0" && device["submission"]["median"].is_number());
     assert!(!device["operators"].as_array().unwrap().is_empty());
-    // The CPU takes everything; a second may be short.
+    // The CPU takes everything, but a second may not suffice for it.
     for absent in device["absent"].as_array().unwrap() {
         assert!(absent["reason"].as_str().unwrap().contains("no time was left"), "{absent}");
     }
@@ -329,7 +330,7 @@ fn a_calibration_is_kept_and_planned_with() {
     let said = |arguments: &[&str]| String::from_utf8(folder.run(arguments).stderr).unwrap();
     let date = report["created"].as_str().unwrap();
     assert!(said(&arguments).contains(&format!("planning with the profile of {date}\n")), "{}", said(&arguments));
-    // A model's nodes are added to what is known, and then checked.
+    // A model's nodes are added to the profile, and then checked.
     let report =
         folder.json(&["calibrate", "model.onnx", "--device", "cpu:0", "--threads", "1", "--seconds", "1", "--json"]);
     assert!(report["devices"][0]["nodes"][0]["signature"].as_str().unwrap().starts_with("Mul "));
@@ -349,7 +350,8 @@ fn a_calibration_is_kept_and_planned_with() {
     assert_eq!(folder.fails(&["run", "model.onnx", "--random", "1", "--profile", "absent.json"]).0, 1);
 }
 
-/// Puts a network into the folder, and says whether there is an OpenCL device to run it on; there has to be one where drivers are required.
+/// Puts a network into the folder, and tells whether there is an OpenCL device to run it on.
+/// There has to be one where drivers are required.
 #[cfg(feature = "opencl")]
 fn digits_for_opencl(folder: &Folder) -> bool {
     let drivers = folder.json(&["check", "--compatibility", "--json"]);
@@ -366,7 +368,8 @@ fn digits_for_opencl(folder: &Folder) -> bool {
     usable
 }
 
-/// With several devices, a check runs whole plans too: each device alone, the engine's own, and cuts, which are the seed's.
+/// With several devices, a check runs whole plans too: each device alone, the engine's own plan,
+/// and cuts, which depend on the seed.
 #[test]
 #[cfg(feature = "opencl")]
 fn a_check_runs_whole_plans() {
@@ -398,7 +401,7 @@ fn a_check_runs_whole_plans() {
     assert_eq!(cuts(&report), cuts(&check("5")));
 }
 
-/// A whole network that goes on without the OpenCL device that it is planned on.
+/// A whole network goes on without the OpenCL device that it is planned on.
 #[test]
 #[cfg(feature = "opencl")]
 fn a_network_goes_on_without_a_lost_device() {
@@ -411,7 +414,8 @@ fn a_network_goes_on_without_a_lost_device() {
     let whole = folder.json(&[&pinned[..], &["--json"]].concat());
     assert!(whole["placement"].as_object().unwrap().values().any(|device| device == "opencl:0"), "{whole}");
     for fault in ["opencl:0=lose:1", "opencl:0=lose-running:1"] {
-        // Unpinned, the network may be planned without the device, whose fault then never comes.
+        // Without a pin, the network may be planned without the device, whose fault then never
+        // comes.
         let report = folder.json(&[&pinned[..], &["--inject", fault, "--json"]].concat());
         let moved = report["moved"][0].as_str().unwrap_or_default();
         assert!(moved.contains("opencl:0 moved to cpu:0") && moved.contains("injected"), "{fault}: {report}");
@@ -419,12 +423,14 @@ fn a_network_goes_on_without_a_lost_device() {
     }
 }
 
-/// A machine without OpenCL's loader, and one with a loader that knows no driver, are told what is missing and how to get it.
+/// A machine without OpenCL's loader, and one with a loader that knows no driver, are told what is
+/// missing and how to get it.
 #[test]
 #[cfg(all(feature = "opencl", feature = "fpga", target_os = "linux"))]
 fn a_bare_machine_is_told_what_is_missing() {
     let folder = Folder::new("bare");
-    // Found before the system's loader, and none: the dynamic linker then looks no further.
+    // This file is found before the system's loader, and is no loader: the dynamic linker then
+    // looks no further.
     let (loader, vendors) = (folder.0.join("loader"), folder.0.join("vendors"));
     std::fs::create_dir_all(&loader).unwrap();
     std::fs::create_dir_all(&vendors).unwrap();
@@ -462,7 +468,8 @@ fn assign_reads_both_forms_and_says_what_is_wrong() {
     let write = |name: &str, text: &str| std::fs::write(folder.0.join(name), text).unwrap();
     write("gap.txt", "2 3\n1 2 3\n4 5 6\n1 1 1\n2 2 2\n2 4\n");
     let result = folder.json(&["assign", "gap.txt", "--json"]);
-    // Two jobs fit on the first device; the difference is 3 for each, so any one of them may go to the second.
+    // Two jobs fit on the first device; the difference is 3 for each, so any one of them may go to
+    // the second.
     assert_eq!((result["value"].as_f64(), result["bound"].as_f64()), (Some(9.0), Some(9.0)));
     assert_eq!(result["proved"], true);
     assert_eq!(result["devices"][0]["jobs"], 2);

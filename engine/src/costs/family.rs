@@ -2,32 +2,33 @@
 
 use hetero_hal::Operator;
 
-/// Operators that cost alike: what is measured of one holds for the others.
+/// A family of operators that cost alike: what is measured of one holds for the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Family {
     /// Convolutions of all channels with all.
     Convolution,
-    /// Convolutions in groups; depthwise ones have a channel in each.
+    /// Convolutions in groups; depthwise ones have one channel in each group.
     GroupedConvolution,
     /// Matrix products.
     MatrixProduct,
-    /// Pooling, over windows or everything.
+    /// Pooling, over windows or over everything.
     Pooling,
-    /// Functions of single elements, broadcast ones too: an element of the output depends on no other ones of the inputs than those at its place.
+    /// Functions of single elements, broadcast ones too: an element of the output depends only on
+    /// the elements of the inputs at its place.
     Elementwise,
     /// Reductions, and softmax, which is made of two.
     Reduction,
     /// Normalisations.
     Normalization,
-    /// What only moves elements.
+    /// Operators that only move elements.
     Movement,
     /// Recurrent layers.
     Recurrent,
 }
 
 impl Family {
-    /// Every family.
+    /// All families.
     pub const ALL: [Family; 9] = [
         Family::Convolution,
         Family::GroupedConvolution,
@@ -40,7 +41,8 @@ impl Family {
         Family::Recurrent,
     ];
 
-    /// The family of an operator of the standard; `None` for one that costs like no other.
+    /// Returns the family of an operator of the standard, or `None` for one that costs like no
+    /// other.
     #[must_use]
     pub fn of(operator: &Operator) -> Option<Family> {
         if !operator.domain.is_empty() {
@@ -83,7 +85,7 @@ impl Family {
         })
     }
 
-    /// Its name in profiles.
+    /// Returns the family's name in profiles.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -99,7 +101,7 @@ impl Family {
         }
     }
 
-    /// The family of this name.
+    /// Returns the family of this name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Family> {
         Family::ALL.into_iter().find(|family| family.name() == name)

@@ -1,6 +1,6 @@
-//! Rooflines that fit what was measured.
+//! Rooflines that fit measurements.
 
-/// A run of an operator: how much work it was, and how long it took.
+/// A run of an operator: its work, and the time that it took.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     pub(super) flops: f64,
@@ -8,7 +8,8 @@ pub(super) struct Run {
     pub(super) seconds: f64,
 }
 
-/// Seconds by the roofline of a family on a device: an overhead, and the longer of operations at a rate and bytes at a bandwidth.
+/// The roofline of a family on a device, which gives seconds: an overhead, and the longer of
+/// operations at a rate and bytes at a bandwidth.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Fit {
     pub(super) overhead: f64,
@@ -16,9 +17,10 @@ pub(super) struct Fit {
     pub(super) per_byte: f64,
 }
 
-/// Runs that a fit looks at; of more, it takes a selection. The search below takes their fifth power of steps.
+/// The most runs that a fit looks at; of more runs, it takes a selection.
+/// The steps of the search below grow with the fifth power of this number.
 const MOST_RUNS: usize = 16;
-/// Logarithm of the largest ratio that counts, 4.
+/// The logarithm of the largest ratio that counts, 4.
 const MOST_OFF: f64 = 2.0 * std::f64::consts::LN_2;
 
 impl Fit {
@@ -26,15 +28,18 @@ impl Fit {
         self.overhead + (self.per_flop * flops).max(self.per_byte * bytes)
     }
 
-    /// How badly it fits: the sum of the absolute logarithms of the ratios, so that small runs count as much as large ones. What is more than four times off
-    /// counts as four times: how wild a wild run is says nothing.
+    /// Returns how badly the roofline fits: the sum of the absolute logarithms of the ratios, so
+    /// that small runs count as much as large ones.
+    /// A run that is more than four times off counts as four times off: how wild a wild run is says
+    /// nothing.
     fn loss(&self, runs: &[Run]) -> f64 {
         let off = |run: &Run| (self.seconds(run.flops, run.bytes) / run.seconds).ln().abs();
         runs.iter().map(off).map(|off| if off.is_finite() { off.min(MOST_OFF) } else { f64::INFINITY }).sum()
     }
 
-    /// The fit with the least loss among those that go through some of the runs, as the best fit by absolute deviations does. `None` without
-    /// a run.
+    /// Returns the fit with the least loss among those that go through some of the runs, as the
+    /// best fit by absolute deviations does.
+    /// Returns `None` where there is no run.
     pub(super) fn of(runs: &[Run]) -> Option<Fit> {
         let step = runs.len().div_ceil(MOST_RUNS).max(1);
         let sound = |run: &&Run| [run.flops, run.bytes, run.seconds].iter().all(|x| x.is_finite()) && run.seconds > 0.0;
@@ -46,7 +51,7 @@ impl Fit {
         for (index, a) in runs.iter().enumerate() {
             overheads.push(a.seconds);
             for b in &runs[index + 1..] {
-                // Where the line through both meets no work at all.
+                // The time at which the line through both runs meets no work at all.
                 for (x, y) in [(a.flops, b.flops), (a.bytes, b.bytes)] {
                     let meets = (a.seconds * y - b.seconds * x) / (y - x);
                     if meets.is_finite() && meets > 0.0 {
@@ -57,11 +62,11 @@ impl Fit {
         }
         let fits = overheads.into_iter().flat_map(|overhead| {
             let none = Fit { overhead, ..Fit::default() };
-            // The two slopes in turn, from either side.
+            // The two slopes are found in turn, from either side.
             let by_flops = none.with_rate(&runs).with_bandwidth(&runs).with_rate(&runs);
             [by_flops, none.with_bandwidth(&runs).with_rate(&runs).with_bandwidth(&runs)]
         });
-        // Infinite where a fit gives no time at all.
+        // The loss is infinite where a fit gives no time at all.
         fits.map(|fit| (fit.loss(&runs), fit))
             .filter(|(loss, _)| loss.is_finite())
             .min_by(|(a, _), (b, _)| a.total_cmp(b))
@@ -76,7 +81,7 @@ impl Fit {
         self.best(runs, |run| run.bytes, |slope| Fit { per_byte: slope, ..self })
     }
 
-    /// The best of the fits with a slope of 0, or one that goes through a run.
+    /// Returns the best of the fits with a slope of 0, or with one that goes through a run.
     fn best(self, runs: &[Run], work: impl Fn(&Run) -> f64, with: impl Fn(f64) -> Fit) -> Fit {
         let slopes = runs.iter().map(|run| (run.seconds - self.overhead) / work(run));
         let slopes = std::iter::once(0.0).chain(slopes.filter(|slope| slope.is_finite() && *slope > 0.0));
@@ -89,21 +94,22 @@ impl Fit {
     }
 }
 
-/// A roofline, and what the runs near a size say against it.
+/// A roofline, corrected by the runs near a size.
 #[derive(Clone, Debug)]
 pub(super) struct Corrected {
     fit: Fit,
-    /// Logarithms of operations, bytes, and how much longer than the roofline's each run took.
+    /// The logarithms of operations, of bytes, and of the ratio of each run's time to the
+    /// roofline's.
     runs: Vec<(f64, f64, f64)>,
 }
 
-/// Runs whose word counts for a size.
+/// The number of runs that correct the time for a size.
 const NEAREST: usize = 5;
-/// Square of a distance, in powers of e, within which runs count alike.
+/// The square of a distance, in powers of e, within which runs count alike.
 const NEAR: f64 = 0.05;
 
 impl Corrected {
-    /// `None` without a run.
+    /// Fits the runs; returns `None` where there is no run.
     pub(super) fn of(runs: &[Run]) -> Option<Corrected> {
         let fit = Fit::of(runs)?;
         let against = |run: &Run| {
@@ -113,7 +119,9 @@ impl Corrected {
         Some(Corrected { fit, runs: runs.iter().map(against).filter(|run| run.2.is_finite()).collect() })
     }
 
-    /// The roofline's seconds, times the median of what the nearest runs took of theirs, by their distance: a single wild one does not move it.
+    /// Returns the roofline's seconds, times the median of the ratios of the nearest runs, weighted
+    /// by their distance.
+    /// A single wild run does not move the median.
     pub(super) fn seconds(&self, flops: f64, bytes: f64) -> f64 {
         let (x, y) = (flops.ln_1p(), bytes.ln_1p());
         let distance = |run: &(f64, f64, f64)| (run.0 - x).powi(2) + (run.1 - y).powi(2);
@@ -140,7 +148,7 @@ mod tests {
 
     const TRUE: Fit = Fit { overhead: 5e-6, per_flop: 1e-11, per_byte: 2e-10 };
 
-    /// Work of several sizes, half of it bound by operations.
+    /// Returns runs of several sizes, half of them bound by operations.
     fn runs(fit: Fit) -> Vec<Run> {
         let work = (0..6).flat_map(|step| {
             let size = 4f64.powi(step) * 1e4;
@@ -156,12 +164,12 @@ mod tests {
             assert!((fit.seconds(run.flops, run.bytes) / run.seconds - 1.0).abs() < 0.05, "{fit:?}");
         }
         assert_eq!(Fit::of(&[]), None);
-        // Only one size, and no operation at all.
+        // There is only one size, and no operation at all.
         let single = Fit::of(&[Run { flops: 0.0, bytes: 1e6, seconds: 1e-3 }]).unwrap();
         assert!((single.seconds(0.0, 1e6) - 1e-3).abs() < 1e-9);
     }
 
-    /// Runs that are twice as long as any roofline says for small sizes, and one wild one.
+    /// The runs of small sizes are twice as long as any roofline says, and one run is wild.
     #[test]
     fn runs_near_a_size_correct_the_roofline() {
         let mut runs = runs(TRUE);
@@ -187,7 +195,7 @@ mod tests {
             measured.iter_mut().zip(noise).for_each(|(run, noise)| run.seconds *= noise);
             measured[wild].seconds *= factor;
             let fit = Fit::of(&measured).unwrap();
-            // Of the wild one's own size there is no better evidence.
+            // For the wild run's own size there is no better evidence.
             for (_, run) in runs(TRUE).into_iter().enumerate().filter(|(index, _)| *index != wild) {
                 let ratio = fit.seconds(run.flops, run.bytes) / run.seconds;
                 prop_assert!((0.5..2.0).contains(&ratio), "{fit:?}: {ratio} at {run:?}");

@@ -1,4 +1,4 @@
-//! Costs that were measured: families of operators, and the model that a profile gives.
+//! Measured costs: families of operators, and the cost model that a profile gives.
 
 mod family;
 mod fit;
@@ -15,12 +15,17 @@ pub use family::Family;
 use fit::{Corrected, Run};
 pub use signature::signatures;
 
-/// The cost model of a [`Profile`]: what nodes of the same [signature](signatures) took in runs of whole models, where they were measured; else, for each device and family
-/// of operators, the roofline that fits best what was measured there, corrected by the runs of about the size. What was never measured costs
-/// what [`Roofline`] says, as does everything on a device whose product or driver is another than the profile's.
+/// The cost model of a [`Profile`].
+/// A node costs what nodes of the same [signature](signatures) took in runs of whole models, where
+/// these were measured.
+/// Otherwise it costs, for its device and family of operators, what the roofline says that best
+/// fits the measurements, corrected by the runs of about the same size.
+/// A node that was never measured costs what [`Roofline`] says, as does every node on a device
+/// whose product or driver is another than the profile's.
 ///
-/// Sizes are measured with f32; other element types count by their bytes. The time of an empty submission is left out of each
-/// operator's: a partition is submitted once, and the link to it has that time.
+/// Sizes are measured with f32; other element types count by their bytes.
+/// The time of an empty submission is left out of each operator's: a partition is submitted once,
+/// and the link to it has that time.
 pub struct Calibrated {
     profile: Arc<Profile>,
     history: HashMap<DeviceId, HashMap<String, f64>>,
@@ -39,7 +44,8 @@ impl Calibrated {
             for operator in &device.operators {
                 let Some(family) = Family::from_name(&operator.family) else { continue };
                 let whole = operator.seconds.median;
-                // The two medians are of different runs, so that the difference can be anything; a twentieth is always left.
+                // The two medians are of different runs, so that the difference can be anything.
+                // A twentieth of the whole is always left.
                 let seconds = (whole - submission).max(whole / 20.0);
                 let run = Run { flops: operator.flops as f64, bytes: operator.bytes as f64, seconds };
                 runs.entry((family, operator.slow)).or_default().push(run);
@@ -84,7 +90,7 @@ impl CostModel for Calibrated {
         nodes.iter().map(of).collect()
     }
 
-    /// Split plans are predicted within this.
+    /// The share within which the times of split plans are predicted.
     fn uncertainty(&self) -> f64 {
         0.15
     }
@@ -107,7 +113,8 @@ mod tests {
         assert_eq!((of("Conv"), of("LSTM"), of("NonZero")), (Some(Family::Convolution), Some(Family::Recurrent), None));
         let depthwise = Operator::new("Conv", 17).with("group", Attribute::Int(8));
         assert_eq!(Family::of(&depthwise), Some(Family::GroupedConvolution));
-        // A misspelt name would never be asked for; there are 120, and more when some are added.
+        // A misspelt name would never be asked for.
+        // There are 120 names, and more when operators are added.
         let known: std::collections::HashSet<&str> =
             Standard::definitions().map(|definition| definition.name).collect();
         let families = known.iter().filter(|name| of(name).is_some()).count();
@@ -122,7 +129,7 @@ mod tests {
         info
     }
 
-    /// A Relu of so many elements.
+    /// Returns a program of one Relu with the given number of elements.
     fn relu(elements: usize) -> Program {
         let value =
             |name: &str| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[elements]), constant: None };
@@ -174,7 +181,8 @@ mod tests {
         assert!((costs.seconds(&program, node, &newer, &Quality::Native) - guessed).abs() < 1e-12);
     }
 
-    /// What was measured of a node of the same signature comes before any roofline, for the device that it was measured on.
+    /// The measurement of a node with the same signature comes before any roofline, for the device
+    /// that it was measured on.
     #[test]
     fn nodes_that_were_measured_cost_what_they_took() {
         let info = chip();
@@ -194,7 +202,7 @@ mod tests {
         let costs = Calibrated::new(Arc::new(profile), Arc::new(Standard));
         let of = |program: &Program, info: &DeviceInfo| costs.all(program, &[(NodeId(0), &Quality::Native)], info)[0];
         assert_eq!(of(&program, &info), 0.125);
-        // Of a size that was not measured, the roofline that goes through what was.
+        // A size that was not measured costs what the roofline through the measurements says.
         assert!((of(&other, &info) - 0.125).abs() < 1e-3 && of(&other, &info) > 0.125);
         let mut newer = info.clone();
         newer.driver_version = "2".into();

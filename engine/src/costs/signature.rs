@@ -1,4 +1,4 @@
-//! What tells nodes apart that may cost differently.
+//! Signatures, which tell nodes apart that may cost differently.
 
 use std::fmt::Write as _;
 
@@ -6,10 +6,14 @@ use hetero_hal::{Attribute, Node, Program, ValueId};
 
 use crate::fnv::Fnv;
 
-/// A signature for each node of a program, in order: nodes of the same one cost the same on a device. It is made of the operator with its attributes, the types of
-/// all inputs and outputs, which of them are constants, and the operators that feed the node and read it, as devices do neighbours in one go.
+/// Returns a signature for each node of a program, in order: nodes of the same signature cost the
+/// same on a device.
+/// A signature is made of the operator with its attributes, the types of all inputs and outputs,
+/// and which of these are constants.
+/// The operators that feed the node and read it are part of it too, as devices do neighbours in one
+/// go.
 ///
-/// A hash, behind the operator's name for people.
+/// A signature is a hash behind the operator's name; the name is for people.
 #[must_use]
 pub fn signatures(program: &Program) -> Vec<String> {
     let producers = program.producers();
@@ -50,7 +54,7 @@ fn describe(text: &mut String, node: &Node) {
             Attribute::Ints(values) => write!(text, ";{name}={values:?}"),
             Attribute::Floats(values) => write!(text, ";{name}={values:?}"),
             Attribute::String(value) => write!(text, ";{name}={value:?}"),
-            // What is in larger ones changes nothing that can be told here.
+            // The content of larger attributes changes nothing that can be told here.
             _ => write!(text, ";{name}"),
         };
     }

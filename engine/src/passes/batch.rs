@@ -1,7 +1,11 @@
-//! Batches: a program that keeps the rows of its batch apart becomes several that do some of the rows each.
+//! Batches: a program that keeps the rows of its batch apart becomes several programs in one, each
+//! of which does some of the rows.
 //!
-//! Inputs are sliced along axis 0, every node is done once for each part, and the outputs are concatenated: standard operators all. Which
-//! operators keep rows apart is known of element-wise ones and a short list; what is on neither is not split.
+//! Inputs are sliced along axis 0, every node is done once for each part, and the outputs are
+//! concatenated.
+//! All of this is done by standard operators.
+//! Element-wise operators and a short list of others are known to keep rows apart; a program with
+//! any other operator is not split.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +15,8 @@ use hetero_hal::{Dim, Graph, Node, Program, ProgramValue, Result, Value, ValueId
 use super::{Pass, PassContext, build};
 use crate::Family;
 
-/// What works on each row of its first input by itself, with the same weights for all.
+/// The operators that work on each row of their first input by itself, with the same weights for
+/// all.
 const ROWS: [&str; 10] = [
     "Conv",
     "ConvTranspose",
@@ -25,18 +30,18 @@ const ROWS: [&str; 10] = [
     "LRN",
 ];
 
-/// What is known of a program while it is looked at.
+/// The knowledge of a program while it is looked at.
 struct Rows<'a> {
     program: &'a Program,
     batch: usize,
-    /// Of each value, whether its axis 0 is the batch.
+    /// For each value, whether its axis 0 is the batch.
     batched: Vec<bool>,
 }
 
-/// The size of a program's batch, where it keeps rows apart.
+/// Returns the size of a program's batch, where the program keeps rows apart.
 ///
 /// # Errors
-/// Why it is not known to.
+/// The reason why the program is not known to keep them apart.
 pub(crate) fn batch(program: &Program) -> Result<usize, String> {
     Rows::of(program).map(|rows| rows.batch)
 }
@@ -80,13 +85,14 @@ impl<'a> Rows<'a> {
         Some((self.program.values().get(id.index())?, *self.batched.get(id.index())?))
     }
 
-    /// Is only the first input of the batch?
+    /// Tells whether only the first input has the batch.
     fn first_only(&self, node: &Node) -> bool {
         let batched = |id: &Option<ValueId>| id.is_some_and(|id| self.batched[id.index()]);
         batched(&node.inputs.first().copied().flatten()) && !node.inputs.iter().skip(1).any(batched)
     }
 
-    /// Does a node, whose outputs have the batch's size, keep rows apart? `None` where an attribute is not what it should be.
+    /// Tells whether a node, whose outputs have the batch's size, keeps rows apart.
+    /// Returns `None` where an attribute is not what it should be.
     fn keeps(&self, node: &Node) -> Option<bool> {
         let operator = &node.operator;
         let name = &*operator.name;
@@ -132,7 +138,7 @@ impl<'a> Rows<'a> {
                 self.first_only(node) && operator.int("transA").ok()?.unwrap_or(0) == 0 && bias
             }
             "Reshape" => {
-                // The rows' number is copied or found out, so that it is right for parts too.
+                // The number of rows is copied or found out, so that it is right for parts too.
                 let shape = self.value(node, 1)?.0.constant.as_ref()?.view::<i64>().ok()?;
                 let copied = shape.first() == Some(&0) && operator.int("allowzero").ok()?.unwrap_or(0) == 0;
                 self.first_only(node) && (copied || shape.first() == Some(&-1))
@@ -142,7 +148,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Splits the batch into parts of so many rows, which add up to it.
+/// The pass that splits the batch into parts of the given numbers of rows, which add up to the
+/// batch.
 pub(crate) struct BatchSplit {
     pub(crate) parts: Vec<usize>,
 }
@@ -153,7 +160,8 @@ impl Pass for BatchSplit {
     }
 
     fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<()> {
-        // What depends on data is not split; whoever asks for it has seen so from [`batch`].
+        // A program that depends on data is not split; the caller that asks for the split knows so
+        // from [`batch`].
         let Ok(program) = Program::new(graph.clone(), vec![]) else { return Ok(()) };
         let Ok(rows) = Rows::of(&program) else { return Ok(()) };
         if self.parts.iter().sum::<usize>() != rows.batch || self.parts.len() < 2 {

@@ -2,7 +2,8 @@
 
 use hetero_hal::{Attribute, DType, Graph, Node, Operator, Result, Tensor, TensorType, Value, ValueId};
 
-/// Version of the standard since which starts and ends of a slice, and axes of any rank, are as they are used here.
+/// The version of the standard since which starts and ends of a slice, and axes of any rank, are as
+/// they are used here.
 const VERSION: u32 = 13;
 
 pub(super) fn add(graph: &mut Graph, name: String, ty: TensorType, constant: Option<Tensor>) -> ValueId {
@@ -10,19 +11,19 @@ pub(super) fn add(graph: &mut Graph, name: String, ty: TensorType, constant: Opt
     ValueId(graph.values.len() as u32 - 1)
 }
 
-/// A constant of one whole number.
+/// Adds a constant of one whole number.
 pub(super) fn number(graph: &mut Graph, name: String, content: i64) -> Result<ValueId> {
     let content = Tensor::from_vec(&[1], vec![content])?;
     Ok(add(graph, name, TensorType::exact(DType::I64, &[1]), Some(content)))
 }
 
-/// The part of a value along an axis, between constants.
+/// Returns a node that takes the part of a value along an axis, between constants.
 pub(super) fn slice(name: &str, whole: ValueId, [from, to, axis]: [ValueId; 3], part: ValueId) -> Node {
     let inputs = [whole, from, to, axis].map(Some).to_vec();
     Node { name: name.into(), operator: Operator::new("Slice", VERSION), inputs, outputs: vec![Some(part)] }
 }
 
-/// Values behind each other along an axis.
+/// Returns a node that puts values behind each other along an axis.
 pub(super) fn concat(name: String, axis: i64, inputs: Vec<Option<ValueId>>, whole: ValueId) -> Node {
     let operator = Operator::new("Concat", VERSION).with("axis", Attribute::Int(axis));
     Node { name: name.into(), operator, inputs, outputs: vec![Some(whole)] }

@@ -47,7 +47,7 @@ impl Pass for CommonSubexpressions {
                     Entry::Vacant(_) => None,
                 };
                 let candidates = std::iter::successors(last, |&index| before[index]);
-                // The first of them.
+                // The first of the candidates stays.
                 let first = candidates.filter(|&index| equal(&graph.nodes[index])).last();
                 match first {
                     Some(first) if !node.outputs.iter().flatten().any(|id| published[id.index()]) => {

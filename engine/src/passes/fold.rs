@@ -28,7 +28,7 @@ impl Pass for ConstantFolding {
                 graph.nodes.push(node);
                 continue;
             };
-            // Types are known, so what would not fit is seen before it is computed.
+            // Types are known, so a constant that would not fit is found before it is computed.
             let typed = node.outputs.iter().flatten().map(|id| &graph.values[id.index()].ty);
             let bytes = typed.map(|ty| {
                 let count = ty.shape().and_then(|shape| hetero_hal::element_count(&shape))?;
@@ -63,7 +63,7 @@ impl Pass for ConstantFolding {
                         }
                     }
                 }
-                // What the oracle does not compute may be known to a device.
+                // An operator that the oracle does not compute may be known to a device.
                 Ok(_) => graph.nodes.push(node),
                 Err(error) if error.kind() == ErrorKind::Unsupported => graph.nodes.push(node),
                 Err(error) => return Err(error.at(node.to_string())),

@@ -1,4 +1,5 @@
-//! Passes: standard ONNX in, standard ONNX out. Each is one file.
+//! Passes: each takes standard ONNX and makes standard ONNX of it.
+//! Each pass is one file.
 
 pub(crate) mod batch;
 mod build;
@@ -11,25 +12,26 @@ use hetero_hal::{Graph, OperatorSet, Program, Result};
 
 /// A rewrite of a program that keeps what it computes.
 pub trait Pass: Send + Sync {
-    /// Short name, for traces.
+    /// Returns a short name, for traces.
     fn name(&self) -> &str;
 
-    /// Rewrites the graph in place. Types are known, and stay known.
+    /// Rewrites the graph in place.
+    /// Types are known, and stay known.
     ///
     /// # Errors
-    /// Where the graph contradicts itself, or an evaluation fails.
+    /// An error where the graph contradicts itself, or an evaluation fails.
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()>;
 }
 
-/// What passes may use.
+/// The means that passes may use.
 pub struct PassContext<'a> {
-    /// What operators mean.
+    /// The definitions of operators.
     pub operators: &'a dyn OperatorSet,
-    /// Largest number of bytes that new constants may take in all.
+    /// The largest number of bytes that new constants may take in all.
     pub memory_limit: usize,
 }
 
-/// The passes that every program goes through, in order.
+/// Returns the passes that every program goes through, in order.
 #[must_use]
 pub fn standard() -> Vec<Box<dyn Pass>> {
     vec![Box::new(fold::ConstantFolding), Box::new(common::CommonSubexpressions), Box::new(dead::DeadCode)]

@@ -1,8 +1,10 @@
-//! Tiles: a large product of two matrices becomes products of their rows and columns in blocks, which several devices can share.
+//! Tiles: a large product of two matrices becomes products of their rows and columns in blocks,
+//! which several devices can share.
 //!
-//! `Y = A·B` becomes slices of A along its rows and of B along its columns, one `MatMul` for each pair of them, named `NAME/tile_I_J`, and
-//! concatenations: standard operators all, so that every device that did the product does its tiles. Slices of constants are folded by the
-//! passes that come behind.
+//! `Y = A·B` becomes slices of A along its rows and of B along its columns, one `MatMul` for each
+//! pair of them, named `NAME/tile_I_J`, and concatenations.
+//! All of these are standard operators, so that every device that did the product does its tiles.
+//! Slices of constants are folded by the passes that come behind.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -12,42 +14,45 @@ use hetero_hal::{DType, Graph, Node, Program, Result, TensorType, ValueId};
 use super::build;
 use crate::place::Placement;
 
-/// Least multiply-adds of a product that is cut, as a multiple of those of a cube of the tile's side: fewer do not pay for the copies.
+/// The least multiply-adds of a product that is cut, as a multiple of the multiply-adds of a cube
+/// of the tile's side: fewer do not pay for the copies.
 const LEAST_CUBES: usize = 4;
 
-/// Cuts `MatMul`s of two matrices into tiles of `size` rows and columns; the last of each may be smaller.
+/// A rewrite that cuts `MatMul`s of two matrices into tiles of `size` rows and columns; the last
+/// tile of each row and column may be smaller.
 pub(crate) struct Tiling {
-    /// Rows and columns of a tile.
+    /// The number of rows and of columns of a tile.
     pub(crate) size: usize,
-    /// What is pinned stays whole: the caller wants it on one device.
+    /// The placement by hand: a product that is pinned stays whole, as the caller wants it on one
+    /// device.
     pub(crate) placement: Placement,
 }
 
-/// What became of a product: an annotation beside the program.
-/// Values keep their ids while passes rewrite what computes them.
+/// The record of what became of a product: an annotation beside the program.
+/// Values keep their ids while passes rewrite the nodes that compute them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TileGroup {
-    /// Name of the node that was the product.
+    /// The name of the node that was the product.
     pub(crate) product: Arc<str>,
-    /// Name of the node that puts the result together.
+    /// The name of the node that puts the result together.
     pub(crate) whole: Arc<str>,
     /// The values that the tiles make.
     pub(crate) tiles: Vec<ValueId>,
 }
 
 impl Tiling {
-    /// Cuts the products of a graph. Gives their groups of tiles.
+    /// Cuts the products of a graph, and returns their groups of tiles.
     ///
     /// # Errors
-    /// Where a constant cannot be made.
+    /// An error where a constant cannot be made.
     pub(crate) fn cut(&self, graph: &mut Graph) -> Result<Vec<TileGroup>> {
         let mut groups = Vec::new();
         if !graph.nodes.iter().any(|node| self.wants(graph, node).is_some()) {
             return Ok(groups);
         }
         let names = graph.nodes.iter().map(|node| &node.name).chain(graph.values.iter().map(|value| &value.name));
-        // What stands before a slash of a name: no product may have such a name, as its tiles'
-        // names might be taken.
+        // These are the parts of names in front of a slash: a product with such a name is not cut,
+        // as its tiles' names might be taken.
         let heads = |name: &Arc<str>| -> Vec<Arc<str>> {
             name.match_indices('/').map(|(at, _)| Arc::from(&name[..at])).collect()
         };
@@ -65,8 +70,8 @@ impl Tiling {
         Ok(groups)
     }
 
-    /// Might a program have products that are to be cut?
-    /// A look at its types, before it is made a graph.
+    /// Tells whether a program might have products that are to be cut.
+    /// It looks at the program's types only, before a graph is made of it.
     pub(crate) fn may_cut(&self, program: &Program) -> bool {
         let large = |node: &Node| {
             let result = node.outputs.first().copied().flatten().and_then(|id| program.values().get(id.index()));
@@ -75,7 +80,7 @@ impl Tiling {
         self.size > 0 && program.nodes().iter().any(|node| node.operator.is("MatMul") && large(node))
     }
 
-    /// The node as a product that is to be cut.
+    /// Returns the node as a product that is to be cut.
     fn wants(&self, graph: &Graph, node: &Node) -> Option<Product> {
         self.product(graph, node).filter(|_| self.placement.device_of(node).is_none())
     }
@@ -93,7 +98,7 @@ struct Product {
 }
 
 impl Tiling {
-    /// The node as a product of two matrices that is large enough.
+    /// Returns the node as a product of two matrices that is large enough.
     fn product(&self, graph: &Graph, node: &Node) -> Option<Product> {
         let (&[Some(a), Some(b)], &[Some(y)]) = (&node.inputs[..], &node.outputs[..]) else { return None };
         if !node.operator.is("MatMul") || self.size == 0 {
@@ -109,7 +114,7 @@ impl Tiling {
         let tiles = m.div_ceil(self.size).checked_mul(n.div_ceil(self.size))?;
         let cube = self.size.checked_pow(3)?.checked_mul(LEAST_CUBES)?;
         let work = m.checked_mul(n)?.checked_mul(k)?;
-        // At least two on each side, as both are to become smaller.
+        // There are at least two tiles along each side, as both sides are to become smaller.
         let large = m > self.size && n > self.size && tiles >= 4 && work >= cube && k > 0;
         large.then_some(Product { a, b, y, m, k, n, dtype })
     }
@@ -149,7 +154,8 @@ impl Product {
     }
 }
 
-/// Slices of a matrix along an axis, each with its length there; `other` is the length of the other axis.
+/// Returns slices of a matrix along an axis, each with its length there; `other` is the length of
+/// the other axis.
 fn slices(
     graph: &mut Graph,
     name: &str,

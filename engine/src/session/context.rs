@@ -1,4 +1,5 @@
-//! Contexts: the memory and the timelines of one run at a time. They are pooled.
+//! Contexts: the memory and the timelines of one run at a time.
+//! They are pooled.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -17,35 +18,35 @@ use super::steps::{Step, Task, Way};
 use super::tiles::{Group, LANES, Member, Tally};
 use super::{Frozen, Session};
 
-/// What a run needs for itself.
+/// The memory, the timelines and the state of a run.
 pub(super) struct Context {
-    /// Of each slot, but for inputs.
+    /// The buffer of each slot that is not an input.
     pub(super) buffers: Vec<Option<Buffer>>,
-    /// Of each slot that is an input.
+    /// The buffer of each slot that is an input.
     pub(super) inputs: Vec<InputBuffer>,
-    /// For each step, what a partition binds.
+    /// The binding table of each step that runs a partition.
     pub(super) tables: Vec<Option<Arc<BindingTable>>>,
-    /// For each step, the scratch of a partition.
+    /// The scratch of each step that runs a partition.
     pub(super) scratch: Vec<Option<Buffer>>,
-    /// Of each device, its arena.
+    /// The arena of each device.
     pub(super) arenas: Vec<Option<Buffer>>,
-    /// For each step, the work of a transfer.
+    /// The work of each step that is a transfer.
     pub(super) transfers: Vec<Option<Work>>,
-    /// For each step, the points that it waits for; their values are set by each run.
+    /// The points that each step waits for; their values are set by each run.
     pub(super) waits: Vec<Vec<Point>>,
-    /// Of each group of tiles.
+    /// The groups of tiles.
     pub(super) groups: Vec<Group>,
-    /// Of each device, then of each group of tiles.
+    /// The timeline of each device, then of each group of tiles.
     pub(super) timelines: Vec<Timeline>,
-    /// Of each of these, its timeline's value before the run.
+    /// The value of each timeline before the run.
     pub(super) base: Vec<u64>,
-    /// Of each of these, steps that the run has submitted.
+    /// The number of steps that the run has submitted on each timeline.
     pub(super) submitted: Vec<u64>,
-    /// True sizes of the run; `None` where none depends on data.
+    /// The true sizes of the run; `None` where none depends on data.
     pub(super) extents: Option<Arc<Extents>>,
-    /// When the run gives up.
+    /// The time at which the run gives up.
     pub(super) deadline: Instant,
-    /// Of each slot that is an output with a buffer of its own.
+    /// The place of each slot that is an output with a buffer of its own.
     outputs: Vec<Option<OutputPlace>>,
     /// The right to be one of the session's contexts.
     _permit: Permit,
@@ -54,14 +55,15 @@ pub(super) struct Context {
 /// An output's buffer, and where it is bound.
 #[derive(Default)]
 struct OutputPlace {
-    /// The tables that have it, and where; none where a transfer reads it too, which keeps to the
-    /// buffer of its own.
+    /// The tables that bind the output, each with the position there.
+    /// There are none where a transfer reads the output too, as transfers read the output's own
+    /// buffer.
     bound: Vec<(Arc<BindingTable>, usize)>,
-    /// The caller's memory as the device sees it, where the output is there in this run.
+    /// The caller's memory as the device sees it, where this run writes the output there.
     there: Option<Buffer>,
 }
 
-/// Has host memory the address and the length that the device can import?
+/// Tells whether host memory has an address and a length that the device can import.
 fn is_aligned(capabilities: &Capabilities, address: usize, bytes: usize) -> bool {
     match capabilities.import_alignment {
         0 => address.is_multiple_of(capabilities.alignment.max(1)),
@@ -69,13 +71,14 @@ fn is_aligned(capabilities: &Capabilities, address: usize, bytes: usize) -> bool
     }
 }
 
-/// The shared arena as each of the session's devices sees it.
+/// The views of the shared arena: the buffer by which each of the session's devices sees it.
 pub(super) type Views = Vec<Option<Buffer>>;
 
 /// Allocates the shared arena and imports it into its devices.
 ///
 /// # Errors
-/// The position of the device that refuses, with its error; `None` where the host itself has no memory.
+/// The position of the device that refuses, with its error.
+/// The position is `None` where the host itself has no memory.
 pub(super) fn share(shared: &Shared, devices: &[Arc<dyn Device>]) -> Result<Views, (Option<usize>, HalError)> {
     let mut views = vec![None; devices.len()];
     if shared.bytes == 0 {
@@ -89,7 +92,8 @@ pub(super) fn share(shared: &Shared, devices: &[Arc<dyn Device>]) -> Result<View
     Ok(views)
 }
 
-/// Host memory whose address is a multiple of what the devices ask for, which may be more than a page.
+/// Allocates host memory whose address is a multiple of what the devices ask for, which may be more
+/// than a page.
 fn aligned_memory(shared: &Shared) -> Result<HostMemory> {
     let host = HostMemory::allocate(shared.bytes)?;
     let alignment = shared.alignment.max(1);
@@ -103,14 +107,14 @@ fn aligned_memory(shared: &Shared) -> Result<HostMemory> {
 }
 
 impl Frozen {
-    /// Is it a slot with a buffer of its own, as an output has that nobody shares?
+    /// Tells whether a slot has a buffer of its own, as an output has that nobody shares.
     fn is_own_output(&self, slot: &Slot) -> bool {
         matches!(slot.storage, Storage::Own(bytes) if bytes > 0)
     }
 }
 
 impl Context {
-    /// Memory and timelines for one run at a time.
+    /// Makes memory and timelines for one run at a time.
     pub(super) fn new(
         frozen: &Frozen,
         devices: &[Arc<dyn Device>],
@@ -176,7 +180,7 @@ impl Context {
                 }
             }
         }
-        // A transfer reads the buffer of its own.
+        // A transfer reads the output's own buffer.
         for step in &layout.steps {
             if let Task::Transfer { from, .. } = &step.task {
                 context.outputs[*from] = None;
@@ -187,7 +191,8 @@ impl Context {
         Ok(context)
     }
 
-    /// A table of the slots' memory. Inputs are not there yet; each notes where it is bound.
+    /// Makes a table of the slots' memory.
+    /// Inputs are not there yet; each notes where it is bound.
     fn bind(&mut self, slots: &[usize]) -> Result<Arc<BindingTable>> {
         let buffer = |&slot: &usize| self.buffers[slot].clone().unwrap_or_else(|| self.inputs[slot].idle.clone());
         let table = BindingTable::new(slots.iter().map(buffer).collect::<Vec<_>>());
@@ -202,7 +207,7 @@ impl Context {
         Ok(table)
     }
 
-    /// The devices that take part in a group of tiles, with this context's memory.
+    /// Returns the devices that take part in a group of tiles, with this context's memory.
     fn members(
         &mut self,
         step: &Step,
@@ -239,12 +244,12 @@ impl Context {
         Ok(members)
     }
 
-    /// Has an output written into the caller's memory by the run that follows.
-    /// `false` where the device cannot, or the memory does not fit it, and the output is to be
-    /// copied.
+    /// Makes the run that follows write an output into the caller's memory.
+    /// Returns `false` where the device cannot do so, or the memory does not fit it; the output is
+    /// then to be copied.
     ///
     /// # Errors
-    /// `DeviceLost`, with the device's id; another refusal to import is none.
+    /// `DeviceLost`, with the device's id; another refusal to import is no error.
     pub(super) fn place(&mut self, slot: usize, device: &dyn Device, memory: &HostMemory) -> Result<bool> {
         let Some(output) = &mut self.outputs[slot] else { return Ok(false) };
         let capabilities = device.capabilities();
@@ -275,35 +280,35 @@ impl Context {
         Ok(true)
     }
 
-    /// The memory that an output is in after this run: the caller's, or its own.
+    /// Returns the memory that an output is in after this run: the caller's, or its own.
     pub(super) fn output(&self, slot: usize) -> Option<&Buffer> {
         let there = self.outputs[slot].as_ref().and_then(|output| output.there.as_ref());
         there.or(self.buffers[slot].as_ref())
     }
 
-    /// Puts the buffers of its own back where outputs were in the caller's memory.
+    /// Binds the outputs' own buffers again where outputs were in the caller's memory.
     pub(super) fn replace(&mut self) -> Result<()> {
         for (output, own) in self.outputs.iter_mut().zip(&self.buffers) {
             if let (Some(output), Some(own)) = (output.as_mut().filter(|output| output.there.is_some()), own) {
                 for (table, position) in &output.bound {
                     table.set(*position, own.clone())?;
                 }
-                // The caller's pages are the caller's alone again.
+                // From here on, nobody but the caller uses the caller's pages.
                 output.there = None;
             }
         }
         Ok(())
     }
 
-    /// No tile begins any more.
+    /// Keeps tiles from beginning.
     pub(super) fn give_up(&self) {
         self.groups.iter().for_each(Group::give_up);
     }
 }
 
 impl Session {
-    /// A context that no run uses.
-    /// Where all are in use, waits for one until the deadline, or not at all.
+    /// Takes a context that no run uses.
+    /// Where all are in use, waits for one until the deadline, or not at all where there is none.
     pub(super) fn take_context(&self, deadline: Option<Instant>) -> Result<Context> {
         let permit = match self.contexts.take(deadline)? {
             pool::Place::Idle(context) => return Ok(context),
@@ -313,13 +318,14 @@ impl Session {
         Context::new(&self.frozen, &self.devices, &self.queues, &self.tallies, &views, permit)
     }
 
-    /// Keeps a context whose run went well for another. One whose run failed is dropped: its timelines have failed for good.
+    /// Keeps a context whose run went well for another run.
+    /// A context whose run failed is dropped: its timelines have failed for good.
     pub(super) fn give_context(&self, context: Context) {
         self.contexts.give(context);
     }
 }
 
-/// A part of an arena.
+/// Returns a part of an arena.
 pub(super) fn part(arena: &Option<Buffer>, place: Place) -> Result<Buffer> {
     let arena = arena.as_ref().ok_or_else(|| HalError::internal("a value lies in an arena that is not there"))?;
     arena.slice(place.offset..place.offset + place.bytes)
@@ -339,22 +345,23 @@ fn transfer(from: &Option<Buffer>, to: &Option<Buffer>, way: Way) -> Result<Work
     })
 }
 
-/// How an input came to a device in the last run.
+/// The manner in which an input came to a device in the last run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Arrival {
-    /// No run has brought one.
+    /// No run has brought an input.
     Unknown,
-    /// The device reads the caller's bytes.
+    /// The device reads the caller's bytes in place.
     InPlace,
-    /// By a copy: the device imports no host memory.
+    /// The input is copied, as the device imports no host memory.
     NoImport,
-    /// By a copy: address or length of the caller's bytes are not the multiples that the device needs.
+    /// The input is copied, as address or length of the caller's bytes are not the multiples that
+    /// the device needs.
     Unaligned,
-    /// By a copy: the device refused to import them, and is not asked again.
+    /// The input is copied, as the device refused to import the bytes, and is not asked again.
     Refused,
 }
 
-/// What is remembered of an input's way to a device.
+/// The record of an input's way to a device.
 #[derive(Default)]
 pub(super) struct Arrivals {
     last: AtomicU8,
@@ -376,12 +383,12 @@ impl Arrivals {
 
 /// An input's buffer on a device, and where it is bound.
 pub(super) struct InputBuffer {
-    /// It is the caller's memory, which nobody may write.
+    /// Whether the buffer is the caller's memory, which nobody may write.
     imported: bool,
     buffer: Option<Buffer>,
-    /// Stands in the tables while there is no buffer.
+    /// The buffer that stands in the tables while there is no input.
     idle: Buffer,
-    /// The tables that have it, and where.
+    /// The tables that bind the input, each with the position there.
     bound: Vec<(Arc<BindingTable>, usize)>,
 }
 
@@ -392,11 +399,11 @@ impl Default for InputBuffer {
 }
 
 impl InputBuffer {
-    /// Makes it the input: in place where the device can import host memory and the bytes are
-    /// aligned for it, else by a copy.
+    /// Makes the tensor the input: in place where the device can import host memory and the bytes
+    /// are aligned for it, else by a copy.
     ///
     /// # Errors
-    /// The device's, with its id; a refusal to import is none, unless the device is lost.
+    /// The device's error, with its id; a refusal to import is no error, unless the device is lost.
     pub(super) fn bring_in(&mut self, device: &dyn Device, tensor: &Tensor, arrivals: &Arrivals) -> Result<()> {
         let capabilities = device.capabilities();
         let bytes = tensor.bytes();

@@ -1,12 +1,18 @@
-//! Layout: which memory each value has on each device, and how it gets from one to another.
+//! The layout: which memory each value has on each device, and how it gets from one device to
+//! another.
 //!
-//! A value that only one device touches lies in that device's arena. One that crosses to a device that can, like its producer, import host
-//! memory lies in the *shared* arena: host memory that each of these devices imports as a whole, so that the one writes and the
-//! other reads the same bytes, and no step is needed in between. For other devices it is copied by a transfer. Inputs are the caller's memory,
-//! and outputs that nobody shares are buffers of their own.
+//! A value that only one device touches lies in that device's arena.
+//! A value may cross to a device that can, like its producer, import host memory.
+//! It then lies in the *shared* arena: host memory that each of these devices imports as a whole.
+//! The one device writes and the other reads the same bytes, and no step is needed in between.
+//! For other devices the value is copied by a transfer.
+//! Inputs are the caller's memory, and outputs that nobody shares are buffers of their own.
 //!
-//! Arenas use room again. In a device's arena a step may have to wait for a transfer that reads what lay there before; in the shared arena room
-//! is given only to steps that come behind its former users anyway, as devices would otherwise wait for each other over nothing.
+//! Arenas use room again.
+//! In a device's arena a step may have to wait for a transfer that reads the value that lay there
+//! before.
+//! In the shared arena room is given only to steps that come behind its former users anyway, as
+//! devices would otherwise wait for each other over nothing.
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,7 +25,7 @@ use super::steps::{Access, Order, Step, Task, Way};
 use super::tiles::LANES;
 use crate::Result;
 
-/// Least alignment of everything in an arena.
+/// The least alignment of everything in an arena.
 const ALIGNMENT: usize = 64;
 
 /// A range of an arena.
@@ -29,20 +35,20 @@ pub(super) struct Place {
     pub(super) bytes: usize,
 }
 
-/// Where a slot's memory comes from.
+/// The source of a slot's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
-    /// The caller, at each run: the position among the inputs.
+    /// The caller's memory, which each run brings: the position among the inputs.
     Input(usize),
-    /// A buffer of its own, of so many bytes.
+    /// A buffer of its own, with the given number of bytes.
     Own(usize),
-    /// The device's arena.
+    /// A place in the device's arena.
     Arena(Place),
-    /// The shared arena.
+    /// A place in the shared arena.
     Shared(Place),
 }
 
-/// A value on a device.
+/// A value on a device, with its memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Slot {
     pub(super) value: ValueId,
@@ -50,38 +56,38 @@ pub(super) struct Slot {
     pub(super) storage: Storage,
 }
 
-/// What the layout has to know of a device.
+/// The properties of a device that the layout has to know.
 pub(super) struct Side {
     pub(super) id: String,
-    /// What the first byte of a binding must be aligned to.
+    /// The alignment of the first byte of a binding.
     pub(super) alignment: usize,
-    /// What address and length of imported memory must be multiples of.
+    /// The number of which address and length of imported memory have to be multiples.
     pub(super) import_alignment: usize,
-    /// Why it imports no host memory; `None` where it does.
+    /// The reason why the device imports no host memory; `None` where it does.
     pub(super) refusal: Option<String>,
 }
 
 /// Host memory that some devices import.
 #[derive(Default)]
 pub(super) struct Shared {
-    /// Bytes; 0 where nothing is shared.
+    /// The bytes of the memory; 0 where nothing is shared.
     pub(super) bytes: usize,
-    /// What its address must be a multiple of.
+    /// The number of which its address has to be a multiple.
     pub(super) alignment: usize,
-    /// The devices.
+    /// The positions of the devices that import it.
     pub(super) devices: Vec<usize>,
 }
 
-/// All that is decided about memory and order.
+/// The decisions about memory and order.
 pub(super) struct Layout {
     pub(super) slots: Vec<Slot>,
     pub(super) steps: Vec<Step>,
-    /// Bytes and alignment of each device's arena.
+    /// The bytes and the alignment of each device's arena.
     pub(super) arenas: Vec<(usize, usize)>,
     pub(super) shared: Shared,
     /// The slot in which each value is made.
     pub(super) homes: HashMap<ValueId, usize>,
-    /// What passes between devices.
+    /// The traffic between devices.
     pub(super) edges: Vec<Traffic>,
 }
 
@@ -91,19 +97,20 @@ struct Draft {
     task: Task,
 }
 
-/// What is known of the ways between two devices, by their numbers.
+/// The ways between two devices, which are given by their numbers.
 pub(super) struct Ways<'a> {
-    /// How the first device reads, and writes, the second one's memory.
+    /// Returns how the first device reads, and writes, the second one's memory.
     pub(super) reach: &'a dyn Fn(usize, usize) -> (Reach, Reach),
-    /// Why so many bytes are rather copied from the first to the second, though both could use the same memory; `None` where they are not.
+    /// Returns why the given number of bytes is copied from the first device to the second, though
+    /// both could use the same memory; `None` where they are not copied.
     pub(super) copied: &'a dyn Fn(usize, usize, usize) -> Option<String>,
 }
 
-/// What there is to lay out.
+/// The parts of a compiled plan that are laid out.
 pub(super) struct Parts<'a> {
     pub(super) partitions: &'a [Partition],
     pub(super) groups: &'a [Group],
-    /// In the order of replay.
+    /// The units, in the order of replay.
     pub(super) units: &'a [Unit],
 }
 
@@ -118,22 +125,22 @@ struct Planner<'a> {
     outputs: HashSet<ValueId>,
     /// The device that makes each value.
     makers: HashMap<ValueId, usize>,
-    /// Values that several devices touch in place.
+    /// The values that several devices touch in place.
     shared: HashSet<ValueId>,
-    /// Values that tiles make: any device that takes part may, in the same memory.
+    /// The values that tiles make: any device that takes part may make them, in the same memory.
     tiled: HashSet<ValueId>,
     slots: Vec<Slot>,
     index: HashMap<(ValueId, usize), usize>,
     drafts: Vec<Draft>,
-    /// First and last step that touches each slot.
+    /// The first and the last step that touches each slot.
     lifetimes: Vec<(usize, usize)>,
     edges: Vec<Traffic>,
 }
 
-/// Lays out what the partitions pass to each other.
+/// Lays out the values that the partitions pass to each other.
 ///
 /// # Errors
-/// `Internal` where the arenas cannot be planned: sizes that overflow.
+/// `Internal` where the arenas cannot be planned, as sizes overflow.
 pub(super) fn lay_out(program: &Program, parts: &Parts<'_>, sides: &[Side], ways: &Ways<'_>) -> Result<Layout> {
     let mut planner = Planner {
         program,
@@ -167,7 +174,8 @@ impl Planner<'_> {
         Ok(self.program.value(value)?.bytes())
     }
 
-    /// Why so many bytes do not pass from one device to another in place; `None` where they do.
+    /// Returns why the given number of bytes does not pass from one device to another in place, or
+    /// `None` where it does.
     fn obstacle(&self, from: usize, to: usize, bytes: usize) -> Option<String> {
         let refusal = self.sides[from].refusal.as_ref().or(self.sides[to].refusal.as_ref());
         refusal.cloned().or_else(|| (self.ways.copied)(from, to, bytes))
@@ -199,7 +207,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Notes the values of a partition that others share with those that run it; its outputs are made on `home`.
+    /// Records the values of a partition that other devices share with the devices that run it.
+    /// Its outputs are made on `home`.
     fn find_shared_of(&mut self, bindings: &[(ValueId, Direction)], home: usize, devices: &[usize]) -> Result<()> {
         for &(value, direction) in bindings {
             if direction == Direction::Output {
@@ -215,7 +224,7 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The slot of a value on a device, which the next step touches.
+    /// Returns the slot of a value on a device, which the next step touches.
     fn slot(&mut self, value: ValueId, device: usize) -> Result<usize> {
         let step = self.drafts.len();
         if let Some(&slot) = self.index.get(&(value, device)) {
@@ -241,15 +250,16 @@ impl Planner<'_> {
         Ok(self.slots.len() - 1)
     }
 
-    /// Do two devices touch a shared value in the same memory?
+    /// Tells whether two devices touch a shared value in the same memory.
     fn in_place(&self, value: ValueId, maker: usize, reader: usize, bytes: usize) -> bool {
         maker == reader
             || self.obstacle(maker, reader, bytes).is_none()
-            // Whatever else would be quicker: a tile's result is written where its other takers would write it.
+            // Whether or not a copy would be quicker: a tile's result is written where the group's
+            // other devices would write it.
             || (self.tiled.contains(&value) && self.sides[reader].refusal.is_none())
     }
 
-    /// Adds a partition, behind the transfers of what it reads.
+    /// Adds a partition, behind the transfers of the values that it reads.
     fn add(&mut self, number: usize) -> Result<()> {
         let partitions = self.partitions;
         let partition = &partitions[number];
@@ -260,7 +270,8 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// Adds a group of tiles, behind the transfers of what any device that takes part reads.
+    /// Adds a group of tiles, behind the transfers of the values that any device that takes part
+    /// reads.
     fn add_group(&mut self, number: usize) -> Result<()> {
         let (partitions, group) = (self.partitions, &self.groups[number]);
         for member in &group.members {
@@ -279,12 +290,12 @@ impl Planner<'_> {
         Ok(())
     }
 
-    /// The slots of bindings on a device, for the next step.
+    /// Returns the slots of bindings on a device, for the next step.
     fn bind(&mut self, bindings: &[(ValueId, Direction)], here: usize) -> Result<Vec<usize>> {
         bindings.iter().map(|&(value, _)| self.slot(value, here)).collect()
     }
 
-    /// Adds the transfers of what is read on a device.
+    /// Adds the transfers of the values that are read on a device.
     fn bring(&mut self, bindings: &[(ValueId, Direction)], here: usize) -> Result<()> {
         for &(value, direction) in bindings {
             let Some(&maker) = self.makers.get(&value).filter(|&&maker| maker != here) else { continue };
@@ -296,7 +307,7 @@ impl Planner<'_> {
             let (from, to) = (&self.sides[maker].id, &self.sides[here].id);
             report::add(&mut self.edges, from, to, bytes as u64, obstacle.as_deref());
             if bytes == 0 || obstacle.is_none() {
-                // Known from here on, so that the edge counts it once.
+                // The slot is known from here on, so that the edge counts the value once.
                 self.slot(value, here)?;
                 continue;
             }
@@ -343,7 +354,8 @@ impl Planner<'_> {
         })
     }
 
-    /// Lays out a device's arena: its slots, and its partitions' scratch. Gives the size.
+    /// Lays out a device's arena: its slots, and its partitions' scratch.
+    /// Returns the size.
     fn lay_out_arena(&mut self, device: usize, alignment: usize) -> Result<usize> {
         let mut requests = Vec::new();
         let mut owners = Vec::new();
@@ -354,7 +366,7 @@ impl Planner<'_> {
             }
         }
         let slots = owners.len();
-        // Of each scratch, the member and the lane that it is for, in a group.
+        // For each scratch, the member and the lane of a group that it is for.
         let mut lanes = Vec::new();
         for (step, draft) in self.drafts.iter().enumerate() {
             let mut add = |layout: BufferLayout, lane: (usize, usize)| -> Result<()> {
@@ -462,7 +474,8 @@ impl Planner<'_> {
         }
     }
 
-    /// The order of the steps by what they touch. Before the shared arena is laid out, each value there is a place of its own.
+    /// Returns the order of the steps by the memory that they touch.
+    /// Before the shared arena is laid out, each value there counts as a place of its own.
     fn order(&self, shared_is_placed: bool) -> Order {
         let arenas = self.sides.len();
         let access = |slot: usize, writes: bool| {
@@ -473,7 +486,8 @@ impl Planner<'_> {
                 Storage::Input(_) => None,
                 Storage::Arena(place) => Some(range(device, place)),
                 Storage::Shared(place) if shared_is_placed => Some(range(arenas, place)),
-                // Buffers of their own; values without bytes too are made before they are read.
+                // These are buffers of their own; values without bytes too are made before they are
+                // read.
                 Storage::Shared(_) | Storage::Own(_) => {
                     Some(Access { space: arenas + 1 + value.index(), start: 0, end: 1, writes })
                 }
@@ -527,7 +541,8 @@ impl Planner<'_> {
     }
 }
 
-/// Room for `bytes`, up to the next multiple of the alignment, so that a device may write whole words.
+/// Returns a request for `bytes`, up to the next multiple of the alignment, so that a device may
+/// write whole words.
 fn request(bytes: usize, alignment: usize, first: usize, last: usize) -> Result<Request> {
     let overflow = || HalError::internal(format!("{bytes} bytes overflow when they are aligned"));
     let bytes = bytes.checked_next_multiple_of(alignment).ok_or_else(overflow)?;

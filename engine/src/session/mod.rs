@@ -1,10 +1,12 @@
-//! Sessions: a plan, compiled, and replayed.
+//! Sessions: compiled plans that are replayed.
 //!
-//! Every decision is made when the session is.
-//! [`partition`] compiles the plan; [`layout`] gives each value its memory on each device and finds
-//! out which cross without a copy; [`steps`] puts what is to be submitted in order, as a graph in
-//! which devices wait for each other only where they touch the same memory; a group of tiles, which
-//! devices take from each other ([`tiles`]), is one step.
+//! Every decision is made when the session is made.
+//! [`partition`] compiles the plan.
+//! [`layout`] gives each value its memory on each device, and finds out which values cross without
+//! a copy.
+//! [`steps`] puts the submissions in order, as a graph in which devices wait for each other only
+//! where they touch the same memory.
+//! A group of tiles, which devices take from each other ([`tiles`]), is one step.
 //! A run takes a [`context`] from a bounded [`pool`]: memory, binding tables and a timeline for
 //! each device.
 //! It submits the list ([`run`]); several runs make a [`stream`].
@@ -44,11 +46,11 @@ use tiles::Tally;
 /// An input or output of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
-    /// Name.
+    /// The name of the input or output.
     pub name: Arc<str>,
-    /// Element type.
+    /// The element type.
     pub dtype: DType,
-    /// Sizes of the dimensions; bounds where a size depends on data.
+    /// The sizes of the dimensions; bounds where a size depends on data.
     pub shape: Vec<usize>,
 }
 
@@ -57,10 +59,10 @@ pub struct Port {
 pub struct Outputs(Vec<(Arc<str>, Tensor)>);
 
 impl Outputs {
-    /// An output.
+    /// Returns an output.
     ///
     /// # Errors
-    /// `Output` where the model has none of that name, with those that it has.
+    /// `Output` where the model has no output of that name, with the names that it has.
     pub fn tensor(&self, name: &str) -> Result<&Tensor> {
         let found = self.0.iter().find(|(known, _)| &**known == name).map(|(_, tensor)| tensor);
         found.ok_or_else(|| Error::Output {
@@ -69,26 +71,26 @@ impl Outputs {
         })
     }
 
-    /// All outputs, in the model's order.
+    /// Returns all outputs, in the model's order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.0.iter().map(|(name, tensor)| (&**name, tensor))
     }
 }
 
-/// Where an output is found after a run.
+/// The place where an output is found after a run.
 enum OutputSource {
-    /// In a slot.
+    /// The output is in a slot.
     Slot(usize),
-    /// It is an input.
+    /// The output is an input.
     Input(usize),
-    /// It is a constant.
+    /// The output is a constant.
     Constant(Tensor),
 }
 
-/// Memory that a run writes an output into; runs use its room again.
+/// Memory that a run writes an output into; later runs use its room again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OutputBuffer {
-    /// The elements' bytes.
+    /// The bytes of the elements.
     pub bytes: Vec<u8>,
     /// The true sizes of the dimensions.
     pub shape: Vec<usize>,
@@ -101,65 +103,66 @@ pub struct HostOutput {
     pub memory: HostMemory,
     /// The true sizes of the dimensions, once a run has ended.
     pub shape: Vec<usize>,
-    /// Does the device write it there in the run that is under way?
+    /// Whether the device writes the output there in the run that is under way.
     placed: bool,
 }
 
 impl HostOutput {
-    /// These pages, for an output that is still to come.
+    /// Makes an output of these pages, which is still to be written.
     #[must_use]
     pub fn new(memory: HostMemory) -> Self {
         HostOutput { memory, shape: Vec::new(), placed: false }
     }
 }
 
-/// What never changes once the session is made.
+/// The parts that never change once the session is made.
 struct Frozen {
     layout: Layout,
     partitions: Vec<Partition>,
     groups: Vec<Group>,
 }
 
-/// The weights of all executables, each once.
+/// Returns the weights of all executables, each once.
 fn weights(partitions: &[Partition], groups: &[Group]) -> Vec<Arc<dyn Weight>> {
     let members = groups.iter().flat_map(|group| &group.members).flat_map(|member| &member.executables);
     let executables = partitions.iter().map(|partition| &partition.executable).chain(members);
     distinct_weights(executables.flat_map(|executable| executable.weights()))
 }
 
-/// What became of a plan before its session.
+/// The history of a plan before its session.
 pub(crate) struct History {
     /// A line for each node and each device that moved.
     pub(crate) moved: Vec<String>,
-    /// The tiles that run as one.
+    /// The tiles that run as one product.
     pub(crate) tiles: Vec<TileShare>,
-    /// What each device has.
+    /// The share of each device.
     pub(crate) shares: PlacementShares,
 }
 
-/// A plan, compiled. May be run from several threads at once; runs share nothing that changes.
+/// A compiled plan.
+/// It may be run from several threads at once; runs share nothing that changes.
 pub struct Session {
     program: Arc<Program>,
-    /// Those that the plan uses.
+    /// The devices that the plan uses.
     devices: Vec<Arc<dyn Device>>,
     queues: Vec<Arc<dyn Queue>>,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     sources: Vec<OutputSource>,
     frozen: Frozen,
-    /// Slots that are inputs, and which.
+    /// The slots that are inputs, each with the position of the input.
     input_slots: Vec<(usize, usize)>,
-    /// Of each slot, how it came in the last run, if it is an input.
+    /// The manner in which each slot's input came in the last run, where the slot is an input.
     arrivals: Vec<Arrivals>,
-    /// Of each group of tiles, what each device did in the last run.
+    /// The tiles that each device did in the last run, by group.
     tallies: Vec<Arc<[Tally]>>,
-    /// Without the edges from and to the host, and with those tiles only that run as one.
+    /// The report without the edges from and to the host, and with only those tiles that run as
+    /// one.
     report: Report,
     shares: PlacementShares,
     deadline: Duration,
     contexts: Pool<Context>,
-    /// Of each output, was it written where the caller wanted it by the last run that was given
-    /// memory?
+    /// Whether the last run that was given memory wrote each output where the caller wanted it.
     placed: Vec<AtomicBool>,
 }
 
@@ -209,7 +212,8 @@ impl Session {
         let input_slots = inputs.collect();
         let arrivals = layout.slots.iter().map(|_| Arrivals::default()).collect();
         let frozen = Frozen { layout, partitions, groups };
-        // What was imported to see whether devices do is the first run's.
+        // The shared arena was imported to see whether the devices do it; the first run uses that
+        // import.
         let contexts = Pool::new(most);
         if frozen.layout.shared.bytes > 0
             && let Place::Room(permit) = contexts.take(None)?
@@ -235,40 +239,42 @@ impl Session {
         })
     }
 
-    /// What share of the nodes, of the estimated time and of the bytes each device has.
+    /// Returns the share of the nodes, of the estimated time and of the bytes that each device has.
     #[must_use]
     pub fn placement(&self) -> &PlacementShares {
         &self.shares
     }
 
-    /// What runs must supply, in order.
+    /// Returns the inputs that runs must supply, in order.
     #[must_use]
     pub fn inputs(&self) -> &[Port] {
         &self.inputs
     }
 
-    /// What runs give, in order.
+    /// Returns the outputs that runs give, in order.
     #[must_use]
     pub fn outputs(&self) -> &[Port] {
         &self.outputs
     }
 
-    /// The weights of the session's executables, each once.
+    /// Returns the weights of the session's executables, each once.
     /// Sessions of one device share them.
-    /// Whoever manages memory may evict those that no run needs soon; a run restores what it needs.
+    /// A caller that manages memory may evict the weights that no run needs soon; a run restores
+    /// what it needs.
     #[must_use]
     pub fn weights(&self) -> Vec<Arc<dyn Weight>> {
         weights(&self.frozen.partitions, &self.frozen.groups)
     }
 
-    /// The devices that the plan uses.
+    /// Returns the devices that the plan uses.
     #[must_use]
     pub fn devices(&self) -> &[Arc<dyn Device>] {
         &self.devices
     }
 
-    /// What became of the plan, and what passes between devices. How inputs came is told of the last run; before the first, as far as
-    /// the devices' capabilities tell.
+    /// Returns the report: what became of the plan, and what passes between devices.
+    /// It tells how inputs came in the last run; before the first run, it tells what the devices'
+    /// capabilities allow.
     #[must_use]
     pub fn report(&self) -> Report {
         let mut edges = Vec::new();
@@ -335,7 +341,8 @@ impl Session {
     /// Runs once, with inputs by name.
     ///
     /// # Errors
-    /// `Input` where one is missing, unknown, or of another type or shape; `Device` where a device fails.
+    /// `Input` where an input is missing, unknown, or of another type or shape.
+    /// `Device` where a device fails.
     pub fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
         let names = || self.inputs.iter().map(|port| &*port.name).collect::<Vec<_>>().join("', '");
         if let Some((name, _)) = inputs.iter().find(|(name, _)| !self.inputs.iter().any(|port| &*port.name == *name)) {
@@ -379,20 +386,23 @@ impl Session {
         Ok(Outputs(tensors.collect::<Result<Vec<_>>>()?))
     }
 
-    /// Runs once, with inputs in the order of [`Session::inputs`], into memory of the caller's, whose capacity is used again: after the first run
-    /// with the same buffers, nothing of the engine's allocates, nor of the CPU device's fast kernels.
+    /// Runs once, with inputs in the order of [`Session::inputs`], into memory of the caller's,
+    /// whose capacity is used again.
+    /// After the first run with the same buffers, nothing of the engine's allocates, and neither do
+    /// the CPU device's fast kernels.
     ///
     /// # Errors
-    /// As [`Session::run`]; `Input` too where the number of inputs or outputs is not the model's.
+    /// The errors of [`Session::run`].
+    /// `Input` too where the number of inputs or outputs is not the model's.
     pub fn run_into(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer]) -> Result<()> {
         self.run_traced(inputs, outputs, None)
     }
 
-    /// [`Session::run_into`], of which `trace` is told: what devices did, from when to when.
-    /// A traced run overlaps as another does.
+    /// Runs as [`Session::run_into`] does, and tells `trace` what devices did, from when to when.
+    /// A traced run overlaps with others as an untraced one does.
     ///
     /// # Errors
-    /// As [`Session::run_into`].
+    /// The errors of [`Session::run_into`].
     pub fn run_traced(
         &self,
         inputs: &[Tensor],
@@ -409,14 +419,15 @@ impl Session {
     }
 
     /// Runs once, with inputs in the order of [`Session::inputs`], into host memory of the
-    /// caller's: where the device that computes an output imports host memory, it writes the
-    /// caller's pages itself, and nothing is copied; else the output is copied there.
+    /// caller's.
+    /// Where the device that computes an output imports host memory, it writes the caller's pages
+    /// itself, and nothing is copied; else the output is copied there.
     /// [`Session::report`] says which.
     /// A device that imports memory at any address writes whole multiples of its alignment: pages
     /// that are as long as that are written in place.
     ///
-    /// [`host_buffer`](crate::comm::host_buffer) reads the pages; clones of them in other hands
-    /// must not be touched while the run is under way.
+    /// [`host_buffer`](crate::comm::host_buffer) reads the pages.
+    /// Nobody may touch clones of them while the run is under way.
     ///
     /// ```
     /// # fn run(session: &hetero::Session, inputs: &[hetero::Tensor]) -> hetero::Result<()> {
@@ -432,7 +443,8 @@ impl Session {
     /// ```
     ///
     /// # Errors
-    /// As [`Session::run_into`]; `Device` where memory is too small or constant.
+    /// The errors of [`Session::run_into`].
+    /// `Device` where memory is too small or constant.
     pub fn run_to(&self, inputs: &[Tensor], outputs: &mut [HostOutput]) -> Result<()> {
         self.check(inputs, outputs.len())?;
         for (port, output) in self.outputs.iter().zip(&*outputs) {
@@ -507,9 +519,10 @@ fn no_import(id: &str) -> String {
     format!("{id} imports no host memory")
 }
 
-/// Lays the plan out. A device that says it imports host memory, and then refuses the shared arena, is laid out for again as one that does
-/// not; the report's edges say so.
-/// Gives also how many runs may be under way.
+/// Lays the plan out.
+/// Where a device says that it imports host memory, and then refuses the shared arena, the plan is
+/// laid out again as if the device did not import it; the report's edges say so.
+/// Returns also how many runs may be under way.
 fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views, usize)> {
     let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
@@ -574,11 +587,12 @@ fn with_waits(
     edges
 }
 
-/// Most runs under way where nobody says how many, and memory has room for more.
+/// The most runs under way where nobody says how many, and memory has room for more.
 const MOST_IN_FLIGHT: usize = 64;
 
-/// How many runs may be under way: as many as the configuration says, which have to fit each
-/// device's memory together, or else as many as fit.
+/// Returns how many runs may be under way.
+/// These are as many as the configuration says, which have to fit each device's memory together, or
+/// else as many as fit.
 fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &Layout) -> Result<usize> {
     let Compiled { devices, partitions, .. } = compiled;
     let wanted = fleet.max_in_flight();
@@ -618,7 +632,7 @@ fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &
                 .into());
         }
         if wanted.is_none() {
-            // What executables keep is there beside the runs.
+            // The weights that executables keep are there beside the runs.
             let own = partitions.iter().filter(|partition| partition.device == number);
             let kept = distinct_weights(own.flat_map(|partition| partition.executable.weights()));
             let room = limit.saturating_sub(kept.iter().map(|weight| weight.bytes() as u64).sum());
@@ -628,7 +642,7 @@ fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &
     Ok(most.max(1))
 }
 
-/// Where each output is found.
+/// Returns the place where each output is found.
 fn sources(program: &Program, layout: &Layout) -> Result<Vec<OutputSource>> {
     let source = |&id: &ValueId| {
         let value = program.value(id)?;

@@ -1,4 +1,4 @@
-//! Partitions, compiled: what each runs on, reads and writes.
+//! Compiled partitions: the device that each runs on, and the values that it reads and writes.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,21 +12,22 @@ use hetero_hal::{
 use crate::fleet::Fleet;
 use crate::{Error, Result};
 
-/// A partition on its device.
+/// A partition, compiled for its device.
 pub(super) struct Partition {
-    /// Position among the session's devices.
+    /// The position among the session's devices.
     pub(super) device: usize,
     pub(super) executable: Arc<dyn Executable>,
     /// The value of each binding.
     pub(super) bindings: Vec<(ValueId, Direction)>,
 }
 
-/// Tiles that several devices take from each other.
+/// A group of tiles that several devices take from each other.
 #[derive(Clone)]
 pub(super) struct Group {
-    /// Name of the operator that they were cut from.
+    /// The name of the node that the tiles were cut from.
     pub(super) name: String,
-    /// Numbers of the partitions: the tiles of the first member's share, then the next one's.
+    /// The numbers of the partitions: the tiles of the first member's share, then those of the next
+    /// one's.
     pub(super) tiles: Vec<usize>,
     pub(super) members: Vec<Member>,
 }
@@ -34,17 +35,18 @@ pub(super) struct Group {
 /// A device that takes part in a group.
 #[derive(Clone)]
 pub(super) struct Member {
-    /// Position among the session's devices.
+    /// The position among the session's devices.
     pub(super) device: usize,
-    /// Seconds that the plan expects of a tile.
+    /// The seconds that the plan expects of a tile.
     pub(super) seconds: f64,
-    /// Tiles of its share.
+    /// The number of tiles in the member's share.
     pub(super) share: usize,
-    /// Of each tile of the group; tiles that differ in nothing but the values that they bind have one in common.
+    /// The executable of each tile of the group; tiles that differ only in the values that they
+    /// bind have one in common.
     pub(super) executables: Vec<Arc<dyn Executable>>,
 }
 
-/// What is submitted as a whole.
+/// A unit of work that is submitted as a whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     /// A partition, by its number.
@@ -53,22 +55,23 @@ pub(super) enum Unit {
     Group(usize),
 }
 
-/// A plan, compiled.
+/// A compiled plan.
 pub(super) struct Compiled {
-    /// The devices that it uses, in the engine's order.
+    /// The devices that the plan uses, in the engine's order.
     pub(super) devices: Vec<Arc<dyn Device>>,
-    /// In the plan's order.
+    /// The partitions, in the plan's order.
     pub(super) partitions: Vec<Partition>,
-    /// Partitions that several devices may take, by groups.
+    /// The groups of tiles: partitions that several devices may take.
     pub(super) groups: Vec<Group>,
-    /// For each partition, how many groups lie before it.
+    /// The number of groups that lie before each partition.
     pub(super) levels: Vec<usize>,
 }
 
 /// Compiles a plan.
 ///
 /// # Errors
-/// `UnknownDevice` where the plan uses a device that was not added; `Device` where one cannot compile, with its id.
+/// `UnknownDevice` where the plan uses a device that was not added.
+/// `Device` where a device cannot compile, with its id.
 pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Compiled> {
     let mut used = Vec::with_capacity(plan.partitions.len());
     for partition in &plan.partitions {
@@ -112,10 +115,11 @@ pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler:
     Ok(Compiled { devices, partitions, groups, levels })
 }
 
-/// How many groups of tiles lie before each partition.
+/// Returns how many groups of tiles lie before each partition.
 ///
 /// # Errors
-/// `Plan` where a group waits for itself, or a partition has tasks of different levels: it would wait for itself.
+/// `Plan` where a group waits for itself.
+/// `Plan` also where a partition has tasks of different levels, as it would wait for itself.
 fn levels(program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Vec<usize>> {
     let mut names: Vec<&str> = plan.partitions.iter().filter_map(|p| Some(&*p.tiles.as_ref()?.group)).collect();
     names.sort_unstable();
@@ -153,8 +157,10 @@ fn levels(program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Ve
 }
 
 impl Compiled {
-    /// What is submitted as a whole, in the order of replay, and the groups that this counts. Where one of the devices that have shares in a group
-    /// does not share its memory, or one is left, the tiles are partitions like others.
+    /// Returns the units that are submitted, in the order of replay, and the groups that they
+    /// count.
+    /// The tiles of a group are partitions like others where a device that has a share in the group
+    /// does not share its memory, or where only one device is left.
     pub(super) fn units(&self, shares_memory: impl Fn(usize) -> bool) -> (Vec<Unit>, Vec<Group>) {
         let mut groups = Vec::with_capacity(self.groups.len());
         for group in &self.groups {
@@ -177,11 +183,12 @@ impl Compiled {
     }
 }
 
-/// Compiled tiles. Those that differ in nothing but the values that they bind are compiled once for each device.
+/// Compiled tiles.
+/// Tiles that differ only in the values that they bind are compiled once for each device.
 struct Tiles {
-    /// Each kind of tile, and the partitions that are of it.
+    /// The program of each kind of tile, and the partitions that are of the kind.
     programs: Vec<(Program, Vec<usize>)>,
-    /// By kind and device.
+    /// The executables, by the kind of tile and the device's position.
     made: Vec<((usize, usize), Arc<dyn Executable>)>,
 }
 
@@ -218,7 +225,8 @@ impl Tiles {
     }
 }
 
-/// Do two programs of one node each compute the same, but for the names of what they bind?
+/// Tells whether two programs of one node each compute the same, but for the names of the values
+/// that they bind.
 fn alike(a: &Program, b: &Program) -> bool {
     let ([one], [other]) = (a.nodes(), b.nodes()) else { return false };
     let same = |(a_id, b_id): (&Option<ValueId>, &Option<ValueId>)| match (a_id, b_id) {
@@ -227,7 +235,7 @@ fn alike(a: &Program, b: &Program) -> bool {
             (Ok(x), Ok(y)) => {
                 let constants = match (&x.constant, &y.constant) {
                     (None, None) => true,
-                    // Constants are compared by where they are: equal ones are one already.
+                    // Constants are compared by their addresses: equal ones are one already.
                     (Some(p), Some(q)) => {
                         p.bytes().as_ptr() == q.bytes().as_ptr() && p.bytes().len() == q.bytes().len()
                     }
@@ -244,7 +252,7 @@ fn alike(a: &Program, b: &Program) -> bool {
             && one.outputs.len() == other.outputs.len()
             && one.inputs.iter().zip(&other.inputs).chain(one.outputs.iter().zip(&other.outputs)).all(same)
     };
-    // Which input is the same as which decides what is bound.
+    // The binding depends on which inputs are the same.
     let places = |program: &Program, node: &Node| -> Vec<Option<usize>> {
         let of = |id: &Option<ValueId>| program.inputs().iter().position(|input| Some(*input) == *id);
         node.inputs.iter().map(of).collect()
@@ -252,8 +260,10 @@ fn alike(a: &Program, b: &Program) -> bool {
     one.operator == other.operator && ports(one, other) && places(a, one) == places(b, other)
 }
 
-/// The groups of tiles of a plan in which several devices take part, compiled for all of them. A device that takes part by the plan, has no tile
-/// in its share, and cannot compile one, is left out.
+/// Returns the groups of tiles of a plan in which several devices take part, compiled for all of
+/// these devices.
+/// A device that takes part by the plan is left out where it has no tile in its share and cannot
+/// compile one.
 fn group(
     fleet: &Fleet,
     program: &Program,
@@ -286,7 +296,7 @@ fn group(
             let kinds: Vec<usize> = tiles.iter().filter_map(kind).collect();
             let compiled = kinds.iter().map(|&kind| {
                 let executable = made.executable(kind, place, device, fleet);
-                // A tile of the kind, in the whole program.
+                // This is a tile of the kind, in the whole program.
                 let tile = || {
                     let name = plan.partitions[*made.programs[kind].1.first()?].tasks.first()?;
                     program.node_ids().find(|(_, node)| *node.name == **name).map(|(id, _)| id)
@@ -317,7 +327,7 @@ fn group(
     Ok(groups)
 }
 
-/// The error with the node's id in the program that these nodes, in order, were cut from.
+/// Returns the error with the node's id in the program that these nodes, in order, were cut from.
 fn outside(error: Error, nodes: &[NodeId]) -> Error {
     let Error::Device(error) = error else { return error };
     match error.node().and_then(|inside| nodes.get(inside.index())) {
@@ -326,8 +336,8 @@ fn outside(error: Error, nodes: &[NodeId]) -> Error {
     }
 }
 
-/// Compiles a partition, with what a former compilation has left where it is kept.
-/// An error says which device it is of.
+/// Compiles a partition, from the result of an earlier compilation where that is kept.
+/// An error names the device.
 fn compile_one(device: &Arc<dyn Device>, program: &Program, fleet: &Fleet) -> Result<Arc<dyn Executable>> {
     let deadline = Some(Instant::now() + fleet.deadline());
     let cached = fleet.cache().and_then(|cache| cache.find(program, device.info())).map(Into::into);
@@ -346,7 +356,7 @@ fn compile_one(device: &Arc<dyn Device>, program: &Program, fleet: &Fleet) -> Re
     Ok(executable)
 }
 
-/// The error with the device's id, unless it names one.
+/// Returns the error with the device's id, unless the error names a device.
 pub(super) fn named(error: HalError, device: &dyn Device) -> HalError {
     error.or_on(&device.info().id)
 }

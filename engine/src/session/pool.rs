@@ -3,15 +3,15 @@
 //! A context is memory for one run.
 //! The pool makes one when none is idle, up to a number that the configuration names or that the
 //! devices' memory has room for.
-//! Whoever runs beyond that waits for one; whoever only begins a run is told so, as waiting for
-//! itself would not end.
+//! A caller that runs beyond that number waits for a context.
+//! A caller that only begins a run gets an error, as waiting for itself would not end.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{Error as HalError, ErrorKind, Result};
 
-/// Counts the contexts that are there, idle or in use.
+/// The number of contexts that are there, idle or in use, and the most that there may be.
 #[derive(Debug)]
 struct Count {
     there: Mutex<usize>,
@@ -25,7 +25,7 @@ impl Count {
     }
 }
 
-/// The right to be one of the pool's contexts; given back when the context is dropped.
+/// The right to be one of the pool's contexts; it is given back when the context is dropped.
 #[derive(Debug)]
 pub(super) struct Permit(Arc<Count>);
 
@@ -36,44 +36,47 @@ impl Drop for Permit {
     }
 }
 
-/// Contexts that no run uses, and the number of all.
+/// The contexts that no run uses, and the number of all contexts.
 pub(super) struct Pool<C> {
     count: Arc<Count>,
     idle: Mutex<Vec<C>>,
 }
 
-/// What the pool has for a run.
+/// The pool's answer to a run that needs a context.
 pub(super) enum Place<C> {
-    /// A context that a run before has left.
+    /// A context that an earlier run has left.
     Idle(C),
-    /// Room for a new one.
+    /// Room for a new context.
     Room(Permit),
 }
 
 impl<C> Pool<C> {
-    /// A pool of at most so many contexts, at least one.
+    /// Makes a pool of at most `most` contexts, at least one.
     pub(super) fn new(most: usize) -> Self {
         let count = Count { there: Mutex::new(0), changed: Condvar::new(), most: most.max(1) };
         Pool { count: Arc::new(count), idle: Mutex::new(Vec::new()) }
     }
 
-    /// Most contexts at once.
+    /// Returns the most contexts at once.
     pub(super) fn most(&self) -> usize {
         self.count.most
     }
 
-    /// A context, or room for one.
-    /// Where all are in use, waits until `deadline` for one, or not at all.
+    /// Takes a context, or room for one.
+    /// Where all are in use, waits for one until `deadline`, or not at all where there is no
+    /// deadline.
     ///
     /// # Errors
-    /// `Execution`, retryable, without a deadline; `Timeout` when it passes.
+    /// `Execution`, retryable, where there is no deadline.
+    /// `Timeout` when the deadline passes.
     pub(super) fn take(&self, deadline: Option<Instant>) -> Result<Place<C>> {
         if let Some(context) = self.idle().pop() {
             return Ok(Place::Idle(context));
         }
         let mut there = self.count.lock();
         loop {
-            // Looked at under the lock: who gives one back tells of it under that.
+            // The idle contexts are looked at under the lock: a run that gives one back tells of it
+            // under the same lock.
             if let Some(context) = self.idle().pop() {
                 return Ok(Place::Idle(context));
             }
@@ -100,7 +103,7 @@ impl<C> Pool<C> {
     /// Keeps a context for another run.
     pub(super) fn give(&self, context: C) {
         self.idle().push(context);
-        // Under the lock, so that nobody looks and goes to sleep in between.
+        // The lock is held, so that nobody looks and goes to sleep in between.
         let _told = self.count.lock();
         self.count.changed.notify_one();
     }

@@ -2,43 +2,47 @@
 
 use std::collections::BTreeMap;
 
-/// What stands for the caller's side in [`Traffic`].
+/// The name that stands for the caller's side in [`Traffic`].
 pub(super) const HOST: &str = "host";
 
-/// What a session did with its plan.
+/// The report of what a session did with its plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Parts that the program was cut into, each compiled and submitted as a whole.
+    /// The number of parts that the program was cut into, each compiled and submitted as a whole.
     pub partitions: usize,
-    /// Device of each node.
+    /// The device of each node.
     pub placement: BTreeMap<String, String>,
-    /// A line for each node that runs on another device than the plan's, and for each device that was lost, with the reason.
+    /// A line for each node that runs on another device than the plan's, and for each device that
+    /// was lost, with the reason.
     pub moved: Vec<String>,
-    /// Bytes of all arenas: values between partitions, and the partitions' scratch; no weights, inputs and outputs, but for outputs that
-    /// another device reads in place.
+    /// The bytes of all arenas: values between partitions, and the partitions' scratch.
+    /// Weights, inputs and outputs do not count, but for outputs that another device reads in
+    /// place.
     pub arena_bytes: usize,
-    /// Bytes of the weights that the devices keep in a form of their own.
+    /// The bytes of the weights that the devices keep in a form of their own.
     /// A weight that several partitions share counts once.
     pub resident_bytes: usize,
-    /// What passes in a run, by sender and receiver: inputs, then values between devices, then outputs.
+    /// The traffic of a run, by sender and receiver: inputs, then values between devices, then
+    /// outputs.
     pub edges: Vec<Traffic>,
-    /// Of each group of tiles that devices take from each other, what each device did of it in the last run that ended; where all tiles
-    /// are one device's alone, it does them in one go.
+    /// The share of each device in each group of tiles that devices take from each other, by the
+    /// last run that ended.
+    /// Where all tiles are one device's alone, it does them as one product.
     pub tiles: Vec<TileShare>,
 }
 
-/// What a device did of a group of tiles.
+/// The tiles of a group that a device did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TileShare {
-    /// The operator that the tiles were cut from.
+    /// The name of the node that the tiles were cut from.
     pub group: String,
     /// The device's id.
     pub device: String,
-    /// Tiles that the plan gives it.
+    /// The number of tiles that the plan gives the device.
     pub planned: usize,
-    /// Tiles that it did.
+    /// The number of tiles that the device did.
     pub done: usize,
-    /// Of these, tiles that the plan gives to others.
+    /// The number of these tiles that the plan gives to others.
     pub stolen: usize,
 }
 
@@ -49,29 +53,30 @@ impl std::fmt::Display for TileShare {
     }
 }
 
-/// What passes from one device to another in a run.
+/// The traffic from one device to another in a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Id of the device that sends; `host` for inputs.
+    /// The id of the device that sends; `host` for inputs.
     pub from: String,
-    /// Id of the device that receives; `host` for outputs.
+    /// The id of the device that receives; `host` for outputs.
     pub to: String,
-    /// Number of values.
+    /// The number of values.
     pub values: usize,
-    /// Bytes that the receiver reads where the sender wrote them.
+    /// The bytes that the receiver reads where the sender wrote them.
     pub zero_copy_bytes: u64,
-    /// Bytes that are copied.
+    /// The bytes that are copied.
     pub staged_bytes: u64,
-    /// How often the receiver waits for the sender in a run, where its driver waits and the host
-    /// does nothing in between.
+    /// The number of times in a run that the receiver waits for the sender by its driver, while the
+    /// host does nothing in between.
     pub native_waits: usize,
-    /// How often the receiver waits for the sender in a run through the host.
+    /// The number of times in a run that the receiver waits for the sender through the host.
     pub host_waits: usize,
-    /// Why something is copied; several reasons are parted by semicolons, and none is there where nothing is copied.
+    /// The reason why something is copied, or several reasons with semicolons between them.
+    /// There is none where nothing is copied.
     pub reason: Option<String>,
 }
 
-/// The edge from one device to another.
+/// Returns the edge from one device to another.
 pub(super) fn edge<'a>(edges: &'a mut Vec<Traffic>, from: &str, to: &str) -> &'a mut Traffic {
     let known = edges.iter().position(|edge| edge.from == from && edge.to == to);
     let index = known.unwrap_or_else(|| {

@@ -1,8 +1,9 @@
 //! Runs: the frozen list of submissions, replayed.
 //!
-//! A run submits all steps in the plan's order, each with the points that it waits for, and then waits for the end of every device's list. Where
-//! one fails, whatever stands behind it fails with the same error; the rest is waited for, so that after an error, unless it is that the
-//! deadline passed, nothing of the run is under way.
+//! A run submits all steps in the plan's order, each with the points that it waits for, and then
+//! waits for the end of every device's list.
+//! Where a step fails, every step behind it fails with the same error, and the rest is waited for.
+//! So nothing of the run is under way after an error, unless the error is that the deadline passed.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +20,8 @@ use super::{HostOutput, OutputBuffer, OutputSource, Outputs, Session};
 use crate::Result;
 
 impl Session {
-    /// Brings the inputs in and submits all steps. With `here`, the calling thread may do the last step, as it waits for it anyway.
+    /// Brings the inputs in and submits all steps.
+    /// With `here`, the calling thread may do the last step, as it waits for it anyway.
     pub(super) fn launch(
         &self,
         inputs: &[Tensor],
@@ -87,14 +89,14 @@ impl Session {
             // A step that the device took and that failed is not done twice.
             && (!here || error.kind() == ErrorKind::Execution && !has_failed(context))
         {
-            // The queue is full, and these may be this run's own steps.
+            // The queue is full, and the steps in it may be this run's own.
             let own = context.base[device] + context.submitted[device];
             context.timelines[device].wait(own, context.deadline)?;
             let work = self.work(number, step, context, trace)?;
             outcome = attempt(work, context);
         }
         match outcome {
-            // It was taken: whoever waits for the end of the list learns what became of it.
+            // The step was taken: the wait for the end of the list tells what became of it.
             Err(error) if here && (error.kind() == ErrorKind::Timeout || has_failed(context)) => Ok(()),
             outcome => outcome,
         }
@@ -134,8 +136,10 @@ impl Session {
         Ok(())
     }
 
-    /// Ends a run that has failed: waits for what was submitted, each of which ends or fails, and lets nothing begin any more. Gives the
-    /// error to tell: a lost device before other failures, these before a deadline that passed because of them.
+    /// Ends a run that has failed: waits for the submitted steps, each of which ends or fails, and
+    /// keeps others from beginning.
+    /// Returns the error to tell: a lost device comes before other failures, and these come before
+    /// a deadline that passed because of them.
     fn stop(&self, context: &Context, first: HalError) -> HalError {
         let weight = |error: &HalError| match error.kind() {
             ErrorKind::DeviceLost => 2,
@@ -160,7 +164,8 @@ impl Session {
         told
     }
 
-    /// The error with the device whose turn it was: of the steps that are not over, one that no other keeps waiting.
+    /// Returns the error with the device whose turn it was: that of a step that is not over and
+    /// waits for no other.
     fn blame(&self, context: &Context, error: HalError) -> HalError {
         let over = |device: usize, at: u64| context.timelines[device].value() >= context.base[device] + at;
         let stuck =
@@ -168,7 +173,7 @@ impl Session {
                 !over(step.device, step.position) && step.wait.iter().all(|&(device, at)| over(device, at))
             });
         let Some(step) = stuck else { return error };
-        // In a group, the device that has kept a tile longest.
+        // In a group, this is the device that has a tile under way and has done the fewest.
         let group = step.device.checked_sub(self.devices.len()).and_then(|group| context.groups.get(group));
         let device = match self.devices.get(step.device) {
             Some(device) => Some(&device.info().id),
@@ -211,7 +216,7 @@ impl Session {
         Ok(())
     }
 
-    /// Brings the outputs into the caller's memory, where they are not there already, and tells
+    /// Brings the outputs into the caller's memory, where they are not there already, and records
     /// their true sizes.
     pub(super) fn deliver(&self, inputs: &[Tensor], outputs: &mut [HostOutput], context: &Context) -> Result<()> {
         for ((port, source), output) in self.outputs.iter().zip(&self.sources).zip(outputs) {
@@ -251,7 +256,7 @@ impl Session {
         Ok(())
     }
 
-    /// The outputs of a run that is over, as tensors.
+    /// Returns the outputs of a run that is over, as tensors.
     fn tensors(&self, inputs: &[Tensor], context: &Context) -> Result<Outputs> {
         let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
         self.collect(inputs, &mut buffers, context)?;
@@ -259,16 +264,16 @@ impl Session {
     }
 }
 
-/// Fails timelines that have not failed: whoever waits there does nothing any more.
+/// Fails timelines that have not failed: nothing that waits there begins any more.
 fn fail(timelines: &[Timeline], error: &HalError) {
     timelines.iter().for_each(|timeline| timeline.fail(error.clone()));
 }
 
 /// A run under way, from [`Session::start`].
 ///
-/// It owns what it needs, and may be moved to another thread.
-/// Dropping it gives it up: what has not begun is not done any more, and what is being done keeps
-/// its memory until it is over.
+/// The run owns all that it needs, and may be moved to another thread.
+/// Dropping the run gives it up: steps that have not begun are not done any more, and steps under
+/// way keep their memory until they are over.
 pub struct Run {
     session: Arc<Session>,
     inputs: Vec<Tensor>,
@@ -276,8 +281,8 @@ pub struct Run {
 }
 
 impl Session {
-    /// Most runs that may be under way at once: by the configuration, or else as many as the
-    /// devices' memory has room for.
+    /// Returns the most runs that may be under way at once: by the configuration, or else as many
+    /// as the devices' memory has room for.
     #[must_use]
     pub fn max_in_flight(&self) -> usize {
         self.contexts.most()
@@ -290,8 +295,9 @@ impl Session {
     /// The deadline counts from here.
     ///
     /// # Errors
-    /// `Input` where an input is not the model's; `Device` where a device does not take the work,
-    /// and, retryable, where as many runs as may be are under way.
+    /// `Input` where an input is not the model's.
+    /// `Device` where a device does not take the work.
+    /// `Device`, retryable, where as many runs as may be are under way.
     pub fn start(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Run> {
         self.check(inputs, self.outputs.len())?;
         let mut context = self.take_context(None)?;
@@ -301,7 +307,7 @@ impl Session {
 }
 
 impl Run {
-    /// Waits for the run's end, and gives its outputs.
+    /// Waits for the run's end, and returns its outputs.
     ///
     /// # Errors
     /// `Device` where a device fails or the deadline passes.

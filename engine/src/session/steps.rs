@@ -1,50 +1,58 @@
 //! Steps: what a run submits, to which device, and behind which other steps.
 //!
-//! The steps are numbered in the plan's order, in which each stands behind those that feed it. A device does its own steps one after the
-//! other; between devices a step waits for others only
+//! The steps are numbered in the plan's order, in which each step stands behind the steps that feed
+//! it.
+//! A device does its own steps one after the other.
+//! Between devices a step waits for others only for two reasons:
 //!
-//! - to read what another has written,
-//! - to write where another has read or written: a transfer on another device's queue may still read the memory of a value whose
-//!   place in the arena is used again.
+//! - to read the bytes that another has written,
+//! - to write where another has read or written: a transfer on another device's queue may still
+//!   read the memory of a value whose place in the arena is used again.
 //!
-//! Both are one rule: of two steps that touch the same memory, one of them writing, the later waits for the earlier. A wait that
-//! others imply is left out. All is decided when the session is made.
+//! Both are one rule: of two steps that touch the same memory, one of them writing, the later waits
+//! for the earlier.
+//! A wait that other waits imply is left out.
+//! All of this is decided when the session is made.
 
 use super::layout::Place;
 use super::tiles::LANES;
 
-/// What a step does.
+/// The task of a step.
 pub(super) enum Task {
     /// Brings a value from one slot to another, on another device.
     Transfer { from: usize, to: usize, way: Way },
     /// Runs a partition, given by its number, on these slots.
     Execute { partition: usize, bindings: Vec<usize>, scratch: Option<Place> },
-    /// Runs a group of tiles, given by its number. For each device that takes part, the slots of each tile's bindings, and the scratch of each
-    /// of its lanes.
+    /// Runs a group of tiles, given by its number.
+    /// It has, for each device that takes part, the slots of each tile's bindings and the scratch
+    /// of each of its lanes.
     Tiles { group: usize, bindings: Vec<Vec<Vec<usize>>>, scratch: Vec<[Option<Place>; LANES]> },
 }
 
-/// How a transfer is done.
+/// The way of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// The device that does it copies from or to the other's memory.
+    /// The device that does the transfer copies from or to the other's memory.
     Copy,
-    /// Neither reaches the other's memory: through the host.
+    /// Neither device reaches the other's memory, so the transfer goes through the host.
     ThroughHost,
 }
 
-/// One submission.
+/// A submission.
 pub(super) struct Step {
-    /// Position of the device among the session's; behind these, a group of tiles counts as one.
+    /// The position of the device among the session's; behind these, a group of tiles counts as
+    /// one.
     pub(super) device: usize,
-    /// Position among the device's steps, counted from 1: the value that its timeline then has, above the run's base.
+    /// The position among the device's steps, counted from 1: the value that its timeline then has,
+    /// above the run's base.
     pub(super) position: u64,
     pub(super) task: Task,
-    /// Steps that it waits for, as device and position there.
+    /// The steps that it waits for, each as a device and the position there.
     pub(super) wait: Vec<(usize, u64)>,
 }
 
-/// Memory that a step touches: bytes of an arena, or a buffer of its own that is numbered behind the arenas and counts as one byte.
+/// Memory that a step touches: bytes of an arena, or a buffer of its own.
+/// Such a buffer is numbered behind the arenas and counts as one byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Access {
     pub(super) space: usize,
@@ -54,13 +62,13 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// May these two not be swapped?
+    /// Tells whether the two accesses may not be swapped.
     fn conflicts(&self, other: &Access) -> bool {
         self.space == other.space && (self.writes || other.writes) && self.start < other.end && other.start < self.end
     }
 }
 
-/// A set of steps that come before another.
+/// A set of steps that come before another step.
 #[derive(Clone, Default)]
 struct Set(Vec<u64>);
 
@@ -82,22 +90,25 @@ impl Set {
     }
 }
 
-/// Which steps wait for which.
+/// The order of steps: which steps wait for which.
 pub(super) struct Order {
-    /// For each step, those before it that it waits for; none that others imply.
+    /// For each step, the earlier steps that it waits for, without those that others imply.
     pub(super) waits: Vec<Vec<usize>>,
     before: Vec<Set>,
 }
 
 impl Order {
-    /// The order of steps on these devices, in which those that touch the same memory stay apart. Takes time by the square of the steps.
+    /// Returns the order of steps on these devices, in which steps that touch the same memory stay
+    /// apart.
+    /// It takes time by the square of the number of steps.
     pub(super) fn new(devices: &[usize], accesses: &[Vec<Access>]) -> Order {
         let mut before: Vec<Set> = Vec::with_capacity(devices.len());
         let mut waits = Vec::with_capacity(devices.len());
         for (step, device) in devices.iter().enumerate() {
             let mut known = Set::with_room(devices.len());
             let mut wait = Vec::new();
-            // Backwards, so that what the later ones imply is seen before it is added.
+            // The loop goes backwards, so that what the later steps imply is seen before an earlier
+            // one is added.
             for earlier in (0..step).rev() {
                 if known.has(earlier) {
                     continue;
@@ -116,7 +127,7 @@ impl Order {
         Order { waits, before }
     }
 
-    /// Is `first` over, whatever happens, before `second` begins?
+    /// Tells whether `first` is always over before `second` begins.
     pub(super) fn is_before(&self, first: usize, second: usize) -> bool {
         self.before[second].has(first)
     }
@@ -155,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_others_imply_is_left_out() {
-        // 3 touches what 0 wrote, but waits for 2, which waits for 1, which waits for 0.
+        // Step 3 touches what 0 wrote, but waits for 2, which waits for 1, which waits for 0.
         let order = Order::new(
             &[0, 1, 0, 1],
             &[

@@ -1,4 +1,4 @@
-//! Streams: several runs under way at once, in order, of bounded number.
+//! Streams: several runs under way at once, in order, up to a bounded number.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +9,8 @@ use super::run::Run;
 use super::{Outputs, Session};
 use crate::Result;
 
-/// A pipeline of runs: while one device works on an input, another works on the one before. Outputs come in the order of the inputs.
+/// A pipeline of runs: while one device works on an input, another works on the one before.
+/// Outputs come in the order of the inputs.
 ///
 /// ```
 /// # fn run(session: &std::sync::Arc<hetero::Session>, inputs: Vec<[hetero::Tensor; 1]>) -> hetero::Result<()> {
@@ -27,19 +28,20 @@ use crate::Result;
 /// # }
 /// ```
 ///
-/// It owns what it needs, and may be moved to another thread.
+/// The stream owns all that it needs, and may be moved to another thread.
 pub struct Stream {
     session: Arc<Session>,
     depth: usize,
-    /// Oldest first.
+    /// The runs under way, the oldest first.
     runs: VecDeque<Run>,
-    /// Outputs that an error kept from being handed out.
+    /// The outputs that an error kept from being handed out.
     kept: Option<Outputs>,
 }
 
 impl Session {
-    /// A stream with at most `depth` runs under way; 0 means one more than the session has devices,
-    /// so that each may work on another input while the next is brought in.
+    /// Makes a stream with at most `depth` runs under way.
+    /// A depth of 0 means one more than the session has devices, so that each may work on another
+    /// input while the next is brought in.
     /// Each run under way has arenas of its own, so that the depth is never more than
     /// [`Session::max_in_flight`].
     #[must_use]
@@ -50,17 +52,20 @@ impl Session {
 }
 
 impl Stream {
-    /// Most runs under way at once.
+    /// Returns the most runs under way at once.
     #[must_use]
     pub fn depth(&self) -> usize {
         self.depth
     }
 
-    /// Begins a run. Where as many as the depth are under way, waits for the oldest first, and gives its outputs.
+    /// Begins a run.
+    /// Where as many runs as the depth are under way, waits for the oldest first, and returns its
+    /// outputs.
     ///
     /// # Errors
-    /// `Input` where an input is not the model's, and nothing has changed; `Device` where a device fails the new run or the oldest. Outputs
-    /// that were ready before come with the next [`Stream::pull`].
+    /// `Input` where an input is not the model's, and nothing has changed.
+    /// `Device` where a device fails the new run or the oldest.
+    /// Outputs that were ready before come with the next [`Stream::pull`].
     pub fn push(&mut self, inputs: &[Tensor]) -> Result<Option<Outputs>> {
         self.session.check(inputs, self.session.outputs().len())?;
         let ready = if self.kept.is_some() || self.runs.len() >= self.depth { self.pull()? } else { None };
@@ -76,10 +81,11 @@ impl Stream {
         }
     }
 
-    /// Waits for the oldest run, and gives its outputs; `None` where none is under way.
+    /// Waits for the oldest run, and returns its outputs, or `None` where none is under way.
     ///
     /// # Errors
-    /// `Device` where a device fails the run or its deadline passes. The run is over then, and the next call is about the next one.
+    /// `Device` where a device fails the run or its deadline passes.
+    /// The run is over then, and the next call is about the next run.
     pub fn pull(&mut self) -> Result<Option<Outputs>> {
         if let Some(outputs) = self.kept.take() {
             return Ok(Some(outputs));

@@ -1,11 +1,16 @@
-//! Tiles at run time: devices take them from their own shares, then from each other's.
+//! Tiles in a run: devices take them from their own shares, then from each other's.
 //!
-//! A device has two *lanes*, so that it always has a tile to go on with; each lane has one tile under way. When that is done, the lane takes the next one: of
-//! the device's own share, then of the longest other one, as long as the tile is done sooner so than by its owner. A lane that
-//! finds none leaves, and the last one to leave reaches the group's point. Where a tile fails, all lanes leave as soon as theirs is done, and the
-//! group's timeline fails.
+//! A device has two *lanes*, so that it always has a tile to go on with; each lane has one tile
+//! under way.
+//! When that tile is done, the lane takes the next one: from the device's own share, then from the
+//! longest of the others.
+//! It takes another device's tile only where the tile is done sooner that way than by its owner.
+//! A lane that finds no tile leaves, and the last one to leave reaches the group's point.
+//! Where a tile fails, each lane leaves as soon as its tile is done, and the group's timeline
+//! fails.
 //!
-//! Nothing here allocates once it is made, and no device waits for another's lock: a lane touches its own timeline, and atomic counters.
+//! Nothing here allocates once the group is made.
+//! No device waits for another's lock: a lane touches its own timeline, and atomic counters.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
@@ -17,37 +22,37 @@ use hetero_hal::{
 };
 use hetero_kit::Shares;
 
-/// Tiles that a device has under way at once.
+/// The number of tiles that a device has under way at once.
 pub(super) const LANES: usize = 2;
 
-/// What a device has done of a group in the last run.
+/// The tiles of a group that a device has done in the last run.
 #[derive(Default)]
 pub(super) struct Tally {
     pub(super) done: AtomicUsize,
-    /// Of these, tiles of other devices' shares.
+    /// The number of these tiles that are of other devices' shares.
     pub(super) stolen: AtomicUsize,
 }
 
-/// A device that takes part.
+/// A device that takes part in a group.
 pub(super) struct Member {
     pub(super) id: DeviceId,
     pub(super) queue: Arc<dyn Queue>,
-    /// Tiles of its share.
+    /// The number of tiles in its share.
     pub(super) share: usize,
-    /// Seconds that the plan expects of a tile.
+    /// The seconds that the plan expects of a tile.
     pub(super) seconds: f64,
-    /// Does the host's processor compute for it?
+    /// Whether the host's processor computes for the device.
     pub(super) hosted: bool,
-    /// Of each tile.
+    /// The executable of each tile.
     pub(super) executables: Vec<Arc<dyn Executable>>,
-    /// Of each tile.
+    /// The binding table of each tile.
     pub(super) bindings: Vec<Arc<BindingTable>>,
-    /// Of each lane.
+    /// The scratch of each lane.
     pub(super) scratch: [Option<Buffer>; LANES],
     pub(super) timelines: [Timeline; LANES],
 }
 
-/// What changes from run to run.
+/// The settings that change from run to run.
 #[derive(Clone, Default)]
 pub(super) struct Settings {
     pub(super) trace: Option<Arc<dyn TraceSink>>,
@@ -61,26 +66,26 @@ pub(super) struct Group {
     entry: Arc<Entry>,
 }
 
-/// What the lanes share.
+/// The state that the lanes share.
 struct Shared {
     members: Vec<Member>,
     shares: Shares,
     progress: Vec<Progress>,
-    /// Lanes that have not left, and who starts them.
+    /// The number of lanes that have not left, plus one while they are being started.
     active: AtomicUsize,
     failure: OnceLock<HalError>,
     given_up: AtomicBool,
     end: Timeline,
-    /// What the end's timeline reaches.
+    /// The value that the end's timeline reaches.
     last: AtomicU64,
-    /// When this was made.
+    /// The time at which the group was made.
     epoch: Instant,
-    /// Nanoseconds from the epoch to the beginning of the run.
+    /// The nanoseconds from the epoch to the beginning of the run.
     began: AtomicU64,
     tally: Arc<[Tally]>,
 }
 
-/// How far a device is in a run.
+/// The progress of a device in a run.
 #[derive(Default)]
 struct Progress {
     done: AtomicUsize,
@@ -89,7 +94,8 @@ struct Progress {
 }
 
 impl Group {
-    /// A group whose end is told by `end`; tiles are numbered by the members' shares, one behind the other.
+    /// Makes a group whose end is told by `end`.
+    /// Tiles are numbered by the members' shares, one behind the other.
     pub(super) fn new(members: Vec<Member>, end: Timeline, tally: Arc<[Tally]>) -> Group {
         let work = Arc::new(Shared {
             shares: Shares::new(members.len()),
@@ -104,7 +110,8 @@ impl Group {
             tally,
             members,
         });
-        // The first lanes of all devices begin before the second ones: where tiles are few, each device has one.
+        // The first lanes of all devices begin before the second ones: where tiles are few, each
+        // device has one.
         let places = (0..LANES).flat_map(|lane| (0..work.members.len()).map(move |member| (member, lane)));
         let lane = |(member, lane): (usize, usize)| {
             Arc::new_cyclic(|me| Lane {
@@ -123,7 +130,9 @@ impl Group {
         Group { work, lanes, entry }
     }
 
-    /// Begins once all points are reached; the end's timeline reaches `last` when all tiles are done. The run before is over.
+    /// Begins once all points are reached; the end's timeline reaches `last` when all tiles are
+    /// done.
+    /// The run before must be over.
     pub(super) fn start(&self, wait: &[Point], last: u64, settings: &Settings) {
         self.work.last.store(last, Ordering::Relaxed);
         for lane in &*self.lanes {
@@ -136,20 +145,22 @@ impl Group {
         self.entry.reached(Ok(()));
     }
 
-    /// A device that has a tile under way: after a deadline has passed, the one that keeps the run. Of several, the one with the fewest tiles done.
+    /// Returns a device that has a tile under way: after a deadline has passed, this device keeps
+    /// the run from ending.
+    /// Of several, it is the one with the fewest tiles done.
     pub(super) fn laggard(&self) -> Option<&DeviceId> {
         let busy = |(_, progress): &(&Member, &Progress)| progress.under_way.load(Ordering::Relaxed) > 0;
         let all = self.work.members.iter().zip(&self.work.progress).filter(busy);
         all.min_by_key(|(_, progress)| progress.done.load(Ordering::Relaxed)).map(|(member, _)| &member.id)
     }
 
-    /// No lane takes a tile any more.
+    /// Keeps lanes from taking any more tiles.
     pub(super) fn give_up(&self) {
         self.work.given_up.store(true, Ordering::Release);
     }
 }
 
-/// Waits for what comes before the group.
+/// The watcher of the points that the group waits for.
 struct Entry {
     lanes: Arc<[Arc<Lane>]>,
     work: Arc<Shared>,
@@ -159,7 +170,7 @@ struct Entry {
 impl Watcher for Entry {
     fn reached(&self, outcome: Result<()>) {
         if let Err(error) = outcome {
-            // No tile has begun, and none will: one that is waited for never comes.
+            // No tile has begun, and none will: a point that is waited for never comes.
             self.work.end.fail(error);
             return;
         }
@@ -175,23 +186,28 @@ impl Watcher for Entry {
         }
         work.active.store(self.lanes.len() + 1, Ordering::Release);
         self.lanes.iter().for_each(|lane| lane.pump());
-        // Not before: the first lane may do all tiles while the others are still to begin.
+        // The starter leaves only now: the first lane may do all tiles while the others are still
+        // to begin.
         work.leave();
     }
 }
 
 impl Shared {
-    /// Nanoseconds since the epoch.
+    /// Returns the nanoseconds since the epoch.
     fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_nanos()).unwrap_or(u64::MAX)
     }
 
     fn fail(&self, error: HalError) {
-        // The first stays, unless a lost device is told by a later one: settled where errors are weighed.
+        // The first error stays here, though a later one may tell of a lost device: that is settled
+        // where errors are weighed.
         let _ = self.failure.set(error);
     }
 
-    /// Seconds that a device needs for a tile: what it has taken in this run; the plan's estimate before there is one, unless that has passed.
+    /// Returns the seconds that a device needs for a tile, by the tiles that it has done in this
+    /// run.
+    /// Before it has done one, the plan's estimate counts, or the time since the beginning where
+    /// that is longer.
     fn seconds(&self, member: usize) -> f64 {
         let run = self.now().saturating_sub(self.began.load(Ordering::Relaxed)) as f64 / 1e9;
         match self.progress[member].done.load(Ordering::Relaxed) {
@@ -200,7 +216,7 @@ impl Shared {
         }
     }
 
-    /// The next tile for a device, with `true` where it is another's.
+    /// Returns the next tile for a device, with `true` where it is another device's.
     fn next(&self, member: usize) -> Option<(usize, bool)> {
         if self.failure.get().is_some() || self.given_up.load(Ordering::Acquire) {
             return None;
@@ -212,14 +228,14 @@ impl Shared {
         let worth = |victim: usize| {
             let (own, theirs) = (&self.members[member], &self.members[victim]);
             if own.hosted && theirs.hosted && own.seconds >= theirs.seconds {
-                // They take their time from one another.
+                // Both compute on the host's processor, so they take their time from one another.
                 return false;
             }
             let here = self.seconds(member) * (1.0 + under_way(member));
             here <= self.seconds(victim) * (self.shares.left(victim) as f64 + under_way(victim))
         };
         loop {
-            // The longest of the shares of which a tile is worth taking.
+            // The victim is the longest of the shares of which a tile is worth taking.
             let others = (0..self.members.len()).filter(|&other| other != member && self.shares.left(other) > 0);
             let victim = others.filter(|&victim| worth(victim)).max_by_key(|&other| self.shares.left(other))?;
             if let Some(tile) = self.shares.take_last(victim) {
@@ -228,7 +244,8 @@ impl Shared {
         }
     }
 
-    /// A lane, or who started them, is done. The last one ends the run.
+    /// Records that a lane is done, or that all lanes are started.
+    /// The last to leave ends the run.
     fn leave(&self) {
         if self.active.fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
@@ -247,18 +264,18 @@ impl Shared {
     }
 }
 
-/// Does one tile after the other on a device.
+/// A lane, which does one tile after the other on a device.
 struct Lane {
     me: Weak<Lane>,
     work: Arc<Shared>,
     member: usize,
     timeline: Timeline,
     scratch: Option<Buffer>,
-    /// Tiles submitted in all runs; only who handles events touches it.
+    /// The number of tiles submitted in all runs; only the thread that handles events touches it.
     submitted: AtomicU64,
-    /// Events to be handled.
+    /// The number of events that are still to be handled.
     events: AtomicUsize,
-    /// This lane's own, so that no other waits for it.
+    /// The settings of this lane alone, so that no other lane waits for them.
     settings: Mutex<Settings>,
 }
 
@@ -277,7 +294,8 @@ impl Watcher for Lane {
 impl Lane {
     /// Handles an event: the start, or the end of the lane's tile.
     fn pump(&self) {
-        // A device that does work at once calls back from inside the submission: that event is left to the loop below on the stack.
+        // A device that does work at once calls back from inside the submission: that event is left
+        // to the loop below on the stack.
         if self.events.fetch_add(1, Ordering::AcqRel) > 0 {
             return;
         }
@@ -290,7 +308,7 @@ impl Lane {
     }
 
     fn step(&self) {
-        // The lane counts as active meanwhile, so that no new run begins under it.
+        // The lane counts as active meanwhile, so that no new run begins while it works.
         let Some((tile, stolen)) = self.work.next(self.member) else { return self.work.leave() };
         if stolen {
             self.work.progress[self.member].stolen.fetch_add(1, Ordering::Relaxed);

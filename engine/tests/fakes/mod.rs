@@ -1,4 +1,6 @@
-//! Several devices on a machine that has one: the CPU under other ids, with the demands of other devices. `fake:0` is the first of the list.
+//! Several devices on a machine that has one: the CPU under other ids, with the demands of other
+//! devices.
+//! `fake:0` is the first of the list.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -14,22 +16,24 @@ use hetero::hal::{
 use hetero::{DeviceOptions, HeteroEngine, Model, Placement, Tensor};
 use hetero_cpu::CpuDriver;
 
-/// What sets a fake device apart from the CPU.
+/// The properties that set a fake device apart from the CPU.
 #[derive(Clone, Debug)]
 pub(crate) struct Fake {
-    /// Does it import host memory?
+    /// Whether the device imports host memory.
     pub(crate) imports: bool,
-    /// Does it say so, and then refuse what is to be shared?
+    /// Whether it says that it imports host memory, and then refuses the memory that is to be
+    /// shared.
     pub(crate) refuses: bool,
     pub(crate) alignment: usize,
     pub(crate) import_alignment: usize,
-    /// Where each partition waits for one of another device before it begins.
+    /// The meeting at which each partition waits for a partition of another device before it
+    /// begins.
     pub(crate) meeting: Option<Arc<Meeting>>,
-    /// Transfers that it was given.
+    /// The number of transfers that it was given.
     pub(crate) transfers: Arc<AtomicUsize>,
-    /// Does it claim no node?
+    /// Whether it claims no node.
     pub(crate) idle: bool,
-    /// How often it was asked for claims.
+    /// The number of times that it was asked for claims.
     pub(crate) asked: Arc<AtomicUsize>,
 }
 
@@ -54,12 +58,13 @@ impl Fake {
     }
 }
 
-/// Lets nobody pass alone.
+/// A meeting that lets nobody pass alone.
 #[derive(Debug, Default)]
 pub(crate) struct Meeting(Mutex<usize>, Condvar);
 
 impl Meeting {
-    /// Waits until two have come, or fails: far longer than it takes where both run at the same time.
+    /// Waits until two have come, or fails after a time that is far longer than it takes where both
+    /// run at the same time.
     fn attend(&self) -> Result<()> {
         let mut count = self.0.lock().unwrap();
         *count += 1;
@@ -191,7 +196,7 @@ impl Queue for FakeQueue {
     }
 }
 
-/// An engine with these devices, wrapped by `wrap`, and nodes pinned by `placement`.
+/// Makes an engine with these devices, wrapped by `wrap`, and with nodes pinned by `placement`.
 pub(crate) fn engine_with(
     fakes: Vec<Fake>,
     placement: Placement,
@@ -211,7 +216,8 @@ pub(crate) fn engine(fakes: Vec<Fake>, placement: &str) -> HeteroEngine {
     engine_with(fakes, placement.parse().unwrap(), |driver| driver)
 }
 
-/// A model of nodes as (name, operator, inputs, output), over float values; `x…` are inputs of this length, and what nobody reads is an output.
+/// Makes a model of nodes as (name, operator, inputs, output), over float values.
+/// Names that begin with `x` are inputs of this length, and values that nobody reads are outputs.
 pub(crate) fn model(length: usize, nodes: &[(&str, &str, &[&str], &str)]) -> Model {
     let mut graph = Graph { name: "model".into(), ..Graph::default() };
     let mut id = |name: &str| match graph.values.iter().position(|value| *value.name == *name) {
@@ -251,7 +257,7 @@ pub(crate) fn tensor(length: usize, phase: f32) -> Tensor {
     Tensor::from_vec(&[length], (0..length).map(|i| ((i as f32 + phase) * 0.7).sin()).collect()).unwrap()
 }
 
-/// x -> neg -> a -> abs -> b -> exp -> y, over three devices in turn.
+/// The chain x -> Neg -> a -> Abs -> b -> Exp -> c -> Neg -> y, over three devices in turn.
 pub(crate) const CHAIN: [(&str, &str, &[&str], &str); 4] = [
     ("one", "Neg", &["x"], "a"),
     ("two", "Abs", &["a"], "b"),
@@ -260,7 +266,7 @@ pub(crate) const CHAIN: [(&str, &str, &[&str], &str); 4] = [
 ];
 pub(crate) const CHAIN_PLACES: &str = "one=fake:0,two=fake:1,three=fake:2,four=fake:0";
 
-/// What the chain gives.
+/// Returns the output of the chain.
 pub(crate) fn chain(x: &Tensor) -> Vec<f32> {
     x.view::<f32>().unwrap().iter().map(|x| -(-x).abs().exp()).collect()
 }

@@ -1,17 +1,17 @@
-//! What a process holds, and what is done again and again to see whether it grows.
+//! The memory and threads of a process, and the work that is repeated to see whether they grow.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
 use hetero::{HeteroEngine, Model, Tensor};
 
-/// Resident bytes of this process; 0 where the system does not tell.
+/// Returns the resident bytes of this process, or 0 where the system does not tell.
 pub(crate) fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0 kB");
     line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok()).unwrap_or(0) * 1024
 }
 
-/// Entries of a folder; 0 where it is not there.
+/// Returns the number of entries of a folder, or 0 where it is not there.
 pub(crate) fn entries(folder: &str) -> usize {
     std::fs::read_dir(folder).map_or(0, Iterator::count)
 }
@@ -20,7 +20,7 @@ pub(crate) fn threads() -> usize {
     entries("/proc/self/task")
 }
 
-/// Plans, compiles, streams and gives up, so many times.
+/// Plans, compiles, streams and gives up, `count` times.
 pub(crate) fn sessions(engine: &HeteroEngine, model: &Model, x: &Tensor, count: usize) {
     for _ in 0..count {
         let plan = engine.analyze_model(model).unwrap();

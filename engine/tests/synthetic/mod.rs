@@ -1,7 +1,10 @@
-//! Synthetic devices: each computes with one thread of the host and then waits until the time has passed that it is said to take for a matrix
-//! product. What they tell about time is about planning and stealing, and about no real chip.
+//! Synthetic devices.
+//! Each computes with one thread of the host, and then waits until the time has passed that it is
+//! said to take for a matrix product.
+//! Their times tell about planning and stealing, and about no real chip.
 //!
-//! They say that they are chips of their own, as the planner would otherwise let them do one thing at a time between them.
+//! They say that they are chips of their own, as the planner would otherwise let only one of them
+//! work at a time.
 
 #![allow(clippy::unwrap_used, dead_code)]
 
@@ -19,33 +22,34 @@ use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
 use hetero_cpu::CpuDriver;
 use hetero_kit::{Backlog, Signal};
 
-/// What a synthetic device takes for a tile of a matrix product; for a product of no more rows and columns the same.
+/// The time that a synthetic device takes for a tile of a matrix product, and also for a product of
+/// no more rows and columns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Speed {
-    /// What it takes.
+    /// The time that it takes.
     pub(crate) takes: Duration,
-    /// What the planner is told.
+    /// The time that the planner is told.
     pub(crate) planned: Duration,
-    /// Does it import host memory?
+    /// Whether the device imports host memory.
     pub(crate) imports: bool,
 }
 
 impl Speed {
-    /// A device that takes so many milliseconds, as planned.
+    /// Returns the speed of a device that takes the given number of milliseconds, as planned.
     pub(crate) fn ms(takes: u64) -> Speed {
         Speed { takes: Duration::from_millis(takes), planned: Duration::from_millis(takes), imports: true }
     }
 
-    /// The same, planned to take so many milliseconds.
+    /// Returns the same speed, but planned to take the given number of milliseconds.
     pub(crate) fn planned(self, planned: u64) -> Speed {
         Speed { planned: Duration::from_millis(planned), ..self }
     }
 }
 
-/// Devices `synthetic:0` and on, each of a speed.
+/// A driver of the devices `synthetic:0` and on, each with a speed.
 pub(crate) struct SyntheticDriver {
     pub(crate) speeds: Vec<Speed>,
-    /// Rows and columns of a tile; 0 where every product takes the same.
+    /// The number of rows and of columns of a tile; 0 where every product takes the same time.
     pub(crate) tile: usize,
 }
 
@@ -58,7 +62,7 @@ impl Driver for SyntheticDriver {
         let mut info = CpuDriver.probe()?.remove(0);
         info.kind = DeviceKind::Other;
         info.name = "synthetic".into();
-        // A chip of its own, as far as planning is concerned.
+        // The device is a chip of its own, as far as planning is concerned.
         info.processor = None;
         let with = |ordinal| {
             let mut info = info.clone();
@@ -135,7 +139,8 @@ impl Device for Synthetic {
     }
 }
 
-/// How many tiles of so many rows and columns a product is as large as; 0 for another node.
+/// Returns the size of a product as a number of tiles of the given rows and columns, or 0 for
+/// another node.
 fn tiles(program: &Program, node: &Node, tile: usize) -> usize {
     let Some(result) = node.outputs[0].filter(|_| node.operator.is("MatMul")) else { return 0 };
     let shape = &program.value(result).unwrap().shape;
@@ -144,7 +149,7 @@ fn tiles(program: &Program, node: &Node, tile: usize) -> usize {
 
 struct SyntheticExecutable {
     inner: Arc<dyn Executable>,
-    /// How many tiles its products are as large as.
+    /// The size of its products, as a number of tiles.
     tiles: u32,
 }
 
@@ -158,7 +163,7 @@ impl Executable for SyntheticExecutable {
     }
 }
 
-/// Does one thing at a time, on a thread of its own.
+/// A queue that does one thing at a time, on a thread of its own.
 struct SyntheticQueue {
     backlog: Backlog<(Result<Work>, Signal)>,
     inner: Arc<dyn Queue>,
@@ -182,7 +187,7 @@ impl Queue for SyntheticQueue {
     }
 }
 
-/// `free` is when the device was done with the work before.
+/// Performs a piece of work; `free` is the time at which the device was done with the work before.
 fn perform(queue: &dyn Queue, work: Work, takes: Duration, free: &mut Instant) -> Result<()> {
     let began = Instant::now();
     let deadline = began + Duration::from_secs(60);
@@ -194,14 +199,16 @@ fn perform(queue: &dyn Queue, work: Work, takes: Duration, free: &mut Instant) -
     let (inner, tiles) = (inner.clone(), tiles);
     execution.executable = inner;
     queue.run(&[], Work::execute(execution).traced(work.trace), &[], deadline)?;
-    // That the host was late to wake its thread is no time of the device's, unless the device had nothing to do.
+    // Where the host was late to wake its thread, that is no time of the device's, unless the
+    // device had nothing to do.
     let start = if began.saturating_duration_since(*free) < takes { *free } else { began };
     *free = start + takes * tiles;
     std::thread::sleep(free.saturating_duration_since(Instant::now()));
     Ok(())
 }
 
-/// Knows what the planner is told of each device; all but products is for nothing.
+/// The cost model of the times that the planner is told of each device; all nodes but products cost
+/// next to nothing.
 struct Told(Vec<Speed>);
 
 impl CostModel for Told {
@@ -210,7 +217,8 @@ impl CostModel for Told {
     }
 }
 
-/// An engine with synthetic devices that cuts products into tiles of `size`, with its driver wrapped by `wrap`.
+/// Makes an engine with synthetic devices that cuts products into tiles of `size`, with its driver
+/// wrapped by `wrap`.
 pub(crate) fn engine_with(
     speeds: &[Speed],
     size: usize,
@@ -222,7 +230,7 @@ pub(crate) fn engine_with(
     engine_config(speeds, config, deadline, wrap)
 }
 
-/// The same, with a configuration.
+/// Makes an engine with synthetic devices and a configuration, with its driver wrapped by `wrap`.
 pub(crate) fn engine_config(
     speeds: &[Speed],
     config: Config,
@@ -247,7 +255,8 @@ pub(crate) fn tensor(shape: &[usize], phase: f32) -> Tensor {
     Tensor::from_vec(shape, (0..count).map(|i| ((i as f32 + phase) * 0.7).sin()).collect()).unwrap()
 }
 
-/// y = relu(a·b) for matrices of m rows, n columns and k in between; b is a constant where it is given.
+/// Makes y = relu(a·b) for matrices of m rows, n columns and k in between; b is a constant where it
+/// is given.
 pub(crate) fn product([m, k, n]: [usize; 3], b: Option<Tensor>) -> Model {
     let value = |name: &str, shape: &[usize], constant| Value {
         name: name.into(),

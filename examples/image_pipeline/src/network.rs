@@ -1,4 +1,5 @@
-//! The network: a trained model with the preparation of photographs put in front, planned for three devices.
+//! The network: a trained model with the preparation of photographs put in front, planned for three
+//! devices.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use hetero::{DeviceOptions, HeteroEngine, Model, Placement, Session, Tensor};
 use crate::Result;
 use crate::photographs::Frame;
 
-/// Which device does what.
+/// The device for each part of the work.
 #[derive(Clone, Debug)]
 pub(crate) struct Roles {
     pub(crate) resize: DeviceId,
@@ -18,7 +19,8 @@ pub(crate) struct Roles {
 }
 
 impl Roles {
-    /// The cuts, by names of nodes: what is put in front; the dense layer and the softmax; all that is between.
+    /// Returns the cuts, by names of nodes: the part put in front, the dense layer with the
+    /// softmax, and everything between.
     fn placement(&self) -> Placement {
         Placement::default()
             .pin("photograph/*", self.resize.clone())
@@ -31,7 +33,8 @@ impl Roles {
 /// Reads the network and makes it ready on the devices.
 ///
 /// # Errors
-/// Where a device is not there or does not take what it is to do, or the file is not the network.
+/// An error where a device is missing or does not take its part, or where the file is not the
+/// network.
 pub(crate) fn session(path: &Path, frame: Frame, roles: &Roles) -> Result<Arc<Session>> {
     let mut engine = HeteroEngine::builder().place(roles.placement()).build();
     for (role, device) in [("resize", &roles.resize), ("features", &roles.features), ("classifier", &roles.classifier)]
@@ -44,20 +47,22 @@ pub(crate) fn session(path: &Path, frame: Frame, roles: &Roles) -> Result<Arc<Se
     }
     let model = prepared(hetero::read_model(path)?, frame).map_err(|error| format!("{}: {error}", path.display()))?;
     let plan = engine.analyze_model(&model)?;
-    // A pin that matches nothing would leave a stage to another device.
+    // A pin that matches no node would leave a stage to another device.
     if let Some(pattern) = roles.placement().unmatched(plan.program()).first() {
         return Err(format!("{} has no node '{pattern}': it is not the network open-nsfw", path.display()).into());
     }
     Ok(engine.session(&plan)?)
 }
 
-/// Side of the square that the network was trained on, and of the one that photographs are resized to before its middle is cut out.
+/// The side of the square that the network was trained on.
+/// [`RESIZED`] is the side to which photographs are resized before the middle is cut out.
 const SIDE: i64 = 224;
 const RESIZED: i64 = 256;
-/// What is taken off blue, green and red.
+/// The means that are subtracted from blue, green and red.
 const MEANS: [f32; 3] = [104.0, 117.0, 123.0];
 
-/// The model with frames of bytes as its input, `[1, rows, columns, red-green-blue]`, instead of floats that the caller has prepared.
+/// Returns the model with frames of bytes as its input, `[1, rows, columns, red-green-blue]`,
+/// instead of floats that the caller has prepared.
 fn prepared(mut model: Model, frame: Frame) -> Result<Model> {
     let graph = &mut model.graph;
     let [input] = graph.inputs[..] else { return Err("the network has one input".into()) };
@@ -72,7 +77,7 @@ fn prepared(mut model: Model, frame: Frame) -> Result<Model> {
     };
     let margin = (RESIZED - SIDE) / 2;
     let sizes = numbers("sizes", &[1, RESIZED, RESIZED, 3])?;
-    // The middle of rows and columns, and the colours backwards.
+    // These cut out the middle of rows and columns, and reverse the colours.
     let starts = numbers("starts", &[margin, margin, -1])?;
     let ends = numbers("ends", &[margin + SIDE, margin + SIDE, i64::MIN])?;
     let axes = numbers("axes", &[1, 2, 3])?;

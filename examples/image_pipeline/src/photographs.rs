@@ -1,4 +1,4 @@
-//! Decoding: files to frames of one size, on threads of the host.
+//! Decoding of files to frames of one size, on threads of the host.
 
 use std::path::Path;
 use std::str::FromStr;
@@ -9,7 +9,8 @@ use image::imageops::thumbnail;
 
 use crate::Result;
 
-/// The pixels that are cut out of a photograph, so that all inputs of a stream have one shape.
+/// The size in pixels that is cut out of a photograph, so that all inputs of a stream have one
+/// shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame {
     pub(crate) width: u32,
@@ -31,17 +32,18 @@ impl FromStr for Frame {
 }
 
 impl Frame {
-    /// Shape of a frame's tensor: batch, rows, columns, red-green-blue.
+    /// Returns the shape of a frame's tensor: batch, rows, columns, red-green-blue.
     pub(crate) fn shape(self) -> [usize; 4] {
         [1, self.height as usize, self.width as usize, 3]
     }
 }
 
-/// Decodes a file, and cuts the frame out of its middle. Of a photograph several times as large as the frame, pixels are averaged first, as cameras do
-/// it, by the largest whole number that leaves enough of them.
+/// Decodes a file, and cuts the frame out of its middle.
+/// Where a photograph is several times as large as the frame, pixels are averaged first, as cameras
+/// do, by the largest whole number that leaves enough of them.
 ///
 /// # Errors
-/// Where the file is no image, or its image is smaller than the frame.
+/// An error where the file is no image, or its image is smaller than the frame.
 pub(crate) fn decode(path: &Path, frame: Frame) -> Result<Tensor> {
     let failed = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let reader = ImageReader::open(path).and_then(ImageReader::with_guessed_format).map_err(|error| failed(&error))?;
@@ -65,7 +67,7 @@ pub(crate) fn decode(path: &Path, frame: Frame) -> Result<Tensor> {
 mod tests {
     use super::*;
 
-    /// A file in the system's folder of temporary ones, removed in the end.
+    /// A file in the system's temporary folder, which is removed in the end.
     struct File(std::path::PathBuf);
 
     impl File {
@@ -92,7 +94,7 @@ mod tests {
 
     #[test]
     fn pixels_of_large_photographs_are_averaged() {
-        // 2 x 2 pixels of one colour each, the left half dark.
+        // The image has 2 x 2 pixels of one colour each, and its left half is dark.
         let file = File::image("large", 8, 4, |x, _| if x < 4 { [10, 20, 30] } else { [50, 60, 70] });
         let frame = decode(&file.0, "4x2".parse().unwrap()).unwrap();
         let row = [10, 20, 30, 10, 20, 30, 50, 60, 70, 50, 60, 70];

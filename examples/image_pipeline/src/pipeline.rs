@@ -11,24 +11,24 @@ use hetero::{Outputs, Session, Tensor};
 use crate::Result;
 use crate::photographs::{Frame, decode};
 
-/// Decoded photographs that each thread may have ready.
+/// The number of decoded photographs that each thread may have ready.
 const READY: usize = 2;
 
 /// A session, and how it is fed.
 pub(crate) struct Pipeline {
     pub(crate) session: Arc<Session>,
     pub(crate) frame: Frame,
-    /// Threads.
+    /// The number of decoding threads.
     pub(crate) decoders: usize,
-    /// See [`Session::stream`].
+    /// The depth of the stream; see [`Session::stream`].
     pub(crate) depth: usize,
 }
 
-/// What a pass over photographs took.
+/// The times of a pass over photographs.
 pub(crate) struct Pass {
     pub(crate) photographs: usize,
     pub(crate) took: Duration,
-    /// Summed over the threads.
+    /// The time spent decoding, summed over the threads.
     pub(crate) decoding: Duration,
     /// Each device, and how long it worked, where it tells.
     pub(crate) busy: Vec<(String, Option<Duration>)>,
@@ -39,20 +39,21 @@ impl Pass {
         self.photographs as f64 / self.took.as_secs_f64().max(1e-9)
     }
 
-    /// A time as a share of the pass.
+    /// Returns a time as a share of the pass.
     pub(crate) fn share(&self, time: Duration) -> f64 {
         time.as_secs_f64() / self.took.as_secs_f64().max(1e-9)
     }
 }
 
-/// A decoded photograph, and how long that took.
+/// A decoded photograph, and how long the decoding took.
 type Decoded = Result<(Tensor, Duration)>;
 
 impl Pipeline {
-    /// Decodes a photograph, runs it, and only then begins the next. `each` gets its scores.
+    /// Decodes a photograph, runs it, and only then begins the next one.
+    /// `each` gets the photograph's scores.
     ///
     /// # Errors
-    /// Where a file is no photograph, or a device fails.
+    /// An error where a file is no photograph, or a device fails.
     pub(crate) fn one_by_one(&self, photographs: &[PathBuf], mut each: impl FnMut(&Path, &[f32])) -> Result<Pass> {
         self.time(photographs.len(), || {
             let mut decoding = Duration::ZERO;
@@ -66,15 +67,16 @@ impl Pipeline {
         })
     }
 
-    /// Decodes on threads, whose queues are bounded, while the devices work on the photographs before. `each` gets the scores in the photographs'
-    /// order.
+    /// Decodes on threads with bounded queues, while the devices work on the photographs before.
+    /// `each` gets the scores in the photographs' order.
     ///
     /// # Errors
-    /// Where a file is no photograph, or a device fails; the threads have ended then.
+    /// An error where a file is no photograph, or a device fails; the threads have ended by then.
     pub(crate) fn stream(&self, photographs: &[PathBuf], mut each: impl FnMut(&Path, &[f32])) -> Result<Pass> {
         self.time(photographs.len(), || {
             thread::scope(|scope| {
-                // Thread k of n decodes every n-th photograph from the k-th on: taken in turn, they come in order.
+                // Thread k of n decodes every n-th photograph from the k-th on; taken in turn, they
+                // come in order.
                 let queues: Vec<Receiver<Decoded>> = (0..self.decoders)
                     .map(|first| {
                         let (sender, receiver) = sync_channel(READY);
@@ -106,7 +108,7 @@ impl Pipeline {
         })
     }
 
-    /// Times a pass, which gives the time spent decoding.
+    /// Times a pass, which returns the time spent decoding.
     fn time(&self, photographs: usize, pass: impl FnOnce() -> Result<Duration>) -> Result<Pass> {
         let devices = self.session.devices();
         let busy = || -> Vec<Option<Duration>> { devices.iter().map(|device| device.telemetry().busy).collect() };
@@ -133,7 +135,7 @@ fn timed(path: &Path, frame: Frame) -> Decoded {
     decode(path, frame).map(|photograph| (photograph, began.elapsed()))
 }
 
-/// The scores of the only output.
+/// Returns the scores, which are the only output.
 fn scores(outputs: &Outputs) -> Result<Vec<f32>> {
     let (_, tensor) = outputs.iter().next().ok_or("the network has no output")?;
     Ok(tensor.view::<f32>()?.into_owned())

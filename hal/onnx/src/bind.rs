@@ -9,36 +9,42 @@ use hetero_hal::{Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId}
 use crate::error::{Error, Result};
 use crate::infer::{check_operators, infer};
 
-/// What a model is bound to.
+/// The shapes, sizes and contents to which a model is bound.
 #[derive(Clone, Debug, Default)]
 pub struct Binding {
-    /// Shapes of inputs, by name. One that is left out has the model's own shape.
+    /// The shapes of inputs, by name; an input that is left out has the model's own shape.
     pub shapes: BTreeMap<String, Vec<usize>>,
-    /// Sizes of symbolic dimensions, by name, for those that no shape above decides.
+    /// The sizes of symbolic dimensions, by name, where `shapes` decides none.
     pub symbols: BTreeMap<String, usize>,
-    /// Contents of inputs that stay the same in every run, by name; they become constants.
+    /// The contents of inputs that stay the same in every run, by name; they become constants.
     pub constants: BTreeMap<String, Tensor>,
-    /// Size for a dimension that nothing decides; `None` makes that an error.
+    /// The size for a dimension that nothing decides; `None` makes such a dimension an error.
     pub default_size: Option<usize>,
 }
 
-/// A bound model.
+/// A model that is bound to shapes.
 #[derive(Clone, Debug)]
 pub struct BoundModel {
-    /// The program.
+    /// The program that the binding made.
     pub program: Program,
-    /// Sizes of the symbolic dimensions.
+    /// The sizes of the symbolic dimensions.
     pub symbols: BTreeMap<String, usize>,
-    /// Dimensions that nothing decided and that got [`Binding::default_size`], as `input[axis]` or the symbol's name.
+    /// The dimensions that nothing decided and that got [`Binding::default_size`], as `input[axis]`
+    /// or the symbol's name.
     pub assumed: Vec<String>,
 }
 
-/// Binds a model to shapes: symbolic dimensions get sizes, inputs that hold a default lose their port unless a shape is given for them,
-/// branches whose condition is known are taken, and what shapes alone decide becomes constant.
+/// Binds a model to shapes.
+///
+/// Symbolic dimensions get sizes.
+/// Inputs that hold a default lose their port unless a shape is given for them.
+/// Branches whose condition is known are taken, and values that shapes alone decide become
+/// constants.
 ///
 /// # Errors
-/// `Missing` with one report of all operators that `operators` lacks; `Shapes` where the shapes do not fit the model's inputs or leave a
-/// dimension open; `Hal` where a node breaks a rule of the standard under these shapes.
+/// `Missing` with one report of all operators that `operators` lacks.
+/// `Shapes` where the shapes do not fit the model's inputs or leave a dimension open.
+/// `Hal` where a node breaks a rule of the standard under these shapes.
 pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Result<BoundModel> {
     check_operators(model, operators).map_err(Error::Missing)?;
     let mut graph = model.graph.clone();
@@ -55,7 +61,8 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
         }
     }
     let mut inferred = infer(&mut graph, operators)?;
-    // A branch taken may decide the next condition. Each turn removes a node that held subgraphs, so this ends.
+    // A branch that is taken may decide the next condition.
+    // Each turn removes a node that held subgraphs, so the loop ends.
     while take_known_branches(&mut graph, &inferred.values) {
         inferred = infer(&mut graph, operators)?;
     }
@@ -140,7 +147,8 @@ fn bind_inputs(
     Ok(())
 }
 
-/// Does a shape fit what the model says of an input? Symbols that it decides are noted.
+/// Checks that a shape fits the dimensions that the model gives for an input, and notes the symbols
+/// that the shape decides.
 fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeMap<String, usize>) -> Result<()> {
     let Some(dims) = dims else {
         return Ok(());
@@ -194,7 +202,8 @@ fn known_branch(graph: &Graph, node: &Node, known: &HashMap<ValueId, Tensor>) ->
     (branch.outputs.len() == node.outputs.len()).then(|| branch.clone())
 }
 
-/// Puts the nodes of a branch in the place of its `If`. Names get the node's as prefix, so that they stay unique.
+/// Puts the nodes of a branch in the place of its `If`.
+/// Names get the node's name as a prefix, so that they stay unique.
 fn splice(graph: &mut Graph, node: &Node, branch: &Graph) {
     let mut renamed: Vec<Option<ValueId>> = vec![None; branch.values.len()];
     for capture in &branch.captures {
@@ -244,7 +253,8 @@ fn settle(graph: &mut Graph, known: HashMap<ValueId, Tensor>) {
         let mut outputs = node.outputs.iter().flatten().peekable();
         outputs.peek().is_none() || outputs.any(|id| values[id.index()].constant.is_none())
     });
-    // A node that stays because of one output writes its others too; they are no constants then.
+    // A node that stays because of one output writes its other outputs too, so these are no
+    // constants.
     for node in &graph.nodes {
         for id in node.outputs.iter().flatten() {
             graph.values[id.index()].constant = None;

@@ -3,25 +3,25 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// Result of this crate.
+/// The result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Why a model cannot be read, written or bound.
+/// The reason why a model cannot be read, written or bound.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A file cannot be opened, mapped or written.
     #[error("cannot access {}: {source}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// The system's reason.
+        /// The operating system's reason.
         source: Arc<std::io::Error>,
     },
     /// The bytes are not a protobuf message of the expected kind.
     #[error("{what} is not valid ONNX: {source}; the file may be truncated or of another format")]
     Decode {
-        /// What was being decoded.
+        /// The name of the file or message that was being decoded.
         what: String,
         /// The decoder's reason.
         source: prost::DecodeError,
@@ -32,12 +32,12 @@ pub enum Error {
     /// External data is missing, too short, or outside the model's folder.
     #[error("external data of tensor '{tensor}': {reason}")]
     ExternalData {
-        /// The tensor.
+        /// The name of the tensor.
         tensor: String,
-        /// What is wrong.
+        /// The text that says what is wrong.
         reason: String,
     },
-    /// The model uses operators that nobody here defines.
+    /// The model uses operators that the operator set does not define.
     #[error(transparent)]
     Missing(MissingOperators),
     /// The shapes given for the inputs do not fit the model.
@@ -72,18 +72,18 @@ impl From<Error> for hetero_hal::Error {
     }
 }
 
-/// One report of every node whose operator nobody here defines.
+/// A report of every node whose operator the operator set does not define.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingOperators(pub Vec<MissingOperator>);
 
-/// A node whose operator nobody here defines.
+/// A node whose operator the operator set does not define.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingOperator {
-    /// The node.
+    /// The name of the node.
     pub node: String,
-    /// Operator, with its domain where that is not the standard's.
+    /// The operator, with its domain where that is not the standard's.
     pub operator: String,
-    /// Version of the operator set that the model imports for the domain.
+    /// The version of the operator set that the model imports for the domain.
     pub version: u32,
 }
 

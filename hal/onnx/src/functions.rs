@@ -1,4 +1,6 @@
-//! Functions that a model defines itself: each call is replaced by the function's body before anything else reads the graph.
+//! Functions that a model defines itself.
+//!
+//! Each call is replaced by the function's body before anything else reads the graph.
 
 use std::collections::HashMap;
 
@@ -6,22 +8,25 @@ use crate::error::{Error, Result};
 use crate::import::canonical_domain;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
 
-/// Functions may call functions; so deep, and the standard forbids recursion altogether.
+/// The deepest nesting of calls that is expanded.
+/// Functions may call functions, but the standard forbids recursion altogether.
 const DEEPEST: usize = 32;
-/// Functions that call each other twice grow exponentially; an honest model stays far below.
+/// The largest number of nodes after expansion.
+/// Functions that each call the next one twice grow exponentially; an honest model stays far below.
 const MOST_NODES: usize = 1 << 20;
 
 type Functions<'a> = HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>;
 
-/// Replaces every call of a function of the model, in subgraphs too.
+/// Replaces every call of one of the model's functions, in subgraphs too.
 pub(crate) fn expand(model: &mut ModelProto) -> Result<()> {
     if model.functions.is_empty() {
         return Ok(());
     }
     let functions = std::mem::take(&mut model.functions);
     for import in functions.iter().flat_map(|function| &function.opset_import) {
-        // Bodies may import domains that the model does not. Versions that differ from the model's are taken as the model's:
-        // exporters write the same one.
+        // Bodies may import domains that the model does not import.
+        // Where a body imports another version than the model, the model's version counts:
+        // exporters write the same version.
         let domain = canonical_domain(import.domain());
         if !model.opset_import.iter().any(|known| canonical_domain(known.domain()) == domain) {
             model.opset_import.push(import.clone());
@@ -81,7 +86,7 @@ impl Expansion<'_> {
     }
 }
 
-/// The function's nodes with the call's names and attributes in place of its own.
+/// Returns the function's nodes with the call's names and attributes in place of its own.
 fn instantiate(function: &FunctionProto, call: &NodeProto, number: usize) -> Vec<NodeProto> {
     let mut names: HashMap<&str, String> = HashMap::new();
     for (index, formal) in function.input.iter().enumerate() {
@@ -147,7 +152,8 @@ fn rewritten(
     node
 }
 
-/// Everything in a body's subgraph is renamed alike, so that what it captures keeps its meaning.
+/// Renames everything in a body's subgraph alike, so that the values that it captures keep their
+/// meaning.
 fn rename_graph(
     graph: &mut GraphProto,
     names: &HashMap<&str, String>,

@@ -1,4 +1,5 @@
-//! Tests: what importers are fed by mistake or malice ends in an error that names the culprit, or in a model.
+//! Tests of hostile input: input that is wrong by mistake or malice ends in an error that names the
+//! culprit, or in a model.
 
 use hetero_hal::DType;
 use hetero_reference::Standard;
@@ -44,7 +45,7 @@ fn tensor(name: &str, dtype: DType, dims: &[i64], raw: Vec<u8>) -> TensorProto {
     }
 }
 
-/// y = Relu(x), over two floats, with changes.
+/// Makes the model y = Relu(x), over two floats, with changes.
 fn model(change: impl FnOnce(&mut ModelProto, &mut GraphProto)) -> Vec<u8> {
     let mut graph = GraphProto {
         node: vec![node("Relu", &["x"], &["y"])],
@@ -61,7 +62,7 @@ fn model(change: impl FnOnce(&mut ModelProto, &mut GraphProto)) -> Vec<u8> {
     model.encode_to_vec()
 }
 
-/// What reading and binding say.
+/// Returns what reading and binding say.
 fn said(bytes: Vec<u8>) -> String {
     let outcome = read_bytes(bytes.into()).and_then(|model| bind(&model, &Binding::default(), &Standard));
     outcome.map_or_else(|error| error.to_string(), |bound| format!("fine: {}", bound.program))
@@ -112,7 +113,7 @@ fn sizes_that_no_machine_has() {
     refused("negative dimension", |_, g| g.initializer.push(tensor("w", DType::F32, &[-2], vec![0; 8])));
     refused("overflow", |_, g| g.initializer.push(tensor("w", DType::F32, &[1 << 62, 4], vec![0; 8])));
     refused("overflow", |_, g| g.input[0] = value("x", DType::F32, &[1 << 62, 4]));
-    // Ten gigabytes claimed in a file of a hundred bytes.
+    // The tensor claims ten gigabytes in a file of a hundred bytes.
     refused("takes 10000000000 bytes", |_, g| {
         g.initializer.push(tensor("w", DType::F32, &[2_500_000_000], vec![0; 8]))
     });
@@ -157,7 +158,7 @@ fn functions_that_never_end() {
         m.functions = vec![function("Again", vec![call("Again", "i", "o")])];
         g.node = vec![call("Again", "x", "y")];
     });
-    // Each calls the next twice: two to the power of thirty nodes.
+    // Each function calls the next one twice: two to the power of thirty nodes.
     refused("expand to more", |m, g| {
         let twice = |k: i32| vec![call(&format!("F{}", k + 1), "i", "m"), call(&format!("F{}", k + 1), "m", "o")];
         m.functions = (0..30).map(|k| function(&format!("F{k}"), twice(k))).collect();
@@ -273,7 +274,7 @@ proptest! {
         let _ = said(bytes);
     }
 
-    /// Graphs of real operators, wired and attributed at random.
+    /// Tests graphs of real operators, wired and attributed at random.
     #[test]
     fn any_graph_is_an_error_or_a_program(
         nodes in prop::collection::vec((0usize..24, 0usize..8, 0usize..8, 0usize..8, -3i64..70), 1..8),

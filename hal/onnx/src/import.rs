@@ -1,4 +1,6 @@
-//! `GraphProto` to [`Graph`]: names become ids, nodes are put in topological order, captures are made explicit.
+//! Import: a `GraphProto` becomes a [`Graph`].
+//!
+//! Names become ids, nodes are put in topological order, and captures are made explicit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -11,11 +13,11 @@ use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
 use crate::tensor::{self, ExternalFiles};
 
-/// Turns a graph and, recursively, its subgraphs.
+/// A reader that turns a graph and, recursively, its subgraphs into the contract's form.
 pub(crate) struct Importer<'a> {
     pub(crate) opsets: &'a BTreeMap<Arc<str>, u32>,
     pub(crate) files: ExternalFiles,
-    /// One for each graph being read, the outermost first.
+    /// The graphs that are being read, the outermost first.
     scopes: Vec<Scope>,
 }
 
@@ -48,7 +50,8 @@ impl<'a> Importer<'a> {
         Importer { opsets, files, scopes: Vec::new() }
     }
 
-    /// Reads a graph. Values of enclosing graphs that it reads become its captures.
+    /// Reads a graph.
+    /// The values of enclosing graphs that it reads become its captures.
     pub(crate) fn graph(&mut self, proto: &GraphProto) -> Result<Graph> {
         self.scopes.push(Scope::default());
         let outcome = self.fill(proto);
@@ -81,7 +84,8 @@ impl<'a> Importer<'a> {
             let content = tensor::import_sparse(sparse, &mut self.files)?;
             self.constant(&name, content)?;
         }
-        // All outputs are declared before any node is read, so that order in the file does not matter.
+        // All outputs are declared before any node is read, so that the order in the file does not
+        // matter.
         for node in &proto.node {
             for name in node.output.iter().filter(|name| !name.is_empty()) {
                 let (_, fresh) = self.scope()?.declare(name)?;
@@ -135,7 +139,7 @@ impl<'a> Importer<'a> {
         Ok(())
     }
 
-    /// The id of a name as the graph at `depth` sees it.
+    /// Returns the id of a name as the graph at `depth` sees it.
     fn resolve(&mut self, depth: usize, name: &str) -> Result<Option<ValueId>> {
         if let Some(&id) = self.scopes[depth].ids.get(name) {
             return Ok(Some(id));
@@ -230,7 +234,8 @@ impl<'a> Importer<'a> {
             AttributeType::Graphs => {
                 Attribute::Graphs(proto.graphs.iter().map(|g| self.graph(g).map(Arc::new)).collect::<Result<_>>()?)
             }
-            // No operator of the standard takes a list of types; an attribute without content says nothing.
+            // No operator of the standard takes a list of types, and an attribute without content
+            // says nothing.
             AttributeType::TypeProtos | AttributeType::Undefined => return Ok(None),
         }))
     }
@@ -240,7 +245,8 @@ fn empty(proto: &AttributeProto) -> Error {
     Error::invalid(format!("the attribute '{}' lacks its content", proto.name()))
 }
 
-/// Files of the earliest format leave the type out.
+/// Returns the type of an attribute by its content: files of the earliest format leave the type
+/// out.
 fn implied_type(proto: &AttributeProto) -> AttributeType {
     if proto.f.is_some() {
         AttributeType::Float
@@ -263,7 +269,7 @@ fn implied_type(proto: &AttributeProto) -> AttributeType {
     }
 }
 
-/// The standard's domain has two spellings.
+/// Returns the one spelling that is used here of a domain, as the standard's domain has two.
 pub(crate) fn canonical_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
@@ -291,7 +297,7 @@ fn value_type(info: &ValueInfoProto) -> Result<TensorType> {
     }
 }
 
-/// Sequences, maps and optionals have no tensor type: nothing is known of them.
+/// Reads a tensor's type; of sequences, maps and optionals, which have none, nothing is known.
 fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
     let (code, shape) = match &proto.value {
         Some(type_proto::Value::TensorType(ty)) => (ty.elem_type(), &ty.shape),
@@ -324,7 +330,7 @@ fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
     Ok(TensorType { dtype, dims })
 }
 
-/// Puts nodes in topological order (Kahn), keeping the file's order wherever it is one.
+/// Puts nodes in topological order (Kahn), and keeps the file's order where it is one.
 fn sorted(nodes: Vec<Node>, values: usize) -> Result<Vec<Node>> {
     let mut producer: Vec<Option<usize>> = vec![None; values];
     for (index, node) in nodes.iter().enumerate() {

@@ -1,7 +1,8 @@
 //! Shape and type inference: one walk over a graph, with rules from an [`OperatorSet`].
 //!
-//! Values that shapes alone decide (`Shape` of a known shape, and arithmetic on it) are computed on the way, because later shapes
-//! depend on them. A size that depends on data gets a bound from its rule, and an extent from here.
+//! Values that shapes alone decide (`Shape` of a known shape, and arithmetic on it) are computed on
+//! the way, because later shapes depend on them.
+//! A size that depends on data gets its bound from the operator's rule, and its extent here.
 
 use foldhash::HashMap;
 use hetero_hal::{
@@ -11,35 +12,39 @@ use hetero_hal::{
 
 use crate::error::{MissingOperator, MissingOperators, Result};
 
-/// Most elements of a value that is computed on the way; shapes, axes and sizes are far smaller.
+/// The most elements of a value that is computed on the way; shapes, axes and sizes are far
+/// smaller.
 const MOST_ELEMENTS: usize = 4096;
 
-/// Infers the types of all values of a graph, as far as the types of its inputs tell. Returns what it computed on the way: for each
-/// value, its content where shapes alone decide it.
+/// Infers the types of all values of a graph, as far as the types of its inputs tell.
+/// The result holds the content of each value that shapes alone decide, and the sizes that depend
+/// on data.
 ///
-/// Inferred facts replace what the file claims, and the file's claims fill what inference leaves open.
+/// Inferred facts replace what the file claims, and the file's claims fill what inference leaves
+/// open.
 ///
 /// # Errors
-/// `Hal` with `InvalidModel` where a node breaks a rule of the standard, with the node's name. A node without a definition is no error here.
+/// `Hal` with `InvalidModel` where a node breaks a rule of the standard, with the node's name.
+/// A node without a definition is no error here.
 pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
     let mut inferred = Inferred::default();
     walk(graph, operators, &mut inferred)?;
     Ok(inferred)
 }
 
-/// What inference found beside types.
+/// The findings of inference beside types.
 #[derive(Debug, Default)]
 pub struct Inferred {
-    /// Contents that shapes alone decide.
+    /// The contents that shapes alone decide.
     pub values: HashMap<ValueId, Tensor>,
     /// The most that the elements of other contents can be.
     most: HashMap<ValueId, Tensor>,
-    /// Sizes that depend on data.
+    /// The sizes that depend on data.
     pub extents: Vec<Extent>,
 }
 
 fn walk(graph: &mut Graph, operators: &dyn OperatorSet, inferred: &mut Inferred) -> Result<()> {
-    // Nodes are read while values change.
+    // The nodes are taken out because they are read while values change.
     let nodes = std::mem::take(&mut graph.nodes);
     let outcome = nodes.iter().try_for_each(|node| visit(graph, node, operators, inferred));
     graph.nodes = nodes;
@@ -73,7 +78,7 @@ fn visit(graph: &mut Graph, node: &Node, operators: &dyn OperatorSet, inferred: 
     Ok(())
 }
 
-/// What is inferred counts; what the file claims fills the gaps.
+/// Puts found facts in the place of known ones; the claims of the file fill the gaps.
 fn merge(known: &mut TensorType, found: TensorType) {
     known.dtype = found.dtype.or(known.dtype);
     known.dims = match (found.dims, known.dims.take()) {
@@ -84,7 +89,7 @@ fn merge(known: &mut TensorType, found: TensorType) {
     };
 }
 
-/// What is inferred of a node's outputs; contents and bounds may be empty.
+/// The facts that are inferred of a node's outputs; contents and bounds may be empty.
 struct Facts {
     types: Vec<TensorType>,
     values: Vec<Tensor>,
@@ -126,12 +131,14 @@ fn node_facts(
     Ok(Facts { types, values, most })
 }
 
-/// Operators that keep the order of their first input, all others being known: a larger element in never makes a smaller one out.
+/// The operators that keep the order of their first input where all others are known: a larger
+/// element in never makes a smaller one out.
 const MONOTONE: [&str; 8] = ["Identity", "Cast", "Gather", "Squeeze", "Unsqueeze", "Reshape", "Slice", "Sub"];
-/// Operators that keep the order of all their inputs.
+/// The operators that keep the order of all their inputs.
 const MONOTONE_IN_ALL: [&str; 4] = ["Add", "Concat", "Max", "Min"];
 
-/// The most that the elements of the outputs can be, where sizes that depend on data decide them.
+/// Returns the most that the elements of the outputs can be, where sizes that depend on data decide
+/// them.
 fn bounded(
     node: &Node,
     definition: &Definition,
@@ -157,7 +164,7 @@ fn bounded(
     evaluated(node, definition, operators, &inputs, types).unwrap_or_default()
 }
 
-/// Types of the outputs of a subgraph whose inputs have these types.
+/// Returns the types of the outputs of a subgraph whose inputs have these types.
 fn subgraph_types(
     outer: &Graph,
     body: &Graph,
@@ -176,7 +183,7 @@ fn subgraph_types(
     }
     let mut inferred = Inferred::default();
     walk(&mut body, operators, &mut inferred).map_err(hetero_hal::Error::from)?;
-    // Extents of a subgraph mean nothing outside; the node's own are numbered afresh.
+    // A subgraph's extents mean nothing outside it, so the node's outputs get extents of their own.
     let outside = |id: &ValueId| {
         let mut ty = body.values[id.index()].ty.clone();
         for dim in ty.dims.iter_mut().flatten() {
@@ -189,7 +196,8 @@ fn subgraph_types(
     Ok(body.outputs.iter().map(outside).collect())
 }
 
-/// Contents of the outputs, where the inputs' contents or types decide them and they are small.
+/// Returns the contents of the outputs, where the inputs' contents or types decide them and they
+/// are small.
 fn computed(
     node: &Node,
     definition: &Definition,
@@ -197,7 +205,7 @@ fn computed(
     facts: &[Option<InputFact>],
     types: &[TensorType],
 ) -> hetero_hal::Result<Vec<Tensor>> {
-    // The two operators whose value the type of their input decides.
+    // Shape and Size are the two operators whose value the type of their input decides.
     if node.operator.is("Shape") || node.operator.is("Size") {
         let shape = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
         return shape.map_or(Ok(vec![]), |shape| shape_value(node, &shape));
@@ -215,7 +223,8 @@ fn computed(
     evaluated(node, definition, operators, &inputs, types)
 }
 
-/// The outputs of a node of these inputs, where they are small; nothing where the node is not to be computed here.
+/// Returns the outputs of a node for these inputs, where they are small; no outputs where the node
+/// is not to be computed here.
 fn evaluated(
     node: &Node,
     definition: &Definition,

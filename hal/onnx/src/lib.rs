@@ -1,9 +1,13 @@
-//! ONNX files for hetero: reads and writes models, infers shapes and types, and binds a model to shapes.
+//! ONNX files for hetero: reads and writes models, infers shapes and types, and binds a model to
+//! shapes.
 //!
-//! Weights stay where they are: initialisers are slices of the memory-mapped file, and so is external data, which must lie in the model's
-//! folder. A mapped file must not be changed while a model of it lives. Symbolic dimensions, subgraphs and optional inputs are
-//! kept; functions that a file defines are expanded. What operators mean comes from an
-//! [`OperatorSet`](hetero_hal::OperatorSet), usually that of `hetero-reference`.
+//! Weights stay where they are: initialisers are slices of the memory-mapped file, and so is
+//! external data, which must lie in the model's folder.
+//! A mapped file must not be changed while a model of it lives.
+//! Symbolic dimensions, subgraphs and optional inputs are kept; functions that a file defines are
+//! expanded.
+//! The meaning of operators comes from an [`OperatorSet`](hetero_hal::OperatorSet), usually from
+//! `hetero-reference`.
 //!
 //! ```
 //! use hetero_hal::{DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
@@ -55,7 +59,7 @@ mod infer;
 #[rustfmt::skip]
 mod proto;
 mod read;
-// Memory maps are the one thing here that safe Rust cannot say.
+// Memory maps are the only part of this crate that safe Rust cannot express.
 #[allow(unsafe_code)]
 mod tensor;
 mod write;
@@ -66,8 +70,9 @@ pub use infer::{Inferred, check_operators, infer};
 pub use read::{read, read_bytes, read_tensor};
 pub use write::{model_of, tensor_to_bytes, to_bytes, write};
 
-/// Oldest version of the standard's operator set that is read. Before version 7 operators broadcast by attributes; those that did are
-/// reported as missing, the others run.
+/// The oldest version of the standard's operator set that is read.
+/// Before version 7 some operators broadcast by attributes; these are reported as missing, and the
+/// others run.
 pub const OLDEST_OPSET: u32 = 1;
-/// Newest version of the standard's operator set that is read.
+/// The newest version of the standard's operator set that is read.
 pub const NEWEST_OPSET: u32 = 27;

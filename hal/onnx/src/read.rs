@@ -1,4 +1,4 @@
-//! Files and bytes to [`Model`]s and [`Tensor`]s.
+//! Reading: files and bytes become [`Model`]s and [`Tensor`]s.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +14,9 @@ use crate::proto::{ModelProto, TensorProto};
 use crate::tensor::{ExternalFiles, import, map_file};
 use crate::{NEWEST_OPSET, OLDEST_OPSET, functions};
 
-/// Reads a model file. Weights, in the file or beside it, are mapped and not copied: the files must stay as they are while the model lives.
+/// Reads a model file.
+/// Weights, in the file or beside it, are mapped and not copied: the files must stay as they are
+/// while the model lives.
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the file.
@@ -28,7 +30,9 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model> {
     decode(bytes, Some(folder), &path.display().to_string())
 }
 
-/// Reads a model from memory. Weights are slices of `bytes`. Such a model may not refer to external data.
+/// Reads a model from memory.
+/// Weights are slices of `bytes`.
+/// Such a model may not refer to external data.
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the bytes.
@@ -36,7 +40,8 @@ pub fn read_bytes(bytes: Bytes) -> Result<Model> {
     decode(bytes, None, "the model")
 }
 
-/// Reads a `TensorProto` file, as the standard's test data are, with the name that it holds.
+/// Reads a `TensorProto` file, such as the standard's test data, and returns the tensor with the
+/// name that the file gives it.
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the file.

@@ -1,4 +1,4 @@
-//! `TensorProto` to [`Tensor`] and back, and external data mapped from files.
+//! Tensors: `TensorProto` to [`Tensor`] and back, and external data mapped from files.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -12,7 +12,8 @@ use memmap2::Mmap;
 use crate::error::{Error, Result};
 use crate::proto::{self, TensorProto, tensor_proto::DataLocation};
 
-/// Maps a whole file read-only. An empty file gives no bytes.
+/// Maps a whole file read-only.
+/// An empty file gives no bytes.
 pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
     let file = File::open(path).map_err(|source| Error::io(path, source))?;
     let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
@@ -22,20 +23,23 @@ pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
     if metadata.len() == 0 {
         return Ok(Bytes::new());
     }
-    // SAFETY: the mapping is private and read-only. The one thing that breaks it is another process that truncates or rewrites the
-    // file while it is mapped; like every runtime that maps weights, the crate's docs ask for files that stay as they are.
+    // SAFETY: the mapping is private and read-only.
+    // Only another process that truncates or rewrites the file while it is mapped breaks it.
+    // Like every runtime that maps weights, the crate's docs ask for files that stay as they are.
     let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
     Ok(Bytes::from_owner(map))
 }
 
-/// Files of external data, each mapped once, none outside the model's folder.
+/// The files of external data, each mapped once, none outside the model's folder.
 pub(crate) struct ExternalFiles {
     folder: Option<PathBuf>,
     mapped: HashMap<PathBuf, Bytes>,
 }
 
 impl ExternalFiles {
-    /// `folder` is the model's own; `None` where the model came from memory and may not name files.
+    /// Makes an empty set of files.
+    /// `folder` is the model's own; it is `None` where the model came from memory and may not name
+    /// files.
     pub(crate) fn new(folder: Option<&Path>) -> Self {
         ExternalFiles { folder: folder.map(Path::to_path_buf), mapped: HashMap::new() }
     }
@@ -60,7 +64,7 @@ impl ExternalFiles {
             .join(&location)
             .canonicalize()
             .map_err(|error| fail(format!("cannot open '{location}' in the model's folder: {error}")))?;
-        // After resolving links and `..`, so that no spelling leads out.
+        // Checked after links and `..` are resolved, so that no spelling leads out.
         if !path.starts_with(&folder) {
             return Err(fail(format!("'{location}' lies outside the model's folder")));
         }
@@ -132,14 +136,15 @@ pub(crate) fn import(tensor: &TensorProto, files: &mut ExternalFiles) -> Result<
             DType::BF16 => narrow(&shape, &tensor.int32_data, |&v| half::bf16::from_bits(v as u16)),
             DType::C64 => bytes_of(dtype, &shape, &tensor.float_data),
             DType::C128 => bytes_of(dtype, &shape, &tensor.double_data),
-            // Packed or 8-bit: each entry holds one byte.
+            // Packed and 8-bit types: each entry holds one byte.
             _ => {
                 let bytes: Vec<u8> = tensor.int32_data.iter().map(|&v| v as u8).collect();
                 Tensor::from_bytes(dtype, &shape, bytes.into())
             }
         }
     };
-    // Strings may be absent altogether where there are none to hold; everything else counts its elements itself.
+    // Strings may be absent altogether where there are none to hold; every other type counts its
+    // elements itself.
     let tensor = typed().map_err(named)?;
     debug_assert_eq!(tensor.len(), count);
     Ok(tensor)
@@ -153,7 +158,8 @@ fn bytes_of<T: Element>(dtype: DType, shape: &[usize], data: &[T]) -> hetero_hal
     Tensor::from_bytes(dtype, shape, Bytes::copy_from_slice(bytemuck::cast_slice(data)))
 }
 
-/// Reads a sparse tensor as the dense one that it stands for, provided that this is not absurdly larger than what the file holds.
+/// Reads a sparse tensor as the dense tensor that it stands for, provided that its dense form takes
+/// at most 256 MiB.
 pub(crate) fn import_sparse(sparse: &proto::SparseTensorProto, files: &mut ExternalFiles) -> Result<Tensor> {
     const LARGEST: usize = 1 << 28;
     let (Some(values), Some(indices)) = (&sparse.values, &sparse.indices) else {
@@ -199,7 +205,7 @@ pub(crate) fn import_sparse(sparse: &proto::SparseTensorProto, files: &mut Exter
     Ok(Tensor::from_bytes(values.dtype(), &shape, dense.into())?)
 }
 
-/// Writes a tensor, its bytes shared as raw data.
+/// Writes a tensor; its bytes are shared as raw data.
 pub(crate) fn export(name: &str, tensor: &Tensor) -> TensorProto {
     let mut proto = TensorProto {
         name: Some(name.to_owned()),

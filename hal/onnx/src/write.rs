@@ -1,4 +1,4 @@
-//! [`Model`]s and [`Program`]s to `ModelProto`s.
+//! Writing: [`Model`]s and [`Program`]s become `ModelProto`s.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -17,10 +17,10 @@ use crate::proto::{
 };
 use crate::tensor;
 
-/// IR version that is written for a model that names none.
+/// The IR version that is written for a model that names none.
 const IR_VERSION: i64 = 8;
 
-/// The model as ONNX bytes, weights included.
+/// Returns the model as ONNX bytes, weights included.
 ///
 /// # Errors
 /// `Invalid` where the model refers to values that it does not have.
@@ -51,13 +51,13 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
 /// Writes the model to a file, weights included.
 ///
 /// # Errors
-/// As [`to_bytes`], and `Io`.
+/// The errors of [`to_bytes`], and `Io`.
 pub fn write(model: &Model, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
     std::fs::write(path, to_bytes(model)?).map_err(|source| Error::io(path, source))
 }
 
-/// A program as a model with static shapes: what a vendor's compiler is handed.
+/// Returns a program as a model with static shapes, which a vendor's compiler can take.
 #[must_use]
 pub fn model_of(program: &Program) -> Model {
     let mut opsets = BTreeMap::new();

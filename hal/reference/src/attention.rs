@@ -13,7 +13,8 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
 ];
 
 fn flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
-    // Two products: queries by keys, and weights by values; both grow with the number of keys.
+    // There are two products, queries by keys and weights by values; both grow with the number of
+    // keys.
     let keys = inputs.get(1).and_then(Option::as_ref).and_then(|ty| ty.dims.as_ref()).map_or(1, |dims| {
         let at = if dims.len() == 4 { 2 } else { 1 };
         dims.get(at).and_then(Dim::bound).unwrap_or(1) as u64
@@ -25,7 +26,7 @@ fn rotation_flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]
     outputs.first().map_or(0, elements).saturating_mul(3)
 }
 
-/// Heads of queries or of keys and values, for inputs of rank 3.
+/// Returns the number of heads of queries, or of keys and values, for inputs of rank 3.
 fn heads(operator: &Operator, attribute: &str) -> Result<usize> {
     let value = operator.int(attribute)?.unwrap_or(0);
     usize::try_from(value).ok().filter(|&heads| heads > 0).ok_or_else(|| {
@@ -33,7 +34,7 @@ fn heads(operator: &Operator, attribute: &str) -> Result<usize> {
     })
 }
 
-/// Batch, heads, steps and width of an input of rank 3 or 4.
+/// Returns the batch, heads, steps and width of an input of rank 3 or 4.
 fn sizes(operator: &Operator, shape: &[usize], attribute: &str) -> Result<[usize; 4]> {
     match *shape {
         [batch, heads, steps, width] => Ok([batch, heads, steps, width]),
@@ -77,7 +78,7 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(types.into_iter().map(|dims| TensorType { dtype, dims }).collect())
 }
 
-/// An input as [batch, heads, steps, width], row-major.
+/// Returns an input as [batch, heads, steps, width], row-major.
 fn by_heads(tensor: &Tensor, [batch, heads, steps, width]: [usize; 4]) -> Result<Tensor> {
     if tensor.rank() == 4 {
         return Ok(tensor.clone());
@@ -92,7 +93,8 @@ fn swap_middle(tensor: &Tensor) -> Result<Tensor> {
     swapped.pop().ok_or_else(|| Error::internal("Transpose gave nothing"))
 }
 
-/// What is added to the scores before the softmax: minus infinity where a key must not be seen.
+/// The numbers that are added to the scores before the softmax: minus infinity where a key must not
+/// be seen.
 struct Bias {
     values: Vec<f64>,
     strides: Vec<usize>,
@@ -103,7 +105,7 @@ impl Bias {
     fn of(mask: &Tensor, scores: [usize; 4]) -> Result<Bias> {
         let keys = mask.shape().last().copied().unwrap_or(1);
         let mut target = scores;
-        // A mask may cover the first keys only; what it does not reach is hidden.
+        // A mask may cover the first keys only; the keys behind them are hidden.
         if keys > 1 && keys < scores[3] {
             target[3] = keys;
         }

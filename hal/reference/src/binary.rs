@@ -1,4 +1,4 @@
-//! Element-wise operators of two inputs, and of any number, with multidirectional broadcasting.
+//! Element-wise operators of two inputs or of any number, with multidirectional broadcasting.
 
 use hetero_hal::{DType, Definition, Evaluation, Inference, Result, Tensor, TensorType};
 
@@ -6,15 +6,15 @@ use crate::indexing::{broadcast_strides, strided};
 use crate::numbers::Numbers;
 use crate::shapes::{broadcast_shapes, flops_per_element, infer_broadcast};
 
-/// One operator: its function on two floats and on two integers.
+/// One operator, with its function on two floats and on two integers.
 struct Row {
     name: &'static str,
     since: u32,
     float: Option<fn(f64, f64) -> f64>,
     int: Option<fn(i128, i128) -> i128>,
-    /// Takes any number of inputs and folds them from the left.
+    /// The operator takes any number of inputs and folds them from the left.
     variadic: bool,
-    /// Gives booleans.
+    /// The operator gives booleans.
     logical: bool,
 }
 
@@ -63,7 +63,7 @@ const ROWS: [Row; 21] = [
     bits("BitwiseXor", 18, |a, b| a ^ b),
 ];
 
-/// The rows, then what is element-wise but fits none of them.
+/// The definitions of the rows, then of the element-wise operators that fit none of them.
 pub(crate) static DEFINITIONS: [Definition; ROWS.len() + 6] = {
     let other = Definition::new("", 1, (2, 2), infer_broadcast, evaluate);
     let mut definitions = [other; ROWS.len() + 6];
@@ -89,12 +89,12 @@ fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-/// NaN wins, as in NumPy.
+/// Returns the larger number; NaN wins, as in NumPy.
 fn max(a: f64, b: f64) -> f64 {
     if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
-/// Integer power, wrapping; a negative exponent gives the power's integer part.
+/// Raises an integer to a power, wrapping; a negative exponent gives the power's integer part.
 fn int_power(base: i128, exponent: i128) -> i128 {
     match u32::try_from(exponent) {
         Ok(exponent) => base.wrapping_pow(exponent),
@@ -122,7 +122,7 @@ fn unsupported(evaluation: &Evaluation<'_>, dtype: DType) -> hetero_hal::Error {
     hetero_hal::Error::unsupported(format!("{} on {dtype}", evaluation.operator))
 }
 
-/// The elements of a tensor, repeated to a larger shape.
+/// Returns the elements of a tensor, repeated to a larger shape.
 fn broadcast(tensor: &Tensor, shape: &[usize]) -> Result<Numbers> {
     let positions = strided(shape, &broadcast_strides(tensor.shape(), shape), 0);
     Ok(match Numbers::of(tensor)? {
@@ -201,7 +201,8 @@ fn equal_strings(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![Numbers::Ints(equal).into_tensor(DType::Bool, &shape)?])
 }
 
-/// Remainder with the divisor's sign as in Python, or with the dividend's as C's `fmod` where the attribute asks.
+/// Computes the remainder with the divisor's sign as in Python, or with the dividend's as C's
+/// `fmod` where the attribute asks for it.
 fn modulo(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let fmod = evaluation.operator.int("fmod")?.unwrap_or(0) != 0;
     let float = move |a: f64, b: f64| if fmod { a % b } else { a - b * (a / b).floor() };

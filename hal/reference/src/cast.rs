@@ -1,4 +1,4 @@
-//! Cast and its like.
+//! Conversions of element types: Cast, CastLike and BitCast.
 
 use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Result, Tensor, TensorType};
 
@@ -73,7 +73,7 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
     Ok(vec![numbers.into_tensor(to, input.shape())?])
 }
 
-/// The same bits under another element type of the same width.
+/// Keeps the bits under another element type of the same width.
 fn bit_cast(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let to = target(evaluation.operator)?;

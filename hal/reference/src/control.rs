@@ -18,10 +18,11 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Scan", 9, (1, usize::MAX), infer_scan, scan).outputs(usize::MAX),
 ];
 
-/// Most iterations of a loop whose own bound is larger or absent; a model that needs more does not end.
+/// The most iterations of a loop whose own bound is larger or absent; a model that needs more does
+/// not end.
 const MOST_ITERATIONS: i64 = 1 << 32;
 
-/// Runs one node by its definition, and checks what the definition promises.
+/// Runs one node by its definition, and checks the promises of the definition.
 pub(crate) fn evaluate_node(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let definition = evaluation
@@ -36,10 +37,11 @@ pub(crate) fn evaluate_node(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> 
     Ok(outputs)
 }
 
-/// Runs a whole program by the oracle. Inputs and outputs are in the program's order; no tensor may grow beyond `max_tensor_bytes`.
+/// Runs a whole program by the oracle.
+/// Inputs and outputs are in the program's order, and no tensor may grow beyond `max_tensor_bytes`.
 ///
 /// # Errors
-/// `InvalidArgument` where inputs do not fit, and what any node turns down, with its name.
+/// `InvalidArgument` where inputs do not fit, and the error of any node that fails, with its name.
 pub fn run(
     program: &Program,
     inputs: &[Tensor],
@@ -84,7 +86,8 @@ impl Interpreter<'_> {
         for capture in &graph.captures {
             values[capture.inner.index()] = (self.outer)(capture.outer);
         }
-        // Values are dropped after their last use, so that memory stays that of a run and not of a trace.
+        // Values are dropped after their last use, so that memory is bounded by the values in use
+        // and not by all values.
         let mut last_use = vec![usize::MAX; values.len()];
         for (index, node) in graph.nodes.iter().enumerate() {
             for id in node.uses() {
@@ -168,7 +171,9 @@ fn flag(tensor: &Tensor) -> Result<bool> {
     }
 }
 
-/// Where the condition is known, only the branch that is taken needs to be sound: exporters guard invalid ones this way.
+/// Infers the types of an If.
+/// Where the condition is known, only the branch that is taken needs to be sound: exporters guard
+/// invalid branches this way.
 fn infer_if(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     if let Some(condition) = &inference.input(0)?.value {
         let taken = if flag(condition)? { "then_branch" } else { "else_branch" };
@@ -181,7 +186,7 @@ fn infer_if(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(then.into_iter().zip(other).map(|(a, b)| either(a, b)).collect())
 }
 
-/// A type that covers two: sizes that differ depend on data.
+/// Returns a type that covers two: sizes that differ depend on data.
 fn either(a: TensorType, b: TensorType) -> TensorType {
     let dims = match (a.dims, b.dims) {
         (Some(a), Some(b)) if a.len() == b.len() => Some(a.into_iter().zip(b).map(|(a, b)| wider(a, &b)).collect()),
@@ -203,7 +208,9 @@ fn branch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     run_body(evaluation, body(evaluation, name)?, &[])
 }
 
-/// Types of carried values are those of the body's outputs where an iteration may change them; what is collected grows a dimension.
+/// Infers the types of a Loop.
+/// Carried values have the types of the body's outputs where an iteration may change them, and
+/// collected values grow a dimension.
 fn infer_loop(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let carried: Vec<TensorType> =
         inference.inputs.iter().skip(2).map(|fact| fact.as_ref().map(|f| f.ty.clone()).unwrap_or_default()).collect();
@@ -216,7 +223,8 @@ fn infer_loop(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
         None => None,
     };
     let outputs = results.into_iter().skip(1).enumerate().map(|(index, ty)| match carried.get(index) {
-        // An iteration may shrink or grow what it carries; only what it leaves alone is known.
+        // An iteration may shrink or grow its carried values, so only the sizes that it leaves
+        // alone are known.
         Some(before) if before.dims == ty.dims => ty,
         Some(_) => TensorType { dtype: ty.dtype, dims: ty.dims.map(|dims| vec![Dim::Unknown; dims.len()]) },
         None => {
@@ -265,7 +273,8 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(outputs)
 }
 
-/// What a loop collects counts against the limit as a whole.
+/// Takes the bytes of a tensor from the room that is left: all tensors that a loop collects count
+/// against the limit together.
 fn take_room(evaluation: &Evaluation<'_>, room: usize, tensor: &Tensor) -> Result<usize> {
     room.checked_sub(tensor.bytes().len()).ok_or_else(|| {
         Error::new(ErrorKind::OutOfMemory, format!("{} collects too much", evaluation.operator))
@@ -273,7 +282,8 @@ fn take_room(evaluation: &Evaluation<'_>, room: usize, tensor: &Tensor) -> Resul
     })
 }
 
-/// Tensors of equal shape along a new axis. Of none, an empty tensor of the type that the body declares.
+/// Stacks tensors of equal shape along a new axis.
+/// An empty list gives an empty tensor of the type that the body declares.
 fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
     let Some(first) = list.first() else {
         let dtype = ty.dtype.ok_or_else(|| Error::unsupported("collecting nothing of unknown type"))?;
@@ -293,7 +303,8 @@ fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
     join(&widened.map_err(|_| Error::invalid_model("what a loop collects changes its shape"))?, along)
 }
 
-/// Axis and direction of each scanned input and output.
+/// Returns a number for each scanned input or output, such as its axis or direction; 0 where the
+/// attribute is not set.
 fn scan_axes(operator: &hetero_hal::Operator, name: &str, count: usize) -> Result<Vec<i64>> {
     match operator.attribute(name) {
         None => Ok(vec![0; count]),
@@ -350,7 +361,7 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     for index in 0..states {
         carried.push(evaluation.input(index)?.clone());
     }
-    // Each sequence cut into its elements.
+    // Each sequence is cut into its elements.
     let mut sequences: Vec<Vec<Tensor>> = Vec::new();
     for index in 0..scanned {
         let tensor = evaluation.input(states + index)?;

@@ -1,4 +1,4 @@
-//! Convolutions.
+//! Convolutions: plain, transposed, deformable and quantised.
 
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -15,7 +15,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("QLinearConv", 10, (8, 9), infer_quantized, quantized).counting(quantized_flops),
 ];
 
-/// Each output element takes a multiply-add per weight of its output channel.
+/// Counts a multiply-add for each output element and each weight of its output channel.
 fn flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
     let weights = inputs.get(1).and_then(Option::as_ref);
     let channels = weights.and_then(|ty| ty.dims.as_ref()?.first()?.known()).unwrap_or(1).max(1) as u64;
@@ -23,7 +23,7 @@ fn flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) ->
     outputs.first().map_or(0, elements).saturating_mul(2).saturating_mul(taps)
 }
 
-/// Each input element takes a multiply-add per weight of its input channel.
+/// Counts a multiply-add for each input element and each weight of its input channel.
 fn transpose_flops(_: &Operator, inputs: &[Option<TensorType>], _: &[TensorType]) -> u64 {
     let weights = inputs.get(1).and_then(Option::as_ref);
     let channels = weights.and_then(|ty| ty.dims.as_ref()?.first()?.known()).unwrap_or(1).max(1) as u64;
@@ -50,7 +50,9 @@ fn infer_integer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: Some(DType::I32), dims }])
 }
 
-/// Inputs are x, its scale and zero point, w, its scale and zero point, the output's scale and zero point, and a bias.
+/// Infers the type of a QLinearConv.
+/// Its inputs are x with its scale and zero point, w with its scale and zero point, the output's
+/// scale and zero point, and a bias.
 fn infer_quantized(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let inputs = [inference.inputs[0].clone(), inference.inputs[3].clone()];
     let plain = Inference { operator: inference.operator, inputs: &inputs, outputs: 1, subgraph: inference.subgraph };
@@ -63,7 +65,8 @@ fn quantized_flops(operator: &Operator, inputs: &[Option<TensorType>], outputs: 
     flops(operator, &plain, outputs)
 }
 
-/// Integers less their zero point: one for all, or one for each slice along the first axis.
+/// Returns integers less their zero point, of which there is one for all, or one for each slice
+/// along the first axis.
 fn shifted(tensor: &Tensor, zero: Option<&Tensor>) -> Result<Vec<f64>> {
     let mut values = floats(tensor)?;
     let Some(zero) = zero else { return Ok(values) };
@@ -87,7 +90,7 @@ fn integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![wrapped(&result, DType::I32, &shape)?])
 }
 
-/// Sums of products are whole numbers, and stay exact here up to 2^53.
+/// Packs sums of products, which are whole numbers and stay exact here up to 2^53.
 fn wrapped(values: &[f64], dtype: DType, shape: &[usize]) -> Result<Tensor> {
     Numbers::Ints(values.iter().map(|&v| v as i128).collect()).into_tensor(dtype, shape)
 }
@@ -133,7 +136,7 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype, dims: Some(dims) }])
 }
 
-/// `kernel_shape`, where it is set, repeats what the weights say.
+/// Checks that `kernel_shape`, where it is set, repeats the sizes of the weights.
 fn declared_kernel(operator: &Operator, kernel: &[usize]) -> Result<()> {
     if operator.ints("kernel_shape")?.is_some() && per_axis(operator, "kernel_shape", kernel.len(), 1)? != kernel {
         return Err(Error::invalid_model(format!("kernel_shape differs from the weights' {kernel:?}")));
@@ -161,7 +164,8 @@ fn conv(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pack(result, input.dtype(), &shape)?])
 }
 
-/// The convolution of numbers under their shapes, by the node's attributes; `dtype` is what its result will take.
+/// Convolves numbers under their shapes, by the node's attributes; `dtype` is the element type that
+/// the result will have.
 pub(crate) fn convolve(
     evaluation: &Evaluation<'_>,
     (x, x_shape): (&[f64], &[usize]),
@@ -203,7 +207,8 @@ pub(crate) fn convolve(
     Ok((result, shape))
 }
 
-/// Offsets are [n, groups * taps * rank, o1, ..], the mask [n, groups * taps, o1, ..]; each tap reads between elements.
+/// Computes a DeformConv, each tap of which reads between elements.
+/// Offsets are [n, groups * taps * rank, o1, ..], and the mask is [n, groups * taps, o1, ..].
 fn deformed(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, weights, offsets) = (evaluation.input(0)?, evaluation.input(1)?, evaluation.input(2)?);
@@ -265,7 +270,7 @@ fn deformed(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pack(result, input.dtype(), &shape)?])
 }
 
-/// The value at a place between elements, linear along each axis; zero outside.
+/// Returns the value at a place between elements, linear along each axis; zero outside.
 fn between(image: &[f64], shape: &[usize], place: &[f64]) -> f64 {
     let mut sum = 0.0;
     for corner in indices(&vec![2; shape.len()]) {
@@ -284,7 +289,8 @@ fn between(image: &[f64], shape: &[usize], place: &[f64]) -> f64 {
     sum
 }
 
-/// Sizes of a transposed convolution's output, and the padding that it cuts off at the beginning.
+/// Returns the sizes of a transposed convolution's output, and the padding that it cuts off at the
+/// beginning.
 fn transposed_sizes(operator: &Operator, input: &[usize], kernel: &[usize]) -> Result<(Vec<usize>, Vec<usize>)> {
     let rank = input.len();
     let strides = per_axis(operator, "strides", rank, 1)?;

@@ -1,4 +1,4 @@
-//! Boxes: suppression of those that overlap, and pooling inside regions of interest.
+//! Boxes: suppression of boxes that overlap, and pooling inside regions of interest.
 
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -15,7 +15,7 @@ fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 
     outputs.first().map_or(0, elements).saturating_mul(16)
 }
 
-/// At most every box of every class is selected.
+/// Infers the type of a NonMaxSuppression, which selects at most every box of every class.
 fn infer_suppression(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let most = inference.optional(2).and_then(|fact| fact.value.as_ref()).map(Tensor::to_i64_vec).transpose()?;
     let most = most.and_then(|values| values.first().map(|&v| usize::try_from(v).unwrap_or(0)));
@@ -29,17 +29,17 @@ fn infer_suppression(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType::new(DType::I64, vec![selected, Dim::Known(3)])])
 }
 
-/// Two opposite corners, the smaller coordinates first.
+/// Returns two opposite corners, the smaller coordinates first.
 fn corners(values: &[f64], centered: bool) -> [f64; 4] {
     let (a, b, c, d) = (values[0], values[1], values[2], values[3]);
     if centered {
-        // Center x, center y, width, height.
+        // The values are center x, center y, width and height.
         return [b - d / 2.0, a - c / 2.0, b + d / 2.0, a + c / 2.0];
     }
     [a.min(c), b.min(d), a.max(c), b.max(d)]
 }
 
-/// Area shared by two boxes over the area that they cover.
+/// Returns the area that two boxes share over the area that they cover.
 fn overlap(a: &[f64; 4], b: &[f64; 4]) -> f64 {
     let side = |axis: usize| (a[axis + 2].min(b[axis + 2]) - a[axis].max(b[axis])).max(0.0);
     let area = |r: &[f64; 4]| (r[2] - r[0]) * (r[3] - r[1]);
@@ -48,7 +48,8 @@ fn overlap(a: &[f64; 4], b: &[f64; 4]) -> f64 {
     if covered <= 0.0 { 0.0 } else { shared / covered }
 }
 
-/// Boxes [batch, n, 4] and scores [batch, classes, n]: selected (batch, class, box), the best first within each class.
+/// Selects boxes as (batch, class, box), the best first within each class, from boxes [batch, n, 4]
+/// and scores [batch, classes, n].
 fn suppress(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (boxes, scores) = (evaluation.input(0)?, evaluation.input(1)?);
@@ -110,7 +111,7 @@ fn infer_align(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     pooled_dims(inference, positive(operator, "output_height")?, positive(operator, "output_width")?)
 }
 
-/// The image of a region, checked.
+/// Returns the image of a region, once it is sure that there is such an image.
 fn image_of(operator: &Operator, index: i64, images: usize) -> Result<usize> {
     usize::try_from(index)
         .ok()
@@ -118,7 +119,8 @@ fn image_of(operator: &Operator, index: i64, images: usize) -> Result<usize> {
         .ok_or_else(|| Error::invalid_model(format!("{operator}: a region of image {index} among {images}")))
 }
 
-/// Weights and positions of the four elements around a point; none where it lies outside.
+/// Returns the weights and positions of the four elements around a point; `None` where it lies
+/// outside.
 fn around(y: f64, x: f64, height: usize, width: usize) -> Option<[(f64, usize); 4]> {
     let outside = y < -1.0 || y > height as f64 || x < -1.0 || x > width as f64;
     if outside || height == 0 || width == 0 || y.is_nan() || x.is_nan() {
@@ -138,7 +140,8 @@ fn around(y: f64, x: f64, height: usize, width: usize) -> Option<[(f64, usize); 
     ])
 }
 
-/// Most sampling points of one bin along one axis; a region that asks for more is no region of an image.
+/// The most sampling points of one bin along one axis; a region that asks for more is no region of
+/// an image.
 const MOST_POINTS: f64 = 65_536.0;
 
 fn align(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -222,6 +225,7 @@ fn infer_pool(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     pooled_dims(inference, height, width)
 }
 
+/// Computes a MaxRoiPool.
 /// Regions are (image, x1, y1, x2, y2), rounded to whole elements, both ends included.
 fn pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;

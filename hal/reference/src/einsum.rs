@@ -1,4 +1,4 @@
-//! Sums of products by an equation over named axes.
+//! Sums of products by an equation over named axes: Einsum.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::shapes::elements;
 pub(crate) static DEFINITIONS: &[Definition] =
     &[Definition::new("Einsum", 12, (1, usize::MAX), infer, evaluate).counting(flops)];
 
-/// An axis's name: a letter, or a place in the ellipsis counted from its end.
+/// The name of an axis: a letter, or a place in the ellipsis counted from its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Label {
     Ellipsis(usize),
@@ -62,7 +62,8 @@ impl Equation {
         let widest = widest.unwrap_or(0);
         let output = match right {
             Some(term) => labels(term, None, widest)?,
-            // Without an arrow: the ellipsis, then every letter that occurs once, in alphabetical order.
+            // Without an arrow the output is the ellipsis, then every letter that occurs once, in
+            // alphabetical order.
             None => {
                 let mut counts: BTreeMap<Label, usize> = BTreeMap::new();
                 inputs.iter().flatten().for_each(|&label| *counts.entry(label).or_default() += 1);
@@ -79,7 +80,7 @@ impl Equation {
         Ok(Equation { inputs, output })
     }
 
-    /// The size of each label.
+    /// Returns the size of each label.
     fn sizes(&self, shapes: &[Vec<usize>]) -> Result<BTreeMap<Label, usize>> {
         let mut sizes: BTreeMap<Label, usize> = BTreeMap::new();
         for (label, &size) in self.inputs.iter().flatten().zip(shapes.iter().flatten()) {
@@ -94,7 +95,8 @@ impl Equation {
     }
 }
 
-/// An upper estimate: one multiply-add per input for every point of the output.
+/// Estimates the operations: a multiply-add for each element of the output or of the largest input,
+/// whichever has more.
 fn flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
     let largest = inputs.iter().flatten().map(elements).max().unwrap_or(1);
     let output = outputs.first().map_or(0, elements);
@@ -131,7 +133,8 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (shape, inner) = (size(&equation.output), size(&summed));
     let dtype = tensors[0].dtype();
     evaluation.reserve(dtype, &shape)?;
-    // For each input, how far a step along each label moves in it; repeated labels add up to a diagonal.
+    // For each input, how far a step along each label moves in it; repeated labels add up to a
+    // diagonal.
     let steps: Vec<BTreeMap<Label, usize>> = equation
         .inputs
         .iter()

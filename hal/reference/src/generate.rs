@@ -19,7 +19,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("NonZero", 9, (1, 1), infer_non_zero, non_zero),
 ];
 
-/// The content of a Constant, whichever attribute holds it.
+/// Returns the content of a Constant, whichever attribute holds it.
 fn content(operator: &Operator) -> Result<Tensor> {
     let text = |bytes: &std::sync::Arc<[u8]>| String::from_utf8_lossy(bytes).into();
     for (name, attribute) in &operator.attributes {
@@ -88,7 +88,7 @@ fn infer_shape(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType::new(DType::I64, dims)])
 }
 
-/// The part of the shape that the operator gives, clamped to the rank.
+/// Returns the part of the shape that the operator gives, clamped to the rank.
 fn section(operator: &Operator, rank: usize) -> Result<(usize, usize)> {
     let clamp = |value: i64| {
         let at = if value < 0 { value.saturating_add(rank as i64) } else { value };
@@ -114,7 +114,7 @@ fn count(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![Tensor::scalar(evaluation.input(0)?.len() as i64)])
 }
 
-/// How many numbers there are from `start` up to `limit` in steps of `delta`.
+/// Returns the number of values from `start` up to `limit` in steps of `delta`.
 fn steps(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize> {
     let first = |tensor: &Tensor| -> Result<f64> {
         floats(tensor)?.first().copied().ok_or_else(|| Error::invalid_model("Range takes scalars"))
@@ -135,7 +135,8 @@ fn infer_range(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
             match (&limit.value, forwards) {
                 (Some(_), _) => Dim::Known(count),
                 (None, true) => Dim::Data { bound: count, extent: None },
-                // A range that counts down to a limit is longest where the limit is least, which is not known.
+                // A range that counts down to a limit is longest where the limit is least, which is
+                // not known.
                 (None, false) => Dim::Unknown,
             }
         }
@@ -177,7 +178,8 @@ fn eye(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![Numbers::Ints(ones).into_tensor(dtype, &[rows, columns])?])
 }
 
-/// At most every element is not zero.
+/// Infers the type of a NonZero, bounded by the number of elements, as each of them may be other
+/// than zero.
 fn infer_non_zero(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dims = match inference.dims(0)? {
         None => vec![Dim::Unknown, Dim::Unknown],

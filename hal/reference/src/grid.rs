@@ -1,4 +1,4 @@
-//! Sampling at points of a grid: GridSample, AffineGrid.
+//! Sampling at points of a grid: GridSample and AffineGrid.
 
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -16,7 +16,7 @@ fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 
     outputs.first().map_or(0, elements).saturating_mul(8)
 }
 
-/// Input [n, c, d1, ..], grid [n, o1, .., rank]: output [n, c, o1, ..].
+/// Infers the output [n, c, o1, ..] of the input [n, c, d1, ..] and the grid [n, o1, .., rank].
 fn infer_sample(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dims = match (inference.dims(0)?, inference.dims(1)?) {
         (Some([n, c, rest @ ..]), Some([_, points @ .., _])) if rest.len() == points.len() => {
@@ -30,7 +30,7 @@ fn infer_sample(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: inference.dtype(0)?, dims }])
 }
 
-/// What lies beyond the border.
+/// The values that are read beyond the border.
 #[derive(Clone, Copy, PartialEq)]
 enum Beyond {
     Zeros,
@@ -38,7 +38,7 @@ enum Beyond {
     Reflection,
 }
 
-/// A position reflected at the borders until it lies between them.
+/// Reflects a position at the borders until it lies between them.
 fn reflect(x: f64, low: f64, high: f64) -> f64 {
     let range = high - low;
     if range <= 0.0 {
@@ -82,7 +82,8 @@ fn sample(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                 let length = space[axis] as f64;
                 let x = if align { (unit + 1.0) / 2.0 * (length - 1.0) } else { ((unit + 1.0) * length - 1.0) / 2.0 };
                 match beyond {
-                    // A cubic's outer taps repeat the border's elements; the position itself stays, as frameworks train it.
+                    // A cubic's outer taps repeat the border's elements.
+                    // The position itself stays, as frameworks train it.
                     Beyond::Border if x.is_finite() && mode == "cubic" => x.clamp(-3.0, length + 2.0),
                     Beyond::Border if x.is_finite() => x.clamp(0.0, length - 1.0),
                     Beyond::Reflection if x.is_finite() => reflect(x, borders[axis].0, borders[axis].1),
@@ -118,7 +119,7 @@ fn sample(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pack(result, input.dtype(), &shape)?])
 }
 
-/// Neighbours along one axis and their weights.
+/// Returns the neighbours of a position along one axis, with their weights.
 fn taps(mode: &str, x: f64) -> Result<Vec<(i64, f64)>> {
     let below = x.floor();
     let share = x - below;
@@ -132,7 +133,8 @@ fn taps(mode: &str, x: f64) -> Result<Vec<(i64, f64)>> {
     })
 }
 
-/// Matrices [n, r, r + 1] and the size [n, c, d1, .., dr]: a grid [n, d1, .., dr, r].
+/// Infers the grid [n, d1, .., dr, r] of the matrices [n, r, r + 1] and the size [n, c, d1, ..,
+/// dr].
 fn infer_affine(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dims = match &inference.input(1)?.value {
         Some(sizes) => {
@@ -172,7 +174,7 @@ fn affine(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mut grid = Vec::new();
     for n in 0..sizes[0] {
         for at in indices(space) {
-            // Innermost axis first, and a constant at the end.
+            // The innermost axis is first, and a constant at the end.
             let point: Vec<f64> = (0..rank).rev().map(|axis| unit(at[axis], space[axis])).chain([1.0]).collect();
             for row in 0..rank {
                 let line = &matrix[(n * rank + row) * (rank + 1)..][..=rank];

@@ -1,10 +1,10 @@
-//! Walking over the elements of tensors, whatever their type.
+//! Walks over the elements of tensors, whatever their type.
 
 use hetero_hal::{Result, Tensor};
 
 use crate::small;
 
-/// Row-major strides of a shape, in elements.
+/// Returns the row-major strides of a shape, in elements.
 pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1usize; shape.len()];
     for axis in (1..shape.len()).rev() {
@@ -13,7 +13,8 @@ pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
     strides
 }
 
-/// Strides under which `shape` reads as the larger shape `target` by broadcasting: 0 where a size of 1 is repeated.
+/// Returns the strides under which `shape` reads as the larger shape `target` by broadcasting: 0
+/// where a size of 1 is repeated.
 pub(crate) fn broadcast_strides(shape: &[usize], target: &[usize]) -> Vec<usize> {
     let own = strides(shape);
     let lead = target.len() - shape.len();
@@ -25,13 +26,13 @@ pub(crate) fn broadcast_strides(shape: &[usize], target: &[usize]) -> Vec<usize>
         .collect()
 }
 
-/// Every index of a shape, row-major.
+/// An iterator over every index of a shape, row-major.
 pub(crate) struct Indices {
     shape: Vec<usize>,
     next: Option<Vec<usize>>,
 }
 
-/// Every index of `shape`, row-major; one empty index for a scalar.
+/// Returns every index of `shape`, row-major; one empty index for a scalar.
 pub(crate) fn indices(shape: &[usize]) -> Indices {
     let next = (!shape.contains(&0)).then(|| vec![0; shape.len()]);
     Indices { shape: shape.to_vec(), next }
@@ -55,12 +56,13 @@ impl Iterator for Indices {
     }
 }
 
-/// Position of an index under strides.
+/// Returns the position of an index under strides.
 pub(crate) fn offset(index: &[usize], strides: &[usize]) -> usize {
     index.iter().zip(strides).map(|(i, s)| i * s).sum()
 }
 
-/// For each element of `shape` in row-major order, its position under other strides from a start.
+/// Returns, for each element of `shape` in row-major order, its position under other strides from a
+/// start.
 pub(crate) fn strided(shape: &[usize], strides: &[usize], start: usize) -> Vec<usize> {
     let mut positions = vec![start];
     for (&size, &stride) in shape.iter().zip(strides) {
@@ -69,7 +71,8 @@ pub(crate) fn strided(shape: &[usize], strides: &[usize], start: usize) -> Vec<u
     positions
 }
 
-/// A tensor of `shape` whose elements are those of `source` at `positions`, row-major; `None` takes the first element of `fill`, or zeros.
+/// Returns a tensor of `shape` whose elements are those of `source` at `positions`, row-major.
+/// A position of `None` takes the first element of `fill`, or zeros.
 ///
 /// Element types are opaque here: every type works.
 pub(crate) fn pick(
@@ -96,7 +99,8 @@ pub(crate) fn pick(
     Tensor::from_bytes(source.dtype(), shape, chosen.into())
 }
 
-/// Elements of `width` bytes at `positions`; zeros where neither `source` nor `fill` has one.
+/// Returns elements of `width` bytes at `positions`; zeros where neither `source` nor `fill` has
+/// one.
 fn pick_bytes(source: &[u8], width: usize, positions: impl IntoIterator<Item = Option<usize>>, fill: &[u8]) -> Vec<u8> {
     let zeros = vec![0; width];
     let fill = fill.get(..width).unwrap_or(&zeros);

@@ -31,7 +31,8 @@ fn infer_dropout(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![ty, mask])
 }
 
-/// Outside training nothing is dropped; what training would drop is random, and not for inference.
+/// Computes a Dropout outside training, where nothing is dropped; in training the dropped elements
+/// would be random, which is not for inference.
 fn dropout(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let training = evaluation.optional(2).map(Tensor::view::<hetero_hal::Bool>).transpose()?;
     let ratio = evaluation.optional(1).map(crate::numbers::floats).transpose()?;
@@ -44,7 +45,8 @@ fn dropout(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![input.clone(), mask])
 }
 
-/// The sizes that a Reshape asks for: 0 copies the input's, and one -1 takes what is left.
+/// Returns the sizes that a Reshape asks for: 0 copies the input's size, and one -1 takes the
+/// elements that are left.
 fn reshaped(input: &[usize], wanted: &[i64], zero_is_zero: bool) -> Result<Vec<usize>> {
     let misfit = || Error::invalid_model(format!("{input:?} does not reshape to {wanted:?}"));
     let mut shape = Vec::with_capacity(wanted.len());
@@ -105,7 +107,7 @@ fn infer_reshape(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims }])
 }
 
-/// The one open size of a reshape of something whose size depends on data: bounded by the input's bound.
+/// Bounds the one open size of a Reshape whose input's size depends on data, by the input's bound.
 fn bound_open_size(input: &TensorType, dims: &mut [Dim]) {
     let Some(total) = input.dims.as_ref().and_then(|dims| {
         dims.iter().map(Dim::bound).collect::<Option<Vec<_>>>().and_then(|sizes| element_count(&sizes))
@@ -129,7 +131,7 @@ fn reshape(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![input.reshaped(&shape)?])
 }
 
-/// The axis of Flatten may also stand behind the last dimension.
+/// Returns the axis of Flatten, which may also stand behind the last dimension.
 fn flatten_axis(operator: &Operator, rank: usize) -> Result<usize> {
     match operator.int("axis")?.unwrap_or(1) {
         value if value == rank as i64 => Ok(rank),
@@ -218,7 +220,8 @@ fn unsqueeze(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![input.reshaped(&widened(input.shape(), &list, &1)?)?])
 }
 
-/// Without the attribute, dimensions are reversed.
+/// Returns the order of dimensions of a Transpose, which is reversed where the attribute is not
+/// set.
 fn permutation(operator: &Operator, rank: usize) -> Result<Vec<usize>> {
     match operator.ints("perm")? {
         None => Ok((0..rank).rev().collect()),
@@ -331,7 +334,7 @@ fn infer_blocks(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims: Some(dims) }])
 }
 
-/// A view with blocks as dimensions of their own, transposed.
+/// Transposes a view that has blocks as dimensions of their own.
 fn blocks(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;

@@ -1,8 +1,11 @@
 //! The oracle: each ONNX operator once, plainly, in the words of the standard.
 //!
-//! [`Standard`] is the table of definitions that shape inference, constant folding and every device's tests look into. Nothing here is
-//! fast: numbers are widened to `f64` or `i128`, computed, and rounded once to the type that the standard asks for. A family of
-//! operators is one file with its own list of definitions; the table below names each list once.
+//! [`Standard`] is the table of definitions for shape inference, constant folding and the tests of
+//! every device.
+//! Nothing here is fast: numbers are widened to `f64` or `i128`, computed, and rounded once to the
+//! type that the standard asks for.
+//! A family of operators is one file with its own list of definitions, and `TABLE` names each list
+//! once.
 //!
 //! ```
 //! use hetero_hal::{Operator, Tensor};
@@ -55,7 +58,7 @@ pub use control::run;
 pub use resize::Resampling;
 pub use window::{Padding, Window};
 
-/// Every definition, a list per family.
+/// Every definition, with a list for each family.
 static TABLE: &[&[Definition]] = &[
     &unary::DEFINITIONS,
     &binary::DEFINITIONS,
@@ -100,7 +103,7 @@ static INDEX: LazyLock<Index> = LazyLock::new(|| {
 pub struct Standard;
 
 impl Standard {
-    /// Every definition.
+    /// Returns every definition.
     pub fn definitions() -> impl Iterator<Item = &'static Definition> {
         TABLE.iter().copied().flatten()
     }
@@ -119,10 +122,11 @@ impl OperatorSet for Standard {
     }
 }
 
-/// Computes one operator of the standard. No tensor may grow beyond 4 GiB.
+/// Computes one operator of the standard.
+/// No tensor may grow beyond 4 GiB.
 ///
 /// # Errors
-/// `Unsupported` for an operator that is not here, and whatever the operator turns down, with its name.
+/// `Unsupported` for an operator that is not here, and the operator's own errors, with its name.
 pub fn evaluate(operator: &Operator, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<Tensor>> {
     let evaluation = Evaluation {
         operator,

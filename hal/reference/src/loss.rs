@@ -1,4 +1,4 @@
-//! Losses of classification.
+//! Losses of classification: NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss.
 
 use hetero_hal::{Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -14,7 +14,7 @@ fn flops(_: &Operator, inputs: &[Option<TensorType>], _: &[TensorType]) -> u64 {
     inputs.first().and_then(Option::as_ref).map_or(0, elements).saturating_mul(4)
 }
 
-/// How the losses of single elements become one.
+/// The way in which the losses of single elements become one.
 #[derive(PartialEq)]
 enum Reduction {
     None,
@@ -31,7 +31,8 @@ fn reduction(operator: &Operator) -> Result<Reduction> {
     }
 }
 
-/// Scores are [batch, classes, d1, ..], labels [batch, d1, ..].
+/// Infers the types of a loss.
+/// Scores are [batch, classes, d1, ..], and labels are [batch, d1, ..].
 fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let scores = inference.input(0)?.ty.clone();
     let dims = match reduction(inference.operator)? {
@@ -62,7 +63,7 @@ fn cross_entropy(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![loss, pack(scores, input.dtype(), input.shape())?])
 }
 
-/// Number of classes, and of elements behind each.
+/// Returns the number of classes, and of elements behind each.
 fn layout(operator: &Operator, shape: &[usize]) -> Result<(usize, usize)> {
     match shape {
         [_, classes, rest @ ..] => Ok((*classes, rest.iter().product())),
@@ -70,7 +71,8 @@ fn layout(operator: &Operator, shape: &[usize]) -> Result<(usize, usize)> {
     }
 }
 
-/// The weighted negative scores of the labels, reduced. A label that equals `ignore_index` counts nowhere.
+/// Computes the weighted negative scores of the labels, reduced.
+/// A label that equals `ignore_index` counts nowhere.
 fn loss(evaluation: &Evaluation<'_>, scores: &[f64]) -> Result<Tensor> {
     let operator = evaluation.operator;
     let (input, labels) = (evaluation.input(0)?, evaluation.input(1)?);

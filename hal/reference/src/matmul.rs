@@ -1,4 +1,4 @@
-//! Matrix products: MatMul, Gemm, MatMulInteger.
+//! Matrix products: MatMul, Gemm, MatMulInteger and QLinearMatMul.
 
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -37,7 +37,8 @@ fn agree(a: &Dim, b: &Dim) -> Result<()> {
     }
 }
 
-/// Dimensions of a product as NumPy's `matmul` has them: vectors grow a dimension that the result loses again.
+/// Returns the dimensions of a product as NumPy's `matmul` has them: vectors grow a dimension that
+/// the result loses again.
 fn product_dims(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>> {
     let (Some(a_last), Some(b_last)) = (a.last(), b.last()) else {
         return Err(Error::invalid_model("a matrix product takes no scalar"));
@@ -68,10 +69,10 @@ fn infer_integer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(types)
 }
 
-/// Sizes of a product of stacked matrices.
+/// The sizes of a product of stacked matrices.
 struct Product {
     shape: Vec<usize>,
-    /// Where each product's matrices start, in matrices.
+    /// The positions at which each product's matrices start, counted in matrices.
     a: Vec<usize>,
     b: Vec<usize>,
     m: usize,
@@ -123,7 +124,8 @@ fn matmul(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![numbers.into_tensor(a.dtype(), &product.shape)?])
 }
 
-/// Integers less their zero point: a scalar, or one for each row of the first matrix and each column of the second.
+/// Returns integers less their zero point: a scalar, or one for each row of the first matrix and
+/// each column of the second.
 fn shifted(tensor: &Tensor, zero: Option<&Tensor>, per_row: bool) -> Result<Vec<i128>> {
     let (Numbers::Ints(mut values), zeros) = (Numbers::of(tensor)?, zero.map(Numbers::of).transpose()?) else {
         return Err(Error::invalid_model("a product of quantised matrices takes integers"));
@@ -136,7 +138,8 @@ fn shifted(tensor: &Tensor, zero: Option<&Tensor>, per_row: bool) -> Result<Vec<
     Ok(values)
 }
 
-/// Which of `count` parameters belongs to an element: the only one, that of its row, or that of its column.
+/// Returns the number of the parameter, among `count`, that belongs to an element: the only one,
+/// its row's, or its column's.
 fn per_line(shape: &[usize], count: usize, per_row: bool) -> impl Fn(usize) -> usize {
     let columns = shape.last().copied().unwrap_or(1).max(1);
     move |index| match (count, per_row) {
@@ -155,7 +158,9 @@ fn matmul_integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![Numbers::Ints(product.compute(&x, &y)).into_tensor(DType::I32, &product.shape)?])
 }
 
-/// Inputs are a, its scale and zero point, b, its scale and zero point, and the output's scale and zero point.
+/// Infers the type of a QLinearMatMul.
+/// Its inputs are a with its scale and zero point, b with its scale and zero point, and the
+/// output's scale and zero point.
 fn infer_quantized(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dims = match (inference.dims(0)?, inference.dims(3)?) {
         (Some(a), Some(b)) => Some(product_dims(a, b)?),

@@ -33,7 +33,8 @@ fn infer_batch(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(types)
 }
 
-/// Statistics have size 1 in the normalised dimensions.
+/// Infers the types of a LayerNormalization, whose statistics have size 1 in the normalised
+/// dimensions.
 fn infer_layer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let ty = inference.input(0)?.ty.clone();
     let first = inference.operator.int("axis")?.unwrap_or(-1);
@@ -52,7 +53,7 @@ fn epsilon(operator: &Operator) -> Result<f64> {
     Ok(f64::from(operator.float("epsilon")?.unwrap_or(1e-5)))
 }
 
-/// Sizes before the channels, of the channels, and behind them.
+/// Returns the sizes before the channels, of the channels, and behind them.
 fn channels(evaluation: &Evaluation<'_>) -> Result<(usize, usize, usize)> {
     match evaluation.input(0)?.shape() {
         [batch, channels, rest @ ..] => Ok((*batch, *channels, rest.iter().product())),
@@ -114,7 +115,7 @@ fn batch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(outputs)
 }
 
-/// Mean and `1 / sqrt(variance + epsilon)` of some values.
+/// Returns the mean and `1 / sqrt(variance + epsilon)` of some values.
 fn moments(values: &[f64], epsilon: f64) -> (f64, f64) {
     let count = values.len() as f64;
     let mean = values.iter().sum::<f64>() / count;
@@ -127,7 +128,8 @@ fn instance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     normalise_blocks(evaluation, plane, channels, |c| c)
 }
 
-/// From opset 21 on, scale and bias are per channel; before, per group.
+/// Computes a GroupNormalization, whose scale and bias are for each channel from opset 21 on, and
+/// for each group before.
 fn group(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (_, channels, plane) = channels(evaluation)?;
@@ -144,7 +146,8 @@ fn group(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
 }
 
-/// Normalises blocks of so many elements, then scales and shifts each channel by the parameters that `parameter` names.
+/// Normalises blocks of `block` elements, then scales and shifts each channel by the parameters
+/// that `parameter` names.
 fn normalise_blocks(
     evaluation: &Evaluation<'_>,
     block: usize,
@@ -259,10 +262,10 @@ fn lrn(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
     Ok(vec![pack(values, input.dtype(), input.shape())?])
 }
-/// What stays between the deviation and zero.
+/// The number that is added to a deviation, so that nothing is divided by zero.
 const LEAST_DEVIATION: f64 = 1e-9;
 
-/// Over the axes that are listed: less the mean, over the deviation.
+/// Subtracts the mean over the listed axes, and divides by the deviation.
 fn mean_variance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let shape = input.shape();

@@ -1,4 +1,5 @@
-//! Numbers wide enough for every element type: tensors in, tensors out, one rounding at the end.
+//! Numbers wide enough for every element type: tensors in, tensors out, and one rounding at the
+//! end.
 
 use half::{bf16, f16};
 use hetero_hal::{Bool, DType, Error, Result, Tensor};
@@ -8,9 +9,9 @@ use crate::small::{self, RoundScale};
 /// The elements of a tensor, widened without loss.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Numbers {
-    /// Of a floating-point type.
+    /// The elements of a floating-point type.
     Floats(Vec<f64>),
-    /// Of an integer type, or booleans as 0 and 1.
+    /// The elements of an integer type, or booleans as 0 and 1.
     Ints(Vec<i128>),
 }
 
@@ -47,8 +48,8 @@ impl Numbers {
         })
     }
 
-    /// Rounds floats to nearest even, wraps integers around, and packs them as `dtype`. Floats become integers as `as` casts them: towards
-    /// zero, and saturating.
+    /// Rounds floats to nearest even, wraps integers around, and packs them as `dtype`.
+    /// Floats become integers as `as` casts them: towards zero, and saturating.
     pub(crate) fn into_tensor(self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
         macro_rules! narrow {
             ($rust:ty) => {
@@ -83,7 +84,8 @@ impl Numbers {
                 Tensor::from_vec(shape, flags)
             }
             DType::U4 | DType::I4 | DType::U2 | DType::I2 => {
-                // Four and two bits wrap around also where they come from floats, as converters have it.
+                // Integers of four and two bits wrap around also where they come from floats, as
+                // converters have it.
                 let codes: Vec<u8> = match self {
                     Numbers::Ints(values) => values.into_iter().map(|v| v as u8).collect(),
                     Numbers::Floats(values) => values.into_iter().map(|v| v as i128 as u8).collect(),
@@ -94,7 +96,7 @@ impl Numbers {
         }
     }
 
-    /// The numbers as floats.
+    /// Returns the numbers as floats.
     pub(crate) fn floats(self) -> Vec<f64> {
         match self {
             Numbers::Floats(values) => values,
@@ -107,7 +109,7 @@ fn codes(tensor: &Tensor) -> impl Iterator<Item = u8> {
     small::unpack(tensor.bytes(), tensor.dtype().bits(), tensor.len()).into_iter()
 }
 
-/// The least and the greatest number of an integer type, or of booleans.
+/// Returns the least and the greatest number of an integer type, or of booleans.
 pub(crate) fn limits(dtype: DType) -> (i128, i128) {
     let bits = dtype.bits() as u32;
     match dtype {
@@ -117,7 +119,7 @@ pub(crate) fn limits(dtype: DType) -> (i128, i128) {
     }
 }
 
-/// The elements of a floating-point tensor.
+/// Returns the elements of a tensor as floats.
 pub(crate) fn floats(tensor: &Tensor) -> Result<Vec<f64>> {
     Ok(Numbers::of(tensor)?.floats())
 }

@@ -15,7 +15,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Det", 11, (1, 1), infer_det, det),
 ];
 
-/// Reverses the first so many elements along the time axis, a number for each batch.
+/// Reverses the first elements along the time axis, of which each batch has a number of its own.
 fn reverse(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
@@ -69,7 +69,7 @@ fn infer_center(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims }])
 }
 
-/// Cuts or fills with zeros on both sides, the odd one at the end.
+/// Cuts, or fills with zeros, on both sides; an odd element is at the end.
 fn center(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let shape = centered(evaluation.operator, input.shape(), &evaluation.input(1)?.to_i64_vec()?)?;
@@ -91,7 +91,7 @@ fn center(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pick(input, &shape, positions, None)?])
 }
 
-/// Image, window and blocks of a Col2Im.
+/// The image, window and blocks of a Col2Im.
 struct Columns {
     shape: Vec<usize>,
     block: Vec<usize>,
@@ -199,7 +199,7 @@ fn write_cache(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let steps = strides(update.shape());
     let positions = indices(shape).enumerate().map(|(own, mut index)| {
         let start = starts[index[0]] as usize % length.max(1);
-        // Distance from the start of the update, around the end where the cache is circular.
+        // The distance from the start of the update, around the end where the cache is circular.
         let distance = if index[along] >= start || !circular {
             index[along].checked_sub(start)
         } else {
@@ -226,7 +226,7 @@ fn infer_det(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims }])
 }
 
-/// Gaussian elimination with the largest pivot of each column.
+/// Computes a determinant by Gaussian elimination with the largest pivot of each column.
 fn det(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let (&[ref batch @ .., n, columns], true) = (input.shape(), input.rank() >= 2) else {

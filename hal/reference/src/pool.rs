@@ -58,7 +58,9 @@ fn infer_global(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims: ty.dims.as_ref().map(shrink) }])
 }
 
-/// Every window of every channel: calls `reduce(channel's first element, window's taps as (number, position), output index)`.
+/// Walks over every window of every channel.
+/// It calls `reduce` with the channel's first element, the window's taps as (number, position), the
+/// output index and the window.
 fn each_window(
     evaluation: &Evaluation<'_>,
     mut reduce: impl FnMut(usize, &[(usize, usize)], &[usize], &Window),
@@ -90,14 +92,15 @@ fn max_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let numbers = Numbers::of(input)?;
     let shape = each_window(evaluation, |first, taps, _, _| {
         let positions = taps.iter().map(|&(_, position)| first + position);
-        // The first of equals, and NaN before everything.
+        // The first of equal elements wins, and NaN before everything.
         chosen.push(match &numbers {
             Numbers::Floats(x) => positions
                 .reduce(|best, p| if x[p] > x[best] || (x[p].is_nan() && !x[best].is_nan()) { p } else { best }),
             Numbers::Ints(x) => positions.reduce(|best, p| if x[p] > x[best] { p } else { best }),
         });
     })?;
-    // A window wholly in the padding holds nothing: the lowest value there is.
+    // A window wholly in the padding holds nothing: it gives minus infinity for floats, and 0 for
+    // integers.
     let values = match numbers {
         Numbers::Floats(x) => Numbers::Floats(chosen.iter().map(|p| p.map_or(f64::NEG_INFINITY, |p| x[p])).collect()),
         Numbers::Ints(x) => Numbers::Ints(chosen.iter().map(|p| p.map_or(0, |p| x[p])).collect()),
@@ -137,7 +140,8 @@ fn average_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pack(values, input.dtype(), &shape)?])
 }
 
-/// Elements of a window on the input or its padding; what rounding up adds beyond the padding does not count.
+/// Returns the number of elements of a window on the input or its padding; elements that rounding
+/// up adds beyond the padding do not count.
 fn padded_taps(window: &Window, at: &[usize], spatial: &[usize]) -> usize {
     (0..spatial.len())
         .map(|axis| {
@@ -182,7 +186,7 @@ fn global(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     result.resize(shape.len(), 1);
     Ok(vec![pack(values, input.dtype(), &result)?])
 }
-/// Sizes that a max pooling with these attributes came from.
+/// Returns the sizes from which a max pooling with these attributes came.
 fn unpooled(operator: &Operator, input: &[usize]) -> Result<Vec<usize>> {
     let kernel = kernel(operator, input.len())?;
     let rank = kernel.len();
@@ -214,7 +218,8 @@ fn infer_unpool(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims }])
 }
 
-/// Puts each value where its position says; positions count in the tensor that was pooled, batch and channels included.
+/// Puts each value at its position; positions count in the tensor that was pooled, batch and
+/// channels included.
 fn unpool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, positions) = (evaluation.input(0)?, evaluation.input(1)?.to_i64_vec()?);

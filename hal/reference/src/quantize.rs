@@ -1,4 +1,4 @@
-//! Between real numbers and quantised ones.
+//! Conversions between real numbers and quantised ones.
 
 use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -24,7 +24,7 @@ pub(crate) fn quantized(
     Numbers::Ints(values.into_iter().enumerate().map(whole).collect()).into_tensor(dtype, shape)
 }
 
-/// A type by its attribute, where 0 says that none is named.
+/// Returns the type that an attribute names, where 0 says that it names none.
 fn optional_type(operator: &Operator, attribute: &str) -> Result<Option<DType>> {
     if operator.int(attribute)? == Some(0) { Ok(None) } else { named_type(operator, attribute) }
 }
@@ -51,7 +51,9 @@ fn infer_dynamic(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     ])
 }
 
-/// Which scale belongs to which element: one for all, one for each slice along an axis, or one for each block of it.
+/// Returns a function from an element's index to the index of its scale.
+/// There is one scale for all elements, one for each slice along an axis, or one for each block of
+/// slices.
 fn spread(operator: &Operator, input: &[usize], scale: &[usize]) -> Result<Box<dyn Fn(usize) -> usize>> {
     let misfit = || Error::invalid_model(format!("{operator}: scales {scale:?} do not fit {input:?}"));
     if scale.iter().product::<usize>() == 1 {
@@ -91,7 +93,8 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let at = spread(operator, input.shape(), scale.shape())?;
     let scales = floats(scale)?;
     let ratios: Vec<f64> = floats(input)?.into_iter().enumerate().map(|(index, x)| x / scales[at(index)]).collect();
-    // Quotients are rounded to the precision of the division before they are rounded to whole numbers.
+    // Quotients are rounded to the precision of the division before they are rounded to whole
+    // numbers.
     let precision = match optional_type(operator, "precision")? {
         Some(named) => named,
         None if input.dtype().is_float() => input.dtype(),
@@ -132,7 +135,9 @@ fn dequantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pack(real.collect(), dtype, input.shape())?])
 }
 
-/// The scale covers the range of the input, widened to hold zero; each step is rounded as `f32` arithmetic rounds it.
+/// Computes a DynamicQuantizeLinear.
+/// The scale covers the range of the input, widened to hold zero, and each step is rounded as `f32`
+/// arithmetic rounds it.
 fn dynamic(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let values = input.view::<f32>()?;

@@ -1,4 +1,7 @@
-//! Random tensors. A seed makes a node repeat itself from run to run; without one, the node's inputs and shape do.
+//! Random tensors.
+//!
+//! A node draws the same numbers in every run: its seed decides them, and a node without a seed has
+//! the seed 0.
 
 use hetero_hal::{Bool, DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
@@ -14,7 +17,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Multinomial", 7, (1, 1), infer_multinomial, multinomial).random(),
 ];
 
-/// splitmix64 (Steele, Lea and Flood, 2014).
+/// The generator splitmix64 (Steele, Lea and Flood, 2014).
 struct Source(u64);
 
 impl Source {
@@ -23,7 +26,7 @@ impl Source {
         Ok(Source(u64::from(seed.to_bits()) ^ 0x5851_f42d_4c95_7f2d))
     }
 
-    /// From 0 up to, and without, 1.
+    /// Draws a number from 0 up to, and without, 1.
     fn unit(&mut self) -> f64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -32,7 +35,7 @@ impl Source {
         ((z ^ (z >> 31)) >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// By Box and Muller's transform.
+    /// Draws a normal number by Box and Muller's transform.
     fn normal(&mut self) -> f64 {
         let (u, v) = (1.0 - self.unit(), self.unit());
         (-2.0 * u.ln()).sqrt() * (2.0 * std::f64::consts::PI * v).cos()

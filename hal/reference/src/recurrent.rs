@@ -11,7 +11,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("RNN", 7, (3, 6), infer, rnn).outputs(2).counting(flops),
 ];
 
-/// Each step multiplies input and state by all weights.
+/// Counts the products of the input and the state with all weights, in each step.
 fn flops(_: &Operator, inputs: &[Option<TensorType>], _: &[TensorType]) -> u64 {
     let elements = |index: usize| inputs.get(index).and_then(Option::as_ref).map_or(0, crate::shapes::elements);
     let steps = inputs.first().and_then(Option::as_ref).and_then(|ty| {
@@ -49,13 +49,14 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![ty(all), ty(last.clone()), ty(last)])
 }
 
-/// Values of `activation_alpha` or `activation_beta` that are left.
+/// The values of `activation_alpha` or `activation_beta` that are left.
 type Parameters<'a> = std::slice::Iter<'a, f32>;
 
-/// An activation with its parameters.
+/// An activation function with its parameters filled in.
 type Activation = Box<dyn Fn(f64) -> f64>;
 
-/// Parameters are consumed in the order of the functions that have one.
+/// Returns the activation of a name; parameters are consumed in the order of the functions that
+/// have one.
 fn activation(name: &str, alphas: &mut Parameters<'_>, betas: &mut Parameters<'_>) -> Result<Activation> {
     let or = |list: &mut Parameters<'_>, default: f32| f64::from(list.next().copied().unwrap_or(default));
     Ok(match name.to_ascii_lowercase().as_str() {
@@ -92,7 +93,7 @@ fn activation(name: &str, alphas: &mut Parameters<'_>, betas: &mut Parameters<'_
     })
 }
 
-/// What all three layers read, in numbers.
+/// The inputs and attributes that all three layers read, as numbers.
 struct Layer {
     steps: usize,
     batch: usize,
@@ -185,14 +186,14 @@ impl Layer {
         &self.x[row * self.width..(row + 1) * self.width]
     }
 
-    /// Row `row` of W times the input, with its bias.
+    /// Computes row `row` of W times the input, with its bias.
     fn input_part(&self, direction: usize, row: usize, x: &[f64]) -> f64 {
         let line = direction * self.rows() + row;
         let bias = self.bias.as_ref().map_or(0.0, |bias| bias[direction * 2 * self.rows() + row]);
         bias + dot(&self.w[line * self.width..][..self.width], x)
     }
 
-    /// Row `row` of R times the state, with its bias.
+    /// Computes row `row` of R times the state, with its bias.
     fn state_part(&self, direction: usize, row: usize, h: &[f64]) -> f64 {
         let line = direction * self.rows() + row;
         let bias = self.bias.as_ref().map_or(0.0, |bias| bias[(direction * 2 + 1) * self.rows() + row]);
@@ -203,15 +204,17 @@ impl Layer {
         self.clip.map_or(value, |clip| value.clamp(-clip, clip))
     }
 
-    /// Where the state of one direction and batch item lies in the initial and last states.
+    /// Returns the place of the state of one direction and batch item in the initial and last
+    /// states.
     fn state(&self, direction: usize, item: usize) -> usize {
         let row =
             if self.batch_first { item * self.backwards.len() + direction } else { direction * self.batch + item };
         row * self.hidden
     }
 
-    /// Runs `step(direction, input, state, cell)`, which renews state and cell, over every sequence. Gives all states, the last states and
-    /// the last cells.
+    /// Runs `step(direction, input, state, cell)`, which renews state and cell, over every
+    /// sequence.
+    /// Returns all states, the last states and the last cells.
     fn run(
         &self,
         cells: Option<&[f64]>,
@@ -279,7 +282,8 @@ fn lstm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let coupled = evaluation.operator.int("input_forget")?.unwrap_or(0) != 0;
     let results = layer.run(cells.as_deref(), |direction, x, h, c| {
         let [f, g, o] = [0, 1, 2].map(|index| &layer.activations[direction * 3 + index]);
-        // The standard's order of gates: input, output, forget, cell; of peepholes: input, output, forget.
+        // The standard's order of gates is input, output, forget, cell; that of peepholes is input,
+        // output, forget.
         let gate = |index: usize, unit: usize| {
             let row = index * hidden + unit;
             layer.input_part(direction, row, x) + layer.state_part(direction, row, h)
@@ -308,7 +312,7 @@ fn gru(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let reset_after = evaluation.operator.int("linear_before_reset")?.unwrap_or(0) != 0;
     let results = layer.run(None, |direction, x, h, _| {
         let [f, g] = [0, 1].map(|index| &layer.activations[direction * 2 + index]);
-        // The standard's order of gates: update, reset, hidden.
+        // The standard's order of gates is update, reset, hidden.
         let gate = |index: usize, unit: usize| {
             let row = index * hidden + unit;
             f(layer.clipped(layer.input_part(direction, row, x) + layer.state_part(direction, row, h)))

@@ -1,4 +1,4 @@
-//! Reductions along axes, and what orders or accumulates along one.
+//! Reductions along axes, and operators that order or accumulate along one.
 
 use std::cmp::Ordering;
 
@@ -21,7 +21,7 @@ const NAMES: [&str; 10] = [
     "ReduceSumSquare",
 ];
 
-/// The reductions by name, then the others.
+/// The definitions of the reductions by name, then of the others.
 pub(crate) static DEFINITIONS: [Definition; NAMES.len() + 5] = {
     let arg = Definition::new("ArgMax", 1, (1, 1), infer_arg, arg).counting(flops);
     let mut definitions = [arg; NAMES.len() + 5];
@@ -53,7 +53,8 @@ fn reduced_dims(dims: &[Dim], over: &[usize], keep: bool) -> Vec<Dim> {
     dims.iter().enumerate().filter_map(kept).collect()
 }
 
-/// The axes to reduce: without any, all of them, or none where the operator says so.
+/// Returns the axes to reduce: where none are listed, all of them, or none where the operator says
+/// so.
 fn chosen(operator: &Operator, listed: Option<&[i64]>, rank: usize) -> Result<Vec<usize>> {
     match listed {
         Some(listed) if !listed.is_empty() => axes(listed, rank),
@@ -86,7 +87,7 @@ fn reduce(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let steps: Vec<usize> =
         strides(&target).iter().enumerate().map(|(axis, &s)| if over.contains(&axis) { 0 } else { s }).collect();
     evaluation.reserve(input.dtype(), &target)?;
-    // The elements that fall together, in the input's order.
+    // The positions of the elements that fall together, in the input's order.
     let mut groups: Vec<Vec<usize>> = vec![Vec::with_capacity(count); target.iter().product()];
     for (position, index) in indices(shape).enumerate() {
         groups[offset(&index, &steps)].push(position);
@@ -107,7 +108,7 @@ fn reduce(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![numbers.into_tensor(input.dtype(), &kept)?])
 }
 
-/// Reduces floats; what nothing reduces to is the operation's neutral element.
+/// Reduces floats; no floats reduce to the operation's neutral element.
 fn float(name: &str, values: impl Iterator<Item = f64> + Clone) -> f64 {
     let nan_or = |a: f64, b: f64, better: bool| if a.is_nan() || (!b.is_nan() && !better) { a } else { b };
     match name {
@@ -162,7 +163,7 @@ fn infer_arg(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: Some(DType::I64), dims }])
 }
 
-/// Every line of a tensor along an axis: positions of its elements.
+/// Returns the positions of the elements of every line of a tensor along an axis.
 fn lines(shape: &[usize], along: usize) -> Vec<Vec<usize>> {
     let inner: usize = shape[along + 1..].iter().product();
     let outer: usize = shape[..along].iter().product();

@@ -14,21 +14,22 @@ fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 
     outputs.first().map_or(0, elements).saturating_mul(4)
 }
 
-/// What the node asks for, per axis that it touches: factors, or sizes.
+/// The factors or the sizes that a node asks for, one for each axis that it touches.
 enum Wanted {
     Scales(Vec<f64>),
     Sizes(Vec<i64>),
 }
 
-/// The whole request, resolved for an input shape: per axis the output's size and the factor.
+/// The whole request, resolved for an input shape: the output's size and the factor of each axis.
 struct Request {
     output: Vec<usize>,
     scales: Vec<f64>,
-    /// Start and end of the region of interest, per axis, as shares of the input.
+    /// The start and end of the region of interest along each axis, as shares of the input.
     roi: Vec<(f64, f64)>,
 }
 
-/// Scales and sizes moved between inputs and attributes over the versions.
+/// Returns the scales or sizes of a node, which moved between inputs and attributes over the
+/// versions.
 fn wanted(operator: &Operator, content: impl Fn(usize) -> Option<Tensor>) -> Result<Option<Wanted>> {
     let (scales, sizes) = match (operator.is("Upsample"), operator.version) {
         (true, ..9) => {
@@ -47,7 +48,7 @@ fn wanted(operator: &Operator, content: impl Fn(usize) -> Option<Tensor>) -> Res
     }
 }
 
-/// The axes that scales and sizes speak of.
+/// Returns the axes to which scales and sizes apply.
 fn touched(operator: &Operator, rank: usize) -> Result<Vec<usize>> {
     match operator.ints("axes")? {
         None => Ok((0..rank).collect()),
@@ -75,7 +76,7 @@ fn request(operator: &Operator, input: &[usize], wanted: &Wanted, roi: Option<&[
                     return Err(Error::invalid_model(format!("{operator} by the factor {scale}")));
                 }
                 request.scales[axis] = scale;
-                // A float as large as this saturates, and is turned down where memory is reserved.
+                // A float as large as this saturates, and fails where memory is reserved.
                 request.output[axis] = (input[axis] as f64 * scale).floor() as usize;
             }
         }
@@ -131,7 +132,7 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims }])
 }
 
-/// How positions of the output map to the input's.
+/// The rules by which positions of the output map to the input's.
 #[derive(Clone, Copy)]
 enum Mapping {
     HalfPixel,
@@ -156,7 +157,7 @@ fn mapping(operator: &Operator) -> Result<Mapping> {
     })
 }
 
-/// Where an axis's output position `at` lies on the input.
+/// Returns the place on the input of output position `at` along an axis.
 fn source(mapping: Mapping, at: f64, input: f64, output: f64, scale: f64, roi: (f64, f64)) -> f64 {
     let resized = scale * input;
     match mapping {
@@ -193,8 +194,9 @@ impl Kernel {
         }
     }
 
-    /// Input positions and weights around `x`. Positions may lie outside the input. `stretch` below 1 widens the kernel, so that
-    /// shrinking averages.
+    /// Returns the input positions around `x` with their weights.
+    /// Positions may lie outside the input.
+    /// A `stretch` below 1 widens the kernel, so that shrinking averages.
     fn taps(&self, x: f64, stretch: f64) -> Result<Vec<(i64, f64)>> {
         let (reach, weight): (f64, Box<dyn Fn(f64) -> f64>) = match self {
             Kernel::Nearest(rule) => {
@@ -221,7 +223,8 @@ impl Kernel {
         Ok(taps)
     }
 
-    /// The same along an axis of `size` elements: positions outside are those at the edge, or are left out where the operator says so.
+    /// Returns the input positions and weights along an axis of `size` elements.
+    /// A position outside counts as the one at the edge, or is left out where the operator says so.
     fn inside(&self, operator: &Operator, x: f64, scale: f64, size: usize) -> Result<Vec<(usize, f64)>> {
         let antialias = operator.int("antialias")?.unwrap_or(0) != 0;
         let mut taps = self.taps(x, if antialias { scale.min(1.0) } else { 1.0 })?;
@@ -234,7 +237,7 @@ impl Kernel {
     }
 }
 
-/// What the result of a Resize or Upsample reads along one axis.
+/// The positions and weights that the result of a Resize or Upsample reads along one axis.
 ///
 /// ```
 /// use hetero_hal::{Attribute, Operator, Tensor};
@@ -249,15 +252,18 @@ impl Kernel {
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Resampling {
-    /// The axis.
+    /// The axis that is resampled.
     pub axis: usize,
-    /// For each position of the result, those of the input and their weights.
+    /// The positions of the input and their weights, for each position of the result.
     pub taps: Vec<Vec<(usize, f64)>>,
 }
 
 impl Resampling {
-    /// For each axis that `operator` changes on an input of this shape, in their order. `content` gives what is known of its inputs. `None` where
-    /// neither scales nor sizes are known, and where a region of interest may lie outside the input.
+    /// Returns the resampling of each axis that `operator` changes on an input of this shape, in
+    /// their order.
+    /// `content` gives the known content of the operator's inputs.
+    /// The result is `None` where neither scales nor sizes are known, and where a region of
+    /// interest may lie outside the input.
     ///
     /// # Errors
     /// `InvalidModel` where attributes, scales or sizes do not fit the shape.
@@ -285,7 +291,7 @@ impl Resampling {
     }
 }
 
-/// Cubic convolution (Keys, 1981) at distance `t`.
+/// Computes the cubic convolution (Keys, 1981) at distance `t`.
 pub(crate) fn cubic(t: f64, a: f64) -> f64 {
     if t <= 1.0 {
         ((a + 2.0) * t - (a + 3.0)) * t * t + 1.0
@@ -307,7 +313,7 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     };
     let request = request(operator, input.shape(), &wanted, roi.as_deref())?;
     if evaluation.reserve(input.dtype(), &request.output)? == 0 {
-        // Beside a size of 0 the others are not bounded by memory, so no loop goes over them.
+        // Beside a size of 0 the other sizes are not bounded by memory, so no loop goes over them.
         return Ok(vec![Numbers::Floats(vec![]).into_tensor(input.dtype(), &request.output)?]);
     }
     let kernel = Kernel::of(operator)?;

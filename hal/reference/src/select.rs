@@ -1,4 +1,4 @@
-//! Where and Clip.
+//! Selection by a condition and by limits: Where and Clip.
 
 use hetero_hal::{Definition, Evaluation, Inference, Result, Tensor, TensorType};
 
@@ -29,7 +29,7 @@ fn select(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let positions = |tensor: &Tensor| strided(&shape, &broadcast_strides(tensor.shape(), &shape), 0);
     let flags = condition.view::<hetero_hal::Bool>()?;
     let flags: Vec<bool> = positions(condition).into_iter().map(|p| flags[p].get()).collect();
-    // Both sides at full size, laid end to end; then one pick.
+    // Both sides are laid end to end at full size, so that one pick chooses.
     let count = flags.len();
     let side = |tensor: &Tensor| pick(tensor, &shape, positions(tensor).into_iter().map(Some), None);
     let both = crate::slicing::join(&[side(a)?.reshaped(&[count])?, side(b)?.reshaped(&[count])?], 0)?;
@@ -37,7 +37,7 @@ fn select(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pick(&both, &shape, chosen, None)?])
 }
 
-/// Until opset 11 the limits are attributes, later they are inputs.
+/// Computes a Clip, whose limits are attributes until opset 10 and inputs later.
 fn clip(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let limit = |index: usize, attribute: &str| -> Result<Option<Numbers>> {

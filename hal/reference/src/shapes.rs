@@ -1,8 +1,8 @@
-//! Rules of shapes that many operators share: axes, broadcasting, known sizes.
+//! Rules of shapes that many operators share: axes, broadcasting and known sizes.
 
 use hetero_hal::{DType, Dim, Error, Evaluation, Inference, Operator, Result, TensorType};
 
-/// An axis of a tensor of so many dimensions, counted from the end where it is negative.
+/// Returns an axis of a tensor of the given rank, counted from the end where it is negative.
 pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
     let signed = rank as i64;
     let position = if value < 0 { value.saturating_add(signed) } else { value };
@@ -12,7 +12,7 @@ pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
     Err(Error::invalid_model(format!("axis {value} is outside a tensor of rank {rank}")))
 }
 
-/// Axes, sorted, each once.
+/// Returns axes, sorted; a repeated axis is an error.
 pub(crate) fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>> {
     let mut found = values.iter().map(|&value| axis(value, rank)).collect::<Result<Vec<_>>>()?;
     found.sort_unstable();
@@ -22,12 +22,12 @@ pub(crate) fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>> {
     Ok(found)
 }
 
-/// A size given as a signed number.
+/// Returns a size that is given as a signed number.
 pub(crate) fn size(value: i64) -> Result<usize> {
     usize::try_from(value).map_err(|_| Error::invalid_model(format!("the size {value} is negative")))
 }
 
-/// Multidirectional broadcasting of shapes, as the standard takes it from NumPy.
+/// Broadcasts shapes multidirectionally, as the standard takes it from NumPy.
 pub(crate) fn broadcast_shapes<'a>(shapes: impl IntoIterator<Item = &'a [usize]>) -> Result<Vec<usize>> {
     let mut result: Vec<usize> = Vec::new();
     for shape in shapes {
@@ -56,14 +56,14 @@ fn broadcast_dim(a: &Dim, b: &Dim) -> Result<Dim> {
         (Dim::Known(a), Dim::Known(b)) => {
             return Err(Error::invalid_model(format!("sizes {a} and {b} do not broadcast")));
         }
-        // The other can only be this size or 1.
+        // The other size can only be this size or 1.
         (Dim::Known(a), _) | (_, Dim::Known(a)) => Dim::Known(*a),
         (Dim::Data { bound: a, .. }, Dim::Data { bound: b, .. }) => Dim::Data { bound: *a.max(b), extent: None },
         _ => Dim::Unknown,
     })
 }
 
-/// Multidirectional broadcasting of dimensions, as far as they are known.
+/// Broadcasts dimensions multidirectionally, as far as they are known.
 pub(crate) fn broadcast_dims(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>> {
     let rank = a.len().max(b.len());
     let at = |dims: &[Dim], position: usize| {
@@ -72,7 +72,8 @@ pub(crate) fn broadcast_dims(a: &[Dim], b: &[Dim]) -> Result<Vec<Dim>> {
     (0..rank).map(|position| broadcast_dim(&at(a, position), &at(b, position))).collect()
 }
 
-/// Type of the result of an element-wise operator: the first input's element type, all inputs broadcast.
+/// Infers the type of an element-wise operator's result: the first input's element type, with the
+/// dimensions of all inputs broadcast.
 pub(crate) fn infer_broadcast(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let mut dims = Some(Vec::new());
     for index in 0..inference.inputs.len() {
@@ -84,19 +85,21 @@ pub(crate) fn infer_broadcast(inference: &Inference<'_>) -> Result<Vec<TensorTyp
     Ok(vec![TensorType { dtype: inference.dtype(0)?, dims }])
 }
 
-/// Type of the result of an operator that keeps its first input's.
+/// Infers the type of the result of an operator that keeps its first input's type.
 pub(crate) fn infer_same(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![inference.input(0)?.ty.clone()])
 }
 
-/// Elements of a type, where all sizes or their bounds are known.
+/// Returns the number of elements of a type; a size that is not known counts by its bound, or else
+/// as 1.
 pub(crate) fn elements(ty: &TensorType) -> u64 {
     ty.dims
         .as_ref()
         .map_or(0, |dims| dims.iter().fold(1u64, |count, dim| count.saturating_mul(dim.bound().unwrap_or(1) as u64)))
 }
 
-/// The element type that an attribute names by its code in the standard; `None` where the attribute is absent.
+/// Returns the element type that an attribute names by its code in the standard; `None` where the
+/// attribute is absent.
 pub(crate) fn named_type(operator: &Operator, attribute: &str) -> Result<Option<DType>> {
     let Some(code) = operator.int(attribute)? else { return Ok(None) };
     let dtype = i32::try_from(code).ok().and_then(DType::from_onnx_code);
@@ -105,13 +108,14 @@ pub(crate) fn named_type(operator: &Operator, attribute: &str) -> Result<Option<
         .ok_or_else(|| Error::invalid_model(format!("{attribute} of {operator} is the unknown element type {code}")))
 }
 
-/// One operation for each element of the result.
+/// Counts one operation for each element of the result.
 pub(crate) fn flops_per_element(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
     outputs.first().map_or(0, elements)
 }
 
-/// What is known of the list under `attribute`, or in input `index` in later versions of the operator: `None` where neither is set,
-/// `Some(None)` where only running tells its content.
+/// Returns the list under `attribute`, or in input `index` in later versions of the operator, as
+/// far as it is known.
+/// It is `None` where neither is set, and `Some(None)` where only a run tells its content.
 pub(crate) fn list_of(inference: &Inference<'_>, attribute: &str, index: usize) -> Result<Option<Option<Vec<i64>>>> {
     if let Some(list) = inference.operator.ints(attribute)? {
         return Ok(Some(Some(list.to_vec())));
@@ -122,7 +126,7 @@ pub(crate) fn list_of(inference: &Inference<'_>, attribute: &str, index: usize) 
     }
 }
 
-/// The list under `attribute`, or in input `index` in later versions of the operator.
+/// Returns the list under `attribute`, or in input `index` in later versions of the operator.
 pub(crate) fn list(evaluation: &Evaluation<'_>, attribute: &str, index: usize) -> Result<Option<Vec<i64>>> {
     match evaluation.operator.ints(attribute)? {
         Some(list) => Ok(Some(list.to_vec())),

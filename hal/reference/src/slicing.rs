@@ -64,7 +64,8 @@ fn same(a: Dim, b: &Dim) -> Result<Dim> {
     }
 }
 
-/// Puts tensors behind each other along an axis. They agree in all other dimensions.
+/// Puts tensors behind each other along an axis.
+/// The tensors agree in all other dimensions.
 pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
     let first = tensors.first().ok_or_else(|| Error::invalid_model("Concat of nothing"))?;
     let mut shape = first.shape().to_vec();
@@ -119,7 +120,7 @@ fn concat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![join(&tensors, axis(along, first.rank())?)?])
 }
 
-/// Sizes of the parts: as listed, or as equal as can be with the last one smaller.
+/// Returns the sizes of the parts: the listed sizes, or equal ones with the last part smaller.
 fn parts(total: usize, listed: Option<&[i64]>, outputs: usize) -> Result<Vec<usize>> {
     match listed {
         Some(listed) => {
@@ -178,7 +179,7 @@ fn split(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(outputs)
 }
 
-/// One axis of a Slice: start, step and count.
+/// Returns the start, step and count of a Slice along one axis.
 fn range(dim: usize, start: i64, end: i64, step: i64) -> Result<(usize, i64, usize)> {
     if step == 0 {
         return Err(Error::invalid_model("Slice with step 0"));
@@ -198,9 +199,11 @@ fn range(dim: usize, start: i64, end: i64, step: i64) -> Result<(usize, i64, usi
     Ok((start.max(0) as usize, step, count))
 }
 
-/// Starts, ends, axes and steps, from attributes (until opset 9) or inputs. `None` where an input's content is not known.
+/// The starts, ends, axes and steps of a Slice, from attributes (until opset 9) or inputs; `None`
+/// where the node sets none.
 type Slices = (Vec<i64>, Vec<i64>, Option<Vec<i64>>, Option<Vec<i64>>);
 
+/// Reads the lists of a Slice; `None` where an input's content is not known.
 fn slices(operator: &Operator, input: impl Fn(usize) -> Result<Option<Option<Vec<i64>>>>) -> Result<Option<Slices>> {
     if let (Some(starts), Some(ends)) = (operator.ints("starts")?, operator.ints("ends")?) {
         return Ok(Some((starts.to_vec(), ends.to_vec(), operator.ints("axes")?.map(<[i64]>::to_vec), None)));
@@ -213,7 +216,7 @@ fn slices(operator: &Operator, input: impl Fn(usize) -> Result<Option<Option<Vec
     })
 }
 
-/// For each axis: start, step, count.
+/// Returns the start, step and count for each axis.
 fn sliced(shape: &[usize], (starts, ends, axes, steps): &Slices) -> Result<Vec<(usize, i64, usize)>> {
     let mut ranges: Vec<(usize, i64, usize)> = shape.iter().map(|&dim| (0, 1, dim)).collect();
     for (position, &start) in starts.iter().enumerate() {
@@ -243,7 +246,8 @@ fn infer_slice(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
         let open = |dim: &Dim| dim.bound().map_or(Dim::Unknown, |bound| Dim::Data { bound, extent: None });
         return Ok(vec![TensorType { dtype: ty.dtype, dims: Some(dims.iter().map(open).collect()) }]);
     };
-    // Sizes that are not known stay open where they are sliced, and stay as they are elsewhere.
+    // Sizes that are not known stay open on the axes that are sliced, and stay as they are on the
+    // others.
     let stand_in: Vec<usize> = dims.iter().map(|dim| dim.bound().unwrap_or(0)).collect();
     let ranges = sliced(&stand_in, &lists)?;
     let touched: Vec<usize> = match &lists.2 {
@@ -276,7 +280,7 @@ fn slice(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pick(input, &shape, indices(&shape).map(position), None)?])
 }
 
-/// Paddings before and after each axis.
+/// Returns the paddings before and after each axis.
 fn paddings(rank: usize, listed: &[i64], axes: Option<&[i64]>) -> Result<Vec<(i64, i64)>> {
     let mut result = vec![(0, 0); rank];
     let over: Vec<usize> = match axes {
@@ -349,7 +353,7 @@ fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             other => return Err(Error::invalid_model(format!("Pad mode '{other}' is unknown"))),
         })
     };
-    // Where each index of each axis comes from.
+    // For each axis, the input index that each output index comes from.
     let mut sources: Vec<Vec<Option<usize>>> = Vec::with_capacity(dims.len());
     for axis in 0..dims.len() {
         let from = (0..shape[axis]).map(|i| fold(i as i64 - pads[axis].0, dims[axis]));
@@ -367,7 +371,7 @@ fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pick(input, &shape, indices(&shape).map(position), fill.as_ref())?])
 }
 
-/// An index into `dim` elements, counted from the end where it is negative.
+/// Returns an index into `dim` elements, counted from the end where it is negative.
 fn position(value: i64, dim: usize) -> Result<usize> {
     let at = if value < 0 { value.saturating_add(dim as i64) } else { value };
     usize::try_from(at).ok().filter(|&at| at < dim).ok_or_else(|| {
@@ -414,7 +418,8 @@ fn gather_elements(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pick(input, chosen.shape(), positions.into_iter().map(Some), None)?])
 }
 
-/// For each element of `chosen`, its own position in `shape` with the index along the axis replaced.
+/// Returns, for each element of `chosen`, its own position in `shape` with the index along the axis
+/// replaced.
 fn element_positions(operator: &Operator, shape: &[usize], chosen: &Tensor) -> Result<Vec<usize>> {
     let along = axis(operator.int("axis")?.unwrap_or(0), shape.len())?;
     let fits = chosen.rank() == shape.len() && (0..shape.len()).all(|a| a == along || chosen.shape()[a] <= shape[a]);
@@ -444,7 +449,7 @@ fn infer_gather_nd(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: ty.dtype, dims }])
 }
 
-/// First positions of the blocks that rows of indices name, and the size of a block.
+/// Returns the first positions of the blocks that rows of indices name, and the size of a block.
 fn block_positions(shape: &[usize], chosen: &Tensor, batch: usize) -> Result<(Vec<usize>, usize)> {
     let misfit = || Error::invalid_model(format!("indices {:?} for a tensor {shape:?}", chosen.shape()));
     let depth = *chosen.shape().last().ok_or_else(misfit)?;
@@ -488,7 +493,7 @@ fn scatter(evaluation: &Evaluation<'_>, positions: &[usize], updates: &Tensor) -
         )));
     }
     if reduction == "none" {
-        // Both laid end to end; the last update of a place wins.
+        // Both tensors are laid end to end; the last update of a place wins.
         let joined = join(&[input.reshaped(&[input.len()])?, updates.reshaped(&[updates.len()])?], 0)?;
         let mut from: Vec<usize> = (0..input.len()).collect();
         for (update, &place) in positions.iter().enumerate() {
@@ -569,7 +574,8 @@ fn one_hot(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(values.dtype(), &shape)?;
     let hot = Numbers::of(chosen)?.floats();
     let own = strides(chosen.shape());
-    // `values` holds what is cold, then what is hot. An index outside the depth is cold everywhere.
+    // `values` holds the cold value, then the hot one.
+    // An index outside the depth is cold everywhere.
     let choose = |mut index: Vec<usize>| {
         let here = index.remove(at) as f64;
         let wanted = hot[offset(&index, &own)];

@@ -1,17 +1,17 @@
-//! Element types narrower than sixteen bits: what their codes stand for, and how they lie in bytes.
+//! Element types narrower than sixteen bits: the numbers of their codes, and their places in bytes.
 
 use hetero_hal::{DType, Error, Result, Tensor};
 
-/// How a format spells what is not a finite number.
+/// The values of a format that are no finite numbers.
 #[derive(Clone, Copy, PartialEq)]
 enum Specials {
-    /// Only NaN, with all bits of exponent and mantissa set.
+    /// The format has NaN only, with all bits of exponent and mantissa set.
     LastIsNan,
-    /// Only NaN, in the place of negative zero.
+    /// The format has NaN only, in the place of negative zero.
     NegativeZeroIsNan,
-    /// Infinities and NaN as in IEEE 754.
+    /// The format has infinities and NaN as in IEEE 754.
     Ieee,
-    /// None.
+    /// The format has finite numbers only.
     None,
 }
 
@@ -22,7 +22,7 @@ struct Format {
     mantissa: u32,
     bias: i32,
     specials: Specials,
-    /// Code of the largest finite number.
+    /// The code of the largest finite number.
     largest: u8,
 }
 
@@ -47,14 +47,14 @@ impl Format {
     fn nan(self) -> u8 {
         match self.specials {
             Specials::LastIsNan => self.sign() - 1,
-            // Quiet: the highest bit of the mantissa is set.
+            // The NaN is quiet: the highest bit of the mantissa is set.
             Specials::Ieee => self.largest + 1 + (1 << (self.mantissa - 1)),
             // A format without NaN gets negative zero, as common converters have it.
             Specials::NegativeZeroIsNan | Specials::None => self.sign(),
         }
     }
 
-    /// The value of a code without its sign, as if all codes were finite.
+    /// Returns the value of a code without its sign, as if all codes were finite.
     fn magnitude(self, code: u8) -> f64 {
         let exponent = i32::from(code >> self.mantissa);
         let fraction = f64::from(code & ((1 << self.mantissa) - 1)) / f64::from(1u32 << self.mantissa);
@@ -79,7 +79,9 @@ impl Format {
         if code & self.sign() == 0 { value } else { -value }
     }
 
-    /// The nearest code, ties to even. What is too large becomes the largest number where `saturate` is set, else infinity or NaN.
+    /// Returns the nearest code, ties to even.
+    /// A number that is too large becomes the largest number where `saturate` is set, else infinity
+    /// or NaN.
     fn encode(self, value: f64, saturate: bool) -> u8 {
         if value.is_nan() {
             return self.nan();
@@ -111,7 +113,7 @@ impl Format {
     }
 }
 
-/// How a value between two powers of two becomes an 8-bit scale.
+/// The way in which a value between two powers of two becomes an 8-bit scale.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RoundScale {
     Up,
@@ -119,7 +121,7 @@ pub(crate) enum RoundScale {
     Nearest,
 }
 
-/// The nearest power of two as its exponent, biased by 127; 255 is NaN.
+/// Returns the nearest power of two as its exponent, biased by 127; 255 is NaN.
 fn encode_scale(value: f64, saturate: bool, rounding: RoundScale) -> u8 {
     if value.is_nan() || (value.is_infinite() && !saturate) {
         return 255;
@@ -145,7 +147,7 @@ fn encode_scale(value: f64, saturate: bool, rounding: RoundScale) -> u8 {
     }
 }
 
-/// The numbers of a tensor of a narrow floating-point type; `None` for any other type.
+/// Returns the numbers of a tensor of a narrow floating-point type; `None` for any other type.
 pub(crate) fn decode(tensor: &Tensor) -> Option<Vec<f64>> {
     let codes = || unpack(tensor.bytes(), tensor.dtype().bits(), tensor.len());
     if tensor.dtype() == DType::F8E8M0 {
@@ -173,7 +175,7 @@ pub(crate) fn encode(
     Tensor::from_bytes(dtype, shape, pack(&codes, dtype.bits()).into())
 }
 
-/// Elements of `bits` bits each, low bits first, a byte for each.
+/// Returns elements of `bits` bits each, low bits first, as a byte for each.
 pub(crate) fn unpack(bytes: &[u8], bits: usize, count: usize) -> Vec<u8> {
     let per_byte = (8 / bits.clamp(1, 8)).max(1);
     let mask = (0xffu16 >> (8 - 8 / per_byte)) as u8;
@@ -182,7 +184,7 @@ pub(crate) fn unpack(bytes: &[u8], bits: usize, count: usize) -> Vec<u8> {
         .collect()
 }
 
-/// The opposite of [`unpack`].
+/// Packs codes into bytes, the opposite of [`unpack`].
 pub(crate) fn pack(codes: &[u8], bits: usize) -> Vec<u8> {
     let per_byte = (8 / bits.clamp(1, 8)).max(1);
     let mask = (0xffu16 >> (8 - 8 / per_byte)) as u8;

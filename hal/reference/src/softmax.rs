@@ -1,4 +1,4 @@
-//! Softmax, its logarithm, and its limit.
+//! Softmax, its logarithm LogSoftmax, and its limit Hardmax.
 
 use hetero_hal::{Definition, Evaluation, Operator, Result, Tensor, TensorType};
 
@@ -15,6 +15,7 @@ fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 
     outputs.first().map_or(0, elements).saturating_mul(4)
 }
 
+/// Computes all three operators.
 /// Until opset 12 the dimensions from the axis on count as one.
 fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;

@@ -16,12 +16,13 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("MelWeightMatrix", 17, (5, 5), infer_mel, mel),
 ];
 
-/// A fast transform of n takes about 5 n log2 n; each output element stands for five times twelve here.
+/// Counts the operations of a fast transform: one of n elements takes about 5 n log2 n, and log2 n
+/// is taken as twelve here.
 fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
     outputs.first().map_or(0, elements).saturating_mul(60)
 }
 
-/// One number out of a tensor of one element.
+/// Returns the one number of a tensor of one element.
 fn single(tensor: &Tensor) -> Result<i64> {
     match tensor.to_i64_vec()?[..] {
         [value] => Ok(value),
@@ -29,7 +30,7 @@ fn single(tensor: &Tensor) -> Result<i64> {
     }
 }
 
-/// What a transform does, resolved for an input's shape.
+/// The parameters of a transform, resolved for an input's shape.
 struct Transform {
     axis: usize,
     length: usize,
@@ -73,7 +74,8 @@ impl Transform {
     }
 }
 
-/// The sums of the transform's definition, for `bins` frequencies. Missing samples are zeros.
+/// Computes the sums of the transform's definition, for `bins` frequencies.
+/// Missing samples are zeros.
 fn transform(samples: &[(f64, f64)], length: usize, bins: usize, inverse: bool) -> Vec<(f64, f64)> {
     let sign = if inverse { 1.0 } else { -1.0 };
     let scale = if inverse { 1.0 / length as f64 } else { 1.0 };
@@ -149,7 +151,7 @@ fn dft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![pack(result, input.dtype(), &output)?])
 }
 
-/// The other half of the spectrum of a real signal of so many samples.
+/// Adds the other half of the spectrum of a real signal of `length` samples.
 fn mirror(spectrum: &mut Vec<(f64, f64)>, length: usize) {
     spectrum.resize(length / 2 + 1, (0.0, 0.0));
     spectrum[0].1 = 0.0;
@@ -162,7 +164,7 @@ fn mirror(spectrum: &mut Vec<(f64, f64)>, length: usize) {
     }
 }
 
-/// Frames of a signal [batch, samples, 1 or 2]: their length, step, number and bins.
+/// Returns the length, step, number and bins of the frames of a signal [batch, samples, 1 or 2].
 fn frames(
     operator: &Operator,
     shape: &[usize],
@@ -248,7 +250,7 @@ fn window(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let dtype = output_type(operator)?;
     evaluation.reserve(dtype, &[length])?;
     let periodic = operator.int("periodic")?.unwrap_or(1) != 0;
-    // A symmetric window of one element has no period; it is 1.
+    // A symmetric window of one element has no period, and its value is 1.
     let period = if periodic { length } else { length.saturating_sub(1) };
     let value = |n: usize| {
         let angle = if period == 0 { PI } else { 2.0 * PI * n as f64 / period as f64 };
@@ -270,7 +272,8 @@ fn infer_mel(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType::new(output_type(inference.operator)?, vec![lines, bins])])
 }
 
-/// Triangles whose corners are equally far apart on the mel scale, [spectrum bins, mel bins].
+/// Computes triangles [spectrum bins, mel bins], whose corners are equally far apart on the mel
+/// scale.
 fn mel(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let whole = |index: usize| -> Result<usize> { size(single(evaluation.input(index)?)?) };
     let real = |index: usize| -> Result<f64> {

@@ -5,7 +5,7 @@ use hetero_hal::{Definition, Evaluation, Operator, Result, Tensor};
 use crate::numbers::Numbers;
 use crate::shapes::{flops_per_element, infer_same};
 
-/// One operator: its function on floats and, where the standard allows integers, on those.
+/// One operator, with its function on floats and, where the standard allows integers, on integers.
 struct Row {
     name: &'static str,
     since: u32,
@@ -13,7 +13,7 @@ struct Row {
     int: Option<fn(i128) -> i128>,
 }
 
-/// Attributes that the functions take, with the operator's defaults filled in.
+/// The attributes that the functions take, with the operator's defaults filled in.
 struct Parameters {
     alpha: f64,
     beta: f64,
@@ -86,7 +86,7 @@ pub(crate) static DEFINITIONS: [Definition; ROWS.len()] = {
     definitions
 };
 
-/// Defaults of `alpha`, `beta` and `gamma` in the standard's text.
+/// Reads the attributes, with the defaults of `alpha`, `beta` and `gamma` in the standard's text.
 fn parameters(operator: &Operator) -> Result<Parameters> {
     let (alpha, beta, gamma) = match &*operator.name {
         "HardSigmoid" => (0.2, 0.5, 0.0),
@@ -120,7 +120,7 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![result.into_tensor(input.dtype(), input.shape())?])
 }
 
-/// The logistic function, without overflow on either side.
+/// Computes the logistic function, without overflow on either side.
 pub(crate) fn sigmoid(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }
 }
@@ -129,15 +129,17 @@ fn gelu_tanh(x: f64) -> f64 {
     0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x)).tanh())
 }
 
-/// The error function to about 1e-15: its Maclaurin series near 0, and the continued fraction of erfc beyond
-/// (Abramowitz and Stegun 7.1.6 and 7.1.14).
+/// Computes the error function to about 1e-15.
+/// It takes the Maclaurin series near 0, and the continued fraction of erfc beyond (Abramowitz and
+/// Stegun 7.1.6 and 7.1.14).
 pub(crate) fn erf(x: f64) -> f64 {
     let magnitude = x.abs();
     if magnitude.is_nan() {
         return x;
     }
     if magnitude < 3.0 {
-        // erf(x) = 2/sqrt(pi) exp(-x²) Σ 2^n x^(2n+1) / (1·3·…·(2n+1)), all terms positive: nothing cancels.
+        // erf(x) = 2/sqrt(pi) exp(-x²) Σ 2^n x^(2n+1) / (1·3·…·(2n+1)): all terms are positive, so
+        // nothing cancels.
         let mut term = magnitude;
         let mut sum = term;
         let mut n = 0.0;

@@ -1,4 +1,4 @@
-//! Operators whose result's size depends on data: Unique and Compress.
+//! Operators with a result whose size depends on data: Unique and Compress.
 
 use std::cmp::Ordering;
 
@@ -15,7 +15,8 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Compress", 9, (2, 2), infer_compress, compress),
 ];
 
-/// The dimensions with at most as many slices along the axis, or elements in all where there is no axis.
+/// Returns the dimensions and the count of slices along the axis, or of elements where there is no
+/// axis, bounded by the input's.
 fn bounded(inference: &Inference<'_>) -> Result<(Option<Vec<Dim>>, Dim)> {
     let dims = inference.dims(0)?;
     let data = |bound: Option<usize>| bound.map_or(Dim::Unknown, |bound| Dim::Data { bound, extent: None });
@@ -57,7 +58,7 @@ fn infer_unique(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     ])
 }
 
-/// Positions of a tensor's elements, a slice along an axis after the other.
+/// Returns the positions of a tensor's elements, with a list for each slice along an axis.
 fn slices(shape: &[usize], along: usize) -> Vec<Vec<usize>> {
     let stride = strides(shape)[along];
     let (length, outer) = (shape[along], shape[..along].iter().product::<usize>());
@@ -110,7 +111,7 @@ fn unique(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     ])
 }
 
-/// Slices of a tensor by their numbers.
+/// Returns slices of a tensor by their numbers.
 fn chosen(tensor: &Tensor, along: usize, kept: &[usize]) -> Result<Tensor> {
     let mut shape = tensor.shape().to_vec();
     let length = shape[along];

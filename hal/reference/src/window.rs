@@ -1,21 +1,22 @@
-//! Sliding windows: what convolution and pooling share.
+//! Sliding windows, which convolution and pooling share.
 
 use hetero_hal::{Dim, Error, Operator, Result};
 
-/// Rule for the padding that an operator adds by itself (`auto_pad`).
+/// The rule for the padding that an operator adds by itself (`auto_pad`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
-    /// As the attribute `pads` says.
+    /// The padding is that of the attribute `pads`.
     Explicit,
-    /// None.
+    /// There is no padding.
     Valid,
-    /// So that the output has `ceil(input / stride)` elements, the odd one at the end.
+    /// The output has `ceil(input / stride)` elements, and an odd element of padding is at the end.
     SameUpper,
-    /// The same, the odd one at the beginning.
+    /// The output has `ceil(input / stride)` elements, and an odd element of padding is at the
+    /// beginning.
     SameLower,
 }
 
-/// A window that slides over the spatial dimensions of an input, all sizes resolved.
+/// A window that slides over the spatial dimensions of an input, with all sizes resolved.
 ///
 /// ```
 /// use hetero_hal::{Attribute, Operator};
@@ -28,17 +29,17 @@ pub enum Padding {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
-    /// Sizes of the window.
+    /// The sizes of the window.
     pub kernel: Vec<usize>,
-    /// Steps between windows.
+    /// The steps between windows.
     pub strides: Vec<usize>,
-    /// Steps between the elements of one window.
+    /// The steps between the elements of one window.
     pub dilations: Vec<usize>,
-    /// Padding before each dimension.
+    /// The padding before each dimension.
     pub begin: Vec<usize>,
-    /// Padding after each dimension.
+    /// The padding after each dimension.
     pub end: Vec<usize>,
-    /// Number of windows in each dimension.
+    /// The number of windows in each dimension.
     pub output: Vec<usize>,
 }
 
@@ -52,7 +53,8 @@ pub(crate) fn padding_rule(operator: &Operator) -> Result<Padding> {
     }
 }
 
-/// A list attribute of positive numbers, one for each spatial dimension, 1 where it is not set.
+/// Returns a list attribute of `rank` numbers that are at least `lowest`; all are `lowest` where it
+/// is not set.
 pub(crate) fn per_axis(operator: &Operator, name: &str, rank: usize, lowest: i64) -> Result<Vec<usize>> {
     match operator.ints(name)? {
         None => Ok(vec![lowest as usize; rank]),
@@ -66,10 +68,12 @@ pub(crate) fn per_axis(operator: &Operator, name: &str, rank: usize, lowest: i64
 }
 
 impl Window {
-    /// The window of `operator` (its `strides`, `dilations`, `pads`, `auto_pad` and `ceil_mode`) of size `kernel` over an input.
+    /// Resolves the window of size `kernel` over an input by the `strides`, `dilations`, `pads`,
+    /// `auto_pad` and `ceil_mode` of `operator`.
     ///
     /// # Errors
-    /// `InvalidModel` where attributes do not fit the number of dimensions, or no window fits the input.
+    /// `InvalidModel` where attributes do not fit the number of dimensions, or no window fits the
+    /// input.
     pub fn resolve(operator: &Operator, input: &[usize], kernel: &[usize]) -> Result<Window> {
         let rank = input.len();
         if kernel.len() != rank {
@@ -120,10 +124,11 @@ impl Window {
         Ok(Window { kernel: kernel.to_vec(), strides, dilations, begin, end, output })
     }
 
-    /// Calls `visit(tap, position)` for each element of the window at `output` that lies on the input: its number in the window and its
-    /// row-major position in `input`.
+    /// Calls `visit(tap, position)` for each element of the window at `output` that lies on the
+    /// input.
+    /// `tap` is its number in the window, and `position` its row-major position in `input`.
     pub(crate) fn taps(&self, output: &[usize], input: &[usize], mut visit: impl FnMut(usize, usize)) {
-        // One index that counts on: windows are many, and may be large.
+        // One index counts on, because windows are many and may be large.
         let mut index = vec![0; self.kernel.len()];
         for tap in 0..self.kernel.iter().product() {
             let mut position = 0;
@@ -149,7 +154,7 @@ impl Window {
     }
 }
 
-/// Number of windows in each dimension, as far as the input is known.
+/// Returns the number of windows in each dimension, as far as the input is known.
 pub(crate) fn output_dims(operator: &Operator, input: &[Dim], kernel: &[usize]) -> Result<Vec<Dim>> {
     let known: Option<Vec<usize>> = input.iter().map(Dim::known).collect();
     match known {

@@ -1,7 +1,11 @@
-//! The null device: the least that a backend needs. Clone it, rename it, and fill in what the chip can do; CONTRIBUTING.md walks through it.
+//! The null device: a backend with only the parts that every backend needs.
+//! To write a backend, copy it, rename it, and fill in what the chip can do; CONTRIBUTING.md walks
+//! through it.
 //!
-//! It lives in ordinary memory behind a lock, runs work on the caller's thread once its points are reached, and takes two operators,
-//! Identity and Relu on f32. It has no `unsafe`, no thread and no clock.
+//! It lives in ordinary memory behind a lock, and runs work on the thread that reaches the last
+//! point that the work waits for.
+//! It takes two operators, Identity and Relu on f32.
+//! It has no `unsafe`, no thread and no clock.
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +17,7 @@ use hetero_hal::{
 };
 use hetero_kit::{copy_through_host, fill_through_host, run_on_host};
 
-/// Finds and opens null devices.
+/// A driver that finds and opens null devices.
 pub(crate) struct NullDriver;
 
 impl Driver for NullDriver {
@@ -46,7 +50,7 @@ struct NullDevice {
     capabilities: Capabilities,
 }
 
-/// Does the device take a node?
+/// Tells whether the device takes a node.
 fn takes(program: &Program, node: &Node) -> bool {
     let touched = node.uses().chain(node.outputs.iter().flatten().copied());
     let plain = |id: ValueId| program.value(id).is_ok_and(|value| value.dtype == DType::F32 && !value.is_dynamic());
@@ -155,7 +159,7 @@ impl NullExecutable {
     }
 }
 
-/// Runs work on the thread that reaches the last point it waits for.
+/// A queue that runs work on the thread that reaches the last point that the work waits for.
 struct NullQueue;
 
 impl Queue for NullQueue {

@@ -1,22 +1,22 @@
-//! Chains of requests that take one another's memory over, as single shapes to place.
+//! Blocks: chains of requests that take one another's memory over, as single shapes to place.
 
 use crate::Request;
 
-/// Consecutive steps in which a block has one size.
+/// A range of consecutive steps in which a block has one size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Span {
     pub(crate) first: usize,
-    /// Included.
+    /// The last step, which is included.
     pub(crate) last: usize,
     pub(crate) bytes: usize,
 }
 
-/// Requests at one offset: a shape in steps and bytes.
+/// A chain of requests at one offset: a shape in steps and bytes.
 #[derive(Debug)]
 pub(crate) struct Block {
-    /// Disjoint, and in the order of their steps.
+    /// The spans, which are disjoint and in the order of their steps.
     pub(crate) spans: Vec<Span>,
-    /// Size of the largest span.
+    /// The size of the largest span.
     pub(crate) bytes: usize,
     pub(crate) alignment: usize,
     pub(crate) first: usize,
@@ -29,7 +29,8 @@ impl Block {
         Self { spans: vec![Span { first, last, bytes }], bytes, alignment: request.alignment, first, last }
     }
 
-    /// Appends a request whose first step is the last step so far. In that step both are alive and the larger one counts.
+    /// Appends a request whose first step is the last step so far.
+    /// In that step both are alive and the larger one counts.
     fn append(&mut self, request: &Request) {
         let (step, last, bytes) = (request.first, request.last, request.bytes);
         match self.spans.last_mut() {
@@ -53,8 +54,9 @@ impl Block {
         self.last = last;
     }
 
-    /// The sizes of the largest spans of `self` and `other` that share a step: what of each the other has to keep clear of. `None` where
-    /// the two can lie on the same bytes.
+    /// Returns the sizes of the largest spans of `self` and `other` that share a step: the other
+    /// has to keep clear of that much of each.
+    /// Returns `None` where the two can lie on the same bytes.
     pub(crate) fn meet(&self, other: &Block) -> Option<(usize, usize)> {
         if self.last < other.first || other.last < self.first {
             return None;
@@ -80,7 +82,8 @@ impl Block {
     }
 }
 
-/// For each request, the candidate whose memory it takes over: the one that saves most bytes and, among those, is nearest in size.
+/// Returns, for each request, the candidate whose memory it takes over: the one that saves most
+/// bytes and, among those, is nearest in size.
 pub(crate) fn choose_sharing(requests: &[Request]) -> Vec<Option<usize>> {
     let mut taken = vec![false; requests.len()];
     let mut shared = Vec::with_capacity(requests.len());
@@ -104,7 +107,8 @@ pub(crate) fn choose_sharing(requests: &[Request]) -> Vec<Option<usize>> {
 
 /// Joins requests into blocks; returns these and, for each request, the index of its block.
 ///
-/// `shared` names for each request an earlier one, each at most once, whose last step is the request's first.
+/// `shared` names for each request an earlier one, each at most once, whose last step is the
+/// request's first.
 pub(crate) fn coalesce(requests: &[Request], shared: &[Option<usize>]) -> (Vec<Block>, Vec<usize>) {
     let mut blocks: Vec<Block> = Vec::new();
     let mut block_of: Vec<usize> = Vec::with_capacity(requests.len());
@@ -124,11 +128,12 @@ pub(crate) fn coalesce(requests: &[Request], shared: &[Option<usize>]) -> (Vec<B
     (blocks, block_of)
 }
 
-/// How many bytes are alive in each step in which some span starts; nowhere are there more.
+/// The number of bytes that are alive in each step in which some span starts; no other step has
+/// more.
 pub(crate) struct Breadth {
-    /// Ascending, each once.
+    /// The steps, ascending, each once.
     steps: Vec<usize>,
-    /// For each of `steps`.
+    /// The bytes that are alive in each of `steps`.
     live: Vec<usize>,
 }
 
@@ -154,12 +159,12 @@ impl Breadth {
         Self { steps, live }
     }
 
-    /// The most bytes alive in any step.
+    /// Returns the most bytes alive in any step.
     pub(crate) fn peak(&self) -> usize {
         self.live.iter().copied().max().unwrap_or(0)
     }
 
-    /// The most bytes alive in any step of a block's life.
+    /// Returns the most bytes alive in any step of a block's life.
     pub(crate) fn around(&self, block: &Block) -> usize {
         let from = self.steps.partition_point(|&step| step < block.first);
         let to = self.steps.partition_point(|&step| step <= block.last);

@@ -1,31 +1,33 @@
-/// Why requests cannot be planned, or why a layout is not one of its requests. Requests are named by their index.
+/// The reason why requests cannot be planned, or why a layout is not one of its requests.
+/// Requests are named by their index.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// An alignment is not a power of two.
     #[error("request {request} asks for an alignment of {alignment}; ask for a power of two")]
     Alignment {
-        /// The request.
+        /// The index of the request.
         request: usize,
-        /// What it asks for.
+        /// The alignment that it asks for.
         alignment: usize,
     },
     /// A lifetime ends before it starts.
     #[error("request {request} lives from step {first} to step {last}; a lifetime ends no earlier than it starts")]
     Lifetime {
-        /// The request.
+        /// The index of the request.
         request: usize,
         /// The step that first writes it.
         first: usize,
         /// The step that last reads it.
         last: usize,
     },
-    /// A request would take over the memory of one that does not exist or comes no earlier in the list.
+    /// A request would take over the memory of a request that does not exist or comes no earlier in
+    /// the list.
     #[error(
         "request {request} may take over the memory of request {candidate}, which is no earlier one; name earlier requests only"
     )]
     UnknownCandidate {
-        /// The request.
+        /// The index of the request.
         request: usize,
         /// The index that it names.
         candidate: usize,
@@ -36,33 +38,33 @@ pub enum Error {
          the two steps must be the same"
     )]
     CandidateStep {
-        /// The request.
+        /// The index of the request.
         request: usize,
-        /// The earlier request that it names.
+        /// The index of the earlier request that it names.
         candidate: usize,
         /// The step that last reads the earlier request.
         last: usize,
-        /// The step that first writes this one.
+        /// The step that first writes this request.
         first: usize,
     },
     /// The sizes and the padding for alignment add up to more than a `usize` holds.
     #[error("the sizes up to request {request} add up to more than {max} bytes; ask for less", max = usize::MAX)]
     Overflow {
-        /// The request with which the sum overflows.
+        /// The index of the request with which the sum overflows.
         request: usize,
     },
     /// A layout has more or fewer entries than there are requests.
     #[error("the layout is one of {found} requests, not of these {expected}; plan these requests")]
     Length {
-        /// How many requests there are.
+        /// The number of requests.
         expected: usize,
-        /// How many the layout has entries for.
+        /// The number of requests that the layout has entries for.
         found: usize,
     },
     /// An offset is not a multiple of the alignment asked for.
     #[error("request {request} lies at offset {offset}, which is no multiple of its alignment {alignment}; plan again")]
     Misaligned {
-        /// The request.
+        /// The index of the request.
         request: usize,
         /// Its offset in bytes.
         offset: usize,
@@ -72,21 +74,22 @@ pub enum Error {
     /// A request ends behind the end of the arena.
     #[error("request {request} of {bytes} bytes lies at offset {offset} of an arena of {arena} bytes; plan again")]
     Outside {
-        /// The request.
+        /// The index of the request.
         request: usize,
         /// Its size in bytes.
         bytes: usize,
         /// Its offset in bytes.
         offset: usize,
-        /// Size of the arena in bytes.
+        /// The size of the arena in bytes.
         arena: usize,
     },
-    /// Two requests that are alive in one step lie on the same bytes, and neither takes the other's memory over.
+    /// Two requests that are alive in one step lie on the same bytes, and neither takes the other's
+    /// memory over.
     #[error("requests {first} and {second} are both alive in step {step} and lie on the same bytes; plan again")]
     Overlap {
-        /// The one that lives earlier.
+        /// The index of the request that lives earlier.
         first: usize,
-        /// The one that lives later.
+        /// The index of the request that lives later.
         second: usize,
         /// The step in which they meet.
         step: usize,
@@ -94,21 +97,21 @@ pub enum Error {
     /// A layout shares memory in a way that the requests do not allow.
     #[error("request {request} takes over the memory of request {other}: {reason}; plan again")]
     Sharing {
-        /// The request.
+        /// The index of the request.
         request: usize,
-        /// Whose memory it takes over.
+        /// The index of the request whose memory it takes over.
         other: usize,
-        /// What is wrong with that.
+        /// The reason why it may not take that memory over.
         reason: &'static str,
     },
     /// A layout states another alignment or peak than its requests have.
     #[error("the layout states {what} of {stated}, its requests have {actual}; plan again")]
     Summary {
-        /// What is stated.
+        /// The name of the value that is stated.
         what: &'static str,
-        /// As the layout has it.
+        /// The value that the layout states.
         stated: usize,
-        /// As computed from the requests.
+        /// The value that is computed from the requests.
         actual: usize,
     },
 }

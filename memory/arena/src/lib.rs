@@ -1,7 +1,9 @@
-//! Lays tensors out in one arena: lifetimes and sizes in, offsets out.
+//! The planner of arenas: it lays tensors out in one arena, with lifetimes and sizes in and offsets
+//! out.
 //!
-//! Backends use it for the inside of a partition, the engine for the tensors between partitions. It is a pure function of its input: it
-//! allocates none of the memory that it plans, and equal requests give equal layouts.
+//! Backends use it for the inside of a partition, the engine for the tensors between partitions.
+//! It is a pure function of its input: it allocates none of the memory that it plans, and equal
+//! requests give equal layouts.
 //!
 //! ```
 //! use hetero_arena::{Request, plan, validate};
@@ -22,15 +24,22 @@
 //! ```
 //!
 //! # How it plans
-//! 1. **Coalesce.** Requests that may work in place are joined into *blocks*: chains of requests at one offset, each of which takes the
-//!    memory of the one before it over. A block is as large in each step as the requests alive in it, so a small tensor at the end of a
-//!    chain does not hold on to what the large one at its start needed.
-//! 2. **Place.** Blocks are placed one by one, in the tightest gap among the blocks placed before that live at the same time, and behind
-//!    them all where no gap fits. The order is by size or by breadth: *greedy by size* and *greedy by breadth* for the offset calculation
-//!    problem of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020. The tightest and the lowest gap are
-//!    both tried, and the smallest arena is kept; the search ends early where one is as small as the lower bound, to a thousandth.
+//! 1. **Coalesce.**
+//!    Requests that may work in place are joined into *blocks*: chains of requests at one offset,
+//!    each of which takes over the memory of the one before it.
+//!    A block is as large in each step as the requests alive in it, so a small tensor at the end of
+//!    a chain does not keep the memory that the large one at its start needed.
+//! 2. **Place.**
+//!    Blocks are placed one by one, in the tightest gap among the blocks placed before that live at
+//!    the same time, and behind them all where no gap fits.
+//!    The order is by size or by breadth: *greedy by size* and *greedy by breadth* for the offset
+//!    calculation problem of Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
+//!    Inference", 2020.
+//!    The tightest and the lowest gap are both tried, and the smallest arena is kept; the search
+//!    ends early where one is as small as the lower bound, to a thousandth.
 //!
-//! The problem is NP-hard; [`Layout::peak_live`] says how far from the optimum a layout can be at most.
+//! The problem is NP-hard; [`Layout::peak_live`] says how far from the optimum a layout can be at
+//! most.
 
 #![forbid(unsafe_code)]
 
@@ -45,21 +54,25 @@ pub use validate::validate;
 /// A piece of memory that is needed for some steps.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// Size in bytes. Zero is allowed: such a request takes no room, and its offset is 0.
+    /// The size in bytes.
+    /// Zero is allowed: such a request takes no room, and its offset is 0.
     pub bytes: usize,
-    /// What the offset must be a multiple of, in bytes; a power of two.
+    /// The alignment in bytes, a power of two: the offset is a multiple of it.
     pub alignment: usize,
     /// The step that first writes it.
     pub first: usize,
-    /// The step that last reads it, at or after `first`. It is alive in both and in all between.
+    /// The step that last reads it, at or after `first`.
+    /// The request is alive in both steps and in all steps between.
     pub last: usize,
-    /// Earlier requests, as indices into the list, whose memory this one may take over. Each must be read for the last time in the step
-    /// in which this one is first written. At most one of them is taken, and each is taken at most once.
+    /// Earlier requests, as indices into the list, whose memory this one may take over.
+    /// Each must be read for the last time in the step in which this one is first written.
+    /// At most one of them is taken, and each is taken at most once.
     pub in_place_of: Vec<usize>,
 }
 
 impl Request {
-    /// So many bytes from one step to another, aligned to 64 bytes, in place of nothing.
+    /// Makes a request for the given number of bytes from one step to another, aligned to 64 bytes,
+    /// in place of nothing.
     #[must_use]
     pub fn new(bytes: usize, first: usize, last: usize) -> Self {
         Self { bytes, alignment: 64, first, last, in_place_of: Vec::new() }
@@ -72,7 +85,8 @@ impl Request {
         self
     }
 
-    /// Names the earlier requests whose memory this one may take over; see [`Request::in_place_of`].
+    /// Names the earlier requests whose memory this one may take over; see
+    /// [`Request::in_place_of`].
     #[must_use]
     pub fn may_take_over(mut self, candidates: impl Into<Vec<usize>>) -> Self {
         self.in_place_of = candidates.into();
@@ -80,26 +94,31 @@ impl Request {
     }
 }
 
-/// Where each request lies in the arena.
+/// A layout: it says where each request lies in the arena.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// For each request, its distance in bytes from the start of the arena.
+    /// The distance in bytes of each request from the start of the arena.
     pub offsets: Vec<usize>,
-    /// Size of the arena in bytes.
+    /// The size of the arena in bytes.
     pub bytes: usize,
-    /// What the start of the arena must be aligned to for each request to be aligned: the strictest alignment asked for, at least 1.
+    /// The alignment that the start of the arena needs for each request to be aligned: the
+    /// strictest alignment asked for, at least 1.
+    /// the strictest alignment asked for, at least 1.
     pub alignment: usize,
-    /// The bytes alive at once in the busiest step, where a request and the one that takes its memory over count once. No layout with the
-    /// same sharing is smaller.
+    /// The bytes alive at once in the busiest step, where a request and the one that takes its
+    /// memory over count once.
+    /// No layout with the same sharing is smaller.
     pub peak_live: usize,
-    /// For each request, the earlier one whose memory it takes over. Both have the same offset.
+    /// For each request, the earlier request whose memory it takes over.
+    /// Both have the same offset.
     pub shared: Vec<Option<usize>>,
 }
 
 /// Lays requests out in as small an arena as the heuristics find.
 ///
 /// # Errors
-/// [`Error`] names the request whose alignment, lifetime or candidate is wrong, or says that the sizes together do not fit in a `usize`.
+/// [`Error`] names the request whose alignment, lifetime or candidate is wrong, or says that the
+/// sizes together do not fit in a `usize`.
 pub fn plan(requests: &[Request]) -> Result<Layout, Error> {
     check(requests)?;
     let shared = block::choose_sharing(requests);
@@ -115,7 +134,9 @@ fn strictest_alignment(requests: &[Request]) -> usize {
     requests.iter().map(|request| request.alignment).max().unwrap_or(1)
 }
 
-/// Checks what requests promise. Once it has passed, no sum of sizes and paddings overflows, and the other modules add freely.
+/// Checks the promises of requests.
+/// Once the check has passed, no sum of sizes and paddings overflows, and the other modules add
+/// freely.
 fn check(requests: &[Request]) -> Result<(), Error> {
     let mut total = 0_usize;
     for (index, request) in requests.iter().enumerate() {
@@ -182,7 +203,8 @@ mod tests {
         assert_eq!(layout.shared[9], Some(8));
     }
 
-    /// First come, first served leaves a hole of 32 at the bottom that the 64 cannot use, and ends at 160.
+    /// Placing the requests in their order leaves a hole of 32 at the bottom that the 64 cannot
+    /// use, and ends at 160.
     #[test]
     fn large_tensors_go_first() {
         let requests = [
@@ -195,7 +217,8 @@ mod tests {
         assert_eq!((layout.bytes, layout.peak_live), (128, 128));
     }
 
-    /// The residual connection keeps `x` alive across both convolutions; the sum may be written over either operand.
+    /// The residual connection keeps `x` alive across both convolutions; the sum may be written
+    /// over either operand.
     #[test]
     fn a_residual_block_reaches_its_lower_bound() {
         let requests = [

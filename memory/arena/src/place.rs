@@ -1,29 +1,32 @@
-//! Gives each block its offset.
+//! The placing of blocks: each block gets its offset.
 
 use std::cmp::Reverse;
 
 use crate::block::{Block, Breadth};
 
-/// An arena that is larger than the lower bound by no more than this fraction is not worth a further try. Padding alone often makes as much.
+/// An arena that is larger than the lower bound by no more than this fraction is not worth a
+/// further try.
+/// Padding alone often makes as much.
 const CLOSE_ENOUGH: usize = 1024;
 
-/// Which of the gaps that are large enough a block goes into.
+/// The choice among the gaps that are large enough for a block.
 #[derive(Clone, Copy)]
 enum Fit {
-    /// The smallest.
+    /// The smallest gap.
     Tightest,
-    /// The one nearest to the start of the arena.
+    /// The gap that is nearest to the start of the arena.
     Lowest,
 }
 
-/// The smallest arena that the heuristics find: an offset for each block, and the arena's size.
+/// Returns the smallest arena that the heuristics find: an offset for each block, and the arena's
+/// size.
 pub(crate) fn smallest(blocks: &[Block], breadth: &Breadth) -> (Vec<usize>, usize) {
     let mut by_size: Vec<usize> = (0..blocks.len()).filter(|&index| blocks[index].bytes > 0).collect();
     by_size.sort_by_key(|&index| {
         let block = &blocks[index];
         (Reverse(block.bytes), Reverse(block.last - block.first), block.first)
     });
-    // A stable sort: blocks of the same breadth stay ordered by size.
+    // The sort is stable: blocks of the same breadth stay ordered by size.
     let mut by_breadth = by_size.clone();
     by_breadth.sort_by_cached_key(|&index| Reverse(breadth.around(&blocks[index])));
 
@@ -40,7 +43,8 @@ pub(crate) fn smallest(blocks: &[Block], breadth: &Breadth) -> (Vec<usize>, usiz
     best.unwrap_or_default()
 }
 
-/// A block that has its place. What the search looks at first lies side by side.
+/// A block that has its place.
+/// The fields that the search looks at first lie side by side.
 struct Placed {
     offset: usize,
     first: usize,
@@ -48,11 +52,12 @@ struct Placed {
     index: usize,
 }
 
-/// Places blocks in the given order. `None` as soon as the arena would be no smaller than `limit`, if there is one.
+/// Places blocks in the given order.
+/// Returns `None` as soon as the arena would be no smaller than `limit`, if there is one.
 fn place(blocks: &[Block], order: &[usize], fit: Fit, limit: Option<usize>) -> Option<(Vec<usize>, usize)> {
     let mut offsets = vec![0; blocks.len()];
     let mut arena = 0;
-    // By ascending offset.
+    // The placed blocks, by ascending offset.
     let mut placed: Vec<Placed> = Vec::with_capacity(order.len());
     let mut obstacles: Vec<(usize, usize)> = Vec::new();
     for &index in order {
@@ -63,11 +68,13 @@ fn place(blocks: &[Block], order: &[usize], fit: Fit, limit: Option<usize>) -> O
                 continue;
             }
             if let Some((own, others)) = block.meet(&blocks[other.index]) {
-                // Where the two meet, this block may be smaller than at its largest. The gap below the obstacle is larger by as much.
+                // Where the two meet, this block may be smaller than at its largest.
+                // The gap below the obstacle is larger by as much.
                 obstacles.push((other.offset + (block.bytes - own), other.offset + others));
             }
         }
-        // In order already, except where this block is not equally large in all steps.
+        // The obstacles are in order already, except where this block is not equally large in all
+        // steps.
         if block.spans.len() > 1 {
             obstacles.sort();
         }
@@ -83,7 +90,8 @@ fn place(blocks: &[Block], order: &[usize], fit: Fit, limit: Option<usize>) -> O
     Some((offsets, arena))
 }
 
-/// The offset for a block among obstacles, given as start and end and ordered by their starts.
+/// Returns the offset for a block among obstacles, given as start and end and ordered by their
+/// starts.
 fn gap(obstacles: &[(usize, usize)], block: &Block, fit: Fit) -> usize {
     let padding = block.alignment - 1;
     let aligned = |offset: usize| (offset + padding) & !padding;

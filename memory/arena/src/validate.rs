@@ -1,4 +1,4 @@
-//! Whether a layout is one of its requests.
+//! The check that a layout is one of its requests.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
@@ -6,9 +6,12 @@ use std::collections::{BTreeMap, BinaryHeap};
 use crate::block::{self, Breadth};
 use crate::{Error, Layout, Request, check, strictest_alignment};
 
-/// Checks a layout against its requests: that each request lies aligned and inside the arena, that no two which are alive in one step lie
-/// on the same bytes unless one takes the other's memory over, that only memory is shared which the requests allow to share, and that
-/// `alignment` and `peak_live` are right. Takes O(n log n) for n requests.
+/// Checks a layout against its requests, in O(n log n) for n requests.
+/// Each request has to lie aligned and inside the arena.
+/// No two requests that are alive in one step may lie on the same bytes unless one takes the
+/// other's memory over.
+/// Memory may be shared only where the requests allow it.
+/// `alignment` and `peak_live` have to be right.
 ///
 /// # Errors
 /// The [`Error`] names the first request found wrong, in `requests` itself or in `layout`.
@@ -59,12 +62,13 @@ fn check_sharing(requests: &[Request], layout: &Layout) -> Result<(), Error> {
     Ok(())
 }
 
-/// Sweeps over the steps with the requests alive in them ordered by offset. Requests of different blocks never overlap among those, so a
-/// new one can only run into its neighbours.
+/// Sweeps over the steps, with the requests alive in them ordered by offset.
+/// Among those, requests of different blocks never overlap, so a new request can only run into its
+/// neighbours.
 fn check_overlap(requests: &[Request], layout: &Layout, block_of: &[usize]) -> Result<(), Error> {
     let mut arriving: Vec<usize> = (0..requests.len()).filter(|&index| requests[index].bytes > 0).collect();
     arriving.sort_by_key(|&index| requests[index].first);
-    // Offset and index of those alive, with where they end.
+    // The offset and index of each request that is alive, with the end of its bytes.
     let mut alive: BTreeMap<(usize, usize), usize> = BTreeMap::new();
     let mut leaving = BinaryHeap::new();
     for index in arriving {

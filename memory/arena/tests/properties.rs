@@ -1,10 +1,11 @@
-//! What holds for any requests, checked against plain quadratic versions of the rules.
+//! Properties that hold for any requests, checked against plain quadratic versions of the rules.
 
 use hetero_arena::{Error, Layout, Request, plan, validate};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Requests in the order of their first steps, as operators of a program make them. Candidates are some of those that end in the step.
+/// Makes requests in the order of their first steps, as operators of a program make them.
+/// Candidates are some of the requests that end in the step.
 fn requests(most: usize, sizes: std::ops::Range<usize>) -> impl Strategy<Value = Vec<Request>> {
     let request = (0..3_usize, 0..12_usize, sizes, 0..8_u32, any::<u64>());
     vec(request, 0..most).prop_map(|drawn| {
@@ -25,7 +26,7 @@ fn meet(a: &Request, b: &Request) -> bool {
     a.first <= b.last && b.first <= a.last
 }
 
-/// The first request of the chain that one belongs to.
+/// Returns the first request of the chain that a request belongs to.
 fn root(layout: &Layout, mut index: usize) -> usize {
     while let Some(earlier) = layout.shared[index] {
         index = earlier;
@@ -33,7 +34,8 @@ fn root(layout: &Layout, mut index: usize) -> usize {
     index
 }
 
-/// The pairs that are alive together and lie on the same bytes though they are of different chains.
+/// Returns the pairs that are alive together and lie on the same bytes though they are of different
+/// chains.
 fn collisions(requests: &[Request], layout: &Layout) -> Vec<(usize, usize)> {
     let range = |index: usize| layout.offsets[index]..layout.offsets[index] + requests[index].bytes;
     let mut found = Vec::new();
@@ -48,7 +50,7 @@ fn collisions(requests: &[Request], layout: &Layout) -> Vec<(usize, usize)> {
     found
 }
 
-/// The busiest step, found by looking at each.
+/// Returns the bytes that are alive in the busiest step, found by a look at each step.
 fn peak(requests: &[Request], layout: &Layout) -> usize {
     let last = requests.iter().map(|request| request.last).max().unwrap_or(0);
     (0..=last)
@@ -79,7 +81,7 @@ proptest! {
         prop_assert_eq!(plan(&requests).unwrap(), layout);
     }
 
-    /// Few sizes, so that chains are long and gaps fit exactly.
+    /// There are few sizes, so that chains are long and gaps fit exactly.
     #[test]
     fn small_sizes_too(requests in requests(120, 0..4)) {
         let layout = plan(&requests).unwrap();
@@ -91,7 +93,7 @@ proptest! {
     fn validation_finds_what_a_look_at_each_pair_finds(requests in requests(20, 0..64), at in any::<prop::sample::Index>(), to in 0..256_usize) {
         let mut layout = plan(&requests).unwrap();
         prop_assume!(!requests.is_empty());
-        // Move a whole chain, so that sharing stays right, and make room at the end.
+        // A whole chain is moved, so that sharing stays right, and room is made at the end.
         let moved = root(&layout, at.index(requests.len()));
         let alignment = layout.alignment;
         for index in (0..requests.len()).filter(|&index| root(&layout, index) == moved).collect::<Vec<_>>() {

@@ -1,10 +1,11 @@
-//! Cases, generated: shapes with sizes 0, 1 and primes, broadcasting, negative axes, strides and pads that do not divide.
+//! Generated cases: shapes with sizes 0, 1 and primes, broadcasting, negative axes, and strides and
+//! pads that do not divide.
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
 use crate::Case;
 
-/// Newest version that cases are made for.
+/// The newest version of the operator set for which cases are made.
 const OPSET: u32 = 17;
 
 /// A small generator of pseudo-random numbers (xorshift64*): cases are the same on every machine.
@@ -18,7 +19,7 @@ impl Random {
         self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
     }
 
-    /// Between -1 and 1, in steps that every float type represents well.
+    /// Returns a number between -1 and 1, in steps that every float type represents well.
     fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
@@ -49,7 +50,8 @@ pub(crate) fn ints(values: &[i64]) -> Attribute {
     Attribute::Ints(values.to_vec())
 }
 
-/// The oracle's first output. A case made of what it turns down fails by itself.
+/// Returns the oracle's first output.
+/// Where the oracle turns the operator down, a case made of the result fails by itself.
 pub(crate) fn evaluate(operator: &Operator, inputs: &[Tensor]) -> Tensor {
     let inputs: Vec<_> = inputs.iter().cloned().map(Some).collect();
     let made = hetero_reference::evaluate(operator, &inputs, 1).ok().and_then(|mut made| made.pop());
@@ -61,7 +63,7 @@ pub(crate) fn cast(tensor: Tensor, dtype: DType) -> Tensor {
     evaluate(&cast, &[tensor])
 }
 
-/// Cases so far, and the numbers that the next ones are made of.
+/// The cases so far, and the source of the numbers for the next ones.
 pub(crate) struct Suite {
     pub(crate) random: Random,
     cases: Vec<Case>,
@@ -83,7 +85,7 @@ impl Suite {
         self.add_partial(detail, operator, inputs.into_iter().map(Some).collect(), constants, outputs);
     }
 
-    /// As [`Suite::add`], where inputs may be left out.
+    /// Adds a case as [`Suite::add`] does, where inputs may be left out.
     pub(crate) fn add_partial(
         &mut self,
         detail: &str,
@@ -161,7 +163,7 @@ impl Suite {
         ];
         for name in ["Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Sum", "Mean"] {
             for (a, b) in pairs {
-                // PRelu broadcasts one way only.
+                // PRelu broadcasts in one direction only.
                 let one_way = a.len() >= b.len() && a != [2, 1, 5] && a != [3, 1];
                 if name == "PRelu" && !one_way {
                     continue;
@@ -177,7 +179,7 @@ impl Suite {
                 self.add(&format!("{a:?} {b:?}"), Operator::new(name, OPSET), vec![x, y], &[], 1);
             }
         }
-        // Each special value with each.
+        // Each special value meets each other one.
         let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0, 1.5];
         let both = || {
             Some((Tensor::from_vec(&[6, 1], special.to_vec()).ok()?, Tensor::from_vec(&[6], special.to_vec()).ok()?))
@@ -415,7 +417,8 @@ impl Suite {
     }
 }
 
-/// All cases. Equal seeds make equal cases.
+/// Generates all cases.
+/// Equal seeds make equal cases.
 #[must_use]
 pub fn suite(seed: u64) -> Vec<Case> {
     let mut suite = Suite::new(seed);

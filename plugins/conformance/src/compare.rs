@@ -1,9 +1,10 @@
-//! How far a device's tensor is from the oracle's.
+//! The distance of a device's tensor from the oracle's.
 
 use half::{bf16, f16};
 use hetero_hal::{DType, Tensor};
 
-/// Largest normalised mean squared error that a device may show, by element type. Integers and booleans are exact.
+/// Returns the largest normalised mean squared error that a device may show, by element type.
+/// Integers and booleans must be exact.
 #[must_use]
 pub fn threshold(dtype: DType) -> f64 {
     match dtype {
@@ -13,7 +14,7 @@ pub fn threshold(dtype: DType) -> f64 {
     }
 }
 
-/// The elements of a floating-point tensor of at least 16 bits.
+/// Returns the elements of a floating-point tensor of at least 16 bits.
 pub(crate) fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
     Some(match tensor.dtype() {
         DType::F32 => tensor.view::<f32>().ok()?.iter().map(|&v| f64::from(v)).collect(),
@@ -24,11 +25,14 @@ pub(crate) fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
     })
 }
 
-/// The normalised mean squared error: the squared differences over the squared expected values, both summed. NaN and infinities must
-/// stand in the same places; they are left out of the sums. Other types are 0 where all bits agree.
+/// Returns the normalised mean squared error: the sum of the squared differences over the sum of
+/// the squared expected values.
+/// NaN and infinities must stand in the same places; they are left out of the sums.
+/// For types that are compared exactly, the result is 0 where all bits agree.
 ///
 /// # Errors
-/// A sentence where type, shape or the places of NaN and infinities differ, or bits of an exact type do.
+/// A sentence, where the types, the shapes or the places of NaN and infinities differ, or where the
+/// bits of an exact type differ.
 pub fn difference(actual: &Tensor, expected: &Tensor) -> Result<f64, String> {
     if actual.dtype() != expected.dtype() || actual.shape() != expected.shape() {
         return Err(format!("{actual:?} is not {expected:?}"));

@@ -1,5 +1,5 @@
-//! Cases of the contract: what each member of `hetero-hal`'s traits promises, one rule a case,
-//! beyond what programs compute.
+//! Cases of the contract: the promises of each member of `hetero-hal`'s traits, with one rule for
+//! each case, beyond the results of programs.
 
 use std::sync::Arc;
 
@@ -21,21 +21,21 @@ pub struct ContractCase {
     check: Check,
 }
 
-/// Holds a device to a rule.
+/// A function that holds a device to a rule.
 type Check = fn(&Bench<'_>) -> Checked;
 
-/// What a rule is checked with.
+/// The devices with which a rule is checked.
 pub(super) struct Bench<'a> {
     device: &'a dyn Device,
-    /// Other devices, for rules about two.
+    /// The other devices, for rules about two devices.
     peers: &'a [Arc<dyn Device>],
 }
 
-/// How a rule was not kept.
+/// The way in which a rule was not kept.
 pub(super) enum Fault {
-    /// The device does not offer what the rule is about; why.
+    /// The device does not offer the feature that the rule is about, with the reason.
     Unsupported(String),
-    /// It offers it and breaks the rule.
+    /// The device offers the feature and breaks the rule.
     Broken(String),
 }
 
@@ -54,14 +54,14 @@ impl From<String> for Fault {
 }
 
 impl ContractCase {
-    /// The member, and the rule in words.
+    /// Returns the member, and the rule in words.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{} {}", self.member, self.rule)
     }
 }
 
-/// All rules.
+/// Returns all rules.
 #[must_use]
 pub fn contract_cases() -> Vec<ContractCase> {
     let rules: [(&'static str, &'static str, Check); 29] = [
@@ -98,7 +98,8 @@ pub fn contract_cases() -> Vec<ContractCase> {
     rules.map(|(member, rule, check)| ContractCase { member, rule, check }).into()
 }
 
-/// Holds a device to a rule. `peers` are other devices, for rules about two.
+/// Holds a device to a rule.
+/// `peers` are other devices, for rules about two devices.
 #[must_use]
 pub fn check_contract(device: &dyn Device, peers: &[Arc<dyn Device>], case: &ContractCase) -> Outcome {
     match (case.check)(&Bench { device, peers }) {

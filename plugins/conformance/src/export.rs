@@ -1,4 +1,4 @@
-//! Cases as files, so that others can run them.
+//! Cases as files, so that other runtimes can run them.
 
 use std::path::Path;
 
@@ -6,11 +6,12 @@ use hetero_hal::{Error, Result, Tensor};
 
 use crate::{Case, program};
 
-/// Writes a case as the standard lays out its own: `model.onnx`, and `test_data_set_0` with `input_N.pb` and, by the oracle, `output_N.pb`.
+/// Writes a case in the standard's own layout: `model.onnx`, and `test_data_set_0` with
+/// `input_N.pb` and, by the oracle, `output_N.pb`.
 /// Constants of the case are initialisers of the model.
 ///
 /// # Errors
-/// Where the oracle or inference turns the case down, or a file cannot be written.
+/// An error where the oracle or inference turns the case down, or where a file cannot be written.
 pub fn write_case(folder: &Path, case: &Case) -> Result<()> {
     let expected = hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs)?;
     let (program, inputs) = program(case)?;

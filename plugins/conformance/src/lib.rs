@@ -1,11 +1,14 @@
-//! The conformance suite: an operator on a device, and on the oracle, compared.
+//! The conformance suite: it compares an operator on a device with the same operator on the oracle.
 //!
-//! A [`Case`] is one operator with inputs. [`check`] compiles it for a device, runs it through the device's own queue and compares the
-//! outputs with those of `hetero-reference` by normalised mean squared error. [`suite`] generates cases; [`run_suite`] runs them all
-//! against a device and weighs the outcome against what the backend says that it does not support.
-//! [`check_network`] does the same with random networks, and [`run_weight_cases`] holds a device to
-//! the rules about weights: shared, evicted, restored, kept by runs under way, and freed with the
-//! last owner.
+//! A [`Case`] is one operator with inputs.
+//! [`check`] compiles it for a device, runs it through the device's own queue and compares the
+//! outputs with those of `hetero-reference` by normalised mean squared error.
+//! [`suite`] generates cases.
+//! [`run_suite`] runs them all on a device, and weighs the outcome against what the backend says
+//! that it does not support.
+//! [`check_network`] compares random networks in the same way.
+//! [`run_weight_cases`] holds a device to the rules about weights: they are shared, evicted,
+//! restored, kept by runs under way, and freed with the last owner.
 //!
 //! ```
 //! use hetero_conformance::{Expectations, run_suite, suite};
@@ -54,60 +57,64 @@ pub use standard::{
 };
 pub use weights::{WeightCase, check_weights, run_weight_cases, weight_cases};
 
-/// One operator with inputs.
+/// One operator with inputs for it.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// Name: the operator, then what is special about the case.
+    /// The name: the operator, then what is special about the case.
     pub name: String,
     /// The operator.
     pub operator: Operator,
-    /// Its inputs; `None` for one that is left out.
+    /// The inputs; `None` for one that is left out.
     pub inputs: Vec<Option<Tensor>>,
-    /// Inputs, by position, that are constants of the program, as weights, shapes and axes are.
+    /// The positions of the inputs that are constants of the program, as weights, shapes and axes
+    /// are.
     pub constants: Vec<usize>,
-    /// Number of outputs.
+    /// The number of outputs.
     pub outputs: usize,
 }
 
-/// What a backend says of cases by patterns: the start of a name, or all of it.
+/// A backend's statements about cases, by patterns; a pattern is the start of a name, or the whole
+/// name.
 #[derive(Clone, Debug, Default)]
 pub struct Expectations {
-    /// What the backend will not do: pattern and reason. The device must not claim it.
+    /// The cases that the backend will not do: pattern and reason.
+    /// The device must not claim them.
     pub unsupported: Vec<(&'static str, &'static str)>,
-    /// What fails for now: pattern and reason. Passing after all is wrong.
+    /// The cases that fail for now: pattern and reason.
+    /// It counts as wrong where such a case passes.
     pub failing: Vec<(&'static str, &'static str)>,
 }
 
-/// How a case went.
+/// The outcome of a case.
 #[derive(Clone, Debug)]
 pub enum Outcome {
-    /// The outputs agree; the largest normalised mean squared error.
+    /// The outputs agree; the number is the largest normalised mean squared error.
     Passed(f64),
-    /// The device does not claim the node; why, where it can tell.
+    /// The device does not claim the node; the text is the reason, where the device tells one.
     Unclaimed(Option<String>),
-    /// The device claimed the node and failed, or gave something else.
+    /// The device claimed the node, and failed or gave another result.
     Failed(String),
 }
 
-/// How a suite went.
+/// The outcome of a suite.
 #[derive(Clone, Debug, Default)]
 pub struct SuiteReport {
-    /// Cases that passed.
+    /// The number of cases that passed.
     pub passed: usize,
-    /// Cases that are unsupported, as expected or for a reason that the device gives.
+    /// The number of cases that are unsupported, as expected or for a reason that the device gives.
     pub unsupported: usize,
     /// The reasons, each behind its operator, with the number of cases.
     pub reasons: BTreeMap<String, usize>,
-    /// Cases that failed, as expected.
+    /// The number of cases that failed, as expected.
     pub failing: usize,
-    /// Everything else, with the reason.
+    /// All other cases, with the reason.
     pub wrong: Vec<String>,
 }
 
-/// Longest that one case may take on a device.
+/// The longest time that one case may take on a device.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// Waits until it is so: what a driver holds it may let go a little later.
+/// Waits until `is_so` holds, because a driver may let go of its objects a little later.
 fn soon(mut is_so: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + DEADLINE;
     while !is_so() {
@@ -119,7 +126,7 @@ fn soon(mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Runs every case and weighs the outcome.
+/// Runs every case, and weighs the outcome.
 #[must_use]
 pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectations) -> SuiteReport {
     let mut report = SuiteReport::default();
@@ -130,7 +137,7 @@ pub fn run_suite(device: &dyn Device, cases: &[Case], expectations: &Expectation
 }
 
 impl SuiteReport {
-    /// Weighs one case's outcome against what is expected of it.
+    /// Weighs one case's outcome against the expectations.
     pub fn weigh(&mut self, expectations: &Expectations, name: &str, outcome: &Outcome) {
         let listed = |list: &[(&'static str, &'static str)]| {
             list.iter().find(|(start, _)| name.starts_with(start)).map(|(_, reason)| (*reason).to_owned())
@@ -189,10 +196,10 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
     Outcome::Passed(largest)
 }
 
-/// The case as a program of one node, and the tensors for its inputs.
+/// Returns the case as a program of one node, and the tensors for its inputs.
 ///
 /// # Errors
-/// Where inference turns the case down.
+/// An error where inference turns the case down.
 pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
     let mut graph = Graph { name: case.name.as_str().into(), ..Graph::default() };
     let mut bound = Vec::new();
@@ -229,16 +236,17 @@ pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
     Ok((Program::new(graph, inferred.extents)?, bound))
 }
 
-/// Runs a program on a device: compiles it, binds buffers, submits it to a queue of its own, waits, reads the outputs.
+/// Runs a program on a device: compiles it, binds buffers, submits it to a queue of its own, waits,
+/// and reads the outputs.
 ///
 /// # Errors
-/// Whatever the device answers, or `Timeout`.
+/// Any error that the device reports, or `Timeout`.
 pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     let executable = device.compile(Source::Program(program), &CompileOptions::default())?;
     run_executable(device, &executable, program, inputs)
 }
 
-/// Runs what was compiled of a program, as [`run_program`] does.
+/// Runs an executable of a program, as [`run_program`] does.
 fn run_executable(
     device: &dyn Device,
     executable: &Arc<dyn Executable>,
@@ -253,10 +261,10 @@ fn run_executable(
     prepared.outputs()
 }
 
-/// A run with memory for it.
+/// A run, with the memory for it.
 struct Prepared {
     execution: Execution,
-    /// What [`Execution::bindings`] holds.
+    /// The buffers that [`Execution::bindings`] holds.
     buffers: Vec<Buffer>,
 }
 
@@ -287,7 +295,7 @@ impl Prepared {
         Ok(Prepared { execution, buffers })
     }
 
-    /// The outputs, once the run is over.
+    /// Reads the outputs, once the run is over.
     fn outputs(&self) -> Result<Vec<Tensor>> {
         let bound = self.execution.executable.bindings().iter().zip(&self.buffers);
         let outputs = bound.filter(|(info, _)| info.direction == Direction::Output);
@@ -295,7 +303,7 @@ impl Prepared {
     }
 }
 
-/// A binding's tensor, of its true size.
+/// Reads a binding's tensor, with its true size.
 fn read(info: &BindingInfo, buffer: &Buffer, extents: Option<&Extents>) -> Result<Tensor> {
     let mut shape = info.shape.clone();
     for (size, extent) in shape.iter_mut().zip(&info.extents) {

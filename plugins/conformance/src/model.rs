@@ -7,8 +7,11 @@ use hetero_hal::{DType, Program, ProgramValue, Tensor};
 use crate::Case;
 use crate::cases::Suite;
 
-/// Each kind of node of a program once: equal operators on equal types are one case. Constants stay as they are; other inputs are random
-/// numbers of the seed, of the bound where a size depends on data. Nodes with subgraphs are left out, as these read values around them.
+/// Makes a case of each kind of node of a program: equal operators on equal types are one case.
+/// Constants stay as they are.
+/// Other inputs are random numbers of the seed; where a size depends on data, they have the size of
+/// its bound.
+/// Nodes with subgraphs are left out, because these read values around them.
 #[must_use]
 pub fn model_cases(program: &Program, seed: u64) -> Vec<Case> {
     let mut suite = Suite::new(seed);
@@ -28,7 +31,7 @@ pub fn model_cases(program: &Program, seed: u64) -> Vec<Case> {
             value.map(|value| match &value.constant {
                 Some(constant) => constant.clone(),
                 None if value.dtype == DType::Bool => suite.flags(&value.shape),
-                // Whole numbers are mostly places; these are in any tensor.
+                // Whole numbers are mostly indexes, and these lie in any tensor.
                 None if !value.dtype.is_float() => suite.numbers(value.dtype, &value.shape, 0.0, 1.9),
                 None => suite.numbers(value.dtype, &value.shape, low, 1.0),
             })

@@ -1,4 +1,4 @@
-//! Random networks, for what backends do with several nodes at once.
+//! Random networks, for the things that backends do with several nodes at once.
 
 use std::collections::HashSet;
 
@@ -9,17 +9,17 @@ use hetero_reference::Standard;
 
 use crate::{Outcome, run_program};
 
-/// Splitmix64: a network is a function of its seed alone.
+/// A Splitmix64 generator: a network is a function of its seed alone.
 pub struct Random(u64);
 
 impl Random {
-    /// The numbers of a seed.
+    /// Makes the generator of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Random(seed)
     }
 
-    /// The next number.
+    /// Returns the next number.
     pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -28,44 +28,45 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// Between the limits, both included.
+    /// Returns a number between the limits, both included.
     pub fn size(&mut self, low: usize, high: usize) -> usize {
         low + (self.number() % (high - low + 1) as u64) as usize
     }
 
-    /// Once in so many times.
+    /// Returns `true` once in `of` times, on average.
     pub fn chance(&mut self, of: u64) -> bool {
         self.number().is_multiple_of(of)
     }
 
-    /// One of a list, which is not empty.
+    /// Returns one element of a list, which must not be empty.
     pub fn pick<T: Copy>(&mut self, list: &[T]) -> T {
         list[self.size(0, list.len() - 1)]
     }
 
-    /// Floats between minus and plus `scale`.
+    /// Returns floats between minus and plus `scale`.
     pub fn floats(&mut self, count: usize, scale: f32) -> Vec<f32> {
         (0..count).map(|_| ((self.number() >> 40) as f32 / (1 << 23) as f32 - 1.0) * scale).collect()
     }
 
-    /// A tensor of floats between minus and plus `scale`.
+    /// Returns a tensor of floats between minus and plus `scale`.
     ///
     /// # Errors
-    /// `InvalidArgument` for a shape that no tensor has.
+    /// `InvalidArgument` for a shape that no tensor can have.
     pub fn tensor(&mut self, shape: &[usize], scale: f32) -> Result<Tensor> {
         Tensor::from_vec(shape, self.floats(shape.iter().product(), scale))
     }
 }
 
-/// A network under construction, made of what its seed decides and what the caller adds; types are inferred after each node.
+/// A network under construction, made of what its seed decides and what the caller adds.
+/// Types are inferred after each node.
 pub struct Network {
     graph: Graph,
-    /// Where its numbers come from.
+    /// The source of the network's numbers.
     pub random: Random,
 }
 
 impl Network {
-    /// One without nodes yet.
+    /// Makes a network without nodes.
     #[must_use]
     pub fn new(name: &str, seed: u64) -> Self {
         Network { graph: Graph { name: name.into(), ..Graph::default() }, random: Random::new(seed) }
@@ -78,7 +79,7 @@ impl Network {
         id
     }
 
-    /// An input of floats.
+    /// Adds an input of floats.
     pub fn input(&mut self, shape: &[usize]) -> ValueId {
         let id = self.value(None);
         self.graph.values[id.index()].ty = TensorType::exact(DType::F32, shape);
@@ -86,30 +87,30 @@ impl Network {
         id
     }
 
-    /// A constant of floats between minus and plus `scale`.
+    /// Adds a constant of floats between minus and plus `scale`.
     ///
     /// # Errors
-    /// `InvalidArgument` for a shape that no tensor has.
+    /// `InvalidArgument` for a shape that no tensor can have.
     pub fn constant(&mut self, shape: &[usize], scale: f32) -> Result<ValueId> {
         let tensor = self.random.tensor(shape, scale)?;
         Ok(self.value(Some(tensor)))
     }
 
-    /// A given constant.
+    /// Adds a given constant.
     pub fn given(&mut self, content: Tensor) -> ValueId {
         self.value(Some(content))
     }
 
-    /// A value's shape.
+    /// Returns a value's shape.
     #[must_use]
     pub fn shape(&self, id: ValueId) -> Vec<usize> {
         self.graph.values[id.index()].ty.shape().unwrap_or_default()
     }
 
-    /// A node with one output.
+    /// Adds a node with one output.
     ///
     /// # Errors
-    /// Where the operator does not take these inputs.
+    /// An error where the operator does not take these inputs.
     pub fn node(&mut self, operator: Operator, inputs: &[ValueId]) -> Result<ValueId> {
         let output = self.value(None);
         self.graph.nodes.push(Node {
@@ -122,7 +123,7 @@ impl Network {
         Ok(output)
     }
 
-    /// A convolution, most of them with weights of a fan that keeps the magnitude.
+    /// Adds a convolution, mostly with weights that keep the magnitude for their fan-in.
     fn conv(&mut self, x: ValueId) -> Result<ValueId> {
         let shape = self.shape(x);
         let (channels, spatial) = (shape[1], shape[2..].to_vec());
@@ -163,10 +164,10 @@ impl Network {
         self.node(operator, &inputs)
     }
 
-    /// A pooling.
+    /// Adds a pooling.
     ///
     /// # Errors
-    /// Where `x` is no image.
+    /// An error where `x` is no image.
     pub fn pool(&mut self, x: ValueId) -> Result<ValueId> {
         let spatial = self.shape(x)[2..].to_vec();
         let r = &mut self.random;
@@ -189,10 +190,10 @@ impl Network {
         self.node(operator, &[x])
     }
 
-    /// A factor or shift for each channel, or one of all, or a batch normalization.
+    /// Adds a factor or shift for each channel, or one for all channels, or a batch normalization.
     ///
     /// # Errors
-    /// Where `x` has no channels.
+    /// An error where `x` has no channels.
     pub fn per_channel(&mut self, x: ValueId) -> Result<ValueId> {
         let shape = self.shape(x);
         if self.random.chance(3) {
@@ -213,10 +214,10 @@ impl Network {
         self.node(Operator::new(name, 14), &operands)
     }
 
-    /// An activation.
+    /// Adds an activation.
     ///
     /// # Errors
-    /// Where `x` holds no floats.
+    /// An error where `x` holds no floats.
     pub fn activation(&mut self, x: ValueId) -> Result<ValueId> {
         let name =
             self.random.pick(&["Relu", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid"]);
@@ -229,7 +230,7 @@ impl Network {
         self.node(Operator::new(name, version), &[x])
     }
 
-    /// Layers over images, with residual sums and concatenations.
+    /// Adds layers over images, with residual sums and concatenations.
     fn images(&mut self, layers: usize) -> Result<()> {
         let r = &mut self.random;
         let mut shape = vec![r.size(1, 2), r.pick(&[1, 3, 4, 7, 8, 16, 17, 24, 32, 48]), r.size(1, 19), r.size(1, 19)];
@@ -281,7 +282,7 @@ impl Network {
         Ok(())
     }
 
-    /// Products of matrices, some constant.
+    /// Adds products of matrices, some of which are constant.
     fn matrices(&mut self) -> Result<()> {
         let r = &mut self.random;
         let (m, n, k) = (r.size(1, 40), r.size(1, 70), r.pick(&[1, 3, 16, 64, 255, 256, 257, 600]));
@@ -316,7 +317,7 @@ impl Network {
         Ok(())
     }
 
-    /// Element-wise nodes that feed each other, with operands that repeat.
+    /// Adds element-wise nodes that feed each other, with operands that repeat.
     fn elements(&mut self, nodes: usize) -> Result<()> {
         let r = &mut self.random;
         let shape = [r.size(1, 5), r.size(1, 30), r.size(1, 90)];
@@ -352,7 +353,7 @@ impl Network {
         Ok(())
     }
 
-    /// Values of one spatial size, concatenated again and again, as in dense blocks.
+    /// Adds values of one spatial size that are concatenated again and again, as in dense blocks.
     fn joined(&mut self) -> Result<()> {
         let r = &mut self.random;
         let [height, width] = [r.size(1, 9), r.size(1, 9)];
@@ -392,10 +393,11 @@ impl Network {
         Ok(())
     }
 
-    /// What nobody reads is an output, and some other values too.
+    /// Returns the network as a program, with tensors for its inputs.
+    /// Values that no node reads are outputs, and so are some others.
     ///
     /// # Errors
-    /// Where it is no program.
+    /// An error where the network is no valid program.
     pub fn finish(mut self) -> Result<(Program, Vec<Tensor>)> {
         let read: Vec<ValueId> =
             self.graph.nodes.iter().flat_map(|node| node.inputs.iter().flatten().copied()).collect();
@@ -413,11 +415,13 @@ impl Network {
     }
 }
 
-/// A random network: products of matrices, element-wise nodes that feed each other, layers over images, or blocks that are concatenated again and again. What backends
-/// fuse, fold, lay out anew or write in place is found in such networks and in no single operator.
+/// Makes a random network: products of matrices, element-wise nodes that feed each other, layers
+/// over images, or blocks that are concatenated again and again.
+/// Such networks have what backends fuse, fold, lay out anew or write in place, and what no single
+/// operator has.
 ///
 /// # Errors
-/// None that is known; whatever inference says.
+/// Any error of inference; none is known to occur.
 pub fn network(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     let mut network = Network::new("random", seed);
     match seed % 5 {
@@ -435,12 +439,13 @@ pub fn network(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     network.finish()
 }
 
-/// The largest magnitude of a tensor's elements.
+/// Returns the largest magnitude of a tensor's elements.
 fn largest(tensor: &Tensor) -> Result<f32> {
     Ok(tensor.view::<f32>()?.iter().fold(0.0, |most, x| most.max(x.abs())))
 }
 
-/// The largest difference between two tensors; infinite where one has a NaN and the other has not, or the shapes differ.
+/// Returns the largest difference between two tensors.
+/// It is infinite where only one of them has a NaN, or where the shapes differ.
 fn distance(actual: &Tensor, expected: &Tensor) -> Result<f32> {
     if actual.shape() != expected.shape() {
         return Ok(f32::INFINITY);
@@ -451,8 +456,10 @@ fn distance(actual: &Tensor, expected: &Tensor) -> Result<f32> {
     Ok(pairs.map(far).fold(0.0, f32::max))
 }
 
-/// The outputs as the oracle computes them, and how far others may be from each: 2e-5 of its largest element, and two units in the last place of the
-/// largest element that goes into it. (What is left of a difference of nearly equal numbers is as exact as they were.)
+/// Returns the outputs as the oracle computes them, and how far a device's output may be from each.
+/// The limit is 2e-5 of the output's largest element, and two units in the last place of the
+/// largest element that goes into it.
+/// (A difference of nearly equal numbers is only as exact as they were.)
 fn expected(program: &Program, inputs: &[Tensor]) -> Result<Vec<(Tensor, f32)>> {
     let mut graph = program.to_graph();
     graph.outputs = graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
@@ -484,8 +491,10 @@ fn expected(program: &Program, inputs: &[Tensor]) -> Result<Vec<(Tensor, f32)>> 
         .collect()
 }
 
-/// Runs a network of floats on a device and on the oracle. Every element of each output has to be within 2e-5 of the output's largest, and two units in the last place of
-/// the largest number that it is computed from; the outcome has the largest difference, as a part of what is allowed.
+/// Runs a network of floats on a device and on the oracle.
+/// Every element of each output has to be within 2e-5 of the output's largest element, and two
+/// units in the last place of the largest number that it is computed from.
+/// The outcome has the largest difference, as a part of the difference that is allowed.
 #[must_use]
 pub fn check_network(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Outcome {
     let claimed: HashSet<NodeId> = device.claims(program).into_iter().flat_map(|claim| claim.nodes).collect();

@@ -1,4 +1,4 @@
-//! Cases of what finds, moves and makes elements, and of control flow.
+//! Cases of operators that find, move and make elements, and of control flow.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ impl Suite {
         self.control_flow();
     }
 
-    /// Whole numbers below a limit, as places are.
+    /// Makes whole numbers below a limit, as indexes are.
     fn below(&mut self, shape: &[usize], low: i64, limit: i64) -> Tensor {
         let floor = Operator::new("Floor", OPSET);
         let floats = self.random.between(shape, low as f32, limit as f32 - 0.01);
@@ -54,14 +54,14 @@ impl Suite {
         }
     }
 
-    /// A tensor with dimensions of one.
+    /// Makes a tensor with dimensions of size one.
     fn one(&self, dtype: DType) -> Tensor {
         let made = Tensor::from_vec(&[1, 5, 1, 1], vec![0.0f32, 1.0, 2.0, 3.0, 1.0]);
         made.map_or_else(|_| Tensor::scalar(0.0f32), |tensor| cast(tensor, dtype))
     }
 
     fn scattering(&mut self) {
-        // Places that are written once, so that the order does not matter.
+        // These places are written once, so that the order does not matter.
         let once = Tensor::from_vec(&[2, 3], vec![0i64, 3, -1, 2, 1, 0]).unwrap_or_else(|_| Tensor::scalar(0i64));
         let twice = Tensor::from_vec(&[2, 3], vec![1i64, 1, 0, 2, 2, -1]).unwrap_or_else(|_| Tensor::scalar(0i64));
         let rows = Tensor::from_vec(&[2, 1], vec![2i64, 0]).unwrap_or_else(|_| Tensor::scalar(0i64));
@@ -186,7 +186,7 @@ impl Suite {
     fn control_flow(&mut self) {
         let x = self.random.between(&[3, 5], -1.0, 1.0);
         for taken in [true, false] {
-            // The branches' shapes differ, so the output's is known only when it is computed.
+            // The branches' shapes differ, so the output's shape is known only when it is computed.
             let constant = |tensor: Tensor| {
                 let mut body = Body::new("branch");
                 let id = body.value("branch_constant", Some(tensor));
@@ -213,7 +213,8 @@ impl Suite {
                 let top = body.node(Operator::new("ReduceMax", 13).with("keepdims", Attribute::Int(0)), &[next]);
                 let going = body.node(Operator::new("Less", 13), &[top, most]);
                 let seen = body.node(Operator::new("Neg", 13), &[next]);
-                // A loop of no iteration has nothing else to tell the type of what it would have collected.
+                // A loop without an iteration has nothing else to tell the type of the values that
+                // it would have collected.
                 body.0.values[seen.index()].ty = TensorType::exact(DType::F32, &[3]);
                 let body = body.finish(&[going, next, seen]);
                 let operator = Operator::new("Loop", 21).with("body", Attribute::Graph(body));
@@ -242,7 +243,7 @@ impl Suite {
     }
 }
 
-/// A subgraph in the making.
+/// A subgraph under construction.
 struct Body(Graph);
 
 impl Body {

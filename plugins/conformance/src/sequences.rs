@@ -1,11 +1,12 @@
-//! Cases of what transformers, audio and quantised models use: attention, recurrence, spectra, losses, integer products.
+//! Cases of the operators of transformers, audio and quantised models: attention, recurrence,
+//! spectra, losses, integer products.
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
 use crate::cases::{Suite, cast, evaluate, i64s, ints, text};
 use crate::types::{FLOATS, OPSET};
 
-/// Types of integer products.
+/// The types of integer products.
 const BYTES: [DType; 2] = [DType::U8, DType::I8];
 
 impl Suite {
@@ -53,7 +54,7 @@ impl Suite {
                     self.add_partial(&detail, operator, inputs, &[], outputs);
                 }
             }
-            // Heads packed in the last dimension.
+            // The heads are packed in the last dimension.
             let inputs = [&[2, 3, 8], &[2, 5, 4], &[2, 5, 6]].map(|shape| self.numbers(dtype, shape, -1.0, 1.0));
             let operator = Operator::new("Attention", 23)
                 .with("q_num_heads", Attribute::Int(4))
@@ -61,7 +62,7 @@ impl Suite {
                 .with("scale", Attribute::Float(0.3));
             self.add(&format!("{dtype} packed"), operator, inputs.to_vec(), &[], 1);
         }
-        // A query that sees no key has no right answer, so all see the first.
+        // A query that sees no key has no right answer, so all queries see the first key.
         let first = cast(i64s(&[1, 0, 0, 0, 0]), DType::Bool);
         let mask = evaluate(&Operator::new("Or", OPSET), &[self.flags(&[2, 1, 3, 5]), first]);
         let mut inputs =
@@ -87,7 +88,8 @@ impl Suite {
                     );
                     let detail = format!("{dtype} {interleaved} {part}");
                     self.add(&detail, operator.clone(), vec![x, cos, sin, places], &[], 1);
-                    // Heads packed in the last dimension, angles given for each place.
+                    // The heads are packed in the last dimension, and angles are given for each
+                    // place.
                     let x = self.numbers(dtype, &[2, 5, 24], -1.0, 1.0);
                     let angles = [(); 2].map(|()| self.numbers(dtype, &[2, 5, half], -1.0, 1.0));
                     let inputs = [vec![x], angles.to_vec()].concat();
@@ -215,7 +217,8 @@ impl Suite {
         for name in ["HannWindow", "HammingWindow", "BlackmanWindow"] {
             for size in [1i64, 2, 7, 16] {
                 for periodic in [0, 1] {
-                    // A symmetric window of one sample divides by nothing; these of Blackman hold only zeros, whatever the rounding.
+                    // A symmetric window of one sample divides by zero, and Blackman windows this
+                    // small hold only zeros, whatever the rounding.
                     if (periodic == 0 && size == 1) || (name == "BlackmanWindow" && size < 3) {
                         continue;
                     }
@@ -339,7 +342,7 @@ impl Suite {
                     self.random.between(&[], 0.05, 0.1),
                     number(self, &[]),
                 ];
-                // Zero points of weights are as many as their scales.
+                // There are as many zero points of weights as scales.
                 inputs[5] = self.numbers(kind, channels, 0.0, 9.0);
                 if strides == 2 {
                     inputs.push(self.numbers(DType::I32, &[8], -500.0, 500.0));

@@ -1,7 +1,9 @@
-//! The standard's own cases: folders of a model with inputs and outputs, as the package `onnx` ships them.
+//! The standard's own cases: folders of a model with inputs and outputs, as the package `onnx`
+//! ships them.
 //!
-//! Who runs a model is the caller's: [`run_standard`] takes a function, so that the oracle, one device and a whole engine are held to the
-//! same cases and the same list of [`ExpectedFailures`].
+//! The caller decides who runs a model, because [`run_standard`] takes a function.
+//! So the oracle, one device and a whole engine are held to the same cases and the same list of
+//! [`ExpectedFailures`].
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,37 +17,38 @@ use hetero_reference::Standard;
 
 use crate::compare::floats;
 
-/// Relative and absolute tolerance of the standard's own test runner.
+/// The relative and absolute tolerance of the standard's own test runner.
 const TOLERANCE: (f64, f64) = (1e-3, 1e-7);
 
-/// How one of the standard's cases went.
+/// The outcome of one of the standard's cases.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StandardOutcome {
     /// Every output of every data set agrees.
     Passed,
-    /// The model needs operators that nobody here defines; their names.
+    /// The model needs operators that are not defined here; the text has their names.
     Missing(String),
     /// An input or output is a sequence, an optional or a map.
     NoTensor,
-    /// Everything else: the model was turned down, the run failed or gave something else.
+    /// All other outcomes: the model was turned down, the run failed or gave another result.
     Failed(String),
 }
 
 /// One case's name and outcome.
 #[derive(Clone, Debug)]
 pub struct StandardResult {
-    /// Name of the case's folder.
+    /// The name of the case's folder.
     pub name: String,
-    /// How it went.
+    /// The outcome.
     pub outcome: StandardOutcome,
 }
 
-/// Cases that do not pass yet, with the reason. A pattern is a name, or the start of names followed by `*`.
+/// The cases that do not pass yet, with the reason.
+/// A pattern is a name, or the start of names followed by `*`.
 #[derive(Clone, Debug, Default)]
 pub struct ExpectedFailures(Vec<(String, String)>);
 
 impl ExpectedFailures {
-    /// The list for the CPU device and the cases of `onnx` 1.22.0.
+    /// Returns the list for the CPU device and the cases of `onnx` 1.22.0.
     ///
     /// # Errors
     /// `InvalidArgument` where the list itself is broken.
@@ -53,7 +56,7 @@ impl ExpectedFailures {
         ExpectedFailures::parse(include_str!("../expected/onnx-1.22.0.txt"))
     }
 
-    /// Reads a list: a line is a pattern, blanks and a reason; `#` starts a comment.
+    /// Reads a list, in which a line is a pattern, blanks and a reason, and `#` starts a comment.
     ///
     /// # Errors
     /// `InvalidArgument` for a line without a reason.
@@ -68,7 +71,7 @@ impl ExpectedFailures {
         Ok(ExpectedFailures(list))
     }
 
-    /// The reason for which this case is expected to fail.
+    /// Returns the reason for which a case is expected to fail, if it is.
     #[must_use]
     pub fn reason(&self, name: &str) -> Option<&str> {
         let matches = |pattern: &str| match pattern.strip_suffix('*') {
@@ -79,16 +82,16 @@ impl ExpectedFailures {
     }
 }
 
-/// All cases, weighed.
+/// The results of all cases, weighed against a list.
 #[derive(Clone, Debug, Default)]
 pub struct StandardReport {
-    /// Number of cases.
+    /// The number of cases.
     pub cases: usize,
-    /// Those that passed.
+    /// The number of cases that passed.
     pub passed: usize,
-    /// Those that do not pass, as expected, by reason.
+    /// The number of cases that do not pass, as expected, by reason.
     pub expected: BTreeMap<String, usize>,
-    /// Those that went worse or better than the list says, with what happened.
+    /// The cases that went worse or better than the list says, with what happened.
     pub wrong: Vec<String>,
 }
 
@@ -114,7 +117,7 @@ impl StandardReport {
     }
 }
 
-/// The cases under a folder: itself, its folders, or theirs. Sorted by path.
+/// Returns the cases under a folder, sorted by path: the folder itself, its folders, or theirs.
 ///
 /// # Errors
 /// `InvalidArgument` where the folder cannot be read, or holds no case.
@@ -145,10 +148,12 @@ pub fn standard_cases(folder: &Path) -> Result<Vec<PathBuf>> {
     Ok(cases)
 }
 
-/// Runs a model on named inputs, and gives its outputs in the model's order, or a sentence.
+/// A function that runs a model on named inputs, and returns its outputs in the model's order, or a
+/// sentence that says what failed.
 pub type RunModel<'a> = dyn Fn(&Model, &[(String, Tensor)]) -> Result<Vec<Tensor>, String> + Sync + 'a;
 
-/// Runs cases on so many threads. A case that panics fails, and nothing else does.
+/// Runs cases on the given number of threads.
+/// A case that panics fails, and the others go on.
 #[must_use]
 pub fn run_standard(cases: &[PathBuf], threads: usize, execute: &RunModel<'_>) -> Vec<StandardResult> {
     let next = AtomicUsize::new(0);
@@ -217,7 +222,8 @@ fn case(folder: &Path, execute: &RunModel<'_>) -> StandardOutcome {
     StandardOutcome::Passed
 }
 
-/// Do two tensors agree as the standard's test runner has it? Integers, booleans, strings and narrow floats agree in every bit.
+/// Checks that two tensors agree by the rule of the standard's test runner.
+/// Integers, booleans, strings and narrow floats have to agree in every bit.
 ///
 /// # Errors
 /// A sentence with the first difference.

@@ -1,16 +1,17 @@
-//! Cases over element types: every operator that the standard defines for a type, on numbers of that type.
+//! Cases over element types: every operator that the standard defines for a type, on numbers of
+//! that type.
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
 use crate::cases::{Suite, ints};
 
-/// Newest version of the operator set that these cases are of.
+/// The newest version of the operator set to which these cases belong.
 pub(crate) const OPSET: u32 = 24;
 
 pub(crate) const FLOATS: [DType; 4] = [DType::F32, DType::F64, DType::F16, DType::BF16];
 pub(crate) const INTEGERS: [DType; 8] =
     [DType::I8, DType::I16, DType::I32, DType::I64, DType::U8, DType::U16, DType::U32, DType::U64];
-/// Types that only move, or that Cast and quantisation make.
+/// Types of operators that only move elements, and types that Cast and quantisation make.
 pub(crate) const NARROW: [DType; 10] = [
     DType::F8E4M3FN,
     DType::F8E4M3FNUZ,
@@ -24,17 +25,17 @@ pub(crate) const NARROW: [DType; 10] = [
     DType::U2,
 ];
 
-/// Edge sizes: nothing, one, primes.
+/// Shapes of edge sizes: none, one, primes.
 const SHAPES: [&[usize]; 5] = [&[], &[1], &[0, 3], &[7, 13], &[2, 3, 5]];
 
 impl Suite {
-    /// Numbers of a type between two bounds, by way of a Cast.
+    /// Makes numbers of a type between two bounds, by a Cast.
     pub(crate) fn numbers(&mut self, dtype: DType, shape: &[usize], low: f32, high: f32) -> Tensor {
         let floats = self.random.between(shape, low, high);
         crate::cases::cast(floats, dtype)
     }
 
-    /// Booleans, both kinds about as often.
+    /// Makes booleans, both kinds about as often.
     pub(crate) fn flags(&mut self, shape: &[usize]) -> Tensor {
         let zero = Tensor::scalar(0.0f32);
         let floats = self.random.between(shape, -1.0, 1.0);
@@ -302,7 +303,7 @@ impl Suite {
         }
     }
 
-    /// Products, convolutions, pooling and normalisation over the floating-point types.
+    /// Adds products, convolutions, pooling and normalisation over the floating-point types.
     fn dense_types(&mut self) {
         for dtype in FLOATS {
             for (a, b) in [(&[3usize, 5][..], &[5usize, 7][..]), (&[2, 1, 4, 3], &[3, 3, 2]), (&[0, 5], &[5, 2])] {

@@ -1,4 +1,5 @@
-//! Cases of what vision models add to convolutions and pooling: resizing, sampling, boxes, blocks, the other normalisations.
+//! Cases of the operators that vision models use besides convolutions and pooling: resizing,
+//! sampling, boxes, blocks, and the other normalisations.
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
@@ -115,7 +116,7 @@ impl Suite {
         }
     }
 
-    /// Boxes with corners in order, in an image of a size.
+    /// Makes boxes with corners in order, in an image of the given size.
     fn corners(&mut self, count: usize, size: f32) -> Tensor {
         let starts = self.random.between(&[count, 2], 0.0, size * 0.6);
         let sides = self.random.between(&[count, 2], size * 0.1, size * 0.4);

@@ -1,5 +1,5 @@
-//! Cases of weights: what a device keeps of constants is shared between executables, can be evicted
-//! and restored, and goes with its owners.
+//! Cases of weights: the form in which a device keeps constants is shared between executables, can
+//! be evicted and restored, and goes with its owners.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,30 +24,30 @@ pub struct WeightCase {
 /// A program, and tensors for its inputs.
 type Made = (Program, Vec<Tensor>);
 
-/// Makes a program of one size from a seed, which decides its constants.
+/// A function that makes a program of one size from a seed, which decides its constants.
 type Build = fn(u64, usize) -> Result<Made>;
 
-/// Holds a device to a rule, for such programs.
+/// A function that holds a device to a rule, for such programs.
 type Check = fn(&dyn Device, Build) -> Checked;
 
-/// What a rule found wrong.
+/// The result of checking a rule; an error says what was wrong.
 type Checked = std::result::Result<(), String>;
 
-/// Bytes that the largest constant of each program has at least.
+/// The least number of bytes of the largest constant of each program.
 const LEAST: usize = 64 << 10;
 
-/// Most bytes of a tensor that the oracle makes.
+/// The largest number of bytes of a tensor that the oracle makes.
 const MOST: usize = 1 << 26;
 
 impl WeightCase {
-    /// The operator, and the rule in words.
+    /// Returns the operator, and the rule in words.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{} {}", self.operator, self.rule)
     }
 }
 
-/// All rules for all operators that read a large constant.
+/// Returns all rules, for all operators that read a large constant.
 #[must_use]
 pub fn weight_cases() -> Vec<WeightCase> {
     let programs: [(&'static str, Build); 7] = [
@@ -70,8 +70,8 @@ pub fn weight_cases() -> Vec<WeightCase> {
 }
 
 /// Holds a device to a rule.
-/// A device that does not take the operator, or reads its constants where they are, has nothing to
-/// be held to.
+/// The rules do not apply to a device that does not take the operator, or that reads constants
+/// where they are.
 #[must_use]
 pub fn check_weights(device: &dyn Device, case: &WeightCase) -> Outcome {
     let made = match (case.program)(1, 3) {
@@ -110,7 +110,7 @@ fn product(seed: u64, size: usize, name: &str) -> Result<Made> {
     network.finish()
 }
 
-/// A convolution, then a batch normalisation, which backends fold into the weights.
+/// Makes a convolution, then a batch normalisation, which backends fold into the weights.
 fn convolution(seed: u64, size: usize, [filters, channels]: [usize; 2], groups: usize) -> Result<Made> {
     let mut network = Network::new("convolution", seed);
     let weight = network.constant(&[filters, channels, 3, 3], 0.1)?;
@@ -123,7 +123,7 @@ fn convolution(seed: u64, size: usize, [filters, channels]: [usize; 2], groups: 
         .with("pads", Attribute::Ints(vec![1, 1, 1, 1]))
         .with("group", Attribute::Int(groups as i64));
     let x = network.node(operator, &[x, weight])?;
-    // A variance that is below 0 with its epsilon has no root.
+    // A variance that is below 0 even with its epsilon has no root.
     let normalise = Operator::new("BatchNormalization", 9).with("epsilon", Attribute::Float(1.0));
     network.node(normalise, &[&[x], &statistics[..]].concat())?;
     network.finish()
@@ -138,7 +138,7 @@ fn transposed(seed: u64, size: usize) -> Result<Made> {
     network.finish()
 }
 
-/// A layer that gives its states of all steps.
+/// Makes a layer that returns its states of all steps.
 fn recurrent(seed: u64, size: usize, name: &str, gates: usize) -> Result<Made> {
     let (width, hidden) = (128, 48);
     let mut network = Network::new("recurrent", seed);
@@ -171,7 +171,7 @@ fn run(device: &dyn Device, executable: &Arc<dyn Executable>, made: &Made) -> Ch
     compare(made, &outputs)
 }
 
-/// Bytes of the weights that two executables have in common.
+/// Returns the bytes of the weights that two executables share.
 fn common(one: &Arc<dyn Executable>, other: &Arc<dyn Executable>) -> usize {
     let (one, other) = (one.weights(), other.weights());
     let same = |a: &Arc<dyn Weight>, b: &Arc<dyn Weight>| std::ptr::addr_eq(Arc::as_ptr(a), Arc::as_ptr(b));
@@ -190,7 +190,7 @@ fn shared(device: &dyn Device, program: Build) -> Checked {
     if let Some(weight) = listed.iter().find(|weight| !weight.is_resident() || weight.bytes() == 0) {
         return Err(format!("the weight '{}' has {} bytes and is not there", weight.name(), weight.bytes()));
     }
-    // The same constant, an equal one in a program of other sizes, and another one.
+    // These are the same constant, an equal one in a program of other sizes, and a different one.
     for (made, least, most) in [(&first, LEAST, usize::MAX), (&larger, LEAST, usize::MAX), (&unlike, 0, LEAST - 1)] {
         let other = compile(device, &made.0)?;
         let bytes = common(&one, &other);
@@ -202,7 +202,7 @@ fn shared(device: &dyn Device, program: Build) -> Checked {
     run(device, &one, &first)
 }
 
-/// Bytes that the device has allocated, where it tells.
+/// Returns the bytes that the device has allocated, where it tells them.
 fn allocated(device: &dyn Device) -> u64 {
     device.telemetry().allocated_bytes.unwrap_or(0)
 }
@@ -221,11 +221,11 @@ fn evicted(device: &dyn Device, program: Build) -> Checked {
             return Err(format!("{} evicted weights are still there", resident()));
         }
         let bytes: u64 = weights.iter().map(|weight| weight.bytes() as u64).sum();
-        // Not every device counts its weights.
+        // Not every device counts its weights as allocated.
         if with >= before + bytes && !soon(|| allocated(device) <= with - bytes) {
             return Err(format!("{} bytes are allocated after an eviction, {with} before", allocated(device)));
         }
-        // First the run brings them back, then the caller does.
+        // In the first round the run brings them back, and then the caller does.
         if round == 1 {
             weights.iter().try_for_each(|weight| weight.restore()).map_err(|error| error.to_string())?;
             if resident() < weights.len() {
@@ -251,8 +251,8 @@ fn under_way(device: &dyn Device, program: Build) -> Checked {
         let mut runs = Vec::with_capacity(RUNS);
         for number in 1..=RUNS as u64 {
             let prepared = Prepared::new(device, &executable, &made.0, &made.1)?;
-            // In order, so that none waits for a place in a queue, and at the same time as the
-            // evictions.
+            // The runs are in order, so that none waits for a place in a queue, and under way
+            // during the evictions.
             queue.submit(&[], Work::execute(prepared.execution.clone()), &[line.at(number)])?;
             weights.iter().for_each(|weight| weight.evict());
             runs.push(prepared);

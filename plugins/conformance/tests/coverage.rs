@@ -1,4 +1,4 @@
-//! Every operator of the oracle has cases.
+//! A test that every operator of the oracle has cases.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,8 @@ fn every_operator_has_a_case() {
     let suite = suite(1);
     assert!(suite.len() >= 3000, "only {} cases", suite.len());
     let covered: BTreeSet<&str> = suite.iter().map(|case| &*case.operator.name).collect();
-    // Random operators have no one right answer. A Constant is folded before a device sees it.
+    // Random operators have no single right answer.
+    // A Constant is folded before a device sees it.
     let elsewhere = ["Constant"];
     let bare: Vec<&str> = Standard::definitions()
         .filter(|definition| definition.deterministic && !elsewhere.contains(&definition.name))

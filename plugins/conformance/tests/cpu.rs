@@ -1,4 +1,4 @@
-//! The CPU backend passes the whole suite, with one thread and with several.
+//! Tests that the CPU backend passes the whole suite, with one thread and with several.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -45,7 +45,7 @@ fn the_contract_is_kept() {
         let device = hetero_cpu::CpuDriver.open(0, &options).unwrap();
         let report = run_contract_cases(&*device, &[]);
         assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
-        // It does not tell why it refuses a node, and there is no other device.
+        // The device does not tell why it refuses a node, and there is no other device.
         assert_eq!(report.passed, contract_cases().len() - 3, "{:?}", report.reasons);
     }
 }

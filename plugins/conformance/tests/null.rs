@@ -1,4 +1,5 @@
-//! The null device passes what it claims, and the suite sees what it does not.
+//! Tests that the null device passes what it claims, and that the suite sees what it does not
+//! claim.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +13,7 @@ use hetero_conformance::{
 use hetero_hal::{DType, Driver, OpenOptions};
 use null::NullDriver;
 
-/// The null device's types: f32.
+/// Tells whether a case has only the null device's type, f32.
 fn plain(case: &Case) -> bool {
     case.inputs.iter().flatten().all(|tensor| tensor.dtype() == DType::F32)
 }
@@ -26,7 +27,8 @@ fn claimed_cases_pass_and_the_others_are_seen() {
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
     assert_eq!(report.passed, own.len());
     assert!(other.iter().all(|case| matches!(check(&*device, case), Outcome::Unclaimed(None))));
-    // Neither an unclaimed case that nobody listed nor a pass that was listed goes unnoticed.
+    // The suite notices an unclaimed case that is not listed, and a pass that is listed as
+    // unsupported.
     assert_eq!(run_suite(&*device, &other[..5], &Expectations::default()).wrong.len(), 5);
     let listed = Expectations { unsupported: vec![("Relu", "says the list")], failing: vec![] };
     assert!(!run_suite(&*device, &own, &listed).wrong.is_empty());
@@ -44,7 +46,7 @@ fn the_null_device_keeps_the_contract_and_what_it_leaves_out_is_counted() {
     let device = NullDriver.open(0, &OpenOptions::default()).unwrap();
     let report = run_contract_cases(&*device, &[NullDriver.open(1, &OpenOptions::default()).unwrap()]);
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
-    // Traces, imports, telemetry, refusals, native waits and serial forms.
+    // The terms are traces, imports, telemetry, refusals, native waits and serial forms.
     assert_eq!(report.unsupported, 4 + 6 + 2 + 1 + 1 + 4, "{:?}", report.reasons);
     assert_eq!(report.passed, contract_cases().len() - report.unsupported);
 }

@@ -1,7 +1,8 @@
-//! The standard's own cases, run by the oracle: what passes and what does not is in the list. `hetero conformance onnx` runs the same
-//! cases on a device.
+//! Tests that run the standard's own cases on the oracle: the list says which of them do not pass.
+//! `hetero conformance onnx` runs the same cases on a device.
 //!
-//! The folder is found through `HETERO_CACHE`, which `cargo xtask test` sets after it has installed the package.
+//! The folder is found through `HETERO_CACHE`, which `cargo xtask test` sets after it has installed
+//! the package.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

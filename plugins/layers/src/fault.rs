@@ -1,4 +1,4 @@
-//! Faults: what can be made to go wrong, and how it is written.
+//! Faults: the failures that can be provoked, and how they are written.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,43 +6,46 @@ use std::time::Duration;
 
 use hetero_hal::{Error, Result};
 
-/// Something that goes wrong on a device. Counts begin at 0 with the device's opening.
+/// A failure that is provoked on a device.
+/// Counts begin at 0 with the device's opening.
 ///
-/// Written `lose:3`, `lose-running:3`, `compile:0`, `memory:2`, `hang:3`, or `delay:500us` (`ms` or `us`), which may be followed by a seed as in
-/// `delay:500us:7`.
+/// A fault is written as `lose:3`, `lose-running:3`, `compile:0`, `memory:2`, `hang:3`, or
+/// `delay:500us` (`ms` or `us`).
+/// A delay may be followed by a seed, as in `delay:500us:7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Fault {
-    /// The device is lost when this submission is handed over, which is refused.
+    /// The device is lost when this submission is handed over, and refuses the submission.
     Lose {
-        /// Number of the submission.
+        /// The number of the submission.
         submission: u64,
     },
-    /// The device takes this submission, and is lost when its turn comes: once all it waits for is reached.
+    /// The device takes this submission, and is lost when its turn comes: once all points that it
+    /// waits for are reached.
     LoseRunning {
-        /// Number of the submission.
+        /// The number of the submission.
         submission: u64,
     },
     /// This compilation fails.
     Compile {
-        /// Number of the compilation.
+        /// The number of the compilation.
         compilation: u64,
     },
     /// There is no memory for this allocation.
     OutOfMemory {
-        /// Number of the allocation.
+        /// The number of the allocation.
         allocation: u64,
     },
-    /// This submission is taken, and never ends.
+    /// The device takes this submission, which then never ends.
     Hang {
-        /// Number of the submission.
+        /// The number of the submission.
         submission: u64,
     },
     /// Every submission takes longer, by a pseudo-random time.
     Delay {
-        /// Longest delay.
+        /// The longest delay.
         most: Duration,
-        /// Where the pseudo-random times begin.
+        /// The seed of the pseudo-random times.
         seed: u64,
     },
 }

@@ -12,17 +12,20 @@ use hetero_hal::{
 
 use crate::Fault;
 
-/// A driver whose devices are another's, and fail on demand. It goes by the other's name.
+/// A driver whose devices are another driver's, and fail on demand.
+/// It has the other driver's name.
 ///
-/// Once a device is lost, it refuses submissions, allocations, imports, compilations, queues and timelines, and the timelines that its
-/// unfinished submissions signal fail: all with [`ErrorKind::DeviceLost`]. What waits for points when the device is lost is not run any more.
+/// Once a device is lost, it refuses submissions, allocations, imports, compilations, queues and
+/// timelines, and the timelines that its unfinished submissions signal fail: all with
+/// [`ErrorKind::DeviceLost`].
+/// Work that waits for points when the device is lost does not run any more.
 pub struct Faulty {
     inner: Arc<dyn Driver>,
     faults: Vec<(usize, Fault)>,
 }
 
 impl Faulty {
-    /// A layer over a driver, without faults.
+    /// Makes a layer over a driver, without faults.
     #[must_use]
     pub fn over(inner: Arc<dyn Driver>) -> Self {
         Faulty { inner, faults: Vec::new() }
@@ -61,14 +64,14 @@ impl Driver for Faulty {
     }
 }
 
-/// Submissions that have not ended, with the timelines that they signal.
+/// The submissions that have not ended, with the points that they signal.
 #[derive(Default)]
 struct Pending {
     next: u64,
     signals: Vec<(u64, Vec<Point>)>,
 }
 
-/// What a device and its queues share.
+/// The state that a device and its queues share.
 struct State {
     id: DeviceId,
     faults: Vec<Fault>,
@@ -92,7 +95,8 @@ impl State {
         if self.lost.load(Ordering::Acquire) { Err(self.error()) } else { Ok(()) }
     }
 
-    /// From now on the device is lost. Gives the error.
+    /// Marks the device as lost from now on.
+    /// Returns the error.
     fn lose(&self) -> Error {
         self.lost.store(true, Ordering::Release);
         let pending = std::mem::take(&mut self.pending.lock().unwrap_or_else(PoisonError::into_inner).signals);
@@ -117,19 +121,19 @@ impl State {
                 let mut pending = state.pending.lock().unwrap_or_else(PoisonError::into_inner);
                 let gone = pending.signals.iter().position(|(other, _)| *other == number);
                 let gone = gone.map(|index| pending.signals.swap_remove(index));
-                // What it holds is let go without the lock.
+                // The work that they hold is dropped without the lock.
                 drop(pending);
                 drop(gone);
             }
         };
         last.timeline.on_reach(last.value, Box::new(forget));
-        // It may have been lost between the check and now.
+        // The device may have been lost between the check and now.
         if state.lost.load(Ordering::Acquire) {
             signal.iter().for_each(|point| point.timeline.fail(state.error()));
         }
     }
 
-    /// The delay of a submission.
+    /// Returns the delay of a submission.
     fn delay(&self, submission: u64) -> Option<Duration> {
         self.faults.iter().find_map(|fault| match fault {
             Fault::Delay { most, seed } => {
@@ -141,7 +145,7 @@ impl State {
     }
 }
 
-/// A pseudo-random number (the finalizer of SplitMix64).
+/// Returns a pseudo-random number (the finalizer of SplitMix64).
 fn mixed(mut x: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -233,11 +237,11 @@ struct FaultyQueue {
     state: Arc<State>,
 }
 
-/// What becomes of a submission.
+/// The fate of a submission.
 enum Fate {
-    /// It is done, perhaps late.
+    /// The submission is handed on, perhaps late.
     Goes(Option<Duration>),
-    /// It has been dealt with.
+    /// The submission has been dealt with.
     Settled,
 }
 
@@ -261,7 +265,7 @@ impl FaultyQueue {
             return Ok(Fate::Settled);
         }
         if self.state.has(Fault::Hang { submission }) {
-            // It holds what it was given for as long as whoever waits for it does.
+            // The work keeps its memory for as long as someone waits for it.
             let held = (work.clone(), signal.to_vec());
             let Some(last) = signal.last() else { return Ok(Fate::Settled) };
             last.timeline.on_reach(last.value, Box::new(move |_| drop(held)));
@@ -280,7 +284,8 @@ impl FaultyQueue {
             wait,
             signal,
             Box::new(move |signal| {
-                // What is not taken now, for a reason that a check beforehand would have told the caller, is told to who waits.
+                // A refusal at this point is told to those who wait; a check beforehand would have
+                // told it to the caller.
                 if let Err(error) = state.check().and_then(|()| inner.submit(&[], work, signal)) {
                     Point::settle(signal, &Err(error));
                 }
@@ -296,7 +301,7 @@ impl Queue for FaultyQueue {
             Fate::Settled => Ok(()),
             Fate::Goes(None) => self.guarded(wait, work, signal),
             Fate::Goes(Some(delay)) => {
-                // Sleep on the device's own time: it is a slow device.
+                // The sleep is on the device's own time, because this plays a slow device.
                 let rested = Timeline::new(0);
                 let sleep = Work::host(Arc::new(move || {
                     std::thread::sleep(delay);
@@ -377,7 +382,7 @@ mod tests {
             let device = device(Some(fault));
             let queue = device.queue(&QueueOptions::default()).unwrap();
             let (gate, timeline) = (Timeline::new(0), device.timeline(0).unwrap());
-            // The first waits for the gate, the second loses the device.
+            // The first submission waits for the gate, and the second loses the device.
             let (target, work) = fill(&*device, 7);
             queue.submit(&[gate.at(1)], work, &[timeline.at(1)]).unwrap();
             let other = device.timeline(0).unwrap();
@@ -420,7 +425,7 @@ mod tests {
         assert_eq!((timeline.value(), byte), (2, [5]));
     }
 
-    /// A list that only grew would be a leak.
+    /// A list that only grows would be a leak.
     #[test]
     fn submissions_that_have_ended_are_forgotten() {
         let state = Arc::new(State {

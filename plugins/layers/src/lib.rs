@@ -1,7 +1,8 @@
-//! Layers: each wraps any [`Driver`](hetero_hal::Driver) and is one.
+//! Layers: each of them wraps any [`Driver`](hetero_hal::Driver), and is a driver itself.
 //!
-//! [`Faulty`] makes devices fail on demand: one is lost at its third submission, another hangs, a third is slow at random. It shows what whoever
-//! stands above makes of that, on devices that work.
+//! [`Faulty`] makes devices fail on demand: one device is lost at its third submission, another
+//! hangs, a third is slow at random.
+//! It shows how the code above the driver copes with such failures, on devices that work.
 //!
 //! ```
 //! use std::sync::Arc;

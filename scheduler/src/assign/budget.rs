@@ -1,25 +1,26 @@
-//! The multiple-choice knapsack problem: total cost, one budget.
+//! The multiple-choice knapsack problem: least total cost within one budget.
 
 use super::gap::{Answer, Incumbent};
 use super::table::Table;
 
-/// States kept at once, and choices remembered; where more would be needed, the answer has a gap.
+/// The largest numbers of states kept at once and of choices remembered; where more would be
+/// needed, the answer has a gap.
 const STATES: usize = 1 << 16;
 const TRACES: usize = 1 << 22;
-/// No choice: where a trace ends.
+/// The trace without a choice, at which all traces end.
 const START: u32 = u32::MAX;
 
-/// A choice for a job: what it takes of the budget, and what it costs.
+/// A choice for a job, with the part of the budget that it takes and its cost.
 #[derive(Clone, Copy, Debug)]
 struct Choice {
     device: usize,
     weight: f64,
     cost: f64,
-    /// How much more than the job's cheapest it costs at the budget's price.
+    /// The cost above that of the job's cheapest choice, at the budget's price.
     excess: f64,
 }
 
-/// Jobs decided so far, the rest as in the relaxation.
+/// A state: some jobs are decided, the others are as in the relaxation.
 #[derive(Clone, Copy, Debug)]
 struct State {
     weight: f64,
@@ -27,12 +28,17 @@ struct State {
     trace: u32,
 }
 
-/// Finds the cheapest assignment that takes no more than the budget in all; no assignment and an infinite bound where there is none.
+/// Finds the cheapest assignment that takes no more than the budget in all; returns no assignment
+/// and an infinite bound where there is none.
 ///
-/// The linear relaxation (Sinha and Zoltners, "The multiple-choice knapsack problem", Operations Research 27, 1979) gives the budget's price,
-/// a bound and a first assignment in O(N log N) for N choices. Dynamic programming then decides the jobs one by one, those first whose
-/// second choice costs least at that price (Pisinger, "A minimal algorithm for the multiple-choice knapsack problem", European Journal of
-/// Operational Research 83, 1995); states that another dominates, or that cannot become better than the best assignment, are dropped.
+/// The linear relaxation (Sinha and Zoltners, "The multiple-choice knapsack problem", Operations
+/// Research 27, 1979) gives the budget's price, a bound and a first assignment in O(N log N) time
+/// for N choices.
+/// Dynamic programming then decides the jobs one by one, first the jobs whose second choice costs
+/// least at that price (Pisinger, "A minimal algorithm for the multiple-choice knapsack problem",
+/// European Journal of Operational Research 83, 1995).
+/// States that another state dominates, or that cannot become better than the best assignment, are
+/// dropped.
 /// Memory depends on the states kept, never on the budget.
 pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> bool) -> Answer {
     let mut jobs: Vec<Vec<Choice>> = (0..table.jobs).map(|job| efficient(table, job)).collect();
@@ -56,7 +62,8 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
         return Answer { best: Incumbent { of: Some(of), cost }, bound: cost };
     }
 
-    // Per job: the least excess of a choice other than the base. Jobs where that is too much are decided.
+    // The second choice of a job is the one with the least excess other than the base.
+    // Jobs for which that excess is too large are decided.
     let second = |job: usize| {
         let others = jobs[job].iter().filter(|choice| choice.device != base_of[job]);
         others.map(|choice| choice.excess).fold(f64::INFINITY, f64::min)
@@ -68,14 +75,14 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
     let mut states = vec![State { weight, cost: table.total(&base_of), trace: START }];
     let mut traces: Vec<(u32, u32, u32)> = Vec::new();
     let mut best_trace = None;
-    // The least bound of anything dropped for want of room.
+    // This is the least bound of all states that were dropped for want of room.
     let mut lost = f64::INFINITY;
     let (mut merged, mut next): (Vec<State>, Vec<State>) = (Vec::new(), Vec::new());
     for (position, &(_, job)) in order.iter().enumerate() {
         let further = order.get(position + 1).map_or(f64::INFINITY, |next| next.0);
         let base = jobs[job].iter().find(|choice| choice.device == base_of[job]).copied();
         let Some(base) = base else { continue };
-        // As they are, every state is itself a state of the job's base choice.
+        // Unchanged, every state is itself a state of the job's base choice.
         merged.clone_from(&states);
         for choice in jobs[job].iter().filter(|choice| choice.device != base.device) {
             next.clear();
@@ -108,7 +115,8 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
                         copy
                     }
                     (None, None) => break,
-                    // Not reached: where there is no copy, the first arm takes the state.
+                    // This arm is not reached: where there is no copy, the first arm takes the
+                    // state.
                     (Some(_), None) => break,
                 };
                 if state.cost < least {
@@ -118,7 +126,8 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
             }
             std::mem::swap(&mut merged, &mut next);
         }
-        // What comes of a state now needs a change to a further job, unless it is its own best.
+        // An assignment that comes of a state from now on changes a further job, unless it is the
+        // state itself.
         let allowed = table.grain.better_than(cost);
         let bound_of = |state: &State| state.cost + price * (state.weight - budget) + further;
         merged.retain(|state| bound_of(state) <= allowed);
@@ -150,7 +159,8 @@ pub(super) fn solve(table: &Table<1>, budget: f64, stop: &mut dyn FnMut() -> boo
     Answer { best: Incumbent { of: Some(of), cost }, bound }
 }
 
-/// A job's choices by rising weight and falling cost, without those that another dominates.
+/// Returns a job's choices by rising weight and falling cost, without the choices that another
+/// dominates.
 fn efficient(table: &Table<1>, job: usize) -> Vec<Choice> {
     let mut row: Vec<Choice> = (0..table.devices)
         .map(|device| Choice {
@@ -171,18 +181,19 @@ fn efficient(table: &Table<1>, job: usize) -> Vec<Choice> {
     row
 }
 
-/// The linear relaxation.
+/// The result of the linear relaxation.
 struct Relaxed {
-    /// Cost per unit of the budget.
+    /// The cost of a unit of the budget.
     price: f64,
-    /// Per job, a choice that is cheapest at this price: together, those of the relaxation but for the one job that is divided.
+    /// The choice of each job that is cheapest at this price.
+    /// Together these are the choices of the relaxation but for the one job that is divided.
     base: Vec<usize>,
-    /// Per job, a choice: together, an assignment within the budget.
+    /// A choice for each job; together they are an assignment within the budget.
     first: Vec<usize>,
 }
 
-/// Solves the relaxation by steps along each job's lower convex hull, the steepest first. `None` where even the lightest choices are above
-/// the budget.
+/// Solves the relaxation by steps along each job's lower convex hull, the steepest first; returns
+/// `None` where even the lightest choices are above the budget.
 fn relax(jobs: &[Vec<Choice>], budget: f64) -> Option<Relaxed> {
     let mut steps: Vec<(f64, usize, usize, usize)> = Vec::new();
     let mut room = budget - jobs.iter().map(|row| row[0].weight).sum::<f64>();
@@ -202,7 +213,7 @@ fn relax(jobs: &[Vec<Choice>], budget: f64) -> Option<Relaxed> {
         }
         steps.extend(hull.windows(2).map(|pair| (rate(&row[pair[0]], &row[pair[1]]), job, pair[0], pair[1])));
     }
-    // Steps of one job fall in rate, so a stable order keeps them in theirs.
+    // The steps of one job fall in rate, so a stable sort keeps them in their order.
     steps.sort_by(|a, b| b.0.total_cmp(&a.0));
     let mut first = vec![0; jobs.len()];
     let mut base = None;

@@ -1,22 +1,27 @@
-//! Jobs, the choices that each has, and a search among them that prices the devices.
+//! A core: jobs, the choices that each has, and a search among them that prices the devices.
 //!
-//! A price on a device's resource makes a lower bound of the cheapest choices, and gives each other choice an excess over it. Whatever is
-//! chosen then costs the bound, plus the excesses, plus the price of what stays free; so a search only has to spend the difference
-//! between the bound and the best value known, and that difference is small. With few jobs it is done in microseconds, which is
-//! what the neighbourhood searches of this module live on; with many it still ends, and proves the optimum, where the bound is close.
+//! A price on a device's resource makes a lower bound of the cheapest choices, and gives each other
+//! choice an excess over it.
+//! Any set of choices then costs the bound, plus the excesses, plus the price of the resources that
+//! stay free.
+//! So a search only has to spend the difference between the bound and the best known value, and
+//! that difference is small.
+//! With few jobs it is done in microseconds, on which the neighbourhood searches of this module
+//! rely.
+//! With many jobs it still ends, and proves the optimum, where the bound is close.
 
-/// One way to place a job.
+/// A choice: one way to place a job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice<const K: usize> {
     pub(super) device: usize,
     pub(super) cost: f64,
-    /// What it takes of each of the device's `K` resources.
+    /// The amount that the choice takes of each of the device's `K` resources.
     pub(super) weights: [f64; K],
-    /// How much more it costs than the job's cheapest choice, resources included at their prices.
+    /// The cost above that of the job's cheapest choice, with resources at their prices.
     excess: f64,
 }
 
-/// Jobs to place on devices, `K` resources of which are limited.
+/// Jobs to place on devices, of which `K` resources are limited.
 #[derive(Clone, Debug)]
 pub(super) struct Core<const K: usize> {
     /// The choices of job `j` are those from `starts[j]` up to `starts[j + 1]`.
@@ -28,34 +33,36 @@ pub(super) struct Core<const K: usize> {
     work: Work<K>,
 }
 
-/// Memory of the search, kept from one to the next.
+/// The memory of the search, which is kept from one search to the next.
 #[derive(Clone, Debug, Default)]
 struct Work<const K: usize> {
-    /// Jobs in the order of the depths at which they are placed, then those to place.
+    /// The jobs in the order of the depths at which they are placed, then the jobs still to place.
     order: Vec<usize>,
-    /// Per depth: the choice taken, the next to try, the excess spent above, and the bound without the job's own excess.
+    /// The taken choice, the next choice to try, the excess spent above, and the bound without the
+    /// job's own excess, for each depth.
     taken: Vec<usize>,
     next: Vec<usize>,
     spent: Vec<f64>,
     others: Vec<f64>,
-    /// What the choice's device had free before: put back as it was, so that no rounding adds up.
+    /// The free resources of the choice's device before the choice, which are restored so that no
+    /// rounding adds up.
     before: Vec<[f64; K]>,
     least: Vec<f64>,
     fill: Vec<[f64; K]>,
 }
 
-/// Rounds without a better bound after which steps become shorter.
+/// The rounds without a better bound after which steps become shorter.
 const PATIENCE: usize = 20;
 
-/// Nodes between two questions whether to stop.
+/// The nodes between two calls of `stop`.
 const POLL: u64 = 1024;
 
-/// How a search ended.
+/// The way in which a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
-    /// Nothing is left to find.
+    /// Everything was searched.
     Exhausted,
-    /// It was told to stop, or had no nodes left.
+    /// The search was told to stop, or had no nodes left.
     Cut,
 }
 
@@ -68,7 +75,7 @@ fn dot<const K: usize>(a: &[f64; K], b: &[f64; K]) -> f64 {
 }
 
 impl<const K: usize> Core<K> {
-    /// Devices with so much free, and no job yet.
+    /// Creates a core of devices with the given free resources, and no job yet.
     pub(super) fn new(free: Vec<[f64; K]>) -> Self {
         let prices = vec![[0.0; K]; free.len()];
         Self { starts: vec![0], choices: Vec::new(), free, prices, bound: f64::NEG_INFINITY, work: Work::default() }
@@ -82,20 +89,20 @@ impl<const K: usize> Core<K> {
         self.prices.clear();
     }
 
-    /// Adds a device with what it has free, and a first guess of its prices.
+    /// Adds a device with its free resources, and a first guess of its prices.
     pub(super) fn device(&mut self, free: [f64; K], prices: [f64; K]) {
         self.free.push(free);
         self.prices.push(prices);
     }
 
-    /// Adds a choice to the job under way.
+    /// Adds a choice to the current job, where the device has room for it.
     pub(super) fn choice(&mut self, device: usize, cost: f64, weights: [f64; K]) {
         if fits(&weights, &self.free[device]) {
             self.choices.push(Choice { device, cost, weights, excess: 0.0 });
         }
     }
 
-    /// Ends the job under way; false where it has no choice.
+    /// Ends the current job; returns false where it has no choice.
     pub(super) fn end_job(&mut self) -> bool {
         self.starts.push(self.choices.len());
         self.choices_of(self.jobs() - 1).start < self.choices.len()
@@ -109,7 +116,7 @@ impl<const K: usize> Core<K> {
         self.bound
     }
 
-    /// What a device has free.
+    /// Returns the free resources of a device.
     pub(super) fn free(&self, device: usize) -> &[f64; K] {
         &self.free[device]
     }
@@ -118,7 +125,7 @@ impl<const K: usize> Core<K> {
         &self.prices
     }
 
-    /// Choices of a job, the one with the least excess first once they are priced.
+    /// Returns the choices of a job, the one with the least excess first once they are priced.
     pub(super) fn of(&self, job: usize) -> &[Choice<K>] {
         &self.choices[self.choices_of(job)]
     }
@@ -127,9 +134,13 @@ impl<const K: usize> Core<K> {
         self.starts[job]..self.starts[job + 1]
     }
 
-    /// Improves the prices in so many rounds at most, and sets bound and excesses by the best: subgradient steps of Polyak's length
-    /// (Held, Wolfe and Crowder, "Validation of subgradient optimization", Mathematical Programming 6, 1974). `aim` is a value that the
-    /// bound is not expected to pass; where it reaches it, that is enough. Each round looks at each choice once.
+    /// Improves the prices in at most `rounds` rounds, and sets bound and excesses by the best
+    /// prices.
+    /// It makes subgradient steps of Polyak's length (Held, Wolfe and Crowder, "Validation of
+    /// subgradient optimization", Mathematical Programming 6, 1974).
+    /// `aim` is a value that the bound is not expected to pass; where the bound reaches it, the
+    /// search ends.
+    /// Each round looks at each choice once.
     pub(super) fn price(&mut self, rounds: usize, aim: f64) {
         let devices = self.free.len();
         let mut prices = self.prices.clone();
@@ -153,7 +164,7 @@ impl<const K: usize> Core<K> {
             if round == rounds || self.bound >= aim || length < 1e-5 {
                 break;
             }
-            // Loads are measured in capacities, so that devices of unlike size move alike.
+            // Loads are measured in capacities, so that devices of different size move alike.
             let mut square = 0.0;
             for device in 0..devices {
                 for k in 0..K {
@@ -180,7 +191,8 @@ impl<const K: usize> Core<K> {
         self.settle();
     }
 
-    /// What the cheapest choices at these prices cost in all, and how they load the devices.
+    /// Returns the total cost of the cheapest choices at these prices, and sets `load` to their
+    /// loads of the devices.
     pub(super) fn cheapest(&self, prices: &[[f64; K]], load: &mut [[f64; K]]) -> f64 {
         load.fill([0.0; K]);
         let mut total = 0.0;
@@ -200,14 +212,14 @@ impl<const K: usize> Core<K> {
         total
     }
 
-    /// Takes these prices, and sets bound and excesses by them.
+    /// Takes the given prices, and sets bound and excesses by them.
     pub(super) fn set_prices(&mut self, prices: &[[f64; K]]) {
         self.prices.clear();
         self.prices.extend_from_slice(prices);
         self.settle();
     }
 
-    /// Sets bound and excesses by the prices there are, and sorts each job's choices.
+    /// Sets bound and excesses by the current prices, and sorts each job's choices.
     fn settle(&mut self) {
         let prices = &self.prices;
         self.bound = -prices.iter().zip(&self.free).map(|(price, free)| dot(price, free)).sum::<f64>();
@@ -223,11 +235,16 @@ impl<const K: usize> Core<K> {
         }
     }
 
-    /// Looks for choices that keep the limits and cost less than `below`, depth first. Each that is found is handed to `found` as job and
-    /// choice; what that returns, the next has to cost less than, or the search stops. Takes from `nodes` what it uses.
+    /// Searches depth first for choices that keep the limits and cost less than `below`.
+    /// Each set of choices that is found is handed to `found` as jobs with their choices.
+    /// `found` returns the cost that the next set has to be less than, or `None` to stop the
+    /// search.
+    /// The nodes that the search uses are taken from `nodes`.
     ///
-    /// At each node every open job is looked at: the cheapest choices that still fit, and what no job can fill any more at its price,
-    /// bound what can come of it. The job with the most regret is placed next.
+    /// Each node looks at every open job.
+    /// Its bound is made of the cheapest choices that still fit, and of the price of the resources
+    /// that no job can fill any more.
+    /// The job with the most regret is placed next.
     pub(super) fn search(
         &mut self,
         below: f64,
@@ -305,7 +322,7 @@ impl<const K: usize> Core<K> {
                 }
             }
         }
-        // Where it was cut, the choices above are still taken.
+        // Where the search was cut, the choices above are still taken.
         if end == End::Cut {
             for (&index, &before) in work.taken[..depth].iter().zip(&work.before).rev() {
                 self.free[self.choices[index].device] = before;
@@ -315,7 +332,8 @@ impl<const K: usize> Core<K> {
         end
     }
 
-    /// Bounds what can come of a node, and chooses the job to place there; false where nothing below the limit can.
+    /// Computes the bound of a node, and chooses the job to place there; returns false where the
+    /// bound reaches the limit.
     fn look(&self, work: &mut Work<K>, depth: usize, limit: f64) -> bool {
         let mut total = work.spent[depth];
         let (mut pick, mut most) = (depth, f64::NEG_INFINITY);

@@ -1,25 +1,29 @@
-//! Steps by which several devices share their jobs out anew.
+//! Steps in which several devices share out their jobs anew.
 
 use super::partition::{Partition, Set, ones};
 use super::pool::Pool;
 use super::walk::{Step, Walk};
 
-/// Devices that take part at first, and the fewest.
+/// The number of devices that take part at first, and the least number.
 const DEVICES: (f64, f64) = (10.0, 3.0);
-/// By what that grows after a search that was complete, and shrinks after one that was not; and by what share of it luck moves it.
+/// The factors by which the number grows after a complete search and shrinks after an incomplete
+/// one, and the share of the number by which chance changes it.
 const GROWTH: (f64, f64) = (1.01, 0.97);
 const LUCK: f64 = 0.3;
-/// One in so many devices takes part by chance; a job of the others would like to be on each of the rest.
+/// The chance of a device to be chosen at random is one in this number; each other device is one
+/// that a job of a chosen device would move to.
 const CHANCE: usize = 4;
 
-/// Moves of a [`Walk`] that free all jobs of several devices, and place them as well as can be with the sets of a [`Pool`].
+/// Moves of a [`Walk`] that free all jobs of several devices, and place them as well as the sets of
+/// a [`Pool`] allow.
 ///
-/// How many devices take part follows from how many the search can do in its limits.
+/// The number of devices that take part follows from the number that the search can handle within
+/// its limits.
 pub(super) struct Exchange {
     pool: Pool,
     partition: Partition,
     count: f64,
-    /// Per job: its place among the jobs freed.
+    /// The place of each job among the freed jobs.
     place: Vec<usize>,
 }
 
@@ -28,8 +32,10 @@ impl Exchange {
         Self { pool, partition: Partition::default(), count: DEVICES.0, place: vec![0; jobs] }
     }
 
-    /// Places jobs anew; false where no way was found, `None` where the pool has none to look at. The regrets of the walk's devices are
-    /// what they lose against the values that the pool was made with.
+    /// Places jobs anew; returns false where no way was found, `None` where the pool has no sets
+    /// for the step.
+    /// The regret of a device of the walk is its loss against the value that the pool was made
+    /// with.
     pub(super) fn step(&mut self, walk: &mut Walk<1>, step: &Step) -> Option<bool> {
         let devices = self.choose(walk, step);
         let jobs: Vec<usize> = devices.iter().flat_map(|&device| walk.members[device].iter().copied()).collect();
@@ -52,7 +58,7 @@ impl Exchange {
         Some(true)
     }
 
-    /// Chooses the devices of a step.
+    /// Chooses the devices that take part in a step.
     fn choose(&self, walk: &mut Walk<1>, step: &Step) -> Vec<usize> {
         let count = self.count * (1.0 + LUCK * (walk.random.unit() - 0.5));
         let mut devices = vec![step.from];
@@ -80,7 +86,8 @@ impl Exchange {
         devices
     }
 
-    /// Lists the sets of these jobs that each device may take if all of them are to lose less than `limit`; false where that cannot be.
+    /// Lists the sets of these jobs that each device may take if all devices together are to lose
+    /// less than `limit`; returns false where that is impossible.
     fn list(&mut self, step: &Step, devices: &[usize], jobs: &[usize], limit: f64) -> bool {
         if jobs.is_empty() || jobs.len() > Partition::JOBS {
             return false;
@@ -95,7 +102,8 @@ impl Exchange {
             origin[job / 64] |= 1 << (job % 64);
         }
         let barred = |device: usize| if device == step.from { &*origin } else { &*barred };
-        // Where the others lose their least, this is what one may lose.
+        // The difference is what one device may lose beyond its least where the others lose their
+        // least.
         let least =
             devices.iter().map(|&device| self.pool.within(device, barred(device), limit).next().map(|set| set.1));
         let Some(least) = least.collect::<Option<Vec<f64>>>() else { return false };

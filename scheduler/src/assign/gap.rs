@@ -1,4 +1,4 @@
-//! The generalised assignment problem: total cost, a budget per device.
+//! The generalised assignment problem: least total cost within a budget for each device.
 
 use super::core::Core;
 use super::record::Record;
@@ -6,16 +6,18 @@ use super::start::start;
 use super::table::Table;
 use super::tree::Tree;
 
-/// Rounds in which prices are found.
+/// The number of rounds in which prices are found.
 const ROUNDS: usize = 2000;
-/// Steps of the walk, and nodes of the tree by the number of devices, in turn: a node takes a while for each device, and with many of them it is
-/// the walk that gets on.
+/// The steps of the walk in a turn, and the product of the tree's nodes in a turn and the number of
+/// devices.
+/// A node takes time for each device, so with many devices it is the walk that makes progress.
 const STEPS: usize = 1000;
 const NODES: usize = 2000;
-/// Steps per job in which a first assignment is looked for, in the first turn; each further turn has twice as many, and nodes.
+/// The steps for each job, and the nodes, in which a first assignment is searched for in the first
+/// turn; each further turn has twice as many of both.
 const FIRST_STEPS: usize = 20;
 const FIRST_NODES: u64 = 100;
-/// The best assignment known, if any, and what it costs.
+/// The best known assignment, if any, and its cost.
 #[derive(Clone, Debug)]
 pub(super) struct Incumbent {
     pub(super) of: Option<Vec<usize>>,
@@ -26,21 +28,23 @@ impl Incumbent {
     pub(super) const NONE: Self = Self { of: None, cost: f64::INFINITY };
 }
 
-/// The best found, and a bound: infinite where there is no assignment.
+/// The best assignment that was found, and a bound, which is infinite where there is no assignment.
 #[derive(Clone, Debug)]
 pub(super) struct Answer {
     pub(super) best: Incumbent,
     pub(super) bound: f64,
 }
 
-/// An assignment that keeps the limits, or that there is none, or that there was no time to tell.
+/// The result of the search for a first assignment: one that keeps the limits, the proof that there
+/// is none, or a stop before either.
 pub(super) enum First {
     Found(Vec<usize>),
     None,
     Stopped,
 }
 
-/// Finds an assignment within the budgets: a search that mends overload, and an exact one, in turns.
+/// Finds an assignment within the budgets by a search that mends overload and by an exact search,
+/// in turns.
 pub(super) fn first(table: &Table<1>, core: &Core<1>, seed: u64, stop: &mut dyn FnMut() -> bool) -> First {
     let mut tree = Tree::new(table, core);
     let mut best = Incumbent::NONE;
@@ -64,8 +68,9 @@ pub(super) fn first(table: &Table<1>, core: &Core<1>, seed: u64, stop: &mut dyn 
     First::Stopped
 }
 
-/// Finds the cheapest assignment within the budgets: prices by linear relaxation, a first assignment, then a walk that improves it and an
-/// exact search, in turns.
+/// Finds the cheapest assignment within the budgets.
+/// It finds prices by linear relaxation and then a first assignment, which a walk and an exact
+/// search improve in turns.
 pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool) -> Answer {
     let mut core = table.core();
     core.price(ROUNDS / 4, table.most());

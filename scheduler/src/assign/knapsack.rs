@@ -1,19 +1,20 @@
-//! The 0-1 knapsack problem, exactly.
+//! An exact solver of the 0-1 knapsack problem.
 
-/// States kept at once before the answer is only a bound.
+/// The largest number of states kept at once before the answer is only a bound.
 const STATES: usize = 1 << 15;
 
 #[derive(Clone, Copy, Debug)]
 struct Item {
     profit: f64,
     weight: f64,
-    /// Profit per weight.
+    /// The profit for each unit of weight.
     rate: f64,
-    /// Number that the caller knows it by.
+    /// The number by which the caller knows the item.
     id: usize,
 }
 
-/// A partial choice: what it takes and brings, and the last item in which it differs from the choice that it comes from.
+/// A partial choice: its weight and profit, and the last item in which it differs from the choice
+/// that it comes from.
 #[derive(Clone, Copy, Debug)]
 struct State {
     weight: f64,
@@ -21,32 +22,38 @@ struct State {
     trace: u32,
 }
 
-/// Solves one knapsack after the other, in the same memory.
+/// A solver that solves one knapsack after the other, in the same memory.
 ///
-/// Dynamic programming over an expanding core (Pisinger, "A minimal algorithm for the 0-1 knapsack problem", Operations Research 45,
-/// 1997): from the greedy choice on, items around the one that breaks it are added or removed, nearest first; states that another
-/// dominates, or whose bound does not pass the best value, are dropped. Usually a few items and states suffice; memory depends on states, never on
-/// the capacity. Where there would be too many states, [`Knapsack::solve`] returns the bound by linear relaxation instead.
+/// It uses dynamic programming over an expanding core (Pisinger, "A minimal algorithm for the 0-1
+/// knapsack problem", Operations Research 45, 1997).
+/// From the greedy choice on, items around the first one that does not fit are added or removed,
+/// nearest first.
+/// States that another state dominates, or whose bound does not pass the best value, are dropped.
+/// Usually a few items and states suffice; memory depends on states, never on the capacity.
+/// Where there would be too many states, [`Knapsack::solve`] returns the bound by linear relaxation
+/// instead.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Knapsack {
-    /// Those that fit and bring something, by falling profit per weight.
+    /// The items that fit and bring a profit, by falling profit per weight.
     items: Vec<Item>,
-    /// Weight and profit of the items before each.
+    /// The weight and profit of the items before each item.
     sums: Vec<(f64, f64)>,
     capacity: f64,
     value: f64,
     states: Vec<State>,
     next: Vec<State>,
-    /// Per kept step: the step before, and the item changed.
+    /// The step before each kept step, and the item that the kept step changed.
     traces: Vec<(u32, u32)>,
     chosen: Vec<bool>,
-    /// Per id: position among the items, or `u32::MAX`.
+    /// The position among the items for each id, or `u32::MAX`.
     positions: Vec<u32>,
 }
 
 impl Knapsack {
-    /// Finds the greatest profit of items (id, profit, weight) that weigh no more than the capacity together, or a bound of it. Ids are
-    /// small numbers. Weights and capacity are whole numbers and not negative.
+    /// Finds the greatest profit of items (id, profit, weight) that together weigh no more than the
+    /// capacity, or a bound of it.
+    /// Ids are small numbers.
+    /// Weights and capacity are whole numbers and not negative.
     pub(super) fn solve(&mut self, items: impl Iterator<Item = (usize, f64, f64)>, capacity: f64) -> f64 {
         self.capacity = capacity;
         self.items.clear();
@@ -79,17 +86,19 @@ impl Knapsack {
         self.value
     }
 
-    /// What [`Knapsack::solve`] gave.
+    /// Returns the last result of [`Knapsack::solve`].
     pub(super) fn value(&self) -> f64 {
         self.value
     }
 
-    /// Ids of the items chosen. Where [`Knapsack::solve`] found a bound only, they fit, and bring less.
+    /// Returns the ids of the chosen items.
+    /// Where [`Knapsack::solve`] found a bound only, the items fit, and bring less than the bound.
     pub(super) fn chosen(&self) -> impl Iterator<Item = usize> {
         self.items.iter().zip(&self.chosen).filter(|(_, chosen)| **chosen).map(|(item, _)| item.id)
     }
 
-    /// How much less than the best any choice brings that contains this item, at least; infinite where it does not fit.
+    /// Returns how much less than the best any choice brings that contains this item, at least;
+    /// infinite where the item does not fit.
     pub(super) fn loss_with(&self, id: usize, profit: f64, weight: f64) -> f64 {
         if weight > self.capacity {
             return f64::INFINITY;
@@ -97,7 +106,7 @@ impl Knapsack {
         (self.value - profit - self.relaxed(self.capacity - weight, self.position(id))).max(0.0)
     }
 
-    /// How much less than the best any choice brings that lacks this item, at least.
+    /// Returns how much less than the best any choice brings that lacks this item, at least.
     pub(super) fn loss_without(&self, id: usize) -> f64 {
         match self.position(id) {
             usize::MAX => 0.0,
@@ -112,7 +121,8 @@ impl Knapsack {
         }
     }
 
-    /// The first item, in order, that does not fit any more where this one is left out.
+    /// Returns the position of the first item, in order, that does not fit any more where the item
+    /// `without` is left out.
     fn breaking(&self, capacity: f64, without: usize) -> usize {
         let out = self.items.get(without).map_or(0.0, |item| item.weight);
         let fits = |count: usize| self.sums[count].0 - if count > without { out } else { 0.0 } <= capacity;
@@ -124,7 +134,8 @@ impl Knapsack {
         low
     }
 
-    /// The greatest profit where items may be cut, and this one is left out (Dantzig, Operations Research 5, 1957).
+    /// Returns the greatest profit where items may be cut, and the item `without` is left out
+    /// (Dantzig, Operations Research 5, 1957).
     fn relaxed(&self, capacity: f64, without: usize) -> f64 {
         let broken = self.breaking(capacity, without);
         let (mut weight, mut profit) = self.sums[broken];
@@ -138,7 +149,7 @@ impl Knapsack {
         }
     }
 
-    /// Improves the greedy choice to the best; false where that takes too many states.
+    /// Improves the greedy choice to the best; returns false where that takes too many states.
     fn expand(&mut self, broken: usize) -> bool {
         const START: u32 = u32::MAX;
         let capacity = self.capacity;
@@ -146,7 +157,8 @@ impl Knapsack {
         self.traces.clear();
         self.states.clear();
         self.states.push(State { weight, profit, trace: START });
-        // The greedy choice goes on behind the item that does not fit; what is found later has to be better.
+        // The greedy choice goes on behind the item that does not fit; choices that are found later
+        // have to be better.
         let (mut best, mut best_trace) = (profit, START);
         let mut left = capacity - weight;
         for (item, chosen) in self.items.iter().zip(&mut self.chosen).skip(broken) {
@@ -159,7 +171,7 @@ impl Knapsack {
         let (mut low, mut high) = (broken, broken);
         let mut add = true;
         while !self.states.is_empty() && (low > 0 || high < self.items.len()) {
-            // In turn, as far as there is something on either side.
+            // Items are added and removed in turn, as far as there are items on either side.
             add = if high == self.items.len() {
                 false
             } else if low == 0 {
@@ -178,7 +190,8 @@ impl Knapsack {
             let gain = self.items.get(high).map_or(0.0, |item| item.rate);
             let pay = low.checked_sub(1).map_or(f64::INFINITY, |low| self.items[low].rate);
             self.next.clear();
-            // Two lists by rising weight, the states and their changed copies, are merged into one of rising weight and profit.
+            // Two lists by rising weight, the states and their changed copies, are merged into one
+            // list of rising weight and profit.
             let (mut kept, mut changed) = (0, 0);
             let mut top = f64::NEG_INFINITY;
             while kept < self.states.len() || changed < self.states.len() {
@@ -253,7 +266,7 @@ mod tests {
         let mut knapsack = Knapsack::default();
         for round in 0..400 {
             let count = random.below(11);
-            // In every third, profit follows weight closely: there, bounds say little.
+            // In every third round, profit follows weight closely, so that bounds say little.
             let items: Vec<(usize, f64, f64)> = (0..count)
                 .map(|id| {
                     let weight = random.below(30);

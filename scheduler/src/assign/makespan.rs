@@ -1,23 +1,31 @@
-//! Scheduling on unrelated machines, R||Cmax: the greatest load, with or without a budget per device.
+//! Scheduling on unrelated machines, R||Cmax: the least makespan, with or without a budget for each
+//! device.
 
 use super::core::Core;
 use super::gap::{self, First, Incumbent};
 use super::table::{Grain, Table};
 use super::walk::{Step, Walk};
 
-/// Rounds in which the relaxation is solved, and deadlines that are tried to raise its bound.
+/// The rounds in which the relaxation is solved, and the number of deadlines that are tried to
+/// raise its bound.
 const ROUNDS: usize = 400;
 const DEADLINES: usize = 12;
-/// Steps of the walk for each turn of the exact search, and nodes of that search's first turn.
+/// The steps of the walk for each turn of the exact search, and the nodes of that search's first
+/// turn.
 const STEPS: usize = 2000;
 const NODES: u64 = 20_000;
 
-/// Finds the assignment with the least makespan; `table` has seconds as costs, and budgets as capacities.
+/// Finds the assignment with the least makespan; `table` has seconds as costs, and budgets as
+/// capacities.
 ///
-/// The bound is that of the linear relaxation with a deadline: jobs are closed to devices on which they take longer (Lenstra, Shmoys and Tardos,
-/// Mathematical Programming 46, 1990), and multipliers of the devices' loads that add up to 1 are improved by subgradient steps. An
-/// assignment better than the best is one in which no device passes a deadline just below it, so improving is a question of limits alone: the steps
-/// of a [`Walk`] bring one late device after the other below, and the search of a [`Core`] over all jobs ends with a proof where it ends.
+/// The bound is that of the linear relaxation with a deadline.
+/// Jobs are closed to devices on which they take longer than the deadline (Lenstra, Shmoys and
+/// Tardos, Mathematical Programming 46, 1990), and subgradient steps improve multipliers of the
+/// devices' loads that add up to 1.
+/// An assignment better than the best is one in which no device passes a deadline just below the
+/// best makespan, so improving it is a question of limits alone.
+/// The steps of a [`Walk`] bring one late device after the other below the deadline, and the search
+/// of a [`Core`] over all jobs proves the result where the search ends.
 pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool) -> gap::Answer {
     let first = match greedy(table) {
         Some(of) => First::Found(of),
@@ -37,7 +45,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
     let mut bound = lower_bound(table, &mut dual, best.cost, stop);
     let mut nodes = NODES;
     'deadline: while !table.grain.proves(bound, best.cost) {
-        // A choice that takes longer than the deadline is none.
+        // A device on which a job takes longer than the deadline is no choice for the job.
         let deadline = table.grain.better_than(best.cost);
         let Some(mut core) = dual.core(table, deadline) else {
             bound = best.cost;
@@ -54,7 +62,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
         let excess: Vec<f64> = (0..table.jobs * table.devices)
             .map(|entry| {
                 let [price, other] = core.prices()[entry % table.devices];
-                // Above the deadline, it is no choice.
+                // A device that is closed by the deadline is no choice.
                 if table.costs[entry] > deadline {
                     f64::INFINITY
                 } else {
@@ -73,7 +81,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
                     of.clone_from(&walk.of);
                     let cost = makespan(table, &of);
                     if cost >= best.cost {
-                        // Rounding alone: there is nothing to gain.
+                        // The difference is rounding alone, so there is nothing to gain.
                         break 'deadline;
                     }
                     best = Incumbent { cost, of: Some(of.clone()) };
@@ -83,7 +91,7 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
             let mut turn = nodes;
             let mut found = None;
             let mut stopped = false;
-            // In slices, so that time is kept.
+            // The search runs in slices, so that the time is kept.
             let end = core.search(
                 tolerance(deadline),
                 &mut turn,
@@ -120,12 +128,13 @@ pub(super) fn solve(table: &Table<1>, seed: u64, stop: &mut dyn FnMut() -> bool)
     gap::Answer { bound: bound.min(best.cost), best }
 }
 
-/// What sums of prices and loads may be wrong by.
+/// Returns the largest error of sums of prices and loads.
 fn tolerance(deadline: f64) -> f64 {
     deadline * 1e-9 + f64::MIN_POSITIVE
 }
 
-/// One step: a late device is brought below the deadline, or else something is moved so that the next steps find another place.
+/// Makes one step: it brings a late device below the deadline, or else moves a job so that the next
+/// steps begin from another place.
 fn step(walk: &mut Walk<2>, deadline: f64) {
     let devices = walk.table.devices;
     let (loads, spare) = (walk.loads.clone(), tolerance(deadline));
@@ -150,14 +159,15 @@ fn step(walk: &mut Walk<2>, deadline: f64) {
     }
 }
 
-/// The greatest load of an assignment, in seconds.
+/// Returns the greatest load of an assignment, in seconds.
 pub(super) fn makespan(table: &Table<1>, of: &[usize]) -> f64 {
     let mut loads = vec![0.0; table.devices];
     of.iter().enumerate().for_each(|(job, &device)| loads[device] += table.cost(job, device));
     loads.into_iter().fold(0.0, f64::max)
 }
 
-/// Jobs one by one, the longest first, each to the device that is done with it first and has room for it.
+/// Places the jobs one by one, the longest first, each on the device that is done with it first and
+/// has room for it; returns `None` where no device has room for a job.
 fn greedy(table: &Table<1>) -> Option<Vec<usize>> {
     let shortest = |job: usize| (0..table.devices).map(|device| table.cost(job, device)).fold(f64::INFINITY, f64::min);
     let mut order: Vec<(f64, usize)> = (0..table.jobs).map(|job| (shortest(job), job)).collect();
@@ -176,7 +186,7 @@ fn greedy(table: &Table<1>) -> Option<Vec<usize>> {
     Some(of)
 }
 
-/// Costs of zero, and two limits: no device passes the deadline, or its budget.
+/// Returns a table with costs of zero and two limits: no device passes the deadline, or its budget.
 fn deadline_table(table: &Table<1>, deadline: f64) -> Table<2> {
     Table {
         jobs: table.jobs,
@@ -188,7 +198,8 @@ fn deadline_table(table: &Table<1>, deadline: f64) -> Table<2> {
     }
 }
 
-/// A bound of the makespan: the relaxation's, raised by deadlines that it refutes.
+/// Returns a bound of the makespan: the bound of the relaxation, raised by the deadlines that the
+/// relaxation refutes.
 fn lower_bound(table: &Table<1>, dual: &mut Dual, best: f64, stop: &mut dyn FnMut() -> bool) -> f64 {
     let Some(core) = dual.core(table, best) else { return 0.0 };
     dual.improve(&core, best, ROUNDS);
@@ -212,11 +223,11 @@ fn lower_bound(table: &Table<1>, dual: &mut Dual, best: f64, stop: &mut dyn FnMu
     low
 }
 
-/// Multipliers of the devices' loads, which add up to 1, and of their budgets.
+/// The multipliers of the devices' loads, which add up to 1, and of their budgets.
 #[derive(Clone, Debug)]
 struct Dual {
     prices: Vec<[f64; 2]>,
-    /// The bound that they make.
+    /// The bound that the multipliers make.
     value: f64,
 }
 
@@ -225,7 +236,7 @@ impl Dual {
         Self { prices: vec![[1.0 / table.devices as f64, 0.0]; table.devices], value: f64::NEG_INFINITY }
     }
 
-    /// All choices that keep a deadline; `None` where a job has none.
+    /// Returns a core of all choices that keep a deadline; `None` where a job has no such choice.
     fn core(&self, table: &Table<1>, deadline: f64) -> Option<Core<2>> {
         let mut core = Core::new(table.capacities.iter().map(|capacity| [deadline, capacity[0]]).collect());
         for job in 0..table.jobs {
@@ -239,7 +250,8 @@ impl Dual {
         Some(core)
     }
 
-    /// Improves the multipliers for these choices. Subgradient steps of Polyak's length towards `aim`, as in [`Core::price`].
+    /// Improves the multipliers for these choices.
+    /// It makes subgradient steps of Polyak's length towards `aim`, as in [`Core::price`].
     fn improve(&mut self, core: &Core<2>, aim: f64, rounds: usize) {
         let devices = self.prices.len();
         let mut prices = self.prices.clone();

@@ -1,4 +1,5 @@
-//! Jobs to devices, so that load is balanced within budgets of memory, energy or money.
+//! Assignments of jobs to devices, so that load is balanced within budgets of memory, energy or
+//! money.
 
 mod budget;
 mod core;
@@ -26,22 +27,30 @@ pub use problem::{Aim, Assignment};
 use crate::{DeviceIndex, Error};
 
 impl Assignment {
-    /// Looks for the best assignment, for so long at most. Ends before where it is proven that there is no better one: always, with one
-    /// budget for all (but for problems made to be hard), and otherwise where there are few jobs, or bounds are close. The same seed gives the same result, as far as
-    /// it depends on how much is done in that time.
+    /// Searches for the best assignment, for the given time at most.
+    /// The search ends earlier where it proves that there is no better assignment.
+    /// With one budget for all devices it always does, except for problems that are made to be
+    /// hard.
+    /// Otherwise it does where there are few jobs, or bounds are close.
+    /// The same seed gives the same result, as far as the result does not depend on how much is
+    /// done in the time.
     ///
     /// # Errors
-    /// [`Error::Infeasible`] where no assignment keeps the budgets, [`Error::Unfinished`] where the time was over before one was found.
+    /// [`Error::Infeasible`] where no assignment keeps the budgets, [`Error::Unfinished`] where the
+    /// time was over before an assignment was found.
     pub fn solve(&self, seed: u64, time: Duration) -> Result<Assigned, Error> {
         let began = Instant::now();
         self.solve_until(seed, &mut || began.elapsed() >= time)
     }
 
-    /// The same, until `stop` says so. It is asked often, every few milliseconds on a fast processor, and always at the same
-    /// points for the same problem and seed; so one that counts makes a search that ends the same everywhere. Once true, it is to stay so.
+    /// Searches as [`Assignment::solve`] does, until `stop` returns true.
+    /// `stop` is called often, every few milliseconds on a fast processor, and always at the same
+    /// points for the same problem and seed.
+    /// So a `stop` that counts its calls makes a search that ends the same everywhere.
+    /// Once it has returned true, it has to return true from then on.
     ///
     /// # Errors
-    /// As [`Assignment::solve`].
+    /// The errors of [`Assignment::solve`].
     pub fn solve_until(&self, seed: u64, stop: &mut dyn FnMut() -> bool) -> Result<Assigned, Error> {
         let clamp = |budget: u64| budget.min(Self::RESOURCES) as f64;
         let budgets: Vec<f64> = match self.aim() {
@@ -64,7 +73,7 @@ impl Assignment {
         let ended = if table.grain.proves(answer.bound, answer.best.cost) { Ended::Proved } else { Ended::Stopped };
         let devices = of.into_iter().map(DeviceIndex).collect();
         let lifted = table.grain.lift(answer.bound).max(0.0);
-        // A bound is as good as the objective where the difference is rounding.
+        // A bound counts as equal to the objective where they differ by rounding only.
         let bound = if ended == Ended::Proved { answer.best.cost } else { lifted.min(answer.best.cost) };
         let result = Assigned { devices, objective: answer.best.cost, bound, ended };
         self.check(&result)?;

@@ -1,33 +1,35 @@
-//! What comes of an assignment problem.
+//! The results of assignment problems.
 
 use crate::{DeviceIndex, Error};
 
 use super::problem::{Aim, Assignment, name};
 
-/// Jobs on devices, and how good that is.
+/// The result of a search: jobs on devices, the objective and a bound.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assigned {
     /// The device of each job.
     pub devices: Vec<DeviceIndex>,
-    /// What was minimised: the sum of costs, or the makespan.
+    /// The objective that was minimised: the sum of costs, or the makespan.
     pub objective: f64,
-    /// What no assignment is below.
+    /// The bound that no assignment falls below.
     pub bound: f64,
-    /// Why the search ended.
+    /// The reason why the search ended.
     pub ended: Ended,
 }
 
-/// Why a search ended.
+/// The reason why a search ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// Nothing better exists: bound and objective are the same, or less than a part in a thousand million of the costs apart.
+    /// No better assignment exists: bound and objective are the same, or differ by less than a part
+    /// in a thousand million of the costs.
     Proved,
-    /// It was told to stop, or its memory would not have sufficed to go on.
+    /// The search was told to stop, or its memory would not have sufficed to go on.
     Stopped,
 }
 
 impl Assigned {
-    /// How much of the objective may be too much at most, as a share of it: 0 where it is proven to be the least.
+    /// Returns how far the objective may be above the least possible, as a share of the objective:
+    /// 0 where it is proven to be the least.
     #[must_use]
     pub fn gap(&self) -> f64 {
         if self.objective > self.bound { (self.objective - self.bound) / self.objective } else { 0.0 }
@@ -35,10 +37,11 @@ impl Assigned {
 }
 
 impl Assignment {
-    /// What each device is loaded with: the cost and the resources of its jobs.
+    /// Returns the load of each device: the cost and the resources of its jobs.
     ///
     /// # Errors
-    /// [`Error::Schedule`] where there is not one device for each job, or one that does not claim it.
+    /// [`Error::Schedule`] unless there is one device for each job, and each device claims its
+    /// jobs.
     pub fn loads(&self, devices: &[DeviceIndex]) -> Result<Vec<(f64, u64)>, Error> {
         let wrong = |at: String, reason: String| Error::Schedule { at, reason };
         if devices.len() != self.jobs() {
@@ -55,11 +58,11 @@ impl Assignment {
         Ok(loads)
     }
 
-    /// Checks a result: all jobs are on devices that claim them, every limit is kept, the objective is what it is said to be, and the bound is
-    /// not above it.
+    /// Checks a result: all jobs are on devices that claim them, every limit is kept, the objective
+    /// is the one that the jobs have, and the bound is not above it.
     ///
     /// # Errors
-    /// [`Error::Schedule`] with what is wrong, and where.
+    /// [`Error::Schedule`] with the fault and its place.
     pub fn check(&self, result: &Assigned) -> Result<(), Error> {
         let wrong = |at: &str, reason: String| Err(Error::Schedule { at: at.to_owned(), reason });
         let loads = self.loads(&result.devices)?;

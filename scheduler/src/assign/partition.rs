@@ -1,24 +1,28 @@
-//! Jobs shared out among devices, each of which takes one of the sets listed for it.
+//! Set partitioning: jobs are shared out among devices, each of which takes one of the sets listed
+//! for it.
 
-/// Rounds in which multipliers are improved at the root, and at each node below that has more than `FEW` sets.
+/// The rounds in which multipliers are improved at the root, and at each node below it that has
+/// more than `FEW` sets.
 const ROUNDS: (usize, usize) = (30, 8);
 const FEW: usize = 100;
-/// Sets looked at before a search ends.
+/// The number of sets looked at before a search ends.
 const WORK: usize = 500_000;
-/// Rounds after which sets that have become too dear are dropped.
+/// The number of rounds after which sets that have become too dear are dropped.
 const DROP: usize = 4;
-/// Rounds without a better bound after which steps become shorter, and by how much.
+/// The number of rounds without a better bound after which steps become shorter, and the factor by
+/// which they do.
 const PATIENCE: usize = 3;
 const SHORTER: f64 = 0.7;
 
-/// Jobs that one device could take, as bits, and what that loses against the best for the device.
+/// A set of jobs that one device could take, as bits, and its loss against the best set for the
+/// device.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Set {
     pub(super) jobs: u128,
     pub(super) loss: f64,
 }
 
-/// A device, and where its sets are.
+/// A device, and the range of its sets.
 #[derive(Clone, Copy, Debug)]
 struct Part {
     device: usize,
@@ -26,28 +30,34 @@ struct Part {
     end: usize,
 }
 
-/// Up to 128 jobs, and the sets of them that each device may take: set partitioning, with a set for each device.
+/// A problem of up to 128 jobs, and the sets of them that each device may take: set partitioning,
+/// with a set for each device.
 ///
-/// Depth-first search. At each node a multiplier per job makes a bound of the cheapest set per device (Fisher, Jaikumar and Van
-/// Wassenhove, Management Science 32, 1986), and sets that cannot be part of anything better are dropped. It is branch and price
-/// (Savelsbergh, "A branch-and-price algorithm for the generalized assignment problem", Operations Research 45, 1997) with all columns
-/// at hand from the beginning, and subgradients in place of linear programs.
+/// It is solved by depth-first search.
+/// At each node a multiplier for each job makes a bound of the cheapest set for each device
+/// (Fisher, Jaikumar and Van Wassenhove, Management Science 32, 1986).
+/// Sets that cannot be part of a better solution are dropped.
+/// The method is branch and price (Savelsbergh, "A branch-and-price algorithm for the generalized
+/// assignment problem", Operations Research 45, 1997) with all columns at hand from the beginning,
+/// and subgradients in place of linear programs.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Partition {
-    /// Those of each node of the search behind those of the node above; and the devices that are still to take one, likewise.
+    /// The sets of each node of the search, which lie behind the sets of the node above.
+    /// The devices that are still to take a set are kept in the same way.
     sets: Vec<Set>,
     parts: Vec<Part>,
     prices: Prices,
-    /// What may be lost, and not reached.
+    /// The loss that a solution has to stay below.
     limit: f64,
     work: usize,
-    /// Per device: what it takes on the way to the node, and what it does in the best found.
+    /// The jobs that each device takes on the way to the node, and the jobs that it takes in the
+    /// best solution.
     taken: Vec<u128>,
     best: Option<Vec<u128>>,
 }
 
 impl Partition {
-    /// Jobs that there can be.
+    /// The largest number of jobs.
     pub(super) const JOBS: usize = 128;
 
     /// Forgets devices and sets, and keeps the memory.
@@ -57,7 +67,7 @@ impl Partition {
         self.taken.clear();
     }
 
-    /// Adds a device and what it may take; sets that lose less are first.
+    /// Adds a device and the sets that it may take; the sets that lose less come first.
     pub(super) fn device(&mut self, sets: impl Iterator<Item = Set>) {
         let (device, first) = (self.parts.len(), self.sets.len());
         self.sets.extend(sets);
@@ -65,8 +75,10 @@ impl Partition {
         self.taken.push(0);
     }
 
-    /// Looks for the sets that make up all these jobs, lose less than `limit`, and lose least; `next` says what the next have to lose less
-    /// than, given what those found do. Gives a set per device, and whether the search was cut short.
+    /// Searches for the sets that make up all these jobs, lose less than `limit`, and lose least.
+    /// `next` returns the loss that the next solution has to stay below, from the loss of a found
+    /// one.
+    /// The result is a set for each device, and whether the search was cut short.
     pub(super) fn solve(&mut self, jobs: u128, limit: f64, next: &impl Fn(f64) -> f64) -> (Option<Vec<u128>>, bool) {
         (self.limit, self.work, self.best) = (limit, WORK, None);
         if self.parts.iter().any(|part| part.first == part.end) {
@@ -78,7 +90,7 @@ impl Partition {
         (self.best.take(), self.work == 0)
     }
 
-    /// Gives the jobs left to the devices from part `start` on.
+    /// Gives the jobs that are left to the devices from part `start` on.
     fn search(&mut self, start: usize, left: u128, mut lost: f64, next: &impl Fn(f64) -> f64) {
         if start == self.parts.len() {
             if left == 0 && lost < self.limit {
@@ -117,8 +129,10 @@ impl Partition {
         }
     }
 
-    /// Makes the parts below a node where a device has its set: of the other devices' sets, those that keep to the jobs left and lose less
-    /// than `spare` more than the least. False where a device or a job has none.
+    /// Makes the parts below a node where the device `taken` has its set.
+    /// Of the other devices' sets it keeps those that have only jobs that are left and lose less
+    /// than `spare` more than the least.
+    /// It returns false where a device has no set or a job is in none.
     fn take(&mut self, parts: std::ops::Range<usize>, taken: usize, left: u128, spare: f64) -> bool {
         let mut reached = 0;
         for at in parts {
@@ -145,9 +159,11 @@ impl Partition {
         reached == left
     }
 
-    /// Finds multipliers of the jobs by subgradient steps, and takes them out of the losses: a bound of what the sets of the parts from
-    /// `start` on lose at least, above which losses then count from zero. Sets that no choice below `limit` can contain are dropped.
-    /// `None` where there is no such choice.
+    /// Finds multipliers of the jobs by subgradient steps, and takes them out of the losses.
+    /// The result is a bound of the least loss of the sets of the parts from `start` on, above
+    /// which losses then count from zero.
+    /// Sets that no choice below `limit` can contain are dropped.
+    /// The result is `None` where there is no such choice.
     fn price(&mut self, start: usize, left: u128, limit: f64, rounds: usize) -> Option<f64> {
         let mut now = [0.0; Self::JOBS];
         let mut best = (f64::NEG_INFINITY, now);
@@ -180,7 +196,8 @@ impl Partition {
         self.drop(start, left, limit - best.0, &best.1, true).then_some(best.0)
     }
 
-    /// The bound at these multipliers, and how often each job is missing in the sets that attain it.
+    /// Returns the bound at these multipliers, and how often each job is missing in the sets that
+    /// attain the bound.
     fn bound(&mut self, start: usize, left: u128, multipliers: &[f64; Self::JOBS]) -> (f64, [i32; Self::JOBS]) {
         self.prices.set(multipliers, left);
         let mut bound = 0.0;
@@ -204,8 +221,10 @@ impl Partition {
         (bound, unmet)
     }
 
-    /// Drops sets that lose `spare` more than their device's least, at these multipliers. At the end, losses become what they are above the
-    /// least, and sets are sorted by them. False where a device has none left.
+    /// Drops the sets that lose at least `spare` more than their device's least, at these
+    /// multipliers.
+    /// At the end, losses become the losses above the least, and sets are sorted by them.
+    /// It returns false where a device has no set left.
     fn drop(&mut self, start: usize, left: u128, spare: f64, multipliers: &[f64; Self::JOBS], end: bool) -> bool {
         self.prices.set(multipliers, left);
         let Some(mut kept) = self.parts.get(start).map(|part| part.first) else { return true };
@@ -231,11 +250,11 @@ impl Partition {
     }
 }
 
-/// The sum of the multipliers of any set of jobs: by bytes, each looked up in a table.
+/// The sum of the multipliers of any set of jobs, looked up in a table for each byte of the set.
 #[derive(Clone, Debug)]
 struct Prices {
     tables: Box<[[f64; 256]; Partition::JOBS / 8]>,
-    /// Bytes that are in use.
+    /// The number of bytes in use.
     bytes: usize,
 }
 
@@ -246,11 +265,12 @@ impl Default for Prices {
 }
 
 impl Prices {
-    /// Sets of jobs other than `left` are not asked for.
+    /// Computes the tables for sets of the jobs in `left`, the only sets that are looked up
+    /// afterwards.
     fn set(&mut self, multipliers: &[f64; Partition::JOBS], left: u128) {
         self.bytes = (u128::BITS - left.leading_zeros()).div_ceil(8) as usize;
         for ((table, jobs), left) in self.tables.iter_mut().zip(multipliers.chunks(8)).zip(left.to_le_bytes()) {
-            // The subsets of what is left, in rising order.
+            // These are the subsets of the jobs that are left, in rising order.
             let mut set = 0_u8;
             loop {
                 set = set.wrapping_sub(left) & left;
@@ -268,7 +288,7 @@ impl Prices {
     }
 }
 
-/// The jobs of a set.
+/// Returns the jobs of a set.
 pub(super) fn ones(mut jobs: u128) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let job = (jobs != 0).then(|| jobs.trailing_zeros() as usize)?;
@@ -282,7 +302,7 @@ mod tests {
     use super::*;
     use crate::random::Random;
 
-    /// What the best choice loses, by trying all.
+    /// Returns the loss of the best choice, found by trying all choices.
     fn least(devices: &[Vec<Set>], left: u128) -> f64 {
         match devices.split_first() {
             Some((sets, rest)) => sets
@@ -301,7 +321,8 @@ mod tests {
         let mut partition = Partition::default();
         let mut found = 0;
         for round in 0..300 {
-            // Jobs of both halves and of several bytes; in every other round there surely is a choice.
+            // The jobs are of both halves and of several bytes; in every other round there is
+            // certainly a choice.
             let jobs: Vec<usize> = (0..2 + random.below(8)).map(|job| 15 * job).collect();
             let all = jobs.iter().fold(0, |all, job| all | 1 << job);
             let mut devices: Vec<Vec<Set>> = (0..1 + random.below(4))

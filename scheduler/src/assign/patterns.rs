@@ -2,17 +2,20 @@
 
 use super::knapsack::Knapsack;
 
-/// Sets that a device may have; where there would be more, those that lose least are considered alone.
+/// The largest number of sets for a device; where there would be more, only the sets that lose
+/// least are considered.
 const SETS: usize = 1500;
-/// Steps in which a device's sets are looked for, and all are put together.
+/// The steps in the search for a device's sets, and the steps in joining the sets of all devices.
 const STEPS: usize = 20_000;
 const JOINS: usize = 8_000;
-/// Rounds in which multipliers are improved.
+/// The rounds in which multipliers are improved.
 const ROUNDS: usize = 4;
-/// How many times its fair share of what all devices may lose one of them may.
+/// The loss that one device may have, as a multiple of its fair share of the loss that all devices
+/// may have.
 const SHARE: f64 = 2.0;
 
-/// Jobs that one device could take, as bits, and how much worse that is than the best for the device.
+/// A set of jobs that one device could take, as bits, and its loss against the best set for the
+/// device.
 #[derive(Clone, Copy, Debug)]
 struct Set {
     jobs: u64,
@@ -27,13 +30,15 @@ pub(super) struct Item {
 }
 
 impl Item {
-    /// By profit per weight, the most first; what brings none comes last, by profit.
+    /// Sorts items by profit per weight, the greatest first; items without a profit come last, by
+    /// profit.
     pub(super) fn sort(items: &mut [Item]) {
         let rate = |item: &Item| if item.profit > 0.0 { item.profit / item.weight } else { item.profit };
         items.sort_unstable_by(|a, b| rate(b).total_cmp(&rate(a)).then(a.job.cmp(&b.job)));
     }
 
-    /// What a profit can become at most with sorted items, where these may be cut (Dantzig, Operations Research 5, 1957).
+    /// Returns the most that a profit can become with sorted items, where these may be cut
+    /// (Dantzig, Operations Research 5, 1957).
     pub(super) fn most(items: &[Item], profit: f64, room: f64) -> f64 {
         let (mut room, mut bound) = (room, profit);
         for item in items.iter().take_while(|item| item.profit > 0.0) {
@@ -47,39 +52,46 @@ impl Item {
     }
 }
 
-/// Up to 64 jobs, and devices that are to share them all.
+/// A problem of up to 64 jobs, and of devices that are to share them all.
 ///
-/// Multipliers of the jobs make a bound of one knapsack per device, as in [`Tree`](super::tree::Tree); what an assignment costs above it is what
-/// its devices lose against their best knapsacks. So only sets of jobs that lose little matter. They are enumerated, and a depth-first search joins one
-/// per device so that each job is in one: the set partitioning by which branch and price solves this problem (Savelsbergh, "A
-/// branch-and-price algorithm for the generalized assignment problem", Operations Research 45, 1997), with all columns that matter at
-/// hand. Where devices hold few jobs, as here they have to, this bound is far above that of the linear relaxation.
+/// Multipliers of the jobs make a bound of one knapsack for each device, as in
+/// [`Tree`](super::tree::Tree).
+/// The cost of an assignment above the bound is the loss of its devices against their best
+/// knapsacks.
+/// So only sets of jobs that lose little matter.
+/// These are enumerated, and a depth-first search joins one for each device so that each job is in
+/// one set.
+/// This is the set partitioning by which branch and price solves this problem (Savelsbergh, "A
+/// branch-and-price algorithm for the generalized assignment problem", Operations Research 45,
+/// 1997), with all columns that matter at hand.
+/// Where devices hold few jobs, as they have to here, this bound is far above that of the linear
+/// relaxation.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Patterns {
-    /// What each device has room for.
+    /// The room that each device has.
     pub(super) room: Vec<f64>,
-    /// A multiplier for each job: what it costs, in the relaxation, to place it.
+    /// The multiplier of each job: the cost of placing it, in the relaxation.
     pub(super) multipliers: Vec<f64>,
-    /// By row of the job: cost, infinite where closed, and weight.
+    /// The cost, infinite where closed, and the weight of each choice, in a row for each job.
     pub(super) choices: Vec<(f64, f64)>,
     knapsack: Knapsack,
     items: Vec<Item>,
-    /// Per device, by loss; and by jobs.
+    /// The sets of each device, sorted by loss, and the same sets sorted by jobs.
     sets: Vec<Vec<Set>>,
     by_jobs: Vec<Vec<Set>>,
     taken: Vec<u64>,
 }
 
-/// What a search for sets that belong together has found, and may still do.
+/// The best result of a search for sets that belong together, and the limits of the search.
 struct Goal {
-    /// What may be lost against the bound, and not reached.
+    /// The loss against the bound that a result has to stay below.
     limit: f64,
     best: Option<Vec<u64>>,
     steps: usize,
 }
 
 impl Patterns {
-    /// Jobs, and devices, that there can be.
+    /// The largest number of jobs, and of devices.
     pub(super) const LIMIT: usize = 64;
 
     /// Forgets jobs and devices, and keeps the memory.
@@ -89,9 +101,10 @@ impl Patterns {
         self.choices.clear();
     }
 
-    /// Looks for the cheapest assignment that costs less than `below`; `better` says what the next has to cost less than. Gives the device of each
-    /// job, and whether limits cut the search
-    /// short of what the usual share of loss allows.
+    /// Searches for the cheapest assignment that costs less than `below`.
+    /// `better` returns the cost that the next assignment has to stay below.
+    /// The result is the device of each job, and whether limits ended the search before all sets
+    /// within the usual share of the loss were tried.
     pub(super) fn solve(&mut self, below: f64, better: impl Fn(f64) -> f64) -> (Option<Vec<usize>>, bool) {
         let (jobs, devices) = (self.multipliers.len(), self.room.len());
         if jobs == 0 || jobs > Self::LIMIT || devices == 0 || devices > Self::LIMIT {
@@ -130,8 +143,9 @@ impl Patterns {
         (of, cut || goal.steps == 0)
     }
 
-    /// Gives the jobs left to the devices left, both as bits. Each device loses at least what the best of its sets that are still left does; the
-    /// one that loses most is decided next.
+    /// Gives the jobs that are left to the devices that are left, both as bits.
+    /// Each device loses at least as much as the best of its sets that are still possible; the
+    /// device that loses most is decided next.
     fn join(&mut self, devices: u64, left: u64, lost: f64, goal: &mut Goal, next: &impl Fn(f64) -> f64) {
         if devices.count_ones() == 1 {
             let device = devices.trailing_zeros() as usize;
@@ -171,7 +185,8 @@ impl Patterns {
         }
     }
 
-    /// Improves the multipliers by subgradient steps towards `aim`; gives the value of each device's knapsack, and the bound.
+    /// Improves the multipliers by subgradient steps towards `aim`; returns the value of each
+    /// device's knapsack, and the bound.
     fn price(&mut self, aim: f64) -> (Vec<f64>, f64) {
         let devices = self.room.len();
         let mut kept = self.multipliers.clone();
@@ -209,7 +224,8 @@ impl Patterns {
         (values, highest)
     }
 
-    /// Lists the sets of a device that lose less than `most`; false where there are too many.
+    /// Lists the sets of a device that lose less than `most`; returns false where there are too
+    /// many.
     fn enumerate(&mut self, device: usize, value: f64, most: f64) -> bool {
         let (devices, room) = (self.room.len(), self.room[device]);
         self.items.clear();
@@ -227,7 +243,7 @@ impl Patterns {
     }
 }
 
-/// The sets of a device whose profit is more than `least`.
+/// A search for the sets of a device whose profit is more than `least`.
 struct Listing<'a> {
     value: f64,
     least: f64,
@@ -236,7 +252,8 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    /// Takes the first item, and leaves it; false where there are too many sets.
+    /// Lists the sets with the first item and those without it; returns false where there are too
+    /// many sets.
     fn list(&mut self, items: &[Item], jobs: u64, profit: f64, room: f64) -> bool {
         if Item::most(items, profit, room) <= self.least {
             return true;

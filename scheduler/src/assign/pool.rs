@@ -3,24 +3,27 @@
 use super::patterns::Item;
 use super::table::Table;
 
-/// Sets kept per device: those that lose least.
+/// The largest number of sets kept for each device, which are the sets that lose least.
 const SETS: usize = 5000;
-/// Steps by which a device's sets are looked for, and those between two questions whether to stop.
+/// The steps in the search for a device's sets, and the steps between two calls of `stop`.
 const STEPS: usize = 500_000;
 const POLL: usize = 1024;
 
-/// Per device, the sets of jobs that it has room for and that lose least against its best knapsack, at one multiplier per job.
+/// The sets of jobs, for each device, that it has room for and that lose least against its best
+/// knapsack, at one multiplier for each job.
 ///
-/// What an assignment costs above the bound that belongs to the multipliers is what its devices lose in all. So in a good one every device
-/// has a set that loses little; and where devices hold few jobs, there are not many of these.
+/// The cost of an assignment above the bound of the multipliers is the sum of the losses of its
+/// devices.
+/// So in a good assignment every device has a set that loses little, and where devices hold few
+/// jobs, there are not many such sets.
 #[derive(Clone, Debug)]
 pub(super) struct Pool {
-    /// Words of 64 jobs that make up a set.
+    /// The number of words, each of 64 jobs, that make up a set.
     words: usize,
     devices: Vec<Sets>,
 }
 
-/// By rising loss: which jobs each set has, in so many words; and what it loses.
+/// The sets of a device by rising loss: the words with the jobs of each set, and its loss.
 #[derive(Clone, Debug, Default)]
 struct Sets {
     jobs: Vec<u64>,
@@ -28,8 +31,8 @@ struct Sets {
 }
 
 impl Pool {
-    /// Lists sets that lose less than `most`, at the multipliers at which each device's best knapsack has this value. `None` where it was
-    /// told to stop.
+    /// Lists the sets that lose less than `most`, at the multipliers at which each device's best
+    /// knapsack has the given value; returns `None` where the search was told to stop.
     pub(super) fn new(
         table: &Table<1>,
         multipliers: &[f64],
@@ -59,7 +62,8 @@ impl Pool {
         Some(Self { words, devices })
     }
 
-    /// The jobs and losses of a device's sets that lose less than `most` and have none of the jobs in `barred`, by rising loss.
+    /// Returns the jobs and losses of a device's sets that lose less than `most` and have none of
+    /// the jobs in `barred`, by rising loss.
     pub(super) fn within(&self, device: usize, barred: &[u64], most: f64) -> impl Iterator<Item = (&[u64], f64)> {
         let sets = &self.devices[device];
         let losses = sets.losses.iter().copied().take_while(move |loss| *loss < most);
@@ -68,12 +72,13 @@ impl Pool {
     }
 }
 
-/// A search for the sets of a device whose profit is not below `value` by `most`.
+/// A search for the sets of a device that lose less than `most` against `value`.
 struct Listing<'a> {
     value: f64,
     most: f64,
     taken: Vec<u64>,
-    /// What each set found loses, and its number; and the jobs by number.
+    /// The loss of each set that was found, with the number of the set, and the jobs by that
+    /// number.
     found: Vec<(f64, usize)>,
     jobs: Vec<u64>,
     steps: usize,
@@ -81,7 +86,8 @@ struct Listing<'a> {
 }
 
 impl Listing<'_> {
-    /// Lists the sets that have some of the items beside those taken. False where it was told to stop or has no steps left.
+    /// Lists the sets that have some of the items beside the taken ones; returns false where the
+    /// search was told to stop or has no steps left.
     fn list(&mut self, items: &[Item], profit: f64, room: f64) -> bool {
         for (at, item) in items.iter().enumerate() {
             if self.value - Item::most(&items[at..], profit, room) >= self.most {
@@ -107,7 +113,9 @@ impl Listing<'_> {
         true
     }
 
-    /// Keeps what is taken; where there are too many sets, only those that lose least, and no worse ones from then on.
+    /// Keeps the set of taken items.
+    /// Where there are too many sets, it keeps only those that lose least, and takes no worse ones
+    /// from then on.
     fn keep(&mut self, loss: f64) {
         if loss >= self.most {
             return;
@@ -122,7 +130,7 @@ impl Listing<'_> {
         }
     }
 
-    /// The best of the sets found, by rising loss.
+    /// Returns the best sets that were found, by rising loss.
     fn sets(&mut self) -> Sets {
         self.found.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         self.found.truncate(SETS);

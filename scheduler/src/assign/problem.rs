@@ -1,53 +1,65 @@
-//! What there is to assign, and within which limits.
+//! Assignment problems: the jobs to assign, and the limits to keep.
 
 use crate::error::check_seconds;
 use crate::{DeviceIndex, Error};
 
 use super::table::{Grain, Table};
 
-/// What an assignment is to minimise, and which resources limit it.
+/// The aim of an assignment: what is minimised, and which resources limit it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Aim {
-    /// The sum of all costs, where the resources of all jobs together stay within one budget: the multiple-choice knapsack problem (MCKP).
+    /// The least sum of all costs, where the resources of all jobs together stay within one budget:
+    /// the multiple-choice knapsack problem (MCKP).
     TotalWithin(u64),
-    /// The sum of all costs, where the resources of the jobs of each device stay within its budget: the generalised assignment problem (GAP).
+    /// The least sum of all costs, where the resources of the jobs of each device stay within its
+    /// budget: the generalised assignment problem (GAP).
     TotalWithinEach(Vec<u64>),
-    /// The greatest sum of costs of any device: scheduling on unrelated machines, R||Cmax.
+    /// The least makespan, which is the greatest sum of costs of any device: scheduling on
+    /// unrelated machines, R||Cmax.
     Makespan,
-    /// The same, where the resources of the jobs of each device also stay within its budget.
+    /// The least makespan, where the resources of the jobs of each device also stay within its
+    /// budget.
     MakespanWithinEach(Vec<u64>),
 }
 
-/// Jobs, each of which goes to one device: what it costs there, what it holds there, and what is to be minimised within which limits.
+/// A problem of jobs, each of which goes to one device, with the cost and the resources that it
+/// takes there, and an aim with its limits.
 ///
-/// Costs are seconds, or whatever else adds up; where all are whole numbers, bounds are rounded up to the next. Resources are whole: bytes,
-/// or the smallest unit that matters of something else.
+/// Costs are seconds, or any other quantity that adds up; where all are whole numbers, bounds are
+/// rounded up to the next whole number.
+/// Resources are whole numbers: bytes, or the smallest unit that matters of another resource.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Assignment {
     jobs: usize,
     devices: usize,
-    /// By row of the job; infinite where the device does not claim it.
+    /// The cost of each job on each device, in a row for each job; infinite where the device does
+    /// not claim the job.
     costs: Vec<f64>,
-    /// By row of the job.
+    /// The resources of each job on each device, in a row for each job.
     resources: Vec<u64>,
     aim: Aim,
 }
 
 impl Assignment {
-    /// How many entries the table of costs may have: 16 million.
+    /// The largest number of entries of the table of costs: 16 million.
     pub const LIMIT: usize = 1 << 24;
-    /// What all resources may add up to: up to here, [`f64`] counts exactly, and in bytes it is eight petabytes.
+    /// The largest sum of all resources: up to this number [`f64`] counts exactly, and in bytes it
+    /// is eight petabytes.
     pub const RESOURCES: u64 = 1 << 53;
 
-    /// A problem by its tables: for each job, its cost on each device, `None` where the device does not claim it, and what it holds there. Where
-    /// nothing limits resources, there may be no rows of them.
+    /// Creates a problem from its tables.
+    /// They have for each job its cost on each device, `None` where the device does not claim it,
+    /// and the resources that it takes there.
+    /// Where nothing limits resources, there may be no rows of them.
     ///
     /// # Errors
-    /// [`Error::NoDevice`] and [`Error::NoJob`] where there is none; [`Error::CostRow`], [`Error::ResourceRows`] and [`Error::Budgets`] where there
-    /// are too few or too many of them;
-    /// [`Error::Number`] where a cost is negative or not finite; [`Error::Unclaimed`] where no device claims a job; [`Error::TooMany`] above
-    /// [`Assignment::LIMIT`]; [`Error::Overflow`] where costs or resources add up to more than can be counted.
+    /// [`Error::NoDevice`] and [`Error::NoJob`] where there is no device or no job;
+    /// [`Error::CostRow`], [`Error::ResourceRows`] and [`Error::Budgets`] where there are too few
+    /// or too many of them; [`Error::Number`] where a cost is negative or not finite;
+    /// [`Error::Unclaimed`] where no device claims a job; [`Error::TooMany`] above
+    /// [`Assignment::LIMIT`]; [`Error::Overflow`] where costs or resources add up to more than can
+    /// be counted.
     pub fn new(costs: &[Vec<Option<f64>>], resources: &[Vec<u64>], aim: Aim) -> Result<Self, Error> {
         let jobs = costs.len();
         let devices = costs.first().ok_or(Error::NoJob)?.len();
@@ -77,7 +89,7 @@ impl Assignment {
             }
             table.extend(costs.iter().map(|cost| cost.unwrap_or(f64::INFINITY)));
         }
-        // Twice, because bounds are made of differences.
+        // The sum is doubled, because bounds are made of differences.
         if !(2.0 * most).is_finite() {
             return Err(Error::Overflow("the costs of all jobs"));
         }
@@ -98,10 +110,13 @@ impl Assignment {
         Ok(Self { jobs, devices, costs: table, resources: held, aim })
     }
 
-    /// Costs as quotients: work of each job by speed of each device, which claims them all. What a job holds, it holds on any device.
+    /// Creates a problem whose costs are quotients: the work of each job by the speed of each
+    /// device, which claims all jobs.
+    /// A job takes the same resources on every device.
     ///
     /// # Errors
-    /// [`Error::Number`] where work is negative, a speed is not positive, or either is not finite; and those of [`Assignment::new`].
+    /// [`Error::Number`] where work is negative, a speed is not positive, or either is not finite;
+    /// and the errors of [`Assignment::new`].
     pub fn of_work(work: &[f64], speeds: &[f64], resources: &[u64], aim: Aim) -> Result<Self, Error> {
         for (device, &value) in speeds.iter().enumerate() {
             if !(value.is_finite() && value > 0.0) {
@@ -122,41 +137,43 @@ impl Assignment {
         Self::new(&costs, &resources, aim)
     }
 
-    /// The same jobs with another aim.
+    /// Returns the same jobs with another aim.
     ///
     /// # Errors
-    /// [`Error::Budgets`] where it has budgets for another number of devices.
+    /// [`Error::Budgets`] where the aim has budgets for another number of devices.
     pub fn with_aim(self, aim: Aim) -> Result<Self, Error> {
         check_budgets(&aim, self.devices)?;
         Ok(Self { aim, ..self })
     }
 
-    /// How many jobs there are; they are numbered from 0.
+    /// Returns the number of jobs, which are numbered from 0.
     #[must_use]
     pub fn jobs(&self) -> usize {
         self.jobs
     }
 
-    /// How many devices there are; they are numbered from 0.
+    /// Returns the number of devices, which are numbered from 0.
     #[must_use]
     pub fn devices(&self) -> usize {
         self.devices
     }
 
-    /// What is minimised, and within which limits.
+    /// Returns the aim: what is minimised, and within which limits.
     #[must_use]
     pub fn aim(&self) -> &Aim {
         &self.aim
     }
 
-    /// What a job costs on a device; `None` where the device does not claim it, or either is not of this problem.
+    /// Returns the cost of a job on a device; `None` where the device does not claim the job, or
+    /// either is not of this problem.
     #[must_use]
     pub fn cost(&self, job: usize, device: DeviceIndex) -> Option<f64> {
         let entry = self.entry(job, device)?;
         Some(self.costs[entry]).filter(|cost| cost.is_finite())
     }
 
-    /// What a job holds on a device; `None` where either is not of this problem.
+    /// Returns the resources that a job takes on a device; `None` where either is not of this
+    /// problem.
     #[must_use]
     pub fn resource(&self, job: usize, device: DeviceIndex) -> Option<u64> {
         self.entry(job, device).map(|entry| self.resources[entry])
@@ -166,7 +183,8 @@ impl Assignment {
         (job < self.jobs && device.0 < self.devices).then_some(job * self.devices + device.0)
     }
 
-    /// Costs and resources as the algorithms want them: within these budgets, with devices closed to what they are too small for.
+    /// Returns costs and resources in the form that the algorithms use: within these budgets, with
+    /// each job closed to the devices that are too small for it.
     pub(super) fn table(&self, budgets: &[f64]) -> Result<Table<1>, Error> {
         let mut costs = self.costs.clone();
         for (entry, cost) in costs.iter_mut().enumerate() {
@@ -194,7 +212,7 @@ impl Assignment {
     }
 }
 
-/// A budget for each device?
+/// Checks that the aim has a budget for each device.
 fn check_budgets(aim: &Aim, devices: usize) -> Result<(), Error> {
     match aim {
         Aim::TotalWithinEach(budgets) | Aim::MakespanWithinEach(budgets) if budgets.len() != devices => {
@@ -204,7 +222,7 @@ fn check_budgets(aim: &Aim, devices: usize) -> Result<(), Error> {
     }
 }
 
-/// How messages name a job.
+/// Returns the name of a job in messages.
 pub(super) fn name(job: usize) -> String {
     format!("job {job}")
 }

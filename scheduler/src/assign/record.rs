@@ -1,4 +1,4 @@
-//! The walk by which assignments of least total cost are found.
+//! The walk that finds assignments of least total cost.
 
 use super::core::Core;
 use super::exchange::Exchange;
@@ -9,35 +9,42 @@ use super::table::Table;
 use super::tree::Tree;
 use super::walk::{Step, Walk};
 
-/// By how much of the distance between bound and best a step may be worse than the best.
+/// The share of the distance between bound and best by which a step may be worse than the best.
 const HEAT: f64 = 0.1;
-/// Steps without a better assignment after which that is twice as much, and after which it is as little as at first.
+/// The steps without a better assignment after which that share is twice as large, and after which
+/// it is as small as at first.
 const PATIENCE: f64 = 250.0;
 const CYCLE: u32 = 1000;
-/// Jobs per device above which the sets that a step may need are too many to be listed for it, or those that any may once and for all.
+/// The jobs per device above which sets of jobs are too many to be listed: the sets that one step
+/// may need, and the sets that any step may need, which are listed once.
 const FEW: usize = 12;
 const FEWER: usize = 7;
-/// How many times its fair share of what all devices lose one of them may, in the sets that are listed.
+/// The loss that one device may have in the listed sets, as a multiple of its fair share of the
+/// loss of all devices.
 const SHARE: f64 = 4.0;
-/// Steps without a better assignment after which sets are listed.
+/// The steps without a better assignment after which sets are listed.
 const EARLY: u32 = 200;
-/// One in so many steps looks beyond the sets that are listed, in a smaller neighbourhood.
+/// The number of steps of which one, on average, looks beyond the listed sets, in a smaller
+/// neighbourhood.
 const OTHERS: usize = 4;
-/// Jobs among which the one on the worst device is picked.
+/// The number of random jobs of which the one on the worst device is picked.
 const PICKS: usize = 3;
 
-/// A walk that goes on from what is within a threshold of the best (record-to-record travel; Dueck, Journal of Computational Physics 104,
-/// 1993).
+/// A walk that goes on from every assignment within a threshold of the best (record-to-record
+/// travel; Dueck, Journal of Computational Physics 104, 1993).
 ///
-/// Half of the steps look for something better near a device, the other half force a job off its device. Devices that lose much
-/// against their best knapsack, at the multipliers of the relaxation, are chosen more often: only there something can be gained.
-/// With few jobs per device, once that stays without success, most steps are those of an [`Exchange`], whose neighbourhoods are larger.
+/// Half of the steps look for an improvement near a device, the other half force a job off its
+/// device.
+/// Devices that lose much against their best knapsack, at the multipliers of the relaxation, are
+/// chosen more often, because only there something can be gained.
+/// With few jobs per device, once the walk stays without success, most steps are those of an
+/// [`Exchange`], whose neighbourhoods are larger.
 pub(super) struct Record {
     walk: Walk<1>,
     patterns: Option<Patterns>,
     exchange: Option<Exchange>,
     cost: f64,
-    /// Steps since the best was found.
+    /// The number of steps since the best assignment was found.
     stale: u32,
     bound: f64,
     losses: Vec<f64>,
@@ -47,7 +54,8 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// Begins with this assignment. The tree has bounded its root.
+    /// Creates a walk that begins with the given assignment.
+    /// The tree has bounded its root already.
     pub(super) fn new(table: &Table<1>, core: &Core<1>, tree: &Tree<'_>, of: Vec<usize>, seed: u64) -> Self {
         let (cost, bound) = (table.total(&of), tree.root_bound().max(core.bound()));
         let mut walk = Walk::new(table.clone(), core.prices(), of, seed);
@@ -65,7 +73,7 @@ impl Record {
         }
     }
 
-    /// Goes on from the best assignment, which another search found.
+    /// Continues from the best assignment, which another search found.
     pub(super) fn restart(&mut self, best: &Incumbent) {
         if let Some(of) = &best.of {
             of.iter().enumerate().for_each(|(job, &device)| self.walk.relocate(job, device));
@@ -75,7 +83,7 @@ impl Record {
         }
     }
 
-    /// One step; what is better than `best` takes its place.
+    /// Makes one step; an assignment that is better than `best` replaces it.
     pub(super) fn step(&mut self, best: &mut Incumbent, stop: &mut dyn FnMut() -> bool) {
         let few = self.walk.table.jobs <= FEWER * self.walk.table.devices;
         if few && self.exchange.is_none() && self.stale >= EARLY {

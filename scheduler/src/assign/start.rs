@@ -1,12 +1,15 @@
-//! A first assignment within the capacities.
+//! The search for a first assignment within the capacities.
 
 use super::core::Core;
 use super::table::Table;
 use crate::random::Random;
 
-/// Places each job where it costs least at the core's prices, then mends overload by shifts and swaps that cost least; the weight of
-/// an overload grows while it lasts (breakout method; Morris, AAAI 1993). `None` where that, in so many steps, did not lead to an assignment within the capacities,
-/// which does not say that there is none.
+/// Finds an assignment within the capacities.
+/// It places each job where it costs least at the core's prices, then mends overload by the shifts
+/// and swaps that cost least; the weight of an overload grows while it lasts (breakout method;
+/// Morris, AAAI 1993).
+/// It returns `None` where `steps` steps did not lead to an assignment within the capacities, which
+/// does not prove that there is none.
 pub(super) fn start(
     gap: &Table<1>,
     priced: &Core<1>,
@@ -19,7 +22,7 @@ pub(super) fn start(
         (0..gap.jobs).map(|job| priced.of(job).first().map(|choice| choice.device)).collect::<Option<_>>()?;
     let mut room = gap.capacities.iter().map(|capacity| capacity[0]).collect::<Vec<f64>>();
     of.iter().enumerate().for_each(|(job, &device)| room[device] -= gap.weights(job, device)[0]);
-    // A capacity's worth of overload weighs as much as the mean cost of a job to begin with.
+    // At first, an overload of a whole capacity weighs as much as the mean cost of a job.
     let mean = priced.bound().abs() / gap.jobs as f64 + f64::MIN_POSITIVE;
     let mut heavy = vec![mean; gap.devices];
     let mut barred = vec![0; gap.jobs];
@@ -47,7 +50,7 @@ pub(super) fn start(
                 if value < best.0 {
                     best = (value, Some((job, to, None)));
                 }
-                // In exchange for a job of that device, where it is full.
+                // Where the device is full, the job may be exchanged for a job of that device.
                 if room[to] >= enters {
                     continue;
                 }

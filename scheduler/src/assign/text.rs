@@ -1,4 +1,4 @@
-//! Assignment problems as text.
+//! The text forms of assignment problems.
 
 use serde::Deserialize;
 
@@ -6,7 +6,7 @@ use crate::Error;
 
 use super::problem::{Aim, Assignment};
 
-/// The JSON form.
+/// An assignment problem in the JSON form.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Document {
@@ -28,7 +28,7 @@ enum Objective {
     Makespan,
 }
 
-/// What jobs hold: on each device, or on any.
+/// The resources that jobs take: on each device, or the same on any.
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
 enum Resources {
@@ -49,17 +49,21 @@ enum Budget {
     Each(Vec<u64>),
 }
 
-/// An error of text that is not a problem.
+/// Returns the error of text that is not an assignment problem.
 fn wrong(at: impl Into<String>, reason: impl Into<String>) -> Error {
     Error::AssignmentSyntax { at: at.into(), reason: reason.into() }
 }
 
 impl Assignment {
-    /// Reads the text form of Beasley's OR-Library: the numbers of devices and of jobs; for each device its cost of each job; for each device what each
-    /// job holds there; and a budget for each device. White space divides numbers. The aim is the least total.
+    /// Reads the text form of Beasley's OR-Library.
+    /// It has the numbers of devices and of jobs; for each device its cost of each job; for each
+    /// device the resources that each job takes there; and a budget for each device.
+    /// White space divides numbers.
+    /// The aim is the least total cost.
     ///
     /// # Errors
-    /// [`Error::AssignmentSyntax`] with the line where the text is something else, and those of [`Assignment::new`].
+    /// [`Error::AssignmentSyntax`] with the line where the text has another form, and the errors of
+    /// [`Assignment::new`].
     pub fn from_text(text: &str) -> Result<Self, Error> {
         let lines = text.lines().enumerate();
         let mut words = lines.flat_map(|(line, text)| {
@@ -76,7 +80,8 @@ impl Assignment {
         };
         let (devices, jobs) = (size("the number of devices")?, size("the number of jobs")?);
         let entries = jobs.saturating_mul(devices);
-        // Every number takes two bytes of text, so what is missing is missed before memory is taken for it.
+        // Every number takes two bytes of text, so a missing number is reported before memory is
+        // taken for it.
         if entries > Self::LIMIT {
             return Err(Error::TooMany { what: "costs", count: entries, limit: Self::LIMIT });
         }
@@ -113,12 +118,19 @@ impl Assignment {
         Self::new(&costs, &resources, Aim::TotalWithinEach(budgets))
     }
 
-    /// Reads JSON: `objective` is `"total"`, as it is by default, or `"makespan"`. `costs` has a row for each job with its cost on each device, or
-    /// `null`; or `work` has a number for each job, and `speeds` one for each device. `resources` has a row for each job with what it holds on each device, or one number for
-    /// each job. `budget` is one number for all devices together, or a list with one for each; without it, nothing limits resources.
+    /// Reads the JSON form.
+    /// `objective` is `"total"`, which is the default, or `"makespan"`.
+    /// `costs` has a row for each job with its cost on each device, or `null` where the device does
+    /// not claim it.
+    /// Instead of `costs`, `work` has a number for each job, and `speeds` a number for each device.
+    /// `resources` has a row for each job with the resources that it takes on each device, or one
+    /// number for each job.
+    /// `budget` is one number for all devices together, or a list with one number for each; without
+    /// it, nothing limits resources.
     ///
     /// # Errors
-    /// [`Error::AssignmentSyntax`] where the text is something else, and those of [`Assignment::new`].
+    /// [`Error::AssignmentSyntax`] where the text has another form, and the errors of
+    /// [`Assignment::new`].
     pub fn from_json(text: &str) -> Result<Self, Error> {
         let document: Document = serde_json::from_str(text)
             .map_err(|error| wrong(format!("line {}, column {}", error.line(), error.column()), error.to_string()))?;
@@ -161,7 +173,7 @@ impl Assignment {
     }
 }
 
-/// As much of a word as a message can show.
+/// Returns as much of a word as a message can show.
 fn excerpt(word: &str) -> String {
     word.chars().take(24).collect()
 }

@@ -1,38 +1,45 @@
-//! Exact branch and bound for the generalised assignment problem.
+//! Branch and bound that solves the generalised assignment problem exactly.
 
 use super::core::Core;
 use super::gap::Incumbent;
 use super::knapsack::Knapsack;
 use super::table::Table;
 
-/// Rounds of subgradient steps at the root, and at each node below.
+/// The rounds of subgradient steps at the root, and at each node below it.
 const ROOT_ROUNDS: usize = 600;
 const ROUNDS: usize = 6;
 
-/// Depth-first search with a Lagrangian bound, in the manner of Posta, Ferland and Michelon ("An exact method with variable fixing for
-/// solving the generalized assignment problem", Computational Optimization and Applications 52, 2012).
+/// A depth-first search with a Lagrangian bound, in the manner of Posta, Ferland and Michelon ("An
+/// exact method with variable fixing for solving the generalized assignment problem", Computational
+/// Optimization and Applications 52, 2012).
 ///
-/// That each job is placed once is relaxed at a multiplier per job; what is left is a [`Knapsack`] per device (Fisher, Jaikumar and Van
-/// Wassenhove, Management Science 32, 1986). Where the bound with a job forced onto a device reaches the best value known, the device is
-/// closed to the job; where it does so without, the others are. A node costs `ROUNDS` times a knapsack per device.
+/// The condition that each job is placed once is relaxed at a multiplier for each job; a
+/// [`Knapsack`] for each device is left (Fisher, Jaikumar and Van Wassenhove, Management Science
+/// 32, 1986).
+/// Where the bound with a job forced onto a device reaches the best known value, the device is
+/// closed to the job.
+/// Where the bound with a job kept off a device does so, the other devices are closed to it.
+/// A node costs `ROUNDS` times a knapsack for each device.
 pub(super) struct Tree<'a> {
     gap: &'a Table<1>,
-    /// Which devices a job may still go to, by row of the job; and how many these are.
+    /// The devices that each job may still go to, in a row for each job, and the number of these
+    /// devices.
     open: Vec<bool>,
     left: Vec<usize>,
     placed: Vec<Option<usize>>,
     room: Vec<f64>,
-    /// Cost of the jobs placed.
+    /// The cost of the placed jobs.
     cost: f64,
     multipliers: Vec<f64>,
     knapsacks: Vec<Knapsack>,
     trail: Vec<Change>,
     frames: Vec<Frame>,
-    /// Jobs with one device left, to be placed there.
+    /// The jobs with one device left, which are to be placed there.
     forced: Vec<usize>,
-    /// Bound of the node under way; that of the root, before.
+    /// The bound of the current node, which at first is the root.
     bound: f64,
-    /// How to divide the root, once it is bounded; and what forcing a job onto a device adds to the root's bound.
+    /// The division of the root, once it is bounded, and the increase of the root's bound by
+    /// forcing each job onto each device.
     root: Option<Node>,
     losses: Vec<f64>,
     /// The root's bound and multipliers, and the values of its knapsacks.
@@ -47,7 +54,8 @@ enum Change {
     Placed(usize, usize),
 }
 
-/// A job placed on trial: what to undo, and what to go on with when it is closed to that device instead.
+/// A job placed on trial: the changes to undo, and the state to go on with when the device is
+/// closed to the job instead.
 #[derive(Clone, Debug)]
 struct Frame {
     job: usize,
@@ -57,17 +65,17 @@ struct Frame {
     multipliers: Vec<f64>,
 }
 
-/// What bounding a node says.
+/// The result of bounding a node.
 #[derive(Clone, Copy, Debug)]
 enum Node {
-    /// Nothing better is below it.
+    /// No better assignment is below the node.
     Closed,
-    /// To be divided by placing this job on this device, or not.
+    /// The node is divided by placing this job on this device, or not.
     Divide(usize, usize),
 }
 
 impl<'a> Tree<'a> {
-    /// Begins with the multipliers that belong to the core's prices.
+    /// Creates a tree with the multipliers that belong to the core's prices.
     pub(super) fn new(gap: &'a Table<1>, priced: &Core<1>) -> Self {
         let open: Vec<bool> = gap.costs.iter().map(|cost| cost.is_finite()).collect();
         let left: Vec<usize> = open.chunks(gap.devices).map(|row| row.iter().filter(|open| **open).count()).collect();
@@ -100,13 +108,14 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// A bound of the whole problem's optimum, given the best value known.
+    /// Returns a bound of the whole problem's optimum, given the best known value.
     pub(super) fn bound(&self) -> f64 {
         self.frames.iter().map(|frame| frame.bound).fold(self.bound, f64::min)
     }
 
-    /// Goes on for so many nodes, or until `stop` says so. True once nothing better than `best` is left: then that is the optimum, or
-    /// there is none.
+    /// Continues the search for `nodes` nodes, or until `stop` returns true.
+    /// It returns true once no assignment better than `best` is left: then `best` is the optimum,
+    /// or there is none.
     pub(super) fn search(&mut self, nodes: u64, best: &mut Incumbent, stop: &mut dyn FnMut() -> bool) -> bool {
         for _ in 0..nodes {
             if stop() {
@@ -149,7 +158,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// What forcing each job onto each device adds to the root's bound, at least; by row of the job.
+    /// Returns the least increase of the root's bound by forcing each job onto each device, in a
+    /// row for each job.
     pub(super) fn losses(&self) -> &[f64] {
         &self.losses
     }
@@ -196,7 +206,7 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Places jobs with one device left; false where one has none.
+    /// Places the jobs with one device left; returns false where a job has none.
     fn propagate(&mut self) -> bool {
         while let Some(job) = self.forced.pop() {
             if self.placed[job].is_some() {
@@ -230,7 +240,7 @@ impl<'a> Tree<'a> {
         self.cost = (0..gap.jobs).filter_map(|job| self.placed[job].map(|device| gap.cost(job, device))).sum();
     }
 
-    /// Bounds the node, closes what cannot be better, and says how to go on.
+    /// Bounds the node, closes choices that cannot be better, and returns how to go on.
     fn node(&mut self, rounds: usize, best: &mut Incumbent, stop: &mut dyn FnMut() -> bool) -> Node {
         let mut rounds = rounds;
         loop {
@@ -249,7 +259,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// Improves the multipliers; false where the bound closes the node. Keeps the best, and the knapsacks solved with them.
+    /// Improves the multipliers; returns false where the bound closes the node.
+    /// It keeps the best multipliers, and the knapsacks solved with them.
     fn relax(&mut self, rounds: usize, best: &mut Incumbent, stop: &mut dyn FnMut() -> bool) -> bool {
         let gap = self.gap;
         let open: Vec<usize> = (0..gap.jobs).filter(|&job| self.placed[job].is_none()).collect();
@@ -276,7 +287,7 @@ impl<'a> Tree<'a> {
             }
             let square: i32 = open.iter().map(|&job| (1 - count[job]).pow(2)).sum();
             if square == 0 {
-                // Each job is placed once: there is nothing better below this node.
+                // Each job is placed once, so nothing better is below this node.
                 let mut of: Vec<usize> = self.placed.iter().map(|device| device.unwrap_or(0)).collect();
                 for (device, knapsack) in self.knapsacks.iter().enumerate() {
                     knapsack.chosen().for_each(|job| of[job] = device);
@@ -295,7 +306,7 @@ impl<'a> Tree<'a> {
             if round == rounds || length < 0.01 || square == 0 || round % 16 == 15 && stop() {
                 break;
             }
-            // Without a value known, one well above the bound is aimed at.
+            // Where no value is known, the aim is a value well above the bound.
             let aim = if best.cost.is_finite() { best.cost } else { highest + 0.05 * highest.abs() + 1e-9 };
             let step = length * (aim - value).max(0.0) / f64::from(square);
             for &job in &open {
@@ -307,8 +318,10 @@ impl<'a> Tree<'a> {
         true
     }
 
-    /// Makes an assignment of what the knapsacks chose: a job chosen twice stays where it costs least, one chosen by none goes where it costs
-    /// least of the devices with room, those first that have most to lose.
+    /// Makes an assignment from the items that the knapsacks chose.
+    /// A job that several chose stays where it costs least.
+    /// A job that none chose goes where it costs least of the devices with room, and the jobs with
+    /// most to lose go first.
     fn repair(&mut self, open: &[usize], count: &[i32], best: &mut Incumbent) {
         let gap = self.gap;
         let mut of: Vec<usize> = self.placed.iter().map(|device| device.unwrap_or(usize::MAX)).collect();
@@ -358,7 +371,8 @@ impl<'a> Tree<'a> {
         }
     }
 
-    /// The bound at these multipliers, and how often each job is placed in what attains it.
+    /// Returns the bound at these multipliers, and counts how often each job is placed in the
+    /// solution that attains it.
     fn value(&mut self, open: &[usize], count: &mut [i32]) -> f64 {
         let gap = self.gap;
         count.fill(0);
@@ -374,7 +388,8 @@ impl<'a> Tree<'a> {
         value
     }
 
-    /// Closes devices to jobs where the bound says so, and picks the job and device to divide by: that whose other devices cost most.
+    /// Closes devices to jobs where the bound allows it, and picks the job and device to divide by:
+    /// those where the job's other devices cost most.
     fn fix(&mut self, best: &Incumbent) -> Node {
         let gap = self.gap;
         let (mut pick, mut most) = (None, f64::NEG_INFINITY);

@@ -1,62 +1,68 @@
-//! Assignments next to one that is there: some jobs of some devices are placed anew, as well as can be.
+//! A walk from one assignment to the next: some jobs of some devices are placed anew, as well as
+//! possible.
 
 use super::core::Core;
 use super::patterns::Patterns;
 use super::table::Table;
 use crate::random::Random;
 
-/// Jobs that a step frees at first, and the fewest and most that it may.
+/// The number of jobs that a step frees at first, and the fewest and the most that it may free.
 const FREE: (f64, f64, f64) = (14.0, 5.0, 36.0);
-/// By what that grows after a search that was complete, and shrinks after one that was not.
+/// The factors by which the number grows after a complete search, and shrinks after an incomplete
+/// one.
 const GROWTH: (f64, f64) = (1.005, 0.99);
-/// How many times as many jobs as are freed the devices of a step may have, less one.
+/// The largest excess of the jobs on a step's devices over the freed jobs, as a share of the freed
+/// jobs.
 const SPREAD: f64 = 1.0;
-/// Nodes that a step may look at.
+/// The number of nodes that a step may look at.
 const NODES: u64 = 3000;
-/// Rounds in which a step's prices are found.
+/// The rounds in which a step's prices are found.
 const ROUNDS: usize = 12;
 
 /// An assignment on its way to better ones.
 ///
-/// A step frees jobs of a few devices and places them anew with an exact search. Ejection chains (Yagiura, Ibaraki and Glover, "An ejection
-/// chain approach for the generalized assignment problem", INFORMS Journal on Computing 16, 2004), with branches and cycles, are among the
-/// answers, so that full devices are passed without ever being overloaded. How many jobs are freed follows from how many the search can do
-/// in its limits.
+/// A step frees jobs of a few devices and places them anew with an exact search.
+/// Ejection chains (Yagiura, Ibaraki and Glover, "An ejection chain approach for the generalized
+/// assignment problem", INFORMS Journal on Computing 16, 2004), with branches and cycles, are among
+/// the possible results, so a step can move jobs past full devices without ever overloading them.
+/// The number of freed jobs follows from the number that the search can handle within its limits.
 pub(super) struct Walk<const K: usize> {
     pub(super) table: Table<K>,
     pub(super) random: Random,
-    /// Per job: the devices it may go to and their excess, the least first.
+    /// The devices that each job may go to, with their excess, the least first.
     ranked: Vec<Vec<(f64, usize)>>,
     prices: Vec<[f64; K]>,
     pub(super) of: Vec<usize>,
     pub(super) members: Vec<Vec<usize>>,
     pub(super) loads: Vec<[f64; K]>,
-    /// Per device: how much better it could be off. Of two devices, a step takes the one with more to gain.
+    /// The regret of each device: how much better its jobs could be.
+    /// Of two devices, a step takes the one with more to gain.
     pub(super) regret: Vec<f64>,
-    /// Jobs to free: where one is forced to move, and where none is.
+    /// The number of jobs to free: where one is forced to move, and where none is.
     free: [f64; 2],
     core: Core<K>,
-    /// The devices and jobs of the step under way.
+    /// The devices and jobs of the current step.
     devices: Vec<usize>,
     jobs: Vec<usize>,
 }
 
-/// What a step is to do.
+/// The instructions for a step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Step {
-    /// A job that may not stay on its device.
+    /// The job that may not stay on its device, if any.
     pub(super) forced: Option<usize>,
-    /// Two devices that take part.
+    /// The two devices that take part from the beginning.
     pub(super) from: usize,
     pub(super) to: usize,
-    /// The jobs' new places are to cost less than the old ones and this.
+    /// The additional cost that the jobs' new places have to stay below, compared with the old
+    /// ones.
     pub(super) spare: f64,
-    /// The first way found will do; else the cheapest is looked for.
+    /// Whether the first way that is found suffices; else the cheapest is searched for.
     pub(super) first: bool,
 }
 
 impl<const K: usize> Walk<K> {
-    /// Begins with an assignment, and prices of the devices.
+    /// Creates a walk from an assignment, and from prices of the devices.
     pub(super) fn new(table: Table<K>, prices: &[[f64; K]], of: Vec<usize>, seed: u64) -> Self {
         let mut members = vec![Vec::new(); table.devices];
         of.iter().enumerate().for_each(|(job, &device)| members[device].push(job));
@@ -76,7 +82,8 @@ impl<const K: usize> Walk<K> {
         }
     }
 
-    /// Keeps per job the devices whose excess, by row of the job, is not above `most`.
+    /// Keeps for each job the devices whose excess over the job's least is not above `most`;
+    /// `excess` has a row for each job.
     pub(super) fn rank(&mut self, excess: &[f64], most: f64) {
         let rank = |row: &[f64]| {
             let least = row.iter().copied().fold(f64::INFINITY, f64::min);
@@ -89,7 +96,8 @@ impl<const K: usize> Walk<K> {
         self.ranked = excess.chunks(self.table.devices).map(rank).collect();
     }
 
-    /// A device for a job other than the one where it is, more probably an early than a late one in rank.
+    /// Returns a device for a job other than its own; devices early in rank are more probable than
+    /// late ones.
     pub(super) fn target(&mut self, job: usize) -> Option<usize> {
         let here = self.of[job];
         let ranked = &self.ranked[job];
@@ -101,19 +109,19 @@ impl<const K: usize> Walk<K> {
         ranked.iter().map(|&(_, device)| device).filter(|&device| device != here).nth(at)
     }
 
-    /// Chooses a step's devices, and jobs of theirs to place anew.
+    /// Chooses the devices of a step, and the jobs on them to place anew.
     fn choose(&mut self, step: &Step) {
         let free = self.free[usize::from(step.forced.is_none())];
         self.devices.clear();
         self.devices.extend([step.from, step.to]);
-        // Either all jobs of few devices, or some jobs of more.
+        // The step takes either all jobs of few devices, or some jobs of more devices.
         let wanted = free * (1.0 + SPREAD * self.random.unit());
         let mut jobs = self.members[step.from].len() + self.members[step.to].len();
         for _ in 0..2 * self.table.devices {
             if jobs as f64 >= wanted || self.devices.len() >= self.table.devices.min(Patterns::LIMIT) {
                 break;
             }
-            // A further device is one where a job of these would like to be.
+            // A further device is one that a job of the chosen devices would move to.
             let near = self.devices[self.random.below(self.devices.len())];
             if self.members[near].is_empty() {
                 continue;
@@ -129,7 +137,8 @@ impl<const K: usize> Walk<K> {
         let mut jobs: Vec<(f64, usize)> = Vec::new();
         for &device in &self.devices {
             for &other in self.members[device].iter().filter(|&&other| Some(other) != step.forced) {
-                // What it would cost least to move it within these devices; luck decides among the rest.
+                // The key is the least cost of moving the job within these devices, scaled at
+                // random.
                 let moved = self.ranked[other].iter().find(|(_, at)| *at != device && self.devices.contains(at));
                 if let Some((excess, _)) = moved {
                     jobs.push((excess * self.random.unit(), other));
@@ -144,7 +153,7 @@ impl<const K: usize> Walk<K> {
         self.jobs.extend(jobs.iter().map(|&(_, job)| job));
     }
 
-    /// What the jobs freed cost now, and what the devices are loaded with without them.
+    /// Returns the present cost of the freed jobs, and the loads of the devices without them.
     fn freed(&self) -> (f64, Vec<[f64; K]>) {
         let mut loads: Vec<[f64; K]> = self.devices.iter().map(|&device| self.loads[device]).collect();
         let mut cost = 0.0;
@@ -158,13 +167,14 @@ impl<const K: usize> Walk<K> {
         (cost, loads)
     }
 
-    /// May a job of this step go to a device?
+    /// Tells whether a job of this step may go to a device.
     fn open(&self, step: &Step, job: usize, device: usize) -> bool {
         let here = self.of[job] == device;
         if here { step.forced != Some(job) } else { self.ranked[job].iter().any(|&(_, at)| at == device) }
     }
 
-    /// Frees jobs, and places them anew within what `limit` says of a device and its capacity. False where no way was found.
+    /// Frees jobs, and places them anew within the limits that `limit` returns for a device and its
+    /// capacity; returns false where no way was found.
     pub(super) fn step(&mut self, step: &Step, limit: impl Fn(usize, &[f64; K]) -> [f64; K]) -> bool {
         self.choose(step);
         let (cost, loads) = self.freed();
@@ -207,7 +217,7 @@ impl<const K: usize> Walk<K> {
         !placed.is_empty()
     }
 
-    /// Frees more or fewer jobs from now on.
+    /// Adapts the number of jobs to free from now on.
     fn adapt(&mut self, step: &Step, cut: bool) {
         let free = &mut self.free[usize::from(step.forced.is_none())];
         if cut {
@@ -232,7 +242,8 @@ impl<const K: usize> Walk<K> {
 }
 
 impl Walk<1> {
-    /// The same as [`Walk::step`], by sets of jobs; multipliers are those of all jobs.
+    /// Makes a step as [`Walk::step`] does, but by sets of jobs; `multipliers` are those of all
+    /// jobs.
     pub(super) fn exchange(&mut self, step: &Step, patterns: &mut Patterns, multipliers: &[f64]) -> bool {
         self.choose(step);
         let (cost, loads) = self.freed();

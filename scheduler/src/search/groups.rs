@@ -1,4 +1,7 @@
-//! Moves of several tasks at once. A chain of tasks that is worth moving is often not worth beginning with: each task that moves alone pays for two transfers.
+//! Moves of several tasks at once.
+//!
+//! A chain of tasks that is worth moving is often not worth moving task by task: each task that
+//! moves alone pays for two transfers.
 
 use super::sequences::Sequences;
 use super::tabu::Tabu;
@@ -6,7 +9,9 @@ use crate::arrays::Arrays;
 use crate::random::Random;
 use crate::search::Remaining;
 
-/// The islands of a placement: tasks of one device that are connected through tasks of that device, each list in topological order.
+/// Returns the islands of a placement: tasks of one device that are connected through tasks of that
+/// device.
+/// The islands are in the topological order of their first tasks.
 fn islands(arrays: &Arrays, device: &[usize]) -> Vec<Vec<usize>> {
     let mut island = vec![usize::MAX; arrays.tasks];
     let mut islands: Vec<Vec<usize>> = Vec::new();
@@ -34,24 +39,25 @@ fn islands(arrays: &Arrays, device: &[usize]) -> Vec<Vec<usize>> {
     islands
 }
 
-/// What passes between devices, in transfers.
+/// Returns the number of transfers between devices.
 fn crossings(arrays: &Arrays, device: &[usize]) -> usize {
     let crosses = |task: usize| arrays.after.of(task).iter().filter(|(next, _)| device[*next] != device[task]).count();
     (0..arrays.tasks).map(crosses).sum()
 }
 
 impl Tabu<'_> {
-    /// Moves whole islands to other devices where that shortens the schedule, or lengthens it by nothing and saves transfers: what is left on a device of its own is
-    /// worth what it costs to get there.
+    /// Moves whole islands to other devices where that shortens the schedule, or keeps its length
+    /// and saves transfers.
+    /// The islands that then remain on other devices are worth their transfers.
     ///
-    /// Tries so many moves at most, each of which takes O(e + v log v).
+    /// It tries at most `tries` moves, each of which takes O(e + v log v) time.
     pub(crate) fn consolidate(&mut self, mut tries: usize, remaining: &mut Remaining) {
         let mut improved = true;
         while improved {
             improved = false;
             for island in islands(self.arrays, &self.current.device) {
                 let home = self.current.device[island[0]];
-                // An earlier move may have taken part of it along.
+                // An earlier move may have taken part of the island along.
                 if island.iter().any(|&task| self.current.device[task] != home) {
                     continue;
                 }
@@ -73,8 +79,9 @@ impl Tabu<'_> {
         }
     }
 
-    /// Moves islands to the device `home`, the shortest first, where that lengthens the schedule by no more than a share of what they take there. Tries so
-    /// many moves at most.
+    /// Moves islands to the device `home`, the shortest first, where that lengthens the schedule by
+    /// no more than `share` of the seconds that they take there.
+    /// It tries at most `tries` moves.
     pub(crate) fn take_home(&mut self, home: usize, share: f64, mut tries: usize) {
         let at_home = |arrays: &Arrays, island: &[usize]| island.iter().map(|&task| arrays.seconds(task, home)).sum();
         let mut moved = true;
@@ -101,7 +108,7 @@ impl Tabu<'_> {
         }
     }
 
-    /// Moves a connected group of up to `most` tasks of one device, by chance, to another.
+    /// Moves a random connected group of up to `most` tasks of one device to another device.
     pub(crate) fn shake_group(&mut self, most: usize, random: &mut Random) {
         let first = random.below(self.arrays.tasks);
         let home = self.current.device[first];
@@ -125,7 +132,8 @@ impl Tabu<'_> {
         }
     }
 
-    /// The state with a group of tasks on another device. `None` where a limit, a claim or a link is in the way.
+    /// Returns the state with a group of tasks on another device; `None` where a limit, a claim or
+    /// a link forbids it.
     fn with_group(&self, group: &[usize], device: usize) -> Option<Sequences> {
         let mut load = self.load.clone();
         for &task in group {

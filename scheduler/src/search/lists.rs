@@ -1,4 +1,4 @@
-//! List scheduling with priorities that chance disturbs.
+//! List scheduling with priorities that are disturbed at random.
 
 use super::Remaining;
 use crate::list::{Draft, by_priority, upward_ranks};
@@ -6,8 +6,9 @@ use crate::peft::optimistic;
 use crate::random::Random;
 use crate::{Problem, Schedule};
 
-/// HEFT and PEFT with ranks that are wrong by some per cent, as chance will have it. Where many tasks are alike, list schedulers are as good as the order in which they
-/// happen to take them, and the best of many orders is better than any one.
+/// HEFT and PEFT with ranks that are changed at random by some per cent.
+/// Where many tasks are alike, list schedulers are as good as the order in which they happen to
+/// take them, and the best of many orders is better than any one.
 pub(super) struct Lists<'a> {
     problem: &'a Problem,
     ranks: Vec<f64>,
@@ -19,7 +20,8 @@ impl<'a> Lists<'a> {
         Self { problem, ranks: upward_ranks(problem), optimistic: optimistic(problem.arrays()) }
     }
 
-    /// The shortest of so many schedules. `None` where there is none, or no time for one.
+    /// Returns the shortest of `count` schedules; `None` where none was found, or there was no time
+    /// for one.
     pub(super) fn best_of(&self, count: usize, random: &mut Random, remaining: &mut Remaining) -> Option<Schedule> {
         let devices = self.problem.arrays().devices;
         let mut best: Option<Schedule> = None;

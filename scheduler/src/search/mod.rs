@@ -1,4 +1,4 @@
-//! Local search on schedules.
+//! Local search over schedules.
 
 mod groups;
 mod lists;
@@ -14,30 +14,31 @@ use lists::Lists;
 use sequences::Sequences;
 use tabu::Tabu;
 
-/// How long a search goes on.
+/// The effort of a search: how long it may go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Effort {
-    /// Time that it takes at most.
+    /// The time that the search takes at most.
     pub time: Duration,
-    /// Steps that it makes at most: with these alone, the same problem and seed give the same schedule on every machine.
+    /// The steps that the search makes at most.
+    /// With these alone, the same problem and seed give the same schedule on every machine.
     pub steps: u64,
 }
 
 impl Effort {
-    /// So much time.
+    /// Returns an effort that is limited by time alone.
     #[must_use]
     pub fn time(time: Duration) -> Self {
         Self { time, steps: u64::MAX }
     }
 
-    /// So many steps, however long they take.
+    /// Returns an effort that is limited by steps alone, however long they take.
     #[must_use]
     pub fn steps(steps: u64) -> Self {
         Self { time: Duration::MAX, steps }
     }
 }
 
-/// What is left of an [`Effort`].
+/// The part of an [`Effort`] that is left.
 #[derive(Debug)]
 pub(crate) struct Remaining {
     end: Option<Instant>,
@@ -49,7 +50,7 @@ impl Remaining {
         Self { end: Instant::now().checked_add(effort.time), steps: effort.steps }
     }
 
-    /// Takes a step; false where there is none left.
+    /// Takes a step; returns false where none is left.
     pub(crate) fn step(&mut self) -> bool {
         if self.steps == 0 || self.end.is_some_and(|end| Instant::now() >= end) {
             return false;
@@ -59,30 +60,37 @@ impl Remaining {
     }
 }
 
-/// The schedule in which each device runs its tasks in this order, in which each stands behind those that feed it, as early as it can.
+/// Returns the schedule in which each device runs its tasks in the given order, and each task
+/// starts as early as it can.
+/// In the order each task stands behind the tasks that feed it.
 pub(crate) fn in_order(problem: &Problem, device: Vec<usize>, order: &[usize]) -> Schedule {
     Sequences::in_order(problem.arrays(), device, order).schedule(problem.arrays())
 }
 
-/// The schedule with what is not worth its way taken to the device `home`: where that lengthens it by no more than a share of what is taken.
+/// Returns the schedule with the islands of tasks that are not worth their transfers moved to the
+/// device `home`.
+/// An island moves where that lengthens the schedule by no more than `share` of the seconds that it
+/// takes at home.
 pub(crate) fn settle(problem: &Problem, schedule: &Schedule, home: usize, share: f64) -> Schedule {
     let mut tabu = Tabu::new(problem, Sequences::of(problem, schedule));
     tabu.take_home(home, share, tries(problem));
     tabu.current.schedule(problem.arrays())
 }
 
-/// Moves of whole groups that are worth trying: as much work as some hundred moves of single tasks.
+/// Returns the number of moves of whole groups that are worth trying, which are as much work as
+/// some hundred moves of single tasks.
 fn tries(problem: &Problem) -> usize {
     20 + 20_000 / problem.graph().len().max(1)
 }
 
-/// Steps without a better schedule after which the search goes on from elsewhere.
+/// The steps without a better schedule after which the search goes on from elsewhere.
 const PATIENCE: u64 = 300;
-/// Lists that chance disturbs, of which the best is a new start.
+/// The number of randomly disturbed list schedules, of which the best is a new start.
 const LISTS: usize = 30;
 
-/// Improves schedules until the effort is spent or one takes no longer than `bound`, and tells each better one. `starts` are valid, the best of
-/// them first.
+/// Improves schedules until the effort is spent or one takes no longer than `bound`, and passes
+/// each better one to `better`.
+/// The `starts` are valid, and the best of them comes first.
 pub(crate) fn improve(
     problem: &Problem,
     starts: &[Schedule],
@@ -105,7 +113,7 @@ pub(crate) fn improve(
     let mut round = 0_usize;
     let done = |best: &Sequences| best.makespan() <= bound * (1.0 + PROOF);
     while !done(&best) {
-        // The best state of this round, and when it was found.
+        // The best state of this round, and the number of steps since it was found.
         let mut local = tabu.current.clone();
         let mut idle = 0;
         loop {
@@ -129,7 +137,8 @@ pub(crate) fn improve(
             }
         }
         round += 1;
-        // From the other starts in turn, and then from schedules that chance makes out of the best one, or out of nothing.
+        // The search goes on from the other starts in turn, and then from random changes of the
+        // best schedule or from random list schedules.
         match starts.get(round / 2) {
             Some(start) if round.is_multiple_of(2) => tabu.restart(start),
             _ if random.below(3) == 0 || round == 1 => {

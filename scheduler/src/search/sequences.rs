@@ -1,4 +1,5 @@
-//! Who runs what in which order, and when that is: the state that local search changes.
+//! The order in which each processor runs its tasks, and the times that follow: the state that
+//! local search changes.
 
 use crate::arrays::Arrays;
 use crate::partition::by_start;
@@ -7,37 +8,41 @@ use crate::{DeviceIndex, Problem, Schedule, Slot};
 
 const NONE: usize = usize::MAX;
 
-/// A sequence of tasks for each processor. Each task starts as early as the one in front of it and those that feed it allow, so the sequences say all: they
-/// are a selection in the disjunctive graph of the problem (Roy and Sussmann, 1964).
+/// The sequences of tasks, one for each processor.
+/// Each task starts as early as the task in front of it and the tasks that feed it allow, so the
+/// sequences determine the schedule.
+/// They are a selection in the disjunctive graph of the problem (Roy and Sussmann, 1964).
 ///
-/// A task's *head* is the longest way to its start, its *tail* the longest way from its finish to the end.
+/// A task's *head* is the longest way to its start, its *tail* the longest way from its finish to
+/// the end.
 #[derive(Clone, Debug)]
 pub(crate) struct Sequences {
     pub(crate) device: Vec<usize>,
-    /// By processor.
+    /// The tasks of each processor, in the order in which they run.
     sequence: Vec<Vec<usize>>,
-    /// Seconds of each task where it is, and of what passes along each edge.
+    /// The seconds of each task on its device, and of the transfer along each edge.
     seconds: Vec<f64>,
     transfer: Vec<f64>,
-    /// The tasks in front of and behind each on its processor; `NONE` at the ends.
+    /// The tasks in front of and behind each task on its processor; `NONE` at the ends.
     in_front: Vec<usize>,
     behind: Vec<usize>,
     pub(crate) head: Vec<f64>,
     pub(crate) tail: Vec<f64>,
-    /// All tasks, each behind those that it waits for.
+    /// All tasks, each behind the tasks that it waits for.
     order: Vec<usize>,
     makespan: f64,
 }
 
 impl Sequences {
-    /// The sequences of a schedule that is valid.
+    /// Returns the sequences of a valid schedule.
     pub(crate) fn of(problem: &Problem, schedule: &Schedule) -> Self {
         let order: Vec<usize> = by_start(problem, schedule).into_iter().map(|id| id.0).collect();
         let device = schedule.slots().iter().map(|slot| slot.device.0).collect();
         Self::in_order(problem.arrays(), device, &order)
     }
 
-    /// Each processor runs its tasks in this order, in which each stands behind those that feed it.
+    /// Returns the sequences in which each processor runs its tasks in the given order, in which
+    /// each task stands behind the tasks that feed it.
     pub(crate) fn in_order(arrays: &Arrays, device: Vec<usize>, order: &[usize]) -> Self {
         let mut sequence = vec![Vec::new(); arrays.devices];
         for &task in order {
@@ -65,7 +70,8 @@ impl Sequences {
         sequences
     }
 
-    /// The same with some tasks on another device, all in the order in which they start now.
+    /// Returns the sequences with some tasks on another device, and all tasks in the order in which
+    /// they start now.
     pub(crate) fn with_group(&self, arrays: &Arrays, group: &[usize], to: usize) -> Self {
         let mut device = self.device.clone();
         group.iter().for_each(|&task| device[task] = to);
@@ -74,7 +80,7 @@ impl Sequences {
         Self::in_order(arrays, device, &order)
     }
 
-    /// The schedule in which each task starts as early as the sequences allow.
+    /// Returns the schedule in which each task starts as early as the sequences allow.
     pub(crate) fn schedule(&self, arrays: &Arrays) -> Schedule {
         let slot = |(task, (&device, &start)): (usize, (&usize, &f64))| Slot {
             device: DeviceIndex(device),
@@ -88,17 +94,17 @@ impl Sequences {
         self.makespan
     }
 
-    /// The tasks of a processor in the order in which it runs them.
+    /// Returns the tasks of a processor in the order in which it runs them.
     pub(crate) fn on(&self, processor: usize) -> &[usize] {
         &self.sequence[processor]
     }
 
-    /// The task in front of a task on its processor.
+    /// Returns the task in front of a task on its processor.
     pub(crate) fn in_front_of(&self, task: usize) -> Option<usize> {
         Some(self.in_front[task]).filter(|&other| other != NONE)
     }
 
-    /// The tasks of a critical path, by chance one of those that there are.
+    /// Lists the tasks of a critical path, which is chosen at random where there are several.
     pub(crate) fn critical_path(&self, arrays: &Arrays, random: &mut Random, path: &mut Vec<usize>) {
         let close = |a: f64, b: f64| (a - b).abs() <= 1e-12 * self.makespan;
         path.clear();
@@ -129,14 +135,15 @@ impl Sequences {
                     choose(feeding, &mut at, &mut among);
                 }
             }
-            // Tasks without duration may be at the beginning and in front of one another.
+            // Tasks without duration may be at the beginning and in front of one another, so the
+            // path is cut at its longest possible length.
             if path.len() > arrays.tasks {
                 return;
             }
         }
     }
 
-    /// Looks up what a task takes where it is, and what it sends and gets.
+    /// Looks up the seconds of a task on its device, and those of the transfers to and from it.
     fn price(&mut self, arrays: &Arrays, task: usize) {
         let device = self.device[task];
         self.seconds[task] = arrays.seconds(task, device);
@@ -156,7 +163,8 @@ impl Sequences {
         }
     }
 
-    /// Finds heads, tails and makespan anew. False where tasks wait for each other in a circle; then nothing of the state is right.
+    /// Computes heads, tails and makespan anew.
+    /// It returns false where tasks wait for each other in a circle; then the state is not valid.
     pub(crate) fn evaluate(&mut self, arrays: &Arrays) -> bool {
         let mut waits: Vec<u32> = (0..arrays.tasks)
             .map(|task| arrays.before.of(task).len() as u32 + u32::from(self.in_front[task] != NONE))
@@ -207,7 +215,8 @@ impl Sequences {
         true
     }
 
-    /// Moves a task to a device, to a place among the others of its processor, counted without it.
+    /// Moves a task to a device, to a place among the other tasks of its processor, counted without
+    /// the task.
     pub(crate) fn relocate(&mut self, arrays: &Arrays, task: usize, device: usize, place: usize) {
         let (from, to) = (arrays.processor[self.device[task]], arrays.processor[device]);
         self.sequence[from].retain(|&other| other != task);
@@ -222,12 +231,13 @@ impl Sequences {
     }
 }
 
-/// Heads and tails of all tasks but one, as if that were not there; and where it may go.
+/// The heads and tails of all tasks but one, computed as if that task did not exist, and the places
+/// where it may go.
 #[derive(Debug, Default)]
 pub(crate) struct Without {
     head: Vec<f64>,
     tail: Vec<f64>,
-    /// Does a task come behind the one that is left out, or before it, because of what passes between tasks?
+    /// Whether each task comes behind the omitted task, or before it, along edges and sequences.
     follows: Vec<bool>,
     leads: Vec<bool>,
     makespan: f64,
@@ -237,15 +247,15 @@ pub(crate) struct Without {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Place {
     pub(crate) device: usize,
-    /// Among the others of the device's processor.
+    /// The position among the other tasks of the device's processor.
     pub(crate) place: usize,
     pub(crate) makespan: f64,
-    /// The longest way through the task.
+    /// The length of the longest way through the task.
     pub(crate) through: f64,
 }
 
 impl Without {
-    /// Takes a task out.
+    /// Takes a task out and computes the heads and tails without it.
     pub(crate) fn compute(&mut self, sequences: &Sequences, arrays: &Arrays, task: usize) {
         let count = arrays.tasks;
         for list in [&mut self.head, &mut self.tail] {
@@ -300,10 +310,12 @@ impl Without {
         }
     }
 
-    /// Calls `visit` with each place that a device has for the task: exact makespans, as every way either leads through the task or is there without it.
+    /// Calls `visit` with each place that a device has for the task.
+    /// The makespans are exact, as every way either leads through the task or exists without it.
     ///
-    /// (With estimates for heads and tails this is the neighbourhood of Mastrolilli and Gambardella, "Effective neighbourhood functions for
-    /// the flexible job shop problem", Journal of Scheduling 3, 2000.)
+    /// (With estimates for heads and tails this is the neighbourhood of Mastrolilli and
+    /// Gambardella, "Effective neighbourhood functions for the flexible job shop problem", Journal
+    /// of Scheduling 3, 2000.)
     pub(crate) fn places(
         &self,
         sequences: &Sequences,
@@ -330,7 +342,8 @@ impl Without {
         if !(arrival + departure).is_finite() {
             return;
         }
-        // Behind all that lead to the task, before all that follow it.
+        // The places are behind all tasks that lead to the task, and before all tasks that follow
+        // it.
         let mut ahead: Option<usize> = None;
         let others = || sequences.sequence[arrays.processor[device]].iter().copied().filter(|&other| other != task);
         for (place, next) in others().map(Some).chain([None]).enumerate() {

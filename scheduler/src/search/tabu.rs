@@ -6,21 +6,26 @@ use crate::arrays::Arrays;
 use crate::load::Load;
 use crate::random::Random;
 
-/// Critical tasks that a step looks at; of more, it takes a selection. Fewer where graphs are large, each taking as long as the graph.
+/// The largest number of critical tasks that a step looks at; of more, it takes a random selection.
+/// The number is smaller for large graphs, because the work for each task grows with the graph.
 const MOST_TASKS: usize = 24;
 const LEAST_TASKS: usize = 4;
 const WORK: usize = 50_000;
 
-/// Moves a task of a critical path at a time to the place that is best for it, on whatever device, and does not let it go back for some steps.
+/// Tabu search: it moves one task of a critical path at a time to the place that is best for it, on
+/// any device, and does not let the task go back for some steps.
 ///
-/// Only moves of critical tasks can shorten a schedule. The places are those of [`Without`]; the way to forbid and the aspiration (a tabu move
-/// is allowed where it gives the best schedule yet) are those of Mastrolilli and Gambardella. Takes O(c·(e + v)) a step, for c critical tasks.
+/// Only moves of critical tasks can shorten a schedule.
+/// The places are those of [`Without`].
+/// The way to forbid moves and the aspiration are those of Mastrolilli and Gambardella; by the
+/// aspiration, a forbidden move is allowed where it gives the best schedule yet.
+/// A step takes O(c·(e + v)) time for c critical tasks.
 pub(crate) struct Tabu<'a> {
     problem: &'a Problem,
     pub(super) arrays: &'a Arrays,
     pub(super) current: Sequences,
     pub(super) load: Load<'a>,
-    /// Until which step a task may not go to a device, by row of the task.
+    /// The step until which a task may not go to a device, in a row for each task.
     forbidden: Vec<u64>,
     step: u64,
     without: Without,
@@ -51,19 +56,19 @@ impl<'a> Tabu<'a> {
         }
     }
 
-    /// Goes on from another state.
+    /// Continues from another state.
     pub(crate) fn go_to(&mut self, state: Sequences) {
         self.current = state;
         self.account();
     }
 
-    /// Goes on from another state, and forgets what is forbidden.
+    /// Continues from another state, and forgets the forbidden moves.
     pub(crate) fn restart(&mut self, from: &Sequences) {
         self.go_to(from.clone());
         self.forbidden.fill(0);
     }
 
-    /// Makes one move: the best that is allowed. False where there is none.
+    /// Makes the best move that is allowed; returns false where there is none.
     pub(crate) fn advance(&mut self, best: f64, random: &mut Random) -> bool {
         self.step += 1;
         self.current.critical_path(self.arrays, random, &mut self.critical);
@@ -102,7 +107,7 @@ impl<'a> Tabu<'a> {
                         std::cmp::Ordering::Equal => equal + 1,
                         std::cmp::Ordering::Greater => return,
                     };
-                    // Each of equal moves is as likely as the others.
+                    // Each of the equal moves is as likely as the others.
                     if random.below(equal) == 0 {
                         chosen = Some((task, place));
                     }
@@ -117,7 +122,7 @@ impl<'a> Tabu<'a> {
         true
     }
 
-    /// Moves tasks to devices by chance, each to the best place there.
+    /// Moves random tasks to random devices, each to the best place there.
     pub(crate) fn shake(&mut self, moves: usize, random: &mut Random) {
         for _ in 0..moves {
             if self.arrays.tasks == 0 {
@@ -147,7 +152,8 @@ impl<'a> Tabu<'a> {
         self.load.take(task, from);
         self.load.put(task, place.device);
         self.current.relocate(self.arrays, task, place.device, place.place);
-        // Places behind all that lead to the task and before all that follow it make no circle.
+        // A place behind all tasks that lead to the task and before all tasks that follow it makes
+        // no circle.
         let sound = self.current.evaluate(self.arrays);
         debug_assert!(sound);
     }

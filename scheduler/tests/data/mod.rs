@@ -1,10 +1,11 @@
-//! Where the benchmark instances are, which are not in the repository.
+//! The benchmark instances, which are not in the repository.
 
 #![allow(clippy::print_stdout, reason = "a test says what it skips")]
 
 use std::path::{Path, PathBuf};
 
-/// Reads a file of the folder named by `HETERO_DATA`, or of the one beside the workspace. `None`, said, where it is not there.
+/// Reads a file of the folder named by `HETERO_DATA`, or else of the folder beside the workspace.
+/// Where the file does not exist, it prints a message and returns `None`.
 pub(crate) fn read(name: &str) -> Option<String> {
     let path = folder().join(name);
     let text = std::fs::read_to_string(&path).ok();

@@ -1,4 +1,4 @@
-//! Problems made by chance.
+//! Generators of random problems.
 
 #![allow(dead_code, reason = "not every test uses all of it")]
 
@@ -6,7 +6,8 @@ use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, Ta
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-/// Seconds that are often zero and often equal: where times are equal, order is easily lost.
+/// Returns seconds that are often zero and often equal, because order is easily lost where times
+/// are equal.
 pub(crate) fn seconds() -> impl Strategy<Value = f64> {
     prop_oneof![Just(0.0), (1..4_u8).prop_map(f64::from), 0.0..10.0_f64]
 }
@@ -18,12 +19,12 @@ fn row(devices: usize) -> impl Strategy<Value = Vec<Option<f64>>> {
     })
 }
 
-/// Of ten links between devices, as many as `missing` are not there on average.
+/// Returns any problem, in which on average `missing` of ten links between devices are missing.
 pub(crate) fn any_problem(missing: u8) -> impl Strategy<Value = Problem> {
     problem_of(missing, 1..5, 40, 4)
 }
 
-/// Fewer than `tasks` tasks, each fed by fewer than `feeding` others.
+/// Returns a problem of fewer than `tasks` tasks, each fed by fewer than `feeding` others.
 pub(crate) fn problem_of(
     missing: u8,
     devices: std::ops::Range<usize>,
@@ -33,7 +34,8 @@ pub(crate) fn problem_of(
     parts(missing, devices, tasks, feeding).prop_map(|(devices, graph)| Problem::new(graph, devices).unwrap())
 }
 
-/// Devices with little memory, tasks that hold some, and an energy budget, each now and then.
+/// Returns a problem that sometimes has devices with little memory, tasks that hold memory, and an
+/// energy budget.
 pub(crate) fn limited(missing: u8, devices: std::ops::Range<usize>, tasks: usize) -> impl Strategy<Value = Problem> {
     let limits = (vec(prop::option::weighted(0.3, 4..40_u64), 8), prop::option::weighted(0.3, 0.0..1.0_f64));
     let held = vec((0..8_u64, vec(0.0..9.0_f64, 8)), tasks);

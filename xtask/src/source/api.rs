@@ -2,7 +2,7 @@
 //!
 //! It follows the root file's `pub use`, and public modules.
 //! Macros are not expanded, so a call that makes items is a line of its own.
-//! An impl is taken to be of the exported type that has the last part of its type's name.
+//! An impl is taken to belong to the exported type that has the last part of its type's name.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,10 +13,10 @@ use super::tokens::text;
 use super::{Module, is_public, modules};
 use crate::workspace::Result;
 
-/// Names by which items are exported, by module and name where they are defined.
+/// The names under which items are exported, by the module and name of their definition.
 type Exports = BTreeMap<(Vec<String>, String), String>;
 
-/// The listing of the library whose root file is given.
+/// Returns the listing of the library with the given root file.
 pub(crate) fn listing(root: &Path) -> Result<String> {
     Ok(list(&modules(root)?))
 }
@@ -41,12 +41,12 @@ fn list(modules: &[Module]) -> String {
     lines.into_iter().map(|line| line.text + "\n").collect()
 }
 
-/// The names that a listing exports, without those of methods, fields and variants.
+/// Returns the names that a listing exports, without the names of methods, fields and variants.
 pub(crate) fn names(listing: &str) -> Vec<&str> {
     const KINDS: [&str; 9] = ["const fn", "struct", "enum", "union", "trait", "type", "const", "static", "fn"];
     let name = |line: &'_ str| -> Option<usize> {
         let head = line.split([' ', '(']).next()?;
-        // What is inside an item has its name before its own.
+        // An item inside another has the other's name before its own.
         (!head.contains("::")).then(|| head.find(['<', ':']).unwrap_or(head.len()))
     };
     let item = |line: &'_ str| -> Option<(usize, usize)> {
@@ -57,7 +57,7 @@ pub(crate) fn names(listing: &str) -> Vec<&str> {
     listing.lines().filter_map(|line| item(line).map(|(start, end)| &line[start..end])).collect()
 }
 
-/// What to tell where two listings differ: the lines removed and added.
+/// Returns the lines that were removed and added between two listings, where they differ.
 pub(crate) fn difference(former: &str, now: &str) -> Option<String> {
     let without = |text: &str, other: &str, mark: &str| {
         let known: std::collections::BTreeSet<&str> = other.lines().collect();
@@ -69,14 +69,15 @@ pub(crate) fn difference(former: &str, now: &str) -> Option<String> {
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Line {
-    /// Of which exported name it is.
+    /// The exported name that the line belongs to.
     name: String,
-    /// Lines of one name stand in this order: itself, what is in it, functions, traits.
+    /// The order of lines of one name: the item itself, its parts, functions, traits.
     rank: u8,
     text: String,
 }
 
-/// Every item that the root file exports by `pub use`, or that is public in a public module.
+/// Returns every item that the root file exports by `pub use`, or that is public in a public
+/// module.
 fn exports(modules: &[Module]) -> Exports {
     let mut found = Exports::new();
     for module in modules.iter().filter(|module| module.public) {
@@ -98,7 +99,7 @@ fn exports(modules: &[Module]) -> Exports {
     found
 }
 
-/// Adds what a `pub use` names.
+/// Adds the items that a `pub use` names.
 fn follow(tree: &UseTree, path: Vec<String>, modules: &[Module], found: &mut Exports) {
     match tree {
         UseTree::Path(part) if path.is_empty() && (part.ident == "crate" || part.ident == "self") => {
@@ -122,7 +123,7 @@ fn follow(tree: &UseTree, path: Vec<String>, modules: &[Module], found: &mut Exp
     }
 }
 
-/// The name of an item that is public.
+/// Returns the name of an item, if it is public.
 pub(super) fn public_name(item: &Item) -> Option<String> {
     let (visibility, name) = match item {
         Item::Struct(item) => (&item.vis, &item.ident),
@@ -243,7 +244,7 @@ fn impl_lines(item: &syn::ItemImpl, exports: &Exports, add: &mut impl FnMut(&str
     }
 }
 
-/// A type as it stands in an impl, by its exported name.
+/// Returns a type as it stands in an impl, by its exported name.
 fn shown_type(of: &syn::Type, name: &str) -> String {
     let arguments = match of {
         syn::Type::Path(path) => path.path.segments.last().map(|part| text(&part.arguments)).unwrap_or_default(),
@@ -252,7 +253,7 @@ fn shown_type(of: &syn::Type, name: &str) -> String {
     format!("{name}{arguments}")
 }
 
-/// The last part of a type's path, through references and what `dyn` stands before.
+/// Returns the last part of a type's path, through references and `dyn`.
 fn last_name(of: &syn::Type) -> Option<String> {
     match of {
         syn::Type::Path(path) => path.path.segments.last().map(|part| part.ident.to_string()),
@@ -265,7 +266,8 @@ fn last_name(of: &syn::Type) -> Option<String> {
     }
 }
 
-/// Is a part of a trait given by it, and its line; none for what cannot be named.
+/// Returns whether the trait gives a default for a part, and the part's line; `None` for a part
+/// that cannot be named.
 fn trait_part(part: &TraitItem, name: &str) -> Option<(bool, String)> {
     match part {
         TraitItem::Fn(part) => {
@@ -282,8 +284,8 @@ fn trait_part(part: &TraitItem, name: &str) -> Option<(bool, String)> {
     }
 }
 
-/// A function's signature with its path in the place of its name, and without what only its body
-/// needs.
+/// Returns a function's signature with its path in the place of its name, and without the parts
+/// that only its body needs.
 fn signature(signature: &syn::Signature, path: &str) -> String {
     let mut signature = signature.clone();
     for input in &mut signature.inputs {
@@ -317,7 +319,7 @@ fn fields(fields: &Fields) -> String {
     }
 }
 
-/// Attributes that a user of an item has to know.
+/// Returns the attributes that a user of an item has to know.
 fn marks(attributes: &[Attribute]) -> String {
     let known = ["non_exhaustive", "repr", "deprecated"];
     let marks = attributes.iter().filter(|attribute| known.iter().any(|name| attribute.path().is_ident(name)));

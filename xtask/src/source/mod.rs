@@ -1,4 +1,4 @@
-//! The workspace's own source, read with `syn`: independent of the toolchain, and without building
+//! The workspace's own source, read with `syn`, independent of the toolchain and without building
 //! anything.
 
 pub(crate) mod api;
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 
 use crate::workspace::Result;
 
-/// A module of a crate: its name's parts from the crate's root on, and its items.
+/// A module of a crate: the parts of its name from the crate's root on, and its items.
 pub(crate) struct Module {
     pub(crate) path: Vec<String>,
-    /// Can it be named from outside, as it and all that it is in are `pub`?
+    /// Whether it can be named from outside, because it and all modules around it are `pub`.
     pub(crate) public: bool,
     pub(crate) items: Vec<syn::Item>,
 }
 
-/// The modules of the library whose root file is given, in the order of their mention; none that
-/// only tests have.
+/// Returns the modules of the library with the given root file, in the order of their mention,
+/// without modules that only tests have.
 pub(crate) fn modules(root: &Path) -> Result<Vec<Module>> {
     let mut found = Vec::new();
     let folder = root.parent().unwrap_or(Path::new("")).to_path_buf();
@@ -26,7 +26,7 @@ pub(crate) fn modules(root: &Path) -> Result<Vec<Module>> {
     Ok(found)
 }
 
-/// The modules of a library that is one text.
+/// Returns the modules of a library that is one text.
 #[cfg(test)]
 fn modules_of(text: &str) -> Result<Vec<Module>> {
     let mut found = Vec::new();
@@ -39,13 +39,13 @@ fn parse(path: &Path) -> Result<Vec<syn::Item>> {
     items(&text).map_err(|error| format!("{}: {error}", path.display()))
 }
 
-/// The items of a source text.
+/// Returns the items of a source text.
 fn items(text: &str) -> Result<Vec<syn::Item>> {
     syn::parse_file(text).map(|file| file.items).map_err(|error| error.to_string())
 }
 
-/// Adds a module with this path, public or not, and these items, and those inside it, whose files
-/// lie in `folder`.
+/// Adds a module with this path, these items and this visibility, and the modules inside it, whose
+/// files lie in `folder`.
 fn collect(
     items: Vec<syn::Item>,
     folder: &Path,
@@ -80,7 +80,7 @@ fn collect(
     Ok(())
 }
 
-/// Is an item there for tests alone, or for a model checker?
+/// Tells whether an item is there for tests alone, or for a model checker.
 fn for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
         let Ok(list) = attribute.meta.require_list() else { return false };
@@ -94,8 +94,8 @@ pub(crate) fn is_public(visibility: &syn::Visibility) -> bool {
     matches!(visibility, syn::Visibility::Public(_))
 }
 
-/// The root files of the workspace's libraries, each with its crate's name, in the order of their
-/// names.
+/// Returns the root files of the workspace's libraries, each with its crate's name, in the order of
+/// their names.
 pub(crate) fn libraries(root: &Path) -> Result<Vec<(String, PathBuf)>> {
     let manifest = |folder: &Path| {
         let path = folder.join("Cargo.toml");

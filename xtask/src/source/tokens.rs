@@ -3,7 +3,7 @@
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
 
-/// A piece of syntax as text.
+/// Returns a piece of syntax as text.
 pub(crate) fn text(piece: &impl ToTokens) -> String {
     let mut pieces = Vec::new();
     flatten(piece.to_token_stream(), &mut pieces);
@@ -11,7 +11,7 @@ pub(crate) fn text(piece: &impl ToTokens) -> String {
     let mut before: Option<&str> = None;
     for (index, piece) in pieces.iter().enumerate() {
         let next = pieces.get(index + 1).map(String::as_str);
-        // What ends a list over several lines.
+        // This comma ends a list over several lines.
         if piece == "," && matches!(next, Some(")" | ">" | "]")) {
             continue;
         }
@@ -24,7 +24,7 @@ pub(crate) fn text(piece: &impl ToTokens) -> String {
     text
 }
 
-/// Words, operators, lifetimes and brackets, each as a whole.
+/// Splits a stream into words, operators, lifetimes and brackets, each as a whole.
 fn flatten(stream: TokenStream, pieces: &mut Vec<String>) {
     const OPERATORS: [&str; 9] = ["::", "->", "=>", "..", "..=", "...", "==", "&&", "||"];
     // The last piece is a character that the next one may belong to.
@@ -56,7 +56,7 @@ fn flatten(stream: TokenStream, pieces: &mut Vec<String>) {
     }
 }
 
-/// Does a space stand between two pieces?
+/// Tells whether a space stands between two pieces.
 fn apart(before: &str, after: &str) -> bool {
     const TIGHT_AFTER: [&str; 14] = ["(", "[", "<", "&", "&&", "::", "!", "#", ".", "..", "*", "?", "'", "$"];
     const TIGHT_BEFORE: [&str; 11] = [")", "]", ">", ",", ";", ":", "::", ".", "..", "!", "?"];

@@ -1,4 +1,4 @@
-//! The lint of names: one name stands for one type, in whatever crate it is.
+//! The lint of names: one name stands for one type, in all crates together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,7 +14,7 @@ const SECTION: &str = "## Type names in several crates";
 /// Modules that a program has written, from a standard's own definition.
 const GENERATED: [&str; 1] = ["proto"];
 
-/// Compares the names of public types with what the lexicon allows.
+/// Compares the names of public types with the names that the lexicon allows to repeat.
 pub(crate) fn check(root: &Path) -> Result<()> {
     let path = root.join("docs").join("lexicon.md");
     let lexicon = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
@@ -26,7 +26,7 @@ pub(crate) fn check(root: &Path) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
-/// Names of types, traits and aliases that are public in modules.
+/// Returns the names of types, traits and aliases that are public in modules.
 fn types(modules: &[Module]) -> BTreeSet<String> {
     let generated = |module: &Module| module.path.iter().any(|part| GENERATED.contains(&part.as_str()));
     let items = modules.iter().filter(|module| !generated(module)).flat_map(|module| &module.items);
@@ -36,7 +36,7 @@ fn types(modules: &[Module]) -> BTreeSet<String> {
     items.filter(is_type).filter_map(public_name).collect()
 }
 
-/// The names in the first column of the section's table.
+/// Returns the names in the first column of the section's table.
 fn allowed(lexicon: &str) -> Result<BTreeSet<String>> {
     let (_, section) = lexicon.split_once(SECTION).ok_or_else(|| format!("docs/lexicon.md has no '{SECTION}'"))?;
     let section = section.split("\n## ").next().unwrap_or_default();
@@ -44,8 +44,8 @@ fn allowed(lexicon: &str) -> Result<BTreeSet<String>> {
     Ok(rows.map(|(name, _)| name.to_owned()).collect())
 }
 
-/// A line for each name that stands in two crates without leave, and for each leave that nothing
-/// needs.
+/// Returns a line for each name that stands in two crates without leave, and for each leave that no
+/// name needs.
 fn compare(crates: &[(String, BTreeSet<String>)], allowed: &BTreeSet<String>) -> Vec<String> {
     let mut holders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, types) in crates {

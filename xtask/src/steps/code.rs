@@ -17,21 +17,21 @@ pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
 }
 
 pub(crate) fn features(workspace: &Workspace) -> Result<()> {
-    // The default features are those of one of the combinations; as a feature they would have the
-    // rest checked twice.
+    // The default features are those of one of the combinations; as a feature of their own, they
+    // would have the rest checked twice.
     let combinations = ["--feature-powerset", "--exclude-features", "default", "--keep-going"];
     let arguments = [&["hack", "check", "--package", "hetero"][..], &combinations].concat();
-    // A binary of the cache is called with the subcommand's name first, as cargo does.
+    // A binary of the cache gets the subcommand's name first, as from cargo.
     let binary = setup::cargo_hack_binary(workspace);
     let engine = if binary.exists() { workspace.run(binary, &arguments) } else { workspace.cargo(&arguments) };
-    // The command line passes its features on; one combination that leaves devices out tells
-    // whether it can do without.
+    // The command line passes its features on to the engine, so one combination that leaves devices
+    // out shows that it compiles without them.
     let cli = ["check", "--package", "hetero-cli", "--no-default-features", "--features", "cpu"];
     together([("features of the engine", engine), ("the command line with the CPU alone", workspace.cargo(&cli))])
 }
 
-/// The kernels that devices share, as CUDA C: compiled for GPUs that need not be there, and not
-/// run.
+/// Compiles the kernels that devices share as CUDA C, for GPUs that need not be there, and does not
+/// run them.
 pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     if !drivers::WHEELS_RUN {
         let why = "CUDA's compilers are not for this system";
@@ -40,7 +40,7 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     }
     drivers::cuda(workspace)?;
     let sources = workspace.root.join("target").join("kernels-cuda");
-    // A kernel that is no more would be compiled too.
+    // A kernel that no longer exists would be compiled too.
     if sources.exists() {
         std::fs::remove_dir_all(&sources).map_err(|error| format!("cannot remove {}: {error}", sources.display()))?;
     }
@@ -50,20 +50,21 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
     workspace.run(drivers::cuda_python(workspace), &[&*script.to_string_lossy(), &*sources])
 }
 
-/// The lock-free parts of the CPU device's pool and of the work that devices take from each other,
-/// in every order of their steps, the pool's gate in every order that three interruptions give; see
-/// `backends/cpu/src/pool/gate.rs` and `backends/kit/src/shares.rs`.
+/// Tries the lock-free parts of the CPU device's pool, and of the work that devices take from each
+/// other, in every order of their steps.
+/// The pool's gate is tried in every order that three interruptions give.
+/// See `backends/cpu/src/pool/gate.rs` and `backends/kit/src/shares.rs`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("loom");
     let target = target.to_string_lossy();
-    // A folder of its own: the flag would have everything else built again.
+    // The build has a folder of its own, because the flag would have everything else built again.
     let packages = ["test", "--package", "hetero-kit", "--package", "hetero-cpu", "--lib", "--no-fail-fast"];
     let arguments = [&packages[..], &["--target-dir", &*target, "--", "gate", "shares"]].concat();
     run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
 }
 
-/// The CPU device's NEON kernels where there is no such processor: its instructions are emulated,
-/// so this says nothing of speed.
+/// Tests the CPU device's NEON kernels where there is no such processor: its instructions are
+/// emulated, so the times say nothing of speed.
 pub(crate) fn neon(workspace: &Workspace) -> Result<()> {
     let target = workspace.root.join("target").join("neon");
     let target = target.to_string_lossy();

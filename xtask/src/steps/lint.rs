@@ -1,4 +1,4 @@
-//! The steps that read the code and its docs and run nothing of it.
+//! The steps that read the code and its docs, and run none of the code.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
     ])
 }
 
-/// The public interface of the contract, as it is now.
+/// Returns the public interface of the contract, as it is now.
 fn api_now(workspace: &Workspace) -> Result<String> {
     api::listing(&workspace.root.join("hal").join("src").join("lib.rs"))
 }
@@ -38,8 +38,8 @@ pub(crate) fn write_api(workspace: &Workspace) -> Result<()> {
     Ok(())
 }
 
-/// Is docs/api/hal.txt what the command writes?
-/// A change of the contract is then seen in review as what it is.
+/// Checks that docs/api/hal.txt is what the command writes, so that a change of the contract is
+/// seen in review.
 fn api_is_new(workspace: &Workspace) -> Result<()> {
     let path = api_path(workspace);
     let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
@@ -52,7 +52,7 @@ fn api_is_new(workspace: &Workspace) -> Result<()> {
     }
 }
 
-/// The table of operators, as the CPU device makes it.
+/// Returns the table of operators, as the CPU device makes it.
 fn operators(workspace: &Workspace) -> Result<String> {
     let hetero = workspace.hetero()?;
     let output = workspace.command(&hetero, &["conformance", "operators", "--device", "cpu:0"]).output();
@@ -63,8 +63,8 @@ fn operators(workspace: &Workspace) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Writes what is checked in and made by commands; the listing of the contract first, as nothing is
-/// built for it.
+/// Writes the files that are checked in and made by commands.
+/// The listing of the contract comes first, because nothing is built for it.
 pub(crate) fn docs(workspace: &Workspace) -> Result<()> {
     together([("docs/api", write_api(workspace)), ("docs/operators.md", write_operators(workspace))])
 }
@@ -77,7 +77,7 @@ fn write_operators(workspace: &Workspace) -> Result<()> {
     written.map_err(|error| format!("cannot write {}: {error}", path.display()))
 }
 
-/// Is docs/operators.md what the command writes?
+/// Checks that docs/operators.md is what the command writes.
 pub(super) fn operators_are_new(workspace: &Workspace) -> Result<()> {
     let path = workspace.root.join("docs").join("operators.md");
     let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;

@@ -17,17 +17,17 @@ pub(crate) use models::{conformance, models, mutations, oracle, placements};
 use crate::setup;
 use crate::workspace::{Result, Workspace};
 
-/// A step's name, and what it does.
+/// A step's name, and the function that does the step.
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
 
 const SEED: u64 = 1;
 const MUTATIONS: u64 = 2000;
-/// What a night has time for.
+/// The number of mutations for which a night has time.
 const NIGHTLY_MUTATIONS: u64 = 20_000;
 const NIGHTLY_SECONDS: u64 = 300;
 
-/// Every step, and a summary.
-/// It goes on after a failed step, so that one run shows all that is wrong.
+/// Runs every step, and prints a summary.
+/// It goes on after a failed step, so that one run shows all failures.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     const STEPS: [Step; 13] = [
         ("setup", setup::setup),
@@ -58,14 +58,14 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
     together(done.into_iter().map(|step| (step.name, step.outcome)))
 }
 
-/// A step that ran.
+/// A step that has run.
 struct Done {
     name: &'static str,
     took: Duration,
     outcome: Result<()>,
 }
 
-/// A line for each step, and one for all.
+/// Returns a line for each step, and one for all of them.
 fn summary(steps: &[Done]) -> String {
     let line = |step: &Done| {
         let word = if step.outcome.is_ok() { "passed" } else { "FAILED" };
@@ -77,8 +77,8 @@ fn summary(steps: &[Done]) -> String {
     format!("{lines}{:>7.1} s  in all: {} passed, {failed} failed", total.as_secs_f64(), steps.len() - failed)
 }
 
-/// One outcome of several parts, all of which have run; an error names each part that failed, and
-/// says why.
+/// Returns one outcome of several parts, all of which have run.
+/// An error names each part that failed, and says why.
 pub(crate) fn together<'a>(parts: impl IntoIterator<Item = (&'a str, Result<()>)>) -> Result<()> {
     let (mut count, mut failed) = (0, Vec::new());
     for (name, outcome) in parts {
@@ -90,7 +90,7 @@ pub(crate) fn together<'a>(parts: impl IntoIterator<Item = (&'a str, Result<()>)
     if failed.is_empty() { Ok(()) } else { Err(format!("{} of {count} failed{}", failed.len(), failed.concat())) }
 }
 
-/// What every night runs: more mutations, and fuzzing.
+/// Runs what every night runs: more mutations, and fuzzing.
 pub(crate) fn nightly(workspace: &Workspace, seed: u64) -> Result<()> {
     together([
         ("mutations", mutations(workspace, NIGHTLY_MUTATIONS, seed)),

@@ -7,10 +7,11 @@ use super::{lint, together};
 use crate::workspace::{Result, Workspace, drivers_required, run};
 use crate::{devices, setup};
 
-/// Models whose operators are compared one by one; the oracle takes too long for the larger ones.
+/// The models whose operators are compared one by one; the oracle takes too long for larger models.
 const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "squeezenet", "resnet50"];
 
-/// Generated cases on every device, then the standard's own on the CPU, through the command line.
+/// Runs generated cases on every device, then the standard's own cases on the CPU, through the
+/// command line.
 pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     let package = setup::models(workspace, &["onnx".to_owned()]);
     let hetero = workspace.hetero()?;
@@ -23,7 +24,7 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     ])
 }
 
-/// Generated cases in ONNX Runtime, whose results are those of the oracle.
+/// Compares ONNX Runtime with the oracle on generated cases.
 pub(crate) fn oracle(workspace: &Workspace, seed: u64) -> Result<()> {
     setup::setup(workspace)?;
     let hetero = workspace.hetero()?;
@@ -39,8 +40,8 @@ pub(crate) fn oracle(workspace: &Workspace, seed: u64) -> Result<()> {
     workspace.run(workspace.python(), &[&*script.to_string_lossy(), &*folder, &*exceptions.to_string_lossy()])
 }
 
-/// The folder of references for a seed.
-/// Its name changes with the script, so that none is stale.
+/// Returns the folder of references for a seed.
+/// Its name changes with the script, so that no reference is stale.
 fn references(workspace: &Workspace, seed: u64) -> Result<PathBuf> {
     let script = workspace.script("models.py");
     let text = std::fs::read(&script).map_err(|error| format!("cannot read {}: {error}", script.display()))?;
@@ -81,7 +82,7 @@ pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Resu
     together([("whole models", whole), ("operators one by one", together(one_by_one))])
 }
 
-/// Models whole on each device, and split over several.
+/// Runs models whole on each device, and split over several devices.
 pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
     let hetero = workspace.hetero()?;
     let names = ["resnet50", "open-nsfw", "silero"].map(str::to_owned);

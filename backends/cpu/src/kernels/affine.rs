@@ -1,4 +1,4 @@
-//! A factor and a shift for each channel, and limits: batch normalisation and what is like it.
+//! A factor and a shift for each channel, and limits: batch normalisation and similar nodes.
 
 use hetero_hal::Result;
 
@@ -20,7 +20,7 @@ pub(crate) struct Affine {
 }
 
 impl Affine {
-    /// `scale` and `shift` have one element for each channel.
+    /// Makes the kernel; `scale` and `shift` have one element for each channel.
     pub(crate) fn new(
         isa: Isa,
         (input, output): (Image, Image),
@@ -41,7 +41,7 @@ struct Row<'a> {
     from: *const f32,
     into: *mut f32,
     count: usize,
-    /// A vector's worth each, or one where `one` is set.
+    /// A vector of factors and one of shifts, or a single number of each where `one` is set.
     scale: &'a [f32],
     shift: &'a [f32],
     one: bool,
@@ -52,7 +52,7 @@ impl Job for Row<'_> {
     type Output = ();
 
     /// # Safety
-    /// `from` and `into` have `count` elements, and may be equal.
+    /// `from` and `into` must have `count` elements, and may be equal.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise.
@@ -82,7 +82,7 @@ impl Kernel for Affine {
         let source = arguments.shared_input::<f32>(0)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
         let (from, to, lanes) = (self.input, self.output, self.isa.lanes());
-        // Planes of blocks, or of channels; the plain ones are one long row each.
+        // The planes are of blocks or of channels; a plain plane is one long row.
         let (planes, rows, width) = if self.blocked {
             (to.batch * to.blocks(), to.height, to.width * lanes)
         } else {

@@ -1,4 +1,4 @@
-//! Places of the largest and smallest elements along an axis, of f32.
+//! Positions of the largest and smallest elements along an axis, of f32.
 
 use hetero_hal::{DType, Result};
 
@@ -19,14 +19,14 @@ struct Arg {
     isa: Isa,
     lines: Lines,
     smallest: bool,
-    /// Of equal elements, is it the last?
+    /// Whether the last one of equal elements counts.
     last: bool,
 }
 
-/// Up to [`WIDEST`] lines that lie side by side, or one whose elements do.
+/// Up to [`WIDEST`] lines that lie side by side, or one line whose elements do.
 struct Places<'a> {
     arg: &'a Arg,
-    /// From the lines' first element on.
+    /// The elements from the lines' first element on.
     input: &'a [f32],
     into: &'a mut [i64],
 }
@@ -51,7 +51,7 @@ impl Job for Places<'_> {
             unsafe {
                 let mut vector = S::splat(first);
                 for chunk in chunks {
-                    // The second operand is taken where the first is NaN.
+                    // The instruction takes the second operand where the first is NaN.
                     let x = S::load(chunk.as_ptr());
                     vector = if arg.smallest { S::min(x, vector) } else { S::max(x, vector) };
                 }

@@ -1,4 +1,5 @@
-//! Element-wise nodes that feed each other, in one pass over memory: chunk by chunk, intermediate values stay in the first cache.
+//! Element-wise nodes that feed each other, in one pass over memory: chunk by chunk, intermediate
+//! values stay in the first cache.
 
 use hetero_hal::Result;
 
@@ -9,18 +10,18 @@ use super::{Kernel, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Elements of a chunk: a few of them fit the first cache.
+/// The elements of a chunk, of which a few fit the first cache.
 const CHUNK: usize = 2048;
 
-/// Registers, each of a chunk's size.
+/// The number of registers, each of a chunk's size.
 pub(crate) const REGISTERS: usize = 6;
 
 /// An operand of an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Source {
-    /// What an earlier operation left.
+    /// The result that an earlier operation left in this register.
     Register(usize),
-    /// The step's input of this number.
+    /// The step's input with this number.
     Input(usize),
 }
 
@@ -47,13 +48,14 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// `shapes` are those of the inputs, `output` that of the last operation's result.
+    /// Makes a chain; `shapes` are the inputs' shapes, and `output` is the shape of the last
+    /// operation's result.
     pub(crate) fn new(isa: Isa, operations: Vec<Operation>, shapes: &[&[usize]], output: &[usize]) -> Self {
         let inputs = shapes.iter().map(|shape| Broadcast::new(shape, output)).collect();
         Chain { isa, operations, inputs, count: output.iter().product() }
     }
 
-    /// Elements `range` of an input, expanded.
+    /// Writes the elements `range` of an input, expanded to the output's shape.
     fn fetch(&self, pattern: &Broadcast, input: &[f32], range: std::ops::Range<usize>, into: &mut [f32]) {
         let offset = range.start;
         pattern.runs(range, |range, start| {
@@ -66,12 +68,13 @@ impl Chain {
     }
 
     /// # Safety
-    /// `registers` has [`REGISTERS`] chunks that nobody else uses.
+    /// `registers` must have [`REGISTERS`] chunks that nobody else uses.
     unsafe fn chunk(&self, inputs: &[&[f32]], range: std::ops::Range<usize>, registers: Shared, output: &mut [f32]) {
         let count = range.len();
         for (number, operation) in self.operations.iter().enumerate() {
             let last = number + 1 == self.operations.len();
-            // SAFETY: the caller's promise. A register is taken as a target and read as another operand only where they differ.
+            // SAFETY: the caller's promise.
+            // A register is taken as a target and read as another operand only where they differ.
             let register = |index: usize| unsafe { registers.slice(index * CHUNK, count) };
             let target = if last { &mut *output } else { register(operation.into) };
             match operation.first {
@@ -82,7 +85,8 @@ impl Chain {
             match operation.function {
                 Function::One(function) => function.apply(self.isa, target),
                 Function::Two(function, Source::Register(index)) if !last && index == operation.into => {
-                    // The same register twice, or one that the first operand was copied over: `lower` gives only the former.
+                    // Either the same register is used twice, or it is one that the first operand
+                    // was copied over; `lower` makes only the former.
                     let own = Second::Itself;
                     function.apply(self.isa, target, own, false);
                 }
@@ -133,5 +137,5 @@ impl Kernel for Chain {
     }
 }
 
-/// Most inputs of a chain.
+/// The largest number of inputs of a chain.
 pub(crate) const INPUTS: usize = 12;

@@ -1,4 +1,5 @@
-//! Comparisons, conversions between the usual element types, and other functions whose result is of another type than f32.
+//! Comparisons, conversions between the usual element types, and other functions whose result has
+//! another type than f32.
 
 use std::marker::PhantomData;
 
@@ -8,7 +9,8 @@ use super::elementwise::{Broadcast, spread};
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
-/// Between the usual types: floats become integers towards zero, and saturate; integers keep their low bits.
+/// Casts between the usual types: floats become integers towards zero and saturate, and integers
+/// keep their low bits.
 pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
     if site.node.outputs.len() != 1 || input.shape != output.shape {
@@ -39,7 +41,7 @@ pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         (DType::I32, _) => to!(i32, 0),
         (DType::I64, _) => to!(i64, 0),
         (DType::U8, _) => to!(u8, 0),
-        // Everything but 0 is true, and true is 1.
+        // Every byte but 0 is true, and true is 1.
         (DType::Bool, DType::F32) => of(|x: u8| f32::from(u8::from(x != 0))),
         (DType::Bool, DType::I32) => of(|x: u8| i32::from(x != 0)),
         (DType::Bool, DType::I64) => of(|x: u8| i64::from(x != 0)),
@@ -73,7 +75,7 @@ impl<A: Element, B: Element, F: Fn(A) -> B + Send + Sync> Kernel for Cast<A, B, 
     }
 }
 
-/// Comparisons of numbers.
+/// Compares numbers.
 pub(super) fn compare(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(a), Some(b), Some(output)) = (site.input(0), site.input(1), site.output(0)) else { return Ok(None) };
     if a.dtype != b.dtype || output.dtype != DType::Bool {
@@ -96,7 +98,7 @@ pub(super) fn compare(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast) -> Option<Box<dyn Kernel>> {
-    // A type of its own for each comparison, so that its loop is vectors.
+    // Each comparison has a type of its own, so that its loop is vectorised.
     fn of<T: Element>(
         test: impl Fn(T, T) -> bool + Send + Sync + 'static,
         first: Broadcast,
@@ -114,7 +116,7 @@ fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast
     }
 }
 
-/// A function of two operands that repeat.
+/// A function of two operands that repeat over the result.
 pub(super) struct Pairs<A, B, F> {
     function: F,
     first: Broadcast,

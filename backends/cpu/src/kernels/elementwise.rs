@@ -8,7 +8,8 @@ use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Elements that one task works on: enough to pay for handing it over, few enough to stay in the first cache.
+/// The elements that one task works on: enough to pay for handing the task over, and few enough to
+/// stay in the first cache.
 const CHUNK: usize = 4 * 1024;
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -26,7 +27,8 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(first), Some(others)) = (site.shape(0), others) else {
         return Ok(None);
     };
-    // A sum of several tensors: the first ones may be smaller than the result only where there are two.
+    // In a sum of several tensors, the first one may be smaller than the result only where there
+    // are two.
     if others.is_empty() || (others.len() > 1 && first != output.shape) {
         return Ok(None);
     }
@@ -35,7 +37,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(Some(Box::new(Binary { isa: site.isa, function, first, others })))
 }
 
-/// The function of a unary operator.
+/// Returns the function of a unary operator.
 pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
     let operator = site.operator();
     Ok(Some(match &*operator.name {
@@ -140,42 +142,44 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
         "Div" => Pairwise::Div,
         "Max" => Pairwise::Max,
         "Min" => Pairwise::Min,
-        // Squares, roots and the like are the usual powers.
+        // Squares, roots and similar powers are the usual ones.
         "Pow" => match site.constant(1).and_then(|tensor| tensor.view::<f32>().ok()) {
             Some(exponents) if exponents.iter().all(|&exponent| exponent == exponents[0]) => power(exponents.first()),
             _ => Pairwise::Each(f32::powf),
         },
-        // Without the flag it is for integers.
+        // Without the flag, the operator is for integers.
         "Mod" if site.operator().int("fmod").ok().flatten() == Some(1) => Pairwise::Each(|a, b| a % b),
         "PRelu" => Pairwise::PRelu,
         _ => return None,
     })
 }
 
-/// `x` to a known power.
+/// Returns the function that raises `x` to a known power.
 fn power(exponent: Option<&f32>) -> Pairwise {
     match exponent {
         Some(2.0) => Pairwise::Each(|x, _| x * x),
         Some(3.0) => Pairwise::Each(|x, _| x * x * x),
         Some(-1.0) => Pairwise::Each(|x, _| 1.0 / x),
-        // The power of -0 is 0, and of minus infinity infinite, which their roots are not.
+        // The power of -0 is 0, and the power of minus infinity is infinite, whereas their square
+        // roots are not.
         Some(0.5) => Pairwise::Each(|x, _| if x == f32::NEG_INFINITY { f32::INFINITY } else { x.sqrt() + 0.0 }),
         _ => Pairwise::Each(f32::powf),
     }
 }
 
-/// How a smaller tensor repeats over a larger one, row by row of the larger one's last dimension.
+/// The pattern in which a smaller tensor repeats over a larger one, row by row of the larger one's
+/// last dimension.
 #[derive(Clone, Debug)]
 pub(super) struct Broadcast {
-    /// Sizes of the larger tensor but its last.
+    /// The sizes of the larger tensor's dimensions but the last.
     outer: Vec<usize>,
-    /// The smaller tensor's stride in each of those.
+    /// The smaller tensor's stride in each of these dimensions.
     strides: Vec<usize>,
-    /// Length of a row.
+    /// The length of a row.
     row: usize,
     /// The smaller tensor's stride within a row: 1, or 0 where it repeats.
     pub(super) step: usize,
-    /// Is nothing repeated at all?
+    /// Whether nothing is repeated.
     same: bool,
 }
 
@@ -190,7 +194,8 @@ impl Broadcast {
             }
             stride *= shape[axis];
         }
-        // Dimensions at the end over which it repeats, or does not, all along are one row.
+        // Last dimensions over all of which the tensor repeats, or over none of which it does, are
+        // one row.
         let mut sizes = target.to_vec();
         while sizes.len() > 1 {
             let (last, before) = (sizes.len() - 1, sizes.len() - 2);
@@ -210,7 +215,7 @@ impl Broadcast {
         Broadcast { outer: sizes, strides, row, step, same: shape == target }
     }
 
-    /// Where the smaller tensor's elements for a row begin.
+    /// Returns where the smaller tensor's elements for a row begin.
     fn start(&self, mut row: usize) -> usize {
         let mut start = 0;
         for (size, stride) in self.outer.iter().zip(&self.strides).rev() {
@@ -220,7 +225,8 @@ impl Broadcast {
         start
     }
 
-    /// Calls `body` for each run of elements of `range` over which the smaller tensor is contiguous or one number.
+    /// Calls `body` for each run of elements of `range` over which the smaller tensor is contiguous
+    /// or one number.
     pub(super) fn runs(&self, range: std::ops::Range<usize>, mut body: impl FnMut(std::ops::Range<usize>, usize)) {
         let row = self.row.max(1);
         let mut at = range.start;

@@ -6,7 +6,7 @@ use super::recurrent::{Cell, Layer, Multiply, Recurrent, Step, Weights};
 use super::{Kernel, Site};
 use crate::simd::{self, Job, Simd};
 
-/// Gates in the standard's order: update, reset, hidden.
+/// Makes a kernel whose gates are in the standard's order: update, reset, hidden.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(layer) = Layer::of(site, 3, &["Sigmoid", "Tanh"])? else { return Ok(None) };
     let reset_after = site.operator().int("linear_before_reset")?.unwrap_or(0) != 0;
@@ -19,13 +19,16 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 struct Gru {
-    /// Of all gates, where the reset gate weighs the product; of the first two and of the hidden one, where it weighs the state before.
+    /// The weights of the states.
+    /// Where the reset gate weighs the product, they are one matrix for all gates.
+    /// Where it weighs the state before, they are one for the first two gates and one for the
+    /// hidden gate.
     state: Vec<Weights>,
 }
 
-/// One item's states times its reset gate.
+/// The product of one item's states and its reset gate.
 struct Reset<'a> {
-    /// Of the reset gate; the sums are those of both.
+    /// The inputs' part of the reset gate; `sums` is the states' part.
     inputs: &'a [f32],
     sums: &'a [f32],
     h: &'a [f32],
@@ -54,11 +57,12 @@ impl Job for Reset<'_> {
 
 /// The new states of one item.
 struct Unit<'a> {
-    /// Of the three gates.
+    /// The inputs' parts of the three gates.
     inputs: &'a [f32],
-    /// States times weights: of the update gate and, where `reset_after`, of the reset gate.
+    /// The states times the weights of the update gate and, where `reset_after` is set, of the
+    /// reset gate.
     sums: &'a [f32],
-    /// The same of the hidden gate.
+    /// The states times the weights of the hidden gate.
     candidate: &'a [f32],
     reset_after: bool,
     h: &'a mut [f32],
@@ -73,7 +77,8 @@ impl Job for Unit<'_> {
         let mut unit = 0;
         while unit < hidden {
             let lanes = (hidden - unit).min(S::LANES);
-            // SAFETY: `lanes` elements from `unit` on lie in each slice, as there are so many gates of `hidden`.
+            // SAFETY: `lanes` elements from `unit` on lie in each slice, because each has `hidden`
+            // elements for each of its gates.
             unsafe {
                 let whole = lanes == S::LANES;
                 let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };
@@ -86,7 +91,7 @@ impl Job for Unit<'_> {
                 let candidate = simd::tanh::<S>(S::add(input(2), part));
                 let update = simd::sigmoid::<S>(S::add(input(0), sum(0)));
                 let before = load(self.h.as_ptr().add(unit));
-                // (1 - update) * candidate + update * before
+                // This is (1 - update) * candidate + update * before.
                 let h = S::fma(update, S::sub(before, candidate), candidate);
                 if whole {
                     S::store(self.h.as_mut_ptr().add(unit), h);

@@ -6,19 +6,20 @@ use super::convert::{Cast, Pairs};
 use super::elementwise::Broadcast;
 use super::{Kernel, Site};
 
-/// Arithmetic that wraps around. A division by zero gives 0.
+/// Integer arithmetic that wraps around.
+/// A division by zero gives 0.
 trait Integer: Element + Ord + std::ops::BitAnd<Output = Self> + std::ops::BitOr<Output = Self> {
     const ZERO: Self;
     fn add(self, other: Self) -> Self;
     fn sub(self, other: Self) -> Self;
     fn mul(self, other: Self) -> Self;
     fn div(self, other: Self) -> Self;
-    /// With the sign of the first.
+    /// Returns the remainder with the sign of the first operand.
     fn rest(self, other: Self) -> Self;
     fn xor(self, other: Self) -> Self;
     fn not(self) -> Self;
 
-    /// With the sign of the second.
+    /// Returns the remainder with the sign of the second operand.
     fn modulo(self, other: Self) -> Self {
         let rest = self.rest(other);
         if rest != Self::ZERO && (rest < Self::ZERO) != (other < Self::ZERO) { rest.add(other) } else { rest }
@@ -65,7 +66,7 @@ macro_rules! integer {
 }
 integer!(i32, i64, u8);
 
-/// A function of one or two integers.
+/// Makes a function of one or two integers.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(output) = site.output(0).filter(|output| site.all(output.dtype)) else { return Ok(None) };
     match output.dtype {
@@ -76,7 +77,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
 }
 
-/// The operands of a function of two, as they repeat over the result.
+/// Returns the operands of a function of two, as they repeat over the result.
 fn operands(site: Site<'_>) -> Option<(Broadcast, Broadcast)> {
     let (a, b, output) = (site.shape(0)?, site.shape(1)?, site.output(0)?);
     (site.node.inputs.len() == 2).then(|| (Broadcast::new(a, &output.shape), Broadcast::new(b, &output.shape)))
@@ -113,7 +114,7 @@ fn of<T: Integer>(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
 }
 
-/// Functions of booleans: a byte, where everything but 0 is true.
+/// Makes functions of booleans, which are bytes where every byte but 0 is true.
 pub(super) fn logic(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !site.all(DType::Bool) {
         return Ok(None);
@@ -131,7 +132,7 @@ pub(super) fn logic(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })
 }
 
-/// Which f32 are NaN, or infinite.
+/// Makes the test for f32 that are NaN, or infinite.
 pub(super) fn kinds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let operator = site.operator();
     if site.input(0).is_none_or(|input| input.dtype != DType::F32) {

@@ -10,7 +10,8 @@ use crate::simd::{self, Isa, Job, Simd, WIDEST};
 /// The lines of a tensor along an axis.
 #[derive(Clone, Copy)]
 pub(super) struct Lines {
-    /// Positions before the axis, along it, and behind it.
+    /// The number of positions before the axis; `length` is the number along it, and `inner` the
+    /// number behind it.
     pub(super) outer: usize,
     pub(super) length: usize,
     pub(super) inner: usize,
@@ -24,8 +25,10 @@ impl Lines {
         Some(Lines { outer, length: shape[axis], inner }).filter(|_| !shape.contains(&0))
     }
 
-    /// Calls `body` with the place of the first element and the number of neighbouring lines, on all threads: with one line where the axis is
-    /// the last one, else with up to [`WIDEST`]. `cost` is the work of an element.
+    /// Calls `body` with the place of the first element and the number of neighbouring lines, on
+    /// all threads.
+    /// There is one line where the axis is the last one, and otherwise there are up to [`WIDEST`].
+    /// `cost` is the work of an element.
     pub(super) fn for_each(self, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, usize) + Sync) {
         let shares = self.inner.div_ceil(WIDEST);
         let tasks = self.outer * shares;
@@ -39,7 +42,7 @@ impl Lines {
     }
 }
 
-/// Until opset 12 the dimensions from the axis on count as one.
+/// Makes the softmax; until opset 12, the dimensions from the axis on count as one.
 pub(super) fn softmax(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(shape) = site.shape(0).filter(|shape| !shape.is_empty() && site.all(DType::F32)) else {
         return Ok(None);
@@ -72,7 +75,7 @@ impl Job for Line {
     type Output = ();
 
     /// # Safety
-    /// Both pointers are valid for the line; `into` may be `from`.
+    /// Both pointers must be valid for the line; `into` may be `from`.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Line { from, into, length, log } = self;
@@ -124,7 +127,7 @@ impl Job for Line {
     }
 }
 
-/// The same of lines that lie side by side, their elements `step` apart.
+/// The softmax of lines that lie side by side, their elements `step` apart.
 struct Columns {
     line: Line,
     step: usize,
@@ -135,13 +138,14 @@ impl Job for Columns {
     type Output = ();
 
     /// # Safety
-    /// Both pointers are valid for the lines; `into` may be `from`.
+    /// Both pointers must be valid for the lines; `into` may be `from`.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Columns { line: Line { from, into, length, log }, step, columns } = self;
         for first in (0..columns).step_by(S::LANES) {
             let lanes = (columns - first).min(S::LANES);
-            // SAFETY: the caller's promise; partial vectors are read and written for their lanes only.
+            // SAFETY: the caller's promise; partial vectors are read and written for their lanes
+            // only.
             unsafe {
                 let whole = lanes == S::LANES;
                 let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };
@@ -198,7 +202,7 @@ impl Kernel for Softmax {
     }
 }
 
-/// Lines over their norm; what is all zeros stays so.
+/// Makes the division of lines by their norm; a line of zeros stays so.
 pub(super) fn lp(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let lines = site.shape(0).filter(|_| site.all(DType::F32));
     let axis = site.operator().int("axis")?.unwrap_or(-1);
@@ -234,10 +238,10 @@ impl Job for Norms {
     type Output = ();
 
     /// # Safety
-    /// Both pointers are valid for the lines; `into` may be `from`.
+    /// Both pointers must be valid for the lines; `into` may be `from`.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // In f64, so that squares do not overflow.
+        // The sums are in f64, so that squares do not overflow.
         let mut sums = [0.0f64; WIDEST];
         let finish = |sum: f64| if self.squared { sum.sqrt() } else { sum };
         let scaled = |x: f32, norm: f64| if norm == 0.0 { 0.0 } else { (f64::from(x) / norm) as f32 };

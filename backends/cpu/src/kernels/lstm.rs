@@ -18,7 +18,8 @@ struct Lstm {
 
 /// The new states of one item.
 struct Unit<'a> {
-    /// Of its four gates, in the standard's order: input, output, forget, cell. The sums are those of both.
+    /// The inputs' parts of its four gates, in the standard's order: input, output, forget, cell.
+    /// `sums` holds the states' parts.
     inputs: &'a [f32],
     sums: &'a [f32],
     c: &'a mut [f32],
@@ -34,7 +35,8 @@ impl Job for Unit<'_> {
         let mut unit = 0;
         while unit < hidden {
             let lanes = (hidden - unit).min(S::LANES);
-            // SAFETY: `lanes` elements from `unit` on lie in each slice, as there are four gates of `hidden`.
+            // SAFETY: `lanes` elements from `unit` on lie in each slice, because there are four
+            // gates of `hidden`.
             unsafe {
                 let whole = lanes == S::LANES;
                 let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };

@@ -1,9 +1,13 @@
 //! Matrix products on f32.
 //!
-//! The right matrix is packed into panels, a vector's columns wide, so that the microkernel reads it in one stream: at compile time where
-//! it is constant, in pieces of [`DEPTH`] rows while running where it is large, and not at all where it is small. Rows of the left one are packed
-//! where they are long, because rows a power of two apart would fight for the same lines of the cache. The order of the loops is that
-//! of Goto and van de Geijn, "Anatomy of High-Performance Matrix Multiplication", 2008.
+//! The right matrix is packed into panels, a vector's columns wide, so that the microkernel reads
+//! it in one stream.
+//! It is packed at compile time where it is constant, in pieces of [`DEPTH`] rows while running
+//! where it is large, and not at all where it is small.
+//! Rows of the left matrix are packed where they are long, because rows a power of two apart would
+//! fight for the same lines of the cache.
+//! The order of the loops is that of Goto and van de Geijn, "Anatomy of High-Performance Matrix
+//! Multiplication", 2008.
 
 use std::sync::Arc;
 
@@ -15,40 +19,41 @@ use super::{Kernel, Packed, Runtime, Site, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Rows of the right matrix that are multiplied in one go: two panels of so many rows are 32 KiB of AVX-512 vectors.
+/// The rows of the right matrix that are multiplied in one go: two panels of that many rows are 32
+/// KiB of AVX-512 vectors.
 const DEPTH: usize = 256;
 
-/// Space behind each packed row, so that rows do not fall into the same lines of the cache.
+/// The space behind each packed row, so that rows do not fall into the same lines of the cache.
 const SKEW: usize = 16;
 
-/// Rows that a task multiplies with all panels of its share: a multiple of every tile.
+/// The rows that a task multiplies with all panels of its share: a multiple of every tile.
 const ROWS: usize = 84;
 
-/// Rows from which packing the right matrix while running pays.
+/// The number of rows from which on packing the right matrix while running pays.
 const PACK_FROM: usize = 24;
 
-/// Sizes and strides of a product; both operands may be transposed.
+/// The sizes and strides of a product; both operands may be transposed.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Shape {
     pub(super) m: usize,
     pub(super) n: usize,
     pub(super) k: usize,
-    /// Strides of the left matrix by row and by column, in elements.
+    /// The strides of the left matrix by row and by column, in elements.
     pub(super) a: (usize, usize),
-    /// Strides of the right matrix by row and by column.
+    /// The strides of the right matrix by row and by column, in elements.
     pub(super) b: (usize, usize),
 }
 
 /// The right matrix.
 #[derive(Clone, Copy)]
 enum Right {
-    /// Panels of all rows of it.
+    /// Panels of all rows of the matrix.
     Packed(Shared),
-    /// As it stands; its columns are contiguous.
+    /// The matrix as it stands, with contiguous columns.
     Rows(Shared),
 }
 
-/// Elements of a matrix's panels.
+/// Returns the elements of a matrix's panels.
 fn packed_elements(lanes: usize, rows: usize, columns: usize) -> usize {
     columns.next_multiple_of(lanes) * rows
 }
@@ -62,7 +67,7 @@ fn pack(lanes: usize, matrix: &[f32], rows: usize, columns: usize, strides: (usi
     Ok(data)
 }
 
-/// Packs a panel's rows: a vector each, 0 behind the last column.
+/// Packs a panel's rows: each is a vector, with 0 behind the last column.
 fn pack_panel(
     matrix: &[f32],
     (rows, columns): (std::ops::Range<usize>, std::ops::Range<usize>),
@@ -82,19 +87,20 @@ fn pack_panel(
     }
 }
 
-/// What a product reads.
+/// The operands that a product reads.
 #[derive(Clone, Copy)]
 pub(super) struct Operands<'a> {
     pub(super) left: &'a [f32],
-    /// The panels where the product was made with the right matrix.
+    /// The right matrix, or its panels where the product was made with it.
     pub(super) right: &'a [f32],
-    /// One element for each column.
+    /// The bias, with one element for each column.
     pub(super) bias: Option<&'a [f32]>,
-    /// Is the product added to what the result holds?
+    /// Whether the product is added to the elements that the result holds.
     pub(super) keep: bool,
 }
 
-/// A product, ready to run. The result is row-major with rows of `n`.
+/// A product, ready to run.
+/// The result is row-major with rows of `n`.
 pub(super) struct Product {
     isa: Isa,
     shape: Shape,
@@ -104,13 +110,13 @@ pub(super) struct Product {
 }
 
 impl Product {
-    /// With a right matrix that each run gives.
+    /// Makes a product whose right matrix each run gives.
     pub(super) fn new(isa: Isa, shape: Shape) -> Self {
         Product { isa, shape, packed: None, clamp: (f32::NEG_INFINITY, f32::INFINITY) }
     }
 
-    /// With the node's input `right` as the right matrix, which begins at element `start`; packed
-    /// where it is constant.
+    /// Makes a product whose right matrix is the node's input `right` from element `start` on.
+    /// The matrix is packed where it is constant.
     pub(super) fn of(site: Site<'_>, shape: Shape, right: usize, start: usize) -> Result<Self> {
         let Shape { n, k, b, .. } = shape;
         let lanes = site.isa.lanes();
@@ -121,12 +127,12 @@ impl Product {
         Ok(Product { packed, ..Product::new(site.isa, shape) })
     }
 
-    /// Was it made with the right matrix?
+    /// Tells whether the product was made with the right matrix.
     pub(super) fn is_packed(&self) -> bool {
         self.packed.is_some()
     }
 
-    /// The right matrix in panels, where the product was made with it.
+    /// Returns the right matrix in panels, where the product was made with it.
     /// A run takes them once, as [`Operands::right`].
     pub(super) fn panels(&self) -> Result<Option<Arc<Vec<f32>>>> {
         self.packed.as_ref().map(|packed| packed.value()).transpose()
@@ -136,23 +142,23 @@ impl Product {
         self.packed.as_ref()
     }
 
-    /// Is the right matrix packed while running?
+    /// Tells whether the right matrix is packed while running.
     fn packs(&self) -> bool {
         !self.is_packed() && (self.shape.b.1 != 1 || self.shape.m >= PACK_FROM)
     }
 
-    /// Are the left matrix's rows packed?
+    /// Tells whether the left matrix's rows are packed.
     fn packs_left(&self) -> bool {
         self.shape.k > DEPTH && self.shape.m >= self.isa.rows()
     }
 
-    /// Elements of the workspace for the packed right matrix: a piece of it.
+    /// Returns the elements of the workspace for the packed piece of the right matrix.
     fn right_space(&self) -> usize {
         let s = &self.shape;
         if self.packs() { s.n.next_multiple_of(self.isa.lanes()) * s.k.min(DEPTH) } else { 0 }
     }
 
-    /// Elements of the workspace of a thread, for packed rows.
+    /// Returns the elements of a thread's workspace, for packed rows.
     fn left_space(&self) -> usize {
         if self.packs_left() { ROWS.min(self.shape.m) * (DEPTH + SKEW) } else { 0 }
     }
@@ -161,7 +167,7 @@ impl Product {
         (self.right_space() + threads * self.left_space()) * size_of::<f32>()
     }
 
-    /// `into = left * right + bias`, or added to what `into` holds.
+    /// Computes `into = left * right + bias`, or adds it to the elements that `into` holds.
     pub(super) fn run(
         &self,
         Operands { left, right, bias, keep }: Operands<'_>,
@@ -173,7 +179,7 @@ impl Product {
         let holds = |rows: usize, columns: usize, (row, column): (usize, usize), len: usize| {
             rows == 0 || columns == 0 || (rows - 1) * row + (columns - 1) * column < len
         };
-        // Kernels are made for checked shapes; a slip here must not become a wild write.
+        // Kernels are made for checked shapes; a mistake here must not become a wild write.
         let lanes = self.isa.lanes();
         let whole = match self.is_packed() {
             true => right.len() >= s.n.next_multiple_of(lanes) * s.k,
@@ -188,7 +194,8 @@ impl Product {
         let (right_space, left_space) = workspace.split_at_mut(self.right_space());
         let (packed, rows) = (Shared::new(right_space), Shared::new(left_space));
         let into = Shared::new(into);
-        // Pieces of the depth; one where nothing asks for more. Without depth there is still the bias.
+        // The depth is divided into pieces, and is one piece where nothing is packed.
+        // Without depth there is still the bias.
         let step = if self.packs() || self.packs_left() { DEPTH } else { s.k.max(1) };
         for start in (0..s.k.max(1)).step_by(step) {
             let depth = start..(start + step).min(s.k);
@@ -217,7 +224,7 @@ impl Product {
         }
     }
 
-    /// The part of the product that some of the depth gives.
+    /// Computes the part of the product that a part of the depth gives.
     #[allow(clippy::too_many_arguments)]
     fn slice(
         &self,
@@ -234,7 +241,7 @@ impl Product {
         let (s, lanes) = (self.shape, self.isa.lanes());
         let panels = s.n.div_ceil(lanes);
         let tiles = tile::tiles(s.m, self.isa.rows());
-        // Blocks of rows first; columns are divided where there are few.
+        // Blocks of rows are divided first, and columns too where there are few blocks.
         let blocks = s.m.div_ceil(ROWS);
         let threads = runtime.pool.threads();
         let shares = if threads == 1 { 1 } else { (threads * 6).div_ceil(blocks).min(panels.div_ceil(4)) };
@@ -248,7 +255,8 @@ impl Product {
             let tile_rows = |number: usize| piece(s.m, tiles, number);
             let block_rows =
                 if block.is_empty() { 0..0 } else { tile_rows(block.start).start..tile_rows(block.end - 1).end };
-            // A block that is only made smaller by dividing the work has the same number of rows at most.
+            // A block that is only made smaller by dividing the work has at most the same number of
+            // rows.
             let packs = self.packs_left() && block_rows.len() <= ROWS.min(s.m);
             let row = DEPTH + SKEW;
             if packs {
@@ -273,7 +281,8 @@ impl Product {
                 for number in block.clone() {
                     let own = tile_rows(number);
                     let at = own.start * s.n + panel * lanes;
-                    // SAFETY: rows, columns and depth lie in the operands, as `run` has checked; the results are this task's.
+                    // SAFETY: rows, columns and depth lie in the operands, as `run` has checked;
+                    // the results are this task's.
                     unsafe {
                         let (x, x_row, x_k) = if packs {
                             let number = thread * ROWS.min(s.m) + own.start - block_rows.start;
@@ -358,7 +367,7 @@ struct Gemm {
     product: Product,
     alpha: f32,
     beta: f32,
-    /// Strides of C by row and column.
+    /// The strides of C by row and by column.
     addend: Option<(usize, usize)>,
 }
 
@@ -423,7 +432,7 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let [a_batch @ .., m, k] = a else { return Ok(None) };
     let [b_batch @ .., _, n] = b else { return Ok(None) };
     let shape = |m: usize| Shape { m, n: *n, k: *k, a: (*k, 1), b: (*n, 1) };
-    // Rows of a stack times one matrix are one product.
+    // The rows of a stack times one matrix are one product.
     if b_batch.iter().all(|&size| size == 1) && a_batch.len() >= b_batch.len() {
         let rows = a_batch.iter().product::<usize>() * m;
         let product = Product::of(site, shape(rows), 1, 0)?;

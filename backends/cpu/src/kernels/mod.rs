@@ -1,4 +1,4 @@
-//! Kernels: one type per family, made for a node's shapes, run many times.
+//! Kernels: one type for each family, made for a node's shapes and run many times.
 
 pub(crate) mod affine;
 mod arg;
@@ -48,41 +48,45 @@ pub(crate) trait Kernel: Send + Sync {
     /// Computes the outputs, on the threads of the runtime's pool.
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()>;
 
-    /// Bytes of memory that a run on so many threads needs besides its operands.
+    /// Returns the bytes of memory that a run on the given number of threads needs besides its
+    /// operands.
     fn workspace(&self, threads: usize) -> usize {
         let _ = threads;
         0
     }
 
-    /// Inputs whose memory the first output may share.
+    /// Returns the inputs whose memory the first output may share.
     fn in_place(&self) -> &'static [usize] {
         &[]
     }
 
-    /// Bytes of each input, where the output is nothing but the inputs one behind the other. A run leaves alone what lies there already.
+    /// Returns the bytes of each input, where the output is only the inputs one behind the other.
+    /// A run does not move inputs that lie in place already.
     fn joins(&self) -> Option<&[usize]> {
         None
     }
 
-    /// The packed weights that a run reads.
+    /// Returns the packed weights that a run reads.
     fn weights(&self) -> Vec<&Packed> {
         Vec::new()
     }
 
-    /// What profiles call it.
+    /// Returns the kernel's name in profiles.
     fn name(&self) -> &'static str {
         let path = std::any::type_name::<Self>();
         path.split_once("kernels::").map_or(path, |(_, name)| name)
     }
 
-    /// Does a run read this input? Constants that were packed are not.
+    /// Tells whether a run reads this input.
+    /// Constants that were packed are not read.
     fn reads(&self, input: usize) -> bool {
         let _ = input;
         true
     }
 }
 
-/// A constant as a kernel reads it, shared by all kernels of the device that read it so.
+/// A constant in the form in which a kernel reads it, shared by all kernels of the device that read
+/// this form.
 /// A kernel takes its value once in a run.
 pub(crate) type Packed = Arc<Held<Vec<f32>>>;
 
@@ -92,8 +96,8 @@ pub(crate) struct Constant {
     pub(crate) content: Tensor,
 }
 
-/// Zeros, to pack a constant into.
-/// A plain allocation that fails would end the process, so the system is asked first.
+/// Returns zeros, to pack a constant into.
+/// A plain allocation that fails would end the process, so this asks the system first.
 fn zeros(count: usize) -> Result<Vec<f32>> {
     let mut probe: Vec<f32> = Vec::new();
     probe.try_reserve_exact(count).map_err(|error| {
@@ -103,21 +107,22 @@ fn zeros(count: usize) -> Result<Vec<f32>> {
             .with_remedy("evict other weights, or divide the model among more devices")
             .caused_by(error)
     })?;
-    // The compiler must not take the allocation away.
+    // The compiler must not optimise the allocation away.
     drop(std::hint::black_box(probe));
     Ok(vec![0.0; count])
 }
 
-/// Scalar operations that pay for handing a task to a thread.
+/// The scalar operations that make handing a task to a thread worthwhile.
 const TASK: usize = 1 << 13;
 
-/// Longest dimension whose positions a kernel keeps a table of. A model chooses its sizes, and asking whether there is a kernel must not take
-/// the memory that a run of it would.
+/// The longest dimension for whose positions a kernel keeps a table.
+/// A model chooses its sizes, and the question whether there is a kernel must not take the memory
+/// that a run of it would take.
 const TABLE: usize = 1 << 20;
 
-/// What a run knows beside its operands.
+/// The data that a run has beside its operands.
 pub(crate) struct Runtime<'a> {
-    /// True sizes of what depends on data.
+    /// The true sizes of dimensions that depend on data.
     pub(crate) extents: Option<&'a Extents>,
     /// The device's threads.
     pub(crate) pool: &'a Pool,
@@ -126,30 +131,32 @@ pub(crate) struct Runtime<'a> {
 }
 
 impl Runtime<'_> {
-    /// Into how many tasks `count` things are divided that cost so many scalar operations each: enough for all threads to be busy until the
-    /// end, where each task is still worth its handing over.
+    /// Returns into how many tasks `count` pieces of work are divided that cost `cost` scalar
+    /// operations each.
+    /// There are enough tasks for all threads to be busy until the end, and each task is still
+    /// worth handing over.
     pub(crate) fn pieces(&self, count: usize, cost: usize) -> usize {
         let worth = count.saturating_mul(cost) / TASK;
         worth.clamp(1, self.pool.threads() * 8).min(count)
     }
 }
 
-/// How a node is supported.
+/// The way in which a node is supported.
 pub(crate) enum Support {
-    /// By a kernel of this crate.
+    /// A kernel of this crate supports the node.
     Native,
-    /// By the reference implementation.
+    /// The reference implementation supports the node.
     Oracle,
 }
 
-/// A node with its program: what kernels are made from.
+/// A node with its program, from which kernels are made.
 #[derive(Clone, Copy)]
 pub(crate) struct Site<'a> {
     pub(crate) program: &'a Program,
     pub(crate) node: &'a Node,
-    /// Instructions that kernels are made for.
+    /// The instruction set that kernels are made for.
     pub(crate) isa: Isa,
-    /// Where packed weights come from; none where it is only asked whether there is a kernel.
+    /// The source of packed weights; `None` where the question is only whether there is a kernel.
     pub(crate) weights: Option<Packer<'a>>,
 }
 
@@ -158,30 +165,30 @@ impl<'a> Site<'a> {
         &self.node.operator
     }
 
-    /// An input's value, where it is there.
+    /// Returns an input's value, where it is there.
     pub(crate) fn input(&self, index: usize) -> Option<&'a ProgramValue> {
         let id = self.node.inputs.get(index).copied().flatten()?;
         self.program.values().get(id.index())
     }
 
-    /// An output's value, where it is wanted.
+    /// Returns an output's value, where it is wanted.
     pub(crate) fn output(&self, index: usize) -> Option<&'a ProgramValue> {
         let id = self.node.outputs.get(index).copied().flatten()?;
         self.program.values().get(id.index())
     }
 
-    /// Shape of an input; `None` where it is left out.
+    /// Returns the shape of an input, or `None` where it is left out.
     pub(crate) fn shape(&self, index: usize) -> Option<&'a [usize]> {
         self.input(index).map(|value| value.shape.as_slice())
     }
 
-    /// An input's content, where it is constant.
+    /// Returns an input's content, where it is constant.
     pub(crate) fn constant(&self, index: usize) -> Option<&'a Tensor> {
         self.input(index)?.constant.as_ref()
     }
 
-    /// An input as a kernel reads it, where it is constant and weights are packed: so many
-    /// elements.
+    /// Returns an input in the form in which a kernel reads it, with the given number of elements,
+    /// where it is constant and weights are packed.
     /// `layout` says all that `pack` depends on beside the constant.
     fn packed(
         &self,
@@ -196,25 +203,25 @@ impl<'a> Site<'a> {
         weights.get(&value.name, std::slice::from_ref(content), (&layout.to_string(), elements), make).map(Some)
     }
 
-    /// All values that the node touches.
+    /// Returns all values that the node touches.
     fn values(&self) -> impl Iterator<Item = &'a ProgramValue> {
         let (program, node) = (self.program, self.node);
         node.uses().chain(node.outputs.iter().flatten().copied()).filter_map(|id| program.values().get(id.index()))
     }
 
-    /// Are all inputs and outputs of this element type?
+    /// Tells whether all inputs and outputs have this element type.
     pub(crate) fn all(&self, dtype: DType) -> bool {
         self.values().all(|value| value.dtype == dtype)
     }
 }
 
-/// Does anything here compute on this element type?
+/// Tells whether this device computes on an element type.
 pub(crate) fn computes(dtype: DType) -> bool {
     // Strings have no bytes, and nothing in the standard computes on pairs.
     !matches!(dtype, DType::String | DType::C64 | DType::C128)
 }
 
-/// How a node is supported; `None` where it is not.
+/// Returns how a node is supported, or `None` where it is not.
 pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Support> {
     let site = Site { program, node, isa, weights: None };
     Standard.find(&node.operator)?;
@@ -227,7 +234,7 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     }
 }
 
-/// The kernel of a recipe.
+/// Makes the kernel of a recipe.
 pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
     let isa = site.isa;
     Ok(match recipe {
@@ -265,7 +272,7 @@ pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
     })
 }
 
-/// The native kernel for a node, where there is one for its types and shapes.
+/// Makes the native kernel for a node, where there is one for its types and shapes.
 fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // Native kernels are made for exact shapes, and for elements that do not share a byte.
     let exact = |value: &ProgramValue| !value.is_dynamic() && value.dtype.bits().is_multiple_of(8);

@@ -1,4 +1,5 @@
-//! Normalisation by the mean and deviation of a block's own elements: over layers, instances, groups and chosen axes, on f32.
+//! Normalisation by the mean and deviation of a block's own elements: over layers, instances,
+//! groups and chosen axes, on f32.
 
 use hetero_hal::{DType, Result};
 
@@ -7,13 +8,13 @@ use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
-/// An axis, counted from the end where it is negative.
+/// Returns an axis, counted from the end where it is negative.
 fn axis(value: i64, rank: usize) -> Option<usize> {
     let value = if value < 0 { value + rank as i64 } else { value };
     usize::try_from(value).ok().filter(|&axis| axis < rank)
 }
 
-/// Layer and RMS normalisation.
+/// Makes layer and RMS normalisation.
 pub(super) fn layer(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(shape), operator) = (site.shape(0), site.operator()) else { return Ok(None) };
     let Some(first) = axis(operator.int("axis")?.unwrap_or(-1), shape.len()) else { return Ok(None) };
@@ -27,7 +28,7 @@ pub(super) fn layer(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
             own.len() <= normalised.len() && same && elements == block
         }
     };
-    // Factors that repeat within a block are the oracle's.
+    // Factors that repeat within a block are left to the oracle.
     if !site.all(DType::F32) || shape.contains(&0) || !whole(1) || !whole(2) || site.output(0).is_none() {
         return Ok(None);
     }
@@ -44,7 +45,7 @@ pub(super) fn layer(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })))
 }
 
-/// Instance and group normalisation.
+/// Makes instance and group normalisation.
 pub(super) fn channels(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(shape), operator) = (site.shape(0), site.operator()) else { return Ok(None) };
     let &[batch, channels, ref rest @ ..] = shape else { return Ok(None) };
@@ -57,7 +58,7 @@ pub(super) fn channels(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     };
     let (each, plane) = (channels / groups, rest.iter().product::<usize>());
-    // Before opset 21 the groups have factors, not the channels.
+    // Before opset 21, groups have factors instead of channels.
     let by_group = grouped && operator.version < 21;
     let parameters = if by_group { groups } else { channels };
     if (1..3).any(|index| site.shape(index).is_none_or(|shape| shape.iter().product::<usize>() != parameters)) {
@@ -76,10 +77,10 @@ pub(super) fn channels(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })))
 }
 
-/// What stays between the deviation and zero.
+/// The least deviation, which keeps the divisor from zero.
 const LEAST_DEVIATION: f64 = 1e-9;
 
-/// Over the axes that are listed: less the mean, over the deviation.
+/// Makes the normalisation over the listed axes: elements less their mean, over their deviation.
 pub(super) fn mean_variance(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(shape) = site.shape(0).filter(|shape| !shape.contains(&0)) else { return Ok(None) };
     let listed = site.operator().ints("axes")?.unwrap_or(&[0, 2, 3]);
@@ -90,7 +91,7 @@ pub(super) fn mean_variance(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
             _ => return Ok(None),
         }
     }
-    // Sizes of what is reduced, kept, and reduced again; any other order is the oracle's.
+    // These are the sizes reduced, kept, and reduced again; any other order is left to the oracle.
     let mut sizes = [1usize; 3];
     let mut part = 0;
     for (&size, &over) in shape.iter().zip(&over) {
@@ -122,30 +123,31 @@ pub(super) fn mean_variance(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })))
 }
 
-/// What keeps the divisor from zero: it is added to the variance, or to the deviation.
+/// A term that keeps the divisor from zero: it is added to the variance, or to the deviation.
 #[derive(Clone, Copy)]
 enum Floor {
     Variance(f64),
     Deviation(f64),
 }
 
-/// Whose the factors and shifts are that the inputs hold.
+/// The owners of the factors and shifts that the inputs hold.
 #[derive(Clone, Copy)]
 enum Factors {
     None,
-    /// The elements' of a block.
+    /// Each element of a block has its own.
     Elements,
-    /// The parts', of which so many follow each other.
+    /// Each part has its own; there are this many, for parts that follow each other.
     Parts(usize),
-    /// The blocks', of which so many follow each other.
+    /// Each block has its own; there are this many, for blocks that follow each other.
     Blocks(usize),
 }
 
+/// A normalisation of blocks.
 /// A block is `parts` runs of elements, `step` apart; the next block begins `next` behind it.
 struct Normalise {
     isa: Isa,
     blocks: usize,
-    /// Is the mean taken away?
+    /// Whether the mean is subtracted.
     centred: bool,
     floor: Floor,
     parts: usize,
@@ -155,7 +157,8 @@ struct Normalise {
     factors: Factors,
 }
 
-/// Sum of a run's elements, or of the squares of their distances to a mean. In f64: what large elements have in common cancels.
+/// The sum of a run's elements, or of the squares of their distances to a mean.
+/// It is in f64, because the common part of large elements cancels.
 struct Sum<'a> {
     run: &'a [f32],
     squared_from: Option<f64>,
@@ -190,7 +193,7 @@ impl Job for Sum<'_> {
     }
 }
 
-/// A factor or shift: each element's, or one of all.
+/// A factor or shift: one for each element, or one for all.
 #[derive(Clone, Copy)]
 enum Of {
     Each(*const f32),
@@ -202,7 +205,7 @@ struct Scale {
     from: *const f32,
     into: *mut f32,
     count: usize,
-    /// The mean as f32, and what that leaves of it.
+    /// The mean as f32, and the rest that this rounding leaves.
     mean: (f32, f32),
     inverse: f32,
     scale: Of,
@@ -213,7 +216,7 @@ impl Job for Scale {
     type Output = ();
 
     /// # Safety
-    /// Every pointer is valid for `count` elements.
+    /// Every pointer must be valid for `count` elements.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let mut at = 0;
@@ -242,12 +245,13 @@ impl Job for Scale {
 }
 
 impl Normalise {
-    /// Mean and inverse deviation of a block.
+    /// Returns the mean and the inverse deviation of a block.
     fn moments(&self, block: impl Fn(usize) -> *const f32) -> (f64, f64) {
         let count = (self.parts * self.run) as f64;
         let sum = |squared_from: Option<f64>| {
             let of = |part: usize| {
-                // SAFETY: a part is `run` elements of the input, which nobody writes before their sums are taken.
+                // SAFETY: a part is `run` elements of the input, which nobody writes before their
+                // sums are taken.
                 let run = unsafe { std::slice::from_raw_parts(block(part), self.run) };
                 // SAFETY: the job has no further conditions.
                 unsafe { self.isa.run(Sum { run, squared_from }) }
@@ -282,7 +286,7 @@ impl Kernel for Normalise {
         runtime.pool.for_each(pieces, |number, _| {
             for block in piece(self.blocks, pieces, number) {
                 let place = |part: usize| block * self.next + part * self.step;
-                // SAFETY: blocks lie in the input, of whose size the node is.
+                // SAFETY: blocks lie in the input, whose size is the node's.
                 let (mean, inverse) = self.moments(|part| unsafe { input.at(place(part)) }.cast_const());
                 let high = mean as f32;
                 for part in 0..self.parts {
@@ -292,7 +296,8 @@ impl Kernel for Normalise {
                         (Some(values), Factors::Blocks(count)) => Of::All(values[block % count]),
                         _ => Of::All(neutral),
                     };
-                    // SAFETY: each block is one task's, and its elements are written where they were read.
+                    // SAFETY: each block is one task's, and its elements are written where they
+                    // were read.
                     unsafe {
                         self.isa.run(Scale {
                             from: input.at(place(part)),

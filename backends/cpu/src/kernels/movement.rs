@@ -6,7 +6,7 @@ use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
-/// A kernel for elements of so many bytes, whatever they mean.
+/// Makes a kernel for elements of the given number of bytes, whatever their meaning.
 macro_rules! of_width {
     ($width:expr, $kernel:ident::new($($argument:expr),*)) => {
         match $width {
@@ -20,15 +20,16 @@ macro_rules! of_width {
 }
 pub(super) use of_width;
 
-/// Operators that keep the bytes and change the shape: nothing to do where the output shares the input's memory.
+/// Makes operators that keep the bytes and change the shape: a run has nothing to do where the
+/// output shares the input's memory.
 pub(super) fn copy(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    // Dropout that may be in training mode, or gives a mask, is the oracle's.
+    // Dropout that may be in training mode, or that gives a mask, is left to the oracle.
     let training = site.operator().is("Dropout") && site.input(2).is_some();
     let plain = site.node.outputs.len() == 1 && !training;
     Ok(plain.then(|| Box::new(Copy) as Box<dyn Kernel>))
 }
 
-/// The first output holds the bytes of the first input, as many as it has room for.
+/// A copy of the first input's bytes into the first output, as many as it has room for.
 pub(super) struct Copy;
 
 impl Kernel for Copy {
@@ -58,7 +59,7 @@ pub(super) fn concat(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(Some(Box::new(Concat { rows, blocks: inputs.into_iter().map(block).collect() })))
 }
 
-/// Bytes of a row that a task copies at least.
+/// The least number of bytes of a row that a task copies.
 const PART: usize = 1 << 14;
 
 pub(super) struct Concat {
@@ -113,13 +114,13 @@ pub(super) fn split(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     };
     let block = |index: usize| site.output(index).map(|part| part.shape[axis..].iter().product::<usize>() * width);
-    // A part that nobody wants has no size here.
+    // An output that is not wanted has no size here.
     let blocks = (0..site.node.outputs.len()).map(block).collect::<Option<Vec<_>>>();
     let blocks = blocks.filter(|blocks| blocks.iter().sum::<usize>() == row);
     Ok(blocks.map(|blocks| Box::new(Split { blocks }) as Box<dyn Kernel>))
 }
 
-/// For each output, the bytes that it takes of each row of the input.
+/// A division of rows: for each output, the bytes that it takes of each row of the input.
 struct Split {
     blocks: Vec<usize>,
 }
@@ -147,10 +148,10 @@ impl Kernel for Split {
     }
 }
 
-/// Sizes and strides of a view: those of the output, or with more dimensions.
+/// The sizes and strides of a view: those of the output, or with more dimensions.
 type Strided = (Vec<usize>, Vec<isize>);
 
-/// Each dimension of the input, repeated.
+/// Returns the view that repeats each dimension of the input.
 fn tiled(site: Site<'_>, own: &[isize], shape: &[usize]) -> Result<Option<Strided>> {
     let repeats = match site.constant(1) {
         Some(tensor) if tensor.dtype() == DType::I64 => tensor.view::<i64>()?.to_vec(),
@@ -164,7 +165,7 @@ fn tiled(site: Site<'_>, own: &[isize], shape: &[usize]) -> Result<Option<Stride
     Ok(repeats.filter(|repeats| repeats.len() == shape.len()).map(pairs))
 }
 
-/// Blocks as dimensions of their own, transposed.
+/// Returns the view that makes blocks dimensions of their own, and transposes them.
 fn blocks(site: Site<'_>, shape: &[usize]) -> Result<Option<Strided>> {
     let operator = site.operator();
     let block = operator.int("blocksize")?.and_then(|block| usize::try_from(block).ok()).filter(|&block| block > 0);
@@ -183,7 +184,8 @@ fn blocks(site: Site<'_>, shape: &[usize]) -> Result<Option<Strided>> {
     Ok(Some((order.map(|axis| view[axis]).to_vec(), order.map(|axis| steps[axis]).to_vec())))
 }
 
-/// Operators whose output reads the input with other strides: Transpose, Expand, Slice, Tile, DepthToSpace, SpaceToDepth.
+/// Makes operators whose output reads the input with other strides: Transpose, Expand, Slice, Tile,
+/// DepthToSpace, SpaceToDepth.
 pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else {
         return Ok(None);
@@ -260,7 +262,7 @@ pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     let width = output.dtype.bits() / 8;
-    // Every element that it reads must be there, whatever the node says.
+    // Every element that the view reads must be there, whatever the node says.
     let mut reach = (start, start);
     for (&size, &stride) in shape.iter().zip(&strides) {
         let far = stride.saturating_mul(size.saturating_sub(1) as isize);
@@ -273,7 +275,7 @@ pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(of_width!(width, View::new(&shape, strides, start)))
 }
 
-/// The output's sizes, the input's stride in each, and its first element.
+/// A view: the output's sizes, the input's stride in each dimension, and the input's first element.
 struct View<T> {
     shape: Vec<usize>,
     strides: Vec<isize>,
@@ -282,7 +284,7 @@ struct View<T> {
 }
 
 impl<T> View<T> {
-    /// Dimensions that lie one behind the other on both sides become one.
+    /// Makes a view, in which dimensions that lie one behind the other on both sides become one.
     fn new(shape: &[usize], strides: Vec<isize>, start: isize) -> Self {
         let (mut merged, mut steps): (Vec<usize>, Vec<isize>) = (vec![], vec![]);
         for (&size, &stride) in shape.iter().zip(&strides) {
@@ -308,7 +310,7 @@ impl<T> View<T> {
     }
 }
 
-/// Rows and columns that are transposed together: so many lines of the cache are held open.
+/// The rows and columns that are transposed together; as many lines of the cache are held open.
 const TILE: usize = 16;
 
 impl<T: hetero_hal::Element + std::marker::Copy> Kernel for View<T> {
@@ -322,7 +324,7 @@ impl<T: hetero_hal::Element + std::marker::Copy> Kernel for View<T> {
         let target = Shared::new(output);
         let last = self.shape.len() - 1;
         let (row, step) = (self.shape[last], self.strides[last]);
-        // Planes of the last two dimensions, so that a transposition goes tile by tile.
+        // The planes are of the last two dimensions, so that a transposition goes tile by tile.
         let high = if last > 0 { self.shape[last - 1] } else { 1 };
         let high_step = if last > 0 { self.strides[last - 1] } else { 0 };
         let origin = |mut plane: usize| {
@@ -342,7 +344,8 @@ impl<T: hetero_hal::Element + std::marker::Copy> Kernel for View<T> {
                 let (plane, band) = (task / bands, task % bands);
                 let lines = band * TILE..((band + 1) * TILE).min(high);
                 let start = origin(plane);
-                // SAFETY: each band of lines is one task's; the view was checked to lie in the input, whose size is the node's.
+                // SAFETY: each band of lines is one task's; the view was checked to lie in the
+                // input, whose size is the node's.
                 let into = unsafe { target.slice((plane * high + lines.start) * row, lines.len() * row) };
                 let source =
                     |line: usize, column: usize| (start + line as isize * high_step + column as isize * step) as usize;

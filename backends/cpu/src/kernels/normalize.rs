@@ -6,7 +6,7 @@ use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
-/// Batch, channels and elements of a channel; `None` below rank 2.
+/// Returns the batch, the channels and the elements of a channel, or `None` below rank 2.
 fn channels(shape: &[usize]) -> Option<(usize, usize, usize)> {
     match shape {
         [batch, channels, rest @ ..] => Some((*batch, *channels, rest.iter().product())),

@@ -1,4 +1,4 @@
-//! Any operator, by the reference implementation: slow, and right.
+//! Any operator, by the reference implementation, which is slow and right.
 
 use std::collections::HashMap;
 
@@ -8,10 +8,11 @@ use hetero_reference::Standard;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Operand};
 
-/// Most bytes of one tensor inside an operator. What an operator needs on the way is in no plan, so that the device's limit does not see it.
+/// The largest number of bytes of one tensor inside an operator.
+/// No plan has the memory that an operator needs on the way, so the device's limit does not see it.
 const MOST_BYTES: usize = 1 << 32;
 
-/// Type of a value, and where the true sizes of its dimensions are.
+/// The type of a value, and where the true sizes of its dimensions are found.
 struct Signature {
     dtype: DType,
     shape: Vec<usize>,
@@ -19,7 +20,7 @@ struct Signature {
 }
 
 impl Signature {
-    /// The true shape in this run.
+    /// Returns the true shape in this run.
     fn shape(&self, runtime: &Runtime<'_>) -> Result<Vec<usize>> {
         let mut shape = self.shape.clone();
         for (size, extent) in shape.iter_mut().zip(&self.extents) {
@@ -35,7 +36,7 @@ impl Signature {
 pub(super) struct Oracle {
     operator: Operator,
     inputs: Vec<Option<Signature>>,
-    /// Values that subgraphs capture; their operands stand behind the inputs'.
+    /// The values that subgraphs capture; their operands stand behind the inputs' operands.
     captured: Vec<(ValueId, Signature)>,
     outputs: Vec<Option<Signature>>,
 }
@@ -62,7 +63,7 @@ impl Oracle {
     }
 }
 
-/// A tensor of a copy of the operand's bytes.
+/// Returns a tensor of a copy of the operand's bytes.
 fn tensor(signature: &Signature, operand: Operand, runtime: &Runtime<'_>) -> Result<Tensor> {
     let shape = signature.shape(runtime)?;
     let count = hetero_hal::element_count(&shape).and_then(|count| signature.dtype.bytes_for(count));

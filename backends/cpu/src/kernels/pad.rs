@@ -1,4 +1,4 @@
-//! Pad, in every mode; elements of any type of whole bytes.
+//! Pad, in every mode, for elements of any type of whole bytes.
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -10,7 +10,8 @@ use super::tile::piece;
 use super::{Kernel, Runtime, Site, TABLE};
 use crate::operand::{Arguments, Shared};
 
-/// Where the position `at` of an axis with `length` elements comes from; `None` for the fill.
+/// Returns where the position `at` of an axis with `length` elements comes from, or `None` for the
+/// fill.
 fn fold(mode: &str, at: i64, length: i64) -> Option<usize> {
     let from = match mode {
         _ if (0..length).contains(&at) => at,
@@ -26,7 +27,8 @@ fn fold(mode: &str, at: i64, length: i64) -> Option<usize> {
     usize::try_from(from).ok()
 }
 
-/// Pads that are not constant are the oracle's, and an attribute that says what fills.
+/// Makes the kernel; pads that are not constant, and an attribute that gives the fill, are left to
+/// the oracle.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let operator = site.operator();
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
@@ -60,7 +62,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
             None => return Ok(None),
         }
     }
-    // Dimensions at the end that stay as they are belong to the element.
+    // Last dimensions that stay as they are belong to the element.
     let same = |axis: &usize| before[*axis] == 0 && input.shape[*axis] == output.shape[*axis];
     let padded = rank - (0..rank).rev().take_while(same).count();
     let block = input.shape[padded..].iter().product();
@@ -75,13 +77,14 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 }
 
 struct Pad<T> {
-    /// For each padded dimension but the last, and each position, where it begins in the input; `None` for the fill.
+    /// For each padded dimension but the last, and each position, where the position begins in the
+    /// input; `None` for the fill.
     outer: Vec<Vec<Option<usize>>>,
-    /// The same of the last.
+    /// The same for the last padded dimension.
     row: Vec<Option<usize>>,
-    /// Positions of the last that lie side by side in the input.
+    /// The positions of the last padded dimension that lie side by side in the input.
     inside: Range<usize>,
-    /// Elements behind the padded dimensions.
+    /// The elements behind the padded dimensions.
     block: usize,
     element: PhantomData<fn(T)>,
 }
@@ -89,7 +92,8 @@ struct Pad<T> {
 impl<T> Pad<T> {
     fn new(mut outer: Vec<Vec<Option<usize>>>, block: usize) -> Self {
         let row = outer.pop().unwrap_or_else(|| vec![Some(0)]);
-        // The longest run; it is the input's own part of the row, as nothing else is in order for longer.
+        // This finds the longest run, which is the input's own part of the row, because no other
+        // part is in order for longer.
         let mut inside = 0..0;
         let mut start = 0;
         for at in 0..row.len() {

@@ -1,15 +1,19 @@
-//! Windows over the planes of plain operands, each channel by itself: depthwise convolution and pooling.
+//! Windows over the planes of plain operands, each channel by itself: depthwise convolution and
+//! pooling.
 //!
-//! A plane is first copied into the workspace with its border, split into its phases under the stride, so that every tap of the window is a shifted
-//! view of unit stride. Four rows of the output are folded side by side, a vector of pixels of each, so that their sums do not wait for each other; the
-//! last vector of a row overlaps the one before it.
+//! A plane is first copied into the workspace with its border, split into its phases under the
+//! stride.
+//! So every tap of the window is a shifted view of unit stride.
+//! Four rows of the output are folded side by side, a vector of pixels of each, so that their sums
+//! do not wait for each other.
+//! The last vector of a row overlaps the one before it.
 
 use super::Runtime;
 use super::tile::piece;
 use crate::operand::Shared;
 use crate::simd::{Isa, Job, Simd, WIDEST};
 
-/// Sizes of a window over a plane; two spatial dimensions.
+/// The sizes of a window over a plane of two spatial dimensions.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame {
     pub(crate) input: [usize; 2],
@@ -20,26 +24,26 @@ pub(crate) struct Frame {
     pub(crate) begin: [usize; 2],
 }
 
-/// What a window does with its taps.
+/// The function of a window over its taps.
 #[derive(Clone, Copy)]
 pub(crate) enum Fold<'a> {
-    /// The sum, each tap times its weight, with a bias.
+    /// The sum of each tap times its weight, with a bias.
     Sum { weights: &'a [f32], bias: f32 },
-    /// The largest; the border never is.
+    /// The largest tap, which is never in the border.
     Max,
 }
 
 pub(crate) struct Planes {
     isa: Isa,
     frame: Frame,
-    /// Rows and columns of a phase.
+    /// The rows and columns of a phase.
     phase: [usize; 2],
-    /// Where each tap's view begins among the phases.
+    /// The position among the phases where each tap's view begins.
     taps: Vec<usize>,
 }
 
 impl Planes {
-    /// `None` where the sizes overflow.
+    /// Makes the kernel, or returns `None` where the sizes overflow.
     pub(crate) fn new(isa: Isa, frame: Frame) -> Option<Self> {
         let reach = |axis: usize| {
             let last = frame.output[axis].saturating_sub(1).checked_mul(frame.strides[axis])?;
@@ -61,7 +65,8 @@ impl Planes {
         Some(planes)
     }
 
-    /// Elements of a thread's workspace: the phases, and a vector behind them that a narrow plane's last row is read with.
+    /// Returns the elements of a thread's workspace: the phases, and a vector behind them, because
+    /// the last row of a narrow plane is read in a whole vector.
     fn space(&self) -> Option<usize> {
         let phases = self.frame.strides[0].checked_mul(self.frame.strides[1])?.checked_mul(self.plane())?;
         phases.checked_add(WIDEST)
@@ -71,18 +76,20 @@ impl Planes {
         self.phase[0] * self.phase[1]
     }
 
-    /// Bytes of the workspace.
+    /// Returns the bytes of the workspace.
     pub(crate) fn workspace(&self, threads: usize) -> usize {
         threads * self.space().unwrap_or(0) * size_of::<f32>()
     }
 
-    /// Scalar operations of a plane.
+    /// Returns the scalar operations of a plane.
     fn cost(&self) -> usize {
         let [height, width] = self.frame.output;
         height * width * self.taps.len() / 4 + self.frame.input[0] * self.frame.input[1]
     }
 
-    /// Folds `count` planes: `plane` gives the input of each, `fold` what is done, which is of one kind for all, and `finish` sees the output.
+    /// Folds `count` planes.
+    /// `plane` returns the input of each plane, `fold` its function, which has one kind for all
+    /// planes, and `finish` gets the output.
     pub(crate) fn run_all<'a>(
         &self,
         count: usize,
@@ -107,7 +114,8 @@ impl Planes {
             // SAFETY: each thread has a part of the workspace, and each plane is one task's.
             let phases = unsafe { workspace.slice(thread * own, own) };
             let numbers = piece(count, pieces, number);
-            // Every plane is spread over the same elements, so the border around them is written once.
+            // Every plane is spread over the same elements, so the border around them is written
+            // once.
             phases.fill(if matches!(fold(numbers.start), Fold::Max) { f32::NEG_INFINITY } else { 0.0 });
             for number in numbers {
                 let input = plane(number);
@@ -125,7 +133,7 @@ impl Planes {
     }
 }
 
-/// Copies a plane into its phases; their border stays as it is.
+/// The copy of a plane into its phases, whose border stays as it is.
 struct Spread<'a> {
     planes: &'a Planes,
     input: *const f32,
@@ -136,7 +144,7 @@ impl Job for Spread<'_> {
     type Output = ();
 
     /// # Safety
-    /// `input` is a plane and `phases` its workspace.
+    /// `input` must be a plane, and `phases` its workspace.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (f, [rows, columns]) = (&self.planes.frame, self.planes.phase);
@@ -146,10 +154,12 @@ impl Job for Spread<'_> {
             if row >= rows {
                 continue;
             }
-            // SAFETY: what is written lies in the row `row` of the phases, of `columns` elements each.
+            // SAFETY: the written elements lie in the row `row` of the phases, which have `columns`
+            // elements each.
             unsafe {
                 let from = self.input.add(y * f.input[1]);
-                // Column `first` of the plane, and each `stride` columns further, to their phase.
+                // Column `first` of the plane, and each `stride` columns further, go to their
+                // phase.
                 let target = |first: usize| {
                     let (number, start) = ((first + begin) % stride, (first + begin) / stride);
                     let count = f.input[1].saturating_sub(first).div_ceil(stride).min(columns.saturating_sub(start));
@@ -189,7 +199,7 @@ impl Job for Spread<'_> {
 /// Copies a short row, for which a call of `memcpy` would take longer than the copy.
 ///
 /// # Safety
-/// Both have `count` elements, and do not overlap.
+/// Both rows must have `count` elements, and must not overlap.
 #[inline(always)]
 unsafe fn copy<S: Simd>(from: *const f32, into: *mut f32, count: usize) {
     // SAFETY: the caller's promise.
@@ -212,14 +222,14 @@ struct Window<'a> {
     into: *mut f32,
 }
 
-/// Rows of the output that are folded side by side.
+/// The rows of the output that are folded side by side.
 const ROWS: usize = 4;
 
 impl Job for Window<'_> {
     type Output = ();
 
     /// # Safety
-    /// `phases` is the workspace and `into` the output's plane.
+    /// `phases` must be the workspace, and `into` the output's plane.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let height = self.planes.frame.output[0];
@@ -234,11 +244,12 @@ impl Job for Window<'_> {
 
 impl Window<'_> {
     /// # Safety
-    /// The output has `R` rows from `y` on; and as for the job.
+    /// The output must have `R` rows from `y` on, and the conditions of the job must hold.
     #[inline(always)]
     unsafe fn rows<S: Simd, const R: usize>(&self, y: usize) {
         let (width, pitch) = (self.planes.frame.output[1], self.planes.phase[1]);
-        // SAFETY: a tap's view of a row is as long as the output's; behind the last there is room for a vector.
+        // SAFETY: a tap's view of a row is as long as the output's row, and behind the last one
+        // there is room for a vector.
         unsafe {
             let (from, into) = (self.phases.add(y * pitch), self.into.add(y * width));
             let fold = |x: usize| fold_taps::<S, R>(self.fold, &self.planes.taps, from.add(x), pitch);
@@ -260,10 +271,10 @@ impl Window<'_> {
     }
 }
 
-/// A vector of pixels in each of `R` rows.
+/// Folds a vector of pixels in each of `R` rows.
 ///
 /// # Safety
-/// Each tap's view has a vector there.
+/// Each tap's view must have a vector there.
 #[inline(always)]
 unsafe fn fold_taps<S: Simd, const R: usize>(
     fold: Fold<'_>,

@@ -33,7 +33,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
     let window = Window::resolve(operator, spatial, &kernel)?;
     let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
-    // One dimension is a row.
+    // One dimension is taken as a row.
     let axis = |list: &[usize], one: usize| if let [only] = *list { [one, only] } else { [list[0], list[1]] };
     let frame = Frame {
         input: axis(spatial, 1),
@@ -110,7 +110,8 @@ impl Job for Whole<'_> {
                 for (index, result) in results.iter_mut().enumerate() {
                     let x = S::load(chunk.as_ptr().add(index * S::LANES));
                     *result = if self.average { S::add(*result, x) } else { S::max(*result, x) };
-                    // 0 times anything finite is 0; NaN stays NaN, and infinities are asked again below.
+                    // 0 times anything finite is 0.
+                    // NaN stays NaN, and infinities are checked again below.
                     checks = if self.average { checks } else { S::fma(x, S::splat(0.0), checks) };
                 }
             }
@@ -127,18 +128,19 @@ impl Job for Whole<'_> {
     }
 }
 
-/// On plain planes.
+/// A pooling on plain planes.
 struct Pool {
     isa: Isa,
     plane: usize,
     planes: Planes,
-    /// One for each tap.
+    /// A weight of one for each tap.
     ones: Vec<f32>,
-    /// For an average, what each sum is multiplied with.
+    /// For an average, the factor of each sum.
     shares: Option<Vec<f32>>,
 }
 
-/// Taps of one window along one axis: positions on the input, and how many lie on input or padding.
+/// Returns the taps of one window along one axis: their positions on the input, and how many lie on
+/// input or padding.
 fn reach(window: &Window, axis: usize, at: usize, size: usize) -> (impl Iterator<Item = usize> + Clone, usize) {
     let (stride, dilation, begin) = (window.strides[axis], window.dilations[axis], window.begin[axis]);
     let limit = size + begin + window.end[axis];
@@ -172,7 +174,7 @@ impl Kernel for Pool {
     }
 }
 
-/// Is there a kernel for it in a blocked layout?
+/// Tells whether there is a kernel for the pooling in a blocked layout.
 pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
     if site.operator().name.starts_with("Global") {
         return Ok(true);
@@ -187,12 +189,13 @@ pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
     Ok(kernel.len() + 2 == shape.len() && kernel.iter().all(|&size| size > 0))
 }
 
-/// In a blocked layout: a block's lanes are a vector of channels.
+/// A pooling in a blocked layout: a block's lanes are a vector of channels.
 pub(crate) struct Blocked {
     isa: Isa,
     input: Image,
     output: Image,
-    /// Along rows and columns: for each output, its taps on the input, and how many lie on input or padding.
+    /// The taps along rows and along columns: for each output, its taps on the input, and how many
+    /// lie on input or padding.
     taps: [Vec<(Vec<usize>, usize)>; 2],
     average: bool,
     with_padding: bool,
@@ -226,22 +229,23 @@ pub(crate) fn blocked(site: Site<'_>, input: Image, output: Image) -> Result<Blo
 struct Row<'a> {
     pool: &'a Blocked,
     plane: *const f32,
-    /// Row `y` of the plane is its row `y % ring`.
+    /// The rows of the plane's ring; row `y` of the plane is row `y % ring` of it.
     ring: usize,
     into: *mut f32,
     y: usize,
 }
 
 impl Blocked {
-    /// For each row of the output, the rows of the input that it reads, in order.
+    /// Returns, for each row of the output, the rows of the input that it reads, in order.
     pub(super) fn rows(&self) -> impl Iterator<Item = &[usize]> {
         self.taps[0].iter().map(|(rows, _)| rows.as_slice())
     }
 
-    /// Row `y` of a block of the output, counted over all batch items.
+    /// Computes row `y` of a block of the output; blocks are counted over all batch items.
     ///
     /// # Safety
-    /// `plane` is that block's plane of the input, or a ring of its rows, and nobody else writes the row.
+    /// `plane` must be that block's plane of the input, or a ring of its rows, and nobody else may
+    /// write the row.
     pub(super) unsafe fn row(&self, plane: *const f32, ring: usize, output: Shared, block: usize, y: usize) {
         let to = &self.output;
         // SAFETY: the caller's promise; the output is as large as its layout says.
@@ -257,7 +261,7 @@ impl Job for Row<'_> {
     type Output = ();
 
     /// # Safety
-    /// `plane` is a plane of the input, or a ring of its rows, and `into` a row of the output.
+    /// `plane` must be a plane of the input, or a ring of its rows, and `into` a row of the output.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let (pool, image) = (self.pool, &self.pool.input);
@@ -272,7 +276,7 @@ impl Job for Row<'_> {
                     let line = self.plane.add(image.pixel(row % self.ring, 0));
                     for &column in columns {
                         let tap = S::load(line.add(column * S::LANES));
-                        // The comparison gives its second operand for NaN, and NaN wins.
+                        // The comparison returns its second operand for NaN, and NaN wins.
                         let largest = S::select_nan(result, S::max(result, tap));
                         result = if pool.average { S::add(result, tap) } else { largest };
                     }

@@ -1,6 +1,7 @@
-//! What LSTM and GRU share: the products with their weights, and the walk over the steps.
+//! The common parts of LSTM and GRU: the products with their weights, and the walk over the steps.
 //!
-//! Inputs are multiplied with their weights for all steps at once; states are step by step. A cell makes the new states of both.
+//! Inputs are multiplied with their weights for all steps at once, and states step by step.
+//! A cell makes the new states of both products.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::{Kernel, Packed, Runtime, Site};
 use crate::operand::Arguments;
 use crate::simd::Isa;
 
-/// Sizes of a layer.
+/// The sizes of a layer.
 #[derive(Clone)]
 pub(super) struct Layer {
     pub(super) isa: Isa,
@@ -20,16 +21,18 @@ pub(super) struct Layer {
     pub(super) batch: usize,
     width: usize,
     pub(super) hidden: usize,
-    /// Gates of a cell.
+    /// The gates of a cell.
     gates: usize,
     /// For each direction, whether it goes from the last step to the first.
     backwards: Vec<bool>,
-    /// Does the batch stand before the steps?
+    /// Whether the batch stands before the steps.
     batch_first: bool,
 }
 
 impl Layer {
-    /// Lengths, peepholes, clipping, coupled gates and other activations than the usual ones are the oracle's.
+    /// Returns the layer of a node.
+    /// Lengths, peepholes, clipping, coupled gates and activations other than the usual ones are
+    /// left to the oracle.
     pub(super) fn of(site: Site<'_>, gates: usize, functions: &[&str]) -> Result<Option<Layer>> {
         let operator = site.operator();
         let (Some(&[first, second, width]), Some(&[directions, _, hidden])) = (site.shape(0), site.shape(2)) else {
@@ -71,27 +74,27 @@ impl Layer {
         Ok(Some(Layer { isa: site.isa, steps, batch, width, hidden, gates, backwards, batch_first }))
     }
 
-    /// Results of a product for one item.
+    /// Returns the results of a product for one item.
     pub(super) fn rows(&self) -> usize {
         self.gates * self.hidden
     }
 
-    /// Elements of all items' states in one direction.
+    /// Returns the elements of all items' states in one direction.
     fn state(&self) -> usize {
         self.batch * self.hidden
     }
 
-    /// Number of an item's row among the inputs.
+    /// Returns the number of an item's row among the inputs.
     fn row(&self, step: usize, item: usize) -> usize {
         if self.batch_first { item * self.steps + step } else { step * self.batch + item }
     }
 
-    /// Number of an item's row among the first and last states.
+    /// Returns the number of an item's row among the first and last states.
     fn place(&self, direction: usize, item: usize) -> usize {
         if self.batch_first { item * self.backwards.len() + direction } else { direction * self.batch + item }
     }
 
-    /// Number of an item's row among all states.
+    /// Returns the number of an item's row among all states.
     fn place_of_step(&self, step: usize, direction: usize, item: usize) -> usize {
         let directions = self.backwards.len();
         if self.batch_first {
@@ -101,25 +104,25 @@ impl Layer {
         }
     }
 
-    /// Recurrent weights of some gates.
+    /// Makes the recurrent weights of some gates.
     pub(super) fn recurrent(&self, site: Site<'_>, gates: Range<usize>) -> Result<Weights> {
         let rows = gates.start * self.hidden..gates.end * self.hidden;
         Weights::new(site, self, 2, self.batch, rows, self.hidden)
     }
 }
 
-/// Some rows of one of the weights, which vectors are multiplied with: a product for each direction.
+/// Some rows of one of the weights with which vectors are multiplied: a product for each direction.
 pub(super) struct Weights {
     products: Vec<Product>,
-    /// Number of the node's input.
+    /// The number of the node's input.
     input: usize,
-    /// Elements of a direction's weights, and which of them these are.
+    /// The elements of a direction's weights; `part` says which of them these are.
     each: usize,
     part: Range<usize>,
 }
 
 impl Weights {
-    /// The weights `input`, to multiply `count` vectors of `width` with.
+    /// Makes the weights `input`, for the multiplication of `count` vectors of `width`.
     fn new(
         site: Site<'_>,
         layer: &Layer,
@@ -135,12 +138,12 @@ impl Weights {
         Ok(Weights { products, input, each, part })
     }
 
-    /// The packed weights of a direction, where they are constant.
+    /// Returns the packed weights of a direction, where they are constant.
     fn panels(&self, direction: usize) -> Result<Option<Arc<Vec<f32>>>> {
         self.products[direction].panels()
     }
 
-    /// Vectors times the weights of a direction, whose [`Weights::panels`] are given.
+    /// Multiplies vectors with the weights of a direction, whose [`Weights::panels`] are given.
     fn run(
         &self,
         (direction, panels): (usize, Option<&[f32]>),
@@ -159,31 +162,32 @@ impl Weights {
     }
 }
 
-/// What a cell reads and writes in a step.
+/// The data that a cell reads and writes in a step.
 pub(super) struct Step<'a> {
-    /// Of each item the input times its weights, with their bias.
+    /// Returns, for each item, its input times its weights, with their bias.
     pub(super) inputs: &'a dyn Fn(usize) -> &'a [f32],
     /// The states' bias.
     pub(super) bias: Option<&'a [f32]>,
     pub(super) h: &'a mut [f32],
-    /// Of the size of `h`: the cells of an LSTM.
+    /// The cells of an LSTM, of the size of `h`.
     pub(super) c: &'a mut [f32],
-    /// For products of states.
+    /// The room for products of states.
     pub(super) sums: &'a mut [f32],
 }
 
-/// `into = states * weights + bias`: number of the weights among [`Cell::weights`], states, bias
-/// and `into`.
+/// The function that computes `into = states * weights + bias`.
+/// Its arguments are the number of the weights among [`Cell::weights`], the states, the bias and
+/// `into`.
 pub(super) type Multiply<'a> = dyn FnMut(usize, &[f32], Option<&[f32]>, &mut [f32]) -> Result<()> + 'a;
 
-/// Most weights that the states of a cell are multiplied with.
+/// The largest number of weights with which the states of a cell are multiplied.
 const WEIGHTS: usize = 2;
 
 /// One kind of layer.
 pub(super) trait Cell: Send + Sync {
     const NAME: &'static str;
 
-    /// What states are multiplied with: [`WEIGHTS`] at most.
+    /// Returns the weights with which states are multiplied, at most [`WEIGHTS`] of them.
     fn weights(&self) -> &[Weights];
 
     /// Makes the new states.
@@ -207,7 +211,7 @@ impl<C: Cell> Recurrent<C> {
         self.cell.weights().iter().chain([&self.input]).flat_map(|weights| &weights.products)
     }
 
-    /// Elements of the workspace beside what the products need.
+    /// Returns the elements of the workspace beside those that the products need.
     fn own(&self) -> usize {
         let layer = &self.layer;
         (layer.steps + 1) * layer.batch * layer.rows() + 2 * layer.state()

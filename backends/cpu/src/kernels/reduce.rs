@@ -1,4 +1,5 @@
-//! Reductions, over neighbouring dimensions or two groups of them: of f32 in vectors, of integers one by one.
+//! Reductions over neighbouring dimensions, or over two groups of them: of f32 in vectors, and of
+//! integers one by one.
 
 use std::marker::PhantomData;
 
@@ -9,10 +10,13 @@ use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{self, Isa, Job, Simd, WIDEST};
 
-/// Elements of a line that are reduced side by side, where the reduced dimensions are not the innermost.
+/// The elements of a line that are reduced side by side, where the reduced dimensions are not the
+/// innermost.
 const COLUMNS: usize = 256;
 
-/// What is reduced. Until version 12 and 17 the axes are an attribute, then an input; one that is not constant is the oracle's.
+/// Returns which dimensions are reduced.
+/// Until version 12 or 17 of the operator set the axes are an attribute, and then an input.
+/// An input that is not constant is left to the oracle.
 fn reduced(site: Site<'_>, rank: usize) -> Result<Option<Vec<bool>>> {
     let axes: Vec<i64> = match (site.operator().ints("axes")?, site.input(1), site.constant(1)) {
         (Some(axes), ..) => axes.to_vec(),
@@ -34,7 +38,8 @@ fn reduced(site: Site<'_>, rank: usize) -> Result<Option<Vec<bool>>> {
     Ok(Some(reduced))
 }
 
-/// Sizes of a tensor's dimensions in groups: kept, reduced, kept, reduced, kept. One reduced group is the second.
+/// The sizes of a tensor's dimensions in groups: kept, reduced, kept, reduced, kept.
+/// A single reduced group is the second of the two.
 #[derive(Clone, Copy)]
 struct Groups {
     before: usize,
@@ -45,7 +50,7 @@ struct Groups {
 }
 
 impl Groups {
-    /// `None` where there are more.
+    /// Returns the groups, or `None` where there are more of them.
     fn of(shape: &[usize], reduced: &[bool]) -> Option<Groups> {
         let mut groups: Vec<(bool, usize)> = Vec::new();
         for (&size, &reduced) in shape.iter().zip(reduced).filter(|(size, _)| **size != 1) {
@@ -75,7 +80,8 @@ impl Groups {
         self.high * self.low
     }
 
-    /// Calls `body` with the first element of some results, the first of these and their number, on all threads.
+    /// Calls `body` on all threads, with the first element of some results, the first of these
+    /// results and their number.
     fn for_each(self, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, usize, usize) + Sync) {
         let Groups { before, between, low, behind, .. } = self;
         let shares = behind.div_ceil(COLUMNS);
@@ -123,7 +129,8 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(Some(Box::new(Reduce { isa, fold, groups })))
 }
 
-/// Sums, and what is as large as an element.
+/// The reductions whose intermediate results stay in the range of f32: sums, and results as large
+/// as an element.
 #[derive(Clone, Copy)]
 enum Fold {
     Sum,
@@ -145,7 +152,8 @@ impl Fold {
 
     #[inline(always)]
     unsafe fn step<S: Simd>(self, result: S::V, x: S::V) -> S::V {
-        // SAFETY: the instruction set is there by the caller's promise. NaN is kept.
+        // SAFETY: the instruction set is there by the caller's promise.
+        // NaN is kept.
         unsafe {
             match self {
                 Fold::Sum | Fold::Mean => S::add(result, x),
@@ -172,14 +180,14 @@ impl Fold {
 
 /// Some results that lie side by side.
 struct Columns<'a> {
-    /// From the first of the columns on.
+    /// The elements from the first of the columns on.
     input: &'a [f32],
     groups: Groups,
     into: &'a mut [f32],
 }
 
 impl<'a> Columns<'a> {
-    /// Calls `body` with the offset of each line, of which each has an element of every column.
+    /// Calls `body` with the offset of each line; each line has an element of every column.
     #[inline(always)]
     fn lines(groups: Groups, mut body: impl FnMut(usize)) {
         let Groups { high, between, low, behind, .. } = groups;
@@ -190,7 +198,7 @@ impl<'a> Columns<'a> {
         }
     }
 
-    /// Where one column is all, its runs of neighbouring elements.
+    /// Returns the runs of neighbouring elements, where there is only one column.
     fn runs(input: &'a [f32], groups: Groups) -> impl Iterator<Item = &'a [f32]> {
         let Groups { high, between, low, .. } = groups;
         (0..high).map(move |h| &input[h * between * low..][..low])
@@ -224,7 +232,7 @@ impl Job for Sums<'_> {
                 S::store(sums.as_mut_ptr(), vectors[0]);
                 S::store(sums.as_mut_ptr().add(S::LANES), vectors[1]);
             }
-            // The lanes are folded already, so that sums of squares are added.
+            // The lanes are folded already, so sums of squares are only added.
             let last = if matches!(fold, Fold::SumSquare | Fold::SumMagnitude) { Fold::Sum } else { fold };
             into[0] = sums[..S::LANES * 2].iter().fold(single, |a, &b| last.one(a, b)) * share;
             return;
@@ -232,7 +240,8 @@ impl Job for Sums<'_> {
         for at in (0..into.len()).step_by(S::LANES) {
             let lanes = (into.len() - at).min(S::LANES);
             let whole = lanes == S::LANES;
-            // SAFETY: each line has all columns; partial vectors are read and written for their lanes only.
+            // SAFETY: each line has all columns; partial vectors are read and written for their
+            // lanes only.
             unsafe {
                 let mut result = S::splat(fold.start());
                 Columns::lines(groups, |line| {
@@ -260,14 +269,14 @@ impl Kernel for Reduce {
             // SAFETY: each result is one task's.
             let into = unsafe { output.slice(first, count) };
             let columns = Columns { input: &input[start..], groups: self.groups, into };
-            // SAFETY: every column lies in the input, as the groups are its shape.
+            // SAFETY: every column lies in the input, because the groups are its shape.
             unsafe { self.isa.run(Sums(self.fold, columns)) };
         });
         Ok(())
     }
 }
 
-/// What leaves the range of f32 on the way to a result inside.
+/// The reductions whose intermediate results can leave the range of f32 though the result does not.
 #[derive(Clone, Copy)]
 enum WideFold {
     Product,
@@ -275,7 +284,7 @@ enum WideFold {
     LogSum,
 }
 
-/// The same in f64.
+/// The reduction of columns in f64.
 struct Widely<'a>(WideFold, Columns<'a>);
 
 impl WideFold {
@@ -352,7 +361,8 @@ struct LogSumExp {
     groups: Groups,
 }
 
-/// Logarithms of sums of exponentials. Where the largest element is infinite it is the result.
+/// The logarithms of sums of exponentials.
+/// Where the largest element is infinite, it is the result.
 struct Exponentials<'a>(Columns<'a>);
 
 impl Job for Exponentials<'_> {
@@ -370,7 +380,7 @@ impl Job for Exponentials<'_> {
                 for run in Columns::runs(input, groups) {
                     let chunks = run.chunks_exact(S::LANES);
                     most = chunks.remainder().iter().fold(most, |most, &x| most.max(x));
-                    // The second operand is taken where the first is NaN.
+                    // The instruction takes the second operand where the first is NaN.
                     chunks.for_each(|chunk| largest = S::max(S::load(chunk.as_ptr()), largest));
                 }
                 most = most.max(S::largest(largest));
@@ -388,7 +398,8 @@ impl Job for Exponentials<'_> {
         }
         for at in (0..into.len()).step_by(S::LANES) {
             let lanes = (into.len() - at).min(S::LANES);
-            // SAFETY: each line has all columns; only the lanes that are there are read and written.
+            // SAFETY: each line has all columns, and only the lanes that exist are read and
+            // written.
             unsafe {
                 let load = |line: usize| S::load_first(input.as_ptr().add(line + at), lanes);
                 let mut most = S::splat(least);
@@ -413,14 +424,14 @@ impl Kernel for LogSumExp {
             // SAFETY: each result is one task's.
             let into = unsafe { output.slice(first, count) };
             let columns = Columns { input: &input[start..], groups: self.groups, into };
-            // SAFETY: every column lies in the input, as the groups are its shape.
+            // SAFETY: every column lies in the input, because the groups are its shape.
             unsafe { self.isa.run(Exponentials(columns)) };
         });
         Ok(())
     }
 }
 
-/// Reductions of integers: wide enough for every sum, then wrapped around.
+/// A reduction of integers, in a type wide enough for every sum and then wrapped around.
 struct Integers<T> {
     start: i128,
     fold: fn(i128, i128) -> i128,
@@ -431,7 +442,7 @@ struct Integers<T> {
 }
 
 impl<T: Element + Into<i128>> Integers<T> {
-    /// Logarithms and roots of integers are the oracle's.
+    /// Makes the reduction; logarithms and roots of integers are left to the oracle.
     fn of(name: &str, groups: Groups, narrow: fn(i128) -> T) -> Option<Box<dyn Kernel>> {
         let (start, fold): (i128, fn(i128, i128) -> i128) = match name {
             "ReduceSum" | "ReduceMean" => (0, |a, b| a + b),

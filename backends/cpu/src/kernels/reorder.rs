@@ -1,4 +1,4 @@
-//! From one layout to another.
+//! Reordering of a value from one layout to another.
 
 use hetero_hal::Result;
 
@@ -8,10 +8,10 @@ use crate::image::{Halo, Image};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
-/// Pixels of a task's row, where rows lie behind each other.
+/// The pixels of a task's row, where rows lie behind each other.
 const RUN: usize = 64;
 
-/// Both sides of a reordering: the sizes, and whether that side is blocked.
+/// The two sides of a reordering: the sizes, and whether the side is blocked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reorder {
     isa: Isa,
@@ -24,7 +24,8 @@ impl Reorder {
         Reorder { isa, from, to }
     }
 
-    /// Where a pixel's channel `first` lies, and the steps to the next channel and the next pixel.
+    /// Returns where a pixel's channel `first` lies, and the steps to the next channel and the next
+    /// pixel.
     fn place((image, blocked): (Image, bool), item: usize, first: usize, y: usize, x: usize) -> (usize, usize, usize) {
         if blocked {
             let block = item * image.blocks() + first / image.lanes;
@@ -41,7 +42,7 @@ impl Kernel for Reorder {
         let input = Shared::constant(arguments.input::<f32>(0)?.as_ptr());
         let output = Shared::new(arguments.output::<f32>(0)?);
         let (from, to) = (self.from.0, self.to.0);
-        // Without a halo all rows are one, and are divided as is handy.
+        // Without a halo all rows are one, which can be divided anywhere.
         let flat = from.halo == Halo::NONE && to.halo == Halo::NONE;
         let (width, pixels) = if flat { (to.height * to.width, RUN) } else { (to.width, to.width.max(1)) };
         let per_block = if flat { width.div_ceil(pixels) } else { to.height };
@@ -54,7 +55,8 @@ impl Kernel for Reorder {
                 let (item, first) = (block / to.blocks(), block % to.blocks() * to.lanes);
                 let (source, from_channel, from_pixel) = Self::place(self.from, item, first, y, x);
                 let (target, into_channel, _) = Self::place(self.to, item, first, y, x);
-                // SAFETY: each row of a block is one task's; the places lie in the operands, which are as large as the layouts say.
+                // SAFETY: each row of a block is one task's; the places lie in the operands, which
+                // are as large as the layouts say.
                 unsafe {
                     self.isa.run(Row {
                         blocked: (self.from.1, self.to.1),
@@ -78,7 +80,7 @@ impl Kernel for Reorder {
 
 /// Pixels that lie one after the other, of one block of channels.
 struct Row {
-    /// Is the source, and the target, blocked?
+    /// Whether the source is blocked, and whether the target is.
     blocked: (bool, bool),
     from: *const f32,
     from_channel: usize,
@@ -86,7 +88,7 @@ struct Row {
     into: *mut f32,
     into_channel: usize,
     pixels: usize,
-    /// Those of the block that exist; a blocked target gets zeros for the others.
+    /// The channels of the block that exist; a blocked target gets zeros for the others.
     channels: usize,
 }
 
@@ -94,7 +96,7 @@ impl Job for Row {
     type Output = ();
 
     /// # Safety
-    /// The pixels' channels are there on both sides.
+    /// The pixels' channels must be there on both sides.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise.
@@ -137,7 +139,7 @@ mod tests {
     use crate::operand::Operand;
     use crate::pool::Pool;
 
-    /// Of a single pixel too: there a plain value's channels lie together as well.
+    /// Checks single pixels too, because a plain value's channels also lie together there.
     #[test]
     fn lanes_behind_the_last_channel_are_zero() {
         let pool = Pool::new(NonZeroUsize::MIN).unwrap();
@@ -146,7 +148,7 @@ mod tests {
             for (height, width) in [(1, 1), (1, 3), (2, 2)] {
                 let image = Image { batch: 1, channels: 5, height, width, halo: Halo::NONE, lanes: isa.lanes() };
                 let pixels = height * width;
-                // Whoever reads behind the value finds NaN.
+                // A read behind the value finds NaN.
                 let mut plain: Vec<f32> = (0..5 * pixels).map(|x| x as f32).collect();
                 plain.resize(plain.len() + isa.lanes() * pixels, f32::NAN);
                 let mut blocked = vec![f32::NAN; isa.lanes() * pixels];

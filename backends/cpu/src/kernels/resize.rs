@@ -1,6 +1,6 @@
 //! Resize and Upsample along one or two axes that follow each other, on f32.
 //!
-//! Rows of the input are blended first, as long as they are; then the elements of a row.
+//! Rows of the input are blended first, at their full length, and then the elements of a row.
 
 use hetero_hal::{DType, Result};
 use hetero_reference::Resampling;
@@ -11,7 +11,7 @@ use super::{Kernel, Runtime, Site, TABLE};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
-/// Scales and sizes that are not constant are the oracle's.
+/// Makes the kernel; scales and sizes that are not constant are left to the oracle.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
     let unknown =
@@ -47,19 +47,19 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(Some(Box::new(Resize { isa: site.isa, outer, height, width, block, rows, columns })))
 }
 
-/// What each position of the result reads.
+/// The elements that each position of the result reads.
 struct Taps {
-    /// Where the taps of each position begin, and the end.
+    /// Where the taps of each position begin, and where the last ones end.
     starts: Vec<usize>,
-    /// Positions of the input with their weights.
+    /// The positions of the input, with their weights.
     taps: Vec<(usize, f32)>,
     count: Count,
 }
 
-/// How many taps each position has.
+/// The number of taps that each position has.
 #[derive(Clone, Copy, PartialEq)]
 enum Count {
-    /// One, which is copied.
+    /// One tap, which is copied.
     One,
     Two,
     Any,
@@ -73,7 +73,8 @@ impl Taps {
         let mut taps = Vec::new();
         for list in &along.taps {
             match list[..] {
-                // Halves of one tap are two, which a weight of 0 is not where the element is infinite.
+                // Two halves of one tap stand in for a second tap; a weight of 0 would not do,
+                // because the element may be infinite.
                 [(position, weight)] if paired => taps.extend([(position, (weight / 2.0) as f32); 2]),
                 _ => taps.extend(list.iter().map(|&(position, weight)| (position, weight as f32))),
             }
@@ -101,7 +102,8 @@ impl Taps {
 struct Resize {
     isa: Isa,
     outer: usize,
-    /// Rows of the input, positions of a row, elements of a position.
+    /// The rows of the input; `width` has the positions of a row, and `block` the elements of a
+    /// position.
     height: usize,
     width: usize,
     block: usize,
@@ -128,7 +130,8 @@ impl Job for Blend<'_> {
         for at in (0..count).step_by(S::LANES) {
             let lanes = (count - at).min(S::LANES);
             let whole = lanes == S::LANES;
-            // SAFETY: the taps' parts lie in the tensor; partial vectors are read and written for their lanes only.
+            // SAFETY: the taps' parts lie in the tensor; partial vectors are read and written for
+            // their lanes only.
             unsafe {
                 let mut sum = S::splat(0.0);
                 for &(position, weight) in taps {
@@ -176,12 +179,12 @@ impl Job for Elements<'_> {
 }
 
 impl Resize {
-    /// Elements of a row of the input.
+    /// Returns the elements of a row of the input.
     fn row(&self) -> usize {
         self.width * self.block
     }
 
-    /// Elements of a row of the result.
+    /// Returns the elements of a row of the result.
     fn target(&self) -> usize {
         self.columns.as_ref().map_or(self.width, Taps::len) * self.block
     }

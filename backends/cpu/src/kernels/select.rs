@@ -1,4 +1,5 @@
-//! Operators that choose elements by the content of another input; elements of any type of whole bytes.
+//! Operators that choose elements by the content of another input, for elements of any type of
+//! whole bytes.
 
 use std::marker::PhantomData;
 
@@ -11,14 +12,14 @@ use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
-/// The operator's axis, counted from the end where it is negative.
+/// Returns the operator's axis, which is counted from the end where it is negative.
 fn axis(site: Site<'_>, rank: usize) -> Result<Option<usize>> {
     let axis = site.operator().int("axis")?.unwrap_or(0);
     let axis = if axis < 0 { axis + rank as i64 } else { axis };
     Ok(usize::try_from(axis).ok().filter(|&axis| axis < rank))
 }
 
-/// Indices as they are bound.
+/// Indices in the type in which they are bound.
 #[derive(Clone, Copy)]
 enum Indices<'a> {
     I32(&'a [i32]),
@@ -26,7 +27,8 @@ enum Indices<'a> {
 }
 
 impl<'a> Indices<'a> {
-    /// Those of input 1, each inside `size` elements, from the end where they are negative.
+    /// Returns the indices of input 1, after checking that each is inside `size` elements; negative
+    /// ones count from the end.
     fn read(arguments: &Arguments<'a>, dtype: DType, size: usize) -> Result<Indices<'a>> {
         let indices = match dtype {
             DType::I32 => Indices::I32(arguments.input(1)?),
@@ -46,7 +48,7 @@ impl<'a> Indices<'a> {
         }
     }
 
-    /// One of them, counted from the start.
+    /// Returns one of the indices, counted from the start.
     fn at(self, index: usize, size: usize) -> usize {
         let value = match self {
             Indices::I32(list) => i64::from(list[index]),
@@ -72,7 +74,7 @@ pub(super) fn gather(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 
 struct Gather<T> {
     lines: Lines,
-    /// Number and type of the indices.
+    /// The number of the indices; `dtype` is their type.
     count: usize,
     dtype: DType,
     element: PhantomData<fn(T)>,
@@ -136,10 +138,11 @@ pub(super) fn gather_elements(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>>
 }
 
 struct GatherElements<T> {
-    /// Sizes of the indices, and the input's stride in each dimension; none along the axis, where the indices say how far it goes.
+    /// The sizes of the indices; `strides` has the input's stride in each dimension.
+    /// The stride is 0 along the axis, where the indices decide.
     shape: Vec<usize>,
     strides: Vec<usize>,
-    /// Size and stride along the axis.
+    /// The size along the axis; `step` is the stride along it.
     size: usize,
     step: usize,
     dtype: DType,

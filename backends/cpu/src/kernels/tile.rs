@@ -1,32 +1,39 @@
-//! The matrix microkernel: every convolution and matrix product ends here.
+//! The matrix microkernel, in which every convolution and matrix product ends.
 //!
-//! A tile is `rows × vectors` sums held in registers. For each `k` it loads its vectors of `w`, broadcasts its rows of `x`, and multiplies
-//! and adds them. With 14 rows of two AVX-512 vectors that is 28 multiply-adds for 16 loads, half of what the load ports can do; `w` comes
-//! through the caches at a fourteenth of a vector per multiply-add, so that it may stream from the second level.
+//! A tile is `rows × vectors` sums held in registers.
+//! For each `k` it loads its vectors of `w`, broadcasts its rows of `x`, and multiplies and adds
+//! them.
+//! With 14 rows of two AVX-512 vectors, that is 28 multiply-adds for 16 loads, which is half of
+//! what the load ports can do.
+//! `w` comes through the caches at a fourteenth of a vector per multiply-add, so that it may stream
+//! from the second level.
 
 use crate::simd::{Isa, Job, Simd};
 
-/// Where the sums begin, beside zero.
+/// The values with which the sums begin, where they are not zero.
 #[derive(Clone, Copy)]
 pub(crate) enum Bias {
     None,
-    /// A vector's worth for each vector of the tile: contiguous.
+    /// A vector for each vector of the tile, contiguous.
     Vectors(*const f32),
-    /// One number for each row, so many elements apart.
+    /// One number for each row; the numbers lie this many elements apart.
     Rows(*const f32, usize),
 }
 
-/// A tile's operands; strides in elements.
+/// A tile's operands, with strides in elements.
 ///
-/// `out[p][f] = clamp(bias + addend + Σ_t Σ_k x[taps[t] + p * x_row + k * x_k] * w[(t * run + k) * w_k + f * w_vector + lane])`
+/// ```text
+/// out[p][f] = clamp(bias + addend
+///     + Σ_t Σ_k x[taps[t] + p * x_row + k * x_k] * w[(t * run + k) * w_k + f * w_vector + lane])
+/// ```
 #[derive(Clone, Copy)]
 pub(crate) struct Tile<'a> {
     pub(crate) x: *const f32,
     pub(crate) x_row: usize,
     pub(crate) x_k: usize,
-    /// Offsets into `x`: one run of `k` begins at each.
+    /// The offsets into `x`, at each of which one run of `k` begins.
     pub(crate) taps: &'a [usize],
-    /// Length of each run.
+    /// The length of each run.
     pub(crate) run: usize,
     pub(crate) w: *const f32,
     pub(crate) w_k: usize,
@@ -35,22 +42,23 @@ pub(crate) struct Tile<'a> {
     pub(crate) out_row: usize,
     pub(crate) out_vector: usize,
     pub(crate) bias: Bias,
-    /// Added to the sums; it has the strides of `out`, and may be `out`.
+    /// The addend of the sums, which has the strides of `out` and may be `out`.
     pub(crate) addend: Option<*const f32>,
-    /// Least and largest result.
+    /// The least and the largest result.
     pub(crate) clamp: (f32, f32),
-    /// Lanes of the last vector that exist, of `w` and `out` alike.
+    /// The lanes of the last vector that exist, of `w` and `out` alike.
     pub(crate) last: usize,
 }
 
-/// Compiles the tile for its number of vectors and rows, and for whether its last vector is whole.
+/// A tile that is compiled for its number of vectors and rows, and for whether its last vector is
+/// whole.
 struct Sums<'a, const F: usize, const P: usize, const WHOLE: bool>(Tile<'a>);
 
 impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, WHOLE> {
     type Output = ();
 
     /// # Safety
-    /// Every element that the tile names is valid.
+    /// Every element that the tile names must be valid.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let t = self.0;
@@ -75,7 +83,8 @@ impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, W
                     }
                 }
             }
-            // Rows of a large result lie too far apart for the processor to see which come next.
+            // The rows of a large result lie too far apart for the processor to foresee the next
+            // one.
             if let Some(addend) = t.addend {
                 for p in 0..P {
                     (0..F).for_each(|f| S::prefetch(addend.wrapping_add(p * t.out_row + f * t.out_vector)));
@@ -119,15 +128,18 @@ impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, W
     }
 }
 
-/// Vectors that a tile of so many rows should have: as many as the registers hold.
+/// Returns how many vectors a tile of the given number of rows should have: as many as the
+/// registers hold.
 pub(crate) fn vectors(isa: Isa, rows: usize) -> usize {
     if rows * 4 <= isa.rows() * 2 - 4 { 4 } else { 2 }
 }
 
-/// Computes a tile of 1 to `isa.rows()` rows and 1, 2 or 4 vectors; four only where [`vectors`] says so.
+/// Computes a tile of 1 to `isa.rows()` rows and 1, 2 or 4 vectors; four only where [`vectors`]
+/// says so.
 ///
 /// # Safety
-/// Every element that the tile names is valid, and nobody else accesses those of `out`.
+/// Every element that the tile names must be valid, and nobody else may access the elements of
+/// `out`.
 #[inline]
 pub(crate) unsafe fn compute(isa: Isa, vectors: usize, rows: usize, tile: Tile<'_>) {
     macro_rules! of {
@@ -149,12 +161,13 @@ pub(crate) unsafe fn compute(isa: Isa, vectors: usize, rows: usize, tile: Tile<'
     }
 }
 
-/// Divides `count` rows into tiles of nearly equal size: how many of them, for rows up to `most`.
+/// Returns into how many tiles of nearly equal size `count` rows are divided, for tiles of at most
+/// `most` rows.
 pub(crate) fn tiles(count: usize, most: usize) -> usize {
     count.div_ceil(most.max(1))
 }
 
-/// The part of `0..count` that piece `number` of `pieces` covers.
+/// Returns the part of `0..count` that piece `number` of `pieces` covers.
 pub(crate) fn piece(count: usize, pieces: usize, number: usize) -> std::ops::Range<usize> {
     let (each, more) = (count / pieces.max(1), count % pieces.max(1));
     let start = number * each + number.min(more);

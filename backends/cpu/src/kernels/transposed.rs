@@ -1,5 +1,6 @@
-//! Transposed convolution over one or two spatial dimensions, on f32: the product of the weights with the input's pixels, whose rows are
-//! then added to the planes of the output, each where its tap lies.
+//! Transposed convolution over one or two spatial dimensions, on f32.
+//! It is the product of the weights with the input's pixels, whose rows are then added to the
+//! planes of the output, each where its tap lies.
 
 use hetero_hal::{DType, Result};
 
@@ -10,7 +11,8 @@ use super::{Kernel, Packed, Runtime, Site, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Most elements of a product: larger ones are the oracle's, as the workspace holds them.
+/// The largest number of elements of a product; larger ones are left to the oracle, because the
+/// workspace holds the product.
 const MOST: usize = 1 << 28;
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -28,7 +30,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !fits || output.elements() == 0 || x.contains(&0) || w.contains(&0) {
         return Ok(None);
     }
-    // One dimension is two, the first of size 1.
+    // One dimension is taken as two, the first of size 1.
     let axis = |list: &[usize], one: usize| if rank == 1 { [one, list[0]] } else { [list[0], list[1]] };
     let attribute = |name: &str, count: usize, default: usize| -> Result<Option<Vec<usize>>> {
         let Some(list) = operator.ints(name)? else { return Ok(Some(vec![default; count])) };
@@ -45,7 +47,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let sized = operator.ints("output_shape")?.is_some() || rule.starts_with("SAME");
     let mut begin = vec![0; rank];
     for (axis, begin) in begin.iter_mut().enumerate() {
-        // Where the output's size is given, the rest is cut off on both sides.
+        // Where the output's size is given, the excess is cut off on both sides.
         let full = (x[axis + 2] - 1) * strides[axis] + extra[axis] + (w[axis + 2] - 1) * dilations[axis] + 1;
         let cut = full.saturating_sub(output.shape[axis + 2]);
         *begin = match (sized, rule) {
@@ -96,20 +98,20 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 
 struct Transposed {
     isa: Isa,
-    /// Of one group's weights and pixels: a row for each filter and tap.
+    /// The product of one group's weights and pixels, with a row for each filter and tap.
     product: Product,
     weights: Option<Packed>,
     batch: usize,
     groups: usize,
-    /// Input channels of a group.
+    /// The input channels of a group.
     channels: usize,
-    /// Filters of a group.
+    /// The filters of a group.
     outputs: usize,
     input: [usize; 2],
     kernel: [usize; 2],
     strides: [usize; 2],
     dilations: [usize; 2],
-    /// What is cut off before the first row and column.
+    /// The rows and columns that are cut off before the first ones.
     begin: [usize; 2],
     output: [usize; 2],
 }
@@ -119,12 +121,12 @@ impl Transposed {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Elements of a group's product.
+    /// Returns the elements of a group's product.
     fn product(&self) -> usize {
         self.outputs * self.taps() * self.input[0] * self.input[1]
     }
 
-    /// The input's positions along an axis that a tap takes into the output.
+    /// Returns the input's positions along an axis that a tap takes into the output.
     fn reach(&self, axis: usize, tap: usize) -> std::ops::Range<usize> {
         let (stride, offset) = (self.strides[axis], tap * self.dilations[axis]);
         let first = self.begin[axis].saturating_sub(offset).div_ceil(stride);

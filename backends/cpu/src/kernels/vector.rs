@@ -5,9 +5,9 @@ use crate::simd::{self, Isa, Job, Simd};
 /// A function of one element.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Activation {
-    /// Between two limits; NaN stays.
+    /// The element limited to a range; NaN stays.
     Clamp(f32, f32),
-    /// `x`, or so much of it below 0.
+    /// `x`, or `x` times this slope below 0.
     Leaky(f32),
     Sigmoid,
     Tanh,
@@ -28,38 +28,38 @@ pub(crate) enum Activation {
     Softsign,
     /// `x`, or `a * (exp(x) - 1)` below 0.
     Elu(f32),
-    /// The same with `exp(x / a)`; 0 for NaN.
+    /// The same as `Elu`, with `exp(x / a)`; 0 for NaN.
     Celu(f32),
     /// `b * x`, or `b * a * (exp(x) - 1)` up to 0.
     Selu(f32, f32),
-    /// By the error function.
+    /// The Gelu by the error function.
     Gelu,
-    /// By the hyperbolic tangent.
+    /// The Gelu by the hyperbolic tangent.
     GeluTanh,
     Mish,
     /// `x * sigmoid(a * x)`.
     Swish(f32),
     /// `x` above the limit, else 0.
     Threshold(f32),
-    /// Outside the limit, nearer to 0 by the bias; inside 0.
+    /// Outside the limit, `x` moved towards 0 by the bias; inside the limit, 0.
     Shrink(f32, f32),
     Round,
     Floor,
     Ceil,
     Sign,
 
-    /// One element at a time.
+    /// A function that is called for one element at a time.
     Each(fn(f32) -> f32),
 }
 
 impl Activation {
-    /// Applies it in place.
+    /// Applies the function in place.
     pub(crate) fn apply(self, isa: Isa, values: &mut [f32]) {
         // SAFETY: the job's pointers are those of the slice.
         unsafe { isa.run(Apply(self, values)) };
     }
 
-    /// Is 0 for 0, so that unused lanes stay 0?
+    /// Tells whether the function is 0 for 0, so that unused lanes stay 0.
     pub(crate) fn keeps_zero(self) -> bool {
         match self {
             Activation::Clamp(low, high) => low <= 0.0 && high >= 0.0,
@@ -77,7 +77,8 @@ impl Activation {
         }
     }
 
-    /// The function on a vector. `Each` is left to the caller.
+    /// Computes the function on a vector.
+    /// `Each` is left to the caller.
     #[inline(always)]
     pub(crate) unsafe fn vector<S: Simd>(self, x: S::V) -> S::V {
         // SAFETY: the instruction set is there by the caller's promise.
@@ -97,7 +98,7 @@ impl Activation {
                 Activation::Exp => simd::exp::<S>(x),
                 Activation::Erf => simd::erf::<S>(x),
                 Activation::Sqrt => S::sqrt(x),
-                // The sum makes 0 of -0.
+                // The sum turns -0 into 0.
                 Activation::Abs => S::add(S::max(S::sub(zero, x), x), zero),
                 Activation::Neg => S::mul(x, S::splat(-1.0)),
                 Activation::Reciprocal => S::div(one, x),
@@ -120,7 +121,7 @@ impl Activation {
                 }
                 Activation::GeluTanh => {
                     let cube = S::mul(S::mul(x, x), x);
-                    // The square root of 2/pi.
+                    // The factor is the square root of 2/pi.
                     let inner = S::mul(S::splat(0.797_884_6), S::fma(S::splat(0.044_715), cube, x));
                     S::mul(S::mul(S::splat(0.5), x), S::add(one, simd::tanh::<S>(inner)))
                 }
@@ -150,7 +151,7 @@ impl Activation {
     }
 }
 
-/// `ln(1 + exp(x))`, without overflow.
+/// Returns `ln(1 + exp(x))`, without overflow.
 #[inline(always)]
 unsafe fn softplus<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the instruction set is there by the caller's promise.
@@ -161,7 +162,7 @@ unsafe fn softplus<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// `rounded`, or `x` itself where it is so large that it has no fraction, or NaN.
+/// Returns `rounded`, or `x` itself where it is so large that it has no fraction, or NaN.
 #[inline(always)]
 unsafe fn whole<S: Simd>(x: S::V, rounded: S::V) -> S::V {
     // SAFETY: the instruction set is there by the caller's promise.
@@ -204,7 +205,7 @@ pub(crate) enum Pairwise {
     Div,
     Max,
     Min,
-    /// The first, or the second times it below 0.
+    /// The first operand, or the first times the second where the first is below 0.
     PRelu,
     Each(fn(f32, f32) -> f32),
 }
@@ -219,7 +220,7 @@ pub(crate) enum Second<'a> {
 }
 
 impl Pairwise {
-    /// `a[i] = f(a[i], b[i])`, or with the two exchanged.
+    /// Computes `a[i] = f(a[i], b[i])`, or the same with the operands exchanged.
     pub(crate) fn apply(self, isa: Isa, values: &mut [f32], second: Second<'_>, exchanged: bool) {
         // SAFETY: the job's pointers are those of the slices.
         unsafe { isa.run(Pair(self, values, second, exchanged)) };

@@ -1,4 +1,4 @@
-//! Element-wise nodes on plain values that become one kernel.
+//! The clusters of element-wise nodes on plain values that become one kernel.
 
 use hetero_hal::{DType, Error, Result, ValueId};
 
@@ -8,7 +8,7 @@ use crate::kernels::chain::{self, Function, Operation, Source};
 use crate::kernels::elementwise;
 
 impl Lowering<'_> {
-    /// The output of an element-wise node on plain f32 values of exact sizes.
+    /// Returns the output of a node, where it is element-wise on plain f32 values of exact sizes.
     fn elementwise(&self, node: usize) -> Result<Option<ValueId>> {
         let (site, Some(output)) = (self.site(node), self.only_output(node)) else { return Ok(None) };
         let exact = |id: ValueId| {
@@ -52,12 +52,14 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The operations of a cluster, last node first, and its inputs; `None` where registers or inputs run out.
+    /// Returns the operations and the inputs of a cluster, or `None` where registers or inputs run
+    /// out.
+    /// `members` has the cluster's last node first.
     fn operations(&self, members: &[usize]) -> Result<Option<(Vec<Operation>, Vec<ValueId>)>> {
         let mut order = members.to_vec();
         order.sort_unstable();
         let (mut inputs, mut operations): (Vec<ValueId>, Vec<Operation>) = (vec![], vec![]);
-        // What each register holds, and how many reads of it are to come.
+        // The value that each register holds, and how many reads of it are to come.
         let mut registers: [Option<(ValueId, usize)>; chain::REGISTERS] = [None; chain::REGISTERS];
         for &member in &order {
             let site = self.site(member);
@@ -90,7 +92,8 @@ impl Lowering<'_> {
                     *left -= 1;
                 }
             }
-            // The first operand's register where nobody else reads it; else one that is free, and is not the second operand's.
+            // The result goes into the first operand's register, where no other node reads that,
+            // and else into a free one that is not the second operand's.
             let is_free = |index: usize| registers[index].is_none_or(|(_, left)| left == 0);
             let kept = match a {
                 Source::Register(index) if is_free(index) => Some(index),
@@ -101,8 +104,8 @@ impl Lowering<'_> {
             if b == Some(Source::Register(into)) && a != Source::Register(into) {
                 return Ok(None);
             }
-            // Of its readers, those in the cluster; to go through all members for each would take
-            // time by their cube.
+            // These are the readers in the cluster; going through all members for each reader would
+            // take time by the cube of their number.
             let readers = self.consumers[output.index()].iter().filter(|reader| order.binary_search(reader).is_ok());
             let reads = readers.map(|&reader| self.node(reader).uses().filter(|&id| id == output).count()).sum();
             registers[into] = Some((output, reads));

@@ -1,4 +1,5 @@
-//! The second pass: steps in order, and a reordering wherever a value is needed in a layout in which it is not there.
+//! The second pass: it emits the steps in order, and a reordering wherever a value is needed in a
+//! layout in which it does not exist yet.
 
 use hetero_hal::{Error, Result, ValueId};
 
@@ -9,7 +10,8 @@ use crate::kernels::elementwise;
 use crate::kernels::reorder::Reorder;
 
 impl Lowering<'_> {
-    /// The halo that all readers of a value together want: none unless all are convolutions that read it blocked.
+    /// Returns the halo that all readers of a value want together; there is none unless all of them
+    /// are convolutions that read the value blocked.
     fn halo_of(&self, value: ValueId) -> Halo {
         if self.is_output[value.index()] {
             return Halo::NONE;
@@ -24,7 +26,8 @@ impl Lowering<'_> {
         halo
     }
 
-    /// The value in a layout; where it is not there, a step that makes it.
+    /// Returns the value in a layout, and emits a step that makes this layout where it does not
+    /// exist yet.
     pub(super) fn want(&mut self, node: usize, value: ValueId, layout: Layout) -> Result<Form> {
         let there = self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).clone();
         if there.contains(&layout) {

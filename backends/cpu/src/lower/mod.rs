@@ -1,9 +1,14 @@
-//! From a program to steps: which nodes become one kernel, and how each value lies in memory.
+//! The way from a program to steps: which nodes become one kernel, and how each value lies in
+//! memory.
 //!
-//! Two passes over the nodes. The first decides which values are blocked: what a convolution with constant weights gives, and what follows it
-//! as long as nothing needs the plain layout. It also finds the chains that one kernel does: a convolution with the per-channel factors, the sum
-//! and the activation behind it. The second emits the steps in order, each chain at its last node, and a reordering wherever a value is needed
-//! in a layout in which it is not there; so layouts change at the edges of such regions only.
+//! There are two passes over the nodes.
+//! The first pass decides which values are blocked: the result of a convolution with constant
+//! weights, and the values that follow it as long as nothing needs the plain layout.
+//! It also finds the chains that one kernel does: a convolution with the per-channel factors, the
+//! sum and the activation behind it.
+//! The second pass emits the steps in order, each chain at its last node, and a reordering wherever
+//! a value is needed in a layout in which it does not exist yet.
+//! So layouts change only at the edges of such regions.
 
 mod clusters;
 mod emit;
@@ -38,34 +43,35 @@ impl Form {
 
 /// A step before its kernel is made.
 pub(crate) struct Draft {
-    /// Index of the node that it ends with; what errors and profiles name.
+    /// The index of the node with which the step ends, which errors and profiles name.
     pub(crate) node: usize,
-    /// Indices of all nodes that it does; none for a reordering.
+    /// The indices of all nodes that the step does; empty for a reordering.
     pub(crate) nodes: Vec<usize>,
     pub(crate) recipe: Recipe,
     pub(crate) inputs: Vec<Option<Form>>,
     pub(crate) outputs: Vec<Option<Form>>,
 }
 
-/// What a kernel is made of. Making one may take long, as weights are packed.
+/// The recipe of a kernel.
+/// Making the kernel may take long, because weights are packed.
 pub(crate) enum Recipe {
-    /// The node as it stands, on plain operands.
+    /// A node as it stands, on plain operands.
     Node,
     Conv {
         geometry: Geometry,
-        /// Halo of the input, where it is blocked.
+        /// The halo of the input, where it is blocked.
         input: Option<Halo>,
-        /// Halo of the output, where it is blocked.
+        /// The halo of the output, where it is blocked.
         output: Option<Halo>,
         weights: Constant,
         finish: Finish,
-        /// May it be done by minimal filtering?
+        /// Whether minimal filtering is allowed.
         filters: bool,
     },
-    /// With the pooling of what lies between.
+    /// A convolution together with the pooling of its result.
     ConvPool {
         geometry: Geometry,
-        /// Halo of the input, where it is blocked.
+        /// The halo of the input, where it is blocked.
         input: Option<Halo>,
         between: Image,
         output: Image,
@@ -80,7 +86,7 @@ pub(crate) enum Recipe {
     },
     Unary(Activation),
     Pairwise(Pairwise),
-    /// Bytes of each input in each of so many rows.
+    /// A concatenation; `blocks` has the bytes of each input in each of `rows` rows.
     Concat {
         rows: usize,
         blocks: Vec<usize>,
@@ -96,19 +102,19 @@ pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: Packer<'
 
 /// A chain of nodes that one kernel does.
 struct Chain {
-    /// Its first node.
+    /// The chain's first node.
     head: usize,
-    /// All its nodes.
+    /// All nodes of the chain.
     nodes: Vec<usize>,
-    /// What it writes.
+    /// The value that the chain writes.
     output: ValueId,
-    /// Added to a convolution's sums.
+    /// The value that is added to a convolution's sums.
     addend: Option<ValueId>,
     kind: ChainKind,
 }
 
 enum ChainKind {
-    /// `pooled` is what a pooling at the end reads.
+    /// A convolution; `pooled` is the value that a pooling at the end reads.
     Conv {
         geometry: Box<Geometry>,
         weights: Constant,
@@ -129,22 +135,23 @@ struct Lowering<'a> {
     consumers: Vec<Vec<usize>>,
     producers: Vec<Option<usize>>,
     is_output: Vec<bool>,
-    /// Values that are blocked where they are made.
+    /// Whether each value is blocked where it is made.
     blocked: Vec<bool>,
-    /// By last node.
+    /// The chains, by their last node.
     chains: HashMap<usize, Chain>,
-    /// Nodes that a chain does.
+    /// Whether a chain does each node.
     absorbed: Vec<bool>,
-    /// Element-wise nodes on plain values that are done together, by the last of them.
+    /// The element-wise nodes on plain values that are done together, by the last of them.
     clusters: HashMap<usize, Vec<usize>>,
-    /// Convolutions that read a blocked input, with the halo that they need.
+    /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
-    /// Layouts in which each value is there.
+    /// The layouts in which each value exists.
     there: HashMap<ValueId, Vec<Layout>>,
     drafts: Vec<Draft>,
 }
 
-/// The steps of a program; `filters` says whether convolutions may be done by minimal filtering.
+/// Returns the steps of a program; `filters` says whether minimal filtering is allowed for
+/// convolutions.
 pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
     let index = |ids: Vec<hetero_hal::NodeId>| ids.into_iter().map(|id| id.index()).collect();
     let mut is_output = vec![false; program.values().len()];
@@ -204,14 +211,15 @@ impl<'a> Lowering<'a> {
             .ok_or_else(|| Error::internal("a blocked value is no image"))
     }
 
-    /// The value may be blocked: f32, of exact sizes, with one or two spatial dimensions.
+    /// Tells whether the value may be blocked: it is f32, of exact sizes, with one or two spatial
+    /// dimensions.
     fn may_be_blocked(&self, value: ValueId) -> bool {
         let value = &self.program.values()[value.index()];
         let image = Image::of(&value.shape, Halo::NONE, self.isa.lanes());
         value.dtype == DType::F32 && !value.is_dynamic() && image.and_then(|image| image.elements()).is_some()
     }
 
-    /// The node's output, where it has one and it is the only one.
+    /// Returns the node's output, where it has exactly one.
     fn only_output(&self, node: usize) -> Option<ValueId> {
         match self.node(node).outputs.as_slice() {
             [Some(output)] => Some(*output),
@@ -223,7 +231,7 @@ impl<'a> Lowering<'a> {
         self.node(node).inputs.get(index).copied().flatten()
     }
 
-    /// The one node that reads a value, where nobody else needs it.
+    /// Returns the one node that reads a value, where nothing else needs the value.
     fn sole_consumer(&self, value: ValueId) -> Option<usize> {
         match self.consumers[value.index()].as_slice() {
             [only]
@@ -235,7 +243,8 @@ impl<'a> Lowering<'a> {
         }
     }
 
-    /// A constant with one element for each channel of an image of rank `rank`, or one in all.
+    /// Returns a constant with one element for each channel of an image of rank `rank`, or with one
+    /// element in all.
     fn per_channel(&self, value: ValueId, channels: usize, rank: usize) -> Option<Vec<f32>> {
         let constant = self.program.values()[value.index()].constant.as_ref()?;
         let shape = constant.shape();
@@ -246,7 +255,7 @@ impl<'a> Lowering<'a> {
         if let [only] = *content {
             return Some(vec![only; channels]);
         }
-        // Aligned at the end, the channels stand second.
+        // Shapes are aligned at their ends, and the channels stand second.
         let lead = rank - shape.len();
         let fits =
             shape.iter().enumerate().all(|(axis, &size)| if axis + lead == 1 { size == channels } else { size == 1 });

@@ -1,4 +1,4 @@
-//! The first pass: which values are blocked, and which nodes become one chain.
+//! The first pass: it decides which values are blocked, and which nodes become one chain.
 
 use hetero_hal::{Result, ValueId};
 
@@ -9,7 +9,8 @@ use crate::kernels::vector::{Activation, Pairwise};
 use crate::kernels::{self, Constant, elementwise};
 
 impl Lowering<'_> {
-    /// Factor and shift of each channel, where the node is `x * scale + shift` of its input `value` with constants.
+    /// Returns factor and shift of each channel, where the node is `x * scale + shift` of its input
+    /// `value` with constants.
     fn affine(&self, node: usize, value: ValueId) -> Result<Option<(Vec<f32>, Vec<f32>)>> {
         let (site, Some(output)) = (self.site(node), self.only_output(node)) else { return Ok(None) };
         let shape = self.shape(value);
@@ -52,7 +53,7 @@ impl Lowering<'_> {
         })
     }
 
-    /// The limits of a node that is a clamp of its first input.
+    /// Returns the function of a node that is an element-wise function of its first input.
     fn activation(&self, node: usize, value: ValueId) -> Result<Option<Activation>> {
         let (site, Some(output)) = (self.site(node), self.only_output(node)) else { return Ok(None) };
         let usual = site.operator().domain.is_empty() && self.input(node, 0) == Some(value);
@@ -62,7 +63,7 @@ impl Lowering<'_> {
         elementwise::unary(site)
     }
 
-    /// Notes what a node will be.
+    /// Notes how a node will be done.
     pub(super) fn survey(&mut self, node: usize) -> Result<()> {
         if self.absorbed[node] {
             return Ok(());
@@ -78,7 +79,7 @@ impl Lowering<'_> {
         if site.operator().is("Conv") {
             return self.survey_conv(node, input);
         }
-        // What one Add or Mul does to a plain value is left to it.
+        // A single Add or Mul on a plain value is left to its own kernel.
         let in_blocked = self.blocked[input.index()];
         let operands = || self.node(node).inputs.iter().map(|id| id.filter(|id| self.blocked[id.index()]));
         let whole = |value: ValueId| self.image(value, Halo::NONE).is_ok_and(|image| image.is_dense());
@@ -198,7 +199,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// The pooling that alone reads a convolution's result, where one kernel for both pays, and what it gives.
+    /// Returns the pooling that alone reads a convolution's result, and the pooling's result, where
+    /// one kernel for both pays.
     fn pooling(&self, geometry: &Geometry, value: ValueId) -> Result<Option<(usize, ValueId)>> {
         if self.shape(value).len() != 4 || !conv::pools(geometry, self.isa.lanes(), self.filters) {
             return Ok(None);
@@ -210,7 +212,8 @@ impl Lowering<'_> {
         Ok(fits.then_some((pool, result)))
     }
 
-    /// The other operand, where the node adds one of the same shape and layout, made before the convolution `conv`, to `value`.
+    /// Returns the other operand, where the node adds it to `value`.
+    /// It must have the same shape and layout, and be made before the convolution `conv`.
     fn residual(&self, node: usize, value: ValueId, conv: usize, blocked: bool) -> Option<ValueId> {
         let [Some(a), Some(b)] = *self.node(node).inputs.as_slice() else { return None };
         let other = if a == value { b } else { a };
@@ -218,7 +221,8 @@ impl Lowering<'_> {
         let shape = self.shape(value);
         let fits = self.shape(other) == shape && self.shape(self.only_output(node)?) == shape;
         let constant = self.program.values()[other.index()].constant.is_some();
-        // Where both operands are convolutions, the later one adds: the other's result is there by then.
+        // Where both operands are convolutions, the later one adds, because the other's result
+        // exists by then.
         let earlier = self.producers[other.index()].is_none_or(|producer| producer < conv);
         let usable = other != value && !constant && self.may_be_blocked(other);
         (sum && fits && usable && earlier && self.blocked[other.index()] == blocked).then_some(other)
@@ -247,7 +251,7 @@ impl Lowering<'_> {
             (last, output) = (next, result);
             chain.push(next);
         }
-        // What is plain and not normalised is gathered with other element-wise nodes.
+        // A plain value that is not normalised is gathered with other element-wise nodes.
         let blocked = self.blocked[value.index()];
         if !blocked && !self.site(node).operator().is("BatchNormalization") {
             return Ok(());

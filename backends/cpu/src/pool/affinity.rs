@@ -1,26 +1,30 @@
-//! Which core a thread runs on, where the system lets one say.
+//! The choice of the core that a thread runs on, where the system allows one.
 
-/// Cores that this process may use, in the system's order; empty where the system does not say.
+/// Returns the cores that this process may use, in the system's order; empty where the system does
+/// not tell them.
 pub(super) fn cores() -> Vec<usize> {
     imp::cores()
 }
 
-/// The core that the calling thread is on now.
+/// Returns the core that the calling thread is on now.
 pub(super) fn current() -> Option<usize> {
     imp::current()
 }
 
-/// The system's number of the calling thread; 0 where it has none.
+/// Returns the system's number of the calling thread, or 0 where it has none.
 pub(super) fn thread() -> i32 {
     imp::thread()
 }
 
-/// Nanoseconds that a thread of this process has run; 0 where the system does not say. While the thread has no core, this stands still.
+/// Returns the nanoseconds that a thread of this process has run, or 0 where the system does not
+/// tell them.
+/// While the thread has no core, this number stands still.
 pub(super) fn runtime(thread: i32) -> u64 {
     imp::runtime(thread)
 }
 
-/// Keeps a thread on a core, and moves it there at once; where that is refused, it stays where it likes.
+/// Keeps a thread on a core, and moves it there at once; where the system refuses, the thread may
+/// run anywhere.
 pub(super) fn keep(thread: i32, core: usize) {
     imp::keep(thread, core);
 }
@@ -43,17 +47,18 @@ mod imp {
     }
 
     pub(super) fn current() -> Option<usize> {
-        // SAFETY: no argument, no memory.
+        // SAFETY: the call takes no argument and touches no memory.
         usize::try_from(unsafe { libc::sched_getcpu() }).ok()
     }
 
     pub(super) fn thread() -> i32 {
-        // SAFETY: no argument, no memory.
+        // SAFETY: the call takes no argument and touches no memory.
         unsafe { libc::gettid() }
     }
 
     pub(super) fn runtime(thread: i32) -> u64 {
-        // Linux builds the clock of a thread's processor time from its number: bit 2 says 'of a thread', 2 'time on a core'.
+        // Linux builds the clock of a thread's processor time from its number: bit 2 stands for 'of
+        // a thread', and the value 2 for 'time on a core'.
         let clock: libc::clockid_t = (!thread << 3) | 4 | 2;
         let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
         // SAFETY: the system writes the time that it is given; a thread that has ended is refused.
@@ -67,7 +72,8 @@ mod imp {
         if core >= libc::CPU_SETSIZE as usize {
             return;
         }
-        // SAFETY: the set is zeroed and then holds a core below its size; the system only reads it. A thread that has ended is refused.
+        // SAFETY: the set is zeroed and then holds a core below its size; the system only reads it.
+        // A thread that has ended is refused.
         unsafe {
             let mut set = MaybeUninit::<libc::cpu_set_t>::zeroed().assume_init();
             libc::CPU_SET(core, &mut set);

@@ -1,10 +1,14 @@
-//! How a region is published to the workers, and how its owner knows that all of them have left: the lock-free part of the pool.
+//! The lock-free part of the pool: how a region is published to the workers, and how its owner
+//! knows that all of them have left.
 //!
-//! The gate's state holds the region's number, whether it is open, and how many workers are inside. A worker enters by raising that count with a
-//! compare-and-swap that succeeds only while the gate is open, so what the region's owner has on its stack outlives the visit: the owner shuts
-//! the gate, then waits until the count is 0. Sleepers are counted before they look at the gate a last time, and the owner looks at that count
-//! after it has opened the gate; one of the two sees the other. The same holds of an owner that is about to sleep and the last worker
-//! that leaves.
+//! The gate's state holds the region's number, whether it is open, and how many workers are inside.
+//! A worker enters by raising that count with a compare-and-swap that succeeds only while the gate
+//! is open.
+//! So the data that the region's owner has on its stack outlives the visit: the owner shuts the
+//! gate, then waits until the count is 0.
+//! Sleepers are counted before they look at the gate a last time, and the owner looks at that count
+//! after it has opened the gate, so that one of the two sees the other.
+//! The same holds for an owner that is about to sleep and the last worker that leaves.
 //!
 //! `cargo xtask test loom` tries every order of these steps.
 
@@ -22,18 +26,18 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence},
 };
 
-/// The lowest bits count the workers inside.
+/// The lowest bits, which count the workers inside.
 const INSIDE: u64 = 0xFFFF;
-/// Set while the region takes workers in.
+/// A bit that is set while the region takes workers in.
 const OPEN: u64 = 1 << 16;
-/// What one region adds to the number of the next.
+/// The step from the number of one region to that of the next.
 const NUMBER: u64 = 1 << 17;
 
 pub(super) struct Gate {
     state: AtomicU64,
-    /// Workers that sleep, or are about to.
+    /// The number of workers that sleep, or are about to.
     sleepers: AtomicUsize,
-    /// The owner sleeps until the last worker has left, or is about to.
+    /// Whether the owner sleeps until the last worker has left, or is about to.
     waiting: AtomicBool,
     stopped: AtomicBool,
     lock: Mutex<()>,
@@ -42,7 +46,7 @@ pub(super) struct Gate {
 }
 
 impl Gate {
-    /// A gate that is shut.
+    /// Makes a gate that is shut.
     pub(super) fn new() -> Self {
         Gate {
             state: AtomicU64::new(NUMBER),
@@ -59,7 +63,8 @@ impl Gate {
         self.lock.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Opens it for the next region. By the region's owner, once the gate is shut and empty.
+    /// Opens the gate for the next region.
+    /// The region's owner calls this, once the gate is shut and empty.
     pub(super) fn open(&self) {
         // Nobody else writes the state of a gate that is shut and empty.
         let number = self.state.load(Ordering::Relaxed) / NUMBER + 1;
@@ -72,13 +77,13 @@ impl Gate {
         }
     }
 
-    /// Is it open for another region than `last`, or stopped?
+    /// Tells whether the gate is open for a region other than `last`, or is stopped.
     pub(super) fn calls(&self, last: u64) -> bool {
         let state = self.state.load(Ordering::Acquire);
         (state & OPEN != 0 && state / NUMBER != last) || self.is_stopped()
     }
 
-    /// Sleeps until [`Gate::calls`].
+    /// Sleeps until [`Gate::calls`] holds.
     pub(super) fn sleep_until_called(&self, last: u64) {
         let mut guard = self.locked();
         self.sleepers.fetch_add(1, Ordering::Relaxed);
@@ -89,7 +94,8 @@ impl Gate {
         self.sleepers.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Goes in while the gate is open, and says which region it is. Whoever is in must [`Gate::leave`].
+    /// Enters while the gate is open, and returns the number of the region.
+    /// A worker that has entered must call [`Gate::leave`].
     pub(super) fn enter(&self) -> Option<u64> {
         let mut state = self.state.load(Ordering::Relaxed);
         while state & OPEN != 0 {
@@ -104,7 +110,8 @@ impl Gate {
     pub(super) fn leave(&self) {
         let before = self.state.fetch_sub(1, Ordering::Release);
         let emptied = before & INSIDE == 1 && before & OPEN == 0;
-        // As in `open`: this thread sees that the owner waits, or the owner that the gate is empty.
+        // As in `open`: either this thread sees that the owner waits, or the owner sees that the
+        // gate is empty.
         fence(Ordering::SeqCst);
         if emptied && self.waiting.load(Ordering::Relaxed) {
             drop(self.locked());
@@ -112,17 +119,18 @@ impl Gate {
         }
     }
 
-    /// Lets nobody in any more; `true` where nobody is inside.
+    /// Shuts the gate, and returns whether nobody is inside.
     pub(super) fn shut(&self) -> bool {
         self.state.fetch_and(!OPEN, Ordering::Acquire) & INSIDE == 0
     }
 
-    /// Of a gate that is shut: have all left?
+    /// Tells whether all workers have left a gate that is shut.
     pub(super) fn is_empty(&self) -> bool {
         self.state.load(Ordering::Acquire) & INSIDE == 0
     }
 
-    /// Sleeps until a gate that is shut is empty, or for so long at most; `true` where it is empty.
+    /// Sleeps until a gate that is shut is empty, or for `most` at the longest; returns whether the
+    /// gate is empty.
     pub(super) fn sleep_until_empty(&self, most: Duration) -> bool {
         let guard = self.locked();
         self.waiting.store(true, Ordering::Relaxed);
@@ -154,8 +162,9 @@ mod tests {
 
     use super::*;
 
-    /// An owner with two regions and one worker, and what lies on the owner's stack: loom fails where a visit overlaps a change of it, where
-    /// somebody sleeps on for ever, and where a visit does not see what the owner wrote before it opened the gate.
+    /// Runs an owner with two regions and one worker, and the data on the owner's stack.
+    /// Loom fails where a visit overlaps a change of that data, where a thread sleeps on for ever,
+    /// and where a visit does not see what the owner wrote before it opened the gate.
     fn regions(sleeps: bool) {
         struct Shared {
             gate: Gate,
@@ -179,7 +188,8 @@ mod tests {
                     }
                     if let Some(number) = shared.gate.enter() {
                         last = number;
-                        // SAFETY: what is tested: nobody writes while a worker is inside.
+                        // SAFETY: this is what the test checks: nobody writes while a worker is
+                        // inside.
                         shared.stack.with(|value| assert_ne!(unsafe { *value }, 0));
                         shared.gate.leave();
                     }
@@ -187,7 +197,7 @@ mod tests {
             })
         };
         for region in 1..=2 {
-            // SAFETY: what is tested: the gate is shut and empty.
+            // SAFETY: this is what the test checks: the gate is shut and empty.
             shared.stack.with_mut(|value| unsafe { *value = region });
             shared.gate.open();
             if !shared.gate.shut() {
@@ -206,7 +216,8 @@ mod tests {
         worker.join().unwrap();
     }
 
-    /// Every order in which threads are interrupted three times at most between their steps; more take hours, and errors of this kind need two.
+    /// Tries every order in which threads are interrupted at most three times between their steps;
+    /// more interruptions take hours, and errors of this kind need two.
     fn model(sleeps: bool) {
         let mut builder = loom::model::Builder::new();
         builder.preemption_bound = Some(3);

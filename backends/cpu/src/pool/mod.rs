@@ -1,11 +1,15 @@
 //! The device's threads: regions of tasks, made for inference.
 //!
-//! A region runs a function for task 0, 1, … on the calling thread and on the device's workers. Each has a share of the tasks, and takes of the
-//! others' where it is done early; see [`Shares`]. The region is over once every task has been done, not once every worker has come: a worker whose core another process
-//! holds takes no task, and nobody waits for it. Between regions a worker watches for the next one for [`SPIN`], then sleeps.
+//! A region runs a function for task 0, 1, … on the calling thread and on the device's workers.
+//! Each thread has a share of the tasks, and takes from the others' shares where it is done early;
+//! see [`Shares`].
+//! The region is over once every task has been done, even where some worker has not come: a worker
+//! whose core another process holds takes no task, and nobody waits for it.
+//! Between regions a worker watches for the next one for [`SPIN`], then sleeps.
 //!
-//! A worker may lose its core in the middle of a task. Its owner sees that the worker's clock stands still, brings it to its own core, and
-//! sleeps until the task is done; see [`seats`].
+//! A worker may lose its core in the middle of a task.
+//! The region's owner sees that the worker's clock stands still, brings the worker to its own core,
+//! and sleeps until the task is done; see [`seats`].
 
 mod affinity;
 mod gate;
@@ -21,25 +25,26 @@ use gate::Gate;
 use hetero_kit::Shares;
 use seats::Seats;
 
-/// How long a thread watches before it sleeps.
+/// The time for which a thread watches before it sleeps.
 const SPIN: Duration = Duration::from_micros(50);
 
-/// How often a region's owner looks whether a worker that it waits for is running.
+/// The time between an owner's looks at whether a worker that it waits for is running.
 const LOOK: Duration = Duration::from_micros(10);
 
-/// The same once it sleeps.
+/// The same time once the owner sleeps.
 const REST: Duration = Duration::from_millis(1);
 
 type Body<'a> = dyn Fn(usize, usize) + Sync + 'a;
 
-/// What a region's visitors share. It lies on the caller's stack.
+/// The data that a region's visitors share.
+/// It lies on the caller's stack.
 struct Region<'a> {
     body: &'a Body<'a>,
     panicked: AtomicBool,
 }
 
 impl Region<'_> {
-    /// Does tasks until none is left, as the thread of that number.
+    /// Does tasks until none is left, as the thread with the given number.
     fn work(&self, shares: &Shares, thread: usize) {
         while let Some(task) = shares.take(thread) {
             (self.body)(task, thread);
@@ -47,7 +52,7 @@ impl Region<'_> {
     }
 }
 
-/// Watches until the condition holds; `false` where that took longer than `most`.
+/// Watches until the condition holds; returns `false` where that takes longer than `most`.
 fn watch(most: Duration, condition: impl Fn() -> bool) -> bool {
     if condition() {
         return true;
@@ -74,7 +79,7 @@ struct Shared {
 }
 
 impl Shared {
-    /// A worker's life.
+    /// Serves regions until the pool ends: the life of a worker.
     fn serve(&self, thread: usize) {
         let worker = thread - 1;
         self.seats.sit(worker);
@@ -99,7 +104,8 @@ impl Shared {
 
     fn visit(&self, thread: usize) {
         let region = self.region.load(Ordering::Acquire).cast::<Region<'_>>();
-        // SAFETY: this thread is counted inside, so the caller that owns the region waits for it; see `gate`.
+        // SAFETY: this thread is counted inside, so the caller that owns the region waits for it;
+        // see `gate`.
         let region = unsafe { &*region };
         let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| region.work(&self.shares, thread)));
         if done.is_err() {
@@ -130,19 +136,20 @@ impl Shared {
     }
 }
 
-/// The threads of one device. With one thread there is no worker, and regions are loops.
+/// The threads of one device.
+/// With one thread there is no worker, and regions are loops.
 pub(crate) struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
-    /// Held by the caller whose region it is.
+    /// Whether a caller's region holds the workers.
     busy: AtomicBool,
 }
 
 impl Pool {
-    /// So many threads, the caller's among them.
+    /// Makes a pool of the given number of threads, the caller's among them.
     ///
     /// # Errors
-    /// The system's, where it gives no thread.
+    /// The system's error, where it cannot start a thread.
     pub(crate) fn new(threads: NonZeroUsize) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             gate: Gate::new(),
@@ -159,17 +166,19 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Threads that work on a region.
+    /// Returns the number of threads that work on a region.
     pub(crate) fn threads(&self) -> usize {
         self.workers.len() + 1
     }
 
-    /// Runs `body` for each task below `tasks`, in any order and at the same time. Its second argument is the number of the thread, below
-    /// [`Pool::threads`], for what each thread has of its own. A caller that finds the workers at another's region, and a
-    /// body that calls this again, do their tasks alone.
+    /// Runs `body` for each task below `tasks`, in any order and at the same time.
+    /// Its second argument is the number of the thread, below [`Pool::threads`], for data that each
+    /// thread has of its own.
+    /// A caller that finds the workers at another region does its tasks alone, and so does a body
+    /// that calls this again.
     ///
     /// # Panics
-    /// Where `body` does, once every thread has left it.
+    /// Panics where `body` does, once every thread has left it.
     pub(crate) fn for_each(&self, tasks: usize, body: impl Fn(usize, usize) + Sync) {
         let alone = !(2..=Shares::MOST).contains(&tasks) || self.workers.is_empty();
         if alone || self.busy.swap(true, Ordering::Acquire) {
@@ -177,7 +186,7 @@ impl Pool {
             return;
         }
         let region = Region { body: &body, panicked: AtomicBool::new(false) };
-        /// Closes the region even where its body panics on the calling thread.
+        /// A guard that closes the region even where its body panics on the calling thread.
         struct Close<'a>(&'a Pool);
         impl Drop for Close<'_> {
             fn drop(&mut self) {
@@ -187,7 +196,7 @@ impl Pool {
         }
         let shared = &*self.shared;
         shared.seats.make_room();
-        // The gate opens behind it, and that orders it.
+        // The gate opens after this, and that orders it before the takes.
         shared.shares.deal_evenly(tasks);
         shared.region.store(std::ptr::from_ref(&region).cast_mut().cast(), Ordering::Release);
         let close = Close(self);
@@ -202,7 +211,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.shared.gate.stop();
         for worker in self.workers.drain(..) {
-            // A worker catches what its tasks throw, so it ends well.
+            // A worker catches panics of its tasks, so it ends without one.
             let _ = worker.join();
         }
     }
@@ -230,7 +239,7 @@ mod tests {
                     });
                     assert!(seen.iter().all(|count| count.load(Ordering::Relaxed) == 1));
                     if round % 50 == 0 {
-                        // Long enough for the workers to fall asleep.
+                        // The pause is long enough for the workers to fall asleep.
                         std::thread::sleep(SPIN * 3);
                     }
                 }

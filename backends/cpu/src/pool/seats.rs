@@ -1,25 +1,28 @@
-//! Which core each worker is kept on, and what is done about one that has lost its core to another process.
+//! The core that each worker is kept on, and the remedy for a worker that has lost its core to
+//! another process.
 
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
 
 use super::affinity;
 
-/// A worker's place.
+/// The place of a worker.
 struct Seat {
     /// The worker's number in the system; 0 before it has begun.
     thread: AtomicI32,
     core: AtomicUsize,
-    /// Is it at a region?
+    /// Whether the worker is at a region.
     inside: AtomicBool,
-    /// Nanoseconds that it had run when [`Seats::fetch`] looked last.
+    /// The nanoseconds that the worker had run when [`Seats::fetch`] looked last.
     ran: AtomicU64,
-    /// Has it been moved from its core for this visit?
+    /// Whether the worker has been moved from its core for this visit.
     moved: AtomicBool,
 }
 
-/// The workers' places: each on a core of its own, so that two threads never share one while another is idle, as the system takes
-/// milliseconds to notice that. Empty where there are more threads than cores; then the system decides.
+/// The workers' places.
+/// Each worker is on a core of its own, so that two threads never share a core while another is
+/// idle: the system takes milliseconds to notice that.
+/// There are no places where there are more threads than cores; then the system decides.
 pub(super) struct Seats {
     seats: Vec<Seat>,
     /// The core that no worker is kept on.
@@ -41,14 +44,15 @@ impl Seats {
         Seats { seats, free: AtomicUsize::new(cores.first().copied().unwrap_or(0)) }
     }
 
-    /// A worker sits down; numbers begin at 0.
+    /// Seats a worker on its core; numbers begin at 0.
     pub(super) fn sit(&self, worker: usize) {
         let Some(seat) = self.seats.get(worker) else { return };
         seat.thread.store(affinity::thread(), Ordering::SeqCst);
         affinity::keep(affinity::thread(), seat.core.load(Ordering::SeqCst));
     }
 
-    /// The caller goes where it likes; a worker on whose core it is found moves to the one that is free.
+    /// Makes room for the caller, which runs where the system puts it: a worker on the caller's
+    /// core moves to the free one.
     pub(super) fn make_room(&self) {
         if self.seats.is_empty() {
             return;
@@ -58,35 +62,35 @@ impl Seats {
             let free = self.free.swap(here, Ordering::Relaxed);
             seat.core.store(free, Ordering::SeqCst);
             let thread = seat.thread.load(Ordering::SeqCst);
-            // A worker that has not begun sits down by itself; 0 would be this thread.
+            // A worker that has not begun seats itself later; the number 0 would mean this thread.
             if thread != 0 {
                 affinity::keep(thread, free);
             }
         }
     }
 
-    /// A worker begins a visit.
+    /// Notes that a worker begins a visit.
     pub(super) fn enter(&self, worker: usize) {
         if let Some(seat) = self.seats.get(worker) {
             seat.inside.store(true, Ordering::SeqCst);
         }
     }
 
-    /// A worker has ended a visit, but not left yet.
+    /// Notes that a worker has ended a visit, but has not left yet.
     pub(super) fn leave(&self, worker: usize) {
         if let Some(seat) = self.seats.get(worker) {
             seat.inside.store(false, Ordering::SeqCst);
         }
     }
 
-    /// Back to its own core, once it has left.
+    /// Sends a worker back to its own core, once it has left.
     pub(super) fn go_back(&self, worker: usize) {
         if let Some(seat) = self.seats.get(worker) {
             seat.go_back();
         }
     }
 
-    /// All back to their own cores, after a region.
+    /// Sends all workers back to their own cores, after a region.
     pub(super) fn all_back(&self) {
         self.seats.iter().for_each(Seat::go_back);
     }
@@ -98,8 +102,10 @@ impl Seats {
         }
     }
 
-    /// Brings workers that have not run at all since the last look to this thread's core, which will then be theirs as soon as this thread
-    /// sleeps; `true` where there were any. Left alone, the system would let them wait for milliseconds, even beside an idle core.
+    /// Brings workers that have not run at all since the last look to this thread's core, and
+    /// returns whether there were any.
+    /// The core is theirs as soon as this thread sleeps.
+    /// Without this, the system would let them wait for milliseconds, even beside an idle core.
     pub(super) fn fetch(&self) -> bool {
         let Some(here) = affinity::current() else { return false };
         let mut any = false;
@@ -120,7 +126,7 @@ impl Seats {
 }
 
 impl Seat {
-    /// Nanoseconds that the worker has run; 0 where the system does not say.
+    /// Returns the nanoseconds that the worker has run, or 0 where the system does not tell them.
     fn runtime(&self) -> u64 {
         affinity::runtime(self.thread.load(Ordering::SeqCst))
     }

@@ -1,7 +1,10 @@
-//! Arm's intrinsics that `neon` uses, in plain Rust by Arm's definition, with the signatures of `std::arch::aarch64`: so that the NEON kernels are
-//! compiled and tested on other processors too, by `cargo xtask test neon`. Of no use but for that.
+//! The Arm intrinsics that `neon` uses, in plain Rust by Arm's definition, with the signatures of
+//! `std::arch::aarch64`.
+//! With them the NEON kernels are compiled and tested on other processors too, by
+//! `cargo xtask test neon`.
+//! They serve no other purpose.
 
-/// Vectors of four lanes.
+/// Defines vectors of four lanes.
 macro_rules! vectors {
     ($($name:ident = $lane:ty;)*) => {
         $(
@@ -18,7 +21,7 @@ vectors! {
     uint32x4_t = u32;
 }
 
-/// Intrinsics that do the same with each lane.
+/// Defines intrinsics that do the same with each lane.
 macro_rules! lanes {
     ($($name:ident($($argument:ident: $from:ident),*) -> $to:ident = $lane:expr;)*) => {
         $(
@@ -81,12 +84,12 @@ pub(super) unsafe fn vdupq_n_u32(value: u32) -> uint32x4_t {
 }
 #[inline(always)]
 pub(super) unsafe fn vld1q_f32(at: *const f32) -> float32x4_t {
-    // SAFETY: the caller's promise of four lanes, at any address.
+    // SAFETY: the caller promises four lanes, at any address.
     float32x4_t(unsafe { at.cast::<[f32; 4]>().read_unaligned() })
 }
 #[inline(always)]
 pub(super) unsafe fn vst1q_f32(at: *mut f32, a: float32x4_t) {
-    // SAFETY: the caller's promise of four lanes, at any address.
+    // SAFETY: the caller promises four lanes, at any address.
     unsafe { at.cast::<[f32; 4]>().write_unaligned(a.0) }
 }
 #[inline(always)]

@@ -1,15 +1,19 @@
-//! Functions of vectors. Errors are in units in the last place (ulp) of f32, measured by the tests against f64.
+//! Functions of vectors.
+//! Errors are in units in the last place (ulp) of f32, measured by the tests against f64.
 
 use super::Simd;
 
-/// The exponential function, to 2 ulp; 0 below -87.3, where f32 would be subnormal, and infinite above 88.72.
+/// The exponential function, to 2 ulp.
+/// It is 0 below -87.3, where f32 would be subnormal, and infinite above 88.72.
 ///
-/// `exp(x) = 2^n * exp(r)` with `|r| <= ln 2 / 2`, and the Taylor polynomial of degree 7 for the rest.
+/// `exp(x) = 2^n * exp(r)` with `|r| <= ln 2 / 2`, where `exp(r)` is the Taylor polynomial of
+/// degree 7.
 #[inline(always)]
 pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     // SAFETY: the instruction set is there by the caller's promise.
     unsafe {
-        // ln 2 in two parts, the first with few enough bits that its product with n is exact.
+        // These are ln 2 in two parts, the first with few enough bits that its product with n is
+        // exact.
         const HIGH: f32 = 355.0 / 512.0;
         const LOW: f32 = -2.121_944_4e-4;
         // NaN passes through `min` and `max`, as their second operand.
@@ -21,7 +25,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
             p = S::fma(p, r, S::splat(c));
         }
-        // 2^n in two steps: 2^128 is no f32.
+        // The factor 2^n is applied in two steps, because 2^128 is no f32.
         let half = S::round(S::mul(n, S::splat(0.5)));
         let result = S::scale(S::scale(p, half), S::sub(n, half));
         let result = S::select_lt(x, S::splat(-87.336_54), S::splat(0.0), result);
@@ -29,7 +33,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// `exp(x) - 1`, to 3 ulp: its Taylor polynomial near 0, where the difference would cancel.
+/// `exp(x) - 1`, to 3 ulp: near 0, where the difference would cancel, by its Taylor polynomial.
 #[inline(always)]
 pub(crate) unsafe fn exp_m1<S: Simd>(x: S::V) -> S::V {
     // SAFETY: as above.
@@ -47,8 +51,9 @@ pub(crate) unsafe fn exp_m1<S: Simd>(x: S::V) -> S::V {
 
 /// The natural logarithm, to 2 ulp; NaN below 0, where it is not defined.
 ///
-/// `ln(2^e * (1 + f)) = e * ln 2 + ln(1 + f)`, and with `s = f / (2 + f)` the last is `f - (f^2/2 - s * (f^2/2 + R(s^2)))`, which keeps
-/// all bits of `f`; `R` is the rest of the series of `2 * artanh(s)`.
+/// `ln(2^e * (1 + f)) = e * ln 2 + ln(1 + f)`.
+/// With `s = f / (2 + f)` the last term is `f - (f^2/2 - s * (f^2/2 + R(s^2)))`, which keeps all
+/// bits of `f`; `R` is the rest of the series of `2 * artanh(s)`.
 #[inline(always)]
 pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
     // SAFETY: as above.
@@ -57,7 +62,7 @@ pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
         const HIGH: f32 = 355.0 / 512.0;
         const LOW: f32 = -2.121_944_4e-4;
         let (zero, one, least) = (S::splat(0.0), S::splat(1.0), S::splat(f32::MIN_POSITIVE));
-        // What is subnormal is made normal first.
+        // A subnormal number is made normal first.
         let normal = S::select_lt(x, least, S::mul(x, S::splat(8_388_608.0)), x);
         let (m, e) = S::split(normal);
         let e = S::sub(e, S::select_lt(x, least, S::splat(23.0), zero));
@@ -79,7 +84,7 @@ pub(crate) unsafe fn ln<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// `ln(1 + x)` for `x >= 0`, to 4 ulp: what rounding adds to `1 + x` is taken out again by a factor.
+/// `ln(1 + x)` for `x >= 0`, to 4 ulp: a factor removes the rounding error of `1 + x`.
 #[inline(always)]
 pub(crate) unsafe fn ln_1p<S: Simd>(x: S::V) -> S::V {
     // SAFETY: as above.
@@ -101,8 +106,10 @@ pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// The hyperbolic tangent, to 5 ulp: `x P(x²) / Q(x²)`, with the coefficients whose largest relative error up to 8.8 is least (5.8e-9, by Remez's
-/// exchange in f64). Beyond, the result is 1.
+/// The hyperbolic tangent, to 5 ulp, as `x P(x²) / Q(x²)`.
+/// The coefficients are those with the least maximum of the relative error up to 8.8 (5.8e-9, by
+/// Remez's exchange in f64).
+/// Beyond 8.8, the magnitude of the result is 1.
 #[inline(always)]
 pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     // SAFETY: as above.
@@ -116,7 +123,8 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
         for c in [2.454_756_8e-2, 0.464_291_2, 1.0] {
             q = S::fma(q, square, S::splat(c));
         }
-        // Rounding may lead beyond 1 below that bound, and overflow to NaN above it; NaN passes through.
+        // Below that bound rounding may lead beyond 1, and above it the quotient may overflow to
+        // NaN; a NaN of the input passes through.
         let (one, minus_one) = (S::splat(1.0), S::splat(-1.0));
         let result = S::max(minus_one, S::min(one, S::div(S::mul(p, x), q)));
         let result = S::select_lt(S::splat(8.8), x, one, result);
@@ -124,8 +132,9 @@ pub(crate) unsafe fn tanh<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// The error function, with an absolute error below 1e-6: formula 7.1.26 of Abramowitz and Stegun gives 1.5e-7 and f32 the rest; near 0 its
-/// Taylor polynomial, so that small arguments keep their relative precision.
+/// The error function, with an absolute error below 1e-6.
+/// Formula 7.1.26 of Abramowitz and Stegun contributes 1.5e-7 of that, and f32 the rest.
+/// Near 0 it is the Taylor polynomial, so that small arguments keep their relative precision.
 #[inline(always)]
 pub(crate) unsafe fn erf<S: Simd>(x: S::V) -> S::V {
     // SAFETY: as above.
@@ -172,7 +181,7 @@ mod tests {
         #[inline(always)]
         unsafe fn run<S: Simd>(self) {
             for chunk in self.1.chunks_mut(S::LANES) {
-                // SAFETY: a chunk has all lanes, as 16 is a multiple of them.
+                // SAFETY: a chunk has all lanes, because 16 is a multiple of their number.
                 unsafe {
                     let x = S::load(chunk.as_ptr());
                     let y = match self.0 {
@@ -199,7 +208,7 @@ mod tests {
         lanes[0]
     }
 
-    /// The error function by its series, in f64.
+    /// Returns the error function by its series, in f64.
     fn erf(x: f64) -> f64 {
         if x.abs() > 6.0 {
             return x.signum();
@@ -232,7 +241,7 @@ mod tests {
             for number in -20_000..=20_000 {
                 let x = number as f32 * 0.000_37;
                 close("exp_m1", x, apply(isa, Function::ExpM1, x), f64::from(x).exp_m1(), 3.0, 0.0);
-                // From subnormal numbers to the largest, and many around 1.
+                // These go from subnormal numbers to the largest, with many around 1.
                 for x in [x.exp2(), (x * 20.0).exp2()].into_iter().filter(|x| x.is_finite() && *x > 0.0) {
                     close("ln", x, apply(isa, Function::Ln, x), f64::from(x).ln(), 2.0, 0.0);
                     close("ln_1p", x, apply(isa, Function::Ln1p, x), f64::from(x).ln_1p(), 4.0, 0.0);

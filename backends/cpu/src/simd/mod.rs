@@ -1,7 +1,10 @@
-//! Vectors of f32: one trait, an implementation for each instruction set, one table that chooses.
+//! Vectors of f32: one trait, an implementation for each instruction set, and one table that
+//! chooses among them.
 //!
-//! A kernel is a [`Job`]: a struct of operands with one generic method. [`Isa::run`] compiles the method for each instruction set and calls the
-//! one that the processor has. All the methods here are inlined into it, so that they become single instructions.
+//! A kernel is a [`Job`]: a struct of operands with one generic method.
+//! [`Isa::run`] compiles the method for each instruction set and calls the one that the processor
+//! has.
+//! All the methods here are inlined into the job's method, so that they become single instructions.
 
 use std::fmt;
 
@@ -16,57 +19,60 @@ mod x86;
 
 pub(crate) use math::{erf, exp, exp_m1, ln, ln_1p, sigmoid, tanh};
 
-/// Most lanes of any vector.
+/// The largest number of lanes of any vector.
 pub(crate) const WIDEST: usize = 16;
 
-/// Vectors of f32 in one instruction set. The methods are unsafe to call where the processor lacks it; the pointers need no alignment and must
-/// be valid for the lanes that are read or written.
+/// Vectors of f32 in one instruction set.
+/// The methods are unsafe to call where the processor lacks the instruction set.
+/// Their pointers need no alignment, and must be valid for the lanes that are read or written.
 pub(crate) trait Simd: Copy + Send + Sync + 'static {
-    /// A vector.
+    /// The type of a vector.
     type V: Copy;
-    /// Elements of a vector: 8 or 16.
+    /// The elements of a vector: 8 or 16.
     const LANES: usize;
-    /// Rows of the matrix microkernel's tile, where it is two vectors wide: as many as leave the registers some room.
+    /// The rows of the matrix microkernel's tile, where it is two vectors wide: as many as leave
+    /// the registers some room.
     const ROWS: usize;
 
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(at: *const f32) -> Self::V;
     unsafe fn store(at: *mut f32, v: Self::V);
-    /// Asks for the line of the cache that holds an element, wherever that lies.
+    /// Asks for the cache line that holds an element, wherever it lies.
     #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
         let _ = at;
     }
-    /// The first `count` lanes (at most [`Self::LANES`]); the others are 0.
+    /// Loads the first `count` lanes (at most [`Self::LANES`]); the others are 0.
     unsafe fn load_first(at: *const f32, count: usize) -> Self::V;
     /// Stores the first `count` lanes.
     unsafe fn store_first(at: *mut f32, count: usize, v: Self::V);
-    /// The elements at even places of `a` with `b` behind it, and those at odd ones.
+    /// Returns the elements at even places of `a` with `b` behind it, and the elements at odd
+    /// places.
     unsafe fn deinterleave(a: Self::V, b: Self::V) -> (Self::V, Self::V);
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
-    /// `a * b + c`, rounded once where the processor can.
+    /// Returns `a * b + c`, rounded once where the processor can do that.
     unsafe fn fma(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// The larger; `b` where either is NaN.
+    /// Returns the larger, or `b` where either is NaN.
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
-    /// The smaller; `b` where either is NaN.
+    /// Returns the smaller, or `b` where either is NaN.
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sqrt(a: Self::V) -> Self::V;
-    /// To the nearest whole number, halves to even, for magnitudes below 2^23.
+    /// Rounds to the nearest whole number, halves to even, for magnitudes below 2^23.
     unsafe fn round(a: Self::V) -> Self::V;
-    /// `v * 2^n` for a whole number `n` between -126 and 127.
+    /// Returns `v * 2^n` for a whole number `n` between -126 and 127.
     unsafe fn scale(v: Self::V, n: Self::V) -> Self::V;
-    /// `(m, e)` with `v = m * 2^e` and `1 <= m < 2`, for positive normal numbers.
+    /// Returns `(m, e)` with `v = m * 2^e` and `1 <= m < 2`, for positive normal numbers.
     unsafe fn split(v: Self::V) -> (Self::V, Self::V);
-    /// `yes` where `a < b`, else `no`.
+    /// Returns `yes` where `a < b`, else `no`.
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
-    /// `a` where it is NaN, else `other`.
+    /// Returns `a` where it is NaN, else `other`.
     unsafe fn select_nan(a: Self::V, other: Self::V) -> Self::V;
-    /// All lanes' sum.
+    /// Returns the sum of all lanes.
     unsafe fn sum(v: Self::V) -> f32;
-    /// All lanes' maximum; NaN may be dropped.
+    /// Returns the maximum of all lanes; NaN may be dropped.
     unsafe fn largest(v: Self::V) -> f32;
 }
 
@@ -74,10 +80,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
 pub(crate) trait Job {
     type Output;
 
-    /// Does it. Implementations are `#[inline(always)]`, or they are not compiled for `S`.
+    /// Does the work.
+    /// Implementations must be `#[inline(always)]`, or they are not compiled for `S`.
     ///
     /// # Safety
-    /// The processor has the instructions of `S`; what else the job needs is said where it is made.
+    /// The processor must have the instructions of `S`.
+    /// The job says where it is made what else it needs.
     unsafe fn run<S: Simd>(self) -> Self::Output;
 }
 
@@ -86,7 +94,7 @@ pub(crate) trait Job {
 pub(crate) enum Isa {
     /// Eight lanes, without any intrinsic.
     Portable,
-    /// Arm's 128-bit vectors, two by two.
+    /// Arm's 128-bit vectors, in pairs.
     #[cfg(any(emulated_neon, target_arch = "aarch64"))]
     Neon,
     /// AVX2 with FMA.
@@ -97,7 +105,7 @@ pub(crate) enum Isa {
     Avx512,
 }
 
-/// Every instruction set of this architecture, narrowest first.
+/// Every instruction set of this architecture, the narrowest first.
 const ALL: &[Isa] = &[
     Isa::Portable,
     #[cfg(any(emulated_neon, target_arch = "aarch64"))]
@@ -109,17 +117,17 @@ const ALL: &[Isa] = &[
 ];
 
 impl Isa {
-    /// Those that this processor has, narrowest first.
+    /// Returns the instruction sets that this processor has, the narrowest first.
     pub(crate) fn available() -> impl Iterator<Item = Isa> {
         ALL.iter().copied().filter(|isa| isa.present())
     }
 
-    /// The widest that this processor has.
+    /// Returns the widest instruction set that this processor has.
     pub(crate) fn widest() -> Isa {
         Self::available().last().unwrap_or(Isa::Portable)
     }
 
-    /// The one of that name, where the processor has it.
+    /// Returns the instruction set with this name, where the processor has it.
     pub(crate) fn named(name: &str) -> Option<Isa> {
         Self::available().find(|isa| isa.to_string() == name)
     }
@@ -141,7 +149,7 @@ impl Isa {
         }
     }
 
-    /// Lanes of a vector, which is the block of blocked layouts.
+    /// Returns the lanes of a vector, which are also the block of blocked layouts.
     pub(crate) fn lanes(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -150,7 +158,7 @@ impl Isa {
         }
     }
 
-    /// Rows of the matrix microkernel's tile.
+    /// Returns the rows of the matrix microkernel's tile.
     pub(crate) fn rows(self) -> usize {
         match self {
             #[cfg(target_arch = "x86_64")]
@@ -162,7 +170,9 @@ impl Isa {
     /// Does a job with these instructions.
     ///
     /// # Safety
-    /// As the job says. That the processor has the instructions is seen to by this type: it is made by [`Isa::available`] only.
+    /// The job's own conditions must hold.
+    /// This type ensures that the processor has the instructions, because only [`Isa::available`]
+    /// makes it.
     #[inline]
     pub(crate) unsafe fn run<J: Job>(self, job: J) -> J::Output {
         // SAFETY: the caller's promise, and `present`.

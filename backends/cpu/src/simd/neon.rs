@@ -1,4 +1,4 @@
-//! Arm's vectors of four, two by two.
+//! Arm's vectors of four lanes, in pairs.
 
 #[cfg(target_arch = "aarch64")]
 use std::arch::aarch64::*;
@@ -11,7 +11,7 @@ use super::{Job, Simd};
 pub(crate) struct Neon;
 
 /// # Safety
-/// The processor has NEON; and as the job says.
+/// The processor must have NEON, and the job's own conditions must hold.
 #[cfg_attr(target_arch = "aarch64", target_feature(enable = "neon"))]
 pub(super) unsafe fn run<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.
@@ -54,7 +54,8 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V {
-        // SAFETY: NEON is there. Where the comparison is false, which it is for NaN, `b` is taken.
+        // SAFETY: NEON is there.
+        // Where the comparison is false, as it is for NaN, `b` is taken.
         unsafe { Pair(vbslq_f32(vcgtq_f32(a.0, b.0), a.0, b.0), vbslq_f32(vcgtq_f32(a.1, b.1), a.1, b.1)) }
     }
     #[inline(always)]
@@ -136,7 +137,8 @@ impl Simd for Neon {
     }
     #[inline(always)]
     unsafe fn select_nan(a: Self::V, other: Self::V) -> Self::V {
-        // SAFETY: NEON is there. NaN is not equal to itself.
+        // SAFETY: NEON is there.
+        // NaN is not equal to itself.
         unsafe { Pair(vbslq_f32(vceqq_f32(a.0, a.0), other.0, a.0), vbslq_f32(vceqq_f32(a.1, a.1), other.1, a.1)) }
     }
     #[inline(always)]

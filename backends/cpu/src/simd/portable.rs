@@ -1,4 +1,4 @@
-//! Eight lanes in plain Rust, for the compiler to make of them what it can.
+//! Eight lanes in plain Rust, which the compiler vectorises as it can.
 
 use super::{Job, Simd};
 
@@ -8,7 +8,7 @@ pub(crate) struct Portable;
 const LANES: usize = 8;
 
 /// # Safety
-/// As the job says.
+/// The job's own conditions must hold.
 #[inline(never)]
 pub(super) unsafe fn run<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.

@@ -11,7 +11,7 @@ pub(crate) struct Avx2;
 pub(crate) struct Avx512;
 
 /// # Safety
-/// The processor has AVX2 and FMA; and as the job says.
+/// The processor must have AVX2 and FMA, and the job's own conditions must hold.
 #[target_feature(enable = "avx2,fma")]
 pub(super) unsafe fn run_avx2<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.
@@ -19,17 +19,17 @@ pub(super) unsafe fn run_avx2<J: Job>(job: J) -> J::Output {
 }
 
 /// # Safety
-/// The processor has AVX-512 F, DQ, BW and VL; and as the job says.
+/// The processor must have AVX-512 F, DQ, BW and VL, and the job's own conditions must hold.
 #[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
 pub(super) unsafe fn run_avx512<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.
     unsafe { job.run::<Avx512>() }
 }
 
-/// Lane numbers, to compare with a count.
+/// The lanes' numbers, to compare with a count.
 static NUMBERS: [i32; 8] = [0, 1, 2, 3, 4, 5, 6, 7];
 
-/// A mask of the first `count` lanes.
+/// Returns a mask of the first `count` lanes.
 #[inline(always)]
 unsafe fn first(count: usize) -> __m256i {
     // SAFETY: AVX2 is there, and `NUMBERS` has eight lanes.
@@ -80,7 +80,7 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
-        // SAFETY: a hint, of any address.
+        // SAFETY: this is a hint, for which any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]
@@ -90,8 +90,9 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn store_first(at: *mut f32, count: usize, v: Self::V) {
-        // Half, a quarter and an eighth where the count has them: AMD's processors take some twelve cycles and more for a masked store.
-        // SAFETY: eight, or four, two and one as far as `count` goes.
+        // The store is of a half, a quarter and an eighth of the vector where the count has them,
+        // because a masked store takes AMD's processors some twelve cycles and more.
+        // SAFETY: eight lanes are written, or four, two and one as far as `count` goes.
         unsafe {
             if count >= 8 {
                 return _mm256_storeu_ps(at, v);
@@ -209,7 +210,7 @@ impl Simd for Avx512 {
     }
     #[inline(always)]
     unsafe fn prefetch(at: *const f32) {
-        // SAFETY: a hint, of any address.
+        // SAFETY: this is a hint, for which any address is allowed.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
     #[inline(always)]

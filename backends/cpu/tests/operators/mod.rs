@@ -1,4 +1,5 @@
-//! Single operators of random sizes and attributes against the oracle, and that they are done by kernels of this crate where they should be.
+//! Tests of single operators of random sizes and attributes against the oracle, and tests that
+//! kernels of this crate do them where they should.
 
 #![allow(clippy::panic)]
 
@@ -30,7 +31,8 @@ fn i64s(values: &[i64]) -> Tensor {
     Tensor::from_vec(&[values.len()], values.to_vec()).unwrap()
 }
 
-/// Floats within a small share of their range, NaN and infinities in their places; all else exactly.
+/// Checks that floats agree within a small share of their range, with NaN and infinities in the
+/// same places, and that all else agrees exactly.
 fn compare(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
     if actual.dtype() != expected.dtype() || actual.shape() != expected.shape() {
         return Err(format!("{actual:?} is not {expected:?}"));
@@ -51,7 +53,7 @@ fn compare(actual: &Tensor, expected: &Tensor) -> Result<(), String> {
     Ok(())
 }
 
-/// So many cases on every device.
+/// Checks the given number of cases on every device.
 fn agree(seed: u64, count: usize, mut make: impl FnMut(&mut Random) -> Made) {
     let mut random = Random::new(seed);
     let devices = devices();
@@ -111,12 +113,12 @@ fn recurrent_layers() {
     });
 }
 
-/// Sizes of so many dimensions, few elements in all.
+/// Returns sizes of the given number of dimensions, with few elements in all.
 fn sizes(random: &mut Random, rank: usize) -> Vec<usize> {
     (0..rank).map(|_| random.pick(&[1, 2, 3, 5, 8, 19])).collect()
 }
 
-/// Numbers that have something in common, or not.
+/// Returns numbers that have a common offset, or none.
 fn numbers(random: &mut Random, shape: &[usize]) -> Tensor {
     let (scale, common) = random.pick(&[(1.0, 0.0), (3.0, 0.0), (1.0, 20.0)]);
     let mut values = random.floats(shape.iter().product(), scale);
@@ -177,7 +179,7 @@ fn normalisations() {
                         axes.to_vec()
                     }
                 };
-                // A kernel does what is reduced, kept, and reduced again.
+                // There is a kernel for dimensions that are reduced, kept, and reduced again.
                 let place = |axis: i64| axis.rem_euclid(rank as i64) as usize;
                 let over = (0..rank).filter(|&axis| shape[axis] != 1);
                 let over: Vec<bool> = over.map(|axis| axes.iter().any(|&other| place(other) == axis)).collect();
@@ -283,7 +285,7 @@ fn functions_of_one_number() {
     }
 }
 
-/// Numbers of a type, or booleans.
+/// Returns numbers of a type, or booleans.
 fn of_type(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
     let x = random.tensor(shape, if dtype == DType::Bool { 1.0 } else { 60.0 }).unwrap();
     let (operator, more) = match dtype {
@@ -306,13 +308,13 @@ fn cast(x: Tensor, dtype: DType) -> Tensor {
 /// Types of each width.
 const TYPES: [DType; 6] = [DType::F32, DType::I64, DType::U8, DType::Bool, DType::F16, DType::I32];
 
-/// An axis, from either end.
+/// Returns an axis, counted from either end.
 fn axis(random: &mut Random, rank: usize) -> (usize, Attribute) {
     let axis = random.size(0, rank - 1);
     (axis, Attribute::Int(if random.chance(2) { axis as i64 } else { axis as i64 - rank as i64 }))
 }
 
-/// A shape that repeats to another.
+/// Returns a shape that can be repeated to another shape.
 fn part_of(random: &mut Random, shape: &[usize]) -> Vec<usize> {
     let lead = random.size(0, shape.len());
     shape[lead..].iter().map(|&size| if random.chance(3) { 1 } else { size }).collect()
@@ -556,7 +558,7 @@ fn reductions() {
             }
             _ => of_type(random, dtype, &shape),
         };
-        // A kernel does up to two groups of dimensions.
+        // There is a kernel for up to two groups of dimensions.
         let over = |at: &usize| axes.is_empty() || axes.contains(at);
         let list: Vec<bool> = (0..rank).filter(|&at| shape[at] != 1).map(|at| over(&at)).collect();
         let groups = list.iter().enumerate().filter(|&(at, &over)| over && (at == 0 || !list[at - 1])).count();
@@ -602,7 +604,7 @@ fn places_of_the_largest() {
             .with("axis", attribute)
             .with("keepdims", int(random.size(0, 1)))
             .with("select_last_index", int(random.size(0, 1)));
-        // Few different values, so that many are equal.
+        // There are few different values, so that many are equal.
         let values = (0..shape.iter().product::<usize>()).map(|_| {
             let value = random.size(0, 6) as f32 - 3.0;
             if random.chance(9) { random.pick(&[f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -0.0]) } else { value }
@@ -632,7 +634,7 @@ fn integers_and_booleans() {
         let extreme = random.chance(4);
         let mut number = |shape: &[usize]| {
             let x = of_type(random, dtype, shape);
-            // The largest and smallest numbers, where results wrap around.
+            // The results wrap around for the largest and smallest numbers.
             let most = match dtype {
                 DType::I32 => Tensor::scalar(i32::MIN),
                 DType::I64 => Tensor::scalar(i64::MIN),
@@ -666,7 +668,7 @@ fn integers_and_booleans() {
             operator = operator.with("fmod", int(random.size(0, 1)));
         }
         let inputs = inputs.into_iter().take(if one { 1 } else { 2 }).collect();
-        // The standard has these on signed numbers only.
+        // The standard has these operators on signed numbers only.
         let name = if dtype == DType::U8 && matches!(name, "Neg" | "Relu") { "Abs" } else { name };
         operator.name = name.into();
         (case(operator, inputs, &[], 1), true)
@@ -740,7 +742,7 @@ fn conversions() {
     });
 }
 
-/// Inside a program a kernel may write where it reads.
+/// Checks kernels in place, because a kernel inside a program may write where it reads.
 #[test]
 fn in_the_memory_of_the_input() {
     let devices = devices();

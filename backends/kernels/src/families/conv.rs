@@ -1,11 +1,13 @@
-//! Convolutions: as a product of the weights with the image's windows, which no memory ever holds, or one element after the other where groups are small.
+//! Convolutions.
+//! Most are a product of the weights with the image's windows, which are never stored as a matrix.
+//! Where groups are small, one element is computed after the other.
 
 use crate::draft::{Draft, Drafts};
 use crate::families::pool::{Windows, three};
 use crate::families::product::Tiling;
 use crate::site::{Answer, Output, Site};
 
-/// Rows of a group's product from which on tiles pay.
+/// The number of rows of a group's product from which on tiles pay.
 const TILED: usize = 4;
 
 pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
@@ -35,7 +37,8 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
         } else if !site.target.tiles {
             windows.describe(draft).number("groups", groups).signed("inputs", inputs as i64)
         } else {
-            // For each row of the windows' matrix: its channel's place, and how far it is from a window's beginning.
+            // For each row of the windows' matrix, the table has its channel's place, and how far
+            // it is from a window's beginning.
             let mut table = Vec::with_capacity(inputs * taps * 4);
             let [id, ih, iw] = windows.input;
             for row in 0..inputs * taps {
@@ -64,7 +67,8 @@ pub(super) fn conv(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     Ok(Drafts::of(output.attach(draft)))
 }
 
-/// Each element of the result gathers the elements whose windows reach it.
+/// Computes a transposed convolution: each element of the result gathers the elements whose windows
+/// reach it.
 pub(super) fn transposed(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     site.floats(&[0, 1, 2])?;
     let (x, w) = (site.need(0)?, site.need(1)?);

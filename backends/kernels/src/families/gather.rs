@@ -1,5 +1,6 @@
-//! Operators that pick elements by indexes which are known only when running. An index outside is an index to the nearest element: a kernel reports no
-//! error, and touches no memory that isn't the input's.
+//! Operators that pick elements by indexes that are known only in the run.
+//! An index outside is taken as the nearest index inside: a kernel reports no error, and touches no
+//! memory but the input's.
 
 use hetero_hal::DType;
 
@@ -9,7 +10,7 @@ use crate::site::{Answer, Output, Site, strides};
 
 const ITEMS: u32 = 64;
 
-/// The type that elements are moved as.
+/// Returns the type as which elements are moved.
 fn moved(dtype: DType, long: bool) -> Answer<DType> {
     Ok(match dtype.bits() {
         8 => DType::U8,
@@ -27,7 +28,8 @@ fn indexes(site: &Site<'_>, index: usize) -> Answer<()> {
     }
 }
 
-/// Statements that make `name` the index at an expression, from the front and inside.
+/// Returns statements that make `name` the index at an expression, counted from the front and
+/// within bounds.
 fn index(name: &str, at: &str, size: &str) -> String {
     format!(
         "int {name} = to_int(LOAD(i, {at}));\nif ({name} < 0) {{\n{name} = {name} + to_int({size});\n}}\n\

@@ -17,7 +17,7 @@ use crate::site::{Answer, Output, Site};
 
 pub(crate) use movement::copy;
 
-/// Makes the launches of a node.
+/// A function that makes the launches of a node.
 type Family = fn(Site<'_>, Output<'_>) -> Answer<Drafts>;
 
 fn family(name: &str) -> Option<Family> {
@@ -63,13 +63,13 @@ fn family(name: &str) -> Option<Family> {
     })
 }
 
-/// The launches of a node that is not element-wise.
+/// Makes the launches of a node that is not element-wise.
 pub(crate) fn drafts(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let name = &*site.node.operator.name;
     family(name).ok_or_else(|| format!("there is no kernel for {name}"))?(site, output)
 }
 
-/// Can element-wise nodes be done behind this one, in its kernel?
+/// Tells whether element-wise nodes can be done behind this one, in its kernel.
 pub(crate) fn takes_tail(node: &Node) -> bool {
     let name = &*node.operator.name;
     let single = node.outputs.iter().skip(1).all(Option::is_none);

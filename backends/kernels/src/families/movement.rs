@@ -1,4 +1,4 @@
-//! Operators that move elements and compute nothing: they work on elements of any type, as so many bits.
+//! Operators that move elements and compute nothing: they treat elements of any type as bits.
 
 use hetero_hal::{DType, ProgramValue, ValueId};
 
@@ -8,7 +8,8 @@ use crate::site::{Answer, Output, Site, axis, strides};
 
 const ITEMS: u32 = 64;
 
-/// A dimension of a region: its size, and the steps along it in what is read and in what is written. A step backwards is one that wraps.
+/// A dimension of a region: its size, and the steps along it in the input and in the output.
+/// A step backwards is an unsigned number that wraps.
 #[derive(Clone, Copy, Debug)]
 struct Span {
     size: usize,
@@ -23,7 +24,7 @@ struct Region {
     write_to: usize,
 }
 
-/// The type whose elements are moved for those of a type, and how many for one.
+/// Returns the type as which elements of a type are moved, and how many units make one element.
 fn units(dtype: DType) -> Answer<(DType, usize)> {
     Ok(match dtype.bits() {
         8 => (DType::U8, 1),
@@ -35,14 +36,14 @@ fn units(dtype: DType) -> Answer<(DType, usize)> {
 }
 
 impl Region {
-    /// All of a row-major tensor of this shape, read with other steps.
+    /// Makes a region of all of a row-major tensor of this shape, read with other steps.
     fn whole(shape: &[usize], read: &[usize]) -> Region {
         let spans =
             shape.iter().zip(read).zip(strides(shape)).map(|((&size, &read), write)| Span { size, read, write });
         Region { spans: spans.collect(), read_from: 0, write_to: 0 }
     }
 
-    /// The launch that moves it.
+    /// Makes the launch that moves the region.
     fn draft(
         mut self,
         site: Site<'_>,
@@ -86,7 +87,7 @@ impl Region {
     }
 }
 
-/// The expression of an offset, which begins somewhere.
+/// Returns the expression of an offset that begins at `from`.
 fn offset(name: &str, terms: &[(usize, usize)], from: usize, numbers: &mut Vec<(String, Number, u32)>) -> String {
     let text = crate::site::indexed(name, "o", terms, numbers);
     if from == 0 {
@@ -100,7 +101,7 @@ fn input<'a>(site: &Site<'a>, index: usize) -> Answer<(ValueId, &'a ProgramValue
     Ok((site.id(index).ok_or_else(|| format!("its input {index} is missing"))?, site.need(index)?))
 }
 
-/// The input as it is.
+/// Copies the input as it is.
 pub(crate) fn copy(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let from = input(&site, 0)?;
     let region =
@@ -209,7 +210,8 @@ pub(super) fn tile(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     moved(site, output, Region { spans, read_from: 0, write_to: 0 })
 }
 
-/// A reshape to more dimensions, and a transposition of these: the element at each place of `order`'s sizes.
+/// Reshapes to more dimensions and transposes these: `split` has their sizes, and `order` says
+/// which of them each output dimension is.
 fn rearranged(site: Site<'_>, output: Output<'_>, split: &[usize], order: &[usize]) -> Answer<Drafts> {
     let read = strides(split);
     let (shape, steps): (Vec<usize>, Vec<usize>) = order.iter().map(|&at| (split[at], read[at])).unzip();
@@ -240,7 +242,8 @@ pub(super) fn space_to_depth(site: Site<'_>, output: Output<'_>) -> Answer<Draft
     rearranged(site, output, &split, &[0, 3, 5, 1, 2, 4])
 }
 
-/// For each axis a table says which position of the input stands at each position of the result.
+/// Pads by a table for each axis, which says which position of the input stands at each position of
+/// the result.
 pub(super) fn pad(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let value = site.need(0)?;
     let (shape, rank) = (&value.shape, value.shape.len());

@@ -6,18 +6,18 @@ use crate::draft::{Draft, Drafts, Operand};
 use crate::language::Number;
 use crate::site::{Answer, Output, Site, indexed, strides};
 
-/// Work items for each row; a power of two.
+/// The work items for each row, a power of two.
 const ITEMS: usize = 64;
 
 /// A normalisation of rows that lie together in memory.
 struct Rows {
     count: usize,
     length: usize,
-    /// Index of the scale for element `k` of row `r`; `None` where there is no scale.
+    /// The index of the scale for element `k` of row `r`; `None` where there is no scale.
     scale: Option<(usize, String)>,
     bias: Option<(usize, String)>,
     epsilon: f32,
-    /// Without the mean.
+    /// Whether rows are divided by their root mean square, and no mean is subtracted.
     square: bool,
     numbers: Vec<(String, Number, u32)>,
 }
@@ -64,7 +64,7 @@ pub(super) fn layer(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let mut numbers = Vec::new();
     let mut index = |input: usize, name: &str| -> Answer<Option<(usize, String)>> {
         let Some(value) = site.input(input) else { return Ok(None) };
-        // It may repeat over the row, or belong to rows too.
+        // The operand may repeat over the row, or differ between rows too.
         let text = crate::site::broadcast(name, "at", &value.shape, shape, &mut numbers);
         Ok(Some((input, text)))
     };
@@ -81,7 +81,7 @@ pub(super) fn layer(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     Rows { count, length, scale, bias, epsilon, square: rms, numbers }.drafts(site, output, statistics)
 }
 
-/// Rows of images: one for each image and channel.
+/// Normalises rows of images: one row for each image and group of channels.
 fn channels(site: Site<'_>, output: Output<'_>, groups: usize, scaled: bool) -> Answer<Drafts> {
     site.floats(&[0, 1, 2])?;
     let shape = &site.need(0)?.shape;
@@ -134,7 +134,7 @@ pub(super) fn lp(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     statistics(site, output, shape, &[at], value)
 }
 
-/// What is made of each element by the sums along axes: one work item for each line.
+/// Computes each element from the sums along axes: one work item for each line.
 fn statistics(site: Site<'_>, output: Output<'_>, shape: &[usize], axes: &[usize], value: &str) -> Answer<Drafts> {
     let own = strides(shape);
     let terms = |inside: bool| -> Vec<(usize, usize)> {
@@ -160,7 +160,7 @@ fn statistics(site: Site<'_>, output: Output<'_>, shape: &[usize], axes: &[usize
     Ok(Drafts::of(draft.write("y", value.dtype, value.elements(), Operand::Value(id))))
 }
 
-/// Local response normalization: over the channels next to an element's own.
+/// Computes local response normalization: over the channels next to an element's own.
 pub(super) fn lrn(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     site.floats(&[0])?;
     let x = site.need(0)?;

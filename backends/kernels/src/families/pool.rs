@@ -5,7 +5,7 @@ use hetero_reference::Window;
 use crate::draft::{Draft, Drafts};
 use crate::site::{Answer, Output, Site};
 
-/// Windows over three dimensions, the first of which are of size 1 where there are fewer.
+/// Windows over three dimensions; where there are fewer, the first ones have size 1.
 pub(super) struct Windows {
     pub(super) input: [usize; 3],
     pub(super) output: [usize; 3],
@@ -16,7 +16,7 @@ pub(super) struct Windows {
     pub(super) end: [usize; 3],
 }
 
-/// A list of one to three numbers behind as many of `fill` as make it three.
+/// Returns a list of one to three numbers, with `fill` in front so often that there are three.
 pub(super) fn three(list: &[usize], fill: usize) -> Answer<[usize; 3]> {
     let mut all = [fill; 3];
     let lead = 3usize.checked_sub(list.len()).ok_or("more than three spatial dimensions")?;
@@ -40,7 +40,7 @@ impl Windows {
         })
     }
 
-    /// Adds the sizes that [`Windows`] has to a launch.
+    /// Adds the sizes of the [`Windows`] to a launch.
     pub(super) fn describe(&self, mut draft: Draft) -> Draft {
         for (at, letter) in ["d", "h", "w"].into_iter().enumerate() {
             draft = draft

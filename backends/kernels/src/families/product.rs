@@ -6,7 +6,8 @@ use crate::draft::{Draft, Drafts};
 use crate::language::{Dialect, Number};
 use crate::site::{Answer, Output, Site, broadcast};
 
-/// How the work of a product is divided: rows and columns of a tile, elements of each that one work item computes, and the depth of a tile.
+/// How the work of a product is divided: the rows and columns of a tile, the work items of a group
+/// along each, and the depth of a tile.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tiling {
     pub(super) rows: usize,
@@ -17,7 +18,8 @@ pub(super) struct Tiling {
 }
 
 impl Tiling {
-    /// A tiling for a product of so many rows and columns: tiles are no larger than there is work.
+    /// Returns a tiling for a product of the given rows and columns, with tiles no larger than the
+    /// product.
     pub(super) fn of(rows: usize, columns: usize) -> Tiling {
         // Columns lie together in memory, so a work group is wide where it can be.
         let (row_items, per_row) = match rows {
@@ -35,9 +37,13 @@ impl Tiling {
         Tiling { rows: row_items * per_row, columns: column_items * per_column, row_items, column_items, depth: 8 }
     }
 
-    /// A launch of lanes for a product of that depth. Compilers of OpenCL C make loads of neighbours one load of a vector, and eight or sixteen sums are about what a processor has
-    /// registers for. Software rasterisers load lane after lane, ten times as slowly as they multiply a vector (seen with llvmpipe), so there a load serves more products, though
-    /// the sums are in memory then; code for very many sums takes half a second to compile, and is for large products only.
+    /// Makes a launch of lanes for a product of the given depth.
+    /// Compilers of OpenCL C make one vector load of loads of neighbours, and a processor has
+    /// registers for about eight or sixteen sums.
+    /// Software rasterisers load lane after lane, ten times as slowly as they multiply a vector
+    /// (seen with llvmpipe).
+    /// There a load serves more products, though the sums are then in memory.
+    /// Code for very many sums takes half a second to compile, and is for large products only.
     pub(super) fn lanes(draft: Draft, [rows, columns, depth]: [usize; 3], batch: usize, site: &Site<'_>) -> Draft {
         let large = rows.saturating_mul(columns).saturating_mul(depth) >= LARGE;
         let (items, per_item, across) = match site.target.dialect {
@@ -79,15 +85,15 @@ impl Tiling {
     }
 }
 
-/// The largest of equal shares, of at most `most`, that `count` is divided into.
+/// Returns the largest of equal shares, of at most `most`, into which `count` is divided.
 fn share(count: usize, most: usize) -> usize {
     let shares = count.div_ceil(most).max(1);
     count.div_ceil(shares).max(1)
 }
 
-/// Products of numbers from which on a product of matrices is large.
+/// The number of multiplications from which on a product of matrices is large.
 const LARGE: usize = 1 << 24;
-/// Work items of a group, where they are lanes.
+/// The work items of a group, where they are lanes.
 const LANES: usize = 64;
 
 /// A matrix within a tensor: the steps along its rows and columns.
@@ -101,7 +107,7 @@ struct Matrix {
 pub(super) fn matmul(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     site.floats(&[0, 1])?;
     let (a, b) = (site.need(0)?, site.need(1)?);
-    // A vector is a matrix of one row, or column.
+    // A vector is a matrix of one row, or of one column.
     let matrix = |value: &ProgramValue, first: bool| match value.shape[..] {
         [] => Err("a product of scalars".to_owned()),
         [size] if first => Ok((Matrix { rows: 1, columns: size, row_step: size, column_step: 1 }, vec![])),
@@ -124,7 +130,8 @@ pub(super) fn matmul(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     Ok(Drafts::of(output.attach(draft)))
 }
 
-/// The offset of the matrix of an operand that belongs to matrix `z` of a batch: the operand has a matrix of so many elements for each of `own`.
+/// Returns the offset of the operand's matrix that belongs to matrix `z` of a batch.
+/// The operand has a matrix of `elements` elements for each index of `own`.
 fn offset(
     name: &str,
     own: &[usize],

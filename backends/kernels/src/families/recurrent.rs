@@ -6,16 +6,16 @@ use crate::draft::{Draft, Drafts, Operand};
 use crate::families::product::Tiling;
 use crate::site::{Answer, Output, Site};
 
-/// Most steps, counted over directions: each is a launch.
+/// The largest number of steps, counted over directions, because each step is a launch.
 const MOST_STEPS: usize = 4096;
 
-/// Sizes of a recurrent network.
+/// The sizes of a recurrent network.
 struct Network {
     steps: usize,
     batch: usize,
     inputs: usize,
     hidden: usize,
-    /// Numbers of the directions, and is each backwards?
+    /// Whether each direction runs backwards.
     directions: Vec<bool>,
     gates: usize,
 }
@@ -23,7 +23,7 @@ struct Network {
 impl Network {
     fn new(site: &Site<'_>, gates: usize, activations: &[&str]) -> Answer<Network> {
         for index in 0..site.node.inputs.len() {
-            // The lengths of sequences are no floats, but are not taken either.
+            // The lengths of sequences are no floats, and are not supported either.
             if site.input(index).is_some_and(|value| value.dtype != DType::F32) {
                 return Err(if index == 4 { "lengths of sequences" } else { "elements that are not f32" }.to_owned());
             }
@@ -58,7 +58,8 @@ impl Network {
         Ok(Network { steps: *steps, batch: *batch, inputs: *inputs, hidden: *hidden, directions, gates })
     }
 
-    /// The gates' parts that come from the inputs, for all steps of one direction.
+    /// Makes the launch that computes the inputs' part of the gates, for all steps of one
+    /// direction.
     fn inputs(&self, site: &Site<'_>, direction: usize, to: Operand) -> Answer<Draft> {
         let (rows, columns) = (self.steps * self.batch, self.gates * self.hidden);
         let filled = |body: &str| {
@@ -85,7 +86,7 @@ impl Network {
         Ok(draft.write("y", DType::F32, rows * columns, to))
     }
 
-    /// What all launches of a step have.
+    /// Adds the arguments and numbers that all launches of a step have.
     fn step(&self, site: &Site<'_>, draft: Draft, direction: usize, step: usize, gates: &Operand) -> Answer<Draft> {
         let (hidden, batch) = (self.hidden, self.batch);
         let back = self.directions[direction];
@@ -109,7 +110,8 @@ impl Network {
         if step == 0 && site.input(5).is_some() { site.reads(draft, "h_start", 5) } else { Ok(draft) }
     }
 
-    /// All states, and their number: the first output, or memory in its place.
+    /// Returns the memory of all states, and their number: the first output, or a workspace in its
+    /// place.
     fn states(&self, site: &Site<'_>, drafts: &mut Drafts) -> (Operand, usize) {
         let count = self.steps * self.directions.len() * self.batch * self.hidden;
         match site.output_id(0) {
@@ -169,7 +171,7 @@ pub(super) fn gru(site: Site<'_>, _: Output<'_>) -> Answer<Drafts> {
     let (states, count) = network.states(&site, &mut drafts);
     for direction in 0..network.directions.len() {
         let gates = drafts.workspace(network.steps * network.batch * 3 * network.hidden * 4);
-        // The state that the reset gate leaves, and the update gate.
+        // One workspace holds the state that the reset gate leaves, the other the update gate.
         let width = network.batch * network.hidden;
         let (reset, update) = (drafts.workspace(width * 4), drafts.workspace(width * 4));
         drafts.launches.push(network.inputs(&site, direction, gates.clone())?);

@@ -1,4 +1,4 @@
-//! Reductions along axes: sums, extremes, their positions, soft maxima, running sums.
+//! Reductions along axes: sums, extremes and their positions, soft maxima, and running sums.
 
 use hetero_hal::DType;
 
@@ -6,10 +6,10 @@ use crate::draft::{Draft, Drafts, Operand};
 use crate::language::{Number, Scalar};
 use crate::site::{Answer, Output, Site, axis, indexed, strides};
 
-/// Work items that reduce together, where there is work for them; a power of two.
+/// The number of work items that reduce together, where there is work for them; a power of two.
 const GROUP: usize = 64;
 
-/// Which axes are reduced: for each dimension its size, stride and whether.
+/// The dimensions that are kept and those that are reduced: each with its size and stride.
 struct Axes {
     kept: Vec<(usize, usize)>,
     reduced: Vec<(usize, usize)>,
@@ -34,17 +34,18 @@ impl Axes {
         Axes { results: product(&kept), length: product(&reduced), kept, reduced }
     }
 
-    /// The index of element `k` of result `r`.
+    /// Returns the two parts of the index of element `k` of result `r`.
     fn index(&self, numbers: &mut Vec<(String, Number, u32)>) -> (String, String) {
         (indexed("a", "r", &self.kept, numbers), indexed("b", "k", &self.reduced, numbers))
     }
 
-    /// Work items for each result.
+    /// Returns the number of work items for each result.
     fn items(&self) -> usize {
         if self.length >= GROUP { GROUP } else { 1 }
     }
 
-    /// A launch of [`Axes::items`] items for each result; of many results at once where that is one.
+    /// Gives each result [`Axes::items`] work items; where that is one item, a group does many
+    /// results.
     fn spread(&self, draft: Draft, longest: u32) -> Draft {
         match self.items() {
             1 => draft.line(self.results, 64, longest),
@@ -68,7 +69,8 @@ fn axes_of(site: &Site<'_>, rank: usize) -> Answer<Vec<usize>> {
     }
 }
 
-/// What a reduction begins with, does with an element `e`, how it joins `s` with `t`, and what it ends in.
+/// The code of a reduction: its first value, what it does with an element `e`, how it joins `s`
+/// with `t`, and its last step.
 struct Rule {
     begin: String,
     element: String,
@@ -94,7 +96,7 @@ fn rule(name: &str, scalar: Scalar) -> Answer<Rule> {
         join: "s + t".to_owned(),
         end: end.to_owned(),
     };
-    // The first element stands for the beginning: there is no least number that every type has.
+    // An extreme begins with the first element, because not every type has a least number.
     let extreme = |function: &str| Rule {
         begin: "first".to_owned(),
         element: format!("{}(s, e)", ending(function)),
@@ -134,7 +136,7 @@ fn launch(site: Site<'_>, output: Output<'_>, axes: &Axes, rule: &Rule) -> Answe
         .replace("$ELEMENT", &rule.element)
         .replace("$JOIN", &rule.join)
         .replace("$END", &rule.end);
-    // A result of another type than float is stored as it is.
+    // A result of another type than float is stored as it is, without a tail.
     let body = if scalar == Scalar::Float { body } else { body.replace("RESULT(", "STORE(y, ") };
     let draft = Draft::new("reduce", body).constant("ITEMS", axes.items());
     let draft = axes.spread(draft, site.target.groups).number("results", axes.results).number("length", axes.length);
@@ -155,13 +157,13 @@ pub(super) fn reduce(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     launch(site, output, &axes, &rule(name, scalar)?)
 }
 
-/// log(sum(exp(x))), about the largest element.
+/// Computes log(sum(exp(x))), relative to the largest element.
 fn exponentials(site: Site<'_>, output: Output<'_>, axes: &Axes) -> Answer<Drafts> {
     site.floats(&[0])?;
     rows(site, output, axes, "SUM")
 }
 
-/// Spatial dimensions as a whole.
+/// Reduces all spatial dimensions to one element.
 pub(super) fn global(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     let value = site.need(0)?;
     site.floats(&[0])?;
@@ -227,7 +229,7 @@ pub(super) fn softmax(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     site.floats(&[0])?;
     let shape = &site.need(0)?.shape;
     let logarithm = &*site.node.operator.name == "LogSoftmax";
-    // Before version 13 everything from the axis on is one row.
+    // Before version 13 of the operator set, everything from the axis on is one row.
     let axes: Vec<usize> = if site.operator().version < 13 {
         (site.axis("axis", 1, shape.len())?..shape.len()).collect()
     } else {
@@ -236,7 +238,8 @@ pub(super) fn softmax(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
     rows(site, output, &Axes::new(shape, &axes), if logarithm { "LOG" } else { "EXP" })
 }
 
-/// Exponentials of rows about their largest elements, and their sum.
+/// Computes the exponentials of rows relative to their largest elements, and their sum; the flag
+/// `what` says which result is stored.
 fn rows(site: Site<'_>, output: Output<'_>, axes: &Axes, what: &'static str) -> Answer<Drafts> {
     let mut numbers = Vec::new();
     let (outer, inner) = axes.index(&mut numbers);

@@ -1,4 +1,5 @@
-//! Resize and Upsample: one axis after the other, each element a weighted sum along it.
+//! Resize and Upsample: one axis after the other, where each element is a weighted sum along the
+//! axis.
 
 use hetero_reference::Resampling;
 
@@ -34,7 +35,7 @@ pub(super) fn resize(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
             weights.extend(list.iter().map(|&(_, weight)| weight as f32));
             starts.push(places.len() as i32);
         }
-        // A position outside the input, which has no taps, is what the operator extrapolates.
+        // A position without taps lies outside the input, and the operator extrapolates there.
         if along.taps.iter().any(Vec::is_empty) {
             return Err("positions outside of its input".to_owned());
         }

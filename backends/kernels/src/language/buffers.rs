@@ -1,13 +1,15 @@
-//! How elements lie in buffers: WGSL packs narrow ones into words, and binds large buffers in pieces.
+//! How elements lie in buffers: WGSL packs narrow elements into words, and binds large buffers in
+//! pieces.
 
 use hetero_hal::DType;
 
 use super::{Access, Dialect, Port, Scalar, Source};
 
 impl Source {
-    /// WGSL functions that read and write a buffer whose elements are no array's: packed ones, and those in pieces.
+    /// Returns WGSL functions that read and write a buffer that is no plain array: one with packed
+    /// elements, or one in pieces.
     ///
-    /// Their arguments end in an underline, which no buffer's name does.
+    /// Their arguments end in an underscore, which no buffer's name does.
     pub(super) fn accessors(&self, port: &Port) -> String {
         let Some(scalar) = Scalar::of(port.dtype) else { return String::new() };
         let (name, ty) = (&port.name, scalar.spelled(Dialect::Wgsl));
@@ -17,7 +19,7 @@ impl Source {
         }
         let bits = port.dtype.bits() as u64;
         let (words, index) = match packed {
-            // Whole words are what pieces are cut into.
+            // Buffers are cut into pieces of whole words.
             Some(width) => (self.piece / 4, format!("i_ / {}u", 32 / width)),
             None => (self.piece * 8 / bits.max(1), "i_".to_owned()),
         };
@@ -79,7 +81,7 @@ impl Source {
     }
 }
 
-/// The type that a C dialect keeps elements in.
+/// Returns the type as which a C dialect stores elements.
 pub(super) fn storage(dtype: DType, dialect: Dialect) -> &'static str {
     match (dtype, dialect) {
         (DType::Bool | DType::U8, _) => "unsigned char",
@@ -97,7 +99,7 @@ pub(super) fn storage(dtype: DType, dialect: Dialect) -> &'static str {
     }
 }
 
-/// Bits of an element of which WGSL packs several into a word.
+/// Returns the bits of an element, where WGSL packs several elements into a word.
 pub(super) fn packed(dtype: DType, half: bool) -> Option<usize> {
     match dtype {
         DType::F16 if half => None,
@@ -106,7 +108,7 @@ pub(super) fn packed(dtype: DType, half: bool) -> Option<usize> {
     }
 }
 
-/// The type of the elements of a WGSL array.
+/// Returns the type of the elements of a WGSL array.
 pub(super) fn storage_wgsl(dtype: DType, half: bool) -> &'static str {
     match dtype {
         DType::F16 if half => "f16",

@@ -1,4 +1,5 @@
-//! From tokens to a dialect: declarations, calls and builtins are spelled anew, all else stays.
+//! The translation of tokens into a dialect: declarations, calls and builtins are spelled anew, all
+//! else stays.
 
 use std::collections::HashSet;
 
@@ -8,14 +9,14 @@ use super::buffers::packed;
 use super::tokens::Token;
 use super::{Dialect, Port, Scalar, Source, malformed};
 
-/// What a text becomes, token by token.
+/// The state of a translation, token by token.
 pub(super) struct Emitter<'a> {
     dialect: Dialect,
     source: &'a Source,
     pub(super) out: String,
-    /// WGSL's memory of work groups, which is declared outside.
+    /// The declarations of WGSL's work group memory, which stand outside the function.
     pub(super) local: String,
-    /// Functions that the text calls.
+    /// The functions that the text calls.
     pub(super) called: HashSet<String>,
     depth: usize,
 }
@@ -34,7 +35,7 @@ impl<'a> Emitter<'a> {
         self.out += text;
     }
 
-    /// Statements.
+    /// Translates statements.
     pub(super) fn block(&mut self, tokens: &[Token]) -> Result<()> {
         let mut at = 0;
         let mut start = true;
@@ -62,7 +63,7 @@ impl<'a> Emitter<'a> {
                 }
                 Token::Word(word) if start && word == "for" => {
                     self.push("for (");
-                    // The next token is the parenthesis; what follows may declare.
+                    // The next token is the parenthesis; a declaration may follow it.
                     at += 2;
                 }
                 Token::Word(word) if start && word == "BARRIER" => {
@@ -107,7 +108,7 @@ impl<'a> Emitter<'a> {
         Ok(next + 1)
     }
 
-    /// The sizes of an array, and where they end.
+    /// Returns the sizes of an array, and the position behind them.
     fn sizes(&mut self, tokens: &[Token], mut at: usize) -> Result<(Vec<String>, usize)> {
         let mut sizes = Vec::new();
         while tokens.get(at) == Some(&Token::Sign("[")) {
@@ -119,7 +120,7 @@ impl<'a> Emitter<'a> {
         Ok((sizes, at))
     }
 
-    /// A declaration up to its initial value.
+    /// Translates a declaration up to its initial value.
     fn declaration(&mut self, tokens: &[Token], at: usize, constant: bool) -> Result<usize> {
         let (Some(Token::Word(ty)), Some(Token::Word(name))) = (tokens.get(at), tokens.get(at + 1)) else {
             return Err(malformed("a declaration without a name"));
@@ -141,7 +142,7 @@ impl<'a> Emitter<'a> {
         Ok(next)
     }
 
-    /// An expression, or an assignment, or a call; no declaration.
+    /// Translates an expression, an assignment or a call, but no declaration.
     fn expression(&mut self, tokens: &[Token]) -> Result<String> {
         let mut out = String::new();
         let mut at = 0;
@@ -153,7 +154,8 @@ impl<'a> Emitter<'a> {
                     let spaced = !matches!(*sign, "(" | ")" | "[" | "]" | "!" | "~" | "." | ",");
                     out += &match *sign {
                         "," => ", ".to_owned(),
-                        // A sign before a number or name needs no room, but does no harm either.
+                        // A sign before a number or name needs no space, but a space does no harm
+                        // either.
                         sign if spaced => format!(" {sign} "),
                         sign => sign.to_owned(),
                     };
@@ -212,7 +214,8 @@ impl<'a> Emitter<'a> {
         builtin.to_owned()
     }
 
-    /// The arguments of a call whose parenthesis is at `open`, translated, and the position behind it.
+    /// Returns the translated arguments of a call whose parenthesis is at `open`, and the position
+    /// behind them.
     fn arguments(&mut self, tokens: &[Token], open: usize) -> Result<(Vec<String>, usize)> {
         let mut depth = 0usize;
         let mut begin = open + 1;
@@ -330,11 +333,13 @@ impl<'a> Emitter<'a> {
     }
 }
 
-/// Functions of the kernel language that a dialect has under another name.
+/// Functions of the kernel language that have another name in a dialect.
 const C_NAMES: &[(&str, &str)] = &[("abs_float", "fabs"), ("round_even", "rint")];
 const WGSL_NAMES: &[(&str, &str)] = &[("abs_float", "abs"), ("round_even", "round")];
 
-/// Names of variables that are reserved in one of the dialects, or for a vendor's compiler (`channel`: Intel's for FPGAs); they get an underline.
+/// Names of variables that are reserved in one of the dialects or by a vendor's compiler
+/// (`channel`: Intel's for FPGAs).
+/// They get an underscore.
 const RESERVED: &[&str] = &[
     "active", "channel", "common", "constant", "filter", "final", "generic", "get", "global", "kernel", "local",
     "pass", "pipe", "private", "ref", "register", "sample", "set", "target", "uniform",

@@ -1,4 +1,5 @@
-//! What stands in front of kernels: names that a dialect lacks, and the functions of the kernel language that kernels call.
+//! The text in front of kernels: names that a dialect lacks, and the functions of the kernel
+//! language that kernels call.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,7 +9,8 @@ use super::emit::Emitter;
 use super::tokens::tokens;
 use super::{Dialect, Scalar, Source};
 
-/// What stands in front of every text: names that a dialect lacks, and those of [`FUNCTIONS`] that `called` needs.
+/// Returns the text in front of all kernels: names that a dialect lacks, and the functions of
+/// [`FUNCTIONS`] that `called` needs.
 pub(crate) fn prelude(dialect: Dialect, called: &HashSet<String>, halves: bool) -> Result<String> {
     let mut text = match dialect {
         Dialect::OpenClC => String::new(),
@@ -33,9 +35,9 @@ pub(crate) fn prelude(dialect: Dialect, called: &HashSet<String>, halves: bool) 
     Ok(text)
 }
 
-/// Names that CUDA C has otherwise than OpenCL C.
+/// Names of OpenCL C that CUDA C lacks.
 const CUDA: &str = "typedef unsigned int uint;\n";
-/// Conversions of 16-bit floats, in the instructions that every supported chip has.
+/// Conversions of 16-bit floats, in instructions that every supported chip has.
 const CUDA_HALF: &str = "static __device__ __forceinline__ float half_float(unsigned short bits) {\n  float value;\n  \
      asm(\"cvt.f32.f16 %0, %1;\" : \"=f\"(value) : \"h\"(bits));\n  return value;\n}\n\
      static __device__ __forceinline__ unsigned short float_half(float value) {\n  unsigned short bits;\n  \
@@ -57,7 +59,8 @@ struct Functions {
     index: HashMap<&'static str, usize>,
 }
 
-/// The functions of [`FUNCTIONS`], each written as `type name(type a, …) {`, its body, and `}` on a line of its own.
+/// Returns the functions of [`FUNCTIONS`], each of which is written as `type name(type a, …) {`,
+/// its body, and `}` on a line of its own.
 fn functions() -> &'static Functions {
     static PARSED: std::sync::LazyLock<Functions> = std::sync::LazyLock::new(|| {
         let mut list: Vec<Function> = Vec::new();

@@ -1,7 +1,12 @@
 //! The kernel language: a small C that becomes OpenCL C, CUDA C or WGSL.
 //!
-//! It has the types `float`, `int`, `uint`, `long`, `ulong` and `bool`; declarations of one name each (`const uint k = 0u;`, `float acc[16];`); `if` and
-//! `for` with braces; assignments; function calls; `LOCAL float tile[64];` for memory of a work group; and these words:
+//! The language has:
+//!
+//! - the types `float`, `int`, `uint`, `long`, `ulong` and `bool`,
+//! - declarations of one name each (`const uint k = 0u;`, `float acc[16];`),
+//! - `if` and `for` with braces, assignments and function calls,
+//! - `LOCAL float tile[64];` for memory of a work group,
+//! - and these words:
 //!
 //! | word | meaning |
 //! |---|---|
@@ -14,7 +19,8 @@
 //! | `to_float(v)`, `to_int(v)`, … | conversions |
 //! | `float_bits(v)`, `bits_float(v)` | the bits of a float as `uint`, and back |
 //!
-//! There are no other casts, no pointers and no operator `?:`; an integer literal that is a `uint` ends in `u`, a float one in `f`.
+//! There are no other casts, no pointers and no operator `?:`.
+//! An integer literal that is a `uint` ends in `u`, and a float literal in `f`.
 
 mod buffers;
 mod emit;
@@ -31,7 +37,7 @@ use tokens::tokens;
 
 pub(crate) use functions::prelude;
 
-/// What the sources become.
+/// The language that sources are translated into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Dialect {
     /// OpenCL C 1.2.
@@ -42,7 +48,7 @@ pub enum Dialect {
     Wgsl,
 }
 
-/// A type that kernels compute in.
+/// A type in which kernels compute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Scalar {
     Bool,
@@ -57,7 +63,8 @@ impl Scalar {
     pub(crate) const ALL: [Scalar; 6] =
         [Scalar::Bool, Scalar::Int, Scalar::Uint, Scalar::Long, Scalar::Ulong, Scalar::Float];
 
-    /// The type that elements are computed in; `None` where kernels don't take them.
+    /// Returns the type in which elements are computed, or `None` where kernels do not support
+    /// them.
     pub(crate) fn of(dtype: DType) -> Option<Scalar> {
         Some(match dtype {
             DType::Bool => Scalar::Bool,
@@ -70,7 +77,7 @@ impl Scalar {
         })
     }
 
-    /// Its name in the kernel language.
+    /// Returns the type's name in the kernel language.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Scalar::Bool => "bool",
@@ -102,17 +109,17 @@ impl Scalar {
     }
 }
 
-/// A source of this crate's that the translator does not understand.
+/// Returns the error for a source of this crate that the translator does not understand.
 fn malformed(what: &str) -> Error {
     Error::internal(format!("a kernel source is not of the kernel language: {what}")).with_remedy("report this model")
 }
 
-/// How a buffer is used.
+/// How a kernel uses a buffer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Access {
-    /// Read only.
+    /// The buffer is only read.
     Read,
-    /// Written, and perhaps read.
+    /// The buffer is written, and perhaps also read.
     Write,
 }
 
@@ -122,11 +129,11 @@ pub(crate) struct Port {
     pub(crate) name: String,
     pub(crate) dtype: DType,
     pub(crate) access: Access,
-    /// Pieces that it is bound in, each of [`Source::piece`] bytes but the last.
+    /// The number of pieces in which it is bound, each of [`Source::piece`] bytes but the last.
     pub(crate) pieces: u32,
 }
 
-/// Type of a number that a launch hands to a kernel.
+/// The type of a number that a launch hands to a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Number {
     Uint,
@@ -151,17 +158,19 @@ pub(crate) struct Source {
     pub(crate) constants: Vec<(&'static str, u32)>,
     pub(crate) ports: Vec<Port>,
     pub(crate) numbers: Vec<(String, Number)>,
-    /// Work items of a group.
+    /// The work items of a group.
     pub(crate) items: u32,
-    /// Bytes of a piece of a buffer that is bound in several.
+    /// The size in bytes of a piece of a buffer that is bound in several pieces.
     pub(crate) piece: u64,
-    /// May 16-bit floats be elements of a WGSL array?
+    /// Whether 16-bit floats may be elements of a WGSL array.
     pub(crate) half: bool,
 }
 
 impl Source {
-    /// The kernel as source text with the entry point `entry`. For WGSL a whole module; for the others a function, to stand behind a
-    /// [`prelude`].
+    /// Returns the kernel as source text with the entry point `entry`, and the functions that it
+    /// calls.
+    /// For WGSL the text is a whole module; for the other dialects it is a function that stands
+    /// behind a [`prelude`].
     pub(crate) fn emit(&self, dialect: Dialect, entry: &str) -> Result<(String, HashSet<String>)> {
         let mut emitter = Emitter::new(dialect, self);
         emitter.block(&tokens(&self.body)?)?;

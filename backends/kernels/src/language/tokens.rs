@@ -1,17 +1,17 @@
-//! A source text in pieces.
+//! The tokens of a source text.
 
 use hetero_hal::Result;
 
 use super::malformed;
 
-/// A piece of a source text.
+/// A token of a source text.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
-    /// Identifier or keyword.
+    /// An identifier or keyword.
     Word(String),
     Number(String),
     Sign(&'static str),
-    /// A line's end, for a readable result.
+    /// The end of a line, kept so that the result is readable.
     Line,
 }
 
@@ -31,7 +31,7 @@ pub(super) fn tokens(text: &str) -> Result<Vec<Token>> {
             let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
             let bytes = if first.is_ascii_digit() {
                 let mut bytes = long(rest, |c| c.is_ascii_alphanumeric() || c == '.');
-                // The sign of an exponent.
+                // The number goes on with the sign of an exponent.
                 if rest[..bytes].ends_with('e') && !rest.starts_with("0x") && rest[bytes..].starts_with(['-', '+']) {
                     bytes += 1 + long(&rest[bytes + 1..], |c| c.is_ascii_alphanumeric());
                 }

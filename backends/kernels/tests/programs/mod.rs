@@ -1,4 +1,6 @@
-//! Programs that kernels are tested with, and the kernels' texts: the conformance suite's cases, and random graphs in which nodes are fused, renamed and given workspaces.
+//! Programs with which kernels are tested, and the kernels' texts.
+//! The programs are the conformance suite's cases, and random graphs in which nodes are fused,
+//! renamed and given workspaces.
 
 #![allow(dead_code, clippy::unwrap_used)]
 
@@ -8,30 +10,31 @@ use hetero_conformance::suite;
 use hetero_hal::{Attribute, DType, Graph, Node, Operator, Program, Tensor, TensorType, Value, ValueId};
 use hetero_kernels::{Target, lower, support};
 
-/// Version of the operator set that random graphs are of.
+/// The version of the operator set for random graphs.
 const OPSET: u32 = 17;
-/// Most elements of a value of a random graph.
+/// The largest number of elements of a value in a random graph.
 const MOST_ELEMENTS: usize = 1 << 16;
 
-/// The conformance suite's cases as programs of one node, each with the case's name.
+/// Returns the conformance suite's cases as programs of one node, each with the case's name.
 pub(crate) fn cases() -> Vec<(String, Program)> {
     suite(1).iter().filter_map(|case| Some((case.name.clone(), hetero_conformance::program(case).ok()?.0))).collect()
 }
 
-/// One node of a random graph: what it does, and to which earlier values, as numbers that are taken modulo how many there are.
+/// One node of a random graph: its operator and the earlier values that it reads.
+/// Both are numbers that are taken modulo the number of choices.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Draft {
-    /// Which of the operators.
+    /// The number of the operator.
     pub(crate) operator: usize,
-    /// Values that it reads, counted back from the newest.
+    /// The values that it reads, counted back from the newest.
     pub(crate) inputs: [usize; 2],
-    /// Decides attributes.
+    /// A number that decides about attributes.
     pub(crate) detail: usize,
-    /// Is its result an output, even if others read it?
+    /// Whether the result is an output, even if other nodes read it.
     pub(crate) output: bool,
 }
 
-/// Drafts that are the same on every machine.
+/// Returns drafts that are the same on every machine.
 pub(crate) fn drafts(seed: u64, count: usize) -> Vec<Draft> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut next = || {
@@ -52,11 +55,13 @@ const INPUTS: [(DType, &[usize]); 4] =
 /// A graph under construction.
 struct Builder {
     graph: Graph,
-    /// Values that later nodes may read.
+    /// The values that later nodes may read.
     values: Vec<ValueId>,
 }
 
-/// A program of these nodes. A draft that the standard's rules forbid, that would grow too large or that is not to be kept is left out.
+/// Builds a program of these nodes.
+/// A draft is left out where the standard's rules forbid it, where it would grow too large, or
+/// where `keep` says no.
 pub(crate) fn build(drafts: &[Draft], keep: impl Fn(&Program, &Node) -> bool) -> Program {
     let mut builder = Builder { graph: Graph { name: "random".into(), ..Graph::default() }, values: vec![] };
     for (number, (dtype, shape)) in INPUTS.into_iter().enumerate() {
@@ -106,7 +111,7 @@ impl Builder {
         Some(self.value(&name, TensorType::exact(tensor.dtype(), tensor.shape()), Some(tensor)))
     }
 
-    /// Weights, all unlike.
+    /// Adds weights that are mostly different from each other.
     fn weights(&mut self, shape: &[usize]) -> Option<ValueId> {
         let count = shape.iter().product::<usize>();
         let seed = self.graph.values.len();
@@ -122,7 +127,8 @@ impl Builder {
         self.graph.values[id.index()].ty.shape().unwrap_or_default()
     }
 
-    /// Has the newest node data of one type, as the standard asks of these operators? Constants of whole numbers are axes and sizes.
+    /// Tells whether the newest node's data has one type, as the standard asks of these operators.
+    /// Constants of whole numbers are axes and sizes, and do not count.
     fn is_of_one_type(&self) -> bool {
         let inputs = self.graph.nodes.last().map_or(&[][..], |node| &node.inputs);
         let values = inputs.iter().flatten().map(|id| &self.graph.values[id.index()]);
@@ -132,7 +138,7 @@ impl Builder {
 
     fn add(&mut self, number: usize, draft: &Draft) {
         let detail = draft.detail;
-        // Mostly recent values, so that there is some depth.
+        // The choice is among recent values, so that the graph gets some depth.
         let pick = |seed: usize| self.values[self.values.len() - 1 - seed % self.values.len().min(5)];
         let (a, b) = (pick(draft.inputs[0]), pick(draft.inputs[1]));
         let shape = self.shape(a);
@@ -258,24 +264,24 @@ impl Builder {
     }
 }
 
-/// A kernel's whole text.
+/// The whole text of a kernel.
 pub(crate) struct Text {
-    /// Entry point: the family, then a number that tells texts apart.
+    /// The entry point: the family, then a number that tells texts apart.
     pub(crate) entry: String,
-    /// What the compiler gets: in a C dialect with the prelude in front.
+    /// The text that the compiler gets, with the prelude in front in a C dialect.
     pub(crate) code: String,
-    /// The family, the first operator that it does and the element types of all values.
+    /// The family, the first operator of the kernel, and the element types of all values.
     pub(crate) kind: String,
 }
 
-/// The distinct kernels of all programs for a target.
+/// Returns the distinct kernels of all programs for a target.
 pub(crate) fn texts(target: &Target) -> Vec<Text> {
     let keep = |program: &Program, node: &Node| support(program, node, target).is_ok();
     let random = (0..200).map(|seed| build(&drafts(seed, 16), keep));
     let mut known = HashSet::new();
     let mut texts = Vec::new();
     for program in cases().into_iter().map(|(_, program)| program).chain(random) {
-        // What a device declines is no text.
+        // A program that the device declines has no text.
         let Ok(lowered) = lower(&program, target) else { continue };
         for launch in &lowered.launches {
             let kernel = &lowered.kernels[launch.kernel];

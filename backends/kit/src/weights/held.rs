@@ -1,12 +1,12 @@
-//! One weight: what a device keeps of constants, and how it is made again.
+//! One weight: the form in which a device keeps constants, and how that form is made again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use hetero_hal::{Buffer, DeviceId, ErrorKind, Result, Tensor, Weight};
 
-/// What a device keeps of a constant.
+/// The form in which a device keeps a constant.
 pub trait Resident: Send + Sync + 'static {
-    /// Bytes of the device's memory that it takes.
+    /// Returns how many bytes of the device's memory it takes.
     fn bytes(&self) -> usize;
 }
 
@@ -30,10 +30,10 @@ impl Resident for Buffer {
 
 type Make<T> = dyn Fn(&[Tensor]) -> Result<T> + Send + Sync;
 
-/// A weight of a device, of [`Weights::get`](crate::Weights::get).
+/// A weight of a device, which [`Weights::get`](crate::Weights::get) returns.
 ///
-/// It keeps the constants that it was made of, which the model's program shares, so that it can be
-/// made again after it was evicted.
+/// It keeps the constants that it was made of, so that it can be made again after it was evicted.
+/// The model's program shares these constants.
 pub struct Held<T: Resident> {
     device: DeviceId,
     name: Box<str>,
@@ -42,7 +42,7 @@ pub struct Held<T: Resident> {
     bytes: usize,
     make: Box<Make<T>>,
     value: Mutex<Option<Arc<T>>>,
-    /// Held by the one that makes the value again.
+    /// The lock of the caller that makes the value again.
     restoring: Mutex<()>,
 }
 
@@ -70,12 +70,12 @@ impl<T: Resident> Held<T> {
         })
     }
 
-    /// The value, which a run keeps while it uses it.
-    /// Made again where it was evicted.
-    /// Allocates nothing where it is resident.
+    /// Returns the value; a run keeps it while it uses it.
+    /// A value that was evicted is made again.
+    /// The call allocates nothing where the value is resident.
     ///
     /// # Errors
-    /// As [`Weight::restore`].
+    /// The same errors as [`Weight::restore`].
     pub fn value(&self) -> Result<Arc<T>> {
         if let Some(value) = &*self.lock() {
             return Ok(value.clone());
@@ -96,7 +96,7 @@ impl<T: Resident> Held<T> {
         Ok(made)
     }
 
-    /// The constants that it was made of.
+    /// Returns the constants that the weight was made of.
     #[must_use]
     pub fn sources(&self) -> &[Tensor] {
         &self.sources
@@ -126,7 +126,7 @@ impl<T: Resident> Weight for Held<T> {
 
     fn evict(&self) {
         let value = self.lock().take();
-        // Freed outside the lock: a driver may take its time.
+        // The value is freed outside the lock, because a driver may take long to free it.
         drop(value);
     }
 

@@ -1,23 +1,23 @@
-//! Names of constants, for people.
+//! Names of constants, for people to read.
 
 use std::collections::HashMap;
 
 use hetero_hal::{Program, Tensor};
 
-/// The names of a program's constants, by their bytes: for backends that lower a program to tensors
-/// without names.
+/// The names of a program's constants, found by their bytes: for backends that lower a program to
+/// tensors without names.
 pub struct ConstantNames<'a>(HashMap<(*const u8, usize), &'a str>);
 
 impl<'a> ConstantNames<'a> {
-    /// The names of all constants of a program.
+    /// Collects the names of all constants of a program.
     #[must_use]
     pub fn of(program: &'a Program) -> Self {
         let named = program.values().iter().filter_map(|value| Some((place(value.constant.as_ref()?), &*value.name)));
         ConstantNames(named.collect())
     }
 
-    /// The name of a constant; `table` for one that the program does not have, which a backend has
-    /// made itself.
+    /// Returns the name of a constant, or `table` for one that the program does not have, because
+    /// the backend has made it itself.
     #[must_use]
     pub fn find(&self, content: &Tensor) -> &'a str {
         self.0.get(&place(content)).copied().unwrap_or("table")

@@ -14,7 +14,7 @@ fn constant(phase: f32) -> Tensor {
     Tensor::from_vec(&[10_000], (0..10_000).map(|i| i as f32 + phase).collect()).unwrap()
 }
 
-/// The same numbers at another address.
+/// Returns the same numbers at another address.
 fn copy(tensor: &Tensor) -> Tensor {
     Tensor::from_vec(tensor.shape(), tensor.view::<f32>().unwrap().into_owned()).unwrap()
 }
@@ -23,7 +23,7 @@ fn negated(sources: &[Tensor]) -> Result<Vec<f32>> {
     Ok(sources[0].view::<f32>()?.iter().map(|x| -x).collect())
 }
 
-/// Counts its calls.
+/// Returns a maker that counts its calls.
 fn counted(calls: &Arc<AtomicUsize>) -> impl Fn(&[Tensor]) -> Result<Vec<f32>> + Send + Sync + 'static {
     let calls = calls.clone();
     move |sources| {
@@ -67,7 +67,7 @@ fn layout_shape_element_type_and_number_of_constants_tell_weights_apart() {
 #[test]
 fn an_equal_sample_of_other_bytes_is_no_hit() {
     let (weights, source) = (weights(), constant(0.0));
-    // Some bytes are in no sample: one of them is changed at a time until such a one is found.
+    // Some bytes are in no sample: one byte after the other is changed until such a one is found.
     let sample = sampled(std::slice::from_ref(&source));
     let other = (0..10_000).find_map(|at| {
         let mut numbers = source.view::<f32>().unwrap().into_owned();
@@ -129,7 +129,7 @@ fn one_weight_is_made_while_another_is_being_made() {
             weights.get("slow", &[constant(1.0)], "negated", make).unwrap()
         });
         begun.wait();
-        // The other one is held up until this one is there.
+        // The slow maker is held up until this weight is there.
         let quick = weights.get("quick", &[constant(2.0)], "negated", negated).unwrap();
         go.wait();
         assert!(!Arc::ptr_eq(&quick, &slow.join().unwrap()));
@@ -208,7 +208,7 @@ fn a_weight_comes_back_after_it_was_evicted() {
     held.evict();
     assert!(!held.is_resident());
     assert_eq!(held.bytes(), 40_000);
-    // Whoever began before keeps what it has.
+    // A run that began before the eviction keeps the value that it has.
     assert_eq!(before[7], -7.0);
     let alive = Arc::downgrade(&before);
     drop(before);

@@ -1,4 +1,4 @@
-//! What the tests of OpenCL devices share.
+//! Helpers that the tests of OpenCL devices share.
 
 #![allow(dead_code, reason = "each test file uses a part")]
 
@@ -11,7 +11,7 @@ use hetero_hal::{
 };
 use hetero_opencl::OpenClDriver;
 
-/// Every device that is there, opened anew with these options.
+/// Opens every device that is there anew with these options.
 /// Fails where drivers are required and there are none.
 pub(crate) fn opened(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
     let mut opened = Vec::new();
@@ -27,7 +27,8 @@ pub(crate) fn opened(options: &OpenOptions) -> Vec<Arc<dyn Device>> {
     opened
 }
 
-/// Compiles a kernel `add` whose one argument is a buffer of so many `f32`, one for each work item.
+/// Compiles a kernel `add` whose one argument is a buffer of `count` elements `f32`, one for each
+/// work item.
 pub(crate) fn compile(
     device: &dyn Device,
     code: &str,
@@ -48,7 +49,7 @@ pub(crate) fn compile(
     device.compile(source, &CompileOptions { cached, ..CompileOptions::default() })
 }
 
-/// A buffer of so many `f32`, all zero.
+/// Makes a buffer of `count` elements `f32`, all zero.
 pub(crate) fn zeros(device: &dyn Device, count: usize) -> Buffer {
     let buffer = device.allocate(BufferLayout::new(count * 4)).unwrap();
     buffer.write(0, &vec![0; count * 4]).unwrap();

@@ -1,6 +1,6 @@
 //! The device that the tests run on, and programs for it.
 
-// Each file of tests uses a part of it.
+// Each file of tests uses only a part of this module.
 #![allow(dead_code, clippy::unwrap_used, clippy::print_stdout)]
 
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use hetero_hal::{
 };
 use hetero_wgpu::WgpuDriver;
 
-/// The first adapter; `None`, with the reason printed, where there is none. With `HETERO_REQUIRE_DRIVERS=1` there has to be one.
+/// Opens the first adapter; where there is none, prints the reason and returns `None`.
+/// With `HETERO_REQUIRE_DRIVERS=1`, a missing adapter fails the test.
 pub(crate) fn device(extra: &[(&str, &str)]) -> Option<Arc<dyn Device>> {
     if let Err(why) = WgpuDriver.probe() {
         assert!(std::env::var_os("HETERO_REQUIRE_DRIVERS").is_none_or(|value| value != "1"), "{why}");
@@ -27,7 +28,8 @@ pub(crate) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(120)
 }
 
-/// A chain of operators with one or two inputs of one shape; a second input is the program's second.
+/// Makes a chain of operators with one or two inputs of one shape.
+/// An operator's second input is the program's second input.
 pub(crate) fn program(operators: &[&str], elements: usize) -> Program {
     let value =
         |name: String| Value { name: name.into(), ty: TensorType::exact(DType::F32, &[elements]), constant: None };

@@ -1,4 +1,5 @@
-//! What is measured of each family of operators: a handful of sizes, from those that cost little but their start to those of large models.
+//! The cases that are measured of each family of operators: a handful of sizes, from those that
+//! cost little but their start to those of large models.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +7,12 @@ use hetero::hal::{Attribute, Operator, Result};
 use hetero::{Family, Tensor};
 use hetero_conformance::Case;
 
-/// Version of the operator set that the cases are of.
+/// The version of the operator set that the cases are of.
 const OPSET: u32 = 17;
 
-/// The cases of all families: one of each, then another of each, so that a device for which time does not suffice is measured a little of
-/// everything.
+/// Returns the cases of all families.
+/// They come as one of each family, then another of each, so that a device for which time does not
+/// suffice is measured a little of everything.
 pub(crate) fn all() -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     convolutions(&mut cases)?;
@@ -31,7 +33,8 @@ pub(crate) fn all() -> Result<Vec<Case>> {
     Ok(ranked.into_iter().map(|(_, case)| case).collect())
 }
 
-/// Numbers between -1 and 1, of little variety: no kernel's time depends on which.
+/// Returns a tensor of numbers between -1 and 1, of little variety: no kernel's time depends on the
+/// values.
 fn tensor(shape: &[usize]) -> Result<Tensor> {
     let count: usize = shape.iter().product();
     Tensor::from_vec(shape, (0..count).map(|index| (index * 37 % 64) as f32 / 32.0 - 1.0).collect())
@@ -45,7 +48,8 @@ fn ints(values: &[i64]) -> Attribute {
     Attribute::Ints(values.to_vec())
 }
 
-/// A case of inputs of these shapes; those at the positions in `constants` are weights.
+/// Returns a case of inputs of these shapes; the inputs at the positions in `constants` are
+/// weights.
 fn case(detail: &str, operator: Operator, shapes: &[&[usize]], constants: &[usize]) -> Result<Case> {
     let inputs = shapes.iter().map(|shape| tensor(shape).map(Some)).collect::<Result<_>>()?;
     let name = format!("{} {detail}", operator.name);
@@ -53,7 +57,8 @@ fn case(detail: &str, operator: Operator, shapes: &[&[usize]], constants: &[usiz
 }
 
 fn convolutions(cases: &mut Vec<Case>) -> Result<()> {
-    // Channels in and out, side of the image, side of the window, stride, groups.
+    // The columns are channels in and out, side of the image, side of the window, stride, and
+    // groups.
     for [from, to, side, window, stride, groups] in [
         [16, 16, 14, 3, 1, 1],
         [3, 32, 112, 7, 2, 1],

@@ -1,4 +1,5 @@
-//! What the nodes of whole models take on each device, where devices do several of them in one go and values lie as they like.
+//! The times of the nodes of whole models on each device, where devices do several of them in one
+//! go and values lie wherever the session puts them.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,27 +19,27 @@ use crate::failure::{Failure, Result};
 use crate::profile::{Recorder, outer_bytes};
 use crate::tensors;
 
-/// Runs, of each kind, at least and at most.
+/// The number of runs of each kind, at least and at most.
 const RUNS: (usize, usize) = (3, 100);
 
-/// What a device does as one.
+/// A part of a model that a device does as one.
 struct Part {
     nodes: Vec<NodeId>,
-    /// Of one run, without what telling it took.
+    /// The seconds of the part in one run, without the time that tracing took.
     seconds: Spread,
 }
 
-/// A model on a device.
+/// A model that was measured on a device.
 pub(super) struct Measured {
     plan: Plan,
-    /// What the device says of each node.
+    /// The quality that the device claims for each node.
     qualities: Vec<Quality>,
     parts: Vec<Part>,
-    /// Seconds of a run as it is.
+    /// The seconds of an untraced run.
     whole: f64,
 }
 
-/// Runs a model on one device: as it is, and traced.
+/// Runs a model on one device, untraced and traced.
 pub(super) fn measure(
     path: &Path,
     device: &DeviceInfo,
@@ -73,7 +74,7 @@ pub(super) fn measure(
     if told <= 0.0 {
         return Err(Failure::failed(format!("{} does not tell what its kernels take", device.id)));
     }
-    // What lies between kernels is spread over all.
+    // The time between kernels is spread over all parts.
     let share = (whole - outside(profile, device, &plan)).max(whole / 20.0) / told;
     for part in &mut parts {
         part.seconds.median *= share;
@@ -86,8 +87,9 @@ pub(super) fn measure(
     Ok(Measured { plan, qualities, parts, whole })
 }
 
-/// Seconds of a run that are of no node: what a device takes to get the inputs from the host and to hand the outputs over; where that was not measured, to be
-/// given anything to do.
+/// Returns the seconds of a run that are of no node: a device takes them to get the inputs from the
+/// host and to hand the outputs over.
+/// Where that was not measured, they are the seconds of an empty submission.
 fn outside(profile: &Profile, device: &DeviceInfo, plan: &Plan) -> f64 {
     let (program, host) = (plan.program(), host_id());
     let bytes = |ids: &[ValueId]| -> u64 {
@@ -103,7 +105,8 @@ fn outside(profile: &Profile, device: &DeviceInfo, plan: &Plan) -> f64 {
 }
 
 impl Measured {
-    /// A line of the profile for each node. A part's time is that of its node with the most operations; the others come along with it.
+    /// Returns a line of the profile for each node.
+    /// A part's time is that of its node with the most operations; the others come along with it.
     pub(super) fn nodes(&self) -> Vec<NodeProfile> {
         let program = self.plan.program();
         let none = Spread { median: 0.0, deviation: 0.0, count: 1 };
@@ -133,11 +136,11 @@ impl Measured {
         nodes
     }
 
-    /// How far a profile's predictions are from what was measured.
+    /// Returns how far a profile's predictions are from the measurements.
     pub(super) fn check(&self, model: &Path, device: &DeviceInfo, profile: &Profile) -> Check {
         let program = self.plan.program();
         let signatures: HashSet<String> = hetero::signatures(program).into_iter().collect();
-        // Of this device alone: the others are nothing to fit.
+        // The profile of this device alone is kept: the others would add nothing to the fit.
         let mut known = profile.clone();
         known.devices.retain(|own| own.id == device.id);
         let mut without = known.clone();
@@ -161,7 +164,7 @@ impl Measured {
     }
 }
 
-/// What a model's file is called; models that are all called model.onnx go by their folder.
+/// Returns the name of a model's file; models that are all called model.onnx go by their folder.
 pub(super) fn name(path: &Path) -> String {
     let name = |path: Option<&std::ffi::OsStr>| path.map(|name| name.to_string_lossy().into_owned());
     let stem = name(path.file_stem()).filter(|stem| stem != "model");
@@ -174,11 +177,12 @@ fn shapes(program: &Program, node: &Node) -> String {
     inputs.join(" ")
 }
 
-/// Errors of a model's predictions.
+/// The errors of a model's predictions.
 struct Errors {
-    /// Of what the device does as one, as shares of the measured time, ascending.
+    /// The errors of the parts that the device does as one, as shares of the measured time,
+    /// ascending.
     errors: Vec<f64>,
-    /// Of the whole run; positive where too long was predicted.
+    /// The error of the whole run; it is positive where the prediction was too long.
     whole: f64,
 }
 
@@ -193,12 +197,13 @@ impl Errors {
     }
 }
 
-/// Predictions beside measurements.
+/// The predictions of a model beside its measurements.
 pub(super) struct Check {
     model: String,
     device: String,
     whole: f64,
-    /// With all that the profile knows, and without what it knows of nodes of this very kind.
+    /// The errors with all that the profile knows, and below the errors without its measurements of
+    /// nodes of the same signatures.
     known: Errors,
     held_out: Errors,
 }
@@ -234,7 +239,7 @@ impl Check {
         )
     }
 
-    /// The median over the operators of several models on each device.
+    /// Returns the median over the operators of several models on each device.
     pub(super) fn medians(checks: &[Check]) -> Vec<(String, f64, f64)> {
         let mut devices: Vec<&str> = checks.iter().map(|check| check.device.as_str()).collect();
         devices.sort_unstable();

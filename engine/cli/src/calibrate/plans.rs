@@ -1,4 +1,5 @@
-//! What whole plans take beside what a profile says they do: the plan that the engine makes of all devices, each device alone, and plans that are cut anywhere.
+//! The times of whole plans beside what a profile predicts: the plan that the engine makes of all
+//! devices, each device alone, and plans that are cut at random.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,19 +16,21 @@ use crate::devices;
 use crate::failure::Result;
 use crate::tensors::{self, SplitMix};
 
-/// Runs of a plan, at least and at most.
+/// The number of runs of a plan, at least and at most.
 const RUNS: (usize, usize) = (3, 300);
-/// Sessions in which a plan is compared with the best device alone: where their memory happens to lie makes some percent.
+/// The number of sessions in which a plan is compared with the best device alone: the place where
+/// their memory happens to lie makes a difference of some percent.
 const SESSIONS: usize = 6;
-/// Pieces that a model is cut into for a plan that nobody would make, at least and at most.
+/// The number of pieces that a model is cut into for a plan that nobody would make, at least and at
+/// most.
 const PIECES: (u64, u64) = (2, 6);
 
-/// A plan with what runs it.
+/// A plan with the session that runs it.
 struct Contender {
     plan: Plan,
     session: Arc<Session>,
     inputs: Vec<Tensor>,
-    /// Seconds of each run.
+    /// The time of each run.
     times: Vec<Duration>,
 }
 
@@ -72,30 +75,31 @@ struct Row {
 }
 
 impl Row {
-    /// Positive where too long was predicted.
+    /// Returns the error as a share; it is positive where the prediction was too long.
     fn error(&self) -> f64 {
         self.predicted / self.measured - 1.0
     }
 }
 
-/// A model's plans.
+/// The plans of a model.
 pub(super) struct Plans {
     model: String,
     rows: Vec<Row>,
-    /// The device that is fastest alone, and the median of the ratios of its runs to the runs of the engine's plan beside them.
+    /// The device that is fastest alone, and the median of the ratios of its runs to the runs of
+    /// the engine's plan beside them.
     best: Option<(String, f64)>,
 }
 
-/// What is compared.
+/// The comparison of a profile's predictions with whole plans.
 pub(super) struct Comparison<'a> {
-    /// Two at least.
+    /// The devices, of which there are at least two.
     pub(super) devices: Vec<&'a DeviceInfo>,
     pub(super) options: &'a DeviceOptions,
     pub(super) profile: &'a Profile,
-    /// Plans that are cut anywhere.
+    /// The number of plans that are cut at random.
     pub(super) cuts: u32,
     pub(super) seed: u64,
-    /// For each plan.
+    /// The time for each plan.
     pub(super) seconds: Duration,
 }
 
@@ -145,7 +149,7 @@ impl Comparison<'_> {
         Ok(Plans { model: super::models::name(path), rows, best: best.cloned().zip(ratio) })
     }
 
-    /// Each device that takes all of a model, and the fastest of them.
+    /// Runs each device alone that takes all of a model, and tells which of them is the fastest.
     fn alone<'a>(&self, ids: &'a [String], model: &Model) -> Result<(Vec<Row>, Option<&'a String>)> {
         let mut rows = Vec::new();
         let mut best: Option<(f64, &String)> = None;
@@ -162,12 +166,13 @@ impl Comparison<'_> {
         Ok((rows, best.map(|(_, id)| id)))
     }
 
-    /// The plan of all devices by turns with one of them alone, in several sessions: the plan with all its times, and the median of the ratios.
+    /// Runs the plan of all devices by turns with one of them alone, in several sessions.
+    /// Returns the plan with all its times, and the median of the ratios.
     fn beside(&self, all: &HeteroEngine, id: &String, model: &Model) -> Result<(Contender, Option<f64>)> {
         let one = std::slice::from_ref(id);
         let (mut ratios, mut times, mut last) = (Vec::new(), Vec::new(), None);
         for session in 0..SESSIONS {
-            // Made first or second, by turns.
+            // The plan is made first or second, by turns.
             let early = (session % 2 > 0).then(|| Contender::new(all, model)).transpose()?;
             let mut alone = Contender::new(&self.engine(one, None)?, model)?;
             let mut planned = early.map_or_else(|| Contender::new(all, model), Ok)?;
@@ -182,7 +187,7 @@ impl Comparison<'_> {
         Ok((planned, super::median(&mut ratios)))
     }
 
-    /// Runs plans by turns, so that what the machine does meanwhile hits all of them.
+    /// Runs plans by turns, so that other load of the machine hits all of them.
     fn repeat(&self, contenders: &mut [&mut Contender]) -> Result<()> {
         let began = Instant::now();
         let budget = self.seconds * u32::try_from(contenders.len()).unwrap_or(1);
@@ -190,7 +195,7 @@ impl Comparison<'_> {
             if round >= RUNS.0 && began.elapsed() >= budget {
                 break;
             }
-            // None is always behind the same.
+            // No contender always runs behind the same one.
             let first = round % contenders.len().max(1);
             let (late, early) = contenders.split_at_mut(first);
             for contender in early.iter_mut().chain(late) {
@@ -201,7 +206,9 @@ impl Comparison<'_> {
     }
 }
 
-/// Pins all nodes, in pieces of the order of a plan: neighbours on different devices, and as many devices as there are pieces for.
+/// Pins all nodes in pieces, in the order of a plan.
+/// Neighbouring pieces are on different devices, and as many devices are used as there are pieces
+/// for.
 fn cut(plan: &Plan, devices: &[String], random: &mut SplitMix) -> Result<Placement> {
     let names: Vec<&str> = plan
         .partitioning()
@@ -221,7 +228,8 @@ fn cut(plan: &Plan, devices: &[String], random: &mut SplitMix) -> Result<Placeme
         begin = end;
         device = (device + 1 + below(devices.len() as u64 - 1) as usize) % devices.len();
     }
-    // A pattern is matched with operators too, so a node that is named like one comes behind those that it would take along.
+    // A pattern is matched with operators too, so a node that is named like an operator comes
+    // behind the nodes that it would take along.
     let operators: HashSet<&str> = plan.program().nodes().iter().map(|node| &*node.operator.name).collect();
     pins.sort_by_key(|(name, _)| operators.contains(name));
     let pin = |placement: Placement, (name, device): (&str, &String)| {
@@ -268,7 +276,8 @@ impl Plans {
         json!({ "model": self.model, "plans": self.rows.iter().map(row).collect::<Vec<_>>(), "best_alone": best })
     }
 
-    /// Of all split plans, the median of the absolute errors, and the largest.
+    /// Returns the number of split plans, the median of their absolute errors, and the largest of
+    /// these.
     pub(super) fn summary(all: &[Plans]) -> Option<(usize, f64, f64)> {
         let rows = all.iter().flat_map(|plans| &plans.rows).filter(|row| row.devices.len() > 1);
         let mut errors: Vec<f64> = rows.map(|row| row.error().abs()).collect();

@@ -1,4 +1,4 @@
-//! `hetero run --stream N`: the same inputs one by one, then as a pipeline.
+//! `hetero run --stream N`: runs the same inputs one by one, then as a pipeline.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,10 +12,11 @@ use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
 use crate::tensors;
 
-/// Different inputs that a stream goes round in, where they are made up.
+/// The number of different inputs that a stream goes round in, where they are made up.
 const VARIETY: usize = 8;
 
-/// A way to run all inputs: how long it took, and how long each device of the session worked meanwhile, where it tells.
+/// One way to run all inputs: how long it took, and how long each device of the session worked
+/// meanwhile, where the device tells.
 struct Pass {
     took: Duration,
     busy: Vec<(String, Option<Duration>)>,
@@ -23,7 +24,7 @@ struct Pass {
 }
 
 impl Pass {
-    /// Times `run` on a session, from the beginning where a device is lost in it.
+    /// Times `run` on a session; where a device is lost in it, times it again from the beginning.
     fn time(
         prepared: &mut Prepared,
         mut run: impl FnMut(&Arc<Session>) -> hetero::Result<Option<Outputs>>,
@@ -46,14 +47,14 @@ impl Pass {
         count as f64 / self.took.as_secs_f64().max(1e-9)
     }
 
-    /// Share of the time that each device worked.
+    /// Returns the share of the time that each device worked.
     fn shares(&self) -> impl Iterator<Item = (&str, Option<f64>)> {
         let whole = self.took.as_secs_f64().max(1e-9);
         self.busy.iter().map(move |(id, busy)| (id.as_str(), busy.map(|busy| busy.as_secs_f64() / whole)))
     }
 }
 
-/// The inputs of each run: those given, and made-up ones that differ from run to run.
+/// Returns the inputs of each run: the given ones, and made-up ones that differ from run to run.
 fn inputs(options: &RunOptions, prepared: &Prepared) -> Result<Vec<Vec<Tensor>>> {
     let first = prepared.ordered()?;
     let mut all = vec![first.clone()];
@@ -91,7 +92,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
         (0..count).try_for_each(|number| session.run_into(input(number), &mut outputs))?;
         Ok(None)
     };
-    // Memory of all runs that will be under way is made before time is taken.
+    // The memory of all runs that will be under way is made before time is taken.
     spinner.say("warming up");
     let warmup = (options.warmup as usize).max(prepared.session.stream(depth).depth() + 1);
     prepared.with_session(|session| streamed(session, warmup))?;
@@ -139,7 +140,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
     Ok(())
 }
 
-/// How busy each device was, in words.
+/// Returns how busy each device was, in words.
 fn busy(pass: &Pass) -> String {
     let share = |(id, share): (&str, Option<f64>)| match share {
         Some(share) => format!("{id} worked {:.0} % of the time", share * 100.0),

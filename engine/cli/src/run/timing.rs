@@ -1,4 +1,4 @@
-//! `hetero plan --timing`: what planning takes, step by step.
+//! `hetero plan --timing`: measures what planning takes, step by step.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,8 @@ use super::milliseconds;
 use crate::failure::Result;
 use crate::progress::Spinner;
 
-/// Plans that are made; the first asks devices for their claims, the others remember them.
+/// The number of plans that are made; the first asks devices for their claims, the others remember
+/// them.
 const PLANS: usize = 9;
 
 /// Plans a model several times and compiles the last plan.

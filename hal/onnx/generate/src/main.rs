@@ -17,7 +17,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = std::env::temp_dir().join(format!("hetero-onnx-generate-{}", std::process::id()));
     std::fs::create_dir_all(&out)?;
     prost_build::Config::new()
-        // `Bytes` are slices of the mapped file; `Vec<u8>` would copy every weight.
+        // `Bytes` are slices of the mapped file, where `Vec<u8>` would copy every weight.
         .bytes(["."])
         // The schema's comments are the standard's text, and long.
         .disable_comments(["."])

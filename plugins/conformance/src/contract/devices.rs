@@ -1,5 +1,5 @@
-//! Rules about devices: telemetry, refusals, compilations that end early, and edges between two of
-//! them.
+//! Rules about devices: telemetry, refusals, compilations that end early, and edges between two
+//! devices.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -40,7 +40,7 @@ pub(super) fn work(bench: &Bench<'_>) -> Checked {
     }
     ensure(soon(|| told() > Some(before)), || format!("ten runs leave it busy for {before:?}"))?;
     let spent = told().unwrap_or_default().saturating_sub(before);
-    // Work of several queues may overlap, but this was one after the other.
+    // Work of several queues may overlap, but this work was done one piece after the other.
     ensure(spent <= began.elapsed(), || format!("{spent:?} of work within {:?}", began.elapsed()))
 }
 
@@ -106,7 +106,7 @@ pub(super) fn native_waits(bench: &Bench<'_>) -> Checked {
     for round in 1..=ROUNDS {
         let before = if round == 1 { gate.at(1) } else { end.at(2 * round - 2) };
         theirs.submit(&[before], Work::execute(first.execution.clone()), &[line.at(round)])?;
-        // What the peer has written becomes what this device reads.
+        // The peer's output becomes this device's input.
         let (from, to) = (first.buffers[2].clone(), second.buffers[0].clone());
         let move_over = if reads { Work::copy(from, to) } else { Work::fill(second.buffers[2].clone(), [0u8]) };
         ours.submit(&[line.at(round)], move_over, &[end.at(2 * round - 1)])?;
@@ -121,7 +121,7 @@ pub(super) fn native_waits(bench: &Bench<'_>) -> Checked {
     wait(&end.at(2 * ROUNDS))?;
     ensure(line.value() == ROUNDS, || format!("the peer's timeline stands at {}", line.value()))?;
     made.compare(&first.outputs()?)?;
-    // What is rectified twice is as if it were once.
+    // Rectifying twice gives the same as rectifying once.
     ensure(second.buffers[2].len() == 4 * COUNT, || "the output has another length".to_owned())?;
     made.compare(&second.outputs()?)
 }

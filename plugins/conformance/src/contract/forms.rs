@@ -1,4 +1,4 @@
-//! Rules about serial forms: they compile to the same, and what does not fit is ignored.
+//! Rules about serial forms: they compile to the same, and forms that do not fit are ignored.
 
 use bytes::Bytes;
 use hetero_hal::{CompileOptions, Device, ErrorKind, Source};
@@ -7,13 +7,14 @@ use super::tools::{Made, ensure};
 use super::{Bench, Checked, Fault};
 use crate::run_executable;
 
-/// A program that the device takes: one with a large constant, where it can.
+/// Makes a program that the device takes, if possible one with a large constant.
 fn made(device: &dyn Device, seed: u64) -> Result<Made, Fault> {
     let product = Made::product(seed)?;
     Ok(if product.claimed(device) { product } else { Made::rectifiers(seed)? })
 }
 
-/// The serial form of what a device makes of a program. Nothing of the executable lives on.
+/// Returns the serial form of what a device compiles of a program.
+/// The executable itself is dropped.
 fn form(device: &dyn Device, made: &Made) -> Result<Vec<u8>, Fault> {
     made.compile(device)?.serialize().map_err(|error| match error.kind() {
         ErrorKind::Unsupported => Fault::Unsupported(error.message().to_owned()),
@@ -21,7 +22,7 @@ fn form(device: &dyn Device, made: &Made) -> Result<Vec<u8>, Fault> {
     })
 }
 
-/// Is what the device compiles with these bytes right?
+/// Checks that the result is right where the device compiles with these bytes.
 fn right_with(device: &dyn Device, made: &Made, form: Vec<u8>) -> Checked {
     let options = CompileOptions { cached: Some(Bytes::from(form)), ..CompileOptions::default() };
     let executable = device.compile(Source::Program(&made.program), &options)?;
@@ -36,7 +37,7 @@ pub(super) fn round_trip(bench: &Bench<'_>) -> Checked {
     let options = CompileOptions { cached: Some(form.clone().into()), ..CompileOptions::default() };
     let executable = device.compile(Source::Program(&made.program), &options)?;
     made.compare(&run_executable(device, &executable, &made.program, &made.inputs)?)?;
-    // What was compiled with a form has one itself, which serves as well.
+    // An executable that was compiled with a form has a form itself, which serves as well.
     let again = executable.serialize()?;
     drop(executable);
     right_with(device, &made, again)
@@ -78,7 +79,7 @@ pub(super) fn damaged(bench: &Bench<'_>) -> Checked {
 pub(super) fn of_another_program(bench: &Bench<'_>) -> Checked {
     let device = bench.device;
     let (own, other) = (made(device, 3)?, made(device, 4)?);
-    // One that differs in its constants alone, and one that has nothing in common.
+    // One other form differs in its constants alone, and one has nothing in common.
     right_with(device, &own, form(device, &other)?)?;
     match form(device, &Made::rectifiers(5)?) {
         Ok(form) => right_with(device, &own, form),

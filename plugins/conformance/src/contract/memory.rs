@@ -8,11 +8,12 @@ use hetero_hal::{
 use super::tools::{COUNT, Made, content, ensure, failure, queue, run};
 use super::{Bench, Checked, Fault};
 
-/// Bytes of imported memory: whole pages, wherever these are.
+/// The bytes of imported memory, which are whole pages on any system.
 const BYTES: usize = 4 * COUNT;
 const PAGE: usize = 4096;
 
-/// Nothing to check where the device imports no host memory.
+/// Returns `Unsupported` where the device imports no host memory, so that there is nothing to
+/// check.
 fn imports(bench: &Bench<'_>) -> Checked {
     if bench.device.capabilities().imports.contains(&HandleKind::Host) {
         return Ok(());
@@ -24,7 +25,7 @@ fn import(bench: &Bench<'_>, host: &HostMemory, semantics: HostSemantics) -> Res
     bench.device.import(ExternalMemory::Host(host.clone()), semantics)
 }
 
-/// Constant bytes at a page's beginning.
+/// Returns constant bytes at a page's beginning.
 fn constant(content: &[u8]) -> HostMemory {
     let mut storage = vec![0; content.len() + PAGE];
     let lead = (storage.as_ptr() as usize).next_multiple_of(PAGE) - storage.as_ptr() as usize;
@@ -42,7 +43,7 @@ pub(super) fn immutable(bench: &Bench<'_>) -> Checked {
     run(device, Work::execute(prepared.execution.clone()))?;
     made.compare(&prepared.outputs()?)?;
     ensure(content(&imported)? == made.inputs[0].bytes()[..], || "the imported bytes are others".to_owned())?;
-    // Neither the host nor work writes it.
+    // Neither the host nor work may write the memory.
     failure(imported.write(0, &[1]), "a write of constant memory")?;
     let position = prepared.execution.executable.bindings().iter().position(|info| info.direction == Direction::Output);
     prepared.execution.bindings.set(position.unwrap_or_default(), imported.clone())?;
@@ -89,7 +90,7 @@ pub(super) fn shared(bench: &Bench<'_>) -> Checked {
 
 pub(super) fn copied(bench: &Bench<'_>) -> Checked {
     imports(bench)?;
-    // At no page's beginning, and of no whole number of words.
+    // The range begins at no page's beginning, and has no whole number of words.
     let whole = constant(&[5; 1024]);
     let copy = import(bench, &whole.slice(3..1000)?, HostSemantics::Copy)?;
     ensure(content(&copy)? == [5; 997], || "a copy has other bytes".to_owned())?;
@@ -105,7 +106,7 @@ pub(super) fn replaced(bench: &Bench<'_>) -> Checked {
     imports(bench)?;
     let (device, made) = (bench.device, Made::rectifiers(3)?);
     let prepared = made.prepare(device)?;
-    // What stands in the place first: nothing, memory of the device's own, and imports of other
+    // The place first holds nothing, then memory of the device's own, then imports of other
     // lengths.
     let mut buffer = Buffer::nothing();
     for round in 0..4 {
@@ -142,7 +143,7 @@ pub(super) fn held(bench: &Bench<'_>) -> Checked {
 pub(super) fn aligned(bench: &Bench<'_>) -> Checked {
     let (device, alignment) = (bench.device, bench.device.capabilities().alignment);
     ensure(alignment.is_power_of_two(), || format!("an alignment of {alignment}"))?;
-    // A binding may begin at any multiple of it.
+    // A binding may begin at any multiple of the alignment.
     let made = Made::rectifiers(4)?;
     let prepared = made.prepare(device)?;
     let places: Vec<usize> = (0..4).map(|number| number * BYTES.next_multiple_of(alignment) + alignment).collect();
@@ -169,7 +170,8 @@ pub(super) fn every_kind(bench: &Bench<'_>) -> Checked {
         let HandleKind::Host = kind else {
             return Err(Fault::Unsupported(format!("the suite has no memory of the kind {kind:?}")));
         };
-        // Parts at the least alignment that it asks for, which 0 leaves to that of bindings.
+        // Parts begin at the least alignment that the device asks for; 0 stands for the alignment
+        // of bindings.
         let step = match capabilities.import_alignment {
             0 => capabilities.alignment,
             step => step,

@@ -11,7 +11,7 @@ use super::tools::{COUNT, Made, Memory, buffer, content, ensure, failure, queue,
 use super::{Bench, Checked};
 use crate::{DEADLINE, Prepared};
 
-/// Most that a device's clock, compared with the host's once, may be off.
+/// The largest error of a device's clock that was compared with the host's once.
 const CLOCKS: Duration = Duration::from_millis(5);
 
 fn outputs(prepared: &Prepared) -> Vec<(usize, &Buffer)> {
@@ -25,7 +25,7 @@ pub(super) fn one_buffer_is_replaced(bench: &Bench<'_>) -> Checked {
     let prepared = made.prepare(device)?;
     run(device, Work::execute(prepared.execution.clone()))?;
     made.compare(&prepared.outputs()?)?;
-    // Another first input and first output; the second ones stay.
+    // The first input and the first output change, and the second ones stay.
     let first = outputs(&prepared)[0].0;
     let (input, output) = (buffer(device, other.inputs[0].bytes())?, buffer(device, &[0xff; 4 * COUNT])?);
     let table = &prepared.execution.bindings;
@@ -53,8 +53,8 @@ pub(super) fn positions_are_checked(bench: &Bench<'_>) -> Checked {
     made.compare(&prepared.outputs()?)
 }
 
-/// Is the work refused with `InvalidArgument`, its signals left as they are, and the queue fit for
-/// more?
+/// Checks that the work is refused with `InvalidArgument`, that its signals are left as they are,
+/// and that the queue takes more work.
 fn refused(bench: &Bench<'_>, made: &Made, execution: Execution, what: &str) -> Checked {
     let (device, queue) = (bench.device, queue(bench.device)?);
     let line = device.timeline(0)?;
@@ -93,7 +93,7 @@ pub(super) fn points_order_work(bench: &Bench<'_>) -> Checked {
     let (queue, other) = (queue(device)?, queue(device)?);
     let (gate, line) = (Timeline::new(0), device.timeline(0)?);
     let buffer = buffer(device, &[0; 64])?;
-    // The last is submitted first, and on two queues in turn.
+    // The last piece of work is submitted first, on two queues in turn.
     for round in (1..=ROUNDS).rev() {
         let before = if round == 1 { gate.at(1) } else { line.at(round - 1) };
         let queue = if round % 2 == 0 { &queue } else { &other };
@@ -105,8 +105,9 @@ pub(super) fn points_order_work(bench: &Bench<'_>) -> Checked {
     ensure(content(&buffer)? == [ROUNDS as u8; 64], || "the last fill was not the last".to_owned())
 }
 
-/// Work that a driver cannot do itself, such as a pattern of odd length, or that is nothing at all,
-/// is the host's: it waits all the same.
+/// Checks that work for the host is not overtaken.
+/// The host does work that a driver cannot do itself, such as a pattern of odd length, and work on
+/// empty ranges; it waits all the same.
 pub(super) fn nothing_is_overtaken(bench: &Bench<'_>) -> Checked {
     const BYTES: usize = 12 << 20;
     const ODD: usize = 4095;
@@ -134,7 +135,7 @@ pub(super) fn failures_travel(bench: &Bench<'_>) -> Checked {
     let lost = || Error::new(ErrorKind::DeviceLost, "lost on purpose");
     let gate = Timeline::new(0);
     let late = [device.timeline(0)?, device.timeline(0)?, device.timeline(0)?];
-    // Before the failure, behind work that fails, and after the failure.
+    // These are submitted before the failure, behind work that fails, and after the failure.
     queue.submit(&[gate.at(1)], Work::fill(buffer.clone(), [1u8]), &[late[0].at(1)])?;
     queue.submit(&[late[0].at(1)], Work::fill(buffer.clone(), [2u8]), &[late[1].at(1)])?;
     gate.fail(lost());
@@ -174,7 +175,7 @@ pub(super) fn native_points_are_the_hosts(bench: &Bench<'_>) -> Checked {
     let prepared = made.prepare(device)?;
     let (told, heard) = std::sync::mpsc::channel();
     line.on_reach(5 + STEPS, Box::new(move |outcome| drop(told.send(outcome))));
-    // Across two queues, each step behind the one before.
+    // The steps go across two queues, each behind the one before.
     for step in 0..STEPS {
         let (before, after) = (line.at(5 + step), line.at(6 + step));
         let work = Work::execute(prepared.execution.clone());
@@ -192,7 +193,7 @@ pub(super) fn kernels_are_traced(bench: &Bench<'_>) -> Checked {
     let (prepared, sink) = (made.prepare(device)?, Arc::new(Memory::default()));
     let queue = queue(device)?;
     let line = device.timeline(0)?;
-    // A clock that is compared when it is first used has been.
+    // A clock that is compared when it is first used has been compared after this.
     queue.submit(&[], Work::execute(prepared.execution.clone()).traced(Some(sink)), &[line.at(1)])?;
     wait(&line.at(1))?;
     let sink = Arc::new(Memory::default());

@@ -1,4 +1,5 @@
-//! What the rules are checked with: small programs, runs of them, and a trace that remembers.
+//! The tools with which rules are checked: small programs, runs of them, and a trace that
+//! remembers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
@@ -12,13 +13,13 @@ use hetero_reference::Standard;
 use super::{Checked, Fault};
 use crate::{DEADLINE, Network, Prepared, difference, threshold};
 
-/// Most bytes of a tensor that the oracle makes.
+/// The largest number of bytes of a tensor that the oracle makes.
 const MOST: usize = 1 << 26;
 
-/// Elements of the inputs of small programs.
+/// The number of elements of the inputs of small programs.
 pub(super) const COUNT: usize = 4096;
 
-/// A program, tensors for its inputs, and what the oracle makes of them.
+/// A program, tensors for its inputs, and the oracle's outputs.
 pub(super) struct Made {
     pub(super) program: Program,
     pub(super) inputs: Vec<Tensor>,
@@ -32,7 +33,7 @@ impl Made {
         Ok(Made { program, inputs, expected })
     }
 
-    /// Two inputs, each rectified: what the simplest device can do.
+    /// Makes a program of two inputs, each rectified, which the simplest device can do.
     pub(super) fn rectifiers(seed: u64) -> Result<Made> {
         let mut network = Network::new("rectifiers", seed);
         for _ in 0..2 {
@@ -42,7 +43,7 @@ impl Made {
         Made::of(network)
     }
 
-    /// A product with a constant, which its seed decides.
+    /// Makes a product with a constant, which the seed decides.
     pub(super) fn product(seed: u64) -> Result<Made> {
         let mut network = Network::new("product", seed);
         let weight = network.constant(&[160, 128], 0.2)?;
@@ -59,7 +60,7 @@ impl Made {
         Prepared::new(device, &self.compile(device)?, &self.program, &self.inputs)
     }
 
-    /// Does the device take all of it?
+    /// Tells whether the device takes the whole program.
     pub(super) fn claimed(&self, device: &dyn Device) -> bool {
         let nodes: usize = device.claims(&self.program).iter().map(|claim| claim.nodes.len()).sum();
         nodes == self.program.nodes().len()
@@ -95,7 +96,7 @@ pub(super) fn run(device: &dyn Device, work: Work) -> Result<()> {
     wait(&done)
 }
 
-/// A buffer of these bytes.
+/// Makes a buffer of these bytes.
 pub(super) fn buffer(device: &dyn Device, content: &[u8]) -> Result<Buffer> {
     let buffer = device.allocate(BufferLayout::new(content.len()))?;
     buffer.write(0, content)?;
@@ -108,17 +109,17 @@ pub(super) fn content(buffer: &Buffer) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Fails where something is not as it should be.
+/// Fails with `why` where a condition does not hold.
 pub(super) fn ensure(holds: bool, why: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(Fault::Broken(why())) }
 }
 
-/// The error of something that should have failed.
+/// Returns the error of something that should have failed.
 pub(super) fn failure<T>(outcome: Result<T>, what: &str) -> std::result::Result<Error, Fault> {
     outcome.err().ok_or_else(|| Fault::Broken(format!("{what} is no error")))
 }
 
-/// What a trace was told.
+/// An event that a trace was told.
 #[derive(Clone, Debug)]
 pub(super) struct Told {
     pub(super) kind: TraceKind,
@@ -141,10 +142,10 @@ impl TraceSink for Memory {
 }
 
 impl Memory {
-    /// Everything so far.
+    /// Returns all events so far.
     ///
     /// # Errors
-    /// `Unsupported` where that is nothing: a device may leave traces alone.
+    /// `Unsupported` where there is none, because a device need not write traces.
     pub(super) fn told(&self) -> std::result::Result<Vec<Told>, Fault> {
         let told = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if told.is_empty() {

@@ -1,8 +1,10 @@
 //! Convolution into a blocked layout, directly: no im2col, and padding read from the halo.
 //!
-//! A tile is a few pixels of a row by two or four blocks of filters. For each tap of the window and each block of input channels the
-//! microkernel walks the block's lanes: they lie together, as do the filters' weights for them. Inputs of few channels (photographs) are
-//! rewritten with their channels last instead, so that a whole row of the window is one run.
+//! A tile is a few pixels of a row by two or four blocks of filters.
+//! For each tap of the window and each block of input channels the microkernel walks the block's
+//! lanes: they lie together, as do the filters' weights for them.
+//! Inputs of few channels (photographs) are rewritten with their channels last instead, so that a
+//! whole row of the window is one run.
 
 use hetero_hal::Result;
 
@@ -14,33 +16,34 @@ use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Multiply-adds that pay for handing a task to a thread: some ten microseconds.
+/// The multiply-adds that make handing a task to a thread worthwhile: some ten microseconds.
 const TASK: usize = 1 << 19;
 
-/// Bytes of weights that stay in a core's cache while rows of the image pass.
+/// The bytes of weights that stay in a core's cache while rows of the image pass.
 const RESIDENT: usize = 1 << 19;
 
-/// What the kernel reads its input from.
+/// The form in which the kernel reads its input.
 enum Source {
-    /// The blocked input, with a halo as wide as the padding at least.
+    /// The blocked input, with a halo at least as wide as the padding.
     Blocked(Image),
-    /// A plain input, rewritten with channels last into the workspace: sizes with the padding.
+    /// A plain input that is rewritten with channels last into the workspace; the sizes include the
+    /// padding.
     ChannelsLast { height: usize, width: usize },
 }
 
-/// Where rows go: the output, or a ring of rows.
+/// The memory that rows are written to: the output, or a ring of rows.
 pub(super) struct Target {
     pub(super) memory: Shared,
-    /// Elements before the block `first`.
+    /// The elements before the block `first`.
     pub(super) start: usize,
     pub(super) first: usize,
-    /// Elements from one block to the next.
+    /// The elements from one block to the next.
     pub(super) plane: usize,
-    /// Row `y` is written to row `y % ring`.
+    /// The number of rows of the ring; row `y` is written to row `y % ring`.
     pub(super) ring: usize,
 }
 
-/// What rows are computed from.
+/// The memory that rows are computed from.
 #[derive(Clone, Copy)]
 pub(super) struct Read {
     pub(super) source: Shared,
@@ -53,28 +56,29 @@ pub(in crate::kernels) struct Blocked {
     geometry: Geometry,
     source: Source,
     output: Image,
-    /// Blocks of filters of a group.
+    /// The blocks of filters of a group.
     blocks: usize,
-    /// Where each run of the input begins, from a window's first pixel.
+    /// The offset of each run of the input from a window's first pixel.
     taps: Vec<usize>,
     run: usize,
-    /// Elements of the source from one output row, pixel, group and batch item to the next.
+    /// The elements of the source from one output row, pixel, group and batch item to the next.
     steps: [usize; 4],
-    /// Elements of the source before the first window.
+    /// The elements of the source before the first window.
     origin: usize,
-    /// Panels of one filter block each: run after run, a vector of filters for each element.
+    /// The panels of one filter block each: run after run, with a vector of filters for each
+    /// element.
     weights: Packed,
     bias: Vec<f32>,
     clamp: (f32, f32),
     activation: Option<Activation>,
-    /// Is the second input added?
+    /// Whether the second input is added.
     addend: bool,
-    /// Are all rows one?
+    /// Whether all rows are treated as one.
     flat: bool,
 }
 
 impl Blocked {
-    /// `input` is the blocked input's halo, where it is blocked.
+    /// Makes the kernel; `input` is the blocked input's halo, or `None` for a plain input.
     pub(in crate::kernels) fn new(
         isa: Isa,
         geometry: Geometry,
@@ -100,7 +104,7 @@ impl Blocked {
                 (Source::Blocked(image), taps, lanes, steps, origin)
             }
             None => {
-                // As far as the last window reaches.
+                // The rewritten input extends as far as the last window reaches.
                 let reach = |axis: usize| {
                     let last = g.output[axis].saturating_sub(1) * g.strides[axis];
                     last + (g.kernel[axis] - 1) * g.dilations[axis] + 1
@@ -151,7 +155,7 @@ impl Blocked {
         })
     }
 
-    /// Without a halo, and never with all rows as one.
+    /// Makes a kernel whose output has no halo and whose rows are never treated as one.
     pub(super) fn by_rows(
         isa: Isa,
         geometry: Geometry,
@@ -162,7 +166,8 @@ impl Blocked {
         Ok(Blocked { flat: false, ..Blocked::new(isa, geometry, input, Halo::NONE, weights, finish)? })
     }
 
-    /// The packed weights. Whoever calls [`Blocked::some_rows`] holds their value.
+    /// Returns the packed weights.
+    /// The caller of [`Blocked::some_rows`] holds their value.
     pub(super) fn packed(&self) -> &Packed {
         &self.weights
     }
@@ -171,17 +176,17 @@ impl Blocked {
         &self.output
     }
 
-    /// Groups of all batch items.
+    /// Returns the number of groups of all batch items.
     pub(super) fn groups(&self) -> usize {
         self.geometry.batch * self.geometry.groups
     }
 
-    /// Blocks of filters of a group.
+    /// Returns the number of filter blocks of a group.
     pub(super) fn blocks(&self) -> usize {
         self.blocks
     }
 
-    /// The blocked input, or the plain one rewritten.
+    /// Returns the blocked input, or the plain input after rewriting it.
     pub(super) fn source(&self, input: &[f32], into: &mut [f32], runtime: &Runtime<'_>) -> *const f32 {
         match self.source {
             Source::Blocked(image) => {
@@ -195,10 +200,10 @@ impl Blocked {
         }
     }
 
-    /// Rows of some filter blocks of a group, counted over all batch items.
+    /// Computes rows of some filter blocks of a group; groups are counted over all batch items.
     ///
     /// # Safety
-    /// As for [`Blocked::rows`].
+    /// The caller must keep to the contract of [`Blocked::rows`].
     pub(super) unsafe fn some_rows(
         &self,
         read: Read,
@@ -212,18 +217,18 @@ impl Blocked {
         unsafe { self.rows(read, None, target, place, blocks, (rows, 1)) }
     }
 
-    /// Elements of one filter block's weights.
+    /// Returns the elements of one filter block's weights.
     fn panel(&self) -> usize {
         self.taps.len() * self.run * self.isa.lanes()
     }
 
-    /// Output rows and pixels of a row.
+    /// Returns the number of output rows, and of pixels in a row.
     fn extent(&self) -> (usize, usize) {
         let [height, width] = self.geometry.output;
         if self.flat { (1, height * width) } else { (height, width) }
     }
 
-    /// Elements of the workspace for the rewritten input.
+    /// Returns the elements of the workspace for the rewritten input.
     pub(super) fn rewritten(&self) -> usize {
         match self.source {
             Source::Blocked(_) => 0,
@@ -271,10 +276,11 @@ impl Blocked {
         });
     }
 
-    /// Output rows `rows` of some filter blocks of one group of one batch item.
+    /// Computes the output rows `rows` of some filter blocks, of one group of one batch item.
     ///
     /// # Safety
-    /// `read` holds what the kernel was made for, and nobody else writes those rows of the target.
+    /// `read` must hold the operands that the kernel was made for, and nobody else may write those
+    /// rows of the target.
     unsafe fn rows(
         &self,
         read: Read,
@@ -287,7 +293,7 @@ impl Blocked {
         let (lanes, panel, (_, width)) = (self.isa.lanes(), self.panel(), self.extent());
         let (rows, tiles) = pixels;
         let plane = target.plane;
-        // SAFETY: the caller's promise: the source is there.
+        // SAFETY: the caller promises that the source is there.
         let x = unsafe { read.source.at(0) }.cast_const();
         let x = x.wrapping_add(self.origin + group * self.steps[2] + item * self.steps[3]);
         let per_row = tile::tiles(width, self.isa.rows());
@@ -298,7 +304,8 @@ impl Blocked {
             let vectors = if left >= 4 && widest == 4 { 4 } else { left.min(2) };
             let block = group * self.blocks + first;
             let start = target.start + (first - target.first) * plane;
-            // A flat image is one row, divided into its tiles; another is divided into its rows.
+            // A flat image is one row, divided into its tiles; any other image is divided into its
+            // rows.
             for number in rows.clone() {
                 let (y, number) = (number / tiles, number % tiles);
                 let own = if tiles > 1 { number..number + 1 } else { 0..per_row };
@@ -306,7 +313,8 @@ impl Blocked {
                     let pixels = tile::piece(width, per_row, number);
                     let at = start + self.output.pixel(y % target.ring, pixels.start);
                     let step = if self.flat { lanes } else { self.steps[1] };
-                    // SAFETY: the steps, taps and panels are those of the sizes that the kernel was made for.
+                    // SAFETY: the steps, taps and panels have the sizes that the kernel was made
+                    // for.
                     unsafe {
                         let out = target.memory.at(at);
                         let tile = Tile {
@@ -336,7 +344,8 @@ impl Blocked {
                     }
                 }
                 for vector in 0..if self.output.halo == Halo::NONE { 0 } else { vectors } {
-                    // SAFETY: this task's rows, and the halo beside them; above the first and below the last nobody else writes.
+                    // SAFETY: the rows are this task's, and so is the halo beside them; above the
+                    // first row and below the last nobody else writes.
                     unsafe { self.output.clear_around(target.memory, start + vector * plane, y) };
                 }
             }
@@ -345,7 +354,7 @@ impl Blocked {
     }
 }
 
-/// Pixels of `C` channels, from rows that lie `plane` elements apart.
+/// Interleaves pixels of `C` channels, from rows that lie `plane` elements apart.
 fn interleave<const C: usize>(source: &[f32], plane: usize, pixels: &mut [f32]) {
     let (pixels, _) = pixels.as_chunks_mut::<C>();
     let rows: [&[f32]; C] = std::array::from_fn(|channel| &source[channel * plane..][..pixels.len()]);
@@ -354,18 +363,18 @@ fn interleave<const C: usize>(source: &[f32], plane: usize, pixels: &mut [f32]) 
     }
 }
 
-/// Elements of a filter in a panel.
+/// Returns the elements of a filter in a panel.
 fn padded_filter(g: &Geometry, lanes: usize, blocked: bool) -> usize {
     let channels = if blocked { g.channels.next_multiple_of(lanes) } else { g.channels };
     channels * g.kernel[0] * g.kernel[1]
 }
 
-/// Elements of all panels.
+/// Returns the elements of all panels.
 fn packed_elements(g: &Geometry, lanes: usize, blocked: bool) -> usize {
     g.groups * g.outputs.div_ceil(lanes) * lanes * padded_filter(g, lanes, blocked)
 }
 
-/// The weights `[filter][channel][y][x]` as panels; see [`Blocked::weights`].
+/// Packs the weights `[filter][channel][y][x]` into panels; see [`Blocked::weights`].
 fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
     let (blocks, taps) = (g.outputs.div_ceil(lanes), g.kernel[0] * g.kernel[1]);
     let per_filter = g.channels * taps;
@@ -405,12 +414,13 @@ impl Kernel for Blocked {
         debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
         let output = Shared::new(output);
         let (height, width) = self.extent();
-        // Units of rows, or of tiles where there is one row.
+        // The work is divided into rows, or into tiles where there is one row.
         let tiles = if self.flat { tile::tiles(width, self.isa.rows()) } else { 1 };
         let units = height * tiles;
         let unit_work = width / tiles.max(1) * self.taps.len() * self.run;
         let panels = self.blocks * self.panel() * size_of::<f32>();
-        // Few weights stay in the cache while the image passes once; many pass once over an image that stays.
+        // Few weights stay in the cache while the image passes once; many weights pass once over an
+        // image that stays.
         let filters = if panels <= RESIDENT { 1 } else { (panels / RESIDENT + 1).min(self.blocks.div_ceil(4)) };
         let work = unit_work * self.blocks.div_ceil(filters);
         let mut chunks = (units * work * lanes).div_ceil(TASK).min(units);
@@ -429,7 +439,8 @@ impl Kernel for Blocked {
             let quads = tile::piece(quads, filters, filter);
             let blocks = quads.start * 4..(quads.end * 4).min(self.blocks);
             let rows = tile::piece(units, chunks, chunk);
-            // SAFETY: each task has rows and filters of its own, and the operands are as large as the layouts say.
+            // SAFETY: each task has rows and filters of its own, and the operands are as large as
+            // the layouts say.
             unsafe {
                 let addend = addend.map(|addend| addend.at(0).cast_const());
                 let place = (image / g.groups, image % g.groups);

@@ -11,18 +11,19 @@ use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
-/// Pixels that are summed side by side.
+/// The number of pixels that are summed side by side.
 const PIXELS: usize = 7;
 
-/// In a blocked layout: a block's lanes are a vector of channels, so that no lane depends on another.
+/// A depthwise convolution in a blocked layout: a block's lanes are a vector of channels, so that
+/// no lane depends on another.
 pub(in crate::kernels) struct Depthwise {
     isa: Isa,
     geometry: Geometry,
     input: Image,
     output: Image,
-    /// Offsets of the taps in the input.
+    /// The offsets of the taps in the input.
     taps: Vec<usize>,
-    /// For each block, a vector for each tap.
+    /// A vector for each tap, for each block.
     weights: Packed,
     bias: Vec<f32>,
     clamp: (f32, f32),
@@ -85,7 +86,7 @@ struct Row<'a> {
 
 impl Row<'_> {
     /// # Safety
-    /// `P` pixels from `x` on are there.
+    /// `P` pixels from `x` on must be there.
     #[inline(always)]
     unsafe fn pixels<S: Simd, const P: usize>(&self, x: usize) {
         // SAFETY: the caller's promise.
@@ -115,7 +116,7 @@ impl Job for Row<'_> {
     type Output = ();
 
     /// # Safety
-    /// The row, its windows and its vectors are valid.
+    /// The row, its windows and its vectors must be valid.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         // SAFETY: the caller's promise.
@@ -148,7 +149,8 @@ impl Kernel for Depthwise {
             for row in piece(rows, pieces, number) {
                 let (block, y) = (row / self.output.height, row % self.output.height);
                 let channels = block % self.output.blocks();
-                // SAFETY: each task has rows of its own, and the operands are as large as the layouts say.
+                // SAFETY: each task has rows of its own, and the operands are as large as the
+                // layouts say.
                 unsafe {
                     let at = block * self.output.plane() + self.output.pixel(y, 0);
                     let job = Row {
@@ -182,12 +184,12 @@ impl Kernel for Depthwise {
     }
 }
 
-/// On plain operands.
+/// A depthwise convolution on plain operands.
 pub(in crate::kernels) struct PlainDepthwise {
     isa: Isa,
     geometry: Geometry,
     planes: Planes,
-    /// Constant weights, and what is done with the sums.
+    /// The constant weights, and how the sums are finished.
     finish: Option<(Packed, Finish)>,
 }
 
@@ -206,7 +208,8 @@ impl PlainDepthwise {
         Ok(PlainDepthwise { isa, geometry, planes, finish: None })
     }
 
-    /// With constant weights. A second input is added where `finish` says so.
+    /// Makes a kernel with constant weights.
+    /// A second input is added where `finish` says so.
     pub(in crate::kernels) fn finished(
         isa: Isa,
         geometry: Geometry,

@@ -19,7 +19,7 @@ use super::{Constant, Kernel, Packed, Site, zeros};
 use crate::image::{Halo, Image};
 use crate::saved::Packer;
 
-/// The kernel for plain operands, where a convolution could not be given a better layout.
+/// Returns the kernel for plain operands, where a convolution could not be given a better layout.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(geometry) = Geometry::of(site)? else { return Ok(None) };
     Ok(Some(if geometry.channels == 1 {
@@ -29,29 +29,31 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }))
 }
 
-/// Does a kernel for a convolution into a blocked layout and the pooling of what it gives pay? `filters` says whether minimal filtering is an
-/// alternative.
+/// Tells whether one kernel pays for a convolution into a blocked layout and the pooling of its
+/// result.
+/// `filters` says whether minimal filtering is an alternative.
 pub(crate) fn pools(geometry: &Geometry, lanes: usize, filters: bool) -> bool {
     let filtered = filters && !geometry.takes_plain(lanes) && Winograd::pays(geometry, lanes);
     !geometry.is_depthwise() && !filtered && Pooled::pays(geometry)
 }
 
-/// What is done with the sums of a convolution besides the bias. Made by `lower` of the nodes that follow.
+/// The operations on the sums of a convolution besides the bias.
+/// `lower` makes them of the nodes that follow.
 #[derive(Clone, Debug)]
 pub(crate) struct Finish {
-    /// Factor of each filter's weights; empty where all are 1.
+    /// The factor of each filter's weights; empty where all factors are 1.
     pub(crate) scale: Vec<f32>,
-    /// One for each filter.
+    /// The bias of each filter.
     pub(crate) bias: Vec<f32>,
-    /// Is a second input, of the output's shape and layout, added?
+    /// Whether a second input, of the output's shape and layout, is added.
     pub(crate) addend: bool,
-    /// Least and largest result.
+    /// The least and the largest result.
     pub(crate) clamp: (f32, f32),
-    /// Any other function, at the end.
+    /// Any other function, which is applied last.
     pub(crate) activation: Option<Activation>,
 }
 
-/// The constant weights of a convolution, and where their packed forms come from.
+/// The constant weights of a convolution, and the source of their packed forms.
 #[derive(Clone, Copy)]
 pub(crate) struct Filters<'a> {
     weights: Packer<'a>,
@@ -64,8 +66,9 @@ impl<'a> Filters<'a> {
         Ok(Filters { weights, constant })
     }
 
-    /// What `pack` makes of the weights and of the factors of `finish`: so many elements.
-    /// `layout` says all that it depends on beside them.
+    /// Returns the form of `elements` elements that `pack` makes of the weights and of the factors
+    /// of `finish`.
+    /// `layout` says all else that the form depends on.
     fn packed(
         self,
         finish: &Finish,
@@ -82,7 +85,7 @@ impl<'a> Filters<'a> {
         })
     }
 
-    /// The weights as they stand, with their filters' factors.
+    /// Returns the weights as they stand, times their filters' factors.
     fn scaled(self, finish: &Finish) -> Result<Packed> {
         let elements = self.constant.content.shape().iter().product();
         self.packed(finish, ("as they stand, times factors", elements), |weights, scale| {
@@ -99,26 +102,28 @@ impl<'a> Filters<'a> {
     }
 }
 
-/// Sizes of a convolution over two spatial dimensions; one is two, the first of size 1.
+/// The sizes of a convolution over two spatial dimensions; one dimension is taken as two, the first
+/// of size 1.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Geometry {
     pub(crate) batch: usize,
-    /// Input channels of a group.
+    /// The input channels of a group.
     pub(crate) channels: usize,
-    /// Filters of a group.
+    /// The filters of a group.
     pub(crate) outputs: usize,
     pub(crate) groups: usize,
     pub(crate) input: [usize; 2],
     pub(crate) kernel: [usize; 2],
     pub(crate) strides: [usize; 2],
     pub(crate) dilations: [usize; 2],
-    /// Padding before the first row and column.
+    /// The padding before the first row and column.
     pub(crate) begin: [usize; 2],
     pub(crate) output: [usize; 2],
 }
 
 impl Geometry {
-    /// Of a node `Conv`; `None` where its types or rank are not for this crate.
+    /// Returns the sizes of a node `Conv`, or `None` where this crate has no kernel for its types
+    /// or rank.
     pub(crate) fn of(site: Site<'_>) -> Result<Option<Geometry>> {
         let (Some(x), Some(w)) = (site.shape(0), site.shape(1)) else {
             return Ok(None);
@@ -134,7 +139,7 @@ impl Geometry {
             return Err(Error::invalid_model(format!("{groups} groups do not fit {x:?} and {w:?}")));
         }
         let resolved = Window::resolve(site.operator(), &x[2..], &w[2..])?;
-        // A column is as good as a row, and rows are what kernels divide.
+        // A column is treated as a row, because kernels divide rows.
         let column = matches!((&x[2..], &w[2..]), ([height, 1], [_, 1]) if *height > 1) && resolved.output[1] == 1;
         let axis = |list: &[usize], one: usize| match *list {
             [only] => [one, only],
@@ -156,13 +161,13 @@ impl Geometry {
         }))
     }
 
-    /// The input in a blocked layout.
+    /// Returns the sizes of the input in a blocked layout.
     pub(crate) fn input_image(&self, halo: Halo, lanes: usize) -> Image {
         let (channels, [height, width]) = (self.groups * self.channels, self.input);
         Image { batch: self.batch, channels, height, width, halo, lanes }
     }
 
-    /// The output in a blocked layout.
+    /// Returns the sizes of the output in a blocked layout.
     pub(crate) fn output_image(&self, halo: Halo, lanes: usize) -> Image {
         let (channels, [height, width]) = (self.groups * self.outputs, self.output);
         Image { batch: self.batch, channels, height, width, halo, lanes }
@@ -180,23 +185,25 @@ impl Geometry {
         self.kernel[0] * self.kernel[1]
     }
 
-    /// Is it a product on the input as it stands?
+    /// Tells whether the convolution is a product on the input as it stands.
     pub(crate) fn pointwise(&self) -> bool {
         self.kernel == [1, 1] && self.strides == [1, 1] && self.begin == [0, 0] && self.output == self.input
     }
 
-    /// Is a plain input rewritten with channels last, because they would fill less than half a vector?
+    /// Tells whether a plain input is rewritten with channels last, because its channels would fill
+    /// less than half a vector.
     pub(crate) fn takes_plain(&self, lanes: usize) -> bool {
         self.groups == 1 && self.channels * 2 < lanes
     }
 
-    /// Blocked columns lie as rows, so both sides must be columns, or neither.
+    /// Tells whether both sides are columns or neither is, as a blocked layout needs, in which
+    /// columns lie as rows.
     pub(crate) fn keeps_columns(&self) -> bool {
         let column = |size: [usize; 2]| size[1] == 1 && size[0] > 1;
         !column(self.input) && !column(self.output)
     }
 
-    /// Is there a kernel into a blocked layout that wastes less than half of it?
+    /// Tells whether there is a kernel into a blocked layout that wastes less than half of it.
     pub(crate) fn fits_blocks(&self, lanes: usize) -> bool {
         if !self.keeps_columns() {
             return false;
@@ -205,18 +212,18 @@ impl Geometry {
         whole(self.channels) && whole(self.outputs) && self.outputs * 2 >= lanes
     }
 
-    /// Is each channel by itself?
+    /// Tells whether each channel is convolved by itself.
     pub(crate) fn is_depthwise(&self) -> bool {
         self.channels == 1 && self.outputs == 1 && self.groups > 1
     }
 
-    /// Offsets of a window's taps from its first row and column.
+    /// Returns the offsets of a window's taps from its first row and column.
     pub(crate) fn windows(&self) -> impl Iterator<Item = (usize, usize)> + use<> {
         let (kernel, dilations) = (self.kernel, self.dilations);
         (0..kernel[0]).flat_map(move |y| (0..kernel[1]).map(move |x| (y * dilations[0], x * dilations[1])))
     }
 
-    /// Zeros that the windows reach around the input.
+    /// Returns the zeros around the input that the windows reach.
     pub(crate) fn halo(&self) -> Halo {
         let behind = |axis: usize| {
             let last = self.output[axis].saturating_sub(1) * self.strides[axis];

@@ -1,7 +1,10 @@
-//! Convolution on plain operands: groups whose channels do not fill vectors, and weights that are not constant.
+//! Convolution on plain operands, for groups whose channels do not fill vectors and for weights
+//! that are not constant.
 //!
-//! A product of the weights with a matrix of input pixels, whose vectors are pixels that lie side by side. For 1×1 that matrix is the input as it
-//! stands; else each task writes the columns of it that it needs into a piece of the workspace.
+//! It is a product of the weights with a matrix of input pixels, whose vectors are pixels that lie
+//! side by side.
+//! For 1×1 windows that matrix is the input as it stands.
+//! Otherwise each task writes the columns that it needs into a piece of the workspace.
 
 use hetero_hal::{Error, Result};
 
@@ -11,17 +14,17 @@ use crate::kernels::{Kernel, Packed, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Elements of a task's piece of the workspace, at least: 128 KiB stay in a core's cache.
+/// The least number of elements of a task's piece of the workspace: 128 KiB stay in a core's cache.
 const PIECE: usize = 1 << 15;
 
 pub(in crate::kernels) struct Plain {
     isa: Isa,
     geometry: Geometry,
-    /// Pixels of a task, a multiple of two vectors.
+    /// The pixels of a task, a multiple of two vectors.
     columns: usize,
-    /// Elements of the workspace of one thread.
+    /// The elements of one thread's workspace.
     own: usize,
-    /// Constant weights, and what is done with the sums.
+    /// The constant weights, and how the sums are finished.
     finish: Option<(Packed, Finish)>,
 }
 
@@ -37,7 +40,8 @@ impl Plain {
         Ok(Plain { isa, geometry, columns, own, finish: None })
     }
 
-    /// With constant weights. A second input is added where `finish` says so.
+    /// Makes a kernel with constant weights.
+    /// A second input is added where `finish` says so.
     pub(in crate::kernels) fn finished(
         isa: Isa,
         geometry: Geometry,
@@ -48,7 +52,7 @@ impl Plain {
         Ok(Plain { finish: Some((weights.scaled(&finish)?, finish)), ..plain })
     }
 
-    /// Writes the columns of the matrix of `pixels`, of one group's input.
+    /// Writes the matrix's columns of `pixels`, for one group's input.
     fn gather(&self, input: &[f32], pixels: std::ops::Range<usize>, into: &mut [f32]) {
         let g = &self.geometry;
         for (number, line) in into.chunks_mut(self.columns).enumerate() {
@@ -101,7 +105,7 @@ impl Kernel for Plain {
         let own = if self.own == 0 { None } else { Some(Shared::new(arguments.workspace::<f32>()?)) };
         let chunks = plane.div_ceil(self.columns);
         let groups = g.batch * g.groups;
-        // Filters are divided too where the pixels alone give too few tasks.
+        // Filters are divided too, where the pixels alone give too few tasks.
         let filters =
             (runtime.pool.threads() * 2).div_ceil(groups * chunks).clamp(1, tile::tiles(g.outputs, self.isa.rows()));
         let per_task = g.outputs.div_ceil(filters) * self.columns * depth;
@@ -132,7 +136,8 @@ impl Kernel for Plain {
                 for number in 0..tiles {
                     let rows = piece(filters.len(), tiles, number);
                     let first = group * g.outputs + filters.start + rows.start;
-                    // SAFETY: rows, columns and depth lie in the operands, whose sizes are the geometry's; the outputs are this task's.
+                    // SAFETY: rows, columns and depth lie in the operands, whose sizes are the
+                    // geometry's; the outputs are this task's.
                     unsafe {
                         let at = (image * g.outputs + filters.start + rows.start) * plane + pixels.start + column;
                         let tile = Tile {

@@ -1,5 +1,6 @@
-//! A convolution whose only reader is a pooling, as one kernel: the rows that a row of the pooled image needs lie in a ring that stays in a core's
-//! cache, so the image between the two, often a network's largest, is never written to memory.
+//! A convolution whose only reader is a pooling, as one kernel.
+//! The rows that a row of the pooled image needs lie in a ring that stays in a core's cache.
+//! So the image between the two, often a network's largest, is never written to memory.
 
 use hetero_hal::Result;
 
@@ -11,18 +12,18 @@ use crate::kernels::{Kernel, Packed, Runtime, pooling};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
-/// Bytes of an image that no longer stays in a core's cache until it is read.
+/// The bytes of an image from which on it no longer stays in a core's cache until it is read.
 const PAYS: usize = 1 << 19;
 
 pub(in crate::kernels) struct Pooled {
     conv: Blocked,
     pool: pooling::Blocked,
-    /// Rows of the ring: as many as one row of the pooled image reads.
+    /// The rows of the ring: as many as one row of the pooled image reads.
     ring: usize,
 }
 
 impl Pooled {
-    /// Is the image between the two too large to stay in the cache?
+    /// Tells whether the image between the two is too large to stay in the cache.
     pub(super) fn pays(geometry: &Geometry) -> bool {
         let filters = geometry.groups * geometry.outputs;
         geometry.output[0] > 1 && geometry.output_plane().saturating_mul(filters * size_of::<f32>()) > PAYS
@@ -45,13 +46,13 @@ impl Pooled {
         Ok(Pooled { conv, pool, ring })
     }
 
-    /// Elements of a block's ring.
+    /// Returns the elements of a block's ring.
     fn plane(&self) -> usize {
         self.ring * self.conv.output().row()
     }
 }
 
-/// Blocks of filters of a task: they make the widest tiles.
+/// The blocks of filters of a task, which make the widest tiles.
 const BLOCKS: usize = 4;
 
 impl Kernel for Pooled {
@@ -66,7 +67,8 @@ impl Kernel for Pooled {
         let (groups, blocks, height) = (self.conv.groups(), self.conv.blocks(), self.pool.rows().count());
         let parts = blocks.div_ceil(BLOCKS);
         let outer = groups * parts;
-        // A chunk's first row needs rows that the chunk before it has too.
+        // A chunk's first row needs rows that the chunk before it computes too, so there are few
+        // chunks.
         let threads = runtime.pool.threads();
         let chunks = if threads == 1 { 1 } else { (threads * 2).div_ceil(outer.max(1)) }.clamp(1, height.max(1));
         runtime.pool.for_each(outer * chunks, |number, thread| {
@@ -80,12 +82,14 @@ impl Kernel for Pooled {
                 let Some(taps) = self.pool.rows().nth(y) else { continue };
                 if let [first, ..] = *taps {
                     let end = taps.last().map_or(first, |last| last + 1);
-                    // SAFETY: the ring is this thread's, and has room for the rows from the first to the last that are needed.
+                    // SAFETY: the ring is this thread's, and has room for the rows from the first
+                    // to the last that are needed.
                     unsafe { self.conv.some_rows(read, &target, group, own.clone(), first.max(next)..end) };
                     next = end;
                 }
                 for block in own.clone() {
-                    // SAFETY: the rows are in the ring; each row of a block of the output is one task's.
+                    // SAFETY: the rows are in the ring; each row of a block of the output is one
+                    // task's.
                     unsafe {
                         let plane = rings.at(start + (block - own.start) * self.plane());
                         self.pool.row(plane, self.ring, output, group * blocks + block, y);

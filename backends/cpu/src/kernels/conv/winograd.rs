@@ -1,14 +1,22 @@
-//! Convolution with 3×3 windows and stride 1 by Winograd's minimal filtering, F(4×4, 3×3): Winograd, *Arithmetic Complexity of Computations*
-//! (1980); Lavin and Gray, *Fast Algorithms for Convolutional Neural Networks* (2016).
+//! Convolution with 3×3 windows and stride 1 by Winograd's minimal filtering, F(4×4, 3×3):
+//! Winograd, *Arithmetic Complexity of Computations* (1980); Lavin and Gray, *Fast Algorithms for
+//! Convolutional Neural Networks* (2016).
 //!
-//! Each 4×4 tile of the output needs 36 products for each pair of channel and filter instead of 144. A tile's 6×6 window of the input is
-//! transformed, `BᵀdB`; at each of its 36 positions all tiles and channels are one matrix product with the transformed weights, `GgGᵀ`, made while
-//! compiling; and the sums are transformed back, `AᵀmA`. The polynomials behind this are evaluated at 0, ±1/√2, ±√2 and infinity, where the rounding
-//! errors of f32 grow least of the usual choices (`error_is_small` measures them).
+//! Each 4×4 tile of the output needs 36 products for each pair of channel and filter, instead of
+//! 144.
+//! A tile's 6×6 window of the input is transformed, `BᵀdB`.
+//! At each of its 36 positions, all tiles and channels are one matrix product with the transformed
+//! weights, `GgGᵀ`, which are made while compiling.
+//! The sums are then transformed back, `AᵀmA`.
+//! The polynomials behind this are evaluated at 0, ±1/√2, ±√2 and infinity, where the rounding
+//! errors of f32 grow least among the usual choices (`error_is_small` measures them).
 //!
-//! Tiles are done in bands, so that what is transformed stays in the caches and the workspace small. Weights take four times the memory of
-//! the direct kernel's; where reading them would take longer than computing, [`Winograd::pays`] says no. An infinite or NaN element spoils every
-//! tile that reads it, where the direct kernel spoils the pixels around it.
+//! Tiles are done in bands, so that the transformed data stays in the caches and the workspace
+//! stays small.
+//! Weights take four times the memory of the direct kernel's weights; [`Winograd::pays`] says no
+//! where reading them would take longer than computing.
+//! An infinite or NaN element spoils every tile that reads it, whereas in the direct kernel it
+//! spoils only the pixels around it.
 
 use hetero_hal::Result;
 
@@ -20,20 +28,23 @@ use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd, WIDEST};
 
-/// Pixels of a tile of the output along each axis, and of the input that it reads.
+/// The pixels along each axis of an output tile, and of the input window that it reads.
 const OUT: usize = 4;
 const IN: usize = 6;
-/// Positions of a transformed tile.
+/// The positions of a transformed tile.
 const PLACES: usize = IN * IN;
 
-/// The points ±A and ±B at which polynomials are evaluated, beside 0 and infinity: A·B is 1, and A² + B² is 2.5.
+/// The points ±A and ±B at which polynomials are evaluated, beside 0 and infinity.
+/// A·B is 1, and A² + B² is 2.5.
 const A: f32 = std::f32::consts::FRAC_1_SQRT_2;
 const B: f32 = std::f32::consts::SQRT_2;
 
-/// Elements of a band's transformed input: half of what the second-level caches of two cores hold.
+/// The elements of a band's transformed input: half of what the second-level caches of two cores
+/// hold.
 const BAND: usize = 1 << 19;
 
-/// Tiles that a task multiplies at once, about; twice the rows of the widest microkernel.
+/// The approximate number of tiles that a task multiplies at once: twice the rows of the widest
+/// microkernel.
 const TILES: usize = 28;
 
 pub(in crate::kernels) struct Winograd {
@@ -41,9 +52,9 @@ pub(in crate::kernels) struct Winograd {
     geometry: Geometry,
     input: Image,
     output: Image,
-    /// Channels, up to a whole block.
+    /// The number of channels, rounded up to a whole block.
     channels: usize,
-    /// For each position, for each block of filters, a panel: a vector of filters for each channel.
+    /// A panel for each block of filters, for each position: a vector of filters for each channel.
     weights: Packed,
     bias: Vec<f32>,
     clamp: (f32, f32),
@@ -54,24 +65,27 @@ pub(in crate::kernels) struct Winograd {
 /// How the work of a run is divided.
 #[derive(Clone, Copy)]
 struct Division {
-    /// Rows of tiles of all batch items that are done at a time.
+    /// The rows of tiles of all batch items that are done at a time.
     band: usize,
-    /// Parts into which a band's rows are divided.
+    /// The parts into which a band's rows are divided.
     parts: usize,
-    /// Blocks of filters of a task.
+    /// The blocks of filters of a task.
     filters: usize,
 }
 
 impl Winograd {
-    /// Is it for such a convolution, and faster than the direct kernel? Counted in multiply-adds on one thread.
+    /// Tells whether the kernel is for such a convolution and faster than the direct kernel,
+    /// counted in multiply-adds on one thread.
     pub(in crate::kernels) fn pays(g: &Geometry, lanes: usize) -> bool {
         let usual = g.kernel == [3, 3] && g.strides == [1, 1] && g.dilations == [1, 1] && g.groups == 1;
         let wide = g.channels >= lanes && g.outputs >= lanes;
         if !usual || !wide {
             return false;
         }
-        // What the time to read a weight from memory would compute, and what transforming a tile costs for each channel and filter: twelve
-        // transforms of six numbers, and ten, which are no multiply-adds and go through the first-level cache.
+        // WEIGHT is how many multiply-adds take the time of reading a weight from memory.
+        // BEFORE and AFTER are the costs of transforming a tile for each channel and filter: twelve
+        // transforms of six numbers, and ten.
+        // These are no multiply-adds, and go through the first-level cache.
         const WEIGHT: usize = 10;
         const BEFORE: usize = 400;
         const AFTER: usize = 350;
@@ -83,7 +97,9 @@ impl Winograd {
         ours + ours / 8 < direct
     }
 
-    /// `input` and `output` are the halos of the blocked operands; the input's is as wide as the padding at least.
+    /// Makes the kernel.
+    /// `input` and `output` are the halos of the blocked operands; the input's halo is at least as
+    /// wide as the padding.
     pub(in crate::kernels) fn new(
         isa: Isa,
         geometry: Geometry,
@@ -114,12 +130,12 @@ impl Winograd {
         })
     }
 
-    /// Elements of the packed weights.
+    /// Returns the elements of the packed weights.
     fn elements(&self) -> usize {
         PLACES * self.output.blocks() * self.channels * self.isa.lanes()
     }
 
-    /// Rows of tiles of a batch item, and tiles of a row.
+    /// Returns the rows of tiles of a batch item, and the tiles of a row.
     fn tiles(&self) -> (usize, usize) {
         (self.output.height.div_ceil(OUT), self.output.width.div_ceil(OUT))
     }
@@ -127,7 +143,7 @@ impl Winograd {
     fn division(&self, threads: usize) -> Division {
         let (height, width) = self.tiles();
         let rows = height * self.geometry.batch;
-        // All weights are read for each band, so that where there are many, bands are large.
+        // All weights are read for each band, so bands are large where there are many weights.
         let room = BAND.max(self.elements() / 8);
         let band = (room / (PLACES * width * self.channels).max(1)).clamp(1, rows.max(1));
         let band = rows.div_ceil(rows.div_ceil(band).max(1));
@@ -137,18 +153,20 @@ impl Winograd {
         Division { band, parts, filters: filters.min(self.output.blocks()) }
     }
 
-    /// Elements of a band's transformed input, and of a task's sums.
+    /// Returns the elements of a band's transformed input, and of a task's sums.
     fn room(&self, division: Division) -> (usize, usize) {
         let (_, width) = self.tiles();
         let sums = PLACES * division.filters * division.band.div_ceil(division.parts) * width * self.isa.lanes();
         (PLACES * division.band * width * self.channels, sums)
     }
 
-    /// The sums of some rows of tiles of the band at some blocks of filters, transformed back into the output.
+    /// Computes the sums of some rows of tiles of the band at some blocks of filters, and
+    /// transforms them back into the output.
     ///
     /// # Safety
-    /// `transformed` holds the band, whose first row of tiles is `first`; `weights` is the packed
-    /// weights' value; `sums` is this task's; nobody else writes those pixels and filters.
+    /// `transformed` must hold the band, whose first row of tiles is `first`, and `weights` must be
+    /// the packed weights' value.
+    /// `sums` must be this task's, and nobody else may write those pixels and filters.
     unsafe fn task(
         &self,
         (transformed, weights): (*const f32, *const f32),
@@ -171,7 +189,8 @@ impl Winograd {
                 for number in 0..per_place {
                     let part = tile::piece(count, per_place, number);
                     let at = (place * blocks.len() + block - blocks.start) * count + part.start;
-                    // SAFETY: the position's tiles, panels and sums are those that `room` and `pack` made.
+                    // SAFETY: the position's tiles, panels and sums are those that `room` and
+                    // `pack` have sized.
                     unsafe {
                         let tile = Tile {
                             x: transformed.add((place * band + rows.start * width + part.start) * self.channels),
@@ -202,7 +221,8 @@ impl Winograd {
             for (number, block) in blocks.clone().enumerate() {
                 let plane = (item * self.output.blocks() + block) * self.output.plane();
                 let at = plane + self.output.pixel(y, 0);
-                // SAFETY: as above; the row's pixels of this block, and the halo beside them, are this task's.
+                // SAFETY: as above; the row's pixels of this block, and the halo beside them, are
+                // this task's.
                 unsafe {
                     self.isa.run(After {
                         sums: sums.add((number * count + index * width) * lanes),
@@ -257,7 +277,8 @@ impl Kernel for Winograd {
                     let halo = self.input.halo;
                     let (above, beside) = (halo.top - self.geometry.begin[0], halo.left - self.geometry.begin[1]);
                     let plane = (item * blocks + block) * self.input.plane();
-                    // SAFETY: the input is as large as its layout says; the row of tiles at this block is one task's.
+                    // SAFETY: the input is as large as its layout says; the row of tiles at this
+                    // block is one task's.
                     unsafe {
                         self.isa.run(Before {
                             input: source.at(plane),
@@ -278,7 +299,8 @@ impl Kernel for Winograd {
                 let (group, part) = (number / parts, number % parts);
                 let blocks = group * division.filters..((group + 1) * division.filters).min(self.output.blocks());
                 let rows = tile::piece(count, parts, part);
-                // SAFETY: each task has rows and filters of its own, and each thread its sums; the operands are as large as the layouts say.
+                // SAFETY: each task has rows and filters of its own, and each thread its sums; the
+                // operands are as large as the layouts say.
                 unsafe {
                     let addend = addend.map(|addend| addend.at(0).cast_const());
                     let sums = sums.at(thread * task);
@@ -304,26 +326,26 @@ impl Kernel for Winograd {
     }
 }
 
-/// Transforms the input of a row of tiles, of one block of channels.
+/// The transformation of the input of a row of tiles, of one block of channels.
 struct Before {
     /// The block's plane, halo included.
     input: *const f32,
     row: usize,
     lines: usize,
     columns: usize,
-    /// Line and column where the first tile begins.
+    /// The line and column where the first tile begins.
     from: (usize, usize),
-    /// The first tile's first position; tiles and positions are so many elements apart.
+    /// The first tile's first position; tiles lie `tile` elements apart, and positions `place`.
     into: *mut f32,
     tiles: usize,
     tile: usize,
     place: usize,
 }
 
-/// `Bᵀx`.
+/// Returns `Bᵀx`.
 #[inline(always)]
 unsafe fn before<S: Simd>(x: [S::V; IN]) -> [S::V; IN] {
-    // SAFETY: the caller's promise that the processor has the instructions.
+    // SAFETY: the caller promises that the processor has the instructions.
     unsafe {
         let of = |c: f32, a: S::V, b: S::V| S::fma(S::splat(c), a, b);
         let (even, odd) = (of(-B * B, x[2], x[4]), S::mul(S::splat(A), of(-B * B, x[1], x[3])));
@@ -343,10 +365,10 @@ impl Job for Before {
     type Output = ();
 
     /// # Safety
-    /// The plane, and the positions of the row of tiles, are valid.
+    /// The plane, and the positions of the row of tiles, must be valid.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's promise; what is outside the plane is not read.
+        // SAFETY: the caller's promise; nothing outside the plane is read.
         unsafe {
             let zero = S::splat(0.0);
             let lines = self.lines.saturating_sub(self.from.0).min(IN);
@@ -377,26 +399,27 @@ impl Job for Before {
     }
 }
 
-/// Transforms the sums of a row of tiles back, for one block of filters, and finishes them.
+/// The transformation of the sums of a row of tiles back to the output, for one block of filters,
+/// with its finish.
 struct After {
-    /// The first tile's first position; tiles lie together, positions `step` apart.
+    /// The first tile's first position; tiles lie together, and positions `step` apart.
     sums: *const f32,
     step: usize,
-    /// The first pixel, and the elements to the next row.
+    /// The first pixel; rows lie `row` elements apart.
     out: *mut f32,
     addend: Option<*const f32>,
     row: usize,
-    /// Pixels that exist.
+    /// The lines and columns of pixels that exist.
     lines: usize,
     columns: usize,
     bias: *const f32,
     clamp: (f32, f32),
 }
 
-/// `Aᵀm`.
+/// Returns `Aᵀm`.
 #[inline(always)]
 unsafe fn after<S: Simd>(m: [S::V; IN]) -> [S::V; OUT] {
-    // SAFETY: the caller's promise that the processor has the instructions.
+    // SAFETY: the caller promises that the processor has the instructions.
     unsafe {
         let of = |c: f32, a: S::V, b: S::V| S::fma(S::splat(c), a, b);
         let scaled = |c: f32, a: S::V| S::mul(S::splat(c), a);
@@ -415,10 +438,10 @@ impl Job for After {
     type Output = ();
 
     /// # Safety
-    /// The sums of as many tiles as the columns need, and the pixels that exist, are valid.
+    /// The sums of as many tiles as the columns need, and the pixels that exist, must be valid.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller's promise; what is behind the last line and column is not touched.
+        // SAFETY: the caller's promise; nothing behind the last line and column is touched.
         unsafe {
             let (low, high, bias) = (S::splat(self.clamp.0), S::splat(self.clamp.1), S::load(self.bias));
             for number in 0..self.columns.div_ceil(OUT) {
@@ -451,9 +474,10 @@ impl Job for After {
     }
 }
 
-/// `Gg` of a vector of filters each, where `g` holds three elements.
+/// Returns `Gg` for a vector of filters in each element, where `g` holds three elements.
 fn weighted(g: [[f32; WIDEST]; 3]) -> [[f32; WIDEST]; IN] {
-    // The products of the differences between a point and the others, from which Lagrange's polynomials have their factors.
+    // These are the products of the differences between a point and the others, from which
+    // Lagrange's polynomials have their factors.
     let (of_a, of_b) = (1.0 / (2.0 * A * A * (A * A - B * B)), 1.0 / (2.0 * B * B * (B * B - A * A)));
     let mut made = [[0.0; WIDEST]; IN];
     for lane in 0..WIDEST {
@@ -469,12 +493,12 @@ fn weighted(g: [[f32; WIDEST]; 3]) -> [[f32; WIDEST]; IN] {
     made
 }
 
-/// Elements of the transformed weights.
+/// Returns the elements of the transformed weights.
 fn packed_elements(g: &Geometry, lanes: usize) -> usize {
     PLACES * g.outputs.div_ceil(lanes) * g.channels.next_multiple_of(lanes) * lanes
 }
 
-/// The weights `[filter][channel][3][3]` transformed, as panels; see [`Winograd::weights`].
+/// Transforms the weights `[filter][channel][3][3]` into panels; see [`Winograd::weights`].
 fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
     let (blocks, channels) = (g.outputs.div_ceil(lanes), g.channels.next_multiple_of(lanes));
     let mut packed = zeros(packed_elements(g, lanes))?;
@@ -509,7 +533,7 @@ mod tests {
     use super::*;
     use crate::kernels::Constant;
 
-    /// One tile by the definition of each step, in f64, is the convolution: the matrices are right.
+    /// Checks one tile against the definition in f64, which shows that the matrices are right.
     #[test]
     fn error_is_small() {
         let mut state = 1u64;
@@ -555,7 +579,7 @@ mod tests {
                 let mut sums = vec![0.0; PLACES * lanes];
                 let mut output = vec![0.0f32; 16 * lanes];
                 let division = kernel.division(1);
-                // SAFETY: one tile of one block; each list is as large as that needs.
+                // SAFETY: this is one tile of one block, and each list is as large as that needs.
                 unsafe {
                     isa.run(Before {
                         input: input.as_ptr(),
@@ -579,7 +603,8 @@ mod tests {
                 }
             }
         }
-        // Sums of nine products of numbers up to 1: some units in the last place of 9.
+        // The sums are of nine products of numbers up to 1, so the limit is some units in the last
+        // place of 9.
         assert!(worst < 1e-5, "{worst:e}");
         assert!(worst > 0.0);
     }
