@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Times hetero beside ONNX Runtime and OpenVINO: `bench.py HETERO REFERENCES OUT [--taken] [--beside OTHER] [NAME...]`.
+"""Times hetero beside ONNX Runtime and OpenVINO: `bench.py [--taken] [--beside OTHER] HETERO REFERENCES OUT [NAME...]`.
 
-models.py says what lies in the folders. With `--beside`, another build of hetero runs in the same turns, and the geometric mean of the ratios is
-printed: what a change has done to speed.
+models.py says what lies in the folders. With `--beside`, another build of hetero runs in the same turns, both in a new process each round, as
+where its memory lies decides some percent of what a process takes; the geometric mean of the ratios is printed.
 
 All run the same model on the same input, in turn: ROUNDS times each runs for BLOCK seconds without a pause, of which the second half counts; a
 figure is the median of the rounds' ratios. (On a virtual machine a core that wakes up may share a physical core with the other for some tenths of a
@@ -24,6 +24,7 @@ import onnxruntime
 import openvino
 
 ROUNDS, BLOCK, LEAST = 5, 0.8, 6
+ROUNDS_BESIDE = 9
 FOREIGN = 8.0
 # Spinning threads of one have stopped before the next begins.
 PAUSE = 0.05
@@ -106,9 +107,9 @@ def measure(hetero, folder, threads, taken, beside):
         ports = json.load(file)
     source, model = os.path.join(folder, "case_0"), os.path.join(folder, "model.onnx")
     feeds = {port: np.load(os.path.join(source, stem) + ".npy") for port, stem in ports["inputs"].items()}
-    ours = Hetero("hetero", hetero, folder, ports, threads)
-    other_build = [Hetero("beside", beside, folder, ports, threads)] if beside else []
-    children = [ours, *other_build]
+    builds = [("hetero", hetero)] + ([("beside", beside)] if beside else [])
+    start = lambda: [Hetero(name, binary, folder, ports, threads) for name, binary in builds]
+    children = start()
     runners = [*children, OnnxRuntime(model, feeds, threads)]
     try:
         runners.append(OpenVino(model, feeds, threads))
@@ -119,7 +120,16 @@ def measure(hetero, folder, threads, taken, beside):
     times = [[] for _ in runners]
     children_seconds = lambda: sum(seconds_of(child.process.pid) for child in children)
     began, (busy, own), mine = time.time(), jiffies(), children_seconds()
-    for number in range(ROUNDS):
+    ended = 0
+    for number in range(ROUNDS_BESIDE if beside else ROUNDS):
+        if beside and number > 0:
+            ended += children_seconds()
+            for child in children:
+                child.close()
+            children = start()
+            runners[:len(children)] = children
+            for child in children:
+                child.block(3)
         # Who comes first changes.
         order = list(range(len(runners)))
         for index in order[number % len(order):] + order[:number % len(order)]:
@@ -127,17 +137,17 @@ def measure(hetero, folder, threads, taken, beside):
             block = runners[index].block(counts[index])
             times[index].append(statistics.median(block[len(block) // 2:]))
     (busy_end, own_end), wall = jiffies(), time.time() - began
-    spent = own_end - own + children_seconds() - mine + (wall if taken else 0)
+    spent = own_end - own + ended + children_seconds() - mine + (wall if taken else 0)
     foreign = max(0.0, busy_end - busy - spent) / (wall * os.cpu_count()) * 100
     for child in children:
         child.close()
     if other:
         other.kill()
         other.wait()
-    row = {"model": os.path.basename(folder), "threads": threads, "core_taken": taken, "rounds": ROUNDS, "runs_per_round": counts[0], "foreign_cpu_percent": foreign}
+    row = {"model": os.path.basename(folder), "threads": threads, "core_taken": taken, "rounds": len(times[0]), "runs_per_round": counts[0], "foreign_cpu_percent": foreign}
     for runner, of in zip(runners, times):
         row[runner.name + "_ms"] = statistics.median(of)
-        if runner is not ours:
+        if runner is not runners[0]:
             row["ratio_" + runner.name] = statistics.median(a / b for a, b in zip(times[0], of))
     return row
 

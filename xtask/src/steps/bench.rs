@@ -19,11 +19,12 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside
     let (script, hetero) = (script.to_string_lossy(), hetero.to_string_lossy());
     let (folder, out) = (folder.to_string_lossy(), out.to_string_lossy());
     let beside = beside.map(Path::to_string_lossy);
-    let mut arguments = vec![&*script, &*hetero, &*folder, &*out];
+    let mut arguments = vec![&*script];
     if let Some(beside) = &beside {
         arguments.extend(["--beside", beside]);
     }
     arguments.extend(taken.then_some("--taken"));
+    arguments.extend([&*hetero, &*folder, &*out]);
     arguments.extend(names.iter().map(String::as_str));
     workspace.run(workspace.python(), &arguments)
 }
