@@ -36,7 +36,7 @@ impl Driver for CpuDriver {
     }
 
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
-        let info = info();
+        let mut info = info();
         if ordinal != 0 {
             return Err(Error::invalid_argument(format!("there is no cpu:{ordinal}"))
                 .with_remedy("all cores together are cpu:0"));
@@ -58,6 +58,14 @@ impl Driver for CpuDriver {
                     ));
                 }
             }
+        }
+        // Other kernels take other times and keep weights in other forms: profiles and caches of
+        // programs tell them apart by the version.
+        if isa != Isa::widest() {
+            info.driver_version.push_str(&format!(" isa={isa}"));
+        }
+        if !filters {
+            info.driver_version.push_str(" convolution=direct");
         }
         let threads = options.threads.unwrap_or_else(cores);
         if threads == 0 || threads > 4096 {

@@ -212,3 +212,17 @@ fn compiling_with_a_form_takes_the_same_weights() {
         assert_eq!(own[0], own[1]);
     }
 }
+
+#[test]
+fn a_device_with_other_kernels_has_another_version() {
+    let version = |key: &str, value: &str| {
+        let extra = vec![(key.into(), value.into())];
+        let options = OpenOptions { threads: Some(1), extra, ..OpenOptions::default() };
+        CpuDriver.open(0, &options).unwrap().info().driver_version.clone()
+    };
+    let usual = version("convolution", "fastest");
+    assert_eq!(usual, CpuDriver.probe().unwrap()[0].driver_version);
+    assert_ne!(version("convolution", "direct"), usual);
+    // Where nothing else is there, the plain kernels are the usual ones.
+    assert!(version("isa", "portable").starts_with(&usual));
+}
