@@ -107,7 +107,10 @@ enum Part {
     },
     /// Check that the conformance tests notice mistakes made in operators on purpose; takes some
     /// minutes, so it is not part of all tests.
-    Mutants,
+    Mutants {
+        /// Parts of operators' names, such as Conv; without names, all mistakes are made.
+        names: Vec<String>,
+    },
     /// Try every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
     Loom,
     /// Test the CPU's NEON kernels, with Arm's instructions emulated where there are none.
@@ -236,7 +239,7 @@ fn main() -> ExitCode {
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
             Part::Placements { seed } => steps::placements(&workspace, seed),
-            Part::Mutants => mutants::mutants(&workspace),
+            Part::Mutants { names } => mutants::mutants(&workspace, &names),
             Part::Loom => steps::loom(&workspace),
             Part::Neon => steps::neon(&workspace),
             Part::Fuzz { seconds } => steps::fuzz(&workspace, seconds),
