@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hetero_comm::Profile;
+use hetero_costs::{Calibrated, CostModel, Roofline};
 use hetero_hal::{Driver, OperatorSet};
 use hetero_reference::Standard;
 use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
@@ -12,13 +13,11 @@ use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
 use crate::Result;
 use crate::cache::{self, ProgramCache};
 use crate::config::{Config, Strategy};
-use crate::costs::Calibrated;
 use crate::engine::HeteroEngine;
 use crate::fleet::{Fleet, Limits};
 use crate::passes::{self, Pass};
 use crate::place::Placement;
 use crate::planner::Planner;
-use crate::problem::{CostModel, Roofline};
 
 /// The time that a strategy may take for a plan, unless the configuration says otherwise.
 /// Where a bound proves a plan to be the best, the strategy takes less.
