@@ -2,8 +2,8 @@
 //!
 //! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each
 //! node to the device that suits it, and replays the plan.
-//! Backends are feature flags; drivers, partitioners, cost models and passes of your own are
-//! registered on the engine's builder, as is a [`Placement`] of nodes by hand.
+//! Backends are feature flags; drivers, partitioners, cost models, transports and passes of your
+//! own are registered on the engine's builder, as is a [`Placement`] of nodes by hand.
 //!
 //! The engine is a [`Fleet`] and a planner.
 //! The fleet has the devices, how much each is wanted ([`Policy`]), how they reach each other, and
