@@ -78,9 +78,9 @@ mod session;
 mod share;
 
 pub use builder::{Builder, builtin_drivers};
-pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
+pub use config::{Config, DeviceParams, Scheduling, Strategy};
 pub use engine::HeteroEngine;
-pub use error::{Error, Result};
+pub use error::{ConfigError, Error, Result};
 pub use fleet::{AbsentDevice, Fleet};
 pub use hetero_comm as comm;
 pub use hetero_costs as costs;
