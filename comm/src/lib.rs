@@ -40,7 +40,6 @@
 mod channel;
 mod cost;
 mod date;
-mod handover;
 mod host;
 mod local;
 mod measure;
@@ -49,10 +48,6 @@ mod transport;
 
 pub use channel::Channel;
 pub use cost::Choice;
-pub use handover::{
-    DriverLaunch, Handover, HandoverOptions, HandoverRow, INCREMENT, Latency, increment_kernel, measure_handover,
-    measure_handovers,
-};
 pub use host::{host_buffer, host_id};
 pub use local::{PeerCopy, Staged, ZeroCopy};
 pub use measure::{MeasureOptions, measure};
