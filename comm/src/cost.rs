@@ -6,9 +6,6 @@ use hetero_hal::{DeviceId, DeviceInfo, Edge, Topology};
 
 use crate::profile::{DeviceProfile, LinkProfile, Profile, Usability};
 
-/// The name of [`ZeroCopy`](crate::ZeroCopy).
-pub(crate) const IN_PLACE: &str = "zero-copy";
-
 /// The cheapest way for a number of bytes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Choice<'a> {
@@ -83,17 +80,26 @@ impl Profile {
             .min_by(|a, b| a.seconds.total_cmp(&b.seconds))
     }
 
-    /// Returns the transport that is to be used in place of a hand-over in place, together with the
-    /// hand-over in place.
-    /// That is the cheapest transport, where the hand-over in place was measured and takes over a
+    /// Returns the transport that is to be used in place of the first of these, and the first.
+    /// That is the cheapest of these transports, where the first was measured and takes over a
     /// tenth longer; measurements differ by a tenth.
-    /// Returns `None` where handing over in place is best, or was not measured.
+    /// Returns `None` where the first is best, or was not measured.
     #[must_use]
-    pub fn rather_copied(&self, from: &DeviceId, to: &DeviceId, bytes: u64) -> Option<(Choice<'_>, Choice<'_>)> {
-        let link = self.links.iter().find(|link| link.from == *from && link.to == *to && link.transport == IN_PLACE)?;
-        let in_place = Choice { transport: &link.transport, seconds: link.seconds(bytes)? };
-        let best = self.cheapest(from, to, bytes)?;
-        (best.transport != IN_PLACE && best.seconds * 1.1 < in_place.seconds).then_some((best, in_place))
+    pub fn quicker(
+        &self,
+        from: &DeviceId,
+        to: &DeviceId,
+        bytes: u64,
+        transports: &[&str],
+    ) -> Option<(Choice<'_>, Choice<'_>)> {
+        let measured = |name: &&str| {
+            let link =
+                self.links.iter().find(|link| link.from == *from && link.to == *to && link.transport == *name)?;
+            Some(Choice { transport: &link.transport, seconds: link.seconds(bytes)? })
+        };
+        let first = transports.first().and_then(measured)?;
+        let best = transports.iter().filter_map(measured).min_by(|a, b| a.seconds.total_cmp(&b.seconds))?;
+        (best.seconds * 1.1 < first.seconds).then_some((best, first))
     }
 
     /// Returns the edge with the latency and bandwidth of the cheapest transports, or the edge as
@@ -199,9 +205,13 @@ mod tests {
         assert_eq!(profile.cheapest(&a, &b, 0), Some(Choice { transport: "staged", seconds: 5e-6 }));
         assert_eq!(profile.cheapest(&a, &b, 1 << 20).map(|choice| choice.transport), Some("zero-copy"));
         assert_eq!(profile.cheapest(&b, &DeviceId::new("c", 0), 0), None);
-        let rather = |from, to, bytes| profile.rather_copied(from, to, bytes).map(|(best, _)| best.transport);
-        assert_eq!([0, 1 << 20].map(|bytes| rather(&a, &b, bytes)), [Some("staged"), None]);
-        assert_eq!(rather(&b, &a, 0), None, "in place was not measured");
+        let all = ["zero-copy", "peer-copy", "staged"];
+        let quicker = |from, to, bytes| profile.quicker(from, to, bytes, &all).map(|(best, _)| best.transport);
+        assert_eq!([0, 1 << 20].map(|bytes| quicker(&a, &b, bytes)), [Some("staged"), None]);
+        assert_eq!(quicker(&b, &a, 0), None, "in place was not measured");
+        let from_staged = profile.quicker(&a, &b, 1 << 20, &["staged", "zero-copy"]);
+        assert_eq!(from_staged.map(|(best, first)| (best.transport, first.transport)), Some(("zero-copy", "staged")));
+        assert_eq!(profile.quicker(&a, &b, 0, &["zero-copy", "peer-copy"]), None, "staged is not among them");
         let shared = Edge { read: Reach::Import, ..Edge::default() };
         let there = profile.edge(&a, &b, shared);
         assert_eq!((there.read, there.latency), (Reach::Import, Some(Duration::from_secs_f64(5e-6))));
@@ -245,7 +255,7 @@ mod tests {
             .into();
         assert!((sender.launch() - 100e-6).abs() < 1e-12);
         let mut profile = Profile::new();
-        profile.links.push(link("gpu:0", "cpu:0", IN_PLACE, &[(4096, 5e-6), (1 << 26, 5e-6)]));
+        profile.links.push(link("gpu:0", "cpu:0", "zero-copy", &[(4096, 5e-6), (1 << 26, 5e-6)]));
         profile.devices.push(sender);
         let edge = profile.edge(&"gpu:0".parse().unwrap(), &"cpu:0".parse().unwrap(), Edge::default());
         assert_eq!(edge.latency.map(|latency| latency.as_micros()), Some(105));

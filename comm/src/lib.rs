@@ -1,6 +1,7 @@
 //! The ways of bytes from one device to another, their times, and the profile that keeps these.
 //!
-//! A [`Transport`] is a way to bring bytes from one device's buffer to another's.
+//! A [`Transport`] is a way to bring bytes from one device's buffer to another's: it makes the work
+//! that a queue does, for whoever has the buffers.
 //! [`ZeroCopy`] is for two ends that use the same pages, and [`PeerCopy`] for a device that reaches
 //! the other's memory.
 //! [`Staged`] goes through the host, and always works.
@@ -36,20 +37,17 @@
 //! `unsafe` is in the host's end of shared pages only: they are read and written through their
 //! address.
 
+mod channel;
 mod cost;
 mod date;
-mod handover;
 mod host;
 mod local;
 mod measure;
 mod profile;
 mod transport;
 
+pub use channel::Channel;
 pub use cost::Choice;
-pub use handover::{
-    DriverLaunch, Handover, HandoverOptions, HandoverRow, INCREMENT, Latency, increment_kernel, measure_handover,
-    measure_handovers,
-};
 pub use host::{host_buffer, host_id};
 pub use local::{PeerCopy, Staged, ZeroCopy};
 pub use measure::{MeasureOptions, measure};
@@ -57,4 +55,4 @@ pub use profile::{
     Absent, DeviceProfile, HostDescription, LinkProfile, NodeProfile, OperatorProfile, Profile, Sample, Spread,
     Usability,
 };
-pub use transport::{Channel, Endpoint, Inapplicable, Transport, standard_transports};
+pub use transport::{Carriage, Endpoint, Inapplicable, Transport, standard_transports};

@@ -1,14 +1,12 @@
 //! The transports inside one process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::cell::Cell;
+use std::sync::Arc;
 
-use hetero_hal::{
-    Buffer, BufferLayout, Device, Error, ExternalMemory, HandleKind, HostMemory, HostSemantics, HostTask, Point, Queue,
-    QueueOptions, Reach, Result, Work,
-};
+use hetero_hal::{Buffer, Error, HandleKind, HostTask, Reach, Result, Work};
 
-use crate::host::{HostBytes, HostPages};
-use crate::transport::{Channel, Endpoint, Inapplicable, Transport};
+use crate::host::HostBytes;
+use crate::transport::{Carriage, Endpoint, Inapplicable, Transport};
 
 /// The most bytes of host memory that a staged transfer goes through at once.
 const PIECE: usize = 1 << 20;
@@ -21,10 +19,6 @@ fn refused(why: Inapplicable) -> Error {
     Error::invalid_argument(why.to_string())
 }
 
-fn queue(device: &dyn Device, name: &str) -> Result<Arc<dyn Queue>> {
-    device.queue(&QueueOptions { name: name.to_owned(), capacity: None })
-}
-
 /// The transport of two ends that use the same pages of host memory.
 /// Nothing is moved: the cost of a hand-over is that the receiver's work begins behind the
 /// sender's.
@@ -33,53 +27,21 @@ pub struct ZeroCopy;
 
 impl Transport for ZeroCopy {
     fn name(&self) -> &str {
-        crate::cost::IN_PLACE
+        "zero-copy"
     }
 
-    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable> {
+    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<Carriage, Inapplicable> {
         differ(from, to)?;
         for device in [from, to].into_iter().filter_map(Endpoint::device) {
             if !device.capabilities().imports.contains(&HandleKind::Host) {
                 return Err(Inapplicable::NoImport(device.info().id.clone()));
             }
         }
-        Ok(())
+        Ok(Carriage::InPlace)
     }
 
-    fn connect(&self, from: &Endpoint, to: &Endpoint, bytes: usize) -> Result<Box<dyn Channel>> {
-        self.applies(from, to).map_err(refused)?;
-        let pages = HostMemory::allocate(bytes)?;
-        let end = |endpoint: &Endpoint| match endpoint.device() {
-            None => Ok(HostPages::buffer(pages.clone())),
-            Some(device) => device.import(ExternalMemory::Host(pages.clone()), HostSemantics::Shared),
-        };
-        Ok(Box::new(SharedPages { source: end(from)?, target: end(to)? }))
-    }
-}
-
-struct SharedPages {
-    source: Buffer,
-    target: Buffer,
-}
-
-impl Channel for SharedPages {
-    fn source(&self) -> &Buffer {
-        &self.source
-    }
-
-    fn target(&self) -> &Buffer {
-        &self.target
-    }
-
-    fn copied_bytes(&self) -> usize {
-        0
-    }
-
-    fn transfer(&self, after: &Point, done: &Point) -> Result<()> {
-        let done = done.clone();
-        let pass_on = move |outcome: Result<()>| Point::settle(&[done], &outcome);
-        after.timeline.on_reach(after.value, Box::new(pass_on));
-        Ok(())
+    fn carry(&self, _: &Endpoint, _: &Endpoint, _: &Buffer, _: &Buffer) -> Result<Work> {
+        Err(Error::invalid_argument("zero-copy moves nothing: both ends use the same pages"))
     }
 }
 
@@ -88,35 +50,28 @@ impl Channel for SharedPages {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PeerCopy;
 
-impl PeerCopy {
-    /// Returns the device that copies.
-    fn copier<'a>(from: &'a Endpoint, to: &'a Endpoint) -> Result<&'a Arc<dyn Device>, Inapplicable> {
-        differ(from, to)?;
-        let (Some(sender), Some(receiver)) = (from.device(), to.device()) else { return Err(Inapplicable::Host) };
-        if receiver.edge_to(sender.info()).read >= Reach::Copy {
-            return Ok(receiver);
-        }
-        if sender.edge_to(receiver.info()).write >= Reach::Copy {
-            return Ok(sender);
-        }
-        Err(Inapplicable::NoPeerAccess { from: from.id(), to: to.id() })
-    }
-}
-
 impl Transport for PeerCopy {
     fn name(&self) -> &str {
         "peer-copy"
     }
 
-    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable> {
-        PeerCopy::copier(from, to).map(|_| ())
+    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<Carriage, Inapplicable> {
+        differ(from, to)?;
+        let (Some(sender), Some(receiver)) = (from.device(), to.device()) else { return Err(Inapplicable::Host) };
+        if receiver.edge_to(sender.info()).read >= Reach::Copy {
+            return Ok(Carriage::ByReceiver);
+        }
+        if sender.edge_to(receiver.info()).write >= Reach::Copy {
+            return Ok(Carriage::BySender);
+        }
+        Err(Inapplicable::NoPeerAccess { from: from.id(), to: to.id() })
     }
 
-    fn connect(&self, from: &Endpoint, to: &Endpoint, bytes: usize) -> Result<Box<dyn Channel>> {
-        let copier = PeerCopy::copier(from, to).map_err(refused)?;
-        let (source, target) = (allocate(from, bytes)?, allocate(to, bytes)?);
+    fn carry(&self, from: &Endpoint, to: &Endpoint, source: &Buffer, target: &Buffer) -> Result<Work> {
+        self.applies(from, to).map_err(refused)?;
         let work = Work::copy(source.clone(), target.clone());
-        Ok(Box::new(Queued { source, target, work, queue: queue(&**copier, "peer-copy")? }))
+        work.check()?;
+        Ok(work)
     }
 }
 
@@ -131,35 +86,29 @@ impl Transport for Staged {
         "staged"
     }
 
-    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable> {
-        differ(from, to)
-    }
-
-    fn connect(&self, from: &Endpoint, to: &Endpoint, bytes: usize) -> Result<Box<dyn Channel>> {
-        self.applies(from, to).map_err(refused)?;
+    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<Carriage, Inapplicable> {
+        differ(from, to)?;
         // The ends differ, so that one of them is a device.
-        let device = to.device().or(from.device()).ok_or_else(|| refused(Inapplicable::Host))?;
-        let (source, target) = (allocate(from, bytes)?, allocate(to, bytes)?);
-        let piece = if from.device().is_some() && to.device().is_some() { bytes.min(PIECE) } else { 0 };
-        let copy = StagedCopy { source: source.clone(), target: target.clone(), piece: Mutex::new(vec![0; piece]) };
-        let queue = queue(&**device, "staged")?;
-        Ok(Box::new(Queued { source, target, work: Work::host(Arc::new(copy)), queue }))
+        Ok(if to.device().is_some() { Carriage::ByReceiver } else { Carriage::BySender })
+    }
+
+    fn carry(&self, from: &Endpoint, to: &Endpoint, source: &Buffer, target: &Buffer) -> Result<Work> {
+        self.applies(from, to).map_err(refused)?;
+        Work::copy(source.clone(), target.clone()).check()?;
+        Ok(Work::host(Arc::new(StagedCopy { source: source.clone(), target: target.clone() })))
     }
 }
 
-fn allocate(endpoint: &Endpoint, bytes: usize) -> Result<Buffer> {
-    match endpoint.device() {
-        None => HostBytes::buffer(bytes),
-        Some(device) => device.allocate(BufferLayout::new(bytes)),
-    }
+thread_local! {
+    /// The piece of host memory that staged copies on this thread go through.
+    /// A thread does one at a time, so that no copy allocates after the first one of its size.
+    static STAGE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// A copy as [`copy_through_host`](hetero_hal::copy_through_host) does it, with memory that is kept
-/// from transfer to transfer.
+/// A copy by the host, between any two buffers of the same length.
 struct StagedCopy {
     source: Buffer,
     target: Buffer,
-    piece: Mutex<Vec<u8>>,
 }
 
 impl HostTask for StagedCopy {
@@ -170,40 +119,26 @@ impl HostTask for StagedCopy {
         if let Some(host) = self.target.memory::<HostBytes>() {
             return host.read_from(&self.source);
         }
-        let mut piece = self.piece.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stage = STAGE.take();
+        let needed = self.source.len().min(PIECE);
+        if stage.len() < needed {
+            stage.resize(needed, 0);
+        }
+        let outcome = self.through(&mut stage[..needed]);
+        STAGE.set(stage);
+        outcome
+    }
+}
+
+impl StagedCopy {
+    fn through(&self, stage: &mut [u8]) -> Result<()> {
         let mut offset = 0;
         while offset < self.source.len() {
-            let bytes = piece.len().min(self.source.len() - offset);
-            self.source.read(offset, &mut piece[..bytes])?;
-            self.target.write(offset, &piece[..bytes])?;
+            let bytes = stage.len().min(self.source.len() - offset);
+            self.source.read(offset, &mut stage[..bytes])?;
+            self.target.write(offset, &stage[..bytes])?;
             offset += bytes;
         }
         Ok(())
-    }
-}
-
-/// A transfer that is a piece of work for a queue.
-struct Queued {
-    source: Buffer,
-    target: Buffer,
-    work: Work,
-    queue: Arc<dyn Queue>,
-}
-
-impl Channel for Queued {
-    fn source(&self) -> &Buffer {
-        &self.source
-    }
-
-    fn target(&self) -> &Buffer {
-        &self.target
-    }
-
-    fn copied_bytes(&self) -> usize {
-        self.source.len()
-    }
-
-    fn transfer(&self, after: &Point, done: &Point) -> Result<()> {
-        self.queue.submit(std::slice::from_ref(after), self.work.clone(), std::slice::from_ref(done))
     }
 }

@@ -2,11 +2,13 @@
 //!
 //! A hand-over is measured as a plan has it.
 //! The sender's queue writes 64 bytes of the source and reaches a point.
-//! The transport brings the source over.
-//! The receiver's queue reads 64 bytes of the target behind the transfer's point.
+//! The transport's work brings the source over, as a session's transfer does.
+//! The receiver's queue reads 64 bytes of the target behind the transfer's point, or behind the
+//! sender's where nothing is moved.
 //! So a hand-over without a copy shows its true cost: one device's work begins behind the other's.
 //! The bytes that arrive are compared with the bytes that were sent.
 
+use std::cell::Cell;
 use std::collections::HashSet;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -15,6 +17,7 @@ use hetero_hal::{
     Buffer, BufferLayout, Device, DeviceId, Error, ErrorKind, Queue, QueueOptions, Result, Timeline, Work,
 };
 
+use crate::channel::Channel;
 use crate::profile::{LinkProfile, Sample, Spread};
 use crate::transport::{Endpoint, Transport};
 
@@ -118,7 +121,7 @@ fn measure_link(
         let (from, to, transport, options) = (from.clone(), to.clone(), transport.clone(), options.clone());
         move || {
             // Nobody listens any more where it took too long.
-            let _ = sender.send(Link::new(&from, &to, &options).and_then(|link| link.all(&*transport)));
+            let _ = sender.send(Link::new(&from, &to, &*transport, &options).and_then(|link| link.all()));
         }
     };
     std::thread::Builder::new().name("hetero-measure".to_owned()).spawn(task).map_err(|error| {
@@ -154,21 +157,30 @@ impl End {
 struct Link<'a> {
     from: &'a Endpoint,
     to: &'a Endpoint,
+    transport: &'a dyn Transport,
     options: &'a MeasureOptions,
     began: Instant,
+    /// The number of hand-overs so far, which is the value of their points.
+    rounds: Cell<u64>,
     sender: End,
     receiver: End,
-    /// The timeline of the transport.
+    /// The timeline of the transport: the carrying device's, as in a session.
     arrivals: Timeline,
     /// The buffer into which the receiver puts the bytes that it reads.
     seen: Buffer,
 }
 
 impl<'a> Link<'a> {
-    fn new(from: &'a Endpoint, to: &'a Endpoint, options: &'a MeasureOptions) -> Result<Self> {
+    fn new(
+        from: &'a Endpoint,
+        to: &'a Endpoint,
+        transport: &'a dyn Transport,
+        options: &'a MeasureOptions,
+    ) -> Result<Self> {
         let began = Instant::now();
         let (sender, receiver) = (End::new(from)?, End::new(to)?);
-        let arrivals = match to.device().or(from.device()) {
+        let carriage = transport.applies(from, to).map_err(|why| Error::invalid_argument(why.to_string()))?;
+        let arrivals = match carriage.carrier(from, to).and_then(Endpoint::device) {
             Some(device) => device.timeline(0)?,
             None => Timeline::new(0),
         };
@@ -176,13 +188,13 @@ impl<'a> Link<'a> {
             Some(device) => device.allocate(BufferLayout::new(TOUCHED))?,
             None => crate::host::HostBytes::buffer(TOUCHED)?,
         };
-        Ok(Link { from, to, options, began, sender, receiver, arrivals, seen })
+        Ok(Link { from, to, transport, options, began, rounds: Cell::new(0), sender, receiver, arrivals, seen })
     }
 
     /// Measures all sizes, as far as time suffices.
     /// Where a large size finds too little memory, the samples of smaller sizes stay; after any
     /// other failure they do not.
-    fn all(&self, transport: &dyn Transport) -> Result<Samples> {
+    fn all(&self) -> Result<Samples> {
         let mut samples: Vec<Sample> = Vec::new();
         for (index, &bytes) in self.options.sizes.iter().enumerate() {
             let left = self.options.per_link.saturating_sub(self.began.elapsed());
@@ -194,7 +206,7 @@ impl<'a> Link<'a> {
                 }
             }
             let share = left / u32::try_from(self.options.sizes.len() - index).unwrap_or(1);
-            let channel = match transport.connect(self.from, self.to, bytes) {
+            let channel = match Channel::connect(self.transport, self.from, self.to, bytes) {
                 Ok(channel) => channel,
                 Err(error) if !samples.is_empty() && error.kind() != ErrorKind::DeviceLost => {
                     return Ok((samples, Some(format!("{bytes} bytes: {error}"))));
@@ -209,19 +221,19 @@ impl<'a> Link<'a> {
             source.write(tail, &tag)?;
             let mut times = Vec::new();
             for _ in 0..WARM_UP {
-                self.round(&*channel, tag[0])?;
+                self.round(&channel, tag[0])?;
             }
             let mut arrived = [0; TOUCHED];
             target.read(tail, &mut arrived)?;
             let mut read = [0; TOUCHED];
             self.seen.read(0, &mut read)?;
             if (arrived, read) != (tag, tag) {
-                let reason = format!("of {bytes} bytes by {}, others arrive than were sent", transport.name());
+                let reason = format!("of {bytes} bytes by {}, others arrive than were sent", self.transport.name());
                 return Err(Error::internal(reason).with_remedy("report this driver"));
             }
             let began = Instant::now();
             while times.len() < ROUNDS.1 && (times.len() < ROUNDS.0 || began.elapsed() < share) {
-                times.push(self.round(&*channel, tag[0])?);
+                times.push(self.round(&channel, tag[0])?);
             }
             samples.extend(Spread::of(&times).map(|seconds| Sample { bytes: bytes as u64, seconds }));
         }
@@ -229,9 +241,10 @@ impl<'a> Link<'a> {
     }
 
     /// Times one hand-over.
-    fn round(&self, channel: &dyn crate::Channel, pattern: u8) -> Result<Duration> {
+    fn round(&self, channel: &Channel, pattern: u8) -> Result<Duration> {
         let deadline = self.began + self.options.per_link + self.options.patience;
-        let value = self.arrivals.value() + 1;
+        let value = self.rounds.get() + 1;
+        self.rounds.set(value);
         let (written, arrived, read) =
             (self.sender.timeline.at(value), self.arrivals.at(value), self.receiver.timeline.at(value));
         let (head, first) = (channel.source().slice(0..TOUCHED)?, channel.target().slice(0..TOUCHED)?);
@@ -245,14 +258,19 @@ impl<'a> Link<'a> {
                 written.signal();
             }
         }
-        channel.transfer(&written, &arrived)?;
+        let there = if channel.copied_bytes() > 0 {
+            channel.transfer(&written, &arrived)?;
+            arrived
+        } else {
+            written
+        };
         match &self.receiver.queue {
             Some(queue) => {
-                queue.submit(std::slice::from_ref(&arrived), copy, std::slice::from_ref(&read))?;
+                queue.submit(std::slice::from_ref(&there), copy, std::slice::from_ref(&read))?;
                 read.wait(deadline)?;
             }
             None => {
-                arrived.wait(deadline)?;
+                there.wait(deadline)?;
                 let mut bytes = [0; TOUCHED];
                 channel.target().read(0, &mut bytes)?;
                 self.seen.write(0, &bytes)?;

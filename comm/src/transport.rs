@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use hetero_hal::{Buffer, Device, DeviceId, Point, Result};
+use hetero_hal::{Buffer, Device, DeviceId, Result, Work};
 
 use crate::host::host_id;
 
@@ -69,62 +69,79 @@ pub enum Inapplicable {
     Endpoint(DeviceId),
 }
 
+/// How a transport serves a pair of endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carriage {
+    /// Both ends use the same pages of host memory, which devices import: nothing is moved.
+    InPlace,
+    /// The sender's queue does the work that brings the bytes.
+    BySender,
+    /// The receiver's queue does the work that brings the bytes.
+    ByReceiver,
+}
+
+impl Carriage {
+    /// Returns the end whose queue does the work, of the two given; `None` where there is no work.
+    ///
+    /// ```
+    /// use hetero_comm::Carriage;
+    ///
+    /// assert_eq!(Carriage::BySender.carrier("left", "right"), Some("left"));
+    /// assert_eq!(Carriage::InPlace.carrier("left", "right"), None);
+    /// ```
+    #[must_use]
+    pub fn carrier<End>(self, sender: End, receiver: End) -> Option<End> {
+        match self {
+            Carriage::InPlace => None,
+            Carriage::BySender => Some(sender),
+            Carriage::ByReceiver => Some(receiver),
+        }
+    }
+}
+
 /// A way to bring bytes from one endpoint to another.
 /// Transports are registered like drivers, and all methods may be called from any thread.
 ///
+/// A transport makes the *work* that brings bytes between two buffers, and owns neither memory nor
+/// queue.
+/// Whoever has the buffers submits the work to the queue of the end that [`Transport::applies`]
+/// names: a session does so for its transfers, and [`measure`](crate::measure()) for what it times.
+/// So what was measured is what is done.
+///
 /// A transport across processes or machines serves endpoints that only it understands: a rank's
 /// device is a [`Device`] of a driver of its own, or a further variant of [`Endpoint`].
-/// Its channel is half of one: [`Channel::source`] or [`Channel::target`] is then the window
-/// through which the other side's memory is written.
 /// Three such transports are known to come, and fit as follows:
 ///
-/// - **Shared memory between processes**: `connect` makes a memfd of sealed size, hands its
-///   descriptor over a socket, and imports the mapping on either side, as
-///   [`ZeroCopy`](crate::ZeroCopy) does inside one process.
-///   `transfer` passes on a point, by a counter in the same pages.
-/// - **UCX**: `connect` registers the source's memory and exchanges remote keys.
-///   `transfer` waits for `after` with [`Timeline::on_reach`](hetero_hal::Timeline::on_reach), puts
-///   the bytes without blocking, and signals `done` where UCX calls back.
-/// - **MPI**: as with UCX, but with persistent requests that `connect` makes, and a thread that
-///   makes progress.
+/// - **Shared memory between processes**: the peer's driver imports the pages of a memfd whose
+///   descriptor came over a socket, and the transport is [`Carriage::InPlace`], as
+///   [`ZeroCopy`](crate::ZeroCopy) is inside one process.
+///   The peer's timelines pass on points, by counters in the same pages.
+/// - **UCX**: [`Transport::carry`] registers the source's memory and exchanges remote keys.
+///   The work is a host function that puts the bytes, and makes progress until they are there.
+/// - **MPI**: as with UCX, but with persistent requests that [`Transport::carry`] makes and that
+///   each run of the work starts again.
 pub trait Transport: Send + Sync {
     /// Returns a short name, as it stands in profiles and reports: `zero-copy`, `staged`.
     fn name(&self) -> &str;
 
-    /// Tells whether the transport serves this pair.
-    /// The call is cheap: nothing is allocated.
+    /// Tells whether the transport serves this pair, and how.
+    /// The call is cheap, nothing is allocated, and the answer for a pair is always the same.
     ///
     /// # Errors
     /// The reason why it does not.
-    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<(), Inapplicable>;
+    fn applies(&self, from: &Endpoint, to: &Endpoint) -> Result<Carriage, Inapplicable>;
 
-    /// Prepares to move `bytes` bytes, again and again: allocates, imports, registers.
+    /// Makes the work that brings all bytes of `source`, which `from` has written, to `target`,
+    /// which is as long and which `to` reads.
+    /// The work is submitted again and again, to the queue of the end that [`Transport::applies`]
+    /// names, and ordered by points as any work is; it allocates nothing after its first run.
+    /// A session prepares its transfers by this, once for each of the runs under way at once.
     ///
     /// # Errors
-    /// `InvalidArgument` where the transport does not serve the pair.
-    /// Otherwise the errors of the devices.
-    fn connect(&self, from: &Endpoint, to: &Endpoint, bytes: usize) -> Result<Box<dyn Channel>>;
-}
-
-/// A prepared way for a fixed number of bytes.
-pub trait Channel: Send + Sync {
-    /// Returns the buffer that the sender writes: its own memory, or memory that it has imported.
-    fn source(&self) -> &Buffer;
-
-    /// Returns the buffer that the receiver reads.
-    fn target(&self) -> &Buffer;
-
-    /// Returns the bytes that each [`Channel::transfer`] copies; 0 where both ends are the same
-    /// memory.
-    fn copied_bytes(&self) -> usize;
-
-    /// Once `after` is reached, brings the bytes over, then reaches `done`; does not block.
-    /// Where the transfer fails, or `after` does, fails the timeline of `done`.
-    /// The caller orders transfers of one channel by their points.
-    ///
-    /// # Errors
-    /// An error where the transfer could not be begun; `done` then stays as it is.
-    fn transfer(&self, after: &Point, done: &Point) -> Result<()>;
+    /// `InvalidArgument` where the transport does not serve the pair, where it serves the pair
+    /// [in place](Carriage::InPlace), and where the lengths differ.
+    /// Otherwise the errors of the devices, such as of registering memory.
+    fn carry(&self, from: &Endpoint, to: &Endpoint, source: &Buffer, target: &Buffer) -> Result<Work>;
 }
 
 /// Returns the transports that there are now, as a rule the cheapest first:

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hetero_comm::Profile;
+use hetero_comm::{Profile, Transport, standard_transports};
+use hetero_costs::{Calibrated, CostModel, Roofline};
 use hetero_hal::{Driver, OperatorSet};
 use hetero_reference::Standard;
 use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
@@ -12,13 +13,11 @@ use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
 use crate::Result;
 use crate::cache::{self, ProgramCache};
 use crate::config::{Config, Strategy};
-use crate::costs::Calibrated;
 use crate::engine::HeteroEngine;
 use crate::fleet::{Fleet, Limits};
 use crate::passes::{self, Pass};
 use crate::place::Placement;
 use crate::planner::Planner;
-use crate::problem::{CostModel, Roofline};
 
 /// The time that a strategy may take for a plan, unless the configuration says otherwise.
 /// Where a bound proves a plan to be the best, the strategy takes less.
@@ -58,6 +57,7 @@ pub struct Builder {
     partitioner: Option<Arc<dyn Partitioner>>,
     costs: Option<Arc<dyn CostModel>>,
     profile: Option<Arc<Profile>>,
+    transports: Vec<Arc<dyn Transport>>,
     operators: Arc<dyn OperatorSet>,
     passes: Vec<Box<dyn Pass>>,
     placement: Placement,
@@ -97,6 +97,18 @@ impl Builder {
     #[must_use]
     pub fn profile(mut self, profile: Profile) -> Self {
         self.profile = Some(Arc::new(profile));
+        self
+    }
+
+    /// Registers a transport, in front of those registered before and of the standard ones.
+    ///
+    /// A session brings a value from one device to another by the first transport that
+    /// [applies](Transport::applies) to the pair, unless the profile says that another one is
+    /// quicker for that size.
+    /// [`Traffic::transports`](crate::Traffic::transports) says which one it was.
+    #[must_use]
+    pub fn transport(mut self, transport: Arc<dyn Transport>) -> Self {
+        self.transports.insert(0, transport);
         self
     }
 
@@ -188,7 +200,11 @@ impl Builder {
             placement: self.placement,
             config: self.config,
         };
-        HeteroEngine { drivers: self.drivers, fleet: Arc::new(Fleet::new(self.profile, limits)), planner }
+        HeteroEngine {
+            drivers: self.drivers,
+            fleet: Arc::new(Fleet::new(self.profile, self.transports, limits)),
+            planner,
+        }
     }
 }
 
@@ -209,6 +225,7 @@ impl HeteroEngine {
             partitioner: None,
             costs: None,
             profile: None,
+            transports: standard_transports(),
             operators: Arc::new(Standard),
             passes: passes::standard(),
             placement: Placement::default(),

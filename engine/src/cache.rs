@@ -13,8 +13,6 @@ use std::time::SystemTime;
 use hetero_hal::{DeviceInfo, Executable, Program};
 use hetero_kit::digest;
 
-use crate::fnv::Fnv;
-
 /// The bytes that the folder may hold, unless the builder says otherwise.
 pub(crate) const LIMIT: u64 = 4 << 30;
 
@@ -35,14 +33,10 @@ pub(crate) struct ProgramCache {
 impl ProgramCache {
     /// Returns the path of the file for a program on a device.
     fn path(&self, program: &Program, device: &DeviceInfo) -> PathBuf {
-        let mut driver = Fnv::new();
-        for text in [&device.vendor, &device.name, &device.driver_version] {
-            driver.add(text.as_bytes());
-            driver.add(&[0]);
-        }
+        let driver = digest([&*device.vendor, &*device.name, &*device.driver_version].join("\0").as_bytes());
         // Some systems allow no colons in names.
         let id = format!("{}-{}", device.id.driver(), device.id.ordinal());
-        self.folder.join(format!("{}-{id}-{}.{ENDING}", program.fingerprint(), driver.text()))
+        self.folder.join(format!("{}-{id}-{driver:032x}.{ENDING}", program.fingerprint()))
     }
 
     /// Returns the bytes that an earlier compilation of the program for the device has left.

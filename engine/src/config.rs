@@ -23,20 +23,8 @@ use std::time::Duration;
 use hetero_hal::DeviceId;
 use serde::Deserialize;
 
-use crate::Error;
+use crate::error::{ConfigError, Error};
 use crate::policy::Policy;
-
-/// A key or value that is wrong, with its place.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{file}:{line}: {message}")]
-pub struct ConfigError {
-    /// The name of the file, or of the text that stands for it.
-    pub file: String,
-    /// The line, counted from 1.
-    pub line: u64,
-    /// The message: what is wrong, and the nearest valid name.
-    pub message: String,
-}
 
 /// The configuration: how the engine plans and runs.
 /// Every key may be left out.

@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use crate::config::ConfigError;
-
 /// The result of a function of the engine.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -85,4 +83,16 @@ pub enum Error {
         /// The system's reason.
         reason: String,
     },
+}
+
+/// A key or value that is wrong, with its place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{file}:{line}: {message}")]
+pub struct ConfigError {
+    /// The name of the file, or of the text that stands for it.
+    pub file: String,
+    /// The line, counted from 1.
+    pub line: u64,
+    /// The message: what is wrong, and the nearest valid name.
+    pub message: String,
 }

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hetero_comm::Profile;
+use hetero_comm::{Profile, Transport};
 use hetero_hal::{Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology};
 
 use crate::Error;
@@ -28,6 +28,7 @@ pub struct Fleet {
     absent: Vec<AbsentDevice>,
     topology: Topology,
     profile: Option<Arc<Profile>>,
+    transports: Arc<[Arc<dyn Transport>]>,
     limits: Limits,
     shared: Arc<Shared>,
 }
@@ -74,9 +75,17 @@ struct Shared {
 
 impl Fleet {
     /// Makes a fleet without devices.
-    pub(crate) fn new(profile: Option<Arc<Profile>>, limits: Limits) -> Fleet {
-        let (devices, policies, absent) = (Vec::new(), Vec::new(), Vec::new());
-        Fleet { devices, policies, absent, topology: Topology::default(), profile, limits, shared: Arc::default() }
+    pub(crate) fn new(profile: Option<Arc<Profile>>, transports: Vec<Arc<dyn Transport>>, limits: Limits) -> Fleet {
+        Fleet {
+            devices: Vec::new(),
+            policies: Vec::new(),
+            absent: Vec::new(),
+            topology: Topology::default(),
+            profile,
+            transports: transports.into(),
+            limits,
+            shared: Arc::default(),
+        }
     }
 
     /// Adds a device behind the others.
@@ -144,6 +153,14 @@ impl Fleet {
     #[must_use]
     pub fn profile(&self) -> Option<&Profile> {
         self.profile.as_deref()
+    }
+
+    /// Returns the transports, the first to be asked first: those that were registered, then the
+    /// standard ones.
+    /// Sessions carry by them, and [`measure`](crate::comm::measure()) times them.
+    #[must_use]
+    pub fn transports(&self) -> &[Arc<dyn Transport>] {
+        &self.transports
     }
 
     /// Returns the bytes that constants and intermediate values may take on a device, or `None`

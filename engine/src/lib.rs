@@ -2,8 +2,8 @@
 //!
 //! A [`HeteroEngine`] reads a model, binds it to shapes, rewrites it with [`passes`], gives each
 //! node to the device that suits it, and replays the plan.
-//! Backends are feature flags; drivers, partitioners, cost models and passes of your own are
-//! registered on the engine's builder, as is a [`Placement`] of nodes by hand.
+//! Backends are feature flags; drivers, partitioners, cost models, transports and passes of your
+//! own are registered on the engine's builder, as is a [`Placement`] of nodes by hand.
 //!
 //! The engine is a [`Fleet`] and a planner.
 //! The fleet has the devices, how much each is wanted ([`Policy`]), how they reach each other, and
@@ -62,11 +62,9 @@ mod annotated;
 mod builder;
 mod cache;
 mod config;
-mod costs;
 mod engine;
 mod error;
 mod fleet;
-mod fnv;
 mod join;
 pub mod passes;
 mod place;
@@ -80,12 +78,13 @@ mod session;
 mod share;
 
 pub use builder::{Builder, builtin_drivers};
-pub use config::{Config, ConfigError, DeviceParams, Scheduling, Strategy};
-pub use costs::{Calibrated, Family, signatures};
+pub use config::{Config, DeviceParams, Scheduling, Strategy};
 pub use engine::HeteroEngine;
-pub use error::{Error, Result};
+pub use error::{ConfigError, Error, Result};
 pub use fleet::{AbsentDevice, Fleet};
 pub use hetero_comm as comm;
+pub use hetero_costs as costs;
+pub use hetero_costs::{Calibrated, CostModel, Family, Roofline, bytes, flops, signatures};
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
@@ -97,6 +96,5 @@ pub use place::Placement;
 pub use plan::Plan;
 pub use planner::PlanTiming;
 pub use policy::Policy;
-pub use problem::{CostModel, Roofline, bytes, flops};
 pub use session::{HostOutput, OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};
 pub use share::{PlacementShare, PlacementShares};

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hetero_costs::CostModel;
 use hetero_hal::{DeviceId, NodeId, OperatorSet, Program};
 use hetero_onnx::Binding;
 use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, Tiles};
@@ -19,7 +20,7 @@ use crate::passes::tile::Tiling;
 use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
 use crate::policy::Policy;
-use crate::problem::{self, Constraints, CostModel};
+use crate::problem::{self, Constraints};
 use crate::{Error, Model, Result};
 
 /// The number of rows and of columns of tiles, unless the configuration says otherwise.

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::fmt;
 
+use hetero_costs::bytes;
 use hetero_hal::{DeviceId, Node, Program};
 use hetero_scheduler::Partitioning;
-
-use crate::problem::bytes;
 
 /// The share of a model that a device has.
 #[derive(Clone, Debug, PartialEq)]

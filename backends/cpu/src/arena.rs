@@ -13,10 +13,10 @@ use std::collections::{HashMap, HashSet};
 use hetero_arena::{Layout as Planned, Request, plan};
 use hetero_hal::{Error, Program, Result};
 
-use crate::device::ALIGNMENT;
 use crate::image::{Image, Layout};
 use crate::kernels::Kernel;
 use crate::lower::{Draft, Form};
+use crate::memory::ALIGNMENT;
 use crate::simd::Isa;
 
 /// A range of bytes of the arena.

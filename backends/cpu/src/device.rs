@@ -19,9 +19,6 @@ use crate::pool::Pool;
 use crate::queue::{CAPACITY, CpuBackend, CpuQueue};
 use crate::simd::Isa;
 
-/// The alignment that this device prefers: a cache line, and the widest vector.
-pub(crate) const ALIGNMENT: usize = 64;
-
 /// The driver of the host's processor, which is always available.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct CpuDriver;

@@ -11,11 +11,10 @@ use hetero_hal::{
 use hetero_kit::{Held, Tracer, Weights};
 
 use crate::arena::{Arena, Range, Steps};
-use crate::device::ALIGNMENT;
 use crate::image::Layout;
 use crate::kernels::{Kernel, Packed, Runtime};
 use crate::lower::{self, Draft, Form};
-use crate::memory::CpuMemory;
+use crate::memory::{ALIGNMENT, CpuMemory};
 use crate::operand::{Arguments, Operand};
 use crate::pool::Pool;
 use crate::saved::{self, Packer, Saved};

@@ -5,6 +5,9 @@ use std::sync::Arc;
 use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
 use hetero_kit::Budget;
 
+/// The alignment that this device prefers: a cache line, and the widest vector.
+pub(crate) const ALIGNMENT: usize = 64;
+
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
     host: HostMemory,

@@ -17,9 +17,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hetero_hal::{Error, ErrorKind, Result, Tensor, Weight};
-use hetero_kit::{Weights, digest};
+use hetero_kit::{Held, Weights, digest};
 
-use crate::kernels::Packed;
 use crate::simd::Isa;
 
 /// The first bytes of the form; each version of the form has its own.
@@ -45,6 +44,11 @@ fn digest_of(sources: &[Tensor]) -> u128 {
     }
     digest(parts.as_bytes())
 }
+
+/// A constant in the form in which a kernel reads it, shared by all kernels of the device that read
+/// this form.
+/// A kernel takes its value once in a run.
+pub(crate) type Packed = Arc<Held<Vec<f32>>>;
 
 /// The sources of a kernel's packed weights: the device's other executables, a serial form, or the
 /// packing.

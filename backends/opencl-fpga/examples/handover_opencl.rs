@@ -1,16 +1,16 @@
 //! Measures handing a tensor over from the CPU to a device and back, on every OpenCL device:
 //! `handover_opencl [BYTES…]`.
 //! Prints a line of JSON for each device and size.
-//! `hetero_comm::measure_handover` says what is measured, and `cargo xtask bench handover` prints
-//! the table.
+//! `hetero_handover::measure_handover` says what is measured, and `cargo xtask bench handover`
+//! prints the table.
 
 #![allow(clippy::print_stderr)]
 
 use std::ffi::CString;
 
 use cl3::types::{cl_command_queue, cl_context, cl_device_id, cl_int, cl_kernel, cl_mem, cl_platform_id};
-use hetero_comm::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_hal::{DeviceInfo, Driver, Error, ErrorKind, HostMemory, KernelFormat, OpenOptions, Result};
+use hetero_handover::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_opencl::OpenClDriver;
 
 fn main() -> Result<()> {

@@ -11,35 +11,18 @@ use hetero_hal::{
 use hetero_kernels::{Dialect, Target};
 use hetero_kit::{Budget, Busy, Weights, unknown_option};
 
-use crate::driver::Found;
 use crate::executable::OpenClExecutable;
-use crate::handle::{CommandQueue, Context, DeviceHandle};
+use crate::handle::CommandQueue;
 use crate::memory::OpenClMemory;
+use crate::platform::Found;
 use crate::program::{self, Library};
 use crate::queue::{CAPACITY, OpenClBackend, OpenClQueue};
-use crate::quirks::Quirks;
+use crate::shared::Shared;
 use crate::timeline::OpenClTimeline;
 
 /// The options that the driver takes.
 const KNOWN: &str = "the driver takes `memory_limit`; `cache`, a folder for binaries or `off`; `tiles`, `on` or `off`; \
      `wait`, `finish` or `events`";
-
-/// The state that the device's objects share.
-pub(crate) struct Shared {
-    pub(crate) id: DeviceId,
-    /// The queue for the host's reads and writes.
-    pub(crate) transfers: CommandQueue,
-    pub(crate) context: Arc<Context>,
-    pub(crate) handle: DeviceHandle,
-    pub(crate) budget: Budget,
-    pub(crate) library: Library,
-    /// The constants in the device's memory.
-    pub(crate) weights: Weights<Buffer>,
-    pub(crate) quirks: Quirks,
-    /// The size of the largest allocation in bytes.
-    pub(crate) largest: u64,
-    pub(crate) busy: Busy,
-}
 
 pub(crate) struct OpenClDevice {
     info: DeviceInfo,

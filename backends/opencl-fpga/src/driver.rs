@@ -9,9 +9,9 @@ use hetero_hal::{
 
 use crate::device::OpenClDevice;
 use crate::handle::DeviceHandle;
-use crate::platform::{self, Platform};
+use crate::platform::{self, Found, Platform};
 use crate::processor::{self, Processor};
-use crate::quirks::{self, Quirks};
+use crate::quirks;
 
 /// The code with which a loader answers that it knows no platform.
 const NO_PLATFORM: cl_int = -1001;
@@ -20,14 +20,6 @@ const NO_PLATFORM: cl_int = -1001;
 #[derive(Clone, Copy, Debug)]
 pub struct OpenClDriver {
     accelerators: bool,
-}
-
-/// A device that was found.
-pub(crate) struct Found {
-    pub(crate) handle: DeviceHandle,
-    pub(crate) info: DeviceInfo,
-    pub(crate) quirks: Quirks,
-    pub(crate) platform: Platform,
 }
 
 impl OpenClDriver {
@@ -81,7 +73,9 @@ impl OpenClDriver {
             "install the vendor's OpenCL driver (for the processor, Debian: pocl-opencl-icd, or PyPI: intel-opencl-rt with intel-cmplr-lib-rt), and let OCL_ICD_VENDORS or /etc/OpenCL/vendors name it; in \
              a checkout of hetero, `cargo xtask setup` does"
         };
-        processor::tell_drivers();
+        // It is not known yet which driver will be loaded, so the choice for the oldest one is
+        // made.
+        processor::tell_drivers(|host| quirks::substitute(None, host));
         if let Err(error) = cl3::load_library() {
             return Err(missing(format!("libOpenCL cannot be loaded ({error})"), LOADER));
         }

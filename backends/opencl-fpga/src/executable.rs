@@ -9,10 +9,10 @@ use hetero_hal::{
 use hetero_kernels::{BufferRange, Place, Target};
 use hetero_kit::{Command, ConstantNames, Held, check_bound};
 
-use crate::device::Shared;
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
 use crate::memory::OpenClMemory;
 use crate::program::Built;
+use crate::shared::Shared;
 
 /// One launch of a kernel.
 struct Launch {

@@ -57,6 +57,7 @@ mod processor;
 mod program;
 mod queue;
 mod quirks;
+mod shared;
 mod timeline;
 
 pub use driver::OpenClDriver;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result, check_range};
 
-use crate::device::Shared;
 use crate::handle::{Context, Mem};
+use crate::shared::Shared;
 
 /// An allocation.
 pub(crate) struct OpenClMemory {

@@ -4,10 +4,18 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cl3::types::cl_platform_id;
-use hetero_hal::{DeviceId, Result};
+use hetero_hal::{DeviceId, DeviceInfo, Result};
 
-use crate::driver::Found;
 use crate::handle::{Context, DeviceHandle};
+use crate::quirks::Quirks;
+
+/// A device that was found.
+pub(crate) struct Found {
+    pub(crate) handle: DeviceHandle,
+    pub(crate) info: DeviceInfo,
+    pub(crate) quirks: Quirks,
+    pub(crate) platform: Platform,
+}
 
 /// The platform of a device that was found.
 #[derive(Clone)]

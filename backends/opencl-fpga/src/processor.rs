@@ -14,8 +14,6 @@
 use std::fmt;
 use std::sync::{Once, OnceLock};
 
-use crate::quirks;
-
 /// The variable by which Intel's drivers are told what to compile for.
 pub(crate) const VARIABLE: &str = "CL_CONFIG_CPU_TARGET_ARCH";
 
@@ -132,18 +130,16 @@ pub(crate) fn told() -> String {
     std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
-/// Names the instruction set to compile for, where this processor is one that the drivers of
-/// [`quirks`] do not know.
+/// Names the instruction set to compile for, where this processor is one for which `substitute` has
+/// another target, as drivers do not know it.
 ///
 /// It must be called before the OpenCL loader is opened, because a driver reads the variable when
 /// it starts.
 /// A value that the user has set stays.
-pub(crate) fn tell_drivers() {
+pub(crate) fn tell_drivers(substitute: impl FnOnce(&Processor) -> Option<&'static str>) {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // It is not known yet which driver will be loaded, so the choice for the oldest one is
-        // made.
-        let Some(target) = quirks::substitute(None, Processor::host()).filter(|_| told().is_empty()) else { return };
+        let Some(target) = substitute(Processor::host()).filter(|_| told().is_empty()) else { return };
         // SAFETY: no other thread may read or write the environment meanwhile, except through
         // `std::env`, whose lock this call holds.
         // This crate sets it here alone, once, and before it opens the OpenCL loader, so no thread

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use hetero_hal::{Buffer, DeviceId, Error, Point, QueueOptions, Result, TraceKind};
 use hetero_kit::{Backend, Backlog, Command, Job, Shell, Tracer};
 
-use crate::device::Shared;
 use crate::executable::{Launched, OpenClExecutable};
 use crate::handle::{CommandQueue, Event, Mem};
 use crate::memory::OpenClMemory;
+use crate::shared::Shared;
 use crate::timeline::{Clock, OpenClTimeline};
 
 /// The number of submissions that may be under way, where the caller names none.

@@ -8,12 +8,12 @@ mod common;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hetero_comm::{INCREMENT, increment_kernel};
 use hetero_hal::{
     BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, Direction, ErrorKind, Execution,
     ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature, OpenOptions, Point, Queue,
     QueueOptions, Source, Timeline, Work,
 };
+use hetero_handover::{INCREMENT, increment_kernel};
 
 use common::opened;
 

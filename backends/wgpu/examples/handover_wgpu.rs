@@ -1,8 +1,8 @@
 //! Measures handing a tensor over from the CPU to a device and back, on every adapter of wgpu:
 //! `handover_wgpu [BYTES…]`.
 //! Prints a line of JSON for each device and size.
-//! `hetero_comm::measure_handover` says what is measured, and `cargo xtask bench handover` prints
-//! the table.
+//! `hetero_handover::measure_handover` says what is measured, and `cargo xtask bench handover`
+//! prints the table.
 
 #![allow(clippy::print_stderr)]
 
@@ -10,8 +10,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use hetero_comm::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_hal::{DeviceInfo, Driver, Error, ErrorKind, HostMemory, KernelFormat, OpenOptions, Result};
+use hetero_handover::{DriverLaunch, INCREMENT, increment_kernel, measure_handovers};
 use hetero_wgpu::WgpuDriver;
 
 /// The time after which a device is given up.

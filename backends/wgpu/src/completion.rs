@@ -1,8 +1,8 @@
 //! The thread that waits for the device when no caller does: each device has one, for the
 //! submissions of all its queues.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{Error, ErrorKind, Result};
@@ -43,9 +43,56 @@ impl Ticket {
     }
 }
 
+/// The thread of a device, once it is needed.
+pub(crate) struct Waiting {
+    gpu: Arc<Gpu>,
+    waiter: Mutex<Option<Waiter>>,
+}
+
+impl Waiting {
+    /// Returns a device's thread, which does not run yet.
+    pub(crate) fn new(gpu: &Arc<Gpu>) -> Arc<Self> {
+        Arc::new(Waiting { gpu: gpu.clone(), waiter: Mutex::new(None) })
+    }
+
+    /// Hands work to the thread.
+    pub(crate) fn wait_for(&self, ticket: Ticket) {
+        let mut waiter = self.waiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let sender = match &mut *waiter {
+            Some(sender) => sender,
+            none => match start(&self.gpu) {
+                Ok(sender) => none.insert(sender),
+                Err(error) => {
+                    // A waiter that hears of the end may submit again, so the lock is released
+                    // first.
+                    drop(waiter);
+                    let _ = ticket.end(&self.gpu, Err(error));
+                    return;
+                }
+            },
+        };
+        if let Err(returned) = sender.tickets.send(ticket) {
+            // The next ticket starts another thread.
+            let dead = waiter.take();
+            drop(waiter);
+            drop(dead);
+            let error = Error::internal("the thread that waits for the device has ended");
+            let _ = returned.0.end(&self.gpu, Err(error));
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(waiter) = self.waiter.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
+            waiter.dismiss();
+        }
+    }
+}
+
 /// The channel to the thread, and a mark that the thread holds while it lives.
-pub(crate) struct Waiter {
-    pub(crate) tickets: Sender<Ticket>,
+struct Waiter {
+    tickets: Sender<Ticket>,
     alive: Arc<()>,
 }
 
@@ -64,7 +111,7 @@ fn farewell<T: ?Sized>(shared: &Arc<T>) {
 
 impl Waiter {
     /// Lets the thread end.
-    pub(crate) fn dismiss(self) {
+    fn dismiss(self) {
         drop(self.tickets);
         farewell(&self.alive);
     }
@@ -74,7 +121,7 @@ impl Waiter {
 ///
 /// # Errors
 /// `OutOfMemory` where the system cannot start a thread.
-pub(crate) fn start(gpu: &Arc<Gpu>) -> Result<Waiter> {
+fn start(gpu: &Arc<Gpu>) -> Result<Waiter> {
     let (sender, tickets): (Sender<Ticket>, Receiver<Ticket>) = channel();
     let alive = Arc::new(());
     let (own, held) = (gpu.clone(), alive.clone());

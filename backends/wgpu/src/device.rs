@@ -1,6 +1,6 @@
 //! The device of the wgpu backend.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use hetero_hal::{
@@ -11,8 +11,8 @@ use hetero_hal::{
 use hetero_kernels::{Dialect, Target};
 use hetero_kit::{Budget, Weights};
 
-use crate::completion::{self, Ticket, Waiter};
-use crate::driver::Settings;
+use crate::completion::Waiting;
+use crate::context::Context;
 use crate::executable::{Uploaded, WgpuExecutable};
 use crate::gpu::{Gpu, PATIENCE};
 use crate::memory::WgpuMemory;
@@ -20,89 +20,31 @@ use crate::pipelines::Pipelines;
 use crate::queue::{CAPACITY, WgpuBackend, WgpuQueue};
 use crate::vulkan::Importer;
 
-/// The state that memory, executables and queues of a device share.
-pub(crate) struct Context {
-    pub(crate) gpu: Arc<Gpu>,
-    pub(crate) target: Target,
-    /// The alignment of bindings' first bytes.
-    pub(crate) alignment: usize,
-    /// Whether the host maps buffers.
+/// The options that the caller chose.
+pub(crate) struct Settings {
+    /// Whether buffers are mapped for reading and writing.
     pub(crate) mapped: bool,
-    pub(crate) budget: Budget,
-    pub(crate) importer: Option<Importer>,
-    pub(crate) pipelines: Pipelines,
-    /// The constants in the device's memory.
-    pub(crate) weights: Weights<Uploaded>,
-    /// The channel to the thread that waits for the device, once it is needed.
-    waiting: Mutex<Option<Waiter>>,
+    /// The largest number of bytes that are bound as one buffer.
+    pub(crate) binding_bytes: u64,
 }
 
-impl Context {
-    /// Tells whether memory is this device's.
-    pub(crate) fn owns(&self, memory: &WgpuMemory) -> bool {
-        std::ptr::eq(memory.gpu(), &*self.gpu)
-    }
-
-    /// Returns a buffer's memory, where it is this device's.
-    pub(crate) fn memory<'a>(&self, buffer: &'a Buffer) -> Result<&'a WgpuMemory> {
-        let own = buffer.memory::<WgpuMemory>().filter(|memory| self.owns(memory));
-        own.ok_or_else(|| {
-            Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.gpu.id.clone())
-        })
-    }
-
-    /// Starts a copy of whole words between two allocations.
-    pub(crate) fn start_copy(
-        &self,
-        (from, source): (&WgpuMemory, usize),
-        (to, target): (&WgpuMemory, usize),
-        bytes: usize,
-    ) -> Result<wgpu::SubmissionIndex> {
-        let gpu = &self.gpu;
-        let at = |memory: &WgpuMemory, offset: usize| (memory.lead() + offset) as u64;
-        gpu.checked("copying", || {
-            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-            encoder.copy_buffer_to_buffer(&from.buffer, at(from, source), &to.buffer, at(to, target), bytes as u64);
-            let commands = encoder.finish();
-            // The locks are taken in the order that all submissions use.
-            let (first, second) = if from.identity < to.identity { (from, to) } else { (to, from) };
-            let _unmapped = (first.submitting(), second.submitting());
-            gpu.queue.submit([commands])
-        })
-    }
-
-    /// Hands work to the thread that waits for the device.
-    pub(crate) fn wait_for(&self, ticket: Ticket) {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        let sender = match &mut *waiting {
-            Some(sender) => sender,
-            none => match completion::start(&self.gpu) {
-                Ok(sender) => none.insert(sender),
-                Err(error) => {
-                    // A waiter that hears of the end may submit again, so the lock is released
-                    // first.
-                    drop(waiting);
-                    let _ = ticket.end(&self.gpu, Err(error));
-                    return;
-                }
-            },
-        };
-        if let Err(returned) = sender.tickets.send(ticket) {
-            // The next ticket starts another thread.
-            let dead = waiting.take();
-            drop(waiting);
-            drop(dead);
-            let error = Error::internal("the thread that waits for the device has ended");
-            let _ = returned.0.end(&self.gpu, Err(error));
+impl Settings {
+    /// Sets an option.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the driver knows no such option or value.
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        match (key, value, value.parse::<u64>()) {
+            ("memory", "mapped", _) => self.mapped = true,
+            ("memory", "staged", _) => self.mapped = false,
+            ("binding_bytes", _, Ok(bytes)) if bytes >= 256 && bytes.is_multiple_of(256) => self.binding_bytes = bytes,
+            _ => {
+                return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown")).with_remedy(
+                    "the wgpu driver takes `memory_limit`, `memory` (`mapped` or `staged`) and `binding_bytes` (a multiple of 256)",
+                ));
+            }
         }
-    }
-}
-
-impl Drop for Context {
-    fn drop(&mut self) {
-        if let Some(waiter) = self.waiting.get_mut().unwrap_or_else(PoisonError::into_inner).take() {
-            waiter.dismiss();
-        }
+        Ok(())
     }
 }
 
@@ -110,6 +52,9 @@ impl Drop for Context {
 pub(crate) struct WgpuDevice {
     info: DeviceInfo,
     capabilities: Capabilities,
+    /// The constants in the device's memory.
+    weights: Weights<Uploaded>,
+    waiting: Arc<Waiting>,
     context: Arc<Context>,
 }
 
@@ -146,7 +91,6 @@ impl WgpuDevice {
         capabilities.max_allocation = Some(limits.max_buffer_size);
         capabilities.kernels = vec![KernelFormat::Wgsl];
         let context = Context {
-            weights: Weights::new(info.id.clone()),
             gpu: Arc::new(gpu),
             target,
             alignment,
@@ -154,9 +98,14 @@ impl WgpuDevice {
             budget,
             importer,
             pipelines: Pipelines::default(),
-            waiting: Mutex::new(None),
         };
-        let mut device = WgpuDevice { info, capabilities, context: Arc::new(context) };
+        let mut device = WgpuDevice {
+            weights: Weights::new(info.id.clone()),
+            waiting: Waiting::new(&context.gpu),
+            info,
+            capabilities,
+            context: Arc::new(context),
+        };
         if !device.imports_are_seen().unwrap_or(false) {
             device.capabilities.imports.clear();
         }
@@ -235,12 +184,12 @@ impl Device for WgpuDevice {
 
     fn queue(&self, options: &QueueOptions) -> Result<Arc<dyn Queue>> {
         self.context.gpu.alive()?;
-        Ok(Arc::new(WgpuQueue::new(WgpuBackend(self.context.clone()), options, CAPACITY)))
+        Ok(Arc::new(WgpuQueue::new(WgpuBackend::new(&self.context, &self.waiting), options, CAPACITY)))
     }
 
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         let executable = match source {
-            Source::Program(program) => WgpuExecutable::compile(&self.context, program, options),
+            Source::Program(program) => WgpuExecutable::compile(&self.context, &self.weights, program, options),
             Source::Kernel { format: KernelFormat::Wgsl, code, signature } => {
                 WgpuExecutable::kernel(&self.context, code, signature)
             }

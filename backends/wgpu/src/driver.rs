@@ -8,7 +8,7 @@ use hetero_hal::{
 };
 use hetero_kit::Budget;
 
-use crate::device::WgpuDevice;
+use crate::device::{Settings, WgpuDevice};
 use crate::gpu::{Gpu, now};
 use crate::vulkan;
 
@@ -81,30 +81,6 @@ impl Driver for WgpuDriver {
         let budget = Budget::new(limit);
         let gpu = Gpu::new(id, opened.device, opened.queue);
         Ok(Arc::new(WgpuDevice::new(info, gpu, opened.importer, budget, &settings)))
-    }
-}
-
-/// The options that the caller chose.
-pub(crate) struct Settings {
-    /// Whether buffers are mapped for reading and writing.
-    pub(crate) mapped: bool,
-    /// The largest number of bytes that are bound as one buffer.
-    pub(crate) binding_bytes: u64,
-}
-
-impl Settings {
-    fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        match (key, value, value.parse::<u64>()) {
-            ("memory", "mapped", _) => self.mapped = true,
-            ("memory", "staged", _) => self.mapped = false,
-            ("binding_bytes", _, Ok(bytes)) if bytes >= 256 && bytes.is_multiple_of(256) => self.binding_bytes = bytes,
-            _ => {
-                return Err(Error::invalid_argument(format!("the option '{key}={value}' is unknown")).with_remedy(
-                    "the wgpu driver takes `memory_limit`, `memory` (`mapped` or `staged`) and `binding_bytes` (a multiple of 256)",
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

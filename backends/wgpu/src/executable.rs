@@ -8,9 +8,9 @@ use hetero_hal::{
     Memory, Program, Result, Tensor, Weight, distinct_weights,
 };
 use hetero_kernels::{BufferRange, Place};
-use hetero_kit::{ConstantNames, Held, Resident, check_bound};
+use hetero_kit::{ConstantNames, Held, Resident, Weights, check_bound};
 
-use crate::device::Context;
+use crate::context::Context;
 use crate::memory::WgpuMemory;
 use crate::pipelines::{Pipeline, Text};
 use crate::stamps::{Names, Stamps};
@@ -105,7 +105,13 @@ pub(crate) struct WgpuExecutable {
 struct WgpuNumbers(wgpu::Buffer);
 
 impl WgpuExecutable {
-    pub(crate) fn compile(context: &Arc<Context>, program: &Program, options: &CompileOptions) -> Result<Self> {
+    /// Compiles a program whose constants are among the device's weights.
+    pub(crate) fn compile(
+        context: &Arc<Context>,
+        weights: &Weights<Uploaded>,
+        program: &Program,
+        options: &CompileOptions,
+    ) -> Result<Self> {
         options.check()?;
         let lowered = hetero_kernels::lower(program, &context.target)?;
         let mut pipelines = Vec::with_capacity(lowered.kernels.len());
@@ -127,7 +133,7 @@ impl WgpuExecutable {
                 node.map_or(error.clone(), |(id, node)| error.at_node(id, node.to_string()))
             })?);
         }
-        let (memories, constants) = upload(context, program, &lowered.constants, options)?;
+        let (memories, constants) = upload((context, weights), program, &lowered.constants, options)?;
         let align = context.gpu.device.limits().min_uniform_buffer_offset_alignment as usize;
         let mut content: Vec<u8> = Vec::new();
         let mut steps = Vec::with_capacity(lowered.launches.len());
@@ -413,7 +419,12 @@ impl WgpuNumbers {
 type Places = (Vec<Arc<Held<Uploaded>>>, Vec<(usize, usize)>);
 
 /// Uploads constants into memory of the device, small ones together.
-fn upload(context: &Arc<Context>, program: &Program, constants: &[Tensor], options: &CompileOptions) -> Result<Places> {
+fn upload(
+    (context, weights): (&Arc<Context>, &Weights<Uploaded>),
+    program: &Program,
+    constants: &[Tensor],
+    options: &CompileOptions,
+) -> Result<Places> {
     let alignment = context.alignment;
     let mut places = Vec::with_capacity(constants.len());
     let mut groups: Vec<Vec<Tensor>> = Vec::new();
@@ -456,7 +467,7 @@ fn upload(context: &Arc<Context>, program: &Program, constants: &[Tensor], optio
             }
             Ok(Uploaded(memory))
         };
-        memories.push(context.weights.get(name, sources, "uploaded", make)?);
+        memories.push(weights.get(name, sources, "uploaded", make)?);
     }
     Ok((memories, places))
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use hetero_hal::{DeviceId, Error, ErrorKind, Result};
 use hetero_kit::Busy;
 
-use crate::stamps::Clock;
+use crate::clock::Clock;
 
 /// The longest wait in one piece; a device that is lost meanwhile is noticed after it.
 const SLICE: Duration = Duration::from_millis(100);
@@ -162,9 +162,9 @@ impl Gpu {
         result
     }
 
-    /// Returns how the device's clock relates to the host's.
-    pub(crate) fn clock(&self) -> Result<Clock> {
-        self.clock.get_or_init(|| Clock::compare(self)).clone()
+    /// Returns how the device's clock relates to the host's; `compare` is asked once.
+    pub(crate) fn clock(&self, compare: impl FnOnce(&Gpu) -> Result<Clock>) -> Result<Clock> {
+        self.clock.get_or_init(|| compare(self)).clone()
     }
 
     /// Counts work that began at `began` and has ended now.

@@ -45,7 +45,9 @@
 //! # Ok::<(), hetero_hal::Error>(())
 //! ```
 
+mod clock;
 mod completion;
+mod context;
 mod device;
 mod driver;
 mod executable;

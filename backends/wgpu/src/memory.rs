@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Result, check_range};
 
-use crate::device::Context;
+use crate::context::Context;
 use crate::gpu::{Gpu, PATIENCE};
 
 /// How the host reaches memory.
@@ -209,6 +209,41 @@ fn words(buffer: &wgpu::Buffer, offset: usize, bytes: usize) -> (wgpu::BufferSli
 
 fn unmapped(gpu: &Gpu, error: wgpu::MapRangeError) -> Error {
     Error::new(ErrorKind::Execution, "memory is not mapped").on(gpu.id.clone()).caused_by(error)
+}
+
+impl Context {
+    /// Tells whether memory is this device's.
+    pub(crate) fn owns(&self, memory: &WgpuMemory) -> bool {
+        std::ptr::eq(memory.gpu(), &*self.gpu)
+    }
+
+    /// Returns a buffer's memory, where it is this device's.
+    pub(crate) fn memory<'a>(&self, buffer: &'a Buffer) -> Result<&'a WgpuMemory> {
+        let own = buffer.memory::<WgpuMemory>().filter(|memory| self.owns(memory));
+        own.ok_or_else(|| {
+            Error::invalid_argument(format!("{buffer:?} is another device's memory")).on(self.gpu.id.clone())
+        })
+    }
+
+    /// Starts a copy of whole words between two allocations.
+    pub(crate) fn start_copy(
+        &self,
+        (from, source): (&WgpuMemory, usize),
+        (to, target): (&WgpuMemory, usize),
+        bytes: usize,
+    ) -> Result<wgpu::SubmissionIndex> {
+        let gpu = &self.gpu;
+        let at = |memory: &WgpuMemory, offset: usize| (memory.lead() + offset) as u64;
+        gpu.checked("copying", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            encoder.copy_buffer_to_buffer(&from.buffer, at(from, source), &to.buffer, at(to, target), bytes as u64);
+            let commands = encoder.finish();
+            // The locks are taken in the order that all submissions use.
+            let (first, second) = if from.identity < to.identity { (from, to) } else { (to, from) };
+            let _unmapped = (first.submitting(), second.submitting());
+            gpu.queue.submit([commands])
+        })
+    }
 }
 
 impl Drop for WgpuMemory {

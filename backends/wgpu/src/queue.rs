@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use hetero_hal::{Buffer, DeviceId, ErrorKind, Execution, Point, Result};
 use hetero_kit::{Backend, Command, Job, Shell};
 
-use crate::completion::{FAREWELL, Ticket};
-use crate::device::Context;
+use crate::completion::{FAREWELL, Ticket, Waiting};
+use crate::context::Context;
 use crate::executable::{Submitted, WgpuExecutable};
 use crate::gpu::PATIENCE;
 use crate::memory::WgpuMemory;
@@ -21,7 +21,10 @@ pub(crate) const CAPACITY: usize = 4096;
 pub(crate) type WgpuQueue = Shell<WgpuBackend>;
 
 /// The part of a queue that gives work to the device.
-pub(crate) struct WgpuBackend(pub(crate) Arc<Context>);
+pub(crate) struct WgpuBackend {
+    waiting: Arc<Waiting>,
+    context: Arc<Context>,
+}
 
 /// The state of a job that was begun.
 #[allow(clippy::large_enum_variant, reason = "it is looked at where it is made, and moved once")]
@@ -33,6 +36,10 @@ enum Begun {
 }
 
 impl WgpuBackend {
+    pub(crate) fn new(context: &Arc<Context>, waiting: &Arc<Waiting>) -> Self {
+        WgpuBackend { waiting: waiting.clone(), context: context.clone() }
+    }
+
     /// Gives a job to the device, or does it on the host.
     fn give(&self, job: Job<WgpuExecutable>) -> Begun {
         let began = Instant::now();
@@ -51,12 +58,12 @@ impl WgpuBackend {
 
     /// Returns what the device was given, or `None` where the job is done already.
     fn perform(&self, job: &Job<WgpuExecutable>) -> Result<Option<Submitted>> {
-        self.0.gpu.alive()?;
+        self.context.gpu.alive()?;
         match job.command()? {
             Command::Execute { executable, execution } => executable.submit(execution, job.tracer().is_some()),
             Command::Copy { source, target, .. } if let Some((from, to)) = self.inside(source, target) => {
                 let (at, to, bytes) = ((from, source.offset()), (to, target.offset()), source.len());
-                let index = self.0.start_copy(at, to, bytes)?;
+                let index = self.context.start_copy(at, to, bytes)?;
                 Ok(Some(Submitted { index, stamps: None, held: vec![] }))
             }
             _ => job.on_host().unwrap_or(Ok(())).map(|()| None),
@@ -66,7 +73,7 @@ impl WgpuBackend {
     /// Returns both sides where the device can copy from one to the other: both are its own, they
     /// are different, and the range is of whole words.
     fn inside<'a>(&self, source: &'a Buffer, target: &'a Buffer) -> Option<(&'a WgpuMemory, &'a WgpuMemory)> {
-        let (from, to) = (self.0.memory(source).ok()?, self.0.memory(target).ok()?);
+        let (from, to) = (self.context.memory(source).ok()?, self.context.memory(target).ok()?);
         let word = wgpu::COPY_BUFFER_ALIGNMENT as usize;
         let whole = |buffer: &Buffer, memory: &WgpuMemory| (buffer.offset() + memory.lead()).is_multiple_of(word);
         let fits = from.identity != to.identity
@@ -84,11 +91,11 @@ impl Backend for WgpuBackend {
     const FAREWELL: Duration = FAREWELL;
 
     fn device(&self) -> &DeviceId {
-        &self.0.gpu.id
+        &self.context.gpu.id
     }
 
     fn owns(&self, memory: &WgpuMemory) -> bool {
-        self.0.owns(memory)
+        self.context.owns(memory)
     }
 
     fn writable(&self, memory: &WgpuMemory) -> bool {
@@ -96,7 +103,7 @@ impl Backend for WgpuBackend {
     }
 
     fn compiled(&self, executable: &WgpuExecutable) -> bool {
-        executable.is_of(&self.0)
+        executable.is_of(&self.context)
     }
 
     fn check(&self, executable: &WgpuExecutable, execution: &Execution, buffers: &[Buffer]) -> Result<()> {
@@ -104,7 +111,7 @@ impl Backend for WgpuBackend {
     }
 
     fn alive(&self) -> Result<()> {
-        self.0.gpu.alive()
+        self.context.gpu.alive()
     }
 
     fn is_quick(&self, command: &Command<WgpuExecutable>) -> bool {
@@ -117,7 +124,7 @@ impl Backend for WgpuBackend {
 
     fn begin(&self, job: Job<WgpuExecutable>, _: &[Point]) {
         if let Begun::Given(ticket) = self.give(job) {
-            self.0.wait_for(ticket);
+            self.waiting.wait_for(ticket);
         }
     }
 
@@ -128,13 +135,13 @@ impl Backend for WgpuBackend {
             Begun::Given(ticket) => ticket,
             Begun::Over(outcome) => return outcome,
         };
-        match self.0.gpu.wait(&ticket.submitted.index, deadline.min(ticket.deadline)) {
+        match self.context.gpu.wait(&ticket.submitted.index, deadline.min(ticket.deadline)) {
             // The work goes on without this thread.
             Err(error) if error.kind() == ErrorKind::Timeout && deadline < ticket.deadline => {
-                self.0.wait_for(ticket);
+                self.waiting.wait_for(ticket);
                 Err(error)
             }
-            outcome => ticket.end(&self.0.gpu, outcome),
+            outcome => ticket.end(&self.context.gpu, outcome),
         }
     }
 }

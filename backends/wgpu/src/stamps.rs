@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use hetero_hal::{Error, Result, TraceKind};
 use hetero_kit::Tracer;
 
+use crate::clock::Clock;
 use crate::gpu::{Gpu, PATIENCE};
 
 /// The largest number of timestamps in one query set.
@@ -95,7 +96,7 @@ impl Stamps {
 
     /// Tells the trace of each dispatch, in the order in which they were recorded.
     pub(crate) fn tell(&self, gpu: &Gpu, tracer: &Tracer, names: &[Names]) -> Result<()> {
-        let clock = gpu.clock()?;
+        let clock = gpu.clock(compare)?;
         for (stamps, (kernel, nodes)) in self.read(gpu)?.as_chunks::<2>().0.iter().zip(names) {
             let [begin, end] = stamps.map(|stamp| clock.host(stamp));
             tracer.event(TraceKind::Kernel, kernel, nodes, (begin, end.max(begin)), 0);
@@ -104,63 +105,29 @@ impl Stamps {
     }
 }
 
-/// The relation of the device's clock to the host's.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Clock {
-    /// The same moment on both clocks.
-    host: Instant,
-    device: u64,
-    /// The nanoseconds of a tick.
-    period: f64,
-}
-
-impl Clock {
-    /// Compares the clocks with empty submissions.
-    /// The timestamp of the quickest one lies between its begin and its end on the host.
-    pub(crate) fn compare(gpu: &Gpu) -> Result<Clock> {
-        const ROUNDS: usize = 5;
-        let missing = || Error::internal("the device has no timestamps").on(gpu.id.clone());
-        let period = f64::from(gpu.queue.get_timestamp_period());
-        let mut best: Option<(Duration, Clock)> = None;
-        for _ in 0..ROUNDS {
-            let stamps = Stamps::new(gpu, 1)?.ok_or_else(missing)?;
-            let begin = Instant::now();
-            let index = gpu.checked("comparing clocks", || {
-                let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
-                let timestamp_writes = stamps.of(0);
-                drop(encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes }));
-                stamps.resolve(&mut encoder);
-                gpu.queue.submit([encoder.finish()])
-            })?;
-            gpu.wait(&index, begin + PATIENCE)?;
-            let took = begin.elapsed();
-            let device = stamps.read(gpu)?.first().copied().ok_or_else(missing)?;
-            if best.is_none_or(|(least, _)| took < least) {
-                best = Some((took, Clock { host: begin + took / 2, device, period }));
-            }
-        }
-        best.map(|(_, clock)| clock).ok_or_else(missing)
-    }
-
-    /// Returns the host's time of a timestamp.
-    fn host(&self, stamp: u64) -> Instant {
-        let nanos = |ticks: u64| Duration::from_nanos((ticks as f64 * self.period) as u64);
-        match stamp.checked_sub(self.device) {
-            Some(later) => self.host + nanos(later),
-            None => self.host.checked_sub(nanos(self.device - stamp)).unwrap_or(self.host),
+/// Compares the clocks with empty submissions.
+/// The timestamp of the quickest one lies between its begin and its end on the host.
+fn compare(gpu: &Gpu) -> Result<Clock> {
+    const ROUNDS: usize = 5;
+    let missing = || Error::internal("the device has no timestamps").on(gpu.id.clone());
+    let period = f64::from(gpu.queue.get_timestamp_period());
+    let mut best: Option<(Duration, Clock)> = None;
+    for _ in 0..ROUNDS {
+        let stamps = Stamps::new(gpu, 1)?.ok_or_else(missing)?;
+        let begin = Instant::now();
+        let index = gpu.checked("comparing clocks", || {
+            let mut encoder = gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            let timestamp_writes = stamps.of(0);
+            drop(encoder.begin_compute_pass(&wgpu::ComputePassDescriptor { label: None, timestamp_writes }));
+            stamps.resolve(&mut encoder);
+            gpu.queue.submit([encoder.finish()])
+        })?;
+        gpu.wait(&index, begin + PATIENCE)?;
+        let took = begin.elapsed();
+        let device = stamps.read(gpu)?.first().copied().ok_or_else(missing)?;
+        if best.is_none_or(|(least, _)| took < least) {
+            best = Some((took, Clock { host: begin + took / 2, device, period }));
         }
     }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn timestamps_before_and_after_the_comparison_are_mapped() {
-        let host = Instant::now();
-        let clock = Clock { host, device: 1000, period: 2.0 };
-        assert_eq!(clock.host(1500) - host, Duration::from_micros(1));
-        assert_eq!(host - clock.host(500), Duration::from_micros(1));
-    }
+    best.map(|(_, clock)| clock).ok_or_else(missing)
 }

@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 
 use hetero::comm::{
     Absent, DeviceProfile, LinkProfile, MeasureOptions, OperatorProfile, Profile, Spread, Usability, measure,
-    standard_transports,
 };
 use hetero::hal::{
     BindingTable, BufferLayout, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Error, Execution, Extents,
@@ -101,7 +100,7 @@ fn general(engine: &HeteroEngine, profile: &mut Profile, seconds: Duration, spin
         profile.devices.push(operators(device, &cases, seconds));
     }
     let limits = MeasureOptions { per_link: seconds / 20, ..MeasureOptions::default() };
-    profile.links = measure(engine.devices(), &standard_transports(), &limits, &mut |link| {
+    profile.links = measure(engine.devices(), engine.fleet().transports(), &limits, &mut |link| {
         spinner.say(format!("measuring from {} to {}", link.from, link.to));
     });
     Ok(())

@@ -150,8 +150,8 @@ fn shares_json(shares: &hetero::PlacementShares) -> Value {
 fn edges(report: &hetero::Report) -> Value {
     let edge = |edge: &hetero::Traffic| {
         json!({
-            "from": edge.from, "to": edge.to, "values": edge.values, "zero_copy_bytes": edge.zero_copy_bytes,
-            "staged_bytes": edge.staged_bytes, "native_waits": edge.native_waits,
+            "from": edge.from, "to": edge.to, "values": edge.values, "transports": edge.transports,
+            "zero_copy_bytes": edge.zero_copy_bytes, "staged_bytes": edge.staged_bytes, "native_waits": edge.native_waits,
             "host_waits": edge.host_waits, "reason": edge.reason,
         })
     };

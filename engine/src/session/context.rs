@@ -5,16 +5,16 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
+use hetero_comm::Endpoint;
 use hetero_hal::{
     BindingTable, Buffer, BufferLayout, Capabilities, Device, Error as HalError, ErrorKind, Extents, ExternalMemory,
     HandleKind, HostMemory, HostSemantics, Point, Queue, Result, Tensor, Timeline, Work,
 };
-use hetero_kit::copy_through_host;
 
-use super::layout::{Place, Shared, Slot, Storage};
+use super::layout::{Shared, Slot, Storage};
 use super::partition::{self, named};
 use super::pool::{self, Permit};
-use super::steps::{Step, Task, Way};
+use super::steps::{Place, Step, Task};
 use super::tiles::{Group, LANES, Member, Tally};
 use super::{Frozen, Session};
 
@@ -169,9 +169,13 @@ impl Context {
                     context.scratch[number] = room.transpose()?;
                     context.tables[number] = Some(context.bind(bindings)?);
                 }
-                Task::Transfer { from, to, way } => {
-                    let (from, to) = (&context.buffers[*from], &context.buffers[*to]);
-                    context.transfers[number] = Some(transfer(from, to, *way)?);
+                Task::Transfer { from, to, transport } => {
+                    let end = |slot: usize| Endpoint::Device(devices[layout.slots[slot].device].clone());
+                    let (Some(source), Some(target)) = (&context.buffers[*from], &context.buffers[*to]) else {
+                        return Err(HalError::internal("a transfer from or to a value that has no memory"));
+                    };
+                    let work = transport.carry(&end(*from), &end(*to), source, target);
+                    context.transfers[number] = Some(work.map_err(|error| named(error, &*devices[step.device]))?);
                 }
                 Task::Tiles { group, .. } => {
                     let members = context.members(step, &frozen.groups[*group], devices, queues)?;
@@ -333,16 +337,6 @@ pub(super) fn part(arena: &Option<Buffer>, place: Place) -> Result<Buffer> {
 
 fn allocate(device: &dyn Device, layout: BufferLayout) -> Result<Buffer> {
     device.allocate(layout).map_err(|error| named(error, device))
-}
-
-fn transfer(from: &Option<Buffer>, to: &Option<Buffer>, way: Way) -> Result<Work> {
-    let (Some(source), Some(target)) = (from.clone(), to.clone()) else {
-        return Err(HalError::internal("a transfer from or to a value that has no memory"));
-    };
-    Ok(match way {
-        Way::Copy => Work::copy(source, target),
-        Way::ThroughHost => Work::host(Arc::new(move || copy_through_host(&source, &target))),
-    })
 }
 
 /// The manner in which an input came to a device in the last run.

@@ -5,7 +5,8 @@
 //! A value may cross to a device that can, like its producer, import host memory.
 //! It then lies in the *shared* arena: host memory that each of these devices imports as a whole.
 //! The one device writes and the other reads the same bytes, and no step is needed in between.
-//! For other devices the value is copied by a transfer.
+//! For other devices the value is copied by a transfer, which is a transport's work
+//! ([`ways`](super::ways)).
 //! Inputs are the caller's memory, and outputs that nobody shares are buffers of their own.
 //!
 //! Arenas use room again.
@@ -17,23 +18,18 @@
 use std::collections::{HashMap, HashSet};
 
 use hetero_arena::Request;
-use hetero_hal::{BufferLayout, Direction, Error as HalError, Program, Reach, ValueId};
+use hetero_comm::{Carriage, Transport as _, ZeroCopy};
+use hetero_hal::{BufferLayout, Direction, Error as HalError, Program, ValueId};
 
 use super::partition::{Group, Partition, Unit};
 use super::report::{self, Traffic};
-use super::steps::{Access, Order, Step, Task, Way};
+use super::steps::{Access, Order, Place, Step, Task};
 use super::tiles::LANES;
+use super::ways::{Way, Ways};
 use crate::Result;
 
 /// The least alignment of everything in an arena.
 const ALIGNMENT: usize = 64;
-
-/// A range of an arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) offset: usize,
-    pub(super) bytes: usize,
-}
 
 /// The source of a slot's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,15 +91,6 @@ pub(super) struct Layout {
 struct Draft {
     device: usize,
     task: Task,
-}
-
-/// The ways between two devices, which are given by their numbers.
-pub(super) struct Ways<'a> {
-    /// Returns how the first device reads, and writes, the second one's memory.
-    pub(super) reach: &'a dyn Fn(usize, usize) -> (Reach, Reach),
-    /// Returns why the given number of bytes is copied from the first device to the second, though
-    /// both could use the same memory; `None` where they are not copied.
-    pub(super) copied: &'a dyn Fn(usize, usize, usize) -> Option<String>,
 }
 
 /// The parts of a compiled plan that are laid out.
@@ -174,11 +161,11 @@ impl Planner<'_> {
         Ok(self.program.value(value)?.bytes())
     }
 
-    /// Returns why the given number of bytes does not pass from one device to another in place, or
-    /// `None` where it does.
-    fn obstacle(&self, from: usize, to: usize, bytes: usize) -> Option<String> {
+    /// Returns how the given number of bytes passes from one device to another.
+    fn way(&self, from: usize, to: usize, bytes: usize) -> Result<Way> {
         let refusal = self.sides[from].refusal.as_ref().or(self.sides[to].refusal.as_ref());
-        refusal.cloned().or_else(|| (self.ways.copied)(from, to, bytes))
+        let way = self.ways.choose(from, to, bytes, refusal.is_none())?;
+        Ok(Way { reason: refusal.cloned().or(way.reason), ..way })
     }
 
     fn find_shared(&mut self, units: &[Unit]) -> Result<()> {
@@ -215,9 +202,10 @@ impl Planner<'_> {
                 self.makers.insert(value, home);
             } else if let Some(&maker) = self.makers.get(&value) {
                 let bytes = self.bytes(value)?;
-                let shares = |&device: &usize| device != maker && self.obstacle(maker, device, bytes).is_none();
-                if bytes > 0 && devices.iter().any(shares) {
-                    self.shared.insert(value);
+                for &device in devices.iter().filter(|&&device| device != maker && bytes > 0) {
+                    if self.way(maker, device, bytes)?.carriage == Carriage::InPlace {
+                        self.shared.insert(value);
+                    }
                 }
             }
         }
@@ -236,9 +224,7 @@ impl Planner<'_> {
         let storage = match self.inputs.get(&value) {
             Some(&position) => Storage::Input(position),
             None if bytes == 0 => Storage::Own(0),
-            None if self.shared.contains(&value)
-                && maker.is_some_and(|maker| self.in_place(value, maker, device, bytes)) =>
-            {
+            None if self.shared.contains(&value) && self.in_place(value, maker, device, bytes)? => {
                 Storage::Shared(place)
             }
             None if maker == Some(device) && self.outputs.contains(&value) => Storage::Own(bytes),
@@ -250,13 +236,18 @@ impl Planner<'_> {
         Ok(self.slots.len() - 1)
     }
 
-    /// Tells whether two devices touch a shared value in the same memory.
-    fn in_place(&self, value: ValueId, maker: usize, reader: usize, bytes: usize) -> bool {
-        maker == reader
-            || self.obstacle(maker, reader, bytes).is_none()
-            // Whether or not a copy would be quicker: a tile's result is written where the group's
-            // other devices would write it.
-            || (self.tiled.contains(&value) && self.sides[reader].refusal.is_none())
+    /// Tells whether the maker of a shared value and its reader touch it in the same memory.
+    fn in_place(&self, value: ValueId, maker: Option<usize>, reader: usize, bytes: usize) -> Result<bool> {
+        let Some(maker) = maker else { return Ok(false) };
+        Ok(maker == reader
+            || self.is_tiled_in_place(value, reader)
+            || self.way(maker, reader, bytes)?.carriage == Carriage::InPlace)
+    }
+
+    /// Tells whether a device uses a value of tiles in place, whether or not a copy would be
+    /// quicker: a tile's result is written where the group's other devices would write it.
+    fn is_tiled_in_place(&self, value: ValueId, reader: usize) -> bool {
+        self.tiled.contains(&value) && self.sides[reader].refusal.is_none()
     }
 
     /// Adds a partition, behind the transfers of the values that it reads.
@@ -303,21 +294,24 @@ impl Planner<'_> {
                 continue;
             }
             let bytes = self.bytes(value)?;
-            let obstacle = self.obstacle(maker, here, bytes).filter(|_| !self.in_place(value, maker, here, bytes));
+            let way = self.way(maker, here, bytes)?;
+            let carrier = way.carriage.carrier(maker, here).filter(|_| !self.is_tiled_in_place(value, here));
             let (from, to) = (&self.sides[maker].id, &self.sides[here].id);
-            report::add(&mut self.edges, from, to, bytes as u64, obstacle.as_deref());
-            if bytes == 0 || obstacle.is_none() {
+            let Some(device) = carrier else {
+                let name = if way.carriage == Carriage::InPlace { way.transport.name() } else { ZeroCopy.name() };
+                report::add(&mut self.edges, from, to, bytes as u64, name, None);
                 // The slot is known from here on, so that the edge counts the value once.
+                self.slot(value, here)?;
+                continue;
+            };
+            report::add(&mut self.edges, from, to, bytes as u64, way.transport.name(), way.reason.as_deref());
+            if bytes == 0 {
                 self.slot(value, here)?;
                 continue;
             }
             let (from, to) = (self.slot(value, maker)?, self.slot(value, here)?);
-            let (device, way) = match ((self.ways.reach)(here, maker).0, (self.ways.reach)(maker, here).1) {
-                (Reach::None, Reach::None) => (here, Way::ThroughHost),
-                (Reach::None, _) => (maker, Way::Copy),
-                _ => (here, Way::Copy),
-            };
-            self.drafts.push(Draft { device, task: Task::Transfer { from, to, way } });
+            let transport = way.transport;
+            self.drafts.push(Draft { device, task: Task::Transfer { from, to, transport } });
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! Every decision is made when the session is made.
 //! [`partition`] compiles the plan.
 //! [`layout`] gives each value its memory on each device, and finds out which values cross without
-//! a copy.
+//! a copy, and [`ways`] says which transport carries the others.
 //! [`steps`] puts the submissions in order, as a graph in which devices wait for each other only
 //! where they touch the same memory.
 //! A group of tiles, which devices take from each other ([`tiles`]), is one step.
@@ -20,12 +20,13 @@ mod run;
 mod steps;
 mod stream;
 mod tiles;
+mod ways;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use hetero_comm::{Choice, Usability};
+use hetero_comm::{Staged, Transport as _, ZeroCopy};
 use hetero_hal::{
     DType, Device, Error as HalError, ErrorKind, HandleKind, HostMemory, Program, Queue, QueueOptions, SyncMode,
     Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
@@ -35,13 +36,14 @@ use crate::fleet::Fleet;
 use crate::share::PlacementShares;
 use crate::{Error, Result};
 use context::{Arrival, Arrivals, Context, Views};
-use layout::{Layout, Parts, Side, Slot, Storage, Ways};
+use layout::{Layout, Parts, Side, Slot, Storage};
 use partition::{Compiled, Group, Partition, named};
 use pool::{Place, Pool};
 pub use report::{Report, TileShare, Traffic};
 pub use run::Run;
 pub use stream::Stream;
 use tiles::Tally;
+use ways::Ways;
 
 /// An input or output of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,6 +280,8 @@ impl Session {
     #[must_use]
     pub fn report(&self) -> Report {
         let mut edges = Vec::new();
+        // Between a device and the host, bytes are either shared or copied.
+        let by = |copied: bool| if copied { Staged.name() } else { ZeroCopy.name() };
         for &(index, _) in &self.input_slots {
             let device = &*self.devices[self.frozen.layout.slots[index].device];
             let id = device.info().id.to_string();
@@ -301,7 +305,7 @@ impl Session {
                     Some(refusal.map_or_else(|| no_import(&id), |error| format!("the import failed: {error}")))
                 }
             };
-            report::add(&mut edges, report::HOST, &id, self.slot_bytes(index), reason.as_deref());
+            report::add(&mut edges, report::HOST, &id, self.slot_bytes(index), by(reason.is_some()), reason.as_deref());
         }
         edges.extend(self.report.edges.iter().cloned());
         for (number, source) in self.sources.iter().enumerate() {
@@ -309,7 +313,7 @@ impl Session {
                 let id = self.devices[self.frozen.layout.slots[*index].device].info().id.to_string();
                 let placed = self.placed.get(number).is_some_and(|placed| placed.load(Ordering::Relaxed));
                 let reason = (!placed).then_some("outputs are copied into the caller's memory");
-                report::add(&mut edges, &id, report::HOST, self.slot_bytes(*index), reason);
+                report::add(&mut edges, &id, report::HOST, self.slot_bytes(*index), by(!placed), reason);
             }
         }
         Report { edges, tiles: self.tile_shares(), ..self.report.clone() }
@@ -535,21 +539,7 @@ fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Lay
         }
     };
     let mut sides: Vec<Side> = devices.iter().map(side).collect();
-    let reach = |from: usize, to: usize| {
-        let edge = fleet.topology().edge(&devices[from].info().id, &devices[to].info().id);
-        (edge.read, edge.write)
-    };
-    let copied = |from: usize, to: usize, bytes: usize| {
-        let (from, to) = (devices[from].info(), devices[to].info());
-        let profile = fleet.profile()?;
-        if [from, to].iter().any(|info| profile.usability(info) != Usability::Fits) {
-            return None;
-        }
-        let (best, in_place) = profile.rather_copied(&from.id, &to.id, bytes as u64)?;
-        let way = |choice: Choice<'_>| format!("{} takes {:.1} µs", choice.transport, choice.seconds * 1e6);
-        Some(format!("by the profile {}, {}", way(best), way(in_place)))
-    };
-    let ways = Ways { reach: &reach, copied: &copied };
+    let ways = Ways::new(fleet, devices);
     loop {
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };

@@ -62,6 +62,9 @@ pub struct Traffic {
     pub to: String,
     /// The number of values.
     pub values: usize,
+    /// The names of the transports that carry the values, each once, in the order of their first
+    /// values: `zero-copy`, `peer-copy`, `staged`, or the name of a registered one.
+    pub transports: Vec<String>,
     /// The bytes that the receiver reads where the sender wrote them.
     pub zero_copy_bytes: u64,
     /// The bytes that are copied.
@@ -86,10 +89,13 @@ pub(super) fn edge<'a>(edges: &'a mut Vec<Traffic>, from: &str, to: &str) -> &'a
     &mut edges[index]
 }
 
-/// Adds a value to the edge that it passes; `staged` says why it is copied.
-pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, staged: Option<&str>) {
+/// Adds a value to the edge that it passes by a transport; `staged` says why it is copied.
+pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, transport: &str, staged: Option<&str>) {
     let edge = edge(edges, from, to);
     edge.values += 1;
+    if !edge.transports.iter().any(|known| known == transport) {
+        edge.transports.push(transport.to_owned());
+    }
     let Some(reason) = staged else {
         edge.zero_copy_bytes += bytes;
         return;
@@ -104,9 +110,14 @@ pub(super) fn add(edges: &mut Vec<Traffic>, from: &str, to: &str, bytes: u64, st
 
 impl std::fmt::Display for Traffic {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Traffic { from, to, values, zero_copy_bytes, staged_bytes, native_waits, host_waits, reason } = self;
+        let Traffic { from, to, values, transports, zero_copy_bytes, staged_bytes, native_waits, host_waits, reason } =
+            self;
         let plural = if *values == 1 { "value" } else { "values" };
-        write!(f, "{from} -> {to}: {values} {plural}, {zero_copy_bytes} bytes in place, {staged_bytes} copied")?;
+        write!(f, "{from} -> {to}: {values} {plural}")?;
+        if !transports.is_empty() {
+            write!(f, " by {}", transports.join(" and "))?;
+        }
+        write!(f, ", {zero_copy_bytes} bytes in place, {staged_bytes} copied")?;
         if let Some(reason) = reason {
             write!(f, " ({reason})")?;
         }
@@ -128,15 +139,16 @@ mod tests {
     #[test]
     fn edges_sum_up_and_say_each_reason_once() {
         let mut edges = Vec::new();
-        add(&mut edges, "a", "b", 8, None);
+        add(&mut edges, "a", "b", 8, "zero-copy", None);
         for reason in ["it rains", "it rains", "it pours"] {
-            add(&mut edges, "a", "b", 1, Some(reason));
+            add(&mut edges, "a", "b", 1, "staged", Some(reason));
         }
-        add(&mut edges, "b", "a", 4, None);
-        assert_eq!(edges[0].to_string(), "a -> b: 4 values, 8 bytes in place, 3 copied (it rains; it pours)");
-        assert_eq!(edges[1].to_string(), "b -> a: 1 value, 4 bytes in place, 0 copied");
+        add(&mut edges, "b", "a", 4, "zero-copy", None);
+        let both = "a -> b: 4 values by zero-copy and staged, 8 bytes in place, 3 copied (it rains; it pours)";
+        assert_eq!(edges[0].to_string(), both);
+        assert_eq!(edges[1].to_string(), "b -> a: 1 value by zero-copy, 4 bytes in place, 0 copied");
         (edges[1].native_waits, edges[1].host_waits) = (1, 2);
         let waits = ", 1 wait by the driver, 2 waits through the host";
-        assert_eq!(edges[1].to_string(), format!("b -> a: 1 value, 4 bytes in place, 0 copied{waits}"));
+        assert_eq!(edges[1].to_string(), format!("b -> a: 1 value by zero-copy, 4 bytes in place, 0 copied{waits}"));
     }
 }

@@ -14,28 +14,29 @@
 //! A wait that other waits imply is left out.
 //! All of this is decided when the session is made.
 
-use super::layout::Place;
+use std::sync::Arc;
+
+use hetero_comm::Transport;
+
 use super::tiles::LANES;
+
+/// A range of an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) offset: usize,
+    pub(super) bytes: usize,
+}
 
 /// The task of a step.
 pub(super) enum Task {
-    /// Brings a value from one slot to another, on another device.
-    Transfer { from: usize, to: usize, way: Way },
+    /// Brings a value from one slot to another, on another device, by a transport's work.
+    Transfer { from: usize, to: usize, transport: Arc<dyn Transport> },
     /// Runs a partition, given by its number, on these slots.
     Execute { partition: usize, bindings: Vec<usize>, scratch: Option<Place> },
     /// Runs a group of tiles, given by its number.
     /// It has, for each device that takes part, the slots of each tile's bindings and the scratch
     /// of each of its lanes.
     Tiles { group: usize, bindings: Vec<Vec<Vec<usize>>>, scratch: Vec<[Option<Place>; LANES]> },
-}
-
-/// The way of a transfer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
-    /// The device that does the transfer copies from or to the other's memory.
-    Copy,
-    /// Neither device reaches the other's memory, so the transfer goes through the host.
-    ThroughHost,
 }
 
 /// A submission.

@@ -18,6 +18,7 @@ mod oracle;
 mod pad;
 mod planes;
 pub(crate) mod pooling;
+pub(crate) mod recipe;
 mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
@@ -34,12 +35,11 @@ use std::time::Instant;
 use hetero_hal::{
     DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
 };
-use hetero_kit::Held;
 use hetero_reference::Standard;
 
-use crate::lower::Recipe;
 use crate::operand::Arguments;
 use crate::pool::Pool;
+pub(crate) use crate::saved::Packed;
 use crate::saved::Packer;
 use crate::simd::Isa;
 
@@ -84,11 +84,6 @@ pub(crate) trait Kernel: Send + Sync {
         true
     }
 }
-
-/// A constant in the form in which a kernel reads it, shared by all kernels of the device that read
-/// this form.
-/// A kernel takes its value once in a run.
-pub(crate) type Packed = Arc<Held<Vec<f32>>>;
 
 /// A constant of a program.
 pub(crate) struct Constant {
@@ -232,44 +227,6 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
         Ok(Some(_)) => Some(Support::Native),
         _ => Some(Support::Oracle),
     }
-}
-
-/// Makes the kernel of a recipe.
-pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
-    let isa = site.isa;
-    Ok(match recipe {
-        Recipe::Node => match native(site)? {
-            Some(kernel) => kernel,
-            None => Box::new(oracle::Oracle::new(site)?),
-        },
-        Recipe::Conv { geometry, input, output, weights, finish, filters } => {
-            let (weights, finish) = (conv::Filters::of(site, weights)?, finish.clone());
-            match (input, output) {
-                (Some(from), Some(to)) if geometry.is_depthwise() => {
-                    Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, weights, finish)?)
-                }
-                (Some(from), Some(to)) if *filters && conv::Winograd::pays(geometry, isa.lanes()) => {
-                    Box::new(conv::Winograd::new(isa, *geometry, *from, *to, weights, finish)?)
-                }
-                (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, weights, finish)?),
-                _ if geometry.channels == 1 => {
-                    Box::new(conv::PlainDepthwise::finished(isa, *geometry, weights, finish)?)
-                }
-                _ => Box::new(conv::Plain::finished(isa, *geometry, weights, finish)?),
-            }
-        }
-        Recipe::ConvPool { geometry, input, between, output, weights, finish } => {
-            let (weights, pool) = (conv::Filters::of(site, weights)?, pooling::blocked(site, *between, *output)?);
-            Box::new(conv::Pooled::new(isa, *geometry, *input, weights, finish.clone(), pool)?)
-        }
-        Recipe::Affine(affine) => Box::new(affine.clone()),
-        Recipe::Chain(chain) => Box::new(chain.clone()),
-        Recipe::Pool { input, output } => Box::new(pooling::blocked(site, *input, *output)?),
-        &Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
-        &Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
-        Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows: *rows, blocks: blocks.clone() }),
-        Recipe::Reorder(reorder) => Box::new(*reorder),
-    })
 }
 
 /// Makes the native kernel for a node, where there is one for its types and shapes.

@@ -19,12 +19,9 @@ use std::collections::HashMap;
 use hetero_hal::{DType, Error, Node, Program, Result, ValueId};
 
 use crate::image::{Halo, Image, Layout};
-use crate::kernels::affine::Affine;
-use crate::kernels::chain;
 use crate::kernels::conv::{Finish, Geometry};
-use crate::kernels::reorder::Reorder;
-use crate::kernels::vector::{Activation, Pairwise};
-use crate::kernels::{self, Constant, Kernel, Site};
+use crate::kernels::recipe::{self, Recipe};
+use crate::kernels::{Constant, Kernel, Site};
 use crate::saved::Packer;
 use crate::simd::Isa;
 
@@ -52,52 +49,10 @@ pub(crate) struct Draft {
     pub(crate) outputs: Vec<Option<Form>>,
 }
 
-/// The recipe of a kernel.
-/// Making the kernel may take long, because weights are packed.
-pub(crate) enum Recipe {
-    /// A node as it stands, on plain operands.
-    Node,
-    Conv {
-        geometry: Geometry,
-        /// The halo of the input, where it is blocked.
-        input: Option<Halo>,
-        /// The halo of the output, where it is blocked.
-        output: Option<Halo>,
-        weights: Constant,
-        finish: Finish,
-        /// Whether minimal filtering is allowed.
-        filters: bool,
-    },
-    /// A convolution together with the pooling of its result.
-    ConvPool {
-        geometry: Geometry,
-        /// The halo of the input, where it is blocked.
-        input: Option<Halo>,
-        between: Image,
-        output: Image,
-        weights: Constant,
-        finish: Finish,
-    },
-    Affine(Affine),
-    Chain(chain::Chain),
-    Pool {
-        input: Image,
-        output: Image,
-    },
-    Unary(Activation),
-    Pairwise(Pairwise),
-    /// A concatenation; `blocks` has the bytes of each input in each of `rows` rows.
-    Concat {
-        rows: usize,
-        blocks: Vec<usize>,
-    },
-    Reorder(Reorder),
-}
-
 /// Makes the kernel of a draft, whose packed weights are among the device's.
 pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: Packer<'_>) -> Result<Box<dyn Kernel>> {
     let node = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
-    kernels::make(Site { program, node, isa, weights: Some(weights) }, &draft.recipe)
+    recipe::make(Site { program, node, isa, weights: Some(weights) }, &draft.recipe)
 }
 
 /// A chain of nodes that one kernel does.

@@ -2,19 +2,19 @@
 
 /// A run of an operator: its work, and the time that it took.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Run {
-    pub(super) flops: f64,
-    pub(super) bytes: f64,
-    pub(super) seconds: f64,
+pub(crate) struct Run {
+    pub(crate) flops: f64,
+    pub(crate) bytes: f64,
+    pub(crate) seconds: f64,
 }
 
 /// The roofline of a family on a device, which gives seconds: an overhead, and the longer of
 /// operations at a rate and bytes at a bandwidth.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Fit {
-    pub(super) overhead: f64,
-    pub(super) per_flop: f64,
-    pub(super) per_byte: f64,
+pub(crate) struct Fit {
+    pub(crate) overhead: f64,
+    pub(crate) per_flop: f64,
+    pub(crate) per_byte: f64,
 }
 
 /// The most runs that a fit looks at; of more runs, it takes a selection.
@@ -24,7 +24,7 @@ const MOST_RUNS: usize = 16;
 const MOST_OFF: f64 = 2.0 * std::f64::consts::LN_2;
 
 impl Fit {
-    pub(super) fn seconds(&self, flops: f64, bytes: f64) -> f64 {
+    pub(crate) fn seconds(&self, flops: f64, bytes: f64) -> f64 {
         self.overhead + (self.per_flop * flops).max(self.per_byte * bytes)
     }
 
@@ -40,7 +40,7 @@ impl Fit {
     /// Returns the fit with the least loss among those that go through some of the runs, as the
     /// best fit by absolute deviations does.
     /// Returns `None` where there is no run.
-    pub(super) fn of(runs: &[Run]) -> Option<Fit> {
+    pub(crate) fn of(runs: &[Run]) -> Option<Fit> {
         let step = runs.len().div_ceil(MOST_RUNS).max(1);
         let sound = |run: &&Run| [run.flops, run.bytes, run.seconds].iter().all(|x| x.is_finite()) && run.seconds > 0.0;
         let runs: Vec<Run> = runs.iter().step_by(step).filter(sound).copied().collect();
@@ -96,7 +96,7 @@ impl Fit {
 
 /// A roofline, corrected by the runs near a size.
 #[derive(Clone, Debug)]
-pub(super) struct Corrected {
+pub(crate) struct Corrected {
     fit: Fit,
     /// The logarithms of operations, of bytes, and of the ratio of each run's time to the
     /// roofline's.
@@ -110,7 +110,7 @@ const NEAR: f64 = 0.05;
 
 impl Corrected {
     /// Fits the runs; returns `None` where there is no run.
-    pub(super) fn of(runs: &[Run]) -> Option<Corrected> {
+    pub(crate) fn of(runs: &[Run]) -> Option<Corrected> {
         let fit = Fit::of(runs)?;
         let against = |run: &Run| {
             let ratio = (run.seconds / fit.seconds(run.flops, run.bytes)).ln();
@@ -122,7 +122,7 @@ impl Corrected {
     /// Returns the roofline's seconds, times the median of the ratios of the nearest runs, weighted
     /// by their distance.
     /// A single wild run does not move the median.
-    pub(super) fn seconds(&self, flops: f64, bytes: f64) -> f64 {
+    pub(crate) fn seconds(&self, flops: f64, bytes: f64) -> f64 {
         let (x, y) = (flops.ln_1p(), bytes.ln_1p());
         let distance = |run: &(f64, f64, f64)| (run.0 - x).powi(2) + (run.1 - y).powi(2);
         let mut nearest: Vec<(f64, f64)> = self.runs.iter().map(|run| (distance(run), run.2)).collect();

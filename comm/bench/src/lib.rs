@@ -1,5 +1,6 @@
-//! Handing a tensor over and back: from the CPU to a device and to the CPU again, with a kernel in
-//! between that does next to nothing.
+//! A benchmark of handing a tensor over and back: from the CPU to a device and to the CPU again,
+//! with a kernel in between that does next to nothing.
+//! It is for development: backends have an example that runs it beside their driver's own launch.
 //!
 //! Three ways are timed in turn, in the same loop, so that other load of the machine meets all of
 //! them:
@@ -14,19 +15,31 @@
 //!
 //! The kernel is not quite empty, as an empty one could be skipped and would prove nothing.
 //! One work item adds 1 to the first word, and every round checks that it did.
+//!
+//! ```
+//! use std::time::Duration;
+//! use hetero_handover::{INCREMENT, Latency, increment_kernel};
+//! use hetero_hal::KernelFormat;
+//!
+//! let kernel = increment_kernel(KernelFormat::OpenClC).expect("the kernel is written in OpenCL C");
+//! assert!(kernel.contains(INCREMENT));
+//! let mut times = [3, 1, 2].map(Duration::from_micros);
+//! assert_eq!(Latency::of(&mut times).map(|latency| latency.rounds), Some(3));
+//! ```
+
+#![forbid(unsafe_code)]
 
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hetero_comm::host_buffer;
 use hetero_hal::{
     BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, DType, Device, DeviceInfo, Direction, Driver,
     Error, Execution, ExternalMemory, HandleKind, HostMemory, HostSemantics, KernelFormat, KernelSignature,
     OpenOptions, Queue, QueueOptions, Result, Source, Timeline, Work,
 };
 use serde::{Deserialize, Serialize};
-
-use crate::host::HostPages;
 
 /// The name of the kernel's entry.
 pub const INCREMENT: &str = "increment";
@@ -163,7 +176,7 @@ pub fn measure_handover(
     let runner = Runner::new(device, bytes)?;
     let pages = HostMemory::allocate(bytes)?;
     let on_cpu = cpu.import(ExternalMemory::Host(pages.clone()), HostSemantics::Shared)?;
-    let at_address = HostPages::buffer(pages.clone());
+    let at_address = host_buffer(pages.clone());
     let allocated = || device.telemetry().allocated_bytes;
     let (mut in_place, mut import_bytes) = (None, None);
     if device.capabilities().imports.contains(&HandleKind::Host) {

@@ -1,8 +1,4 @@
-//! Measured costs: families of operators, and the cost model that a profile gives.
-
-mod family;
-mod fit;
-mod signature;
+//! Measured costs: the cost model that a profile gives.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -10,10 +6,11 @@ use std::sync::Arc;
 use hetero_comm::{Profile, Usability};
 use hetero_hal::{DeviceId, DeviceInfo, Node, NodeId, OperatorSet, Program, Quality};
 
-use crate::problem::{CostModel, Roofline, bytes, flops};
-pub use family::Family;
-use fit::{Corrected, Run};
-pub use signature::signatures;
+use crate::family::Family;
+use crate::fit::{Corrected, Run};
+use crate::model::CostModel;
+use crate::roofline::{Roofline, bytes, flops};
+use crate::signature::signatures;
 
 /// The cost model of a [`Profile`].
 /// A node costs what nodes of the same [signature](signatures) took in runs of whole models, where
