@@ -67,8 +67,8 @@ enum Task {
     },
     /// Measure hetero beside its peers.
     Bench {
-        /// Replace the benchmark's section in docs/benchmarks.md with its report, below a line with
-        /// date, processor, threads and commit.
+        /// Replace the benchmark's section in docs/benchmarks.md with its report, below lines with
+        /// date, processor, threads, commit and command.
         ///
         /// It is for the whole benchmark, so no names of models or instances go with it.
         #[arg(long, global = true)]

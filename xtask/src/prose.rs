@@ -22,11 +22,11 @@ enum Offence {
 /// The faults of a file: the numbers of lines, from 1, each with its fault.
 type Offences = Vec<(usize, Offence)>;
 
-/// Checks the files of a folder, or all files; lists the lines that are too long or have several
-/// sentences, and how many of them each folder has.
+/// Checks that the files of a folder, or all files, have one sentence a line and no line that is
+/// too long.
 ///
 /// # Errors
-/// An error with the lines and their number, where there is such a line.
+/// An error with the lines that break these rules, and their number in each folder.
 pub(crate) fn prose(workspace: &Workspace, folder: Option<&str>) -> Result<()> {
     let listed = workspace.command("git", &["ls-files", "*.md", "*.rs"]).output();
     let listed = listed.map_err(|error| format!("cannot start git: {error}"))?;
@@ -45,10 +45,12 @@ pub(crate) fn prose(workspace: &Workspace, folder: Option<&str>) -> Result<()> {
         }
         *counts.entry(folder_of(path)).or_default() += found.len();
     }
-    verdict(&lines, &counts)
+    verdict(&lines, &counts)?;
+    println!("prose: every line is within {COLUMNS} columns and has one sentence");
+    Ok(())
 }
 
-/// Returns the outcome of the lint: an error with the lines found, and their number in each folder.
+/// Returns the outcome of the lint for the lines found and their number in each folder.
 fn verdict(lines: &str, counts: &BTreeMap<String, usize>) -> Result<()> {
     if lines.is_empty() {
         return Ok(());

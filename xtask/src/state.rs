@@ -1,11 +1,11 @@
-//! The state in which a benchmark was run: date, processor, threads and commit.
+//! The state in which a benchmark was run: date, processor, threads, commit and command.
 
 use std::process::Command;
 
 use crate::workspace::{Result, Workspace};
 
-/// Returns one line with the date, the processor with its instruction set, the number of its
-/// threads, and the commit.
+/// Returns two lines with the date, the processor with its instruction set, the number of its
+/// threads, the commit, and the command of this process.
 ///
 /// # Errors
 /// An error where `date` or `git` cannot be run.
@@ -19,7 +19,10 @@ pub(crate) fn line(workspace: &Workspace) -> Result<String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let plural = if threads == 1 { "thread" } else { "threads" };
     let changed = if changed { " with changes" } else { "" };
-    Ok(format!("{date}, {}, {threads} {plural}, commit {commit}{changed}.", processor(&cpuinfo)))
+    let arguments = std::env::args().skip(1).filter(|argument| argument != "--write");
+    let command: Vec<String> = ["cargo", "xtask"].map(str::to_owned).into_iter().chain(arguments).collect();
+    let (processor, command) = (processor(&cpuinfo), command.join(" "));
+    Ok(format!("{date}, {processor}, {threads} {plural}, commit {commit}{changed}.\nIt is the report of `{command}`."))
 }
 
 /// Returns what a command prints.
