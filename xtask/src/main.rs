@@ -12,8 +12,10 @@ mod devices;
 mod drivers;
 mod mutants;
 mod prose;
+mod sections;
 mod setup;
 mod source;
+mod state;
 mod steps;
 mod workspace;
 
@@ -57,14 +59,20 @@ enum Task {
         #[arg(long)]
         api: bool,
     },
-    /// Count lines of prose that are longer than 100 columns or have several sentences; with a
-    /// folder, also list these lines.
+    /// List lines of prose that are longer than 100 columns or have several sentences, and fail
+    /// where there is one.
     Prose {
-        /// A folder or file, such as engine/cli; without it, all folders are counted.
+        /// A folder or file, such as engine/cli; without it, all files are read.
         folder: Option<String>,
     },
     /// Measure hetero beside its peers.
     Bench {
+        /// Replace the benchmark's section in docs/benchmarks.md with its report, below lines with
+        /// date, processor, threads, commit and command.
+        ///
+        /// It is for the whole benchmark, so no names of models or instances go with it.
+        #[arg(long, global = true)]
+        write: bool,
         #[command(subcommand)]
         what: Bench,
     },
@@ -74,7 +82,7 @@ enum Task {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Part {
-    /// Check formatting, clippy and rustdoc.
+    /// Check formatting, clippy, rustdoc, docs/api, the names of types, and prose.
     Lint,
     /// Run unit tests, integration tests and doctests.
     Unit,
@@ -225,6 +233,40 @@ enum Bench {
     },
 }
 
+/// Runs a benchmark; with `write`, its report becomes a section of docs/benchmarks.md.
+fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result<()> {
+    let part = match &what {
+        Bench::Models { beside, names, .. } => beside.is_some() || !names.is_empty(),
+        Bench::Assign { names, .. } | Bench::Placement { names, .. } => !names.is_empty(),
+        Bench::Pipeline { arguments } => !arguments.is_empty(),
+        Bench::Handover | Bench::Schedule { .. } | Bench::Tiles { .. } => false,
+    };
+    if write && part {
+        return Err("--write is for the whole benchmark: leave out names, --beside and other arguments".to_owned());
+    }
+    let section = match what {
+        Bench::Models { taken: false, .. } => "models",
+        Bench::Models { taken: true, .. } => "models-taken",
+        Bench::Assign { .. } => "assign",
+        Bench::Handover => "handover",
+        Bench::Placement { .. } => "placement",
+        Bench::Schedule { .. } => "schedule",
+        Bench::Tiles { .. } => "tiles",
+        Bench::Pipeline { .. } => "pipeline",
+    };
+    steps::reported(workspace, (section, write), |workspace| match what {
+        Bench::Models { taken, beside, names } => steps::bench(workspace, &names, taken, beside.as_deref()),
+        Bench::Assign { seconds, names } => steps::bench_assign(workspace, seconds, &names),
+        Bench::Handover => steps::bench_handover(workspace),
+        Bench::Placement { seconds, cuts, seed, names } => {
+            steps::bench_placement(workspace, seconds, cuts, seed, &names)
+        }
+        Bench::Schedule { seconds, seed } => steps::bench_schedule(workspace, seconds, seed),
+        Bench::Tiles { size, seconds } => steps::bench_tiles(workspace, size, seconds),
+        Bench::Pipeline { arguments } => steps::bench_pipeline(workspace, &arguments),
+    })
+}
+
 fn main() -> ExitCode {
     let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().task {
         Task::Setup => setup::setup(&workspace),
@@ -249,17 +291,7 @@ fn main() -> ExitCode {
         Task::Docs { api: true } => steps::write_api(&workspace),
         Task::Docs { api: false } => steps::docs(&workspace),
         Task::Prose { folder } => prose::prose(&workspace, folder.as_deref()),
-        Task::Bench { what: Bench::Models { taken, beside, names } } => {
-            steps::bench(&workspace, &names, taken, beside.as_deref())
-        }
-        Task::Bench { what: Bench::Assign { seconds, names } } => steps::bench_assign(&workspace, seconds, &names),
-        Task::Bench { what: Bench::Handover } => steps::bench_handover(&workspace),
-        Task::Bench { what: Bench::Placement { seconds, cuts, seed, names } } => {
-            steps::bench_placement(&workspace, seconds, cuts, seed, &names)
-        }
-        Task::Bench { what: Bench::Schedule { seconds, seed } } => steps::bench_schedule(&workspace, seconds, seed),
-        Task::Bench { what: Bench::Tiles { size, seconds } } => steps::bench_tiles(&workspace, size, seconds),
-        Task::Bench { what: Bench::Pipeline { arguments } } => steps::bench_pipeline(&workspace, &arguments),
+        Task::Bench { write, what } => measure(&workspace, write, what),
     });
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

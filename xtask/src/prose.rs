@@ -1,13 +1,12 @@
 //! The lint of prose: one sentence a line, at most 100 columns, in Markdown and in comments.
-//!
-//! It counts the lines in older text that break these rules, and fails nothing.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::workspace::{Result, Workspace};
 
-const COLUMNS: usize = 100;
+/// The most columns of a line.
+pub(crate) const COLUMNS: usize = 100;
 /// Words that end with a point without ending a sentence.
 const ABBREVIATIONS: [&str; 8] = ["e.g.", "i.e.", "etc.", "cf.", "al.", "vs.", "approx.", "No."];
 /// Files that a program has written.
@@ -23,13 +22,17 @@ enum Offence {
 /// The faults of a file: the numbers of lines, from 1, each with its fault.
 type Offences = Vec<(usize, Offence)>;
 
-/// Prints how many lines each folder has that are too long or have several sentences; for a named
-/// folder, also lists these lines.
+/// Checks that the files of a folder, or all files, have one sentence a line and no line that is
+/// too long.
+///
+/// # Errors
+/// An error with the lines that break these rules, and their number in each folder.
 pub(crate) fn prose(workspace: &Workspace, folder: Option<&str>) -> Result<()> {
     let listed = workspace.command("git", &["ls-files", "*.md", "*.rs"]).output();
     let listed = listed.map_err(|error| format!("cannot start git: {error}"))?;
     let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let mut counts: BTreeMap<String, [usize; 3]> = BTreeMap::new();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut lines = String::new();
     for path in listed.lines().filter(|path| !GENERATED.contains(path)) {
         if folder.is_some_and(|folder| !Path::new(path).starts_with(folder)) {
             continue;
@@ -37,21 +40,28 @@ pub(crate) fn prose(workspace: &Workspace, folder: Option<&str>) -> Result<()> {
         // A file may be in git's list and no longer on disk.
         let Ok(text) = std::fs::read_to_string(workspace.root.join(path)) else { continue };
         let found = if path.ends_with(".md") { of_markdown(&text) } else { of_source(&text) };
-        if folder.is_some() {
-            found.iter().for_each(|(line, offence)| println!("{path}:{line}: {}", offence.told()));
+        for (line, offence) in &found {
+            lines += &format!("{path}:{line}: {}\n", offence.told());
         }
-        let count = counts.entry(folder_of(path)).or_default();
-        count[0] += found.iter().filter(|(_, offence)| *offence == Offence::Long).count();
-        count[1] += found.iter().filter(|(_, offence)| *offence == Offence::Sentences).count();
-        count[2] += usize::from(!found.is_empty());
+        *counts.entry(folder_of(path)).or_default() += found.len();
     }
-    println!("{:>9}  {:>9}  {:>5}  folder", "too long", "sentences", "files");
-    for (folder, [long, sentences, files]) in counts.iter().filter(|(_, count)| count[2] > 0) {
-        println!("{long:>9}  {sentences:>9}  {files:>5}  {folder}");
-    }
-    let sum = |index: usize| counts.values().map(|count| count[index]).sum::<usize>();
-    println!("{:>9}  {:>9}  {:>5}  in all", sum(0), sum(1), sum(2));
+    verdict(&lines, &counts)?;
+    println!("prose: every line is within {COLUMNS} columns and has one sentence");
     Ok(())
+}
+
+/// Returns the outcome of the lint for the lines found and their number in each folder.
+fn verdict(lines: &str, counts: &BTreeMap<String, usize>) -> Result<()> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let folders = counts.iter().filter(|(_, count)| **count > 0);
+    let folders: Vec<String> = folders.map(|(folder, count)| format!("{count} in {folder}")).collect();
+    Err(format!(
+        "lines that are too long or have several sentences: {}\n{lines}write one sentence a line, of at most {COLUMNS} \
+         columns",
+        folders.join(", ")
+    ))
 }
 
 impl Offence {
@@ -103,17 +113,28 @@ fn of_source(text: &str) -> Offences {
 }
 
 fn offences(number: usize, line: &str, prose: &str) -> Offences {
-    let long = (line.chars().count() > COLUMNS).then_some((number, Offence::Long));
+    let long = (columns(line) > COLUMNS).then_some((number, Offence::Long));
     let several = has_several_sentences(prose).then_some((number, Offence::Sentences));
     long.into_iter().chain(several).collect()
 }
 
+/// Returns the columns that a text takes; a Chinese character takes two.
+pub(crate) fn columns(text: &str) -> usize {
+    text.chars().map(|character| if character >= '\u{2e80}' { 2 } else { 1 }).sum()
+}
+
 /// Tells whether a sentence ends within a line and another begins.
 fn has_several_sentences(line: &str) -> bool {
+    second_sentence(line).is_some()
+}
+
+/// Returns where in a line the second sentence begins, in bytes.
+pub(crate) fn second_sentence(line: &str) -> Option<usize> {
     let mut code = false;
     let mut words = line.split(' ').peekable();
-    let mut first = true;
+    let (mut first, mut at) = (true, 0);
     while let Some(word) = words.next() {
+        at += word.len() + 1;
         code ^= word.matches('`').count() % 2 == 1;
         let bare = word.trim_end_matches([')', '"', '\'', '*', '_', '`']);
         // This is the number or mark of a list.
@@ -126,10 +147,13 @@ fn has_several_sentences(line: &str) -> bool {
             next.starts_with('`') || next.chars().next().is_some_and(char::is_uppercase)
         });
         if ends && !mark && !code && !bare.ends_with("..") && begins {
-            return true;
+            return Some(at);
         }
     }
-    false
+    // Chinese has no space between sentences.
+    let (end, stop) = line.char_indices().find(|(_, character)| ['。', '！', '？'].contains(character))?;
+    let next = end + stop.len_utf8();
+    line[next..].contains(char::is_alphanumeric).then_some(next)
 }
 
 #[cfg(test)]
@@ -144,6 +168,7 @@ mod tests {
             "It is `done`. Then (next).",
             "It is off. `tiles` is on.",
             "It ends (here.) And goes on.",
+            "它读取模型。它执行计划。",
         ] {
             assert!(has_several_sentences(two), "{two}");
         }
@@ -158,6 +183,7 @@ mod tests {
             "The call `a. B` stays whole.",
             "An ellipsis... Then the same sentence.",
             "It takes `x.y`, …, as the file hal.rs says.",
+            "它读取 ONNX 模型（见下文。）",
         ] {
             assert!(!has_several_sentences(one), "{one}");
         }
@@ -170,6 +196,24 @@ mod tests {
         let source =
             format!("/// {long}\nlet x = 1; // {long}\n//! | {long} |\n    // {long}\n/// ```\n/// {long}\n/// ```\n");
         assert_eq!(of_source(&source), [(1, Offence::Long), (4, Offence::Long)]);
+        assert_eq!(of_markdown(&"字".repeat(51)), [(1, Offence::Long)], "a Chinese character takes two columns");
+        assert_eq!(of_markdown(&"字".repeat(50)), []);
+    }
+
+    #[test]
+    fn the_second_sentence_begins_behind_the_space() {
+        let line = "It runs in 3.1 s. It ends.";
+        assert_eq!(second_sentence(line).map(|at| &line[at..]), Some("It ends."));
+        assert_eq!(second_sentence("It ends."), None);
+    }
+
+    #[test]
+    fn each_line_that_breaks_a_rule_fails_the_lint() {
+        let counts = |count| [("docs".to_owned(), count), ("hal".to_owned(), 0)].into();
+        assert_eq!(verdict("", &counts(0)), Ok(()));
+        let error = verdict("docs/a.md:7: the line has several sentences\n", &counts(1)).unwrap_err();
+        assert!(error.contains("several sentences: 1 in docs\n") && !error.contains("hal"), "{error}");
+        assert!(error.contains("docs/a.md:7: the line has several sentences\n"), "{error}");
     }
 
     #[test]

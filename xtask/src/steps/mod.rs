@@ -8,7 +8,7 @@ mod models;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{
-    bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles,
+    bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles, reported,
 };
 pub(crate) use code::{cuda, features, fuzz, loom, neon, unit};
 pub(crate) use lint::{docs, lint, write_api};
