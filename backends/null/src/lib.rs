@@ -11,8 +11,7 @@
 //! use hetero_null::NullDriver;
 //!
 //! let device = NullDriver.open(0, &OpenOptions::default())?;
-//! let buffer = device.allocate(BufferLayout::new(4))?;
-//! buffer.write(0, &[1, 2, 3, 4])?;
+//! device.allocate(BufferLayout::new(4))?.write(0, &[1, 2, 3, 4])?;
 //! # Ok::<(), hetero_hal::Error>(())
 //! ```
 
@@ -49,8 +48,7 @@ impl Driver for NullDriver {
     }
 
     fn open(&self, ordinal: usize, _: &OpenOptions) -> Result<Arc<dyn Device>> {
-        let infos = self.probe().unwrap_or_default();
-        let info = infos.into_iter().nth(ordinal);
+        let info = self.probe().unwrap_or_default().into_iter().nth(ordinal);
         let info = info.ok_or_else(|| Error::invalid_argument(format!("there is no null:{ordinal}")))?;
         Ok(Arc::new(NullDevice { info, capabilities: Capabilities::new(vec![DType::F32]) }))
     }

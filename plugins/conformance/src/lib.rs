@@ -186,8 +186,9 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
         Ok(actual) => actual,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    if actual.len() != expected.len() {
-        return Outcome::Failed(format!("{} outputs, {} are expected", actual.len(), expected.len()));
+    // The oracle may compute more outputs than the case names.
+    if actual.len() != case.outputs || expected.len() < case.outputs {
+        return Outcome::Failed(format!("{} outputs, {} are expected", actual.len(), case.outputs));
     }
     let mut largest = 0.0f64;
     for (index, (actual, expected)) in actual.iter().zip(&expected).enumerate() {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use hetero_conformance::{DeviceTests, Expectations};
 use hetero_hal::{Driver, OpenOptions};
 
-/// Makes the tests of the CPU device with this many threads.
+/// Makes the tests of the CPU device with one thread or three.
 /// Each number of threads has a seed of its own, so that more cases are tried.
 fn with_threads(threads: usize) -> DeviceTests {
     let options = OpenOptions { threads: Some(threads), ..OpenOptions::default() };
@@ -17,7 +17,7 @@ fn with_threads(threads: usize) -> DeviceTests {
         ("Device::refusal", "the device does not tell why it refuses a node"),
     ];
     DeviceTests::new(open)
-        .on(&format!("{threads} threads"))
+        .on(if threads == 1 { "one thread" } else { "three threads" })
         .with_seed(seed)
         .expecting(Expectations { unsupported, failing: vec![] })
         .taking_all_else()

@@ -30,6 +30,8 @@ pub use rule::{Breach, Rule};
 /// is submitted later.
 /// Two pieces of work that are submitted while both are under way, or will be, are found, however
 /// quick the device is.
+/// Clones share what they know.
+#[derive(Clone)]
 pub struct Validated {
     inner: Arc<dyn Driver>,
     ledger: Arc<Ledger>,
