@@ -165,7 +165,10 @@ impl Opened {
         report.weigh(&self.tests.expectations, &test.name(), &outcome);
         match (report.wrong.pop(), report.reasons.pop_first()) {
             (Some(why), _) => Verdict::Wrong(why + &reason),
-            (None, Some((reason, _))) => Verdict::Ignored(reason),
+            (None, Some((reason, _))) => {
+                // The report puts the operator in front, which is in the test's name already.
+                Verdict::Ignored(reason.split_once(": ").map_or(&*reason, |(_, reason)| reason).to_owned())
+            }
             (None, None) => Verdict::Passed,
         }
     }
