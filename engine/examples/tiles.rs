@@ -22,6 +22,7 @@ use hetero::{
     Config, CostModel, DeviceOptions, Error, HeteroEngine, Model, OutputBuffer, Roofline, Session, Tensor, flops,
 };
 use hetero_cpu::Ceiling;
+use hetero_testkit::median;
 use synthetic::{Speed, product, tensor};
 
 /// The number of rows and of columns of tiles.
@@ -162,7 +163,7 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
         let name = format!("one tile on {device}");
         let mut case = Case::new(&name, 0, &engine(&[device], Some(0), &rates, None)?, &small, &tiles)?;
         case.run_for(budget / 60)?;
-        rates.insert(device.to_owned(), 2.0 * (TILE * TILE * size) as f64 / median(&case.seconds));
+        rates.insert(device.to_owned(), 2.0 * (TILE * TILE * size) as f64 / median(&case.seconds).unwrap_or(f64::NAN));
         let bytes = case.outputs[0].bytes.clone();
         case.say(size, &bytes);
     }
@@ -212,12 +213,6 @@ fn real(size: usize, budget: Duration) -> Result<(), Error> {
     }
     slow.say(size, &reference);
     Ok(())
-}
-
-fn median(seconds: &[f64]) -> f64 {
-    let mut sorted = seconds.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    sorted[sorted.len() / 2]
 }
 
 /// Runs 64 tiles that are said to take 10 ms each.

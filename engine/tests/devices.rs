@@ -3,14 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../hal/tests/null/mod.rs"]
-mod null;
-
 use std::sync::Arc;
 
 use hetero::hal::{DType, DeviceInfo, Graph, Node, Operator, Program, Quality, TensorType, Value, ValueId};
 use hetero::{Config, CostModel, DeviceOptions, Error, HeteroEngine, Model, Tensor};
-use null::NullDriver;
+use hetero_null::NullDriver;
 
 /// Makes x -> Exp -> Relu -> Neg -> Identity -> y, over four floats.
 fn model() -> Model {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use hetero::hal::{DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
 use hetero::{DeviceOptions, HeteroEngine, Tensor};
+use hetero_testkit::SplitMix64;
 
 /// An allocator that counts the bytes that are allocated.
 struct Counting;
@@ -43,21 +44,6 @@ static ALLOCATOR: Counting = Counting;
 const SLOWEST: Duration = Duration::from_secs(60);
 /// The bytes that the engine may spend on constants and on intermediate values, each.
 const LIMIT: usize = 64 << 20;
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() >> 16) as usize % limit.max(1)
-    }
-}
 
 /// Returns small real models of the cache: whole networks, and operator cases of the standard.
 fn models() -> Vec<Vec<u8>> {
@@ -101,7 +87,7 @@ fn own_model() -> Vec<u8> {
     hetero_onnx::to_bytes(&Model { graph, opsets: [("".into(), 17)].into(), ..Model::default() }).unwrap()
 }
 
-fn mutated(model: &[u8], random: &mut Random) -> Vec<u8> {
+fn mutated(model: &[u8], random: &mut SplitMix64) -> Vec<u8> {
     let mut bytes = model.to_vec();
     // Structure is near the ends of a file and weights are in the middle; small models are
     // structure all over.
@@ -172,11 +158,7 @@ fn mutated_models_end_in_an_error_or_a_result() {
     let (mut results, mut errors, mut slowest, mut largest) = (0, 0, Duration::ZERO, 0);
     for number in 0..count {
         // Each mutation has a generator of its own, so that it can be run again by its number.
-        let mut random = Random((seed << 32 | number) * 2 + 1);
-        // Neighbouring seeds begin alike.
-        for _ in 0..8 {
-            random.next();
-        }
+        let mut random = SplitMix64::new(seed << 32 | number);
         let model =
             &models[if number % 4 == 0 { random.below(5.min(models.len())) } else { random.below(models.len()) }];
         let bytes = mutated(model, &mut random);

@@ -2,15 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../hal/tests/null/mod.rs"]
-mod null;
-
 use std::sync::Arc;
 
 use hetero::comm::{DeviceProfile, LinkProfile, OperatorProfile, Profile, Sample, Spread};
 use hetero::hal::{DType, DeviceId, Graph, Node, Operator, TensorType, Value, ValueId};
 use hetero::{DeviceOptions, Family, HeteroEngine, Model};
-use null::NullDriver;
+use hetero_null::NullDriver;
 
 /// Makes x -> Exp -> Relu -> Exp -> y, over a million floats.
 fn model() -> Model {

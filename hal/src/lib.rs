@@ -92,11 +92,15 @@
 //! - It signals the points of a timeline in the order of their values: whoever reaches a value
 //!   reaches all smaller ones too.
 //! - It changes no [`BindingTable`] while a run with it is under way.
+//! - It lets no memory that a run writes overlap anything else that the run reads or writes, and
+//!   gives no scratch memory to two runs under way.
+//! - It gives up a buffer to [`Device::reimport`] only when no work under way uses it.
 //! - It takes the retryable error of a full queue as no failure of the work, and submits the work
 //!   again later.
 //!
-//! The order of accesses is not checked yet: a validating layer is still to be written, and devices
-//! do not pay for such checks.
+//! Devices do not pay for checks of all this.
+//! The layer `Validated` of the crate `hetero-layers` wraps any driver and checks it: an error then
+//! names the rule that a call breaks.
 //!
 //! # What a backend may leave out
 //! These methods have a default, which a simple device keeps.
@@ -115,7 +119,8 @@
 //! A device may also decline every import, every raw kernel and every cached form, and may record
 //! nothing in a trace.
 //! It computes right all the same: the engine copies the bytes that are not imported.
-//! The smallest backend that remains is `hal/tests/null`: a whole backend on a few pages.
+//! The smallest backend that remains is the crate `hetero-null`: a whole backend on a few pages,
+//! with a README that says how to clone it.
 //! Code that backends share, such as the checks of a queue, is in the crate `hetero-kit`.
 //!
 //! # How work is ordered

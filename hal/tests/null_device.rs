@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-mod null;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +10,7 @@ use hetero_hal::{
     BufferLayout, DType, Driver, Error, ErrorKind, Graph, Node, OpenOptions, Operator, Program, QueueOptions, Result,
     TensorType, Value, ValueId, Work,
 };
-use null::NullDriver;
+use hetero_null::NullDriver;
 
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)

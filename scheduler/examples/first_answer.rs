@@ -11,6 +11,7 @@ use std::error::Error;
 use std::time::{Duration, Instant};
 
 use hetero_scheduler::{DeviceSpec, Devices, Effort, LatencyAware, Link, Problem, Task, TaskGraph};
+use hetero_testkit::SplitMix64;
 use serde_json::json;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -36,19 +37,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// A generator of numbers below a limit, by a linear congruence (Knuth's MMIX), which is good
-/// enough for an example.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) as usize % limit
-    }
-}
-
 fn problem(count: usize, seed: u64) -> Result<Problem, Box<dyn Error>> {
-    let mut random = Random(seed);
+    let mut random = SplitMix64::new(seed);
     let devices = ["cpu:0", "gpu:0", "fpga:0", "npu:0"].map(DeviceSpec::new);
     let devices = Devices::uniform(devices, Link { latency: 20e-6, bandwidth: 8e9 })?;
     let mut graph = TaskGraph::builder(devices.len());

@@ -100,7 +100,7 @@ fn on_device(workspace: &Workspace, id: &str) -> Result<()> {
     let report = workspace.root.join("target").join(format!("conformance-{}.xml", id.replace(':', "-")));
     let (hetero, path) = (workspace.hetero_path(), report.to_string_lossy());
     let every = if id.starts_with("cpu:") { "1" } else { EVERY };
-    let arguments = ["conformance", "--device", id, "--every", every, "--junit", &path];
+    let arguments = ["conformance", "--device", id, "--every", every, "--validate", "--junit", &path];
     // The output is printed as a whole, because another device is tested at the same time.
     let output = workspace.command(&hetero, &arguments).output();
     let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;

@@ -40,7 +40,7 @@ fn devices() -> Vec<(String, Arc<dyn Device>)> {
 #[test]
 fn the_suite_passes_with_every_instruction_set() {
     for (number, (name, device)) in devices().into_iter().enumerate() {
-        let mut cases = suite(number as u64 + 1);
+        let mut cases = suite(number as u64 + 1).unwrap();
         let constant = |case: &Case| Case {
             name: format!("{} with constants", case.name),
             constants: (0..case.inputs.len()).filter(|index| *index > 0 || case.constants.contains(index)).collect(),

@@ -14,7 +14,7 @@ use hetero_conformance::{
 /// right.
 fn run(options: &[(&str, &str)], cases: fn(&str) -> bool) -> usize {
     let Some(device) = common::device(options) else { return usize::MAX };
-    let cases: Vec<_> = suite(1).into_iter().filter(|case| cases(&case.name)).collect();
+    let cases: Vec<_> = suite(1).unwrap().into_iter().filter(|case| cases(&case.name)).collect();
     let report = run_suite(&*device, &cases, &Expectations::default());
     println!("{options:?}: {} cases, {} passed, {} unsupported", cases.len(), report.passed, report.unsupported);
     report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  {reason}"));

@@ -275,7 +275,10 @@ pub(crate) struct ConformanceOptions {
     /// Run only each N-th case.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) every: u32,
-    /// Write the results as JUnit XML to this file.
+    /// Check that the suite keeps the rules for callers of a device, such as the order of accesses.
+    #[arg(long)]
+    pub(crate) validate: bool,
+    /// Write the results as JUnit XML to this file, with a test case for each case.
     #[arg(long, value_name = "FILE")]
     pub(crate) junit: Option<PathBuf>,
     /// The seed of the generated cases.

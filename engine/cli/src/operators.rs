@@ -78,7 +78,7 @@ fn cell(support: Option<&Support>) -> String {
 pub(crate) fn table(options: &OperatorsOptions) -> Result<()> {
     let mut engine = HeteroEngine::builder().build();
     devices::add(&mut engine, &options.devices)?;
-    let cases = suite(1);
+    let cases = suite(1).map_err(hetero::Error::from)?;
     let spinner = Spinner::start("asking the devices");
     let tables: Vec<_> = engine.devices().iter().map(|device| support(&**device, &cases)).collect();
     drop(spinner);

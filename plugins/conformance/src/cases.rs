@@ -1,12 +1,17 @@
 //! Generated cases: shapes with sizes 0, 1 and primes, broadcasting, negative axes, and strides and
 //! pads that do not divide.
 
-use hetero_hal::{Attribute, DType, Operator, Tensor};
+use std::collections::HashMap;
+
+use hetero_hal::{Attribute, DType, Element, Error, Operator, Result, Tensor};
 
 use crate::Case;
 
 /// The newest version of the operator set for which cases are made.
 const OPSET: u32 = 17;
+
+/// A tensor for a case, or the reason why there is none, which is the suite's error.
+pub(crate) type Drawn = Result<Tensor>;
 
 /// A small generator of pseudo-random numbers (xorshift64*): cases are the same on every machine.
 pub(crate) struct Random(u64);
@@ -28,18 +33,22 @@ impl Random {
         (self.next() >> 33) as usize % limit.max(1)
     }
 
-    fn floats(&mut self, shape: &[usize]) -> Tensor {
+    fn floats(&mut self, shape: &[usize]) -> Drawn {
         self.between(shape, -1.0, 1.0)
     }
 
-    pub(crate) fn between(&mut self, shape: &[usize], low: f32, high: f32) -> Tensor {
+    pub(crate) fn between(&mut self, shape: &[usize], low: f32, high: f32) -> Drawn {
         let values = (0..shape.iter().product()).map(|_| low + (self.unit() + 1.0) / 2.0 * (high - low)).collect();
-        Tensor::from_vec::<f32>(shape, values).unwrap_or_else(|_| Tensor::scalar(0.0f32))
+        Tensor::from_vec::<f32>(shape, values)
     }
 }
 
-pub(crate) fn i64s(values: &[i64]) -> Tensor {
-    Tensor::from_vec(&[values.len()], values.to_vec()).unwrap_or_else(|_| Tensor::scalar(0i64))
+pub(crate) fn scalar<T: Element>(value: T) -> Drawn {
+    Ok(Tensor::scalar(value))
+}
+
+pub(crate) fn i64s(values: &[i64]) -> Drawn {
+    Tensor::from_vec(&[values.len()], values.to_vec())
 }
 
 pub(crate) fn text(value: &str) -> Attribute {
@@ -51,14 +60,16 @@ pub(crate) fn ints(values: &[i64]) -> Attribute {
 }
 
 /// Returns the oracle's first output.
-/// Where the oracle turns the operator down, a case made of the result fails by itself.
-pub(crate) fn evaluate(operator: &Operator, inputs: &[Tensor]) -> Tensor {
-    let inputs: Vec<_> = inputs.iter().cloned().map(Some).collect();
-    let made = hetero_reference::evaluate(operator, &inputs, 1).ok().and_then(|mut made| made.pop());
-    made.unwrap_or_else(|| Tensor::scalar(0.0f32))
+///
+/// # Errors
+/// The error of an input, or of the oracle.
+pub(crate) fn evaluate(operator: &Operator, inputs: &[Drawn]) -> Drawn {
+    let inputs: Vec<_> = inputs.iter().cloned().map(|input| input.map(Some)).collect::<Result<_>>()?;
+    let mut made = hetero_reference::evaluate(operator, &inputs, 1)?;
+    made.pop().ok_or_else(|| Error::internal(format!("the oracle gives no output of {}", operator.name)))
 }
 
-pub(crate) fn cast(tensor: Tensor, dtype: DType) -> Tensor {
+pub(crate) fn cast(tensor: Drawn, dtype: DType) -> Drawn {
     let cast = Operator::new("Cast", crate::types::OPSET).with("to", Attribute::Int(i64::from(dtype.onnx_code())));
     evaluate(&cast, &[tensor])
 }
@@ -67,18 +78,20 @@ pub(crate) fn cast(tensor: Tensor, dtype: DType) -> Tensor {
 pub(crate) struct Suite {
     pub(crate) random: Random,
     cases: Vec<Case>,
+    /// The first case that could not be made, with the reason.
+    wrong: Option<Error>,
 }
 
 impl Suite {
     pub(crate) fn new(seed: u64) -> Self {
-        Suite { random: Random(seed | 1), cases: Vec::new() }
+        Suite { random: Random(seed | 1), cases: Vec::new(), wrong: None }
     }
 
     pub(crate) fn add(
         &mut self,
         detail: &str,
         operator: Operator,
-        inputs: Vec<Tensor>,
+        inputs: Vec<Drawn>,
         constants: &[usize],
         outputs: usize,
     ) {
@@ -86,22 +99,36 @@ impl Suite {
     }
 
     /// Adds a case as [`Suite::add`] does, where inputs may be left out.
+    /// An input that could not be made is the suite's error: the case is neither left out nor run
+    /// with another input.
     pub(crate) fn add_partial(
         &mut self,
         detail: &str,
         operator: Operator,
-        inputs: Vec<Option<Tensor>>,
+        inputs: Vec<Option<Drawn>>,
         constants: &[usize],
         outputs: usize,
     ) {
+        let name = format!("{} {detail}", operator.name);
+        let inputs = inputs.into_iter().map(Option::transpose).collect::<Result<Vec<_>>>();
+        let Some(inputs) = self.kept(&name, inputs) else { return };
         let there = |&index: &usize| inputs.get(index).is_some_and(Option::is_some);
         self.cases.push(Case {
-            name: format!("{} {detail}", operator.name),
+            name,
             constants: constants.iter().copied().filter(there).collect(),
             operator,
             inputs,
             outputs,
         });
+    }
+
+    /// Returns what was made for a case, or notes why it could not be made as the suite's error.
+    pub(crate) fn kept<T>(&mut self, name: &str, made: Result<T>) -> Option<T> {
+        let noted = made.map_err(|error| {
+            let why = format!("an input of the case '{name}' cannot be made: {error}");
+            self.wrong.get_or_insert_with(|| Error::internal(why));
+        });
+        noted.ok()
     }
 
     fn unary(&mut self) {
@@ -138,13 +165,12 @@ impl Suite {
         }
         let special = vec![f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0];
         for name in ["Relu", "Sigmoid", "Tanh", "Abs", "Neg", "Sqrt"] {
-            if let Ok(input) = Tensor::from_vec(&[5], special.clone()) {
-                self.add("special values", Operator::new(name, OPSET), vec![input], &[], 1);
-            }
+            let input = Tensor::from_vec(&[5], special.clone());
+            self.add("special values", Operator::new(name, OPSET), vec![input], &[], 1);
         }
         for (low, high) in [(-0.5f32, 0.5f32), (0.0, 6.0)] {
             let input = self.random.between(&[5, 11], -8.0, 8.0);
-            let limits = vec![input, Tensor::scalar(low), Tensor::scalar(high)];
+            let limits = vec![input, scalar(low), scalar(high)];
             self.add(&format!("{low} to {high}"), Operator::new("Clip", OPSET), limits, &[1, 2], 1);
         }
     }
@@ -181,13 +207,9 @@ impl Suite {
         }
         // Each special value meets each other one.
         let special = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e-40, -0.0, 1.5];
-        let both = || {
-            Some((Tensor::from_vec(&[6, 1], special.to_vec()).ok()?, Tensor::from_vec(&[6], special.to_vec()).ok()?))
-        };
         for name in ["Add", "Sub", "Mul", "Max", "Min", "Equal", "Greater", "Less", "GreaterOrEqual", "LessOrEqual"] {
-            if let Some((x, y)) = both() {
-                self.add("special values", Operator::new(name, OPSET), vec![x, y], &[], 1);
-            }
+            let (x, y) = (Tensor::from_vec(&[6, 1], special.to_vec()), Tensor::from_vec(&[6], special.to_vec()));
+            self.add("special values", Operator::new(name, OPSET), vec![x, y], &[], 1);
         }
         for count in [1, 3, 5] {
             let inputs = (0..count).map(|_| self.random.floats(&[3, 7])).collect();
@@ -328,8 +350,8 @@ impl Suite {
                 case.push(None);
                 case.push(Some(self.random.floats(&[count, batch, hidden])));
                 case.push(Some(self.random.floats(&[count, batch, hidden])));
-                let name = format!("LSTM {direction} with state, {steps} steps");
-                self.cases.push(Case { name, operator, inputs: case, constants: vec![1, 2, 3], outputs: 3 });
+                let detail = format!("{direction} with state, {steps} steps");
+                self.add_partial(&detail, operator, case, &[1, 2, 3], 3);
             }
         }
     }
@@ -419,8 +441,10 @@ impl Suite {
 
 /// Generates all cases.
 /// Equal seeds make equal cases.
-#[must_use]
-pub fn suite(seed: u64) -> Vec<Case> {
+///
+/// # Errors
+/// `Internal` with the name of a case whose inputs could not be made.
+pub fn suite(seed: u64) -> Result<Vec<Case>> {
     let mut suite = Suite::new(seed);
     suite.unary();
     suite.binary();
@@ -433,5 +457,40 @@ pub fn suite(seed: u64) -> Vec<Case> {
     suite.vision();
     suite.sequences();
     suite.places();
-    suite.cases
+    match suite.wrong {
+        None => Ok(distinctly_named(suite.cases)),
+        Some(error) => Err(error),
+    }
+}
+
+/// Returns the cases, each with a name of its own: the second of a name gets ` (2)`.
+fn distinctly_named(mut cases: Vec<Case>) -> Vec<Case> {
+    let mut seen: HashMap<String, usize> = HashMap::new();
+    for case in &mut cases {
+        let count = seen.entry(case.name.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            case.name.push_str(&format!(" ({count})"));
+        }
+    }
+    cases
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_input_that_cannot_be_made_is_the_suites_error_and_no_other_tensor() {
+        let mut suite = Suite::new(1);
+        let short = Tensor::from_vec(&[2, 3], vec![0i64; 5]);
+        let refused = evaluate(&Operator::new("Reshape", OPSET), &[i64s(&[1, 2]), i64s(&[3])]);
+        for input in [short, refused.clone(), cast(refused, DType::F32)] {
+            suite.wrong = None;
+            suite.add("of nothing", Operator::new("Relu", OPSET), vec![input], &[], 1);
+            let error = suite.wrong.as_ref().map(ToString::to_string).unwrap_or_default();
+            assert!(error.contains("'Relu of nothing'"), "{error}");
+        }
+        assert!(suite.cases.is_empty());
+    }
 }

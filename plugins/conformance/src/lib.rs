@@ -7,6 +7,8 @@
 //! [`run_suite`] runs them all on a device, and weighs the outcome against what the backend says
 //! that it does not support.
 //! [`check_network`] compares random networks in the same way.
+//! [`DeviceTest`] is any test of the suite with its name, and [`DeviceTests`] makes a test binary of
+//! them, in which `cargo test` lists, filters and runs each by its name.
 //! [`run_weight_cases`] holds a device to the rules about weights: they are shared, evicted,
 //! restored, kept by runs under way, and freed with the last owner.
 //!
@@ -15,7 +17,7 @@
 //! use hetero_hal::{BindingTable, Driver, OpenOptions};
 //!
 //! let device = hetero_cpu::CpuDriver.open(0, &OpenOptions::default())?;
-//! let cases: Vec<_> = suite(7).into_iter().filter(|case| case.name.starts_with("Relu")).collect();
+//! let cases: Vec<_> = suite(7)?.into_iter().filter(|case| case.name.starts_with("Relu")).collect();
 //! let report = run_suite(&*device, &cases, &Expectations::default());
 //! assert!(report.passed > 0 && report.wrong.is_empty());
 //! # Ok::<(), hetero_hal::Error>(())
@@ -27,11 +29,13 @@ mod cases;
 mod compare;
 mod contract;
 mod export;
+mod harness;
 mod model;
 mod networks;
 mod places;
 mod sequences;
 mod standard;
+mod tests;
 mod types;
 mod vision;
 mod weights;
@@ -50,11 +54,13 @@ pub use cases::suite;
 pub use compare::{difference, threshold};
 pub use contract::{ContractCase, check_contract, contract_cases, run_contract_cases};
 pub use export::write_case;
+pub use harness::DeviceTests;
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};
 pub use standard::{
     ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
 };
+pub use tests::DeviceTest;
 pub use weights::{WeightCase, check_weights, run_weight_cases, weight_cases};
 
 /// One operator with inputs for it.
@@ -180,6 +186,10 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
         Ok(actual) => actual,
         Err(error) => return Outcome::Failed(error.to_string()),
     };
+    // The oracle may compute more outputs than the case names.
+    if actual.len() != case.outputs || expected.len() < case.outputs {
+        return Outcome::Failed(format!("{} outputs, {} are expected", actual.len(), case.outputs));
+    }
     let mut largest = 0.0f64;
     for (index, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
         match difference(actual, expected) {
@@ -281,10 +291,24 @@ impl Prepared {
         for info in executable.bindings() {
             let buffer = device.allocate(BufferLayout::new(info.bytes))?;
             if info.direction == Direction::Input {
-                let tensor = given.next().ok_or_else(|| Error::invalid_argument("an input is missing"))?;
+                let tensor = given.next();
+                let tensor = tensor.ok_or_else(|| Error::invalid_argument(format!("no input for '{}'", info.name)))?;
+                if tensor.dtype() != info.dtype || tensor.shape() != info.shape {
+                    return Err(Error::invalid_argument(format!(
+                        "'{}' is {} of shape {:?}, and its input is {} of shape {:?}",
+                        info.name,
+                        info.dtype,
+                        info.shape,
+                        tensor.dtype(),
+                        tensor.shape()
+                    )));
+                }
                 buffer.write(0, tensor.bytes())?;
             }
             buffers.push(buffer);
+        }
+        if given.next().is_some() {
+            return Err(Error::invalid_argument("there are more inputs than bindings for them"));
         }
         let scratch = executable.scratch();
         let scratch = if scratch.bytes > 0 { Some(device.allocate(scratch)?) } else { None };
@@ -312,7 +336,9 @@ fn read(info: &BindingInfo, buffer: &Buffer, extents: Option<&Extents>) -> Resul
         }
     }
     let count: usize = shape.iter().product();
-    let bytes = info.dtype.bytes_for(count).unwrap_or(0);
+    let bytes = info.dtype.bytes_for(count).ok_or_else(|| {
+        Error::internal(format!("no number of bytes is {count} elements of {}, as '{}' has", info.dtype, info.name))
+    })?;
     let mut content = vec![0; bytes];
     buffer.read(0, &mut content)?;
     Tensor::from_bytes(info.dtype, &shape, content.into())

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use hetero_hal::{DType, Program, ProgramValue, Tensor};
+use hetero_hal::{DType, Program, ProgramValue, Result, Tensor};
 
 use crate::Case;
 use crate::cases::Suite;
@@ -12,8 +12,10 @@ use crate::cases::Suite;
 /// Other inputs are random numbers of the seed; where a size depends on data, they have the size of
 /// its bound.
 /// Nodes with subgraphs are left out, because these read values around them.
-#[must_use]
-pub fn model_cases(program: &Program, seed: u64) -> Vec<Case> {
+///
+/// # Errors
+/// The error of an input that cannot be made.
+pub fn model_cases(program: &Program, seed: u64) -> Result<Vec<Case>> {
     let mut suite = Suite::new(seed);
     let mut seen = HashSet::new();
     let mut cases = Vec::new();
@@ -28,15 +30,16 @@ pub fn model_cases(program: &Program, seed: u64) -> Vec<Case> {
         // A variance is not negative.
         let low = if node.operator.is("BatchNormalization") { 0.1 } else { -1.0 };
         let inputs = values.iter().map(|value| {
-            value.map(|value| match &value.constant {
-                Some(constant) => constant.clone(),
+            let drawn = value.map(|value| match &value.constant {
+                Some(constant) => Ok(constant.clone()),
                 None if value.dtype == DType::Bool => suite.flags(&value.shape),
                 // Whole numbers are mostly indexes, and these lie in any tensor.
                 None if !value.dtype.is_float() => suite.numbers(value.dtype, &value.shape, 0.0, 1.9),
                 None => suite.numbers(value.dtype, &value.shape, low, 1.0),
-            })
+            });
+            drawn.transpose()
         });
-        let inputs: Vec<Option<Tensor>> = inputs.collect();
+        let inputs = inputs.collect::<Result<Vec<Option<Tensor>>>>()?;
         cases.push(Case {
             name: format!("{} '{}' of {}", node.operator, node.name, program.name()),
             operator: node.operator.clone(),
@@ -45,5 +48,5 @@ pub fn model_cases(program: &Program, seed: u64) -> Vec<Case> {
             outputs: node.outputs.len(),
         });
     }
-    cases
+    Ok(cases)
 }

@@ -507,6 +507,9 @@ pub fn check_network(device: &dyn Device, program: &Program, inputs: &[Tensor]) 
         Err(error) => return Outcome::Failed(format!("the oracle: {error}")),
     };
     let compared = run_program(device, program, inputs).and_then(|actual| {
+        if actual.len() != expected.len() {
+            return Ok(Err(format!("{} outputs, {} are expected", actual.len(), expected.len())));
+        }
         let mut largest = 0.0f64;
         for (number, (actual, (expected, allowed))) in actual.iter().zip(&expected).enumerate() {
             let distance = distance(actual, expected)?;

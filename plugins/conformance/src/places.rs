@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hetero_hal::{Attribute, DType, Graph, Node, Operator, Tensor, TensorType, Value, ValueId};
 
-use crate::cases::{Suite, cast, evaluate, i64s, ints, text};
+use crate::cases::{Drawn, Suite, cast, evaluate, i64s, ints, scalar, text};
 use crate::types::{FLOATS, INTEGERS, NARROW, OPSET};
 
 impl Suite {
@@ -18,7 +18,7 @@ impl Suite {
     }
 
     /// Makes whole numbers below a limit, as indexes are.
-    fn below(&mut self, shape: &[usize], low: i64, limit: i64) -> Tensor {
+    fn below(&mut self, shape: &[usize], low: i64, limit: i64) -> Drawn {
         let floor = Operator::new("Floor", OPSET);
         let floats = self.random.between(shape, low as f32, limit as f32 - 0.01);
         cast(evaluate(&floor, &[floats]), DType::I64)
@@ -46,7 +46,7 @@ impl Suite {
             }
             for (upper, offset) in [(0, 0), (1, 0), (0, 1), (1, -2), (1, 9)] {
                 let operator = Operator::new("Trilu", 14).with("upper", Attribute::Int(upper));
-                let inputs = vec![x.clone(), Tensor::scalar::<i64>(offset)];
+                let inputs = vec![x.clone(), scalar::<i64>(offset)];
                 self.add(&format!("{name} {upper} {offset}"), operator, inputs, &[1], 1);
             }
             self.add(name, Operator::new("Squeeze", 13), vec![self.one(dtype), i64s(&[0, -2])], &[1], 1);
@@ -55,16 +55,15 @@ impl Suite {
     }
 
     /// Makes a tensor with dimensions of size one.
-    fn one(&self, dtype: DType) -> Tensor {
-        let made = Tensor::from_vec(&[1, 5, 1, 1], vec![0.0f32, 1.0, 2.0, 3.0, 1.0]);
-        made.map_or_else(|_| Tensor::scalar(0.0f32), |tensor| cast(tensor, dtype))
+    fn one(&self, dtype: DType) -> Drawn {
+        cast(Tensor::from_vec(&[1, 5, 1, 1], vec![0.0f32, 1.0, 2.0, 3.0, 1.0]), dtype)
     }
 
     fn scattering(&mut self) {
         // These places are written once, so that the order does not matter.
-        let once = Tensor::from_vec(&[2, 3], vec![0i64, 3, -1, 2, 1, 0]).unwrap_or_else(|_| Tensor::scalar(0i64));
-        let twice = Tensor::from_vec(&[2, 3], vec![1i64, 1, 0, 2, 2, -1]).unwrap_or_else(|_| Tensor::scalar(0i64));
-        let rows = Tensor::from_vec(&[2, 1], vec![2i64, 0]).unwrap_or_else(|_| Tensor::scalar(0i64));
+        let once = Tensor::from_vec(&[2, 3], vec![0i64, 3, -1, 2, 1, 0]);
+        let twice = Tensor::from_vec(&[2, 3], vec![1i64, 1, 0, 2, 2, -1]);
+        let rows = Tensor::from_vec(&[2, 1], vec![2i64, 0]);
         for dtype in FLOATS.into_iter().chain(INTEGERS).chain(NARROW).chain([DType::Bool]) {
             let x = self.numbers(dtype, &[3, 5], 0.0, 3.0);
             let updates = self.numbers(dtype, &[2, 3], 0.0, 3.0);
@@ -108,6 +107,7 @@ impl Suite {
             let name = dtype.name();
             for shape in [&[][..], &[0, 3], &[1], &[7, 13]] {
                 let value = self.numbers(dtype, &[1], 0.0, 9.0);
+                let Some(value) = self.kept("ConstantOfShape", value) else { return };
                 let operator = Operator::new("ConstantOfShape", 20).with("value", Attribute::Tensor(value));
                 let list: Vec<i64> = shape.iter().map(|&size| size as i64).collect();
                 self.add(&format!("{name} {shape:?}"), operator, vec![i64s(&list)], &[0], 1);
@@ -124,12 +124,12 @@ impl Suite {
                 let values = self.numbers(dtype, &[2], 0.0, 9.0);
                 let places = self.below(&[3, 2], -7, 9);
                 let operator = Operator::new("OneHot", 11).with("axis", Attribute::Int(axis));
-                self.add(&format!("{name} {axis}"), operator, vec![places, Tensor::scalar(7i64), values], &[1, 2], 1);
+                self.add(&format!("{name} {axis}"), operator, vec![places, scalar(7i64), values], &[1, 2], 1);
             }
         }
         for dtype in [DType::F32, DType::F64, DType::I16, DType::I32, DType::I64] {
             for (start, end, step) in [(0, 7, 1), (5, -4, -2), (3, 3, 1), (-2, 11, 3)] {
-                let number = |value: i64| cast(Tensor::scalar(value), dtype);
+                let number = |value: i64| cast(scalar(value), dtype);
                 let inputs = vec![number(start), number(end), number(step)];
                 let detail = format!("{dtype} {start} {end} {step}");
                 self.add(&detail, Operator::new("Range", 11), inputs, &[0, 1, 2], 1);
@@ -157,7 +157,7 @@ impl Suite {
                 let operator = Operator::new("CumProd", 26)
                     .with("exclusive", Attribute::Int(exclusive))
                     .with("reverse", Attribute::Int(reverse));
-                let inputs = vec![x.clone(), Tensor::scalar(-1i64)];
+                let inputs = vec![x.clone(), scalar(-1i64)];
                 self.add(&format!("{dtype} {exclusive}{reverse}"), operator, inputs, &[1], 1);
             }
             for shape in [&[1, 1][..], &[3, 3], &[2, 5, 5], &[2, 3, 2, 2]] {
@@ -185,6 +185,7 @@ impl Suite {
 
     fn control_flow(&mut self) {
         let x = self.random.between(&[3, 5], -1.0, 1.0);
+        let Some(x) = self.kept("If", x) else { return };
         for taken in [true, false] {
             // The branches' shapes differ, so the output's shape is known only when it is computed.
             let constant = |tensor: Tensor| {
@@ -194,10 +195,11 @@ impl Suite {
                 body.finish(&[out])
             };
             let other = self.random.between(&[2, 5], -1.0, 1.0);
+            let Some(other) = self.kept("If", other) else { return };
             let operator = Operator::new("If", 21)
                 .with("then_branch", Attribute::Graph(constant(x.clone())))
                 .with("else_branch", Attribute::Graph(constant(other)));
-            let condition = Tensor::scalar(hetero_hal::Bool::from(taken));
+            let condition = scalar(hetero_hal::Bool::from(taken));
             self.add(&format!("{taken}, decided at run time"), operator.clone(), vec![condition.clone()], &[], 1);
             self.add(&format!("{taken}, known"), operator, vec![condition], &[0], 1);
         }
@@ -218,9 +220,9 @@ impl Suite {
                 body.0.values[seen.index()].ty = TensorType::exact(DType::F32, &[3]);
                 let body = body.finish(&[going, next, seen]);
                 let operator = Operator::new("Loop", 21).with("body", Attribute::Graph(body));
-                let yes = Tensor::scalar(hetero_hal::Bool::from(true));
+                let yes = scalar(hetero_hal::Bool::from(true));
                 let start = self.random.between(&[3], -1.0, 1.0);
-                let inputs = vec![Tensor::scalar(trips), yes, start];
+                let inputs = vec![scalar(trips), yes, start];
                 self.add(&format!("{trips} trips to {limit}"), operator, inputs, &[0], 2);
             }
         }
@@ -237,7 +239,7 @@ impl Suite {
                 .with("scan_input_directions", ints(&[backwards]))
                 .with("scan_input_axes", ints(&[axis]))
                 .with("scan_output_axes", ints(&[axis]));
-            let inputs = vec![self.random.between(&[width], -1.0, 1.0), x.clone()];
+            let inputs = vec![self.random.between(&[width], -1.0, 1.0), Ok(x.clone())];
             self.add(&format!("{backwards} {axis}"), operator, inputs, &[], 2);
         }
     }

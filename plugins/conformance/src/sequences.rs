@@ -3,7 +3,7 @@
 
 use hetero_hal::{Attribute, DType, Operator, Tensor};
 
-use crate::cases::{Suite, cast, evaluate, i64s, ints, text};
+use crate::cases::{Drawn, Suite, cast, evaluate, i64s, ints, scalar, text};
 use crate::types::{FLOATS, OPSET};
 
 /// The types of integer products.
@@ -117,7 +117,7 @@ impl Suite {
                         ];
                         if full {
                             inputs.push(number(&[count, 2 * gates * hidden]));
-                            inputs.push(Tensor::from_vec(&[batch], vec![5i32, 3]).ok());
+                            inputs.push(Some(Tensor::from_vec(&[batch], vec![5i32, 3])));
                             inputs.push(number(&[count, batch, hidden]));
                             if name == "LSTM" {
                                 inputs.push(number(&[count, batch, hidden]));
@@ -199,7 +199,7 @@ impl Suite {
                         .with("inverse", Attribute::Int(inverse))
                         .with("onesided", Attribute::Int(onesided));
                     let x = self.numbers(dtype, &[2, 7, parts], -1.0, 1.0);
-                    let inputs = vec![Some(x), length.map(Tensor::scalar::<i64>), Some(Tensor::scalar::<i64>(axis))];
+                    let inputs = vec![Some(x), length.map(scalar::<i64>), Some(scalar::<i64>(axis))];
                     let detail = format!("{dtype} {inverse}{onesided} {length:?} {axis}");
                     self.add_partial(&detail, operator, inputs, &[1, 2], 1);
                 }
@@ -209,7 +209,7 @@ impl Suite {
                     let operator = Operator::new("STFT", 17).with("onesided", Attribute::Int(onesided));
                     let signal = self.numbers(dtype, &[2, 29, 1], -1.0, 1.0);
                     let window = windowed.then(|| self.numbers(dtype, &[8], 0.1, 1.0));
-                    let inputs = vec![Some(signal), Some(Tensor::scalar(3i64)), window, Some(Tensor::scalar(8i64))];
+                    let inputs = vec![Some(signal), Some(scalar(3i64)), window, Some(scalar(8i64))];
                     self.add_partial(&format!("{dtype} {onesided} {windowed}"), operator, inputs, &[1, 3], 1);
                 }
             }
@@ -226,7 +226,7 @@ impl Suite {
                         let operator = Operator::new(name, 17)
                             .with("periodic", Attribute::Int(periodic))
                             .with("output_datatype", Attribute::Int(i64::from(dtype.onnx_code())));
-                        self.add(&format!("{dtype} {size} {periodic}"), operator, vec![Tensor::scalar(size)], &[0], 1);
+                        self.add(&format!("{dtype} {size} {periodic}"), operator, vec![scalar(size)], &[0], 1);
                     }
                 }
             }
@@ -235,8 +235,8 @@ impl Suite {
             for (bins, length, rate, low, high) in [(8, 16, 8192, 0.0, 4096.0), (13, 64, 16000, 125.0, 7600.0)] {
                 let operator = Operator::new("MelWeightMatrix", 17)
                     .with("output_datatype", Attribute::Int(i64::from(dtype.onnx_code())));
-                let whole = [bins, length, rate].map(Tensor::scalar::<i64>).to_vec();
-                let inputs = [whole, vec![Tensor::scalar::<f32>(low), Tensor::scalar::<f32>(high)]].concat();
+                let whole = [bins, length, rate].map(scalar::<i64>).to_vec();
+                let inputs = [whole, vec![scalar::<f32>(low), scalar::<f32>(high)]].concat();
                 self.add(&format!("{dtype} {bins} {length}"), operator, inputs, &[0, 1, 2, 3, 4], 1);
             }
         }
@@ -283,7 +283,7 @@ impl Suite {
                 self.add(&format!("{detail} {shape:?} with zeros"), operator, vec![x, y, one, two], &[2, 3], 1);
             }
             let (zero, other) = zeros(self, 1, 1);
-            let first = |tensor: Tensor| evaluate(&Operator::new("Reshape", OPSET), &[tensor, i64s(&[])]);
+            let first = |tensor: Drawn| evaluate(&Operator::new("Reshape", OPSET), &[tensor, i64s(&[])]);
             let operator =
                 Operator::new("ConvInteger", 10).with("pads", ints(&[1, 0, 1, 1])).with("strides", ints(&[2, 1]));
             let inputs = vec![

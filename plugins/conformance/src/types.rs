@@ -1,9 +1,9 @@
 //! Cases over element types: every operator that the standard defines for a type, on numbers of
 //! that type.
 
-use hetero_hal::{Attribute, DType, Operator, Tensor};
+use hetero_hal::{Attribute, DType, Operator};
 
-use crate::cases::{Suite, ints};
+use crate::cases::{Drawn, Suite, ints, scalar};
 
 /// The newest version of the operator set to which these cases belong.
 pub(crate) const OPSET: u32 = 24;
@@ -30,14 +30,14 @@ const SHAPES: [&[usize]; 5] = [&[], &[1], &[0, 3], &[7, 13], &[2, 3, 5]];
 
 impl Suite {
     /// Makes numbers of a type between two bounds, by a Cast.
-    pub(crate) fn numbers(&mut self, dtype: DType, shape: &[usize], low: f32, high: f32) -> Tensor {
+    pub(crate) fn numbers(&mut self, dtype: DType, shape: &[usize], low: f32, high: f32) -> Drawn {
         let floats = self.random.between(shape, low, high);
         crate::cases::cast(floats, dtype)
     }
 
     /// Makes booleans, both kinds about as often.
-    pub(crate) fn flags(&mut self, shape: &[usize]) -> Tensor {
-        let zero = Tensor::scalar(0.0f32);
+    pub(crate) fn flags(&mut self, shape: &[usize]) -> Drawn {
+        let zero = scalar(0.0f32);
         let floats = self.random.between(shape, -1.0, 1.0);
         crate::cases::evaluate(&Operator::new("Greater", OPSET), &[floats, zero])
     }
@@ -262,7 +262,7 @@ impl Suite {
                 let operator = Operator::new("CumSum", OPSET)
                     .with("exclusive", Attribute::Int(exclusive))
                     .with("reverse", Attribute::Int(reverse));
-                let inputs = vec![input, Tensor::scalar(-1i64)];
+                let inputs = vec![input, scalar(-1i64)];
                 self.add(&format!("{dtype} {exclusive}{reverse}"), operator, inputs, &[1], 1);
             }
             for largest in [0, 1] {

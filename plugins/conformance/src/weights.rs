@@ -157,6 +157,9 @@ fn compile(device: &dyn Device, program: &Program) -> std::result::Result<Arc<dy
 /// Compares outputs with the oracle's.
 fn compare((program, inputs): &Made, actual: &[Tensor]) -> Checked {
     let expected = hetero_reference::run(program, inputs, &Standard, MOST).map_err(|error| error.to_string())?;
+    if actual.len() != expected.len() {
+        return Err(format!("{} outputs, {} are expected", actual.len(), expected.len()));
+    }
     for (number, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
         let error = difference(actual, expected)?;
         if error > threshold(expected.dtype()) {
@@ -251,9 +254,10 @@ fn under_way(device: &dyn Device, program: Build) -> Checked {
         let mut runs = Vec::with_capacity(RUNS);
         for number in 1..=RUNS as u64 {
             let prepared = Prepared::new(device, &executable, &made.0, &made.1)?;
-            // The runs are in order, so that none waits for a place in a queue, and under way
-            // during the evictions.
-            queue.submit(&[], Work::execute(prepared.execution.clone()), &[line.at(number)])?;
+            // Each run waits for the one before, because a timeline's points are reached in order.
+            // The evictions meet them under way.
+            let before = line.at(number - 1);
+            queue.submit(&[before], Work::execute(prepared.execution.clone()), &[line.at(number)])?;
             weights.iter().for_each(|weight| weight.evict());
             runs.push(prepared);
         }

@@ -9,6 +9,7 @@ use std::collections::{BTreeSet, HashSet};
 use hetero_conformance::suite;
 use hetero_hal::{Attribute, DType, Graph, Node, Operator, Program, Tensor, TensorType, Value, ValueId};
 use hetero_kernels::{Target, lower, support};
+use hetero_testkit::SplitMix64;
 
 /// The version of the operator set for random graphs.
 const OPSET: u32 = 17;
@@ -17,7 +18,7 @@ const MOST_ELEMENTS: usize = 1 << 16;
 
 /// Returns the conformance suite's cases as programs of one node, each with the case's name.
 pub(crate) fn cases() -> Vec<(String, Program)> {
-    suite(1).iter().filter_map(|case| Some((case.name.clone(), hetero_conformance::program(case).ok()?.0))).collect()
+    suite(1).unwrap().iter().filter_map(|case| Some((case.name.clone(), hetero_conformance::program(case).ok()?.0))).collect()
 }
 
 /// One node of a random graph: its operator and the earlier values that it reads.
@@ -36,13 +37,8 @@ pub(crate) struct Draft {
 
 /// Returns drafts that are the same on every machine.
 pub(crate) fn drafts(seed: u64, count: usize) -> Vec<Draft> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    let mut next = || {
-        state ^= state >> 12;
-        state ^= state << 25;
-        state ^= state >> 27;
-        (state.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize
-    };
+    let mut random = SplitMix64::new(seed);
+    let mut next = || (random.bits() >> 33) as usize;
     let mut draft =
         || Draft { operator: next(), inputs: [next(), next()], detail: next(), output: next().is_multiple_of(6) };
     (0..count).map(|_| draft()).collect()

@@ -529,6 +529,7 @@ fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Ve
 mod tests {
     use hetero_hal::{DeviceId, Tensor};
     use hetero_kit::Weights;
+    use hetero_testkit::SplitMix64;
 
     use super::*;
     use crate::kernels::Constant;
@@ -536,11 +537,8 @@ mod tests {
     /// Checks one tile against the definition in f64, which shows that the matrices are right.
     #[test]
     fn error_is_small() {
-        let mut state = 1u64;
-        let mut random = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
+        let mut numbers = SplitMix64::new(1);
+        let mut random = || numbers.signed_unit();
         let mut worst = 0f32;
         let weights = Weights::new(DeviceId::new("cpu", 0));
         for _ in 0..200 {

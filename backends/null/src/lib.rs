@@ -1,24 +1,34 @@
-//! The null device: a backend with only the parts that every backend needs.
-//! To write a backend, copy it, rename it, and fill in what the chip can do; CONTRIBUTING.md walks
-//! through it.
+//! The null device: a whole backend with only the parts that every backend needs, to be cloned.
+//! Its README says how to make another backend of it.
 //!
 //! It lives in ordinary memory behind a lock, and runs work on the thread that reaches the last
 //! point that the work waits for.
 //! It takes two operators, Identity and Relu on f32.
 //! It has no `unsafe`, no thread and no clock.
+//!
+//! ```
+//! use hetero_hal::{BufferLayout, Driver, OpenOptions};
+//! use hetero_null::NullDriver;
+//!
+//! let device = NullDriver.open(0, &OpenOptions::default())?;
+//! device.allocate(BufferLayout::new(4))?.write(0, &[1, 2, 3, 4])?;
+//! # Ok::<(), hetero_hal::Error>(())
+//! ```
+
+#![forbid(unsafe_code)]
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo,
-    DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind, Node,
+    DeviceKind, Driver, Error, Executable, Execution, ExternalMemory, HostSemantics, Memory, MemoryKind, Node, NodeId,
     OpenOptions, Operation, Point, Program, Queue, QueueOptions, Result, Source, Unavailable, ValueId, Work,
 };
 use hetero_kit::{copy_through_host, fill_through_host, run_on_host};
 
 /// A driver that finds and opens null devices.
-pub(crate) struct NullDriver;
+pub struct NullDriver;
 
 impl Driver for NullDriver {
     fn name(&self) -> &str {
@@ -38,8 +48,7 @@ impl Driver for NullDriver {
     }
 
     fn open(&self, ordinal: usize, _: &OpenOptions) -> Result<Arc<dyn Device>> {
-        let infos = self.probe().unwrap_or_default();
-        let info = infos.into_iter().nth(ordinal);
+        let info = self.probe().unwrap_or_default().into_iter().nth(ordinal);
         let info = info.ok_or_else(|| Error::invalid_argument(format!("there is no null:{ordinal}")))?;
         Ok(Arc::new(NullDevice { info, capabilities: Capabilities::new(vec![DType::F32]) }))
     }
@@ -69,6 +78,11 @@ impl Device for NullDevice {
     fn claims(&self, program: &Program) -> Vec<Claim> {
         let taken = program.node_ids().filter(|(_, node)| takes(program, node));
         taken.map(|(id, _)| Claim::native(id)).collect()
+    }
+
+    fn refusal(&self, program: &Program, node: NodeId) -> Option<String> {
+        let node = program.nodes().get(node.index()).filter(|node| !takes(program, node));
+        node.map(|_| "it is neither Relu nor Identity on f32 of exact sizes".into())
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
