@@ -43,8 +43,9 @@ impl ProgramCache {
     pub(crate) fn find(&self, program: &Program, device: &DeviceInfo) -> Option<Vec<u8>> {
         let path = self.path(program, device);
         // A file that is larger than all files together may be is not this cache's.
-        let bytes = std::fs::metadata(&path).ok()?.len();
-        if bytes > self.limit {
+        // Nor is what is no file: a pipe or a device may have no end.
+        let about = std::fs::metadata(&path).ok()?;
+        if !about.is_file() || about.len() > self.limit {
             return None;
         }
         let mut sealed = std::fs::read(path).ok()?;

@@ -192,3 +192,19 @@ fn columns_that_depthwise_convolutions_leave_agree_with_the_oracle() {
         }
     }
 }
+
+#[test]
+fn convolutions_of_an_empty_batch_give_an_empty_output() {
+    for (kernel, channels, group) in [(1, 3, 1), (3, 3, 1), (7, 4, 2), (3, 16, 1), (3, 4, 4)] {
+        let mut network = Network::new("empty", 6);
+        let x = network.input(&[0, channels, 9, 9]);
+        let weights = network.constant(&[16, channels / group, kernel, kernel], 0.5).unwrap();
+        let operator = Operator::new("Conv", 11).with("group", Attribute::Int(group as i64));
+        network.node(operator, &[x, weights]).unwrap();
+        let (program, inputs) = network.finish().unwrap();
+        for (name, device) in &devices() {
+            let outcome = check_network(&**device, &program, &inputs);
+            assert!(matches!(outcome, Outcome::Passed(_)), "{name}, {kernel} {channels} {group}: {outcome:?}");
+        }
+    }
+}

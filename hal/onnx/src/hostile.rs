@@ -255,6 +255,31 @@ fn shapes_that_do_not_fit_the_inputs() {
 }
 
 #[test]
+fn a_claimed_shape_that_the_input_cannot_have_counts_for_nothing() {
+    let of = |operator: &str, claim: &[i64]| {
+        let model = model(|_, g| {
+            g.node = vec![node(operator, &["x", "s"], &["y"])];
+            g.input.push(value("s", DType::I64, &[1]));
+            g.output = vec![value("y", DType::F32, claim)];
+        });
+        read_bytes(model.into()).unwrap()
+    };
+    for (operator, cannot, can, content) in
+        [("Reshape", [100], [2], 2), ("Expand", [3], [2], 2), ("Tile", [3], [6], 3), ("Reshape", [1], [2], 2)]
+    {
+        let error = bind(&of(operator, &cannot), &Binding::default(), &Standard).unwrap_err().to_string();
+        assert!(error.contains("shape of value 'y' is not known"), "{operator}: {error}");
+        assert!(bind(&of(operator, &can), &Binding::default(), &Standard).is_ok(), "{operator}");
+        // Where the content is known, it decides, whatever the file claims.
+        let content = hetero_hal::Tensor::from_vec(&[1], vec![content as i64]).unwrap();
+        let binding = Binding { constants: [("s".to_owned(), content)].into(), ..Binding::default() };
+        let bound = bind(&of(operator, &cannot), &binding, &Standard).unwrap();
+        let found = bound.program.value(bound.program.outputs()[0]).unwrap();
+        assert_eq!(found.shape, can.map(|size| size as usize), "{operator}");
+    }
+}
+
+#[test]
 fn what_is_written_reads_back_the_same() {
     let bytes = model(|_, g| {
         g.initializer.push(tensor("w", DType::F32, &[2], vec![0, 0, 128, 63, 0, 0, 0, 64]));

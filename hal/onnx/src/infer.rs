@@ -66,7 +66,17 @@ fn visit(graph: &mut Graph, node: &Node, operators: &dyn OperatorSet, inferred: 
                 inferred.extents.push(Extent { bound: *bound });
             }
         }
-        merge(&mut graph.values[id.index()].ty, std::mem::take(ty));
+        let mut known = std::mem::take(&mut graph.values[id.index()].ty);
+        let found = std::mem::take(ty);
+        let claims = known.dims.is_some() && position == 0 && found.shape().is_none();
+        let alone = if claims { Some(found.clone()) } else { None };
+        merge(&mut known, found);
+        let input = node.inputs.first().copied().flatten().map(|input| &graph.values[input.index()].ty);
+        graph.values[id.index()].ty = match (alone, input) {
+            // What the file claims cannot be: it counts for nothing.
+            (Some(found), Some(input)) if contradicts(node, input, &known) => found,
+            _ => known,
+        };
     }
     inferred.most.extend(node.outputs.iter().zip(most).filter_map(|(id, most)| Some(((*id)?, most))));
     for (id, value) in node.outputs.iter().zip(values) {
@@ -87,6 +97,23 @@ fn merge(known: &mut TensorType, found: TensorType) {
         }
         (found, claimed) => found.or(claimed),
     };
+}
+
+/// Tells whether a node cannot make an output of this type out of its first input, where contents
+/// that are known only in the run decide the output's shape.
+fn contradicts(node: &Node, input: &TensorType, output: &TensorType) -> bool {
+    const RENAMES: [&str; 4] = ["Reshape", "Squeeze", "Unsqueeze", "Flatten"];
+    let (Some(from), Some(to)) = (input.shape(), output.shape()) else { return false };
+    if RENAMES.iter().any(|name| node.operator.is(name)) {
+        return element_count(&from) != element_count(&to);
+    }
+    let grows =
+        |fits: fn((&usize, &usize)) -> bool| from.len() > to.len() || !from.iter().rev().zip(to.iter().rev()).all(fits);
+    if node.operator.is("Expand") {
+        return grows(|(&from, &to)| from == 1 || from == to);
+    }
+    node.operator.is("Tile")
+        && (from.len() != to.len() || grows(|(&from, &to)| to == 0 || (from > 0 && to.is_multiple_of(from))))
 }
 
 /// The facts that are inferred of a node's outputs; contents and bounds may be empty.

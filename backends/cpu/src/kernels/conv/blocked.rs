@@ -413,6 +413,9 @@ impl Kernel for Blocked {
         let read = Read { source, weights: Shared::constant(weights.as_ptr()) };
         debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
         let output = Shared::new(output);
+        if self.output.elements() == Some(0) {
+            return Ok(());
+        }
         let (height, width) = self.extent();
         // The work is divided into rows, or into tiles where there is one row.
         let tiles = if self.flat { tile::tiles(width, self.isa.rows()) } else { 1 };
@@ -428,7 +431,7 @@ impl Kernel for Blocked {
         if outer * chunks < runtime.pool.threads() * 4 {
             chunks = (runtime.pool.threads() * 4).div_ceil(outer).min(units);
         }
-        if self.output.elements() == Some(0) || units == 0 {
+        if units == 0 {
             return Ok(());
         }
         // Four blocks together make the widest tiles.
