@@ -1,3 +1,5 @@
+//! The error of this crate.
+
 /// A reason why there is no problem, no schedule or no plan.
 /// Tasks and devices are named as in the graph.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
@@ -38,40 +40,13 @@ pub enum Error {
         /// The number of tasks.
         count: usize,
     },
-    /// There is nothing to assign.
-    #[error("there is no job to assign; give at least one")]
-    NoJob,
-    /// The rows of resources are made for another number of jobs.
-    #[error("there are {found} rows of resources for {jobs} jobs; give one for each, or none at all")]
-    ResourceRows {
-        /// The number of rows of resources.
-        found: usize,
-        /// The number of jobs.
-        jobs: usize,
-    },
-    /// The budgets are made for another number of devices.
-    #[error("there are {found} budgets for {devices} devices; give one for each")]
-    Budgets {
-        /// The number of budgets.
-        found: usize,
-        /// The number of devices.
-        devices: usize,
-    },
-    /// No assignment keeps to the limits.
-    #[error("no assignment is possible: {0}; raise a budget, or take jobs away")]
-    Infeasible(String),
-    /// The time was over before a first assignment was found.
-    #[error(
-        "the time was over before an assignment was found that keeps the budgets, and none may exist; give more time, or raise a budget"
-    )]
-    Unfinished,
-    /// The text is not an assignment problem.
-    #[error("this is not an assignment problem, at {at}: {reason}; give the text form of the OR-Library, or JSON")]
-    AssignmentSyntax {
-        /// The place in the text.
-        at: String,
-        /// The fault at that place.
-        reason: String,
+    /// A number is that of no partition of a [`Replay`](crate::sim::Replay).
+    #[error("there is no partition number {index} among {count}; use the numbers of this replay")]
+    UnknownPartition {
+        /// The number that no partition has.
+        index: usize,
+        /// The number of partitions.
+        count: usize,
     },
     /// Tasks wait for each other in a circle.
     #[error("task '{0}' waits for its own result; remove the cycle through it")]

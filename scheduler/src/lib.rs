@@ -7,7 +7,8 @@
 //! Together they are a [`Problem`].
 //! A [`Partitioner`] finds a [`Schedule`], and a [`Partitioning`] is that schedule as a session
 //! replays it: partitions, transfers and estimates, as JSON.
-//! An [`Explanation`] says why a plan is as it is.
+//! A [`Replay`] runs a plan by the estimates, also with one thing changed, and an [`Explanation`]
+//! says why the plan is as it is.
 //!
 //! | strategy | what it minimises | how |
 //! |---|---|---|
@@ -17,8 +18,7 @@
 //! | [`Exact`] | makespan | branch and bound, with a proof, for small graphs |
 //! | [`Throughput`] | period of a stream | stages by dynamic programming, then local search |
 //!
-//! Where nothing passes between tasks, an [`Assignment`] balances load within budgets and proves a
-//! lower bound.
+//! Time limits are part of an [`Effort`], and are measured by the clock that it names.
 //!
 //! ```
 //! use hetero_scheduler::{DeviceSpec, Devices, Heft, Link, Partitioner, Partitioning, Problem, Task, TaskGraph};
@@ -43,62 +43,38 @@
 //! # Ok::<(), hetero_scheduler::Error>(())
 //! ```
 //!
+//! The modules import each other in one direction, from the last line to the first:
+//! - `error`, and `effort` with the clock;
+//! - `problem`: what is to be planned, and what a schedule is;
+//! - `list`, `bound` and [`sim`], which know problems: list scheduling, lower bounds, replays;
+//! - `search`, which improves what list scheduling finds;
+//! - `strategies`, which put these together, and `plan`, which cuts schedules and explains plans.
+//!
 //! Another strategy is another implementation of [`Partitioner`].
 //! A strategy outside this crate reports the problems that it cannot solve as [`Error::Strategy`].
 
 #![forbid(unsafe_code)]
 
-mod alone;
-mod apportion;
-mod arrays;
-mod assign;
-mod bounds;
-mod caution;
-mod cluster;
-mod cpop;
-mod devices;
-mod domains;
+mod bound;
+mod effort;
 mod error;
-mod exact;
-mod explain;
-mod gantt;
-mod graph;
-mod heft;
 mod list;
-mod load;
-mod lookahead;
-mod lower_bound;
-mod partition;
-mod peft;
-mod pipeline;
 mod plan;
-mod portfolio;
 mod problem;
-mod random;
-mod schedule;
 mod search;
-mod tiles;
-mod timetable;
+pub mod sim;
+mod strategies;
 
-pub use apportion::apportion;
-pub use assign::{Aim, Assigned, Assignment, Ended};
-pub use caution::Cautious;
-pub use cpop::Cpop;
-pub use devices::{DeviceIndex, DeviceSpec, Devices, Link};
+pub use effort::{Clock, Effort, system_clock};
 pub use error::Error;
-pub use exact::{Exact, Solved};
-pub use explain::{
-    Alternative, DeviceUse, Elsewhere, Explanation, Leg, PartitionEdge, PartitionReason, TransferPrice, Wait,
+pub use list::{Cpop, Heft, Lookahead, Peft};
+pub use plan::{
+    Alternative, DeviceUse, Elsewhere, Explanation, Partition, PartitionEdge, PartitionReason, Partitioning, Tiles,
+    Transfer, TransferPrice, apportion,
 };
-pub use gantt::{bytes_text, difference_text, seconds_text};
-pub use graph::{Task, TaskGraph, TaskGraphBuilder, TaskId};
-pub use heft::Heft;
-pub use lookahead::Lookahead;
-pub use peft::Peft;
-pub use pipeline::Throughput;
-pub use plan::{Partition, Partitioning, Tiles, Transfer};
-pub use portfolio::LatencyAware;
-pub use problem::Problem;
-pub use schedule::{Partitioner, Schedule, Slot};
-pub use search::Effort;
-pub use tiles::levels;
+pub use problem::{
+    DeviceIndex, DeviceSpec, Devices, Link, Partitioner, Problem, Schedule, Slot, Task, TaskGraph, TaskGraphBuilder,
+    TaskId, levels,
+};
+pub use sim::{Change, Leg, Replay, Wait};
+pub use strategies::{Cautious, Exact, LatencyAware, Solved, Throughput};

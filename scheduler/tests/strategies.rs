@@ -4,6 +4,7 @@
 
 mod problems;
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use hetero_scheduler::{
@@ -12,6 +13,16 @@ use hetero_scheduler::{
 };
 use problems::{any_problem, limited};
 use proptest::prelude::*;
+
+thread_local! {
+    static ASKED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns how often this thread has asked before, in microseconds.
+/// Searches on this clock end at the same step on every machine.
+fn counted() -> Duration {
+    ASKED.with(|asked| Duration::from_micros(asked.replace(asked.get() + 1)))
+}
 
 /// Returns all strategies, with so little effort that a test can run them a thousand times.
 fn strategies() -> Vec<Box<dyn Partitioner>> {
@@ -135,6 +146,15 @@ proptest! {
         let search = LatencyAware { effort: Effort::steps(80), seed: 7 };
         prop_assert_eq!(search.partition(&problem).unwrap(), search.partition(&problem).unwrap());
     }
+
+    #[test]
+    fn time_on_a_counted_clock_makes_a_search_repeatable(problem in any_problem(0)) {
+        let effort = Effort::time(Duration::from_micros(80)).with_clock(counted);
+        let search = LatencyAware { effort, seed: 7 };
+        prop_assert_eq!(search.partition(&problem).unwrap(), search.partition(&problem).unwrap());
+        let stream = Throughput { effort, seed: 7 };
+        prop_assert_eq!(stream.partition(&problem).unwrap(), stream.partition(&problem).unwrap());
+    }
 }
 
 proptest! {
@@ -142,7 +162,7 @@ proptest! {
 
     #[test]
     fn exact_search_finds_what_trying_everything_finds(problem in limited(1, 1..4, 7)) {
-        let exact = Exact { effort: Effort { time: Duration::from_secs(60), steps: u64::MAX } };
+        let exact = Exact { effort: Effort::time(Duration::from_secs(60)).with_clock(counted) };
         match (exact.solve(&problem), brute_force(&problem)) {
             (Ok(solved), Some(least)) => {
                 prop_assert_eq!(solved.schedule.validate(&problem), Ok(()));

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hetero::scheduler::{Aim, Assigned, Assignment, Ended, Error};
+use hetero_assign::{Aim, Assigned, Assignment, Ended, Error};
 use serde_json::json;
 
 use crate::arguments::{AssignObjective, AssignOptions};
@@ -90,7 +90,7 @@ fn print_json(problem: &Assignment, result: &Assigned, seconds: f64) -> Result<(
         .iter()
         .enumerate()
         .map(|(device, (cost, held))| {
-            let jobs = result.devices.iter().filter(|of| of.0 == device).count();
+            let jobs = result.devices.iter().filter(|of| **of == device).count();
             json!({ "jobs": jobs, "cost": cost, "resources": held, "budget": budget(problem.aim(), device) })
         })
         .collect();
@@ -103,7 +103,7 @@ fn print_json(problem: &Assignment, result: &Assigned, seconds: f64) -> Result<(
             "gap": result.gap(),
             "proved": result.ended == Ended::Proved,
             "seconds": seconds,
-            "assignment": result.devices.iter().map(|device| device.0).collect::<Vec<_>>(),
+            "assignment": result.devices,
             "devices": devices,
         })
     );
@@ -114,7 +114,7 @@ fn print(problem: &Assignment, result: &Assigned, seconds: f64) -> Result<()> {
     let loads = problem.loads(&result.devices).map_err(failure)?;
     println!("{:>6}  {:>6}  {:>14}  {:>14}  {:>14}", "device", "jobs", "cost", "resources", "budget");
     for (device, (cost, held)) in loads.iter().enumerate() {
-        let jobs = result.devices.iter().filter(|of| of.0 == device).count();
+        let jobs = result.devices.iter().filter(|of| **of == device).count();
         let budget = budget(problem.aim(), device).map_or_else(|| "-".to_owned(), |budget| budget.to_string());
         println!("{device:>6}  {jobs:>6}  {cost:>14.6}  {held:>14}  {budget:>14}");
     }

@@ -3,11 +3,13 @@
 use std::path::Path;
 use std::time::Duration;
 
-use hetero::scheduler::{Effort, Explanation, Leg, bytes_text, difference_text, seconds_text};
+use hetero::scheduler::{Effort, Explanation, Leg};
 use hetero::{HeteroEngine, Plan};
 
 use crate::arguments::PlanOptions;
 use crate::failure::{Failure, Result};
+use crate::reasons::{bytes_text, difference_text, reason, seconds_text};
+use crate::{dot, gantt};
 
 /// The time that the lower bound may take.
 const BOUND: Duration = Duration::from_secs(1);
@@ -21,10 +23,10 @@ pub(crate) fn explain(engine: &HeteroEngine, plan: &Plan, options: &PlanOptions)
     let write =
         |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
     if let Some(path) = &options.html {
-        write(path, explanation.to_html(&title))?;
+        write(path, gantt::page(&explanation, &title))?;
     }
     if let Some(path) = &options.dot {
-        write(path, explanation.to_dot(&title))?;
+        write(path, dot::graph(&explanation, &title))?;
     }
     Ok(explanation)
 }
@@ -72,7 +74,7 @@ pub(crate) fn print(explanation: &Explanation) {
             )
         }),
     );
-    list("partitions", explanation.partitions.iter().map(|partition| explanation.reason(partition)));
+    list("partitions", explanation.partitions.iter().map(|partition| reason(explanation, partition)));
     list(
         "critical path",
         explanation.critical_path.iter().map(|leg| match leg {
@@ -105,4 +107,102 @@ pub(crate) fn print(explanation: &Explanation) {
             format!("{}: {} ({difference})", other.change, seconds_text(other.makespan))
         }),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero::scheduler::{
+        DeviceSpec, Devices, Heft, LatencyAware, Link, Partitioner, Partitioning, Problem, Task, TaskGraph, TaskId,
+    };
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Returns the explanation of a plan with `decode` and `<head>` on the CPU and `net` on the GPU,
+    /// which has no decoder and no room for everything.
+    fn explained() -> Explanation {
+        let devices = [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0").with_memory(100)];
+        let devices = Devices::uniform(devices, Link { latency: 1e-3, bandwidth: 1e6 }).unwrap();
+        let mut graph = TaskGraph::builder(2);
+        let row = |cpu: f64, gpu: Option<f64>| [Some(cpu), gpu];
+        graph.task(Task::new("decode", row(2e-3, None)).with_energy([1.0, 0.0])).unwrap();
+        graph.task(Task::new("net", row(90e-3, Some(9e-3))).with_memory(90).with_energy([4.0, 2.0])).unwrap();
+        graph.task(Task::new("<head>", row(1e-3, Some(1e-3))).with_memory(20).with_energy([1.0, 2.0])).unwrap();
+        graph.edge(TaskId(0), TaskId(1), 4000).unwrap();
+        graph.edge(TaskId(1), TaskId(2), 1000).unwrap();
+        let problem = Problem::new(graph.build().unwrap(), devices).unwrap();
+        let strategy = LatencyAware { effort: Effort::steps(100), seed: 1 };
+        explain_by(&problem, &strategy).unwrap().1
+    }
+
+    fn explain_by(problem: &Problem, strategy: &dyn Partitioner) -> Option<(Partitioning, Explanation)> {
+        let schedule = strategy.partition(problem).ok()?;
+        let plan = Partitioning::from_schedule(problem, &schedule, "model", strategy.name()).unwrap();
+        let explanation = Explanation::new(problem, &plan, Effort::steps(1)).unwrap();
+        Some((plan, explanation))
+    }
+
+    #[test]
+    fn reasons_name_devices_times_and_obstacles() {
+        let explanation = explained();
+        let net = reason(&explanation, &explanation.partitions[1]);
+        assert!(net.contains("On cpu:0: 90.000 ms, and the run +74.000 ms"), "{net}");
+        let decode = reason(&explanation, &explanation.partitions[0]);
+        assert!(decode.contains("Not on gpu:0: 'decode' may not run there"), "{decode}");
+        let head = reason(&explanation, &explanation.partitions[2]);
+        assert!(head.contains("Not on gpu:0: its tasks would hold 110 bytes, and it has 100"), "{head}");
+    }
+
+    #[test]
+    fn pages_and_graphs_hold_whatever_names_there_are() {
+        let explanation = explained();
+        let page = gantt::page(&explanation, "a <b> & \"c\"");
+        assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
+        assert!(
+            page.contains("a &lt;b&gt; &amp; &quot;c&quot;")
+                && page.contains("&lt;head&gt;")
+                && !page.contains("<head>\"")
+        );
+        for outside in ["http:", "https:", "src=", "@import", "<script"] {
+            assert!(!page.contains(outside), "{outside}");
+        }
+        let dot = dot::graph(&explanation, "a \"model\"");
+        assert!(dot.starts_with("digraph \"a \\\"model\\\"\" {") && dot.matches("->").count() == 2, "{dot}");
+    }
+
+    /// Returns a problem of up to 20 tasks on up to three devices that are all linked; each task
+    /// runs on one of them at least, and is fed by earlier tasks.
+    fn any_problem() -> impl Strategy<Value = Problem> {
+        (1..4_usize).prop_flat_map(|devices| {
+            let task = (vec(proptest::option::of(0.0..1.0_f64), devices), 0..devices, 0.0..1.0_f64);
+            (vec(task, 1..20), vec((any::<u16>(), any::<u16>(), 0..10_000_u64), 0..40)).prop_map(
+                move |(tasks, edges)| {
+                    let specs = (0..devices).map(|device| DeviceSpec::new(device.to_string()));
+                    let all = Devices::uniform(specs, Link { latency: 0.1, bandwidth: 1e4 }).unwrap();
+                    let mut graph = TaskGraph::builder(devices);
+                    let count = tasks.len();
+                    for (index, (mut row, home, seconds)) in tasks.into_iter().enumerate() {
+                        row[home] = Some(seconds);
+                        graph.task(Task::new(index.to_string(), row)).unwrap();
+                    }
+                    for (a, b, bytes) in edges {
+                        let (a, b) = (usize::from(a) % count, usize::from(b) % count);
+                        if a != b {
+                            graph.edge(TaskId(a.min(b)), TaskId(a.max(b)), bytes).unwrap();
+                        }
+                    }
+                    Problem::new(graph.build().unwrap(), all).unwrap()
+                },
+            )
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn each_partition_has_one_bar(problem in any_problem()) {
+            let Some((plan, explanation)) = explain_by(&problem, &Heft) else { return Ok(()) };
+            prop_assert_eq!(gantt::page(&explanation, "x").matches("<g>").count(), plan.partitions.len());
+        }
+    }
 }

@@ -19,12 +19,15 @@ mod calibrate;
 mod conformance;
 mod demo;
 mod devices;
+mod dot;
 mod explain;
 mod failure;
+mod gantt;
 mod inspect;
 mod operators;
 mod profile;
 mod progress;
+mod reasons;
 mod run;
 mod tensors;
 

@@ -121,27 +121,26 @@ pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler:
 /// `Plan` where a group waits for itself.
 /// `Plan` also where a partition has tasks of different levels, as it would wait for itself.
 fn levels(program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Vec<usize>> {
-    let mut names: Vec<&str> = plan.partitions.iter().filter_map(|p| Some(&*p.tiles.as_ref()?.group)).collect();
-    names.sort_unstable();
-    names.dedup();
-    if names.is_empty() {
+    if plan.partitions.iter().all(|partition| partition.tiles.is_none()) {
         return Ok(vec![0; plan.partitions.len()]);
     }
     let group_of = plan.partitions.iter().flat_map(|partition| {
-        let group = partition.tiles.as_ref().and_then(|tiles| names.binary_search(&&*tiles.group).ok());
+        let group = partition.tiles.as_ref().map(|tiles| &*tiles.group);
         partition.tasks.iter().map(move |task| (&**task, group))
     });
-    let group_of: HashMap<&str, Option<usize>> = group_of.collect();
+    let group_of: HashMap<&str, Option<&str>> = group_of.collect();
     let nodes = program.nodes();
-    let groups: Vec<Option<usize>> = nodes.iter().map(|node| group_of.get(&*node.name).copied().flatten()).collect();
+    let groups: Vec<Option<&str>> = nodes.iter().map(|node| group_of.get(&*node.name).copied().flatten()).collect();
     let producers = program.producers();
     let mut edges = Vec::new();
     for (id, node) in program.node_ids() {
         edges.extend(node.uses().filter_map(|value| producers[value.index()]).map(|from| (from.index(), id.index())));
     }
     let wrong = |at: String, reason: &str| Error::Plan(hetero_scheduler::Error::Plan { at, reason: reason.to_owned() });
-    let found = hetero_scheduler::levels(&edges, &groups);
-    let found = found.ok_or_else(|| wrong("its tiles".to_owned(), "a group waits for itself"))?;
+    let found = hetero_scheduler::levels(&edges, &groups).map_err(|error| match error {
+        hetero_scheduler::Error::Cycle(group) => wrong(format!("group of tiles '{group}'"), "it waits for itself"),
+        other => Error::Plan(other),
+    })?;
     let level_of: HashMap<&str, usize> = nodes.iter().zip(found).map(|(node, level)| (&*node.name, level)).collect();
     let of = |(number, partition): (usize, &hetero_scheduler::Partition)| {
         let mut all = partition.tasks.iter().filter_map(|task| level_of.get(&**task).copied());

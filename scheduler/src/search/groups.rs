@@ -3,11 +3,11 @@
 //! A chain of tasks that is worth moving is often not worth moving task by task: each task that
 //! moves alone pays for two transfers.
 
+use super::Random;
 use super::sequences::Sequences;
 use super::tabu::Tabu;
-use crate::arrays::Arrays;
-use crate::random::Random;
-use crate::search::Remaining;
+use crate::effort::Remaining;
+use crate::problem::Arrays;
 
 /// Returns the islands of a placement: tasks of one device that are connected through tasks of that
 /// device.

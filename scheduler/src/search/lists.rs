@@ -1,10 +1,9 @@
 //! List scheduling with priorities that are disturbed at random.
 
-use super::Remaining;
-use crate::list::{Draft, by_priority, upward_ranks};
-use crate::peft::optimistic;
-use crate::random::Random;
-use crate::{Problem, Schedule};
+use super::Random;
+use crate::effort::Remaining;
+use crate::list::{Draft, by_priority, optimistic, upward_ranks};
+use crate::problem::{Problem, Schedule};
 
 /// HEFT and PEFT with ranks that are changed at random by some per cent.
 /// Where many tasks are alike, list schedulers are as good as the order in which they happen to

@@ -1,64 +1,23 @@
-//! Local search over schedules.
+//! Local search over schedules, which improves schedules that list scheduling has found.
+//!
+//! Tabu search moves one task of a critical path at a time, and islands of tasks as a whole.
+//! It knows problems, list scheduling and the precision of proofs; strategies decide where it
+//! begins and how long it goes on.
 
 mod groups;
 mod lists;
+mod random;
 mod sequences;
 mod tabu;
 
-use std::time::{Duration, Instant};
+use crate::bound::PROOF;
+use crate::problem::{Problem, Schedule};
+pub(crate) use random::Random;
 
-use crate::bounds::PROOF;
-use crate::random::Random;
-use crate::{Problem, Schedule};
+use crate::effort::Remaining;
 use lists::Lists;
 use sequences::Sequences;
 use tabu::Tabu;
-
-/// The effort of a search: how long it may go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Effort {
-    /// The time that the search takes at most.
-    pub time: Duration,
-    /// The steps that the search makes at most.
-    /// With these alone, the same problem and seed give the same schedule on every machine.
-    pub steps: u64,
-}
-
-impl Effort {
-    /// Returns an effort that is limited by time alone.
-    #[must_use]
-    pub fn time(time: Duration) -> Self {
-        Self { time, steps: u64::MAX }
-    }
-
-    /// Returns an effort that is limited by steps alone, however long they take.
-    #[must_use]
-    pub fn steps(steps: u64) -> Self {
-        Self { time: Duration::MAX, steps }
-    }
-}
-
-/// The part of an [`Effort`] that is left.
-#[derive(Debug)]
-pub(crate) struct Remaining {
-    end: Option<Instant>,
-    steps: u64,
-}
-
-impl Remaining {
-    pub(crate) fn of(effort: Effort) -> Self {
-        Self { end: Instant::now().checked_add(effort.time), steps: effort.steps }
-    }
-
-    /// Takes a step; returns false where none is left.
-    pub(crate) fn step(&mut self) -> bool {
-        if self.steps == 0 || self.end.is_some_and(|end| Instant::now() >= end) {
-            return false;
-        }
-        self.steps -= 1;
-        true
-    }
-}
 
 /// Returns the schedule in which each device runs its tasks in the given order, and each task
 /// starts as early as it can.

@@ -1,10 +1,8 @@
 //! The order in which each processor runs its tasks, and the times that follow: the state that
 //! local search changes.
 
-use crate::arrays::Arrays;
-use crate::partition::by_start;
-use crate::random::Random;
-use crate::{DeviceIndex, Problem, Schedule, Slot};
+use super::Random;
+use crate::problem::{Arrays, DeviceIndex, Problem, Schedule, Slot, by_start};
 
 const NONE: usize = usize::MAX;
 

@@ -1,10 +1,9 @@
 //! Tabu search over sequences.
 
+use super::Random;
 use super::sequences::{Place, Sequences, Without};
-use crate::Problem;
-use crate::arrays::Arrays;
-use crate::load::Load;
-use crate::random::Random;
+use crate::list::Load;
+use crate::problem::{Arrays, Problem};
 
 /// The largest number of critical tasks that a step looks at; of more, it takes a random selection.
 /// The number is smaller for large graphs, because the work for each task grows with the graph.
