@@ -34,9 +34,7 @@ pub(super) struct Bound {
 
 impl Bound {
     fn is_as(&self, now: &[Buffer]) -> bool {
-        let same = |(a, b): (&Buffer, &Buffer)| {
-            a.same_allocation(b) && a.offset() == b.offset() && a.len() == b.len()
-        };
+        let same = |(a, b): (&Buffer, &Buffer)| a.same_allocation(b) && a.offset() == b.offset() && a.len() == b.len();
         self.buffers.len() == now.len() && self.buffers.iter().zip(now).all(same)
     }
 }
@@ -392,10 +390,7 @@ impl Ledger {
         let state = self.lock();
         let in_the_way = |(number, entry): &&(u64, Entry)| {
             let touches = |a: &Access| (a.writes || writes) && a.region.overlaps(&region);
-            entry.accesses.iter().any(touches)
-                && !entry.has_ended()
-                && !entry.is_doomed()
-                && !state.is_open(*number)
+            entry.accesses.iter().any(touches) && !entry.has_ended() && !entry.is_doomed() && !state.is_open(*number)
         };
         match state.under_way.iter().find(in_the_way) {
             Some((_, entry)) => {

@@ -9,8 +9,8 @@ use std::time::Instant;
 
 use hetero_hal::{
     BindingTable, Buffer, BufferLayout, Capabilities, Claim, CompileOptions, Device, DeviceInfo, Direction, Driver,
-    Edge, Error, ErrorKind, Executable, Execution, ExtentId, ExternalMemory, HostSemantics, NodeId, OpenOptions, Operation,
-    Point, Program, Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work,
+    Edge, Error, ErrorKind, Executable, Execution, ExtentId, ExternalMemory, HostSemantics, NodeId, OpenOptions,
+    Operation, Point, Program, Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work,
 };
 
 use ledger::{Access, Bound, Entry, Ledger};
