@@ -42,7 +42,8 @@ fn drivers_compute_right_on_a_processor_that_they_do_not_know() {
 /// Runs convolutions on each of Intel's devices, which come out wrong without the remedy.
 fn compute() {
     let options = OpenOptions { extra: vec![("cache".into(), "off".into())], ..OpenOptions::default() };
-    let cases: Vec<Case> = suite(1).unwrap().into_iter().filter(|case| case.name.starts_with("Conv ")).step_by(60).collect();
+    let cases: Vec<Case> =
+        suite(1).unwrap().into_iter().filter(|case| case.name.starts_with("Conv ")).step_by(60).collect();
     for driver in [OpenClDriver::processors(), OpenClDriver::accelerators()] {
         let notices = driver.notices();
         let found = driver.probe().unwrap_or_default();

@@ -158,7 +158,9 @@ impl Opened {
         };
         // The device's own reason is no excuse, where it has to take everything.
         let (outcome, reason) = match outcome {
-            Outcome::Unclaimed(Some(reason)) if self.tests.complete => (Outcome::Unclaimed(None), format!(" ({reason})")),
+            Outcome::Unclaimed(Some(reason)) if self.tests.complete => {
+                (Outcome::Unclaimed(None), format!(" ({reason})"))
+            }
             outcome => (outcome, String::new()),
         };
         let mut report = SuiteReport::default();

@@ -307,7 +307,8 @@ impl Suite {
                 let detail = format!("{dtype} {kernel:?} {pads:?}");
                 let pooled = x.clone().and_then(|x| hetero_reference::evaluate(&pool("MaxPool", 22), &[Some(x)], 2));
                 self.add(&format!("{detail} with places"), pool("MaxPool", 22), vec![x], &[], 2);
-                let pooled = pooled.map_or_else(|error| vec![Err(error)], |pooled| pooled.into_iter().map(Ok).collect());
+                let pooled =
+                    pooled.map_or_else(|error| vec![Err(error)], |pooled| pooled.into_iter().map(Ok).collect());
                 self.add(&detail, pool("MaxUnpool", 22), pooled, &[], 1);
             }
         }

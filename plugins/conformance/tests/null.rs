@@ -50,8 +50,10 @@ fn plain(case: &Case) -> bool {
 #[test]
 fn claimed_cases_pass_and_the_others_are_seen() {
     let device = NullDriver.open(0, &OpenOptions::default()).unwrap();
-    let (own, other): (Vec<_>, Vec<_>) =
-        suite(3).unwrap().into_iter().partition(|case| ["Relu", "Identity"].contains(&&*case.operator.name) && plain(case));
+    let (own, other): (Vec<_>, Vec<_>) = suite(3)
+        .unwrap()
+        .into_iter()
+        .partition(|case| ["Relu", "Identity"].contains(&&*case.operator.name) && plain(case));
     let report = run_suite(&*device, &own, &Expectations::default());
     assert!(report.wrong.is_empty(), "{}", report.wrong.join("\n"));
     assert_eq!(report.passed, own.len());

@@ -18,7 +18,11 @@ const MOST_ELEMENTS: usize = 1 << 16;
 
 /// Returns the conformance suite's cases as programs of one node, each with the case's name.
 pub(crate) fn cases() -> Vec<(String, Program)> {
-    suite(1).unwrap().iter().filter_map(|case| Some((case.name.clone(), hetero_conformance::program(case).ok()?.0))).collect()
+    suite(1)
+        .unwrap()
+        .iter()
+        .filter_map(|case| Some((case.name.clone(), hetero_conformance::program(case).ok()?.0)))
+        .collect()
 }
 
 /// One node of a random graph: its operator and the earlier values that it reads.

@@ -365,8 +365,16 @@ impl Ledger {
     /// Checks an access of the host against the work that is under way and will not wait for the
     /// host.
     pub(super) fn host_access(&self, device: &DeviceId, region: Region, writes: bool) -> Result<()> {
+        let state = self.lock();
+        let in_the_way = |(number, entry): &&(u64, Entry)| {
+            let touches = |access: &Access| (access.writes || writes) && access.region.overlaps(&region);
+            let runs = || !entry.has_ended() && !entry.is_doomed() && !state.is_open(*number);
+            entry.accesses.iter().any(touches) && runs()
+        };
+        let Some((_, entry)) = state.under_way.iter().find(in_the_way) else { return Ok(()) };
         let verb = if writes { "writes" } else { "reads" };
-        self.check_free(Rule::Unordered, device, region, writes, &format!("the host {verb}"))
+        let detail = format!("the host {verb} bytes of {}, which is under way", entry.what);
+        Err(Breach { rule: Rule::Unordered, device: device.clone(), detail }.into_error())
     }
 
     /// Checks that no work under way touches bytes that are about to be given away.
@@ -375,30 +383,9 @@ impl Ledger {
         let uses = |entry: &Entry| {
             !entry.has_ended() && !entry.is_doomed() && entry.accesses.iter().any(|a| a.region.overlaps(&region))
         };
-        match state.under_way.iter().find(|(_, entry)| uses(entry)) {
-            Some((_, entry)) => Err(Breach {
-                rule: Rule::FreedInUse,
-                device: device.clone(),
-                detail: format!("a buffer is given up for an import while {} uses it", entry.what),
-            }
-            .into_error()),
-            None => Ok(()),
-        }
-    }
-
-    fn check_free(&self, rule: Rule, device: &DeviceId, region: Region, writes: bool, who: &str) -> Result<()> {
-        let state = self.lock();
-        let in_the_way = |(number, entry): &&(u64, Entry)| {
-            let touches = |a: &Access| (a.writes || writes) && a.region.overlaps(&region);
-            entry.accesses.iter().any(touches) && !entry.has_ended() && !entry.is_doomed() && !state.is_open(*number)
-        };
-        match state.under_way.iter().find(in_the_way) {
-            Some((_, entry)) => {
-                let detail = format!("{who} bytes of {}, which is under way", entry.what);
-                Err(Breach { rule, device: device.clone(), detail }.into_error())
-            }
-            None => Ok(()),
-        }
+        let Some((_, entry)) = state.under_way.iter().find(|(_, entry)| uses(entry)) else { return Ok(()) };
+        let detail = format!("a buffer is given up for an import while {} uses it", entry.what);
+        Err(Breach { rule: Rule::FreedInUse, device: device.clone(), detail }.into_error())
     }
 
     /// Returns the breach that a piece of work waits for a point that nobody will reach.
