@@ -6,7 +6,7 @@
 //! them:
 //!
 //! - **In place**: CPU and device import the same pages.
-//!   The host writes a number, [`Queue::run`](hetero_hal::Queue::run) makes the device add 1 to it,
+//!   The host writes a number, [`Queue::run`] makes the device add 1 to it,
 //!   and the host reads it.
 //! - **Staged**: the host's bytes are written into memory of the device's own, the same kernel runs
 //!   there, and all bytes are read back.

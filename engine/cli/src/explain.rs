@@ -119,8 +119,8 @@ mod tests {
 
     use super::*;
 
-    /// Returns the explanation of a plan with `decode` and `<head>` on the CPU and `net` on the GPU,
-    /// which has no decoder and no room for everything.
+    /// Returns the explanation of a plan with `decode` and `<head>` on the CPU and `net` on the
+    /// GPU, which has no decoder and no room for everything.
     fn explained() -> Explanation {
         let devices = [DeviceSpec::new("cpu:0"), DeviceSpec::new("gpu:0").with_memory(100)];
         let devices = Devices::uniform(devices, Link { latency: 1e-3, bandwidth: 1e6 }).unwrap();

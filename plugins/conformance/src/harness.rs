@@ -17,8 +17,8 @@ type Open = dyn Fn() -> Result<Arc<dyn Device>> + Send + Sync;
 ///
 /// `cargo test` lists, filters and runs each test of the suite by its name.
 /// A test that the device does not take is ignored, with the reason.
-/// `cargo nextest` starts a process for each test, which would make the thousands of cases anew each
-/// time.
+/// `cargo nextest` starts a process for each test, which would make the thousands of cases anew
+/// each time.
 /// There, all tests whose names begin with the same word, such as an operator's, are one test, and
 /// its failure names each case.
 ///

@@ -7,8 +7,8 @@
 //! [`run_suite`] runs them all on a device, and weighs the outcome against what the backend says
 //! that it does not support.
 //! [`check_network`] compares random networks in the same way.
-//! [`DeviceTest`] is any test of the suite with its name, and [`DeviceTests`] makes a test binary of
-//! them, in which `cargo test` lists, filters and runs each by its name.
+//! [`DeviceTest`] is any test of the suite with its name, and [`DeviceTests`] makes a test binary
+//! of them, in which `cargo test` lists, filters and runs each by its name.
 //! [`run_weight_cases`] holds a device to the rules about weights: they are shared, evicted,
 //! restored, kept by runs under way, and freed with the last owner.
 //!

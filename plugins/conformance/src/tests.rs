@@ -54,8 +54,8 @@ impl DeviceTest {
         }
     }
 
-    /// Tells whether the test looks at what the device says of itself, such as the bytes that it has
-    /// allocated, so that nothing else may use the device meanwhile.
+    /// Tells whether the test looks at what the device says of itself, such as the bytes that it
+    /// has allocated, so that nothing else may use the device meanwhile.
     #[must_use]
     pub fn is_exclusive(&self) -> bool {
         matches!(self, DeviceTest::Contract(_) | DeviceTest::Weights(_))

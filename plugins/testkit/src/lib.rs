@@ -17,7 +17,8 @@
 
 /// A generator of pseudo-random numbers, which are the same on every machine.
 ///
-/// It is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+/// It is SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+/// 2014).
 #[derive(Clone, Debug)]
 pub struct SplitMix64(u64);
 

@@ -16,8 +16,8 @@ use crate::error::Error;
 /// `edges` are pairs of positions of tasks.
 /// `groups` gives the name of the group that each task belongs to, if any.
 ///
-/// It takes O(e + v log v) time for v tasks and e edges (Kahn's algorithm, over groups and the tasks
-/// without a group).
+/// It takes O(e + v log v) time for v tasks and e edges (Kahn's algorithm, over groups and the
+/// tasks without a group).
 ///
 /// # Errors
 /// [`Error::UnknownTask`] where an edge names a position without a task, and [`Error::Cycle`] where

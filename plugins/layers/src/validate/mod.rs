@@ -20,14 +20,14 @@ pub use rule::{Breach, Rule};
 /// A driver whose devices are another driver's, and check what callers have to do.
 /// It has the other driver's name.
 ///
-/// A call that breaks a [`Rule`] fails with an error behind which [`Breach::of`] finds the rule, and
-/// the work is not taken.
+/// A call that breaks a [`Rule`] fails with an error behind which [`Breach::of`] finds the rule,
+/// and the work is not taken.
 /// Some breaches show when no call can return them, such as a wait for a point that nobody reaches;
 /// [`Validated::take_breaches`] returns these.
 ///
 /// Two pieces of work count as ordered where points order them.
-/// Waits of the host cannot be seen, so work that has ended counts as ordered before everything that
-/// is submitted later.
+/// Waits of the host cannot be seen, so work that has ended counts as ordered before everything
+/// that is submitted later.
 /// Two pieces of work that are submitted while both are under way, or will be, are found, however
 /// quick the device is.
 /// Clones share what they know.
