@@ -64,7 +64,7 @@ impl ContractCase {
 /// Returns all rules.
 #[must_use]
 pub fn contract_cases() -> Vec<ContractCase> {
-    let rules: [(&'static str, &'static str, Check); 29] = [
+    let rules: [(&'static str, &'static str, Check); 30] = [
         ("BindingTable::set", "replaces one buffer of a run and keeps the others", runs::one_buffer_is_replaced),
         ("BindingTable::set", "turns down a position that the table does not have", runs::positions_are_checked),
         ("Queue::submit", "refuses a buffer that is too small", runs::small_buffers_are_refused),
@@ -85,6 +85,7 @@ pub fn contract_cases() -> Vec<ContractCase> {
         ("Device::reimport", "leaves a buffer that others hold as it is", memory::held),
         ("Capabilities::alignment", "is a power of two that allocations and parts keep to", memory::aligned),
         ("Capabilities::imports", "lists kinds that work", memory::every_kind),
+        ("Capabilities::dtypes", "lists the element types of all that is claimed", devices::element_types),
         ("Telemetry::allocated_bytes", "grows by an allocation and falls with its end", devices::allocations),
         ("Telemetry::busy", "grows with work", devices::work),
         ("Device::refusal", "names a reason where a node is not claimed", devices::refusals),

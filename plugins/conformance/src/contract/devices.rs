@@ -12,7 +12,7 @@ use hetero_hal::{
 
 use super::tools::{COUNT, Made, ensure, failure, queue, run, wait};
 use super::{Bench, Checked, Fault};
-use crate::soon;
+use crate::{program, soon, suite};
 
 pub(super) fn allocations(bench: &Bench<'_>) -> Checked {
     const BYTES: u64 = 1 << 20;
@@ -42,6 +42,26 @@ pub(super) fn work(bench: &Bench<'_>) -> Checked {
     let spent = told().unwrap_or_default().saturating_sub(before);
     // Work of several queues may overlap, but this work was done one piece after the other.
     ensure(spent <= began.elapsed(), || format!("{spent:?} of work within {:?}", began.elapsed()))
+}
+
+pub(super) fn element_types(bench: &Bench<'_>) -> Checked {
+    /// Types repeat, so that some cases of each operator are enough.
+    const STEP: usize = 3;
+    let known = &bench.device.capabilities().dtypes;
+    for case in suite(1)?.iter().step_by(STEP) {
+        let (program, _) = program(case)?;
+        let claims = bench.device.claims(&program);
+        for id in claims.iter().flat_map(|claim| &claim.nodes) {
+            let node = &program.nodes()[id.index()];
+            for value in node.uses().chain(node.outputs.iter().flatten().copied()) {
+                let value = program.value(value)?;
+                // The device takes constants in a form of its own, such as sizes and axes.
+                let listed = value.constant.is_some() || known.contains(&value.dtype);
+                ensure(listed, || format!("'{}' is claimed, and {} is not listed", case.name, value.dtype))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 pub(super) fn refusals(bench: &Bench<'_>) -> Checked {
