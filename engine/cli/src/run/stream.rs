@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use hetero::{OutputBuffer, Outputs, Session, Tensor};
 use serde_json::json;
 
-use super::{Prepared, edges, print_report, shares_json, summary};
+use super::Prepared;
 use crate::arguments::RunOptions;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
+use crate::report::{edges, print_report, shares_json, summary};
 use crate::tensors;
 
 /// The number of different inputs that a stream goes round in, where they are made up.

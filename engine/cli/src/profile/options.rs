@@ -1,0 +1,14 @@
+//! The options of `hetero profile`, as parsed.
+
+use clap::Args;
+
+use crate::arguments::RunOptions;
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileOptions {
+    #[command(flatten)]
+    pub(crate) run: RunOptions,
+    /// Print a line for each kernel in the order of the run, instead of a line for each kind.
+    #[arg(long)]
+    pub(crate) layers: bool,
+}
