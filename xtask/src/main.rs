@@ -8,9 +8,8 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
-mod devices;
+mod cfg;
 mod drivers;
-mod mutants;
 mod prose;
 mod setup;
 mod source;
@@ -22,6 +21,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use steps::Build;
 use workspace::Workspace;
 
 /// Development tasks of hetero.
@@ -36,8 +36,8 @@ struct Arguments {
 enum Task {
     /// Install what is missing.
     ///
-    /// A Python environment with the peers, cargo-hack, CUDA's compilers and Intel's OpenCL drivers
-    /// go into the cache.
+    /// A Python environment with the peers, CUDA's compilers and Intel's OpenCL drivers go into the
+    /// cache.
     /// PoCL, lavapipe, the loaders, and the files that say where Intel's drivers are go into the
     /// system, as root or through sudo.
     Setup,
@@ -68,7 +68,7 @@ enum Task {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Run what continuous integration runs: setup, then all tests.
+    /// Run what continuous integration runs: all tests, with set-up beside the first of them.
     Ci,
 }
 
@@ -83,7 +83,11 @@ enum Part {
     /// Check that the shared kernels compile as CUDA C, to PTX and to machine code.
     Cuda,
     /// Run generated cases on every device that is found, and the standard's own cases on the CPU.
-    Conformance,
+    Conformance {
+        /// On devices other than the CPU, run only each N-th case.
+        #[arg(long, value_name = "N", default_value_t = steps::EVERY, value_parser = clap::value_parser!(u32).range(1..))]
+        every: u32,
+    },
     /// Check that the oracle agrees with ONNX Runtime on generated cases.
     Oracle {
         /// Seed of the cases.
@@ -119,8 +123,17 @@ enum Part {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Run 20 000 mutated real models and five minutes of each fuzz target; meant for every night,
-    /// and not part of all tests.
+    /// Check that the crates can be published: their packages, licences and duplicates.
+    Release {
+        /// Build each package too, as a user would get it.
+        #[arg(long)]
+        whole: bool,
+    },
+    /// Run what all tests run of only a sample or not at all; meant for every night.
+    ///
+    /// These are all generated cases on all devices, models and placements on the release binary,
+    /// 20 000 mutated real models, the packages as built from scratch, and five minutes of each
+    /// fuzz target.
     Nightly {
         /// Seed of the mutations.
         #[arg(long, default_value_t = 1)]
@@ -223,6 +236,9 @@ enum Bench {
 }
 
 fn main() -> ExitCode {
+    if let Some(compiled) = cfg::compile() {
+        return compiled;
+    }
     let outcome = Workspace::find().and_then(|workspace| match Arguments::parse().task {
         Task::Setup => setup::setup(&workspace),
         Task::Models { names } => setup::models(&workspace, &names),
@@ -232,16 +248,17 @@ fn main() -> ExitCode {
             Part::Unit => steps::unit(&workspace),
             Part::Features => steps::features(&workspace),
             Part::Cuda => steps::cuda(&workspace),
-            Part::Conformance => steps::conformance(&workspace),
+            Part::Conformance { every } => steps::conformance(&workspace, every),
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
-            Part::Models { seed, names } => steps::models(&workspace, seed, &names),
-            Part::Placements { seed } => steps::placements(&workspace, seed),
-            Part::Mutants => mutants::mutants(&workspace),
+            Part::Models { seed, names } => steps::models(&workspace, Build::Tested, seed, &names),
+            Part::Placements { seed } => steps::placements(&workspace, Build::Tested, seed),
+            Part::Mutants => steps::mutants(&workspace),
             Part::Loom => steps::loom(&workspace),
             Part::Neon => steps::neon(&workspace),
             Part::Fuzz { seconds } => steps::fuzz(&workspace, seconds),
+            Part::Release { whole } => steps::release(&workspace, whole),
             Part::Nightly { seed } => steps::nightly(&workspace, seed),
-            Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),
+            Part::Mutations { count, seed } => steps::mutations(&workspace, Build::Tested, count, seed),
         },
         Task::Docs { api: true } => steps::write_api(&workspace),
         Task::Docs { api: false } => steps::docs(&workspace),

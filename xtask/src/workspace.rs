@@ -79,8 +79,21 @@ impl Workspace {
 
     /// Returns the path of the release binary.
     pub(crate) fn hetero_path(&self) -> PathBuf {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
-        target.join("release").join("hetero")
+        self.target().join("release").join("hetero")
+    }
+
+    /// Builds the binary as tests are built, and returns its path.
+    ///
+    /// It checks its own assertions and overflows, and nothing is built twice: the whole workspace
+    /// and an example are named, so that Cargo chooses the same features as for all tests.
+    pub(crate) fn tested_hetero(&self) -> Result<PathBuf> {
+        self.cargo(&["build", "--profile", "test", "--workspace", "--bin", "hetero", "--example", "emit"])?;
+        Ok(self.target().join("debug").join("hetero"))
+    }
+
+    /// Returns the folder of what Cargo builds.
+    pub(crate) fn target(&self) -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from)
     }
 }
 

@@ -1,8 +1,14 @@
 //! The steps that build and test the code itself.
 
+use super::release::metadata;
 use super::together;
 use crate::workspace::{Result, Workspace, drivers_required, run, succeeds};
-use crate::{drivers, setup};
+use crate::{cfg, drivers, setup};
+
+/// Builds all that tests need, once for all steps that run it.
+pub(super) fn build(workspace: &Workspace) -> Result<()> {
+    workspace.cargo(&["test", "--workspace", "--no-run"])
+}
 
 pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
     // One failure must not hide others.
@@ -16,18 +22,45 @@ pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
     ])
 }
 
+/// Checks that every combination of the engine's features compiles, and the command line with the
+/// CPU alone and with no device.
 pub(crate) fn features(workspace: &Workspace) -> Result<()> {
-    // The default features are those of one of the combinations; as a feature of their own, they
-    // would have the rest checked twice.
-    let combinations = ["--feature-powerset", "--exclude-features", "default", "--keep-going"];
-    let arguments = [&["hack", "check", "--package", "hetero"][..], &combinations].concat();
-    // A binary of the cache gets the subcommand's name first, as from cargo.
-    let binary = setup::cargo_hack_binary(workspace);
-    let engine = if binary.exists() { workspace.run(binary, &arguments) } else { workspace.cargo(&arguments) };
-    // The command line passes its features on to the engine, so one combination that leaves devices
-    // out shows that it compiles without them.
-    let cli = ["check", "--package", "hetero-cli", "--no-default-features", "--features", "cpu"];
-    together([("features of the engine", engine), ("the command line with the CPU alone", workspace.cargo(&cli))])
+    let check = |package: &str, features: &str| {
+        workspace.cargo(&["check", "--quiet", "--package", package, "--no-default-features", "--features", features])
+    };
+    let engine = combinations(&features_of(workspace, "hetero")?).into_iter().map(|features| {
+        let outcome = check("hetero", &features);
+        (features, outcome)
+    });
+    let engine: Vec<_> = engine.collect();
+    let engine = together(engine.iter().map(|(features, outcome)| (features.as_str(), outcome.clone())));
+    // The command line passes its features on to the engine, so two combinations that leave devices
+    // out show that it compiles without them.
+    together([
+        ("features of the engine", engine),
+        ("the command line with the CPU alone", check("hetero-cli", "cpu")),
+        ("the command line with no device", check("hetero-cli", "")),
+    ])
+}
+
+/// Returns the names of a package's features.
+/// `default` is left out, because it is one of the combinations of the others.
+fn features_of(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
+    let document = metadata(workspace)?;
+    let packages = document["packages"].as_array().ok_or("cargo metadata has no packages")?;
+    let found = packages.iter().find(|found| found["name"] == package);
+    let features = found.and_then(|found| found["features"].as_object());
+    let features = features.ok_or_else(|| format!("cargo metadata has no features of {package}"))?;
+    Ok(features.keys().filter(|name| *name != "default").cloned().collect())
+}
+
+/// Returns every combination of some names, each with commas between them.
+fn combinations(names: &[String]) -> Vec<String> {
+    names.iter().fold(vec![String::new()], |combinations, name| {
+        let with = |without: &String| if without.is_empty() { name.clone() } else { format!("{without},{name}") };
+        let with: Vec<_> = combinations.iter().map(with).collect();
+        [combinations, with].concat()
+    })
 }
 
 /// Compiles the kernels that devices share as CUDA C, for GPUs that need not be there, and does not
@@ -45,7 +78,8 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
         std::fs::remove_dir_all(&sources).map_err(|error| format!("cannot remove {}: {error}", sources.display()))?;
     }
     let sources = sources.to_string_lossy();
-    workspace.cargo(&["run", "--quiet", "--package", "hetero-kernels", "--example", "emit", "--", "cuda", &sources])?;
+    workspace.tested_hetero()?;
+    workspace.run(workspace.target().join("debug").join("examples").join("emit"), &["cuda", &sources])?;
     let script = workspace.script("nvrtc.py");
     workspace.run(drivers::cuda_python(workspace), &[&*script.to_string_lossy(), &*sources])
 }
@@ -55,25 +89,17 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
 /// The pool's gate is tried in every order that three interruptions give.
 /// See `backends/cpu/src/pool/gate.rs` and `backends/kit/src/shares.rs`.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
-    let target = workspace.root.join("target").join("loom");
-    let target = target.to_string_lossy();
-    // The build has a folder of its own, because the flag would have everything else built again.
     let packages = ["test", "--package", "hetero-kit", "--package", "hetero-cpu", "--lib", "--no-fail-fast"];
-    let arguments = [&packages[..], &["--target-dir", &*target, "--", "gate", "shares"]].concat();
-    run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
+    let arguments = [&packages[..], &["--", "gate", "shares"]].concat();
+    run(&mut cfg::cargo_with(workspace, "loom", &arguments)?)
 }
 
 /// Tests the CPU device's NEON kernels where there is no such processor: its instructions are
 /// emulated, so the times say nothing of speed.
 pub(crate) fn neon(workspace: &Workspace) -> Result<()> {
-    let target = workspace.root.join("target").join("neon");
-    let target = target.to_string_lossy();
-    let arguments =
-        ["test", "--package", "hetero-cpu", "--lib", "--test", "kernels", "--no-fail-fast", "--target-dir", &*target];
-    run(workspace
-        .command("cargo", &[&arguments[..], &["--", "--nocapture"]].concat())
-        .env("RUSTFLAGS", "--cfg emulated_neon")
-        .env("HETERO_ISA", "neon"))
+    let packages = ["test", "--package", "hetero-cpu", "--lib", "--test", "kernels", "--no-fail-fast"];
+    let arguments = [&packages[..], &["--", "--nocapture"]].concat();
+    run(cfg::cargo_with(workspace, "emulated_neon", &arguments)?.env("HETERO_ISA", "neon"))
 }
 
 /// Fuzzes each target of `fuzz`, beginning with the standard's smaller models.
@@ -110,4 +136,15 @@ fn seeds(data: &std::path::Path, corpus: &std::path::Path) -> std::io::Result<()
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_combination_of_features_is_there_once() {
+        let names = ["a", "b", "c"].map(str::to_owned);
+        assert_eq!(combinations(&names), ["", "a", "b", "a,b", "c", "a,c", "b,c", "a,b,c"]);
+    }
 }

@@ -54,7 +54,7 @@ fn api_is_new(workspace: &Workspace) -> Result<()> {
 
 /// Returns the table of operators, as the CPU device makes it.
 fn operators(workspace: &Workspace) -> Result<String> {
-    let hetero = workspace.hetero()?;
+    let hetero = workspace.tested_hetero()?;
     let output = workspace.command(&hetero, &["conformance", "operators", "--device", "cpu:0"]).output();
     let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
     if !output.status.success() {

@@ -1,44 +1,13 @@
-//! The steps that run real models and compare them with ONNX Runtime, and generated cases with the
-//! oracle.
+//! The steps that run real models, and compare them with ONNX Runtime.
 
 use std::path::PathBuf;
 
-use super::{lint, together};
+use super::{Build, devices, together};
+use crate::setup;
 use crate::workspace::{Result, Workspace, drivers_required, run};
-use crate::{devices, setup};
 
 /// The models whose operators are compared one by one; the oracle takes too long for larger models.
 const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "squeezenet", "resnet50"];
-
-/// Runs generated cases on every device, then the standard's own cases on the CPU, through the
-/// command line.
-pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
-    let package = setup::models(workspace, &["onnx".to_owned()]);
-    let hetero = workspace.hetero()?;
-    let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
-    let standard = |data: &str| workspace.run(&hetero, &["conformance", "onnx", data]);
-    together([
-        ("generated cases", devices::conformance(workspace)),
-        ("the standard's cases", package.and_then(|()| standard(&data.to_string_lossy()))),
-        ("docs/operators.md", lint::operators_are_new(workspace)),
-    ])
-}
-
-/// Compares ONNX Runtime with the oracle on generated cases.
-pub(crate) fn oracle(workspace: &Workspace, seed: u64) -> Result<()> {
-    setup::setup(workspace)?;
-    let hetero = workspace.hetero()?;
-    let cases = workspace.cache.join(format!("generated-cases-{seed}"));
-    // Cases of an older generator would be compared too.
-    if cases.exists() {
-        std::fs::remove_dir_all(&cases).map_err(|error| format!("cannot remove {}: {error}", cases.display()))?;
-    }
-    let (folder, seed) = (cases.to_string_lossy(), seed.to_string());
-    workspace.run(&hetero, &["conformance", "save", &folder, "--seed", &seed])?;
-    let exceptions = workspace.root.join("plugins/conformance/expected/onnxruntime-1.32.0.txt");
-    let script = workspace.script("oracle.py");
-    workspace.run(workspace.python(), &[&*script.to_string_lossy(), &*folder, &*exceptions.to_string_lossy()])
-}
 
 /// Returns the folder of references for a seed.
 /// Its name changes with the script, so that no reference is stale.
@@ -66,8 +35,8 @@ pub(super) fn prepare(workspace: &Workspace, seed: u64, names: &[String]) -> Res
     Ok(folder)
 }
 
-pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Result<()> {
-    let hetero = workspace.hetero()?;
+pub(crate) fn models(workspace: &Workspace, build: Build, seed: u64, names: &[String]) -> Result<()> {
+    let hetero = build.hetero(workspace)?;
     let folder = prepare(workspace, seed, names)?;
     let script = workspace.script("check.py");
     let (script, hetero, folder) = (script.to_string_lossy(), hetero.to_string_lossy(), folder.to_string_lossy());
@@ -83,8 +52,8 @@ pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Resu
 }
 
 /// Runs models whole on each device, and split over several devices.
-pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
-    let hetero = workspace.hetero()?;
+pub(crate) fn placements(workspace: &Workspace, build: Build, seed: u64) -> Result<()> {
+    let hetero = build.hetero(workspace)?;
     let names = ["resnet50", "open-nsfw", "silero"].map(str::to_owned);
     let folder = prepare(workspace, seed, &names)?;
     let script = workspace.script("placements.py");
@@ -96,11 +65,16 @@ pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
     workspace.run(workspace.python(), &arguments)
 }
 
-pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<()> {
+/// Runs mutated real models.
+pub(crate) fn mutations(workspace: &Workspace, build: Build, count: u64, seed: u64) -> Result<()> {
     setup::models(workspace, &[])?;
-    let arguments = ["test", "--release", "--package", "hetero", "--test", "mutations", "--", "--nocapture"];
+    // The whole workspace is named, so that Cargo chooses the same features as for all tests.
+    let arguments: &[&str] = match build {
+        Build::Tested => &["test", "--workspace", "--test", "mutations", "--", "--nocapture"],
+        Build::Release => &["test", "--release", "--package", "hetero", "--test", "mutations", "--", "--nocapture"],
+    };
     run(workspace
-        .command("cargo", &arguments)
+        .command("cargo", arguments)
         .env("HETERO_MUTATIONS", count.to_string())
         .env("HETERO_SEED", seed.to_string()))
 }

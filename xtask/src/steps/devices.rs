@@ -1,6 +1,7 @@
 //! The generated conformance cases on every device that is found, and the devices that have to be
 //! found.
 
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
@@ -38,13 +39,9 @@ const EXPECTED: [Expected; 5] = [
 ];
 
 /// Whether the step fails where one of [`EXPECTED`] is not listed.
-pub(crate) const ALL_REQUIRED: bool = true;
+pub(super) const ALL_REQUIRED: bool = true;
 /// The number of cases that each device has to pass at least.
 const LEAST_PASSED: usize = 1500;
-/// Of the cases, one in this number is run on devices other than the CPU, because their drivers
-/// take up to half a second to compile a case.
-/// `hetero conformance --device ID` runs all of them.
-const EVERY: &str = "2";
 /// The number of devices that are tested at the same time, because drivers compile on one thread.
 const AT_ONCE: usize = 2;
 
@@ -64,12 +61,13 @@ impl Found {
 }
 
 /// Runs the generated cases on each device.
-pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
-    let found = find(workspace, false)?;
+/// On devices other than the CPU one case in `every` is run.
+pub(super) fn conformance(workspace: &Workspace, hetero: &Path, every: u32) -> Result<()> {
+    let found = find(workspace, hetero, false)?;
     // Missing devices do not keep the others from being tested.
     let mut missing = Vec::from_iter(all_found(&found, "of the cache").err());
     if drivers::registered() {
-        let plain = find(workspace, true).and_then(|found| all_found(&found, "registered for the system"));
+        let plain = find(workspace, hetero, true).and_then(|found| all_found(&found, "registered for the system"));
         missing.extend(plain.err());
     }
     let waiting: Mutex<Vec<&str>> = Mutex::new(found.iter().map(|device| device.id.as_str()).collect());
@@ -81,7 +79,7 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
             scope.spawn(|| {
                 while let Some(id) = next() {
                     let began = Instant::now();
-                    let outcome = on_device(workspace, id);
+                    let outcome = on_device(workspace, hetero, id, every);
                     println!("{id}: {:.0} s", began.elapsed().as_secs_f64());
                     if let Err(error) = outcome {
                         println!("{error}");
@@ -96,13 +94,13 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
     if missing.is_empty() { Ok(()) } else { Err(missing.join("\n")) }
 }
 
-fn on_device(workspace: &Workspace, id: &str) -> Result<()> {
+fn on_device(workspace: &Workspace, hetero: &Path, id: &str, every: u32) -> Result<()> {
     let report = workspace.root.join("target").join(format!("conformance-{}.xml", id.replace(':', "-")));
-    let (hetero, path) = (workspace.hetero_path(), report.to_string_lossy());
-    let every = if id.starts_with("cpu:") { "1" } else { EVERY };
-    let arguments = ["conformance", "--device", id, "--every", every, "--junit", &path];
+    let path = report.to_string_lossy();
+    let every = if id.starts_with("cpu:") { 1 } else { every }.to_string();
+    let arguments = ["conformance", "--device", id, "--every", &*every, "--junit", &path];
     // The output is printed as a whole, because another device is tested at the same time.
-    let output = workspace.command(&hetero, &arguments).output();
+    let output = workspace.command(hetero, &arguments).output();
     let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
     println!("+ hetero {}\n{}", arguments.join(" "), String::from_utf8_lossy(&output.stdout));
     if !output.status.success() {
@@ -119,9 +117,8 @@ fn on_device(workspace: &Workspace, id: &str) -> Result<()> {
 }
 
 /// Returns every device; with `plain`, as a process finds them that this one has not started.
-fn find(workspace: &Workspace, plain: bool) -> Result<Vec<Found>> {
-    let hetero = workspace.hetero_path();
-    let mut command = workspace.command(&hetero, &["devices", "--json"]);
+fn find(workspace: &Workspace, hetero: &Path, plain: bool) -> Result<Vec<Found>> {
+    let mut command = workspace.command(hetero, &["devices", "--json"]);
     if plain {
         command.env_remove("OCL_ICD_VENDORS");
     }
