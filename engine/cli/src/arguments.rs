@@ -1,8 +1,22 @@
-//! The shape of the command line.
+//! The shape of the command line, and the options that several commands have.
+//!
+//! A command's folder has its own options, as parsed.
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub(crate) use crate::assign::options::{AssignObjective, AssignOptions};
+pub(crate) use crate::calibrate::options::CalibrateOptions;
+pub(crate) use crate::conformance::options::{
+    ConformanceCommand, ConformanceOptions, ModelCasesOptions, OperatorsOptions, SaveOptions, StandardOptions,
+};
+pub(crate) use crate::demo::options::DemoOptions;
+pub(crate) use crate::devices::options::CheckOptions;
+pub(crate) use crate::inspect::options::InspectOptions;
+pub(crate) use crate::plan::options::PlanOptions;
+pub(crate) use crate::profile::options::ProfileOptions;
+pub(crate) use crate::run::options::{JobOptions, RunOptions};
 
 /// Run ONNX models across chips of different kinds.
 #[derive(Debug, Parser)]
@@ -73,15 +87,6 @@ pub(crate) struct JsonOptions {
     /// Print one JSON document.
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CheckOptions {
-    /// Check drivers and devices.
-    #[arg(long, required = true)]
-    pub(crate) compatibility: bool,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
 }
 
 /// The model, and the shapes that it is bound to.
@@ -161,259 +166,6 @@ pub(crate) struct DriverOption {
     pub(crate) value: String,
 }
 
-#[derive(Debug, Args)]
-pub(crate) struct InspectOptions {
-    #[command(flatten)]
-    pub(crate) model: ModelOptions,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct PlanOptions {
-    #[command(flatten)]
-    pub(crate) model: ModelOptions,
-    #[command(flatten)]
-    pub(crate) devices: DeviceOptions,
-    #[command(flatten)]
-    pub(crate) place: PlaceOptions,
-    #[command(flatten)]
-    pub(crate) cache: CacheOptions,
-    /// The strategy, which says what to optimise.
-    #[arg(long, value_name = "STRATEGY", value_parser = clap::builder::PossibleValuesParser::new(hetero::Strategy::NAMES))]
-    pub(crate) strategy: Option<String>,
-    /// Write the plan as JSON to this file.
-    #[arg(short = 'o', long = "out", value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    /// Say why each partition is where and when it is, what the run waits for, what transfers cost,
-    /// and what other placements would take.
-    /// With `--json`, the explanation is the document.
-    #[arg(long)]
-    pub(crate) explain: bool,
-    /// Write the explanation as a page with a Gantt chart to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
-    /// Say how long planning takes: plan several times, compile once, and print the milliseconds of
-    /// each step.
-    /// With `--json`, the timing is the document.
-    #[arg(long, conflicts_with_all = ["explain", "html", "dot"])]
-    pub(crate) timing: bool,
-    /// Write the partitions as a graph in Graphviz's language to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) dot: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct RunOptions {
-    #[command(flatten)]
-    pub(crate) model: ModelOptions,
-    #[command(flatten)]
-    pub(crate) devices: DeviceOptions,
-    #[command(flatten)]
-    pub(crate) place: PlaceOptions,
-    #[command(flatten)]
-    pub(crate) cache: CacheOptions,
-    /// Run this plan, made by `hetero plan -o`.
-    #[arg(long, value_name = "FILE", conflicts_with = "place")]
-    pub(crate) plan: Option<PathBuf>,
-    /// The content of an input; the option may be repeated.
-    #[arg(long = "input", value_name = "NAME=FILE", value_parser = parse_input)]
-    pub(crate) inputs: Vec<(String, PathBuf)>,
-    /// Fill inputs that have no file with pseudo-random numbers of this seed.
-    #[arg(long, value_name = "SEED")]
-    pub(crate) random: Option<u64>,
-    /// Write each output to NAME.npy in this folder.
-    #[arg(long = "output", value_name = "DIR")]
-    pub(crate) out: Option<PathBuf>,
-    /// The number of runs before time is taken.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub(crate) warmup: u32,
-    /// The number of runs whose time is taken.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) repeat: u32,
-    /// Run N inputs one by one, then again as a pipeline in which several are under way, and
-    /// compare their throughput.
-    #[arg(long, value_name = "N", conflicts_with_all = ["repeat", "on_request"], value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) stream: Option<u32>,
-    /// The most inputs under way at once in a stream; without it, one more than the number of
-    /// devices that are used.
-    #[arg(long, value_name = "N", requires = "stream", value_parser = clap::value_parser!(u32).range(1..=1024))]
-    pub(crate) depth: Option<u32>,
-    /// Make a device fail, to see what comes of it: ID=lose:3, lose-running:3, hang:3, memory:2,
-    /// compile:0 (counting submissions, allocations and compilations from 0) or delay:500us.
-    /// The option may be repeated.
-    #[arg(long = "inject", value_name = "ID=FAULT", value_parser = parse_fault)]
-    pub(crate) faults: Vec<(hetero::hal::DeviceId, hetero_layers::Fault)>,
-    /// Run once for each line of the standard input, and answer with the run's microseconds: for
-    /// benchmarks that alternate between programs.
-    #[arg(long, conflicts_with_all = ["repeat", "json", "out"])]
-    pub(crate) on_request: bool,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ProfileOptions {
-    #[command(flatten)]
-    pub(crate) run: RunOptions,
-    /// Print a line for each kernel in the order of the run, instead of a line for each kind.
-    #[arg(long)]
-    pub(crate) layers: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ConformanceOptions {
-    #[command(subcommand)]
-    pub(crate) command: Option<ConformanceCommand>,
-    #[command(flatten)]
-    pub(crate) devices: DeviceOptions,
-    /// Run only cases with this text in their name, such as `Conv`.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) filter: Option<String>,
-    /// Run only each N-th case.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) every: u32,
-    /// Check that the suite keeps the rules for callers of a device, such as the order of accesses.
-    #[arg(long)]
-    pub(crate) validate: bool,
-    /// Write the results as JUnit XML to this file, with a test case for each case.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
-    /// The seed of the generated cases.
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
-    pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum ConformanceCommand {
-    /// Run the cases that the package `onnx` ships.
-    Onnx(StandardOptions),
-    /// Write the generated cases as models with inputs and the reference's outputs, for other
-    /// runtimes.
-    Save(SaveOptions),
-    /// Run the operators of a model one by one, with the attributes, shapes and weights that they
-    /// have in the model.
-    Model(ModelCasesOptions),
-    /// Print a table of the operators, and of how the devices run them, as Markdown.
-    Operators(OperatorsOptions),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct ModelCasesOptions {
-    #[command(flatten)]
-    pub(crate) model: ModelOptions,
-    /// The device to run on.
-    #[arg(long, value_name = "ID", default_value = "cpu:0")]
-    pub(crate) device: String,
-    /// The seed of the inputs that the model does not hold.
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
-    pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct OperatorsOptions {
-    #[command(flatten)]
-    pub(crate) devices: DeviceOptions,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct SaveOptions {
-    /// The folder for the cases, each in a folder of its number; `names.txt` lists their names.
-    pub(crate) folder: PathBuf,
-    /// Write only cases with this text in their name.
-    #[arg(long, value_name = "TEXT")]
-    pub(crate) filter: Option<String>,
-    /// The seed of the generated cases.
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
-    pub(crate) seed: u64,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct StandardOptions {
-    /// The folder `onnx/backend/test/data`, a folder in it, or a single case.
-    pub(crate) folder: PathBuf,
-    /// The device to run on.
-    #[arg(long, value_name = "ID", default_value = "cpu:0")]
-    pub(crate) device: String,
-    /// A file of the cases that are expected to fail, with a pattern and a reason on each line;
-    /// without it, the list for onnx 1.22.0 on the CPU.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) expected: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CalibrateOptions {
-    /// The models whose nodes are measured too, in runs of the whole model.
-    /// Plans of these models, and of models with nodes like theirs, are made with the measured
-    /// times.
-    #[arg(value_name = "MODEL")]
-    pub(crate) models: Vec<PathBuf>,
-    /// Measure the models, and compare the result with what the profile says of them.
-    /// With several devices, whole plans are compared too: each device alone, the plan that is made
-    /// for all of them, and plans that are cut at random.
-    /// This writes nothing.
-    #[arg(long, requires = "models")]
-    pub(crate) check: bool,
-    /// With `--check`, the number of plans of each model that are cut at random.
-    #[arg(long, value_name = "N", default_value_t = 2, requires = "check", value_parser = clap::value_parser!(u32).range(..=100))]
-    pub(crate) cuts: u32,
-    /// With `--check`, the seed of the cuts.
-    #[arg(long, value_name = "SEED", default_value_t = 1, requires = "check")]
-    pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) devices: DeviceOptions,
-    /// The seconds for the operators of each device; each way between devices gets a twentieth of
-    /// that, and each model on a device a tenth.
-    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
-    pub(crate) seconds: u32,
-    /// Write the profile to this file.
-    #[arg(short = 'o', long = "out", value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct AssignOptions {
-    /// The file of the problem, as text or JSON.
-    pub(crate) file: PathBuf,
-    /// The seconds after which the best assignment found is taken; the search ends earlier where
-    /// that is proven to be the best.
-    #[arg(long, value_name = "N", default_value_t = 10.0, value_parser = parse_seconds)]
-    pub(crate) seconds: f64,
-    /// The seed of the search's choices.
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
-    pub(crate) seed: u64,
-    /// The objective to minimise, whatever the file says.
-    #[arg(long, value_enum)]
-    pub(crate) objective: Option<AssignObjective>,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
-/// The objective that an assignment minimises.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum AssignObjective {
-    /// The sum of all costs.
-    Total,
-    /// The greatest sum of costs of any device.
-    Makespan,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct DemoOptions {
-    #[command(flatten)]
-    pub(crate) devices: DeviceOptions,
-    #[command(flatten)]
-    pub(crate) output: JsonOptions,
-}
-
 fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
     let usage = || format!("'{text}' is not NAME=1x3x224x224");
     let (name, sizes) = text.rsplit_once('=').ok_or_else(usage)?;
@@ -423,14 +175,6 @@ fn parse_shape(text: &str) -> Result<(String, Vec<usize>), String> {
         sizes => sizes.split('x').map(str::parse).collect::<Result<_, _>>().map_err(|_| usage())?,
     };
     if name.is_empty() { Err(usage()) } else { Ok((name.to_owned(), sizes)) }
-}
-
-fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
-    // Neither names nor files are likely to hold '=', so the first one divides.
-    match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
-        _ => Err(format!("'{text}' is not NAME=FILE")),
-    }
 }
 
 fn parse_device(text: &str) -> Result<DeviceChoice, String> {
@@ -443,12 +187,6 @@ fn parse_device(text: &str) -> Result<DeviceChoice, String> {
     Ok(DeviceChoice { id, policy })
 }
 
-fn parse_fault(text: &str) -> Result<(hetero::hal::DeviceId, hetero_layers::Fault), String> {
-    let (id, fault) = text.split_once('=').ok_or_else(|| format!("'{text}' is not ID=FAULT"))?;
-    let read = |error: hetero::hal::Error| error.to_string();
-    Ok((id.parse().map_err(read)?, fault.parse().map_err(read)?))
-}
-
 fn parse_option(text: &str) -> Result<DriverOption, String> {
     let parts = text.split_once('=').and_then(|(name, value)| Some((name.split_once('.')?, value)));
     match parts {
@@ -457,11 +195,6 @@ fn parse_option(text: &str) -> Result<DriverOption, String> {
         }
         _ => Err(format!("'{text}' is not DRIVER.KEY=VALUE")),
     }
-}
-
-fn parse_seconds(text: &str) -> Result<f64, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.0..=86400.0).contains(seconds));
-    seconds.ok_or_else(|| format!("'{text}' is not a number of seconds from 0 to 86400"))
 }
 
 fn parse_bytes(text: &str) -> Result<u64, String> {
@@ -486,6 +219,27 @@ mod tests {
     }
 
     #[test]
+    fn options_that_would_be_ignored_are_turned_down() {
+        use clap::error::ErrorKind;
+        let fails = |arguments: &[&str]| {
+            let line = ["hetero"].iter().chain(arguments);
+            Arguments::try_parse_from(line).err().map(|error| error.kind())
+        };
+        assert_eq!(fails(&["run", "m.onnx", "--plan", "plan.json"]), None);
+        // A plan has its own shapes and places.
+        let shape = ["run", "m.onnx", "--plan", "plan.json", "--shape", "x=1x3"];
+        assert_eq!(fails(&shape), Some(ErrorKind::ArgumentConflict));
+        let place = ["run", "m.onnx", "--plan", "plan.json", "--place", "*=cpu:0"];
+        assert_eq!(fails(&place), Some(ErrorKind::ArgumentConflict));
+        // A profile writes no outputs, and runs one input after the other.
+        assert_eq!(fails(&["profile", "m.onnx", "--repeat", "3", "--layers", "--json"]), None);
+        for extra in [&["--output", "out"][..], &["--stream", "5"], &["--depth", "2"], &["--on-request"]] {
+            let kind = fails(&[&["profile", "m.onnx"][..], extra].concat());
+            assert_eq!(kind, Some(ErrorKind::UnknownArgument), "{extra:?}");
+        }
+    }
+
+    #[test]
     fn values_parse_or_say_how() {
         assert_eq!(parse_shape("x:0=1x3"), Ok(("x:0".into(), vec![1, 3])));
         assert_eq!(parse_shape("s="), Ok(("s".into(), vec![])));
@@ -497,11 +251,5 @@ mod tests {
         assert_eq!(parse_device("WGPU:1?"), Ok(device("wgpu:1", Some(hetero::Policy::Prefer))));
         assert_eq!(parse_device("cpu:0"), Ok(device("cpu:0", None)));
         assert!(parse_device("!").is_err() && parse_device("cpu:0?!").is_err());
-        assert!(parse_input("x=").is_err());
-        assert_eq!(parse_seconds("0.5"), Ok(0.5));
-        assert!(parse_seconds("-1").is_err() && parse_seconds("nan").is_err() && parse_seconds("1e9").is_err());
-        assert!(
-            parse_fault("cpu:0=lose:1").is_ok() && parse_fault("cpu:0").is_err() && parse_fault("cpu:0=x").is_err()
-        );
     }
 }

@@ -19,15 +19,13 @@ mod calibrate;
 mod conformance;
 mod demo;
 mod devices;
-mod dot;
-mod explain;
 mod failure;
-mod gantt;
 mod inspect;
-mod operators;
+mod plan;
+mod planning;
 mod profile;
 mod progress;
-mod reasons;
+mod report;
 mod run;
 mod tensors;
 
@@ -44,13 +42,13 @@ fn main() -> ExitCode {
         Command::Devices(options) => devices::list(options),
         Command::Check(options) => devices::check(options),
         Command::Inspect(options) => inspect::inspect(options),
-        Command::Plan(options) => run::plan(options),
+        Command::Plan(options) => plan::plan(options),
         Command::Run(options) => run::run(options),
         Command::Profile(options) => profile::profile(options),
         Command::Conformance(options) => match &options.command {
             None => conformance::generated(options),
-            Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard(options),
-            Some(arguments::ConformanceCommand::Operators(options)) => operators::table(options),
+            Some(arguments::ConformanceCommand::Onnx(options)) => conformance::standard::standard(options),
+            Some(arguments::ConformanceCommand::Operators(options)) => conformance::operators::table(options),
             Some(arguments::ConformanceCommand::Model(options)) => conformance::model(options),
             Some(arguments::ConformanceCommand::Save(options)) => conformance::save(options),
         },

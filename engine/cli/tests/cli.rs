@@ -364,7 +364,7 @@ fn digits_for_opencl(folder: &Folder) -> bool {
         assert!(std::env::var("HETERO_REQUIRE_DRIVERS").as_deref() != Ok("1"), "{drivers}");
         eprintln!("skipped: there is no OpenCL device");
     }
-    std::fs::write(folder.0.join("digits.onnx"), include_bytes!("../../../examples/digits/digits.onnx")).unwrap();
+    std::fs::write(folder.0.join("digits.onnx"), include_bytes!("../demo/digits.onnx")).unwrap();
     usable
 }
 

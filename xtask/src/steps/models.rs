@@ -88,7 +88,7 @@ pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
     let names = ["resnet50", "open-nsfw", "silero"].map(str::to_owned);
     let folder = prepare(workspace, seed, &names)?;
     let script = workspace.script("placements.py");
-    let digits = workspace.root.join("examples").join("digits").join("digits.onnx");
+    let digits = workspace.root.join("engine/cli/demo/digits.onnx");
     let paths = [&script, &hetero, &folder, &digits, &workspace.cache].map(|path| path.to_string_lossy().into_owned());
     let seed = seed.to_string();
     let mut arguments: Vec<&str> = paths.iter().map(String::as_str).chain([&*seed]).collect();

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use hetero::{OutputBuffer, Outputs, Session, Tensor};
 use serde_json::json;
 
-use super::{Prepared, edges, print_report, shares_json, summary};
+use super::Prepared;
 use crate::arguments::RunOptions;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
+use crate::report::{edges, print_report, shares_json, summary};
 use crate::tensors;
 
 /// The number of different inputs that a stream goes round in, where they are made up.
@@ -58,11 +59,11 @@ impl Pass {
 fn inputs(options: &RunOptions, prepared: &Prepared) -> Result<Vec<Vec<Tensor>>> {
     let first = prepared.ordered()?;
     let mut all = vec![first.clone()];
-    let Some(seed) = options.random else { return Ok(all) };
+    let Some(seed) = options.job.random else { return Ok(all) };
     for round in 1..VARIETY as u64 {
         let mut next = first.clone();
         for (index, (port, tensor)) in prepared.session.inputs().iter().zip(&mut next).enumerate() {
-            if !options.inputs.iter().any(|(name, _)| **name == *port.name) {
+            if !options.job.inputs.iter().any(|(name, _)| **name == *port.name) {
                 let seed = seed.wrapping_add((round << 32 | index as u64).wrapping_mul(0x9e37_79b9));
                 *tensor = tensors::random(port.dtype, &port.shape, seed)?;
             }
@@ -94,7 +95,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
     };
     // The memory of all runs that will be under way is made before time is taken.
     spinner.say("warming up");
-    let warmup = (options.warmup as usize).max(prepared.session.stream(depth).depth() + 1);
+    let warmup = (options.job.warmup as usize).max(prepared.session.stream(depth).depth() + 1);
     prepared.with_session(|session| streamed(session, warmup))?;
     spinner.say("running one by one");
     let sequential = Pass::time(prepared, |session| one_by_one(session, count))?;

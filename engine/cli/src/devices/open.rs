@@ -1,93 +1,11 @@
-//! `hetero devices` and `hetero check`: list devices, and say which drivers are usable.
+//! The devices that options ask for, opened; and the profile that is planned with.
 
 use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
-use hetero::hal::{DeviceId, DeviceInfo};
-use serde_json::{Value, json};
+use hetero::hal::DeviceId;
 
-use crate::arguments::{CheckOptions, DeviceChoice, DeviceOptions, DriverOption, JsonOptions};
+use crate::arguments::{DeviceChoice, DeviceOptions, DriverOption};
 use crate::failure::{Failure, Result};
-
-fn described(info: &DeviceInfo) -> Value {
-    json!({
-        "id": info.id.to_string(),
-        "kind": info.kind.to_string(),
-        "name": info.name,
-        "vendor": info.vendor,
-        "driver_version": info.driver_version,
-        "memory_bytes": info.memory_bytes,
-        "emulated": info.emulated,
-    })
-}
-
-fn line(info: &DeviceInfo) -> String {
-    let memory = info.memory_bytes.map_or_else(|| "unknown memory".to_owned(), |bytes| format!("{} MiB", bytes >> 20));
-    let emulated = if info.emulated { ", emulated" } else { "" };
-    format!("{}  {} {} ({}), {memory}{emulated}", info.id, info.kind, info.name, info.driver_version)
-}
-
-pub(crate) fn list(options: &JsonOptions) -> Result<()> {
-    let engine = HeteroEngine::new()?;
-    let found: Vec<DeviceInfo> = engine.found();
-    if options.json {
-        println!("{}", json!({ "devices": found.iter().map(described).collect::<Vec<_>>() }));
-    } else if found.is_empty() {
-        println!("no device; `hetero check --compatibility` says why");
-    } else {
-        found.iter().for_each(|info| println!("{}", line(info)));
-    }
-    Ok(())
-}
-
-pub(crate) fn check(options: &CheckOptions) -> Result<()> {
-    let engine = HeteroEngine::new()?;
-    let mut entries = Vec::new();
-    for driver in engine.drivers() {
-        let probed = driver.probe();
-        if options.output.json {
-            entries.push(match probed {
-                Ok(devices) => json!({
-                    "driver": driver.name(),
-                    "usable": true,
-                    "devices": devices.iter().map(described).collect::<Vec<_>>(),
-                    "notices": notices(driver.name()),
-                }),
-                Err(why) => json!({
-                    "driver": driver.name(),
-                    "usable": false,
-                    "reason": why.reason.to_string(),
-                    "detail": why.detail,
-                    "remedy": why.remedy,
-                }),
-            });
-            continue;
-        }
-        match probed {
-            Ok(devices) => {
-                println!("{}: usable", driver.name());
-                devices.iter().for_each(|info| println!("    {}", line(info)));
-                notices(driver.name()).iter().for_each(|notice| println!("    {notice}"));
-            }
-            Err(why) => println!("{}: {}\n    {}\n    remedy: {}", driver.name(), why.reason, why.detail, why.remedy),
-        }
-    }
-    if options.output.json {
-        println!("{}", json!({ "compatibility": options.compatibility, "drivers": entries }));
-    }
-    Ok(())
-}
-
-/// Returns what users have to know of a driver's devices beside the fact that they can be used: one
-/// line a device.
-fn notices(driver: &str) -> Vec<String> {
-    match driver {
-        #[cfg(feature = "opencl")]
-        "opencl" => hetero_opencl::OpenClDriver::processors().notices(),
-        #[cfg(feature = "fpga")]
-        "fpga" => hetero_opencl::OpenClDriver::accelerators().notices(),
-        _ => vec![],
-    }
-}
 
 /// Adds the devices that were asked for, or the engine's default.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {

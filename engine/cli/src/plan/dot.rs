@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use hetero::scheduler::Explanation;
 
-use crate::reasons::{bytes_text, is_critical, seconds_text};
+use super::reasons::{bytes_text, is_critical, seconds_text};
 
 /// Returns the plan as a graph in Graphviz's language: partitions by device, and the values
 /// that pass between them.

@@ -1,99 +1,25 @@
 //! `hetero profile`: shows where a run's time goes, beside what the processor could do.
 
+mod ceiling;
+pub(crate) mod options;
+mod recorder;
+
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero::Tensor;
-use hetero::hal::{DeviceId, Node, Program, TraceEvent, TraceKind, TraceSink};
-use hetero_cpu::Ceiling;
+use hetero::hal::{Node, Program, TraceSink};
 use hetero_reference::Standard;
-use serde_json::json;
+use serde_json::{Value, json};
+
+use ceiling::Ceiling;
+pub(crate) use recorder::Recorder;
 
 use crate::arguments::ProfileOptions;
 use crate::failure::Result;
 use crate::progress::Spinner;
 use crate::run::Prepared;
-
-/// The times of one part of a run, run after run.
-struct Part {
-    device: DeviceId,
-    nodes: Vec<Arc<str>>,
-    kernel: String,
-    times: Vec<Duration>,
-}
-
-/// A collector of trace events.
-/// The kernels of a run come in the same order every time, device by device.
-#[derive(Default)]
-pub(crate) struct Recorder(Mutex<Recorded>);
-
-#[derive(Default)]
-struct Recorded {
-    parts: Vec<Part>,
-    /// The kernels of each device that the run has told of: the places of their parts, and how many
-    /// have come so far.
-    told: Vec<(DeviceId, Vec<usize>, usize)>,
-    /// The time and the bytes of the work beside kernels, in all runs: transfers, waits and host
-    /// functions.
-    beside: Vec<(TraceKind, DeviceId, Duration, u64)>,
-}
-
-impl Recorder {
-    pub(crate) fn begin(&self) {
-        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recorded.told.iter_mut().for_each(|(_, _, next)| *next = 0);
-    }
-
-    /// Calls `make` with the names of each part's nodes and with the part's times in each run, and
-    /// returns what it makes.
-    pub(crate) fn parts<T>(&self, mut make: impl FnMut(&[Arc<str>], &[Duration]) -> Option<T>) -> Vec<T> {
-        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        recorded.parts.iter().filter_map(|part| make(&part.nodes, &part.times)).collect()
-    }
-
-    /// Returns the time of a run on each device that was no kernel's, and the bytes that were
-    /// moved, by kind of work.
-    fn beside(&self, runs: usize) -> Vec<(TraceKind, DeviceId, f64, u64)> {
-        let recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let each = |(kind, device, time, bytes): &(TraceKind, DeviceId, Duration, u64)| {
-            (*kind, device.clone(), time.as_secs_f64() / runs.max(1) as f64, bytes / runs.max(1) as u64)
-        };
-        recorded.beside.iter().map(each).collect()
-    }
-}
-
-impl TraceSink for Recorder {
-    fn event(&self, event: &TraceEvent<'_>) {
-        let took = event.end.saturating_duration_since(event.begin);
-        let mut recorded = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Recorded { parts, told, beside } = &mut *recorded;
-        if event.kind != TraceKind::Kernel {
-            let of = |(kind, device, ..): &&mut (TraceKind, DeviceId, Duration, u64)| {
-                *kind == event.kind && device == event.device
-            };
-            match beside.iter_mut().find(of) {
-                Some((_, _, time, bytes)) => (*time, *bytes) = (*time + took, *bytes + event.bytes),
-                None => beside.push((event.kind, event.device.clone(), took, event.bytes)),
-            }
-            return;
-        }
-        let device = told.iter().position(|(device, ..)| device == event.device).unwrap_or_else(|| {
-            told.push((event.device.clone(), Vec::new(), 0));
-            told.len() - 1
-        });
-        let (_, places, next) = &mut told[device];
-        match places.get(*next).and_then(|&place| parts.get_mut(place)) {
-            Some(part) => part.times.push(took),
-            None => {
-                places.push(parts.len());
-                let (nodes, kernel) = (event.nodes.to_vec(), event.name.to_owned());
-                parts.push(Part { device: event.device.clone(), nodes, kernel, times: vec![took] });
-            }
-        }
-        *next += 1;
-    }
-}
 
 /// Returns the bytes that nodes done as one read from outside and write for it, each value once.
 pub(crate) fn outer_bytes(program: &Program, nodes: &[&Node]) -> u64 {
@@ -129,25 +55,30 @@ impl Row {
     fn floor(&self, ceiling: &Ceiling) -> f64 {
         (self.flops / ceiling.flops).max(self.bytes / ceiling.bandwidth)
     }
+
+    /// Returns the operations of each second.
+    fn rate(&self) -> f64 {
+        self.flops / self.seconds.max(1e-12)
+    }
 }
 
 pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
-    let prepared = Prepared::new(&options.run, &spinner)?;
+    let prepared = Prepared::new(&options.job, &spinner)?;
     let session = &prepared.session;
     let inputs: Vec<Tensor> = prepared.ordered()?;
     let mut outputs = vec![hetero::OutputBuffer::default(); session.outputs().len()];
     spinner.say("measuring the ceiling");
-    let threads = options.run.devices.threads.map_or_else(cores, |threads| threads as usize);
-    let ceiling = Ceiling::measure(threads).map_err(hetero::Error::from)?;
+    let threads = options.job.devices.threads.map_or_else(cores, |threads| threads as usize);
+    let ceiling = Ceiling::measure(threads)?;
     spinner.say("running");
-    for _ in 0..options.run.warmup.max(2) {
+    for _ in 0..options.job.warmup.max(2) {
         session.run_into(&inputs, &mut outputs)?;
     }
     let recorder = Arc::new(Recorder::default());
     let trace: Arc<dyn TraceSink> = recorder.clone();
     let mut whole = Vec::new();
-    for _ in 0..options.run.repeat.max(5) {
+    for _ in 0..options.job.repeat.max(5) {
         recorder.begin();
         let began = Instant::now();
         session.run_traced(&inputs, &mut outputs, Some(&trace))?;
@@ -177,24 +108,22 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         })
         .collect();
     let rows = if options.layers { rows } else { by_kind(rows) };
-    let floor: f64 = rows.iter().map(|row| row.floor(&ceiling)).sum();
+    let floor = ceiling.as_ref().map(|ceiling| rows.iter().map(|row| row.floor(ceiling)).sum::<f64>());
     let flops: f64 = rows.iter().map(|row| row.flops).sum();
-    if options.run.output.json {
+    if options.output.json {
         let described = rows.iter().map(|row| {
             json!({
                 "device": row.device, "node": row.label, "operators": row.operators, "kernel": row.kernel, "us": row.seconds * 1e6,
-                "flops": row.flops, "bytes": row.bytes, "floor_us": row.floor(&ceiling) * 1e6,
+                "flops": row.flops, "bytes": row.bytes, "floor_us": ceiling.as_ref().map(|ceiling| row.floor(ceiling) * 1e6),
             })
         });
         println!(
             "{}",
             json!({
                 "threads": threads,
-                "ceiling": { "flops_per_s": ceiling.flops, "bytes_per_s": ceiling.bandwidth,
-                             "hot_region_us": ceiling.hot_region.as_secs_f64() * 1e6,
-                             "cold_region_us": ceiling.cold_region.as_secs_f64() * 1e6 },
+                "ceiling": ceiling.as_ref().map(ceiling_json),
                 "whole_us": whole * 1e6,
-                "floor_us": floor * 1e6,
+                "floor_us": floor.map(|floor| floor * 1e6),
                 "rows": described.collect::<Vec<_>>(),
                 "beside": beside.iter().map(|(kind, device, seconds, bytes)| json!({
                     "device": device.to_string(), "kind": kind.to_string(), "us": seconds * 1e6, "bytes": bytes,
@@ -203,42 +132,52 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
         );
         return Ok(());
     }
-    println!(
-        "ceiling with {threads} threads: {:.0} GFLOP/s, {:.1} GB/s; a parallel region starts and ends in {:.1} µs hot, {:.1} µs cold; measured now",
-        ceiling.flops / 1e9,
-        ceiling.bandwidth / 1e9,
-        ceiling.hot_region.as_secs_f64() * 1e6,
-        ceiling.cold_region.as_secs_f64() * 1e6
-    );
+    match &ceiling {
+        Some(ceiling) => println!(
+            "ceiling with {threads} threads: {:.0} GFLOP/s, {:.1} GB/s; a parallel region starts and ends in {:.1} µs hot, {:.1} µs cold; measured now",
+            ceiling.flops / 1e9,
+            ceiling.bandwidth / 1e9,
+            ceiling.hot_region.as_secs_f64() * 1e6,
+            ceiling.cold_region.as_secs_f64() * 1e6
+        ),
+        None => println!("ceiling unknown: the CPU backend measures it, and this build is without it"),
+    }
     println!(
         "{:>9} {:>6} {:>9} {:>6} {:>9}  operators, kernel, first node",
         "µs", "share", "GFLOP/s", "peak", "floor µs"
     );
     for row in &rows {
+        let (peak, floor) = match &ceiling {
+            Some(ceiling) => {
+                let peak = row.rate() / ceiling.flops * 100.0;
+                (format!("{peak:5.1}%"), format!("{:9.1}", row.floor(ceiling) * 1e6))
+            }
+            None => ("-".to_owned(), "-".to_owned()),
+        };
         println!(
-            "{:9.1} {:5.1}% {:9.1} {:5.1}% {:9.1}  {}  {}  {}  {}",
+            "{:9.1} {:5.1}% {:9.1} {peak:>6} {floor:>9}  {}  {}  {}  {}",
             row.seconds * 1e6,
             row.seconds / whole * 100.0,
-            row.flops / row.seconds.max(1e-12) / 1e9,
-            row.flops / row.seconds.max(1e-12) / ceiling.flops * 100.0,
-            row.floor(&ceiling) * 1e6,
+            row.rate() / 1e9,
             row.device,
             if row.operators.is_empty() { "(layout)" } else { &row.operators },
             row.kernel,
             row.label
         );
     }
-    println!(
-        "whole run {:.1} µs, {:.1} GFLOP/s, {:.1} % of the peak; floor {:.1} µs (the larger of operations ÷ peak and bytes ÷ bandwidth, of each part)",
-        whole * 1e6,
-        flops / whole / 1e9,
-        flops / whole / ceiling.flops * 100.0,
-        floor * 1e6
-    );
+    let rates = format!("whole run {:.1} µs, {:.1} GFLOP/s", whole * 1e6, flops / whole / 1e9);
+    match (&ceiling, floor) {
+        (Some(ceiling), Some(floor)) => println!(
+            "{rates}, {:.1} % of the peak; floor {:.1} µs (the larger of operations ÷ peak and bytes ÷ bandwidth, of each part)",
+            flops / whole / ceiling.flops * 100.0,
+            floor * 1e6
+        ),
+        _ => println!("{rates}"),
+    }
     for (kind, device, seconds, bytes) in &beside {
         println!("{device}: {kind} {:.1} µs of a run, {bytes} bytes moved", seconds * 1e6);
     }
-    if rows.iter().any(|row| row.flops > ceiling.flops * row.seconds) {
+    if ceiling.is_some_and(|ceiling| rows.iter().any(|row| row.flops > ceiling.flops * row.seconds)) {
         println!(
             "operations are those of the definition; kernels of minimal filtering (winograd) need fewer, and go beyond the peak"
         );
@@ -269,4 +208,13 @@ fn by_kind(rows: Vec<Row>) -> Vec<Row> {
 
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn ceiling_json(ceiling: &Ceiling) -> Value {
+    json!({
+        "flops_per_s": ceiling.flops,
+        "bytes_per_s": ceiling.bandwidth,
+        "hot_region_us": ceiling.hot_region.as_secs_f64() * 1e6,
+        "cold_region_us": ceiling.cold_region.as_secs_f64() * 1e6,
+    })
 }

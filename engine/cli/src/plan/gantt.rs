@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use hetero::scheduler::{Explanation, Wait};
 
-use crate::reasons::{bytes_text, difference_text, is_critical, reason, seconds_text};
+use super::reasons::{bytes_text, difference_text, is_critical, reason, seconds_text};
 
 /// The width of the chart, its margins, and the heights of its rows, bars and axis, in pixels.
 const WIDTH: f64 = 1160.0;

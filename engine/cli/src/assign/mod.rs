@@ -1,72 +1,24 @@
 //! `hetero assign`: gives the jobs of a problem in a file to devices.
 
-use std::io::Read;
-use std::path::Path;
+mod job;
+pub(crate) mod options;
+
 use std::time::{Duration, Instant};
 
-use hetero_assign::{Aim, Assigned, Assignment, Ended, Error};
+use hetero_assign::{Aim, Assigned, Assignment, Ended};
 use serde_json::json;
 
-use crate::arguments::{AssignObjective, AssignOptions};
-use crate::failure::{Failure, Result};
+use job::failure;
 
-/// The bytes that a file may have: twice the size of the largest problem in either form.
-const LARGEST: u64 = 1 << 28;
+use crate::arguments::AssignOptions;
+use crate::failure::Result;
 
 pub(crate) fn assign(options: &AssignOptions) -> Result<()> {
-    let text = read(&options.file)?;
-    let problem =
-        if text.trim_start().starts_with('{') { Assignment::from_json(&text) } else { Assignment::from_text(&text) };
-    let problem = problem
-        .map_err(|error| Failure::Usage { message: format!("{}: {error}", options.file.display()), help: None })?;
-    let problem = match options.objective {
-        None => problem,
-        Some(objective) => {
-            let aim = aimed(problem.aim(), objective).ok_or_else(|| {
-                Failure::usage(
-                    "the makespan is not minimised within one budget for all devices",
-                    "give a list of budgets, one for each device",
-                )
-            })?;
-            problem.with_aim(aim).map_err(failure)?
-        }
-    };
+    let problem = job::problem(options)?;
     let began = Instant::now();
     let result = problem.solve(options.seed, Duration::from_secs_f64(options.seconds)).map_err(failure)?;
     let seconds = began.elapsed().as_secs_f64();
     if options.output.json { print_json(&problem, &result, seconds) } else { print(&problem, &result, seconds) }
-}
-
-/// Returns the text of a file that is not larger than any problem.
-fn read(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| Failure::file("read", path, &error))?;
-    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| Failure::file("read", path, &error))?;
-    if text.len() as u64 > LARGEST {
-        return Err(Failure::file("read", path, &format!("it is larger than {} MiB, as no problem is", LARGEST >> 20)));
-    }
-    Ok(text)
-}
-
-/// Returns the same limits with this objective, or `None` where there is no such problem.
-fn aimed(aim: &Aim, objective: AssignObjective) -> Option<Aim> {
-    match (objective, aim) {
-        (AssignObjective::Total, Aim::Makespan) => Some(Aim::TotalWithin(u64::MAX)),
-        (AssignObjective::Total, Aim::MakespanWithinEach(budgets)) => Some(Aim::TotalWithinEach(budgets.clone())),
-        (AssignObjective::Makespan, Aim::TotalWithinEach(budgets)) => Some(Aim::MakespanWithinEach(budgets.clone())),
-        (AssignObjective::Makespan, Aim::TotalWithin(u64::MAX)) => Some(Aim::Makespan),
-        (AssignObjective::Makespan, Aim::TotalWithin(_)) => None,
-        _ => Some(aim.clone()),
-    }
-}
-
-fn failure(error: Error) -> Failure {
-    match error {
-        Error::Unfinished => {
-            Failure::Failed { message: error.to_string(), help: Some("`--seconds N` gives more time".to_owned()) }
-        }
-        _ => Failure::failed(error.to_string()),
-    }
 }
 
 /// Returns how much a device may hold, where something limits that.

@@ -1,5 +1,7 @@
 //! `hetero inspect`: shows what a model holds.
 
+pub(crate) mod options;
+
 use std::collections::BTreeMap;
 
 use hetero::hal::{Graph, Program, TensorType, ValueId};

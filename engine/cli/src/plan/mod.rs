@@ -1,0 +1,53 @@
+//! `hetero plan`: divides a model among devices, without running it.
+
+mod dot;
+mod explain;
+mod gantt;
+pub(crate) mod options;
+mod reasons;
+mod timing;
+
+use serde_json::json;
+
+use crate::arguments::PlanOptions;
+use crate::failure::{Failure, Result};
+use crate::planning::{binding, engine, load, warn_of_idle_pins};
+use crate::progress::Spinner;
+use crate::report::summary;
+
+pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
+    let spinner = Spinner::start("reading the model");
+    let engine =
+        engine(&options.model, &options.devices, (&options.place, &options.cache), options.strategy.as_deref(), &[])?;
+    let (model, _) = load(&options.model.model)?;
+    spinner.say("planning");
+    let binding = binding(&options.model);
+    if options.timing {
+        return timing::timing(&engine, &model, &binding, spinner, options.output.json);
+    }
+    let plan = engine.analyze(&model, &binding)?;
+    drop(spinner);
+    warn_of_idle_pins(&plan);
+    let text = plan.to_json()?;
+    if let Some(path) = &options.out {
+        std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
+    }
+    let asked = options.explain || options.html.is_some() || options.dot.is_some();
+    let explanation = asked.then(|| explain::explain(&engine, &plan, options)).transpose()?;
+    if options.output.json {
+        match &explanation {
+            Some(explanation) if options.explain => println!("{}", json!(explanation)),
+            _ => println!("{text}"),
+        }
+    } else {
+        summary(&plan);
+        println!("{}", plan.shares());
+        if let Some(explanation) = explanation.filter(|_| options.explain) {
+            explain::print(&explanation);
+        }
+        if let Some(path) = &options.out {
+            println!("written to {}", path.display());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! What commands say of plans and runs.
+
+use std::time::Duration;
+
+use hetero::Plan;
+use serde_json::{Value, json};
+
+/// Prints the plan in a few lines.
+pub(crate) fn summary(plan: &Plan) {
+    let partitioning = plan.partitioning();
+    println!(
+        "plan: {} partitions by {}, {} transfers, {:.3} ms estimated",
+        partitioning.partitions.len(),
+        partitioning.strategy,
+        partitioning.transfers.len(),
+        partitioning.estimated_makespan * 1e3
+    );
+    for partition in &partitioning.partitions {
+        println!("    {}: {} nodes", partition.device, partition.tasks.len());
+    }
+    if !plan.assumed().is_empty() {
+        println!("    open dimensions taken as 1: {}", plan.assumed().join(", "));
+    }
+    plan.notes().iter().for_each(|note| println!("    {note}"));
+}
+
+/// Returns what share of the model each device has, for `--json`.
+pub(crate) fn shares_json(shares: &hetero::PlacementShares) -> Value {
+    let share = |share: &hetero::PlacementShare| {
+        json!({
+            "device": share.device.to_string(), "nodes": share.nodes, "of_nodes": share.of_nodes, "of_time": share.of_time,
+            "of_bytes": share.of_bytes,
+        })
+    };
+    shares.devices.iter().map(share).collect()
+}
+
+/// Returns what passes between devices, for `--json`.
+pub(crate) fn edges(report: &hetero::Report) -> Value {
+    let edge = |edge: &hetero::Traffic| {
+        json!({
+            "from": edge.from, "to": edge.to, "values": edge.values, "transports": edge.transports,
+            "zero_copy_bytes": edge.zero_copy_bytes, "staged_bytes": edge.staged_bytes, "native_waits": edge.native_waits,
+            "host_waits": edge.host_waits, "reason": edge.reason,
+        })
+    };
+    report.edges.iter().map(edge).collect()
+}
+
+/// Returns what devices did of groups of tiles, for `--json`.
+pub(crate) fn tiles(report: &hetero::Report) -> Value {
+    let share = |share: &hetero::TileShare| {
+        json!({
+            "group": share.group, "device": share.device, "planned": share.planned, "done": share.done,
+            "stolen": share.stolen,
+        })
+    };
+    report.tiles.iter().map(share).collect()
+}
+
+/// Prints what moved, and what passes between devices in a run.
+pub(crate) fn print_report(report: &hetero::Report) {
+    report.moved.iter().for_each(|line| println!("    {line}"));
+    report.edges.iter().for_each(|edge| println!("    {edge}"));
+    report.tiles.iter().for_each(|share| println!("    {share}"));
+}
+
+/// The times of runs, sorted.
+pub(crate) struct Latencies(Vec<Duration>);
+
+impl Latencies {
+    pub(crate) fn new(mut times: Vec<Duration>) -> Self {
+        times.sort_unstable();
+        Latencies(times)
+    }
+
+    /// Returns the time that this share of the runs do not exceed, in microseconds (nearest rank).
+    pub(crate) fn microseconds(&self, share: f64) -> f64 {
+        let rank = (share * self.0.len() as f64).ceil().max(1.0) as usize;
+        self.0.get(rank - 1).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        json!({
+            "min": self.microseconds(0.0),
+            "p50": self.microseconds(0.5),
+            "p90": self.microseconds(0.9),
+            "p99": self.microseconds(0.99),
+        })
+    }
+}
