@@ -85,7 +85,7 @@ pub fn contract_cases() -> Vec<ContractCase> {
         ("Device::reimport", "leaves a buffer that others hold as it is", memory::held),
         ("Capabilities::alignment", "is a power of two that allocations and parts keep to", memory::aligned),
         ("Capabilities::imports", "lists kinds that work", memory::every_kind),
-        ("Capabilities::dtypes", "lists the element types of all that is claimed", devices::element_types),
+        ("Capabilities::dtypes", "lists no element type of which nothing is claimed", devices::element_types),
         ("Telemetry::allocated_bytes", "grows by an allocation and falls with its end", devices::allocations),
         ("Telemetry::busy", "grows with work", devices::work),
         ("Device::refusal", "names a reason where a node is not claimed", devices::refusals),
