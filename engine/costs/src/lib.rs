@@ -41,6 +41,7 @@
 //! };
 //! let program = Program::new(graph, vec![])?;
 //! let mut chip = DeviceInfo::new(DeviceId::new("gpu", 0), DeviceKind::Gpu, "chip");
+//! chip.peak_flops = Some(1e13);
 //! chip.peak_bandwidth = Some(1e11);
 //!
 //! // The kernel reads 4 MB and writes 4 MB, at 100 GB/s, and takes some time to start.
