@@ -13,7 +13,14 @@
 
 mod affinity;
 mod gate;
+#[cfg(test)]
+mod model;
 mod seats;
+/// What the gate is made of; `model` has the same names of Loom's.
+mod sync {
+    pub(super) use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering, fence};
+    pub(super) use std::sync::{Condvar, Mutex, MutexGuard};
+}
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

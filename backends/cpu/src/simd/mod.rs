@@ -8,10 +8,10 @@
 
 use std::fmt;
 
-#[cfg(all(emulated_neon, not(target_arch = "aarch64")))]
+#[cfg(all(feature = "emulated-neon", not(target_arch = "aarch64")))]
 mod emulated;
 mod math;
-#[cfg(any(emulated_neon, target_arch = "aarch64"))]
+#[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
 mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
@@ -95,7 +95,7 @@ pub(crate) enum Isa {
     /// Eight lanes, without any intrinsic.
     Portable,
     /// Arm's 128-bit vectors, in pairs.
-    #[cfg(any(emulated_neon, target_arch = "aarch64"))]
+    #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
     Neon,
     /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
@@ -108,7 +108,7 @@ pub(crate) enum Isa {
 /// Every instruction set of this architecture, the narrowest first.
 const ALL: &[Isa] = &[
     Isa::Portable,
-    #[cfg(any(emulated_neon, target_arch = "aarch64"))]
+    #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
     Isa::Neon,
     #[cfg(target_arch = "x86_64")]
     Isa::Avx2,
@@ -135,7 +135,7 @@ impl Isa {
     fn present(self) -> bool {
         match self {
             Isa::Portable => true,
-            #[cfg(all(emulated_neon, not(target_arch = "aarch64")))]
+            #[cfg(all(feature = "emulated-neon", not(target_arch = "aarch64")))]
             Isa::Neon => true,
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
@@ -179,7 +179,7 @@ impl Isa {
         unsafe {
             match self {
                 Isa::Portable => portable::run(job),
-                #[cfg(any(emulated_neon, target_arch = "aarch64"))]
+                #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
                 Isa::Neon => neon::run(job),
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => x86::run_avx2(job),
@@ -194,7 +194,7 @@ impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Isa::Portable => "portable",
-            #[cfg(any(emulated_neon, target_arch = "aarch64"))]
+            #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
             Isa::Neon => "neon",
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => "avx2",

@@ -5,12 +5,10 @@
 //! from the back.
 //! So an owner is disturbed only at the end of its share: it goes on with data that its caches
 //! hold, and no counter travels between all owners with every piece.
-//! `cargo xtask test loom` tries every order of these steps.
+//! `cargo xtask test loom` tries every order of these steps: see `model.rs`, which compiles
+//! this file once more, on Loom's atomics.
 
-#[cfg(loom)]
-use loom::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(loom))]
-use std::sync::atomic::{AtomicU64, Ordering};
+use super::atomic::{AtomicU64, Ordering};
 
 /// The pieces that are left of a share: the first one in the upper half, the end in the lower half.
 /// It is alone in its cache line, and in the pair of lines that some processors fetch together.
@@ -107,103 +105,4 @@ fn word(first: u64, end: u64) -> u64 {
 
 fn halves(share: u64) -> (u64, u64) {
     (share >> 32, share & u64::from(u32::MAX))
-}
-
-#[cfg(all(loom, test))]
-mod tests {
-    use loom::sync::Arc;
-    use loom::thread;
-
-    use super::*;
-
-    /// Two owners, each of which takes until `take` gives it none: each piece is taken once, in
-    /// every order of their steps.
-    fn all_are_taken_once(counts: [usize; 2], take: fn(&Shares, usize) -> Option<usize>) {
-        loom::model(move || {
-            let shares = Arc::new(Shares::new(2));
-            shares.deal(counts);
-            let all = |owner: usize| {
-                let shares = shares.clone();
-                move || {
-                    let mut taken = 0u32;
-                    while let Some(piece) = take(&shares, owner) {
-                        assert_eq!(taken & (1 << piece), 0);
-                        taken |= 1 << piece;
-                    }
-                    taken
-                }
-            };
-            let other = thread::spawn(all(1));
-            let mine = all(0)();
-            let theirs = other.join().unwrap();
-            let pieces = (1 << (counts[0] + counts[1])) - 1;
-            assert_eq!((mine & theirs, mine | theirs), (0, pieces));
-        });
-    }
-
-    #[test]
-    fn shares_of_two_threads() {
-        all_are_taken_once([1, 2], Shares::take);
-    }
-
-    #[test]
-    fn shares_of_which_one_is_another_owner_s_from_the_start() {
-        all_are_taken_once([3, 0], Shares::take);
-    }
-
-    /// Devices take tiles like this: they look how many are left before they take one of another's
-    /// share.
-    #[test]
-    fn shares_that_are_looked_at_first() {
-        all_are_taken_once([2, 1], |shares, owner| {
-            let other = 1 - owner;
-            let stolen = || (shares.left(other) > 0).then(|| shares.take_last(other)).flatten();
-            // That a piece was taken meanwhile is no reason to stop.
-            shares.take_first(owner).or_else(|| {
-                loop {
-                    if shares.left(other) == 0 {
-                        return None;
-                    }
-                    if let Some(piece) = stolen() {
-                        return Some(piece);
-                    }
-                }
-            })
-        });
-    }
-}
-
-#[cfg(all(not(loom), test))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_piece_is_taken_once_whoever_takes_it() {
-        for _ in 0..50 {
-            let shares = Shares::new(3);
-            shares.deal([40, 0, 24]);
-            assert_eq!([0, 1, 2, 3].map(|owner| shares.left(owner)), [40, 0, 24, 0]);
-            let mut all: Vec<usize> = std::thread::scope(|scope| {
-                let takers: Vec<_> = (0..3)
-                    .map(|owner: usize| {
-                        let shares = &shares;
-                        scope.spawn(move || std::iter::from_fn(|| shares.take(owner)).collect::<Vec<usize>>())
-                    })
-                    .collect();
-                takers.into_iter().flat_map(|taker| taker.join().unwrap()).collect()
-            });
-            all.sort_unstable();
-            assert_eq!(all, (0..64).collect::<Vec<_>>());
-        }
-    }
-
-    #[test]
-    fn owners_take_from_the_front_and_others_from_the_back() {
-        let shares = Shares::new(2);
-        shares.deal([3, 1]);
-        assert_eq!([shares.take_first(0), shares.take_last(0), shares.take(1)], [Some(0), Some(2), Some(3)]);
-        assert_eq!([shares.take(1), shares.take(1), shares.take(0), shares.take(2)], [Some(1), None, None, None]);
-        shares.deal_evenly(7);
-        assert_eq!([0, 1].map(|owner| shares.left(owner)), [3, 4]);
-    }
 }
