@@ -24,6 +24,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use devices::Sample;
 use workspace::Workspace;
 
 /// Development tasks of hetero.
@@ -38,8 +39,8 @@ struct Arguments {
 enum Task {
     /// Install what is missing.
     ///
-    /// A Python environment with the peers, cargo-hack, CUDA's compilers and Intel's OpenCL drivers
-    /// go into the cache.
+    /// A Python environment with the peers, CUDA's compilers and Intel's OpenCL drivers go into the
+    /// cache.
     /// PoCL, lavapipe, the loaders, and the files that say where Intel's drivers are go into the
     /// system, as root or through sudo.
     Setup,
@@ -76,14 +77,26 @@ enum Task {
         #[command(subcommand)]
         what: Bench,
     },
-    /// Run what continuous integration runs: setup, then all tests.
+    /// Check what a release needs beside tests, and publish nothing.
+    ///
+    /// Each crate's package is made and built, and `cargo deny` checks licences, duplicates, sources
+    /// and advisories of the dependencies.
+    Publish {
+        /// A commit with whose interfaces `cargo semver-checks` compares today's.
+        #[arg(long)]
+        baseline: Option<String>,
+    },
+    /// Run what continuous integration runs: set-up and all tests.
     Ci,
 }
 
 #[derive(Clone, Debug, Subcommand)]
 enum Part {
-    /// Check formatting, clippy, rustdoc, docs/api, the names of types, and prose.
+    /// Check formatting, clippy, rustdoc, docs/api, the names of types, prose, and what compiler
+    /// the dependencies need.
     Lint,
+    /// Run the README's first command and conformance on a release build, with the CPU alone.
+    Release,
     /// Run unit tests, integration tests and doctests.
     Unit,
     /// Check that every combination of the engine's features compiles.
@@ -91,7 +104,15 @@ enum Part {
     /// Check that the shared kernels compile as CUDA C, to PTX and to machine code.
     Cuda,
     /// Run generated cases on every device that is found, and the standard's own cases on the CPU.
-    Conformance,
+    Conformance {
+        /// Devices other than the CPU run only each N-th case, beginning with the one that the seed
+        /// chooses.
+        #[arg(long, value_name = "N", default_value_t = steps::EVERY, value_parser = clap::value_parser!(u32).range(1..))]
+        every: u32,
+        /// Seed of the cases.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Check that the oracle agrees with ONNX Runtime on generated cases.
     Oracle {
         /// Seed of the cases.
@@ -119,7 +140,8 @@ enum Part {
         /// Parts of operators' names, such as Conv; without names, all mistakes are made.
         names: Vec<String>,
     },
-    /// Try every order of the steps of the lock-free parts: the CPU's pool, and shares of work.
+    /// Try every order of the steps of the lock-free parts: the CPU's pool, and shares of work;
+    /// these are unit tests too.
     Loom,
     /// Test the CPU's NEON kernels, with Arm's instructions emulated where there are none.
     Neon,
@@ -130,10 +152,10 @@ enum Part {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Run 20 000 mutated real models and five minutes of each fuzz target; meant for every night,
-    /// and not part of all tests.
+    /// Run all generated cases on every device, 20 000 mutated real models, and five minutes of each
+    /// fuzz target; meant for every night, and not part of all tests.
     Nightly {
-        /// Seed of the mutations.
+        /// Seed of the cases and mutations.
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
@@ -274,10 +296,11 @@ fn main() -> ExitCode {
         Task::Test { part: None } | Task::Ci => steps::all(&workspace),
         Task::Test { part: Some(part) } => match part {
             Part::Lint => steps::lint(&workspace),
+            Part::Release => steps::release(&workspace),
             Part::Unit => steps::unit(&workspace),
             Part::Features => steps::features(&workspace),
             Part::Cuda => steps::cuda(&workspace),
-            Part::Conformance => steps::conformance(&workspace),
+            Part::Conformance { every, seed } => steps::conformance(&workspace, &Sample { every, seed }),
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
             Part::Placements { seed } => steps::placements(&workspace, seed),
@@ -290,6 +313,7 @@ fn main() -> ExitCode {
         },
         Task::Docs { api: true } => steps::write_api(&workspace),
         Task::Docs { api: false } => steps::docs(&workspace),
+        Task::Publish { baseline } => steps::publish(&workspace, baseline.as_deref()),
         Task::Prose { folder } => prose::prose(&workspace, folder.as_deref()),
         Task::Bench { write, what } => measure(&workspace, write, what),
     });

@@ -19,17 +19,15 @@ const SAGA_PYTHONS: [&str; 4] = ["python3", "python3.12", "python3.13", "python3
 /// refers.
 const PYENV: &str = "pyenv root | xargs -I{} find {}/versions -path '*/3.1[2-9]*/bin/python3'";
 const HIGHS: &str = "highspy==1.16.0";
-const CARGO_HACK: &str = "0.6.46";
-const CARGO_FUZZ: &str = "0.13.2";
+/// Cargo's subcommands that no test needs, each with its version.
+const CARGO_FUZZ: (&str, &str) = ("cargo-fuzz", "0.13.2");
+const CARGO_DENY: (&str, &str) = ("cargo-deny", "0.20.2");
+const CARGO_SEMVER_CHECKS: (&str, &str) = ("cargo-semver-checks", "0.51.0");
 
 /// Installs everything that tests need.
 /// What is there already is left alone.
 pub(crate) fn setup(workspace: &Workspace) -> Result<()> {
-    together([
-        ("Python", python(workspace)),
-        ("cargo-hack", cargo_hack(workspace)),
-        ("drivers", drivers::setup(workspace)),
-    ])
+    together([("Python", python(workspace)), ("drivers", drivers::setup(workspace))])
 }
 
 pub(crate) fn python(workspace: &Workspace) -> Result<()> {
@@ -119,32 +117,33 @@ pub(crate) fn sudo(workspace: &Workspace, command: &[&str]) -> Result<()> {
     }
 }
 
-fn cargo_hack(workspace: &Workspace) -> Result<()> {
-    if succeeds(&mut workspace.command("cargo", &["hack", "--version"])) || cargo_hack_binary(workspace).exists() {
-        println!("cargo-hack: there already");
-        return Ok(());
-    }
-    let root = workspace.cache.join("cargo").to_string_lossy().into_owned();
-    workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_HACK, "cargo-hack"])
-}
-
 /// Returns the cargo-fuzz of the cache, which is installed where it is missing.
 pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
-    let root = workspace.cache.join("cargo");
-    let binary = root.join("bin").join("cargo-fuzz");
-    if !binary.exists() {
-        if !succeeds(Command::new("rustup").args(["run", "nightly", "rustc", "--version"])) {
-            return Err("fuzzing needs a nightly compiler; run: rustup toolchain install nightly".to_owned());
-        }
-        let root = root.to_string_lossy().into_owned();
-        workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", CARGO_FUZZ, "cargo-fuzz"])?;
+    if !succeeds(Command::new("rustup").args(["run", "nightly", "rustc", "--version"])) {
+        return Err("fuzzing needs a nightly compiler; run: rustup toolchain install nightly".to_owned());
     }
-    Ok(binary)
+    tool(workspace, CARGO_FUZZ)
 }
 
-/// Returns the cargo-hack of the cache.
-pub(crate) fn cargo_hack_binary(workspace: &Workspace) -> PathBuf {
-    workspace.cache.join("cargo").join("bin").join("cargo-hack")
+/// Returns the cargo-deny of the cache, which is installed where it is missing.
+pub(crate) fn cargo_deny(workspace: &Workspace) -> Result<PathBuf> {
+    tool(workspace, CARGO_DENY)
+}
+
+/// Returns the cargo-semver-checks of the cache, which is installed where it is missing.
+pub(crate) fn cargo_semver_checks(workspace: &Workspace) -> Result<PathBuf> {
+    tool(workspace, CARGO_SEMVER_CHECKS)
+}
+
+/// Builds one of Cargo's subcommands into the cache, unless it is there.
+fn tool(workspace: &Workspace, (name, version): (&str, &str)) -> Result<PathBuf> {
+    let root = workspace.cache.join("cargo");
+    let binary = root.join("bin").join(name);
+    if !binary.exists() {
+        let root = root.to_string_lossy();
+        workspace.cargo(&["install", "--quiet", "--locked", "--root", &root, "--version", version, name])?;
+    }
+    Ok(binary)
 }
 
 /// Downloads packages with models and data into the cache.

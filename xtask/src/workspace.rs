@@ -4,6 +4,8 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::drivers;
 
 /// A result whose error is a message for the person at the terminal.
@@ -71,16 +73,39 @@ impl Workspace {
         self.run("cargo", arguments)
     }
 
+    /// Returns what `cargo metadata` says of packages, here and of others.
+    pub(crate) fn metadata(&self, arguments: &[&str]) -> Result<Value> {
+        let arguments = [&["metadata", "--locked", "--format-version", "1"], arguments].concat();
+        let output = self.command("cargo", &arguments).output();
+        let output = output.map_err(|error| format!("cannot start cargo metadata: {error}"))?;
+        if !output.status.success() {
+            return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)));
+        }
+        serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata is not understood: {error}"))
+    }
+
     /// Builds the release binary, and returns its path.
     pub(crate) fn hetero(&self) -> Result<PathBuf> {
         self.cargo(&["build", "--release", "--package", "hetero-cli"])?;
-        Ok(self.hetero_path())
+        Ok(self.release_folder().join("hetero"))
     }
 
-    /// Returns the path of the release binary.
-    pub(crate) fn hetero_path(&self) -> PathBuf {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from);
-        target.join("release").join("hetero")
+    /// Returns the folder of release builds.
+    pub(crate) fn release_folder(&self) -> PathBuf {
+        self.target().join("release")
+    }
+
+    /// Builds the binary that the tests of the command line run, with assertions and overflow
+    /// checks, and returns its path.
+    pub(crate) fn tested_hetero(&self) -> Result<PathBuf> {
+        // The whole workspace is named, so that packages have the features that all tests give
+        // them, and nothing is built twice.
+        self.cargo(&["test", "--quiet", "--workspace", "--test", "cli", "--no-run"])?;
+        Ok(self.target().join("debug").join("hetero"))
+    }
+
+    fn target(&self) -> PathBuf {
+        std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| self.root.join("target"), PathBuf::from)
     }
 }
 

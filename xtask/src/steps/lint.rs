@@ -17,7 +17,37 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
         ("docs/api", api_is_new(workspace)),
         ("names of types", words::check(&workspace.root)),
         ("prose", prose(workspace, None)),
+        ("oldest compiler", dependencies_compile(workspace)),
     ])
+}
+
+/// Checks that no package needs a newer compiler than the `rust-version` that the workspace
+/// promises.
+/// Whether the code itself calls newer functions of the standard library is clippy's part.
+fn dependencies_compile(workspace: &Workspace) -> Result<()> {
+    let document = workspace.metadata(&[])?;
+    let packages = document["packages"].as_array().ok_or("cargo metadata names no packages")?;
+    let promised = packages.iter().find(|package| package["name"] == "hetero");
+    let promised = promised.and_then(|package| package["rust_version"].as_str());
+    let promised = promised.ok_or("package hetero has no rust-version")?;
+    let newer = packages.iter().filter_map(|package| {
+        let needed = package["rust_version"].as_str()?;
+        let named = || format!("{} {} needs {needed}", package["name"], package["version"]).replace('"', "");
+        (version(needed) > version(promised)).then(named)
+    });
+    let newer: Vec<String> = newer.collect();
+    if newer.is_empty() {
+        println!("{} packages compile with Rust {promised}, by what they say", packages.len());
+        Ok(())
+    } else {
+        Err(format!("rust-version is {promised}, and {}", newer.join(", ")))
+    }
+}
+
+/// Returns the numbers of a version; one that is left out is 0.
+fn version(text: &str) -> [u64; 3] {
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
+    [(); 3].map(|()| numbers.next().unwrap_or(0))
 }
 
 /// Returns the public interface of the contract, as it is now.
@@ -56,7 +86,7 @@ fn api_is_new(workspace: &Workspace) -> Result<()> {
 
 /// Returns the table of operators, as the CPU device makes it.
 fn operators(workspace: &Workspace) -> Result<String> {
-    let hetero = workspace.hetero()?;
+    let hetero = workspace.tested_hetero()?;
     let output = workspace.command(&hetero, &["conformance", "operators", "--device", "cpu:0"]).output();
     let output = output.map_err(|error| format!("cannot start {}: {error}", hetero.display()))?;
     if !output.status.success() {
@@ -84,4 +114,15 @@ pub(super) fn operators_are_new(workspace: &Workspace) -> Result<()> {
     let path = workspace.root.join("docs").join("operators.md");
     let found = std::fs::read_to_string(&path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     if found == operators(workspace)? { Ok(()) } else { Err("docs/operators.md is old; run `cargo xtask docs`".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_by_their_numbers() {
+        assert_eq!(version("1.90"), version("1.90.0"));
+        assert!(version("1.100") > version("1.90.3") && version("2") > version("1.90"));
+    }
 }
