@@ -127,8 +127,8 @@ const MUTANTS: [Mutant; 34] = [
     mutant("layouts", "backends/cpu/src/kernels/reorder.rs", "(0, row * pixels)", "(0, row * to.width)"),
 ];
 
-/// The tests that have to notice the mistakes.
-const TESTS: [&str; 13] = [
+/// The tests that have to notice the mistakes; the first that does is enough.
+const TESTS: [&str; 12] = [
     "test",
     "--quiet",
     "--package",
@@ -141,7 +141,6 @@ const TESTS: [&str; 13] = [
     "cpu",
     "--test",
     "kernels",
-    "--no-fail-fast",
 ];
 
 /// Makes each mistake in a copy of the sources and runs the conformance tests on it.

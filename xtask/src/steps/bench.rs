@@ -120,7 +120,7 @@ pub(crate) fn bench_schedule(workspace: &Workspace, seconds: f64, seed: u64) -> 
     }
     let python = setup::saga(workspace)?;
     workspace.cargo(&["build", "--release", "--package", "hetero-scheduler", "--examples"])?;
-    let example = |name: &str| workspace.hetero_path().with_file_name("examples").join(name);
+    let example = |name: &str| workspace.release_folder().join("examples").join(name);
     let out = workspace.root.join("target").join("bench-schedule");
     let paths = [workspace.script("schedule.py"), example("workflows"), example("first_answer"), folder, out];
     let paths = paths.map(|path| path.to_string_lossy().into_owned());
@@ -199,7 +199,7 @@ pub(crate) fn bench_pipeline(workspace: &Workspace, arguments: &[String]) -> Res
     setup::setup(workspace)?;
     setup::models(workspace, &PHOTOGRAPHS.map(str::to_owned))?;
     workspace.cargo(&["build", "--release", "--package", "image-pipeline"])?;
-    let example = workspace.hetero_path().with_file_name("image-pipeline");
+    let example = workspace.release_folder().join("image-pipeline");
     let out = workspace.root.join("target").join("bench-pipeline");
     let script = workspace.script("pipeline.py");
     let paths = [&script, &example, &out].map(|path| path.to_string_lossy().into_owned());

@@ -4,6 +4,11 @@ use super::together;
 use crate::workspace::{Result, Workspace, drivers_required, run, succeeds};
 use crate::{drivers, setup};
 
+/// Builds all tests, and the command line that later steps run.
+pub(crate) fn build(workspace: &Workspace) -> Result<()> {
+    workspace.cargo(&["test", "--workspace", "--no-run"])
+}
+
 pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
     // One failure must not hide others.
     const ALL: &str = "--no-fail-fast";
@@ -16,18 +21,49 @@ pub(crate) fn unit(workspace: &Workspace) -> Result<()> {
     ])
 }
 
+/// Runs the README's first command and conformance on a release build, with the CPU alone: with the
+/// other devices it takes three times as long to build.
+///
+/// The other steps run a build with assertions and overflow checks.
+/// This one is optimised as a whole, so it may behave differently where code is not sound.
+pub(crate) fn release(workspace: &Workspace) -> Result<()> {
+    let run = ["run", "--release", "--package", "hetero-cli", "--no-default-features", "--features", "cpu", "--"];
+    let hetero = |arguments: &[&str]| workspace.cargo(&[&run[..], arguments].concat());
+    together([
+        ("the README's first command", hetero(&["demo"])),
+        ("conformance", hetero(&["conformance", "--device", "cpu:0"])),
+    ])
+}
+
+/// Checks every combination of the engine's features, with the lints that `lint` has for all of
+/// them together.
 pub(crate) fn features(workspace: &Workspace) -> Result<()> {
-    // The default features are those of one of the combinations; as a feature of their own, they
-    // would have the rest checked twice.
-    let combinations = ["--feature-powerset", "--exclude-features", "default", "--keep-going"];
-    let arguments = [&["hack", "check", "--package", "hetero"][..], &combinations].concat();
-    // A binary of the cache gets the subcommand's name first, as from cargo.
-    let binary = setup::cargo_hack_binary(workspace);
-    let engine = if binary.exists() { workspace.run(binary, &arguments) } else { workspace.cargo(&arguments) };
+    let names = features_of(workspace, "hetero")?;
+    let mut failed = Vec::new();
+    for set in 0..1u32 << names.len() {
+        let chosen: Vec<&str> = (0..names.len()).filter(|at| set >> at & 1 == 1).map(|at| &*names[at]).collect();
+        failed.extend(features_compile(workspace, "hetero", &chosen).err());
+    }
     // The command line passes its features on to the engine, so one combination that leaves devices
     // out shows that it compiles without them.
-    let cli = ["check", "--package", "hetero-cli", "--no-default-features", "--features", "cpu"];
-    together([("features of the engine", engine), ("the command line with the CPU alone", workspace.cargo(&cli))])
+    failed.extend(features_compile(workspace, "hetero-cli", &["cpu"]).err());
+    if failed.is_empty() { Ok(()) } else { Err(failed.join("\n")) }
+}
+
+/// Returns the names of a package's features but `default`, which is one of the combinations of the
+/// others.
+fn features_of(workspace: &Workspace, package: &str) -> Result<Vec<String>> {
+    let document = workspace.metadata(&["--no-deps"])?;
+    let packages = document["packages"].as_array().into_iter().flatten();
+    let features = packages.filter(|found| found["name"] == package).find_map(|found| found["features"].as_object());
+    let features = features.ok_or_else(|| format!("`cargo metadata` names no package {package}"))?;
+    Ok(features.keys().filter(|name| *name != "default").cloned().collect())
+}
+
+fn features_compile(workspace: &Workspace, package: &str, features: &[&str]) -> Result<()> {
+    let chosen = features.join(",");
+    let arguments = ["clippy", "--quiet", "--package", package, "--no-default-features", "--features", &chosen];
+    workspace.cargo(&[&arguments[..], &["--", "-D", "warnings"]].concat())
 }
 
 /// Compiles the kernels that devices share as CUDA C, for GPUs that need not be there, and does not
@@ -53,27 +89,20 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
 /// Tries the lock-free parts of the CPU device's pool, and of the work that devices take from each
 /// other, in every order of their steps.
 /// The pool's gate is tried in every order that three interruptions give.
-/// See `backends/cpu/src/pool/gate.rs` and `backends/kit/src/shares.rs`.
+/// See `backends/cpu/src/pool/model.rs` and `backends/kit/src/shares/model.rs`.
+///
+/// These are unit tests, so `unit` runs them too.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
-    let target = workspace.root.join("target").join("loom");
-    let target = target.to_string_lossy();
-    // The build has a folder of its own, because the flag would have everything else built again.
     let packages = ["test", "--package", "hetero-kit", "--package", "hetero-cpu", "--lib", "--no-fail-fast"];
-    let arguments = [&packages[..], &["--target-dir", &*target, "--", "gate", "shares"]].concat();
-    run(workspace.command("cargo", &arguments).env("RUSTFLAGS", "--cfg loom"))
+    workspace.cargo(&[&packages[..], &["--", "model::"]].concat())
 }
 
 /// Tests the CPU device's NEON kernels where there is no such processor: its instructions are
 /// emulated, so the times say nothing of speed.
 pub(crate) fn neon(workspace: &Workspace) -> Result<()> {
-    let target = workspace.root.join("target").join("neon");
-    let target = target.to_string_lossy();
-    let arguments =
-        ["test", "--package", "hetero-cpu", "--lib", "--test", "kernels", "--no-fail-fast", "--target-dir", &*target];
-    run(workspace
-        .command("cargo", &[&arguments[..], &["--", "--nocapture"]].concat())
-        .env("RUSTFLAGS", "--cfg emulated_neon")
-        .env("HETERO_ISA", "neon"))
+    let tests = ["--lib", "--test", "kernels", "--no-fail-fast", "--", "--nocapture"];
+    let arguments = [&["test", "--package", "hetero-cpu", "--features", "emulated-neon"][..], &tests].concat();
+    run(workspace.command("cargo", &arguments).env("HETERO_ISA", "neon"))
 }
 
 /// Fuzzes each target of `fuzz`, beginning with the standard's smaller models.

@@ -4,23 +4,27 @@ mod bench;
 mod code;
 mod lint;
 mod models;
+mod publish;
 
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{
     bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles, reported,
 };
-pub(crate) use code::{cuda, features, fuzz, loom, neon, unit};
+pub(crate) use code::{build, cuda, features, fuzz, loom, neon, release, unit};
 pub(crate) use lint::{docs, lint, write_api};
 pub(crate) use models::{conformance, models, mutations, oracle, placements};
+pub(crate) use publish::publish;
 
-use crate::setup;
+use crate::devices::Sample;
 use crate::workspace::{Result, Workspace};
 
 /// A step's name, and the function that does the step.
 type Step = (&'static str, fn(&Workspace) -> Result<()>);
 
 const SEED: u64 = 1;
+/// Of the generated cases, devices other than the CPU run one in this number; a night runs all.
+pub(crate) const EVERY: u32 = 4;
 const MUTATIONS: u64 = 2000;
 /// The number of mutations for which a night has time.
 const NIGHTLY_MUTATIONS: u64 = 20_000;
@@ -28,33 +32,37 @@ const NIGHTLY_SECONDS: u64 = 300;
 
 /// Runs every step, and prints a summary.
 /// It goes on after a failed step, so that one run shows all failures.
+///
+/// Downloads wait for the network, so they come beside the steps that need none of them and keep
+/// the processor busy.
 pub(crate) fn all(workspace: &Workspace) -> Result<()> {
-    const STEPS: [Step; 13] = [
-        ("setup", setup::setup),
-        ("packages", |workspace| setup::models(workspace, &[])),
-        ("lint", lint),
+    const DOWNLOADS: [(&str, &str); 2] = [("setup", "setup"), ("packages", "models")];
+    const BESIDE: [Step; 2] = [("lint", lint), ("build", build)];
+    const STEPS: [Step; 10] = [
         ("unit", unit),
-        ("loom", loom),
         ("neon", neon),
         ("features", features),
         ("cuda", cuda),
-        ("conformance", conformance),
+        ("conformance", |workspace| conformance(workspace, &Sample { every: EVERY, seed: SEED })),
         ("oracle", |workspace| oracle(workspace, SEED)),
         ("models", |workspace| models(workspace, SEED, &[])),
         ("placements", |workspace| placements(workspace, SEED)),
         ("mutations", |workspace| mutations(workspace, MUTATIONS, SEED)),
+        ("release", release),
     ];
-    let mut done = Vec::new();
-    for (name, step) in STEPS {
-        println!("\n=== {name} ===");
-        let began = Instant::now();
-        let outcome = step(workspace);
-        if let Err(error) = &outcome {
-            println!("{name}: {error}");
-        }
-        done.push(Done { name, took: began.elapsed(), outcome });
-    }
-    println!("\n{}", summary(&done));
+    let began = Instant::now();
+    let mut done = std::thread::scope(|scope| {
+        let downloads = scope.spawn(|| DOWNLOADS.map(|(name, task)| apart(workspace, name, task)));
+        let beside = BESIDE.map(|(name, step)| here(workspace, name, step));
+        let Ok(downloads) = downloads.join() else { return Vec::from(beside) };
+        let downloads = downloads.into_iter().map(|(done, output)| {
+            println!("\n=== {}, beside the steps above ===\n{output}", done.name);
+            done
+        });
+        downloads.chain(beside).collect()
+    });
+    done.extend(STEPS.map(|(name, step)| here(workspace, name, step)));
+    println!("\n{}", summary(&done, began.elapsed()));
     together(done.into_iter().map(|step| (step.name, step.outcome)))
 }
 
@@ -65,16 +73,43 @@ struct Done {
     outcome: Result<()>,
 }
 
-/// Returns a line for each step, and one for all of them.
-fn summary(steps: &[Done]) -> String {
+/// Runs a step, which prints what it does.
+fn here(workspace: &Workspace, name: &'static str, step: fn(&Workspace) -> Result<()>) -> Done {
+    println!("\n=== {name} ===");
+    let began = Instant::now();
+    let outcome = step(workspace);
+    if let Err(error) = &outcome {
+        println!("{name}: {error}");
+    }
+    Done { name, took: began.elapsed(), outcome }
+}
+
+/// Runs a task of this program as a process of its own, and returns what it printed too.
+fn apart(workspace: &Workspace, name: &'static str, task: &str) -> (Done, String) {
+    let began = Instant::now();
+    let output = std::env::current_exe().and_then(|program| workspace.command(program, &[task]).output());
+    let (printed, outcome) = match output {
+        Ok(output) => {
+            let printed = [output.stdout, output.stderr].concat();
+            let failed =
+                (!output.status.success()).then(|| format!("`cargo xtask {task}` ended with {}", output.status));
+            (String::from_utf8_lossy(&printed).into_owned(), failed.map_or(Ok(()), Err))
+        }
+        Err(error) => (String::new(), Err(format!("cannot start `cargo xtask {task}`: {error}"))),
+    };
+    (Done { name, took: began.elapsed(), outcome }, printed)
+}
+
+/// Returns a line for each step, and one for all of them, which took less than their sum where some
+/// ran side by side.
+fn summary(steps: &[Done], took: Duration) -> String {
     let line = |step: &Done| {
         let word = if step.outcome.is_ok() { "passed" } else { "FAILED" };
         format!("{:>7.1} s  {word}  {}\n", step.took.as_secs_f64(), step.name)
     };
     let lines: String = steps.iter().map(line).collect();
-    let total: Duration = steps.iter().map(|step| step.took).sum();
     let failed = steps.iter().filter(|step| step.outcome.is_err()).count();
-    format!("{lines}{:>7.1} s  in all: {} passed, {failed} failed", total.as_secs_f64(), steps.len() - failed)
+    format!("{lines}{:>7.1} s  in all: {} passed, {failed} failed", took.as_secs_f64(), steps.len() - failed)
 }
 
 /// Returns one outcome of several parts, all of which have run.
@@ -90,9 +125,10 @@ pub(crate) fn together<'a>(parts: impl IntoIterator<Item = (&'a str, Result<()>)
     if failed.is_empty() { Ok(()) } else { Err(format!("{} of {count} failed{}", failed.len(), failed.concat())) }
 }
 
-/// Runs what every night runs: more mutations, and fuzzing.
+/// Runs what every night runs: all generated cases on every device, more mutations, and fuzzing.
 pub(crate) fn nightly(workspace: &Workspace, seed: u64) -> Result<()> {
     together([
+        ("conformance", conformance(workspace, &Sample { every: 1, seed })),
         ("mutations", mutations(workspace, NIGHTLY_MUTATIONS, seed)),
         ("fuzzing", fuzz(workspace, NIGHTLY_SECONDS)),
     ])
@@ -114,7 +150,7 @@ mod tests {
     #[test]
     fn the_summary_has_a_line_for_each_step_and_says_which_failed() {
         let step = |name, outcome| Done { name, took: Duration::from_millis(1500), outcome };
-        let said = summary(&[step("lint", Ok(())), step("unit", Err("broken".into()))]);
-        assert_eq!(said, "    1.5 s  passed  lint\n    1.5 s  FAILED  unit\n    3.0 s  in all: 1 passed, 1 failed");
+        let said = summary(&[step("lint", Ok(())), step("unit", Err("broken".into()))], Duration::from_secs(2));
+        assert_eq!(said, "    1.5 s  passed  lint\n    1.5 s  FAILED  unit\n    2.0 s  in all: 1 passed, 1 failed");
     }
 }

@@ -4,21 +4,22 @@
 use std::path::PathBuf;
 
 use super::{lint, together};
+use crate::devices::{self, Sample};
+use crate::setup;
 use crate::workspace::{Result, Workspace, drivers_required, run};
-use crate::{devices, setup};
 
 /// The models whose operators are compared one by one; the oracle takes too long for larger models.
 const ONE_BY_ONE: [&str; 6] = ["silero", "magika", "open-nsfw", "shufflenet", "squeezenet", "resnet50"];
 
 /// Runs generated cases on every device, then the standard's own cases on the CPU, through the
 /// command line.
-pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
+pub(crate) fn conformance(workspace: &Workspace, sample: &Sample) -> Result<()> {
     let package = setup::models(workspace, &["onnx".to_owned()]);
-    let hetero = workspace.hetero()?;
+    let hetero = workspace.tested_hetero()?;
     let data = workspace.cache.join("onnx-1.22.0/onnx/backend/test/data");
     let standard = |data: &str| workspace.run(&hetero, &["conformance", "onnx", data]);
     together([
-        ("generated cases", devices::conformance(workspace)),
+        ("generated cases", devices::conformance(workspace, &hetero, sample)),
         ("the standard's cases", package.and_then(|()| standard(&data.to_string_lossy()))),
         ("docs/operators.md", lint::operators_are_new(workspace)),
     ])
@@ -27,7 +28,7 @@ pub(crate) fn conformance(workspace: &Workspace) -> Result<()> {
 /// Compares ONNX Runtime with the oracle on generated cases.
 pub(crate) fn oracle(workspace: &Workspace, seed: u64) -> Result<()> {
     setup::setup(workspace)?;
-    let hetero = workspace.hetero()?;
+    let hetero = workspace.tested_hetero()?;
     let cases = workspace.cache.join(format!("generated-cases-{seed}"));
     // Cases of an older generator would be compared too.
     if cases.exists() {
@@ -67,7 +68,7 @@ pub(super) fn prepare(workspace: &Workspace, seed: u64, names: &[String]) -> Res
 }
 
 pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Result<()> {
-    let hetero = workspace.hetero()?;
+    let hetero = workspace.tested_hetero()?;
     let folder = prepare(workspace, seed, names)?;
     let script = workspace.script("check.py");
     let (script, hetero, folder) = (script.to_string_lossy(), hetero.to_string_lossy(), folder.to_string_lossy());
@@ -84,7 +85,7 @@ pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Resu
 
 /// Runs models whole on each device, and split over several devices.
 pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
-    let hetero = workspace.hetero()?;
+    let hetero = workspace.tested_hetero()?;
     let names = ["resnet50", "open-nsfw", "silero"].map(str::to_owned);
     let folder = prepare(workspace, seed, &names)?;
     let script = workspace.script("placements.py");
@@ -98,7 +99,8 @@ pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
 
 pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<()> {
     setup::models(workspace, &[])?;
-    let arguments = ["test", "--release", "--package", "hetero", "--test", "mutations", "--", "--nocapture"];
+    // As in `Workspace::tested_hetero`, the whole workspace is named.
+    let arguments = ["test", "--workspace", "--test", "mutations", "--", "--nocapture"];
     run(workspace
         .command("cargo", &arguments)
         .env("HETERO_MUTATIONS", count.to_string())
