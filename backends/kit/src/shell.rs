@@ -164,7 +164,8 @@ impl<B: Backend> Core<B> {
         let command = self.command(work).map_err(|error| error.or_on(&self.account.device))?;
         take(&self.account.capacity)?;
         let (account, signal) = (self.account.clone(), Signal::from(signal));
-        Ok(Job { command: Some(command), trace, account, signal, submitted: Instant::now() })
+        let submitted = trace.is_some().then(Instant::now);
+        Ok(Job { command: Some(command), trace, account, signal, submitted })
     }
 
     /// Checks for a caller's mistakes, and downcasts to the backend's own types.
@@ -369,7 +370,8 @@ pub struct Job<E> {
     trace: Option<Arc<dyn TraceSink>>,
     account: Arc<Account>,
     signal: Signal,
-    submitted: Instant,
+    /// When the job was submitted, where it is traced.
+    submitted: Option<Instant>,
 }
 
 impl<E> Job<E> {
@@ -387,9 +389,9 @@ impl<E> Job<E> {
         &self.signal
     }
 
-    /// Returns when the job was submitted.
+    /// Returns when the job was submitted, or `None` where nobody asked for a trace.
     #[must_use]
-    pub fn submitted(&self) -> Instant {
+    pub fn submitted(&self) -> Option<Instant> {
         self.submitted
     }
 
@@ -419,8 +421,8 @@ impl<E> Job<E> {
 
     /// Tells the trace that the job waited for its points until now.
     fn waited(&self) {
-        if let Some(tracer) = self.tracer() {
-            tracer.event(TraceKind::Wait, "wait", &[], (self.submitted, Instant::now()), 0);
+        if let (Some(tracer), Some(submitted)) = (self.tracer(), self.submitted) {
+            tracer.event(TraceKind::Wait, "wait", &[], (submitted, Instant::now()), 0);
         }
     }
 

@@ -47,6 +47,8 @@ struct Given {
     wait: Vec<Point>,
     /// The buffers that the commands use, which live on even where the job's table changes.
     held: Vec<Buffer>,
+    /// Whether timelines have noted which of their points the event will reach.
+    noted: bool,
 }
 
 impl OpenClBackend {
@@ -142,13 +144,16 @@ impl Core {
 
     /// Gives a job to the driver's queue.
     /// A job that the host has to do is done here and ended; the result is then `None`.
+    ///
+    /// # Errors
+    /// The error with which the job has ended.
     fn give(
         &self,
         job: Job<OpenClExecutable>,
         queue: &CommandQueue,
         wait: &[Point],
         events: &[Arc<Event>],
-    ) -> Option<Given> {
+    ) -> Result<Option<Given>> {
         let (began, traced) = (Instant::now(), job.tracer().is_some());
         let mut launched = Vec::new();
         let mut held = Vec::new();
@@ -175,41 +180,39 @@ impl Core {
                 if let (true, Ok(command)) = (traced && launched.is_empty(), job.command()) {
                     launched.push(Launched::command(event.clone(), command));
                 }
-                Some(Given { job, began, event, launched, wait: wait.to_vec(), held })
+                Ok(Some(Given { job, began, event, launched, wait: wait.to_vec(), held, noted: false }))
             }
-            Ok(None) => {
-                drop(job.end(Ok(())));
-                None
-            }
-            Err(error) => {
-                drop(job.end(Err(error)));
-                None
-            }
+            Ok(None) => job.end(Ok(())).map(|()| None),
+            Err(error) => job.end(Err(error)).map(|()| None),
         }
     }
 
     /// Ends a job whose commands are over.
     /// A failure of work that it waited for is its own failure.
     fn end(&self, given: Given, outcome: Result<()>) -> Result<()> {
-        let Given { job, began, event, launched, wait, held, .. } = given;
+        let Given { job, began, event, launched, wait, held, noted } = given;
         self.shared.busy.add(began, Instant::now());
         if let (Some(tracer), Ok(())) = (job.tracer(), &outcome) {
             self.tell(&tracer, &job, &launched, !wait.is_empty());
         }
         drop(held);
-        let signal = job.signal().to_vec();
-        let context = self.shared.context.clone();
+        let noted = noted.then(|| (self.shared.context.clone(), job.signal().to_vec()));
+        let forget = move || {
+            if let Some((context, signal)) = noted {
+                OpenClTimeline::forget(&context, &signal, &event);
+            }
+        };
         // The work that the job waited for ends before the job, and its failure fails the job.
         // The host has to see to this: the driver's order says nothing of failures, and the host
         // may hear of the commands in another order.
         if wait.iter().all(Point::is_reached) {
             let outcome = job.end(outcome);
-            OpenClTimeline::forget(&context, &signal, &event);
+            forget();
             return outcome;
         }
         let end = move |earlier: Result<()>| {
             drop(job.end(earlier.and(outcome)));
-            OpenClTimeline::forget(&context, &signal, &event);
+            forget();
         };
         Point::when_all(&wait, Box::new(end));
         Ok(())
@@ -221,8 +224,9 @@ impl Core {
         for (number, launch) in launched.iter().enumerate() {
             let Ok((begin, end)) = launch.event.span() else { continue };
             let (begin, end) = (clock.host(begin), clock.host(end));
-            if number == 0 && waited && begin > job.submitted() {
-                tracer.event(TraceKind::Wait, "wait", &[], (job.submitted(), begin), 0);
+            if let (0, true, Some(submitted)) = (number, waited, job.submitted().filter(|submitted| begin > *submitted))
+            {
+                tracer.event(TraceKind::Wait, "wait", &[], (submitted, begin), 0);
             }
             tracer.event(launch.kind, &launch.name, &launch.nodes, (begin, end.max(begin)), launch.bytes);
         }
@@ -287,7 +291,9 @@ impl Backend for OpenClBackend {
             Ok(events) => events,
             Err(error) => return drop(job.end(Err(error))),
         };
-        let Some(given) = core.give(job, queue, wait, &events) else { return };
+        // The waiters hear of a failure through the points.
+        let Ok(Some(mut given)) = core.give(job, queue, wait, &events) else { return };
+        given.noted = true;
         OpenClTimeline::note(&core.shared.context, given.job.signal(), &given.event, queue);
         // The flush is there because other queues may wait for the command.
         // A flush that fails leaves the command to the next flush, or to the wait.
@@ -307,8 +313,10 @@ impl Backend for OpenClBackend {
     /// Does the job on the calling thread, where the driver's own wait is the quickest.
     fn run(&self, job: Job<OpenClExecutable>, wait: &[Point], deadline: Instant) -> Result<()> {
         let core = &self.core;
-        let points = job.signal().to_vec();
         let traced = job.tracer().is_some();
+        let behind = !wait.iter().all(Point::is_reached);
+        // Where the job waits for no other, its end is known when it returns.
+        let points = if behind || !core.shared.quirks.finishes { job.signal().to_vec() } else { Vec::new() };
         if !core.shared.quirks.finishes {
             self.begin(job, wait);
             return points.iter().try_for_each(|point| point.wait(deadline));
@@ -329,17 +337,14 @@ impl Backend for OpenClBackend {
         // Work that one thread would do anyway is done by the caller, which saves two hand-overs
         // between threads that take longer.
         let single = matches!(job.command(), Ok(Command::Execute { executable, .. }) if executable.single());
-        let caller = core.on_caller.as_ref().filter(|_| single && !traced && wait.iter().all(Point::is_reached));
+        let caller = core.on_caller.as_ref().filter(|_| single && !traced && !behind);
         let queue = caller.unwrap_or(queue);
-        match core.give(job, queue, wait, &events) {
+        if let Some(given) = core.give(job, queue, wait, &events)? {
             // The queue has finished also where the command has failed.
-            Some(given) => {
-                let outcome = queue.finish().and_then(|()| given.event.outcome());
-                core.end(given, outcome)?;
-                points.iter().try_for_each(|point| point.wait(deadline))
-            }
-            None => points.iter().try_for_each(|point| point.wait(deadline)),
+            let outcome = queue.finish().and_then(|()| given.event.outcome());
+            core.end(given, outcome)?;
         }
+        points.iter().try_for_each(|point| point.wait(deadline))
     }
 
     /// Flushes the queue: work that the driver has still owns its memory, and ends by itself.
