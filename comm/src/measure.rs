@@ -29,6 +29,9 @@ const ROUNDS: (usize, usize) = (5, 200);
 /// driver compiles lazily.
 const WARM_UP: usize = 2;
 
+/// The longest time that is waited, which clocks can represent whatever they began with.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The extent of the measurement, and how long it may take.
 #[derive(Clone, Debug)]
 pub struct MeasureOptions {
@@ -127,7 +130,7 @@ fn measure_link(
     std::thread::Builder::new().name("hetero-measure".to_owned()).spawn(task).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, "cannot start a thread to measure with").caused_by(error)
     })?;
-    match receiver.recv_timeout(options.per_link + options.patience * 2) {
+    match receiver.recv_timeout(options.per_link.min(LONGEST) + options.patience.min(LONGEST) * 2) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => {
             Err(Error::new(ErrorKind::Timeout, format!("{name} does not come back from a call")))
@@ -242,7 +245,7 @@ impl<'a> Link<'a> {
 
     /// Times one hand-over.
     fn round(&self, channel: &Channel, pattern: u8) -> Result<Duration> {
-        let deadline = self.began + self.options.per_link + self.options.patience;
+        let deadline = self.began + self.options.per_link.min(LONGEST) + self.options.patience.min(LONGEST);
         let value = self.rounds.get() + 1;
         self.rounds.set(value);
         let (written, arrived, read) =

@@ -24,6 +24,8 @@ use crate::planner::Planner;
 const PLANNING: Duration = Duration::from_millis(300);
 /// The longest that a run may take, unless the builder says otherwise.
 const DEADLINE: Duration = Duration::from_secs(3600);
+/// The longest limit of a run, which clocks can represent whatever they began with.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Returns the drivers that this build contains.
 #[must_use]
@@ -149,9 +151,10 @@ impl Builder {
     }
 
     /// Limits the time of a run; without it, the limit is an hour.
+    /// A limit of more than a hundred years is one of a hundred years, which clocks can represent.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = deadline;
+        self.deadline = deadline.min(LONGEST);
         self
     }
 

@@ -47,7 +47,7 @@ impl Session {
     #[must_use]
     pub fn stream(self: &Arc<Self>, depth: usize) -> Stream {
         let depth = if depth == 0 { self.devices().len() + 1 } else { depth }.min(self.max_in_flight());
-        Stream { session: self.clone(), depth, runs: VecDeque::with_capacity(depth), kept: None }
+        Stream { session: self.clone(), depth, runs: VecDeque::new(), kept: None }
     }
 }
 

@@ -41,11 +41,15 @@ const fn bits(name: &'static str, since: u32, int: fn(i128, i128) -> i128) -> Ro
 const ROWS: [Row; 21] = [
     arithmetic("Add", |a, b| a + b, |a, b| a + b),
     arithmetic("Sub", |a, b| a - b, |a, b| a - b),
-    arithmetic("Mul", |a, b| a * b, |a, b| a * b),
+    arithmetic("Mul", |a, b| a * b, i128::wrapping_mul),
     // The standard leaves integer division by zero open; here it gives 0.
     arithmetic("Div", |a, b| a / b, |a, b| a.checked_div(b).unwrap_or(0)),
     arithmetic("Pow", f64::powf, int_power),
-    arithmetic("PRelu", |x, slope| if x < 0.0 { slope * x } else { x }, |x, slope| if x < 0 { slope * x } else { x }),
+    arithmetic(
+        "PRelu",
+        |x, slope| if x < 0.0 { slope * x } else { x },
+        |x, slope| if x < 0 { slope.wrapping_mul(x) } else { x },
+    ),
     variadic("Sum", |a, b| a + b, |a, b| a + b),
     variadic("Mean", |a, b| a + b, |a, b| a + b),
     variadic("Max", max, |a, b| a.max(b)),

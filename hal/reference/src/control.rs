@@ -313,9 +313,16 @@ fn scan_axes(operator: &hetero_hal::Operator, name: &str, count: usize) -> Resul
     }
 }
 
+/// Returns how many of the inputs of a Scan are sequences, and how many are states.
+fn scanned(operator: &hetero_hal::Operator, inputs: usize) -> Result<(usize, usize)> {
+    let scanned = crate::shapes::size(operator.int("num_scan_inputs")?.unwrap_or(0))?;
+    let states = inputs.checked_sub(scanned).filter(|_| scanned > 0);
+    let states = states.ok_or_else(|| Error::invalid_model("num_scan_inputs does not fit the inputs of Scan"))?;
+    Ok((scanned, states))
+}
+
 fn infer_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let scanned = inference.operator.int("num_scan_inputs")?.unwrap_or(0).max(0) as usize;
-    let states = inference.inputs.len().saturating_sub(scanned);
+    let (scanned, states) = scanned(inference.operator, inference.inputs.len())?;
     let axes = scan_axes(inference.operator, "scan_input_axes", scanned)?;
     let mut inputs = Vec::new();
     let mut length = Dim::Unknown;
@@ -345,13 +352,7 @@ fn infer_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let body = body(evaluation, "body")?;
-    let scanned = crate::shapes::size(operator.int("num_scan_inputs")?.unwrap_or(0))?;
-    let states = evaluation
-        .inputs
-        .len()
-        .checked_sub(scanned)
-        .filter(|_| scanned > 0)
-        .ok_or_else(|| Error::invalid_model("num_scan_inputs does not fit the inputs of Scan"))?;
+    let (scanned, states) = scanned(operator, evaluation.inputs.len())?;
     let in_axes = scan_axes(operator, "scan_input_axes", scanned)?;
     let backwards = scan_axes(operator, "scan_input_directions", scanned)?;
     let collects = body.outputs.len().saturating_sub(states);

@@ -164,7 +164,9 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             let term = |point: &[usize], inner: &[usize]| -> i128 {
                 (0..values.len()).map(|k| values[k][point[k] + inner[k]]).fold(1, i128::wrapping_mul)
             };
-            Numbers::Ints(points().map(|point| inner.iter().map(|i| term(&point, i)).sum()).collect())
+            Numbers::Ints(
+                points().map(|point| inner.iter().map(|i| term(&point, i)).fold(0, i128::wrapping_add)).collect(),
+            )
         }
         None => {
             let values: Vec<Vec<f64>> = numbers.into_iter().map(Numbers::floats).collect();

@@ -1,5 +1,7 @@
 //! Matrix products: MatMul, Gemm, MatMulInteger and QLinearMatMul.
 
+use std::num::Wrapping;
+
 use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
 
 use crate::indexing::{broadcast_strides, strided};
@@ -110,6 +112,13 @@ impl Product {
         }
         result
     }
+
+    /// Computes with whole numbers.
+    /// Sums of products of 64 bits may pass 128; what is kept of them wraps to 64 bits anyway.
+    fn compute_wrapping(&self, a: &[i128], b: &[i128]) -> Vec<i128> {
+        let wrapping = |values: &[i128]| values.iter().copied().map(Wrapping).collect::<Vec<_>>();
+        self.compute(&wrapping(a), &wrapping(b)).into_iter().map(|Wrapping(sum)| sum).collect()
+    }
 }
 
 fn matmul(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -118,7 +127,7 @@ fn matmul(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(a.dtype(), &product.shape)?;
     let numbers = match (Numbers::of(a)?, Numbers::of(b)?) {
         (Numbers::Floats(a), Numbers::Floats(b)) => Numbers::Floats(product.compute(&a, &b)),
-        (Numbers::Ints(a), Numbers::Ints(b)) => Numbers::Ints(product.compute(&a, &b)),
+        (Numbers::Ints(a), Numbers::Ints(b)) => Numbers::Ints(product.compute_wrapping(&a, &b)),
         _ => return Err(Error::invalid_model("MatMul mixes floats and integers")),
     };
     Ok(vec![numbers.into_tensor(a.dtype(), &product.shape)?])
@@ -155,7 +164,7 @@ fn matmul_integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(DType::I32, &product.shape)?;
     let x = shifted(a, evaluation.optional(2), true)?;
     let y = shifted(b, evaluation.optional(3), false)?;
-    Ok(vec![Numbers::Ints(product.compute(&x, &y)).into_tensor(DType::I32, &product.shape)?])
+    Ok(vec![Numbers::Ints(product.compute_wrapping(&x, &y)).into_tensor(DType::I32, &product.shape)?])
 }
 
 /// Infers the type of a QLinearMatMul.
@@ -246,4 +255,28 @@ fn gemm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![pack(result, a.dtype(), &[m, n])?])
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::Attribute;
+
+    use super::*;
+
+    /// Products and sums of the largest numbers wrap to 64 bits, as the standard's types do.
+    #[test]
+    fn the_largest_whole_numbers_wrap() {
+        let largest = |shape: &[usize]| Some(Tensor::from_vec(shape, vec![u64::MAX; shape.iter().product()]).unwrap());
+        // The largest number is -1 of 64 bits, so that each product of two is 1.
+        let two = [2u64];
+        let run = |operator: Operator, inputs: &[Option<Tensor>]| {
+            let result = crate::evaluate(&operator, inputs, 1).unwrap().swap_remove(0);
+            result.view::<u64>().unwrap().to_vec()
+        };
+        assert_eq!(run(Operator::new("MatMul", 13), &[largest(&[1, 2]), largest(&[2, 1])]), two);
+        let product = Operator::new("Einsum", 12).with("equation", Attribute::String((*b"i,i->").into()));
+        assert_eq!(run(product, &[largest(&[2]), largest(&[2])]), two);
+        assert_eq!(run(Operator::new("ReduceSumSquare", 18), &[largest(&[2])]), two);
+        assert_eq!(run(Operator::new("Mul", 14), &[largest(&[1]), largest(&[1])]), [1]);
+    }
 }

@@ -23,7 +23,7 @@ fn flops(_: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 
 
 fn lrn_flops(operator: &Operator, _: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {
     let size = operator.int("size").ok().flatten().unwrap_or(1).max(1) as u64;
-    outputs.first().map_or(0, elements).saturating_mul(2 * size + 3)
+    outputs.first().map_or(0, elements).saturating_mul(size.saturating_mul(2).saturating_add(3))
 }
 
 fn infer_batch(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
@@ -287,4 +287,22 @@ fn mean_variance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         *v = (*v - mean) / (deviation + LEAST_DEVIATION);
     }
     Ok(vec![pack(x, input.dtype(), shape)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::Attribute;
+
+    use super::*;
+
+    #[test]
+    fn a_window_over_more_channels_than_there_are_takes_all() {
+        let x = Tensor::from_vec(&[1, 2, 1, 1], vec![3.0f32, 4.0]).unwrap();
+        for size in [1 << 62, i64::MAX] {
+            let lrn = Operator::new("LRN", 13).with("size", Attribute::Int(size));
+            let y = crate::evaluate(&lrn, &[Some(x.clone())], 1).unwrap();
+            assert_eq!(&*y[0].view::<f32>().unwrap(), [3.0, 4.0]);
+            assert_eq!(lrn_flops(&lrn, &[], &[TensorType::exact(DType::F32, &[1, 2, 1, 1])]), u64::MAX);
+        }
+    }
 }

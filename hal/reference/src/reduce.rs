@@ -146,7 +146,7 @@ fn int(name: &str, values: impl Iterator<Item = i128> + Clone, low: i128, high: 
         "ReduceProd" => values.fold(1i128, i128::wrapping_mul),
         "ReduceSum" => values.sum(),
         "ReduceL1" => values.map(i128::abs).sum(),
-        "ReduceSumSquare" => values.fold(0, |sum, v| sum + v.wrapping_mul(v)),
+        "ReduceSumSquare" => values.fold(0, |sum: i128, v| sum.wrapping_add(v.wrapping_mul(v))),
         // Logarithms and roots of integers are taken as floats and cut off.
         _ => float(name, values.map(|v| v as f64)) as i128,
     }

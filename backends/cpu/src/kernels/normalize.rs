@@ -92,7 +92,7 @@ impl Kernel for Lrn {
         if self.plane == 0 {
             return Ok(());
         }
-        planes(output, self.plane, 8 + self.size, runtime, |number, into| {
+        planes(output, self.plane, 8 + self.size.min(self.channels), runtime, |number, into| {
             let (item, c) = (number / self.channels, number % self.channels);
             let low = c.saturating_sub((self.size - 1) / 2);
             let high = c.saturating_add(self.size / 2).min(self.channels - 1);
@@ -121,7 +121,7 @@ fn planes(
 ) {
     let count = values.len() / size.max(1);
     let values = Shared::new(values);
-    let pieces = runtime.pieces(count, size * cost);
+    let pieces = runtime.pieces(count, size.saturating_mul(cost));
     runtime.pool.for_each(pieces, |number, _| {
         for part in piece(count, pieces, number) {
             // SAFETY: each part is one task's.
