@@ -239,6 +239,16 @@ impl Program {
         &self.0.outputs
     }
 
+    /// Tells of each value whether the caller gets it.
+    #[must_use]
+    pub fn output_mask(&self) -> Vec<bool> {
+        let mut mask = vec![false; self.0.values.len()];
+        for id in &self.0.outputs {
+            mask[id.index()] = true;
+        }
+        mask
+    }
+
     /// Returns the sizes that depend on data; [`ExtentId`]s index them.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {

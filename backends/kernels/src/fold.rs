@@ -60,12 +60,12 @@ pub(crate) type Folds = HashMap<ValueId, Folded>;
 
 /// Finds these convolutions: their weights are known, and no other node reads their result.
 pub(crate) fn folds(program: &Program, target: &Target) -> Folds {
-    let (producers, consumers) = (program.producers(), program.consumers());
+    let (producers, consumers, outputs) = (program.producers(), program.consumers(), program.output_mask());
     let fold = |site: Site<'_>| {
         let (between, result) = (site.id(0)?, site.output_id(0)?);
         let producer = program.nodes().get(producers.get(between.index())?.as_ref()?.index())?;
         let conv = Site { node: producer, ..site };
-        let alone = consumers.get(between.index())?.len() == 1 && !program.outputs().contains(&between);
+        let alone = consumers.get(between.index())?.len() == 1 && !outputs[between.index()];
         if !alone || !conv.operator().is("Conv") {
             return None;
         }

@@ -126,9 +126,9 @@ pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::
     if !node.operator.domain.is_empty() {
         return Err(format!("operators of the domain '{}' have no kernel", node.operator.domain));
     }
-    let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+    let made = node.outputs.iter().flatten().map(|&id| (id, true));
     let (mut empty, mut full) = (false, false);
-    for id in touched {
+    for (id, output) in node.uses().map(|id| (id, false)).chain(made) {
         let value = site.value(id).ok_or("a value is missing")?;
         if value.is_dynamic() {
             return Err(format!("the size of '{}' depends on data", value.name));
@@ -139,7 +139,6 @@ pub fn support(program: &Program, node: &Node, target: &Target) -> std::result::
         if value.dtype.bits() < 8 || matches!(value.dtype, hetero_hal::DType::String) {
             return Err(format!("kernels do not take {}", value.dtype));
         }
-        let output = node.outputs.contains(&Some(id));
         empty |= value.elements() == 0 && !output;
         full |= value.elements() > 0 && output;
     }
@@ -249,9 +248,10 @@ pub fn lower(program: &Program, target: &Target) -> Result<Lowered> {
     for (id, node) in program.node_ids() {
         support(program, node, target).map_err(|why| refused(id, node, why))?;
     }
+    let producers = program.producers();
     for &id in program.outputs() {
         let value = program.value(id)?;
-        if value.constant.is_some() || program.inputs().contains(&id) {
+        if value.constant.is_some() || producers[id.index()].is_none() {
             return Err(Error::unsupported(format!("'{}' is an output that nothing computes", value.name)));
         }
     }
@@ -333,7 +333,7 @@ impl Lowering<'_> {
     /// Decides which nodes are one kernel, in an order in which the groups can run.
     fn group(&self) -> Vec<Group> {
         let program = self.program;
-        let (producers, consumers) = (program.producers(), program.consumers());
+        let (producers, consumers, outputs) = (program.producers(), program.consumers(), program.output_mask());
         // For each node, the group of which it is the last node.
         let mut groups: Vec<Option<Group>> = Vec::with_capacity(program.nodes().len());
         for (number, node) in program.nodes().iter().enumerate() {
@@ -345,7 +345,7 @@ impl Lowering<'_> {
             if elementwise::is(node) {
                 for id in node.inputs.iter().flatten() {
                     let Some(producer) = producers[id.index()].map(NodeId::index) else { continue };
-                    let alone = consumers[id.index()].len() == 1 && !program.outputs().contains(id);
+                    let alone = consumers[id.index()].len() == 1 && !outputs[id.index()];
                     let shaped = program.values()[id.index()].shape
                         == node
                             .outputs

@@ -2,7 +2,7 @@
 //! Pseudo-random tensors are made here too.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -24,10 +24,48 @@ pub(crate) fn read(path: &Path) -> Result<Tensor> {
     }
 }
 
+/// The longest header that is read; a plain array has some hundred bytes.
+const LONGEST_HEADER: u64 = 64 << 10;
+/// The deepest nesting of brackets in a header; a plain array has 2, and one of records 4.
+const DEEPEST_HEADER: usize = 4;
+
+/// Checks that a header of `.npy` is short and flat, because the time that its parser takes grows
+/// exponentially with the depth.
+fn check_header(file: &mut File) -> std::result::Result<(), String> {
+    let said = |error: std::io::Error| error.to_string();
+    let mut start = [0; 12];
+    file.read_exact(&mut start).map_err(said)?;
+    // Version 1 has a length of two bytes, and later versions one of four.
+    let (begins, length) = match start[6] {
+        1 => (10, u64::from(u16::from_le_bytes([start[8], start[9]]))),
+        _ => (12, u64::from(u32::from_le_bytes([start[8], start[9], start[10], start[11]]))),
+    };
+    if length > LONGEST_HEADER {
+        return Err(format!("its header has {length} bytes, and {LONGEST_HEADER} are the most"));
+    }
+    let mut header = Vec::new();
+    file.seek(SeekFrom::Start(begins)).map_err(said)?;
+    file.take(length).read_to_end(&mut header).map_err(said)?;
+    file.rewind().map_err(said)?;
+    let mut depth = 0usize;
+    for byte in header {
+        match byte {
+            b'(' | b'[' | b'{' => depth += 1,
+            b')' | b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > DEEPEST_HEADER {
+            return Err("its header is nested too deeply".to_owned());
+        }
+    }
+    Ok(())
+}
+
 fn read_npy(path: &Path) -> Result<Tensor> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("read", path, error);
-    let file = File::open(path).map_err(|error| broken(&error))?;
+    let mut file = File::open(path).map_err(|error| broken(&error))?;
     let bytes = file.metadata().map_err(|error| broken(&error))?.len();
+    check_header(&mut file).map_err(|error| broken(&error))?;
     let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|error| broken(&error))?;
     let npyz::DType::Plain(element) = npy.dtype() else {
         return Err(broken(&"it holds records; only plain arrays can be inputs"));
@@ -188,6 +226,12 @@ mod tests {
         )
         .unwrap();
         assert!(read(&path).is_err());
+        // A parser that tries each bracket twice would take hours.
+        let nested = [&b"\x93NUMPY\x02\x00\xe8\x03\x00\x00"[..], &[b'('; 1000]].concat();
+        std::fs::write(&path, nested).unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("nested too deeply"));
+        std::fs::write(&path, b"\x93NUMPY\x02\x00\xff\xff\xff\xff").unwrap();
+        assert!(read(&path).unwrap_err().to_string().contains("4294967295 bytes"));
         std::fs::write(&path, b"nonsense").unwrap();
         assert!(read(&path).is_err());
         assert_eq!(read(&folder.join("x.txt")).unwrap_err().exit_code(), 2);

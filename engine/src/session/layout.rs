@@ -439,7 +439,7 @@ impl Planner<'_> {
         for (value, &made) in values.iter().zip(&makes) {
             let users: Vec<usize> = (made..=end).filter(|&step| self.touches(step, of(value))).collect();
             let mut last = users.last().copied().unwrap_or(made);
-            if self.program.outputs().contains(value) {
+            if self.outputs.contains(value) {
                 last = end;
             }
             // A step that is not behind all users must not get their room.

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use foldhash::HashMap;
 use hetero_comm::{Staged, Transport as _, ZeroCopy};
 use hetero_hal::{
     DType, Device, Error as HalError, ErrorKind, HandleKind, HostMemory, Program, Queue, QueueOptions, SyncMode,
@@ -634,12 +635,14 @@ fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &
 
 /// Returns the place where each output is found.
 fn sources(program: &Program, layout: &Layout) -> Result<Vec<OutputSource>> {
+    let inputs: HashMap<ValueId, usize> =
+        program.inputs().iter().enumerate().map(|(position, &input)| (input, position)).collect();
     let source = |&id: &ValueId| {
         let value = program.value(id)?;
         if let Some(content) = &value.constant {
             return Ok(OutputSource::Constant(content.clone()));
         }
-        if let Some(position) = program.inputs().iter().position(|&input| input == id) {
+        if let Some(&position) = inputs.get(&id) {
             return Ok(OutputSource::Input(position));
         }
         let slot = layout.homes.get(&id).copied().map(OutputSource::Slot);

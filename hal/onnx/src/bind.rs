@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use hetero_hal::{Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
+use hetero_hal::{Dim, Graph, Model, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
-use crate::infer::{check_operators, infer};
+use crate::infer::{check_operators, infer_along_branches};
 
 /// The shapes, sizes and contents to which a model is bound.
 #[derive(Clone, Debug, Default)]
@@ -60,12 +60,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
             }
         }
     }
-    let mut inferred = infer(&mut graph, operators)?;
-    // A branch that is taken may decide the next condition.
-    // Each turn removes a node that held subgraphs, so the loop ends.
-    while take_known_branches(&mut graph, &inferred.values) {
-        inferred = infer(&mut graph, operators)?;
-    }
+    let inferred = infer_along_branches(&mut graph, operators)?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
     Ok(BoundModel { program, symbols, assumed })
@@ -173,74 +168,6 @@ fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeM
         }
     }
     Ok(())
-}
-
-/// Replaces each `If` whose condition is known by the branch that it takes.
-fn take_known_branches(graph: &mut Graph, known: &HashMap<ValueId, Tensor>) -> bool {
-    let mut changed = false;
-    let nodes = std::mem::take(&mut graph.nodes);
-    for node in nodes {
-        match known_branch(graph, &node, known) {
-            Some(branch) => {
-                splice(graph, &node, &branch);
-                changed = true;
-            }
-            None => graph.nodes.push(node),
-        }
-    }
-    changed
-}
-
-fn known_branch(graph: &Graph, node: &Node, known: &HashMap<ValueId, Tensor>) -> Option<Arc<Graph>> {
-    if !node.operator.is("If") {
-        return None;
-    }
-    let condition = (*node.inputs.first()?)?;
-    let value = known.get(&condition).or(graph.values[condition.index()].constant.as_ref())?;
-    let taken = value.view::<hetero_hal::Bool>().ok()?.first()?.get();
-    let branch = node.operator.graph(if taken { "then_branch" } else { "else_branch" }).ok()??;
-    (branch.outputs.len() == node.outputs.len()).then(|| branch.clone())
-}
-
-/// Puts the nodes of a branch in the place of its `If`.
-/// Names get the node's name as a prefix, so that they stay unique.
-fn splice(graph: &mut Graph, node: &Node, branch: &Graph) {
-    let mut renamed: Vec<Option<ValueId>> = vec![None; branch.values.len()];
-    for capture in &branch.captures {
-        renamed[capture.inner.index()] = Some(capture.outer);
-    }
-    let mut carried = Vec::new();
-    for (inner, outer) in branch.outputs.iter().zip(&node.outputs) {
-        if let Some(outer) = outer {
-            let made_here = branch.nodes.iter().any(|node| node.outputs.contains(&Some(*inner)));
-            match renamed[inner.index()] {
-                None if made_here => renamed[inner.index()] = Some(*outer),
-                _ => carried.push((*inner, *outer)),
-            }
-        }
-    }
-    for (slot, value) in renamed.iter_mut().zip(&branch.values) {
-        if slot.is_none() {
-            *slot = Some(ValueId(graph.values.len() as u32));
-            let mut value = value.clone();
-            value.name = format!("{}/{}", node.name, value.name).into();
-            graph.values.push(value);
-        }
-    }
-    let rename = |id: ValueId| renamed[id.index()].unwrap_or(id);
-    for inner in &branch.nodes {
-        let mut inner = inner.remapped(rename);
-        inner.name = format!("{}/{}", node.name, inner.name).into();
-        graph.nodes.push(inner);
-    }
-    for (index, (inner, outer)) in carried.into_iter().enumerate() {
-        graph.nodes.push(Node {
-            name: format!("{}/output_{index}", node.name).into(),
-            operator: hetero_hal::Operator::new("Identity", node.operator.version),
-            inputs: vec![Some(rename(inner))],
-            outputs: vec![Some(outer)],
-        });
-    }
 }
 
 /// Values that shapes alone decide become constants, and nodes that compute nothing else go.

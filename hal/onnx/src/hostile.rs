@@ -279,6 +279,84 @@ fn a_claimed_shape_that_the_input_cannot_have_counts_for_nothing() {
     }
 }
 
+/// Numbers of attributes that are added, multiplied or allocated for, at the ends of their range.
+#[test]
+fn extreme_numbers_of_attributes_are_errors_or_programs() {
+    let cases: [(&str, &[&str], &str); 12] = [
+        ("Scan", &["x", "x"], "num_scan_inputs"),
+        ("LRN", &["x"], "size"),
+        ("Split", &["x"], "num_outputs"),
+        ("Flatten", &["x"], "axis"),
+        ("Concat", &["x", "x"], "axis"),
+        ("Gather", &["x", "x"], "axis"),
+        ("Softmax", &["x"], "axis"),
+        ("SpaceToDepth", &["x"], "blocksize"),
+        ("DepthToSpace", &["x"], "blocksize"),
+        ("TopK", &["x", "x"], "axis"),
+        ("LSTM", &["x", "x", "x"], "hidden_size"),
+        ("GroupNormalization", &["x", "x", "x"], "num_groups"),
+    ];
+    for (operator, inputs, name) in cases {
+        for number in [i64::MIN, -1, 0, 1 << 31, 1 << 62, i64::MAX] {
+            for dims in [&[2i64, 4, 6, 6][..], &[1 << 40, 1 << 20], &[0, 3, 1], &[]] {
+                let bytes = model(|m, g| {
+                    m.opset_import[0].version = Some(21);
+                    g.input[0] = value("x", DType::F32, dims);
+                    g.output[0].r#type = None;
+                    let mut made = node(operator, inputs, &["y"]);
+                    made.attribute.push(AttributeProto {
+                        name: Some(name.into()),
+                        i: Some(number),
+                        r#type: Some(AttributeType::Int as i32),
+                        ..AttributeProto::default()
+                    });
+                    g.node = vec![made];
+                });
+                assert!(!said(bytes).is_empty(), "{operator} {name}={number} {dims:?}");
+            }
+        }
+    }
+}
+
+/// What is quadratic in these takes minutes in a build like this one.
+#[test]
+fn many_nodes_of_one_name_and_branches_that_decide_the_next_are_read_in_one_walk() {
+    const NODES: usize = 20_000;
+    let same = model(|_, g| {
+        let name = |at: usize| if at == NODES { "y".to_owned() } else { format!("v{at}") };
+        g.input[0].name = Some("v0".into());
+        g.node = (0..NODES).map(|at| node("Relu", &[&name(at)], &[&name(at + 1)])).collect();
+        g.node.iter_mut().for_each(|node| node.name = Some("one".into()));
+    });
+    let read = read_bytes(same.into()).unwrap();
+    let names: std::collections::BTreeSet<&str> = read.graph.nodes.iter().map(|node| &*node.name).collect();
+    assert_eq!(names.len(), NODES);
+
+    const BRANCHES: usize = 2_000;
+    let decided = model(|_, g| {
+        g.initializer.push(tensor("c0", DType::Bool, &[], vec![1]));
+        g.node = (0..BRANCHES)
+            .map(|at| {
+                let branch = |operator: &str| AttributeProto {
+                    name: Some(operator.into()),
+                    g: Some(GraphProto {
+                        node: vec![node("Identity", &[&format!("c{at}")], &["inside"])],
+                        output: vec![ValueInfoProto { name: Some("inside".into()), ..ValueInfoProto::default() }],
+                        ..GraphProto::default()
+                    }),
+                    r#type: Some(AttributeType::Graph as i32),
+                    ..AttributeProto::default()
+                };
+                let mut made = node("If", &[&format!("c{at}")], &[&format!("c{}", at + 1)]);
+                made.attribute = vec![branch("then_branch"), branch("else_branch")];
+                made
+            })
+            .collect();
+        g.node.push(node("Relu", &["x"], &["y"]));
+    });
+    assert!(said(decided).starts_with("fine"));
+}
+
 #[test]
 fn what_is_written_reads_back_the_same() {
     let bytes = model(|_, g| {

@@ -2,7 +2,7 @@
 //!
 //! Names become ids, nodes are put in topological order, and captures are made explicit.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use hetero_hal::{Attribute, Capture, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
@@ -109,7 +109,7 @@ impl<'a> Importer<'a> {
                 }
             }
         }
-        let mut names: HashSet<String> = HashSet::new();
+        let mut names = HashMap::new();
         let mut nodes = Vec::with_capacity(proto.node.len());
         for (index, node) in proto.node.iter().enumerate() {
             let name = unique_name(node, index, &mut names);
@@ -274,18 +274,29 @@ pub(crate) fn canonical_domain(domain: &str) -> &str {
     if domain == "ai.onnx" { "" } else { domain }
 }
 
-fn unique_name(node: &NodeProto, index: usize, taken: &mut HashSet<String>) -> Arc<str> {
-    let base = match node.name() {
-        "" => format!("{}_{index}", node.op_type()),
-        name => name.to_owned(),
+/// Returns a node's name, with a number behind it where another node has that name.
+/// `taken` holds the last number of each name, so that many nodes of one name are not counted
+/// through again for each.
+fn unique_name(node: &NodeProto, index: usize, taken: &mut HashMap<Arc<str>, usize>) -> Arc<str> {
+    let base: Arc<str> = match node.name() {
+        "" => format!("{}_{index}", node.op_type()).into(),
+        name => name.into(),
     };
-    let mut name = base.clone();
-    let mut suffix = 1;
-    while !taken.insert(name.clone()) {
-        suffix += 1;
-        name = format!("{base}_{suffix}");
-    }
-    name.into()
+    let Some(&last) = taken.get(&base) else {
+        taken.insert(base.clone(), 1);
+        return base;
+    };
+    let mut number = last;
+    let name: Arc<str> = loop {
+        number += 1;
+        let name = format!("{base}_{number}");
+        if !taken.contains_key(&*name) {
+            break name.into();
+        }
+    };
+    taken.insert(base, number);
+    taken.insert(name.clone(), 1);
+    name
 }
 
 fn value_type(info: &ValueInfoProto) -> Result<TensorType> {

@@ -10,6 +10,7 @@ use hetero_hal::{
     TensorType, ValueId, element_count,
 };
 
+use crate::branches::{known_branch, splice};
 use crate::error::{MissingOperator, MissingOperators, Result};
 
 /// The most elements of a value that is computed on the way; shapes, axes and sizes are far
@@ -29,6 +30,27 @@ const MOST_ELEMENTS: usize = 4096;
 pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
     let mut inferred = Inferred::default();
     walk(graph, operators, &mut inferred)?;
+    Ok(inferred)
+}
+
+/// Infers as [`infer`] does, and puts the branch that it takes in the place of each `If` whose
+/// condition is known by then.
+/// What such a branch decides may be the next condition, so both are one walk.
+pub(crate) fn infer_along_branches(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
+    let mut inferred = Inferred::default();
+    // The nodes that are left, the next one last.
+    let mut left = std::mem::take(&mut graph.nodes);
+    left.reverse();
+    let mut nodes = Vec::with_capacity(left.len());
+    while let Some(node) = left.pop() {
+        if let Some(branch) = known_branch(graph, &node, &inferred.values) {
+            left.extend(splice(graph, &node, &branch).into_iter().rev());
+            continue;
+        }
+        visit(graph, &node, operators, &mut inferred)?;
+        nodes.push(node);
+    }
+    graph.nodes = nodes;
     Ok(inferred)
 }
 

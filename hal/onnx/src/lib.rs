@@ -49,6 +49,7 @@
 #![deny(unsafe_code)]
 
 mod bind;
+mod branches;
 mod error;
 mod functions;
 #[cfg(test)]

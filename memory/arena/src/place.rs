@@ -3,11 +3,16 @@
 use std::cmp::Reverse;
 
 use crate::block::{Block, Breadth};
+use crate::sweep::swept;
 
 /// An arena that is larger than the lower bound by no more than this fraction is not worth a
 /// further try.
 /// Padding alone often makes as much.
 const CLOSE_ENOUGH: usize = 1024;
+
+/// The number of blocks beyond which the search would take seconds: it looks at all placed blocks
+/// for each.
+const MANY: usize = 8192;
 
 /// The choice among the gaps that are large enough for a block.
 #[derive(Clone, Copy)]
@@ -21,6 +26,9 @@ enum Fit {
 /// Returns the smallest arena that the heuristics find: an offset for each block, and the arena's
 /// size.
 pub(crate) fn smallest(blocks: &[Block], breadth: &Breadth) -> (Vec<usize>, usize) {
+    if blocks.len() > MANY {
+        return swept(blocks);
+    }
     let mut by_size: Vec<usize> = (0..blocks.len()).filter(|&index| blocks[index].bytes > 0).collect();
     by_size.sort_by_key(|&index| {
         let block = &blocks[index];
