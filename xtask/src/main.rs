@@ -79,8 +79,8 @@ enum Task {
     },
     /// Check what a release needs beside tests, and publish nothing.
     ///
-    /// Each crate's package is made and built, and `cargo deny` checks licences, duplicates, sources
-    /// and advisories of the dependencies.
+    /// Each crate's package is made and built, and `cargo deny` checks licences, duplicates,
+    /// sources and advisories of the dependencies.
     Publish {
         /// A commit with whose interfaces `cargo semver-checks` compares today's.
         #[arg(long)]
@@ -152,8 +152,8 @@ enum Part {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Run all generated cases on every device, 20 000 mutated real models, and five minutes of each
-    /// fuzz target; meant for every night, and not part of all tests.
+    /// Run all generated cases on every device, 20 000 mutated real models, and five minutes of
+    /// each fuzz target; meant for every night, and not part of all tests.
     Nightly {
         /// Seed of the cases and mutations.
         #[arg(long, default_value_t = 1)]

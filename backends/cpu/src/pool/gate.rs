@@ -10,8 +10,8 @@
 //! after it has opened the gate, so that one of the two sees the other.
 //! The same holds for an owner that is about to sleep and the last worker that leaves.
 //!
-//! `cargo xtask test loom` tries every order of these steps: see `model.rs`, which compiles this file
-//! once more, on Loom's atomics, locks and threads.
+//! `cargo xtask test loom` tries every order of these steps: see `model.rs`, which compiles this
+//! file once more, on Loom's atomics, locks and threads.
 
 use std::sync::PoisonError;
 use std::time::Duration;
