@@ -17,8 +17,8 @@ pub(crate) fn known_branch(graph: &Graph, node: &Node, known: &HashMap<ValueId, 
     (branch.outputs.len() == node.outputs.len()).then(|| branch.clone())
 }
 
-/// Brings the values of a branch into its `If`'s graph, and returns the nodes that take the place of
-/// the `If`.
+/// Brings the values of a branch into its `If`'s graph, and returns the nodes that take the place
+/// of the `If`.
 /// Names get the node's name as a prefix, so that they stay unique.
 pub(crate) fn splice(graph: &mut Graph, node: &Node, branch: &Graph) -> Vec<Node> {
     let mut renamed: Vec<Option<ValueId>> = vec![None; branch.values.len()];

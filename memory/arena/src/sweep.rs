@@ -9,8 +9,8 @@ use crate::block::Block;
 /// block wherever it begins.
 const LOOKS: usize = 8;
 
-/// Places each block in the smallest free piece of the arena that holds it, and gives its bytes back
-/// after its last step.
+/// Places each block in the smallest free piece of the arena that holds it, and gives its bytes
+/// back after its last step.
 /// Returns an offset for each block, and the arena's size.
 ///
 /// It takes O(n log n) for n blocks, where the search among gaps takes O(n²) and finds smaller
