@@ -15,7 +15,7 @@
 //! In the shared arena room is given only to steps that come behind its former users anyway, as
 //! devices would otherwise wait for each other over nothing.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use hetero_arena::Request;
 use hetero_comm::{Carriage, Transport as _, ZeroCopy};
@@ -435,17 +435,31 @@ impl Planner<'_> {
         let end = self.drafts.len().saturating_sub(1);
         let first = |value: &ValueId| of(value).iter().map(|&slot| self.lifetimes[slot].0).min().unwrap_or(0);
         let makes: Vec<usize> = values.iter().map(first).collect();
+        // The steps that make shared values, in their order, for each device that they are on.
+        let mut made_on: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for &step in &makes {
+            made_on.entry(self.drafts.get(step).map_or(0, |draft| draft.device)).or_default().push(step);
+        }
+        made_on.values_mut().for_each(|steps| steps.sort_unstable());
+        let touching = self.touching();
         let mut requests = Vec::with_capacity(values.len());
         for (value, &made) in values.iter().zip(&makes) {
-            let users: Vec<usize> = (made..=end).filter(|&step| self.touches(step, of(value))).collect();
+            let mut users: Vec<usize> = of(value).iter().flat_map(|&slot| touching[slot].iter().copied()).collect();
+            users.retain(|&step| step >= made);
+            users.sort_unstable();
+            users.dedup();
             let mut last = users.last().copied().unwrap_or(made);
             if self.outputs.contains(value) {
                 last = end;
             }
             // A step that is not behind all users must not get their room.
-            let behind = |step: usize| users.iter().all(|&user| order.is_before(user, step));
-            let beside = makes.iter().copied().filter(|&step| step > made && !behind(step));
-            last = beside.fold(last, usize::max);
+            // A device's steps follow each other: the first one behind a user tells of the later.
+            for steps in made_on.values() {
+                for &user in &users {
+                    let not_behind = steps.partition_point(|&step| !order.is_before(user, step));
+                    last = last.max(steps[..not_behind].last().copied().unwrap_or(0));
+                }
+            }
             requests.push(request(self.bytes(*value)?, alignment, made, last)?);
         }
         let plan = plan(&requests)?;
@@ -460,12 +474,19 @@ impl Planner<'_> {
         Ok(Shared { bytes, alignment: alignment.max(import), devices })
     }
 
-    fn touches(&self, step: usize, slots: &[usize]) -> bool {
-        match &self.drafts[step].task {
-            Task::Transfer { from, to, .. } => slots.contains(from) || slots.contains(to),
-            Task::Execute { bindings, .. } => bindings.iter().any(|slot| slots.contains(slot)),
-            Task::Tiles { bindings, .. } => bindings.iter().flatten().flatten().any(|slot| slots.contains(slot)),
+    /// Returns the steps that touch each slot, in their order.
+    fn touching(&self) -> Vec<Vec<usize>> {
+        let mut touching = vec![Vec::new(); self.slots.len()];
+        for (step, draft) in self.drafts.iter().enumerate() {
+            match &draft.task {
+                Task::Transfer { from, to, .. } => [from, to].iter().for_each(|&&slot| touching[slot].push(step)),
+                Task::Execute { bindings, .. } => bindings.iter().for_each(|&slot| touching[slot].push(step)),
+                Task::Tiles { bindings, .. } => {
+                    bindings.iter().flatten().flatten().for_each(|&slot| touching[slot].push(step));
+                }
+            }
         }
+        touching
     }
 
     /// Returns the order of the steps by the memory that they touch.

@@ -16,6 +16,7 @@
 
 use std::sync::Arc;
 
+use foldhash::HashMap;
 use hetero_comm::Transport;
 
 use super::tiles::LANES;
@@ -69,73 +70,85 @@ impl Access {
     }
 }
 
-/// A set of steps that come before another step.
-#[derive(Clone, Default)]
-struct Set(Vec<u64>);
-
-impl Set {
-    fn with_room(count: usize) -> Self {
-        Set(vec![0; count.div_ceil(64)])
-    }
-
-    fn has(&self, step: usize) -> bool {
-        self.0[step / 64] >> (step % 64) & 1 == 1
-    }
-
-    fn add(&mut self, step: usize) {
-        self.0[step / 64] |= 1 << (step % 64);
-    }
-
-    fn add_all(&mut self, other: &Set) {
-        self.0.iter_mut().zip(&other.0).for_each(|(own, other)| *own |= other);
-    }
-}
-
 /// The order of steps: which steps wait for which.
 pub(super) struct Order {
-    /// For each step, the earlier steps that it waits for, without those that others imply.
+    /// For each step, the earlier steps that it waits for, the latest first, without those that
+    /// others imply.
     pub(super) waits: Vec<Vec<usize>>,
-    before: Vec<Set>,
+    devices: Vec<usize>,
+    clocks: Clocks,
+}
+
+/// For each step and each device, the number behind the device's last step that is over before the
+/// step begins; 0 where there is none.
+/// A device's steps follow each other, so that one tells of all before it.
+struct Clocks {
+    devices: usize,
+    counts: Vec<u32>,
+}
+
+impl Clocks {
+    fn of(&self, step: usize) -> &[u32] {
+        &self.counts[step * self.devices..][..self.devices]
+    }
 }
 
 impl Order {
     /// Returns the order of steps on these devices, in which steps that touch the same memory stay
     /// apart.
-    /// It takes time by the square of the number of steps.
+    ///
+    /// A step is compared with the accesses of its memory that no later write has covered: whoever
+    /// conflicts with a covered one conflicts with that write too, which comes behind it.
     pub(super) fn new(devices: &[usize], accesses: &[Vec<Access>]) -> Order {
-        let mut before: Vec<Set> = Vec::with_capacity(devices.len());
+        let count = devices.iter().max().map_or(0, |last| last + 1);
+        let mut clocks = Clocks { devices: count, counts: Vec::with_capacity(devices.len() * count) };
         let mut waits = Vec::with_capacity(devices.len());
-        for (step, device) in devices.iter().enumerate() {
-            let mut known = Set::with_room(devices.len());
-            let mut wait = Vec::new();
-            // The loop goes backwards, so that what the later steps imply is seen before an earlier
-            // one is added.
-            for earlier in (0..step).rev() {
-                if known.has(earlier) {
-                    continue;
-                }
-                let conflict =
-                    || accesses[step].iter().any(|own| accesses[earlier].iter().any(|other| own.conflicts(other)));
-                if devices[earlier] == *device || conflict() {
-                    wait.push(earlier);
-                    known.add_all(&before[earlier]);
-                    known.add(earlier);
-                }
+        // The last step of each device, and the accesses of each memory that are not covered.
+        let mut last: Vec<Option<usize>> = vec![None; count];
+        let mut open: HashMap<usize, Vec<(Access, usize)>> = HashMap::default();
+        for (step, (&device, own)) in devices.iter().zip(accesses).enumerate() {
+            let mut earlier = Vec::from_iter(last[device].replace(step));
+            for access in own {
+                let others = open.get(&access.space).into_iter().flatten();
+                earlier.extend(others.filter(|(other, _)| access.conflicts(other)).map(|&(_, step)| step));
             }
-            before.push(known);
-            waits.push(wait);
+            // What the later steps imply is seen before an earlier one is added.
+            earlier.sort_unstable_by(|one, other| other.cmp(one));
+            earlier.dedup();
+            let mut clock = vec![0; count];
+            earlier.retain(|&earlier| {
+                let known = clock[devices[earlier]] > earlier as u32;
+                if !known {
+                    for (own, &other) in clock.iter_mut().zip(clocks.of(earlier)) {
+                        *own = other.max(*own);
+                    }
+                    clock[devices[earlier]] = earlier as u32 + 1;
+                }
+                !known
+            });
+            clocks.counts.extend(clock);
+            waits.push(earlier);
+            for access in own {
+                let all = open.entry(access.space).or_default();
+                if access.writes {
+                    all.retain(|(other, _)| other.start < access.start || access.end < other.end);
+                }
+                all.push((*access, step));
+            }
         }
-        Order { waits, before }
+        Order { waits, devices: devices.to_vec(), clocks }
     }
 
     /// Tells whether `first` is always over before `second` begins.
     pub(super) fn is_before(&self, first: usize, second: usize) -> bool {
-        self.before[second].has(first)
+        self.clocks.of(second)[self.devices[first]] > first as u32
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn access(space: usize, start: usize, writes: bool) -> Access {
@@ -178,5 +191,55 @@ mod tests {
             ],
         );
         assert_eq!(order.waits, [vec![], vec![0], vec![1], vec![2]]);
+    }
+
+    proptest! {
+        /// The order is that of a search through all pairs of steps.
+        #[test]
+        fn the_order_is_that_of_all_pairs(
+            steps in prop::collection::vec(
+                (0usize..4, prop::collection::vec((0usize..3, 0usize..6, 1usize..4, any::<bool>()), 0..4)),
+                0..24,
+            ),
+        ) {
+            let devices: Vec<usize> = steps.iter().map(|(device, _)| *device).collect();
+            let accesses: Vec<Vec<Access>> = steps
+                .iter()
+                .map(|(_, accesses)| {
+                    let made = accesses.iter().map(|&(space, start, size, writes)| Access { space, start, end: start + size, writes });
+                    made.collect()
+                })
+                .collect();
+            let order = Order::new(&devices, &accesses);
+            let mut before: Vec<Vec<bool>> = Vec::new();
+            for step in 0..devices.len() {
+                let (mut known, mut waits) = (vec![false; devices.len()], vec![]);
+                for earlier in (0..step).rev() {
+                    let conflict = || accesses[step].iter().any(|own| accesses[earlier].iter().any(|other| own.conflicts(other)));
+                    if !known[earlier] && (devices[earlier] == devices[step] || conflict()) {
+                        waits.push(earlier);
+                        known.iter_mut().zip(&before[earlier]).for_each(|(own, other)| *own |= other);
+                        known[earlier] = true;
+                    }
+                }
+                prop_assert_eq!(&order.waits[step], &waits);
+                for (first, &known) in known.iter().enumerate().take(step) {
+                    prop_assert_eq!(order.is_before(first, step), known);
+                }
+                before.push(known);
+            }
+        }
+    }
+
+    /// A plan that goes back and forth between devices for each of very many nodes.
+    #[test]
+    fn very_many_steps_are_ordered_without_comparing_all_pairs() {
+        const STEPS: usize = 200_000;
+        let devices: Vec<usize> = (0..STEPS).map(|step| step % 2).collect();
+        let accesses: Vec<Vec<Access>> = (0..STEPS)
+            .map(|step| vec![access(0, step % 2 * 10, true), access(0, (step + 1) % 2 * 10, false)])
+            .collect();
+        let order = Order::new(&devices, &accesses);
+        assert!(order.waits[1..].iter().enumerate().all(|(before, waits)| *waits == [before]));
     }
 }
