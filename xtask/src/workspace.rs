@@ -101,7 +101,12 @@ impl Workspace {
         // The whole workspace is named, so that packages have the features that all tests give
         // them, and nothing is built twice.
         self.cargo(&["test", "--quiet", "--workspace", "--test", "cli", "--no-run"])?;
-        Ok(self.target().join("debug").join("hetero"))
+        Ok(self.debug_folder().join("hetero"))
+    }
+
+    /// Returns the folder of what tests build.
+    pub(crate) fn debug_folder(&self) -> PathBuf {
+        self.target().join("debug")
     }
 
     fn target(&self) -> PathBuf {

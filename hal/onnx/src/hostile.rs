@@ -358,6 +358,29 @@ fn many_nodes_of_one_name_and_branches_that_decide_the_next_are_read_in_one_walk
 }
 
 #[test]
+fn what_a_taken_branch_claims_of_its_output_counts() {
+    let taken = model(|_, g| {
+        g.input.push(value("s", DType::I64, &[2]));
+        g.output = vec![ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() }];
+        g.initializer.push(tensor("c", DType::Bool, &[], vec![1]));
+        let branch = |name: &str| AttributeProto {
+            name: Some(name.into()),
+            g: Some(GraphProto {
+                node: vec![node("Reshape", &["x", "s"], &["o"])],
+                output: vec![value("o", DType::F32, &[2, 1])],
+                ..GraphProto::default()
+            }),
+            r#type: Some(AttributeType::Graph as i32),
+            ..AttributeProto::default()
+        };
+        g.node = vec![node("If", &["c"], &["y"])];
+        g.node[0].attribute = vec![branch("then_branch"), branch("else_branch")];
+    });
+    let said = said(taken);
+    assert!(said.starts_with("fine"), "{said}");
+}
+
+#[test]
 fn what_is_written_reads_back_the_same() {
     let bytes = model(|_, g| {
         g.initializer.push(tensor("w", DType::F32, &[2], vec![0, 0, 128, 63, 0, 0, 0, 64]));

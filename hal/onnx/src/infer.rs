@@ -44,6 +44,14 @@ pub(crate) fn infer_along_branches(graph: &mut Graph, operators: &dyn OperatorSe
     let mut nodes = Vec::with_capacity(left.len());
     while let Some(node) = left.pop() {
         if let Some(branch) = known_branch(graph, &node, &inferred.values) {
+            for (inner, outer) in branch.outputs.iter().zip(&node.outputs) {
+                let Some(outer) = outer else { continue };
+                // What the branch claims of its output fills the gaps of what the graph claims.
+                let outer = &mut graph.values[outer.index()].ty;
+                let mut ty = branch.values[inner.index()].ty.clone();
+                merge(&mut ty, std::mem::take(outer));
+                *outer = ty;
+            }
             left.extend(splice(graph, &node, &branch).into_iter().rev());
             continue;
         }

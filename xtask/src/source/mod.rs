@@ -85,7 +85,8 @@ fn for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().filter(|attribute| attribute.path().is_ident("cfg")).any(|attribute| {
         let Ok(list) = attribute.meta.require_list() else { return false };
         let condition = tokens::text(&list.tokens);
-        condition == "test" || (condition.starts_with("all(") && condition.contains("test"))
+        let all = condition.strip_prefix("all(").and_then(|list| list.strip_suffix(')'));
+        all.unwrap_or(&condition).split(',').any(|part| part.trim() == "test")
     })
 }
 
@@ -124,9 +125,9 @@ mod tests {
     #[test]
     fn modules_inside_modules_are_found_and_those_of_tests_are_not() {
         let text = "mod a { mod b { struct X; } } #[cfg(test)] mod tests { struct Y; } #[cfg(all(unix, test))] mod m {} \
-             #[cfg(unix)] mod kept {}";
+             #[cfg(unix)] mod kept {} #[cfg(not(test))] mod too {}";
         let found = modules_of(text).unwrap();
         let paths: Vec<String> = found.iter().map(|module| module.path.join("::")).collect();
-        assert_eq!(paths, ["", "a", "a::b", "kept"]);
+        assert_eq!(paths, ["", "a", "a::b", "kept", "too"]);
     }
 }

@@ -4,6 +4,11 @@ use super::together;
 use crate::workspace::{Result, Workspace, drivers_required, run, succeeds};
 use crate::{drivers, setup};
 
+/// Packages of which only the CPU's crate has a library.
+/// The others are named for the features that they ask of dependencies, so that these need not be
+/// built again for that crate alone.
+const OF_THE_CPU: [&str; 6] = ["--package", "hetero-cpu", "--package", "hetero-cli", "--package", "xtask"];
+
 /// Builds all tests, and the command line that later steps run.
 pub(crate) fn build(workspace: &Workspace) -> Result<()> {
     workspace.cargo(&["test", "--workspace", "--no-run"])
@@ -81,7 +86,9 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
         std::fs::remove_dir_all(&sources).map_err(|error| format!("cannot remove {}: {error}", sources.display()))?;
     }
     let sources = sources.to_string_lossy();
-    workspace.cargo(&["run", "--quiet", "--package", "hetero-kernels", "--example", "emit", "--", "cuda", &sources])?;
+    // As in `Workspace::tested_hetero`, the whole workspace is named.
+    workspace.cargo(&["test", "--quiet", "--workspace", "--example", "emit", "--no-run"])?;
+    workspace.run(workspace.debug_folder().join("examples").join("emit"), &["cuda", &sources])?;
     let script = workspace.script("nvrtc.py");
     workspace.run(drivers::cuda_python(workspace), &[&*script.to_string_lossy(), &*sources])
 }
@@ -93,15 +100,15 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
 ///
 /// These are unit tests, so `unit` runs them too.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
-    let packages = ["test", "--package", "hetero-kit", "--package", "hetero-cpu", "--lib", "--no-fail-fast"];
-    workspace.cargo(&[&packages[..], &["--", "model::"]].concat())
+    let tests = ["--package", "hetero-kit", "--lib", "--no-fail-fast", "--", "model::"];
+    workspace.cargo(&[&["test"][..], &OF_THE_CPU, &tests].concat())
 }
 
 /// Tests the CPU device's NEON kernels where there is no such processor: its instructions are
 /// emulated, so the times say nothing of speed.
 pub(crate) fn neon(workspace: &Workspace) -> Result<()> {
     let tests = ["--lib", "--test", "kernels", "--no-fail-fast", "--", "--nocapture"];
-    let arguments = [&["test", "--package", "hetero-cpu", "--features", "emulated-neon"][..], &tests].concat();
+    let arguments = [&["test", "--features", "hetero-cpu/emulated-neon"][..], &OF_THE_CPU, &tests].concat();
     run(workspace.command("cargo", &arguments).env("HETERO_ISA", "neon"))
 }
 

@@ -51,10 +51,11 @@ pub(crate) fn all(workspace: &Workspace) -> Result<()> {
         ("release", release),
     ];
     let began = Instant::now();
-    let mut done = std::thread::scope(|scope| {
+    println!("setup and packages run beside the next steps, and are shown when they are over");
+    let mut done: Vec<Done> = std::thread::scope(|scope| {
         let downloads = scope.spawn(|| DOWNLOADS.map(|(name, task)| apart(workspace, name, task)));
         let beside = BESIDE.map(|(name, step)| here(workspace, name, step));
-        let Ok(downloads) = downloads.join() else { return Vec::from(beside) };
+        let downloads = downloads.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let downloads = downloads.into_iter().map(|(done, output)| {
             println!("\n=== {}, beside the steps above ===\n{output}", done.name);
             done

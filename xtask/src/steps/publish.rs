@@ -1,8 +1,12 @@
 //! What a release needs beside tests: packages, dependencies and interfaces.
 
+use std::path::Path;
+
+use serde_json::Value;
+
 use super::together;
 use crate::setup;
-use crate::workspace::{Result, Workspace};
+use crate::workspace::{Result, Workspace, succeeds};
 
 /// Checks what a release needs, and publishes nothing.
 /// With `baseline`, the interfaces are compared with those of that commit; before the first release
@@ -20,7 +24,10 @@ pub(crate) fn publish(workspace: &Workspace, baseline: Option<&str>) -> Result<(
             return Ok(());
         };
         // A binary of the cache gets the subcommand's name first, as from cargo.
+        let new = newer_than(workspace, baseline)?;
+        let excluded = new.iter().flat_map(|name| ["--exclude", name]);
         let arguments = ["semver-checks", "check-release", "--workspace", "--baseline-rev", baseline];
+        let arguments: Vec<&str> = arguments.into_iter().chain(excluded).collect();
         workspace.run(setup::cargo_semver_checks(workspace)?, &arguments)
     };
     together([
@@ -30,4 +37,18 @@ pub(crate) fn publish(workspace: &Workspace, baseline: Option<&str>) -> Result<(
         ("advisories", deny(&["advisories"])),
         ("interfaces", interfaces()),
     ])
+}
+
+/// Returns the names of the packages that a commit does not have, which have nothing to be compared
+/// with.
+fn newer_than(workspace: &Workspace, commit: &str) -> Result<Vec<String>> {
+    let document = workspace.metadata(&["--no-deps"])?;
+    let packages = document["packages"].as_array().ok_or("cargo metadata names no packages")?;
+    let is_new = |package: &&Value| {
+        let path = Path::new(package["manifest_path"].as_str().unwrap_or_default());
+        let path = path.strip_prefix(&workspace.root).unwrap_or(path).to_string_lossy().into_owned();
+        !succeeds(&mut workspace.command("git", &["cat-file", "-e", &format!("{commit}:{path}")]))
+    };
+    let names = packages.iter().filter(is_new).filter_map(|package| package["name"].as_str());
+    Ok(names.map(str::to_owned).collect())
 }

@@ -17,6 +17,7 @@ pub(crate) struct ConformanceOptions {
     pub(crate) filter: Option<String>,
     /// Run only each N-th case, beginning with the one that the seed chooses: 1 the first, 2 the
     /// second, and so on.
+    /// Random networks are others for each seed.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) every: u32,
     /// Check that the suite keeps the rules for callers of a device, such as the order of accesses.
