@@ -134,8 +134,8 @@ enum Part {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
-    /// Check that the conformance tests notice mistakes made in operators on purpose; takes some
-    /// minutes, so it is not part of all tests.
+    /// Check that the conformance tests notice mistakes made in operators on purpose; takes a
+    /// quarter of an hour, so it is not part of all tests.
     Mutants {
         /// Parts of operators' names, such as Conv; without names, all mistakes are made.
         names: Vec<String>,

@@ -143,6 +143,15 @@ const TESTS: [&str; 12] = [
     "kernels",
 ];
 
+/// Each mistake has these crates compiled again, so it matters more that this is quick than that
+/// they are.
+const QUICKLY: [&str; 4] = [
+    "--config",
+    "profile.dev.package.hetero-cpu.opt-level=1",
+    "--config",
+    "profile.dev.package.hetero-reference.opt-level=1",
+];
+
 /// Makes each mistake in a copy of the sources and runs the conformance tests on it.
 pub(crate) fn mutants(workspace: &Workspace, names: &[String]) -> Result<()> {
     let wanted = |mutant: &Mutant| names.is_empty() || names.iter().any(|name| mutant.operator.contains(name.as_str()));
@@ -164,7 +173,7 @@ pub(crate) fn mutants(workspace: &Workspace, names: &[String]) -> Result<()> {
     let here = Workspace { root: copy.clone(), cache: workspace.cache.clone() };
     let target = workspace.root.join("target").join("mutants-build");
     let command = |arguments: &[&str]| {
-        let mut command = here.command("cargo", arguments);
+        let mut command = here.command("cargo", &[&QUICKLY[..], arguments].concat());
         command.env("CARGO_TARGET_DIR", &target);
         command
     };
