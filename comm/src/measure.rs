@@ -119,6 +119,8 @@ fn measure_link(
     options: &MeasureOptions,
 ) -> Result<Samples> {
     let name = format!("{} from {} to {}", transport.name(), from.id(), to.id());
+    let (per_link, patience) = (options.per_link.min(LONGEST), options.patience.min(LONGEST));
+    let options = MeasureOptions { per_link, patience, ..options.clone() };
     let (sender, receiver) = mpsc::channel();
     let task = {
         let (from, to, transport, options) = (from.clone(), to.clone(), transport.clone(), options.clone());
@@ -130,7 +132,7 @@ fn measure_link(
     std::thread::Builder::new().name("hetero-measure".to_owned()).spawn(task).map_err(|error| {
         Error::new(ErrorKind::OutOfMemory, "cannot start a thread to measure with").caused_by(error)
     })?;
-    match receiver.recv_timeout(options.per_link.min(LONGEST) + options.patience.min(LONGEST) * 2) {
+    match receiver.recv_timeout(options.per_link + options.patience * 2) {
         Ok(outcome) => outcome,
         Err(mpsc::RecvTimeoutError::Timeout) => {
             Err(Error::new(ErrorKind::Timeout, format!("{name} does not come back from a call")))
@@ -245,7 +247,7 @@ impl<'a> Link<'a> {
 
     /// Times one hand-over.
     fn round(&self, channel: &Channel, pattern: u8) -> Result<Duration> {
-        let deadline = self.began + self.options.per_link.min(LONGEST) + self.options.patience.min(LONGEST);
+        let deadline = self.began + self.options.per_link + self.options.patience;
         let value = self.rounds.get() + 1;
         self.rounds.set(value);
         let (written, arrived, read) =

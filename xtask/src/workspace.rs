@@ -73,15 +73,20 @@ impl Workspace {
         self.run("cargo", arguments)
     }
 
-    /// Returns what `cargo metadata` says of packages, here and of others.
-    pub(crate) fn metadata(&self, arguments: &[&str]) -> Result<Value> {
+    /// Returns what `cargo metadata` says of each package, the dependencies included.
+    pub(crate) fn packages(&self, arguments: &[&str]) -> Result<Vec<Value>> {
         let arguments = [&["metadata", "--locked", "--format-version", "1"], arguments].concat();
         let output = self.command("cargo", &arguments).output();
         let output = output.map_err(|error| format!("cannot start cargo metadata: {error}"))?;
         if !output.status.success() {
             return Err(format!("cargo metadata: {}", String::from_utf8_lossy(&output.stderr)));
         }
-        serde_json::from_slice(&output.stdout).map_err(|error| format!("cargo metadata is not understood: {error}"))
+        let mut document: Value = serde_json::from_slice(&output.stdout)
+            .map_err(|error| format!("cargo metadata is not understood: {error}"))?;
+        match document["packages"].take() {
+            Value::Array(packages) => Ok(packages),
+            _ => Err("cargo metadata names no packages".to_owned()),
+        }
     }
 
     /// Builds the release binary, and returns its path.

@@ -25,8 +25,7 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
 /// promises.
 /// Whether the code itself calls newer functions of the standard library is clippy's part.
 fn dependencies_compile(workspace: &Workspace) -> Result<()> {
-    let document = workspace.metadata(&[])?;
-    let packages = document["packages"].as_array().ok_or("cargo metadata names no packages")?;
+    let packages = workspace.packages(&[])?;
     let promised = packages.iter().find(|package| package["name"] == "hetero");
     let promised = promised.and_then(|package| package["rust_version"].as_str());
     let promised = promised.ok_or("package hetero has no rust-version")?;

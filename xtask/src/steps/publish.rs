@@ -42,8 +42,7 @@ pub(crate) fn publish(workspace: &Workspace, baseline: Option<&str>) -> Result<(
 /// Returns the names of the packages that a commit does not have, which have nothing to be compared
 /// with.
 fn newer_than(workspace: &Workspace, commit: &str) -> Result<Vec<String>> {
-    let document = workspace.metadata(&["--no-deps"])?;
-    let packages = document["packages"].as_array().ok_or("cargo metadata names no packages")?;
+    let packages = workspace.packages(&["--no-deps"])?;
     let is_new = |package: &&Value| {
         let path = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         let path = path.strip_prefix(&workspace.root).unwrap_or(path).to_string_lossy().into_owned();
