@@ -270,7 +270,7 @@ impl Kernel for Winograd {
         for first in (0..rows).step_by(division.band) {
             let count = division.band.min(rows - first);
             let pieces = runtime.pieces(count * blocks, width * lanes * 64);
-            runtime.pool.for_each(pieces, |number, _| {
+            runtime.for_each(pieces, |number, _| {
                 for unit in tile::piece(count * blocks, pieces, number) {
                     let (row, block) = (unit / blocks, unit % blocks);
                     let (item, y) = ((first + row) / height, (first + row) % height * OUT);
@@ -295,7 +295,7 @@ impl Kernel for Winograd {
                 }
             });
             let parts = division.parts.min(count);
-            runtime.pool.for_each(groups * parts, |number, thread| {
+            runtime.for_each(groups * parts, |number, thread| {
                 let (group, part) = (number / parts, number % parts);
                 let blocks = group * division.filters..((group + 1) * division.filters).min(self.output.blocks());
                 let rows = tile::piece(count, parts, part);
