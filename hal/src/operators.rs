@@ -218,7 +218,7 @@ impl Inference<'_> {
 /// The computation asks before it allocates, with [`Evaluation::reserve`] for outputs and
 /// [`Evaluation::take`] for all else whose size the inputs do not bound.
 /// It tells of its steps with [`Evaluation::spend`], so that the deadline ends it in the middle.
-/// What was taken is given back when the evaluation is dropped.
+/// What was taken counts until the evaluation ends.
 pub struct Evaluation<'a> {
     /// The operator and its attributes.
     pub operator: &'a Operator,

@@ -21,6 +21,7 @@ mod demo;
 mod devices;
 mod failure;
 mod inspect;
+mod limits;
 mod plan;
 mod planning;
 mod profile;
@@ -38,6 +39,9 @@ use arguments::{Arguments, Command};
 fn main() -> ExitCode {
     // Clap itself ends with 2 on bad usage, and with 0 on --help.
     let arguments = Arguments::parse();
+    if let Some(deadline) = arguments.deadline {
+        limits::watch(deadline);
+    }
     let outcome = match &arguments.command {
         Command::Devices(options) => devices::list(options),
         Command::Check(options) => devices::check(options),

@@ -39,7 +39,6 @@ impl Pass for ConstantFolding {
             let evaluation = Evaluation::new(&node.operator, &inputs, node.outputs.len(), context.operators, &left);
             match evaluation.compute() {
                 Ok(results) => {
-                    drop(evaluation);
                     for (id, content) in node.outputs.iter().zip(results) {
                         if let Some(id) = id {
                             left = left.less(content.bytes().len()).map_err(|error| error.at(node.to_string()))?;

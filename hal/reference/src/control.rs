@@ -96,7 +96,6 @@ fn interpret(
         let evaluation =
             Evaluation::new(&node.operator, &arguments, node.outputs.len(), operators, &left).inside(&known);
         let results = evaluation.compute().map_err(at)?;
-        drop(evaluation);
         drop(arguments);
         for (id, tensor) in node.outputs.iter().zip(results) {
             if let Some(id) = id {
