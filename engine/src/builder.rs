@@ -143,7 +143,10 @@ impl Builder {
         self
     }
 
-    /// Limits the bytes that folded constants, and each device's intermediate values, may take.
+    /// Limits the bytes that planning and running may take besides the model itself: constants that
+    /// are folded, what a device keeps of weights, inputs, outputs and intermediate values, and what
+    /// operators of the oracle need on their way.
+    /// On the host they count together; any other device has as much again.
     /// Without it, the devices' memory is the limit.
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {

@@ -52,6 +52,8 @@ pub(crate) struct Planned {
     pub(crate) fixed: Vec<String>,
     /// The patterns of pins that no node matches.
     pub(crate) idle_pins: Vec<String>,
+    /// The bytes of the constants that planning made, which are no part of the model.
+    pub(crate) made: u64,
     pub(crate) timing: PlanTiming,
 }
 
@@ -91,8 +93,8 @@ impl Planner {
         partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
-        let (unsplit, assumed) = (whole, bound.assumed);
-        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, timing })
+        let (unsplit, assumed, made) = (whole, bound.assumed, made(model, &annotated.program));
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, made, timing })
     }
 
     /// Returns the patterns of pins that no node matches.
@@ -144,7 +146,8 @@ impl Planner {
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let notes = fleet.absent().iter().map(ToString::to_string).collect();
         let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
-        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, timing })
+        let made = made(model, &annotated.program);
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, made, timing })
     }
 
     /// Divides a program among the devices that are not lost.
@@ -394,6 +397,15 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
         Ok((value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect()))
     };
     program.inputs().iter().map(shape).collect()
+}
+
+/// Returns the bytes of a program's constants that are not the model's own bytes.
+fn made(model: &Model, program: &Program) -> u64 {
+    let place = |tensor: &hetero_hal::Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
+    let mut known: HashSet<_> =
+        model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place).collect();
+    let constants = program.values().iter().filter_map(|value| value.constant.as_ref()).map(place);
+    constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes as u64).sum()
 }
 
 /// Returns the number of rows of each part that the plan's batch was split into.

@@ -1,6 +1,7 @@
 //! Compiled programs: a list of steps over an arena.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -114,7 +115,8 @@ impl CpuExecutable {
         let drafts = lower::lower(program, isa, filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
-        let packer = Packer { weights: &weights.packed, saved: saved.as_ref() };
+        let room = AtomicUsize::new(left(budget));
+        let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
         let kernels = make(program, &drafts, options, isa, (pool, packer))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
@@ -221,8 +223,7 @@ impl CpuExecutable {
             })
         };
         // No plan has the memory that the oracle needs on the way: it takes what the device has left.
-        let left = usize::try_from(self.budget.limit().saturating_sub(self.budget.used())).unwrap_or(usize::MAX);
-        let allowance = Allowance::new(left).until(execution.deadline);
+        let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
         let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance);
         for step in &self.steps {
             let at = |error: Error| error.at(step.name.clone());
@@ -241,6 +242,11 @@ impl CpuExecutable {
         }
         Ok(())
     }
+}
+
+/// Returns the bytes that are left of a device's memory.
+fn left(budget: &Budget) -> usize {
+    usize::try_from(budget.limit().saturating_sub(budget.used())).unwrap_or(usize::MAX)
 }
 
 /// Returns a constant's bytes as an operand.
