@@ -189,7 +189,13 @@ pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
     if column(Some(shape)) || column(site.output(0).map(|value| value.shape.as_slice())) {
         return Ok(false);
     }
-    Ok(kernel.len() + 2 == shape.len() && kernel.iter().all(|&size| size > 0))
+    if kernel.len() + 2 != shape.len() || !kernel.iter().all(|&size| (1..1 << 31).contains(&size)) {
+        return Ok(false);
+    }
+    // Each output along an axis has a list of its taps on the input.
+    let outputs = site.output(0).map_or(&[][..], |value| value.shape.get(2..).unwrap_or_default());
+    let taps = kernel.iter().zip(&shape[2..]).zip(outputs);
+    Ok(taps.into_iter().all(|((&kernel, &input), &output)| keeps_table(&[output, input.min(kernel as usize)], PLACES)))
 }
 
 /// A pooling in a blocked layout: a block's lanes are a vector of channels.
