@@ -1,5 +1,6 @@
 //! Allowances: the host memory and the time that a piece of work may take.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -112,4 +113,89 @@ pub(crate) fn exceeded(requested: u64, left: usize, what: impl Into<String>) -> 
     Error::new(ErrorKind::OutOfMemory, what)
         .with_sizes(requested, Some(left as u64))
         .with_remedy("check the model's sizes, or raise the memory limit")
+}
+
+/// The steps between two looks at the clock; a step is some nanoseconds long.
+pub(crate) const STEPS: usize = 1 << 18;
+
+/// What the evaluation that runs on this thread has taken of its allowance.
+struct Account {
+    allowance: Allowance,
+    taken: usize,
+    /// The steps until the clock is read again.
+    steps: usize,
+}
+
+thread_local! {
+    /// The account is the thread's and no argument, so that all helpers of an operator can draw on
+    /// it, and none can be called without it.
+    static ACCOUNT: RefCell<Account> =
+        RefCell::new(Account { allowance: Allowance::default(), taken: 0, steps: STEPS });
+}
+
+/// An evaluation's time as the one that runs on this thread; dropping it gives back what was taken,
+/// and resumes the account of the evaluation around it.
+pub(crate) struct Opened(Option<Account>);
+
+impl Opened {
+    pub(crate) fn new(allowance: Allowance) -> Self {
+        Opened(Some(ACCOUNT.replace(Account { allowance, taken: 0, steps: STEPS })))
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(before) = self.0.take() {
+            ACCOUNT.set(before);
+        }
+    }
+}
+
+/// Takes memory for `count` elements of `size` bytes each, for the [`Evaluation`](crate::Evaluation)
+/// that runs on this thread; it is given back when that evaluation ends.
+/// A definition calls this before it allocates anything that grows with a size.
+///
+/// # Errors
+/// `OutOfMemory` with both sizes, where it is more than what is left of the allowance.
+pub fn take(count: usize, size: usize) -> Result<()> {
+    ACCOUNT.with_borrow_mut(|account| {
+        let left = account.allowance.bytes - account.taken;
+        match count.checked_mul(size) {
+            Some(bytes) if bytes <= left => {
+                account.taken += bytes;
+                Ok(())
+            }
+            bytes => {
+                let what = format!("computing plainly needs memory for {count} elements of {size} bytes on the way");
+                Err(exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), left, what))
+            }
+        }
+    })
+}
+
+/// Counts steps of the [`Evaluation`](crate::Evaluation) that runs on this thread, each of some
+/// nanoseconds, before they are done.
+/// Now and then it looks at the clock, so one call should not tell of more than a million.
+///
+/// # Errors
+/// `Timeout` or `Cancelled` where the computation is to stop.
+pub fn spend(steps: usize) -> Result<()> {
+    ACCOUNT.with_borrow_mut(|account| match account.steps.checked_sub(steps) {
+        Some(left) => {
+            account.steps = left;
+            Ok(())
+        }
+        None => {
+            account.steps = STEPS;
+            account.allowance.check()
+        }
+    })
+}
+
+/// Returns what is left of the allowance of the evaluation that runs on this thread.
+pub(crate) fn left() -> Allowance {
+    ACCOUNT.with_borrow(|account| Allowance {
+        bytes: account.allowance.bytes - account.taken,
+        ..account.allowance.clone()
+    })
 }

@@ -252,7 +252,7 @@ mod topology;
 mod trace;
 mod weight;
 
-pub use allowance::Allowance;
+pub use allowance::{Allowance, spend, take};
 pub use binding::{BindingInfo, BindingTable, BoundBuffers, Direction};
 pub use device::{
     Capabilities, Claim, CompileOptions, Device, Executable, KernelFormat, KernelSignature, Quality, Source,

@@ -5,11 +5,9 @@
 //! The table of the ONNX standard's definitions is the crate `hetero-reference`.
 //! An integrator can put another table in front of it for a domain of its own.
 
-use std::cell::Cell;
-
 use bytes::Bytes;
 
-use crate::allowance::{self, Allowance};
+use crate::allowance::{self, Allowance, Opened, exceeded, take};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::graph::{Attribute, Dim, Operator, TensorType, ValueId};
@@ -215,9 +213,9 @@ impl Inference<'_> {
 
 /// The values and limits that the plain computation of an operator may use.
 ///
-/// The computation asks before it allocates, with [`Evaluation::reserve`] for outputs and
-/// [`Evaluation::take`] for all else whose size the inputs do not bound.
-/// It tells of its steps with [`Evaluation::spend`], so that the deadline ends it in the middle.
+/// The computation asks before it allocates, with [`Evaluation::reserve`] for outputs and [`take`]
+/// for all else that grows with a size.
+/// It tells of its steps with [`spend`], so that the deadline ends it in the middle.
 /// What was taken counts until the evaluation ends.
 pub struct Evaluation<'a> {
     /// The operator and its attributes.
@@ -232,14 +230,7 @@ pub struct Evaluation<'a> {
     /// A function that finds the enclosing graph's values, which a subgraph captures.
     pub outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
     allowance: &'a Allowance,
-    /// The bytes that are taken.
-    taken: Cell<usize>,
-    /// The steps until the clock is read again.
-    steps: Cell<usize>,
 }
-
-/// The steps between two looks at the clock; a step is some nanoseconds long.
-const STEPS: usize = 1 << 18;
 
 impl<'a> Evaluation<'a> {
     /// Makes an evaluation of an operator outside any graph.
@@ -251,8 +242,7 @@ impl<'a> Evaluation<'a> {
         operators: &'a dyn OperatorSet,
         allowance: &'a Allowance,
     ) -> Self {
-        let (taken, steps) = (Cell::new(0), Cell::new(STEPS));
-        Evaluation { operator, inputs, outputs, operators, outer: &|_| None, allowance, taken, steps }
+        Evaluation { operator, inputs, outputs, operators, outer: &|_| None, allowance }
     }
 
     /// Returns the same evaluation inside a graph whose values this function finds.
@@ -279,7 +269,9 @@ impl<'a> Evaluation<'a> {
         if let Some(outputs) = self.nothing(definition) {
             return Ok(outputs);
         }
+        let opened = Opened::new(self.allowance.clone());
         let outputs = (definition.evaluate)(self)?;
+        drop(opened);
         if outputs.len() < self.outputs {
             return Err(Error::unsupported(format!("output {} of {operator}", outputs.len())));
         }
@@ -326,51 +318,18 @@ impl<'a> Evaluation<'a> {
         let count = element_count(shape);
         let bytes = count.and_then(|count| dtype.bytes_for(count));
         match (count, bytes) {
-            (Some(count), Some(bytes)) if self.takes(bytes) => Ok(count),
-            _ => Err(self.exceeded(bytes, &format!("would make a {dtype} tensor of shape {shape:?}"))),
+            (Some(count), Some(bytes)) if take(bytes, 1).is_ok() => Ok(count),
+            _ => {
+                let what = format!("{} would make a {dtype} tensor of shape {shape:?}", self.operator);
+                Err(exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), self.left().bytes, what))
+            }
         }
-    }
-
-    /// Takes memory for `count` elements of `size` bytes each, besides the outputs.
-    ///
-    /// # Errors
-    /// `OutOfMemory` where they are larger than what is left of the allowance.
-    pub fn take(&self, count: usize, size: usize) -> Result<()> {
-        match count.checked_mul(size) {
-            Some(bytes) if self.takes(bytes) => Ok(()),
-            bytes => Err(self.exceeded(bytes, &format!("needs memory for {count} elements on the way"))),
-        }
-    }
-
-    fn takes(&self, bytes: usize) -> bool {
-        let taken = self.taken.get().checked_add(bytes).filter(|&taken| taken <= self.allowance.bytes);
-        self.taken.set(taken.unwrap_or(self.taken.get()));
-        taken.is_some()
-    }
-
-    fn exceeded(&self, bytes: Option<usize>, what: &str) -> Error {
-        let left = self.allowance.bytes - self.taken.get();
-        allowance::exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), left, format!("{} {what}", self.operator))
-    }
-
-    /// Counts steps of the computation, each of some nanoseconds, before they are done.
-    /// Now and then it looks at the clock, so one call should not tell of more than a million.
-    ///
-    /// # Errors
-    /// `Timeout` or `Cancelled` where the computation is to stop.
-    pub fn spend(&self, steps: usize) -> Result<()> {
-        if let Some(left) = self.steps.get().checked_sub(steps) {
-            self.steps.set(left);
-            return Ok(());
-        }
-        self.steps.set(STEPS);
-        self.allowance.check()
     }
 
     /// Returns what is left of the allowance, such as for the nodes of a subgraph.
     #[must_use]
     pub fn left(&self) -> Allowance {
-        Allowance { bytes: self.allowance.bytes - self.taken.get(), ..self.allowance.clone() }
+        allowance::left()
     }
 }
 
@@ -402,26 +361,46 @@ mod tests {
         }
     }
 
+    /// An operator set of one operator, whose definition this function computes.
+    struct One(Definition);
+    impl OperatorSet for One {
+        fn find(&self, _: &Operator) -> Option<&Definition> {
+            Some(&self.0)
+        }
+    }
+
+    fn computed(evaluate: EvaluateFn, allowance: &Allowance) -> Result<Vec<Tensor>> {
+        let operators = One(Definition::new("Test", 1, (0, 1), |_| Ok(vec![]), evaluate));
+        Evaluation::new(&Operator::new("Test", 1), &[], 0, &operators, allowance).compute()
+    }
+
     #[test]
     fn a_deadline_ends_a_computation_between_its_steps() {
-        let operator = Operator::new("MatMul", 13);
-        let allowance = Allowance::new(0).until(std::time::Instant::now());
-        let evaluation = Evaluation::new(&operator, &[], 1, &Nothing, &allowance);
-        let steps = (0..10_000).take_while(|_| evaluation.spend(1000).is_ok()).count();
-        assert_eq!(steps, STEPS / 1000);
+        let endless = |_: &Evaluation<'_>| loop {
+            crate::spend(1000)?;
+        };
+        let soon = std::time::Instant::now() + std::time::Duration::from_millis(5);
+        let error = computed(endless, &Allowance::new(0).until(soon)).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Timeout);
     }
 
     #[test]
     fn reservations_stop_at_the_limit_before_allocation() {
-        let operator = Operator::new("Expand", 13);
+        let takes = |evaluation: &Evaluation<'_>| {
+            assert_eq!(evaluation.reserve(DType::F32, &[4, 4])?, 16);
+            let error = evaluation.reserve(DType::F32, &[1 << 40, 1 << 40]).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::OutOfMemory);
+            assert!(evaluation.reserve(DType::F32, &[17]).is_err());
+            assert!(take(10, 4).is_err(), "64 of the 100 bytes are taken");
+            take(9, 4)?;
+            assert_eq!(evaluation.left().bytes, 0);
+            Ok(vec![])
+        };
         let allowance = Allowance::new(100);
+        computed(takes, &allowance).unwrap();
+        computed(takes, &allowance).unwrap();
+        let operator = Operator::new("Expand", 13);
         let evaluation = Evaluation::new(&operator, &[None], 1, &Nothing, &allowance);
-        assert_eq!(evaluation.reserve(DType::F32, &[4, 4]).unwrap(), 16);
-        let error = evaluation.reserve(DType::F32, &[1 << 40, 1 << 40]).unwrap_err();
-        assert_eq!(error.kind(), crate::ErrorKind::OutOfMemory);
-        assert!(evaluation.take(10, 4).is_err(), "64 of the 100 bytes are taken");
-        evaluation.take(9, 4).unwrap();
-        assert_eq!(evaluation.left().bytes, 0);
         assert!(evaluation.input(0).unwrap_err().message().contains("Expand lacks its input 0"));
     }
 }

@@ -145,6 +145,9 @@ enum Part {
     Loom,
     /// Test the CPU's NEON kernels, with Arm's instructions emulated where there are none.
     Neon,
+    /// Run the tests of kernels under AddressSanitizer, and those of the pool, queues and sessions
+    /// under ThreadSanitizer; compiles them anew, so it is not part of all tests.
+    Sanitize,
     /// Fuzz the importer and whole runs, guided by coverage and starting from the standard's cases;
     /// needs a nightly compiler, so it is not part of all tests.
     Fuzz {
@@ -152,8 +155,8 @@ enum Part {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Run all generated cases on every device, 20 000 mutated real models, and five minutes of
-    /// each fuzz target; meant for every night, and not part of all tests.
+    /// Run all generated cases on every device, 20 000 mutated real models, five minutes of each fuzz
+    /// target, and the sanitizers; meant for every night, and not part of all tests.
     Nightly {
         /// Seed of the cases and mutations.
         #[arg(long, default_value_t = 1)]
@@ -307,6 +310,7 @@ fn main() -> ExitCode {
             Part::Mutants { names } => mutants::mutants(&workspace, &names),
             Part::Loom => steps::loom(&workspace),
             Part::Neon => steps::neon(&workspace),
+            Part::Sanitize => steps::sanitize(&workspace),
             Part::Fuzz { seconds } => steps::fuzz(&workspace, seconds),
             Part::Nightly { seed } => steps::nightly(&workspace, seed),
             Part::Mutations { count, seed } => steps::mutations(&workspace, count, seed),

@@ -1,6 +1,9 @@
 //! Scaled dot-product attention, and the rotation of queries and keys by their position.
 
-use hetero_hal::{Bool, DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    Bool, DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count,
+    spend, take,
+};
 
 use crate::indexing::{broadcast_strides, offset};
 use crate::numbers::{floats, pack};
@@ -114,6 +117,7 @@ impl Bias {
         }
         let values = match mask.dtype() {
             DType::Bool => {
+                take(mask.len(), size_of::<f64>())?;
                 let flags = mask.view::<Bool>()?;
                 flags.iter().map(|flag| if flag.get() { 0.0 } else { f64::NEG_INFINITY }).collect()
             }
@@ -165,6 +169,9 @@ fn attention(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let softcap = f64::from(operator.float("softcap")?.unwrap_or(0.0));
     let mode = operator.int("qk_matmul_output_mode")?.unwrap_or(0);
     let (x, y, z) = (floats(&by_heads(q, q_sizes)?)?, floats(&present_key)?, floats(&present_value)?);
+    take(count, size_of::<f64>())?;
+    take(keys, 5 * size_of::<f64>())?;
+    take(element_count(&[batch, q_heads, steps, v_width]).unwrap_or(usize::MAX), 2 * size_of::<f64>())?;
     let mut shown = Vec::with_capacity(count);
     let mut result = Vec::new();
     for n in 0..batch {
@@ -172,6 +179,7 @@ fn attention(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             // Neighbouring heads of queries share a head of keys and values.
             let kv = n * heads + h / (q_heads / heads);
             for i in 0..steps {
+                spend(keys.saturating_mul(width + v_width + 40))?;
                 let query = &x[((n * q_heads + h) * steps + i) * width..][..width];
                 let dot = |j: usize| -> f64 {
                     query.iter().zip(&y[(kv * keys + j) * width..]).map(|(a, b)| a * b).sum::<f64>() * scale
@@ -246,6 +254,7 @@ fn rotate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                     })?
                 }
             };
+            spend(2 * heads * width)?;
             for h in 0..heads {
                 let start = if input.rank() == 4 { (n * heads + h) * steps + i } else { (n * steps + i) * heads + h };
                 let head = &mut x[start * width..][..width];

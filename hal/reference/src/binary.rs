@@ -1,6 +1,6 @@
 //! Element-wise operators of two inputs or of any number, with multidirectional broadcasting.
 
-use hetero_hal::{DType, Definition, Evaluation, Inference, Result, Tensor, TensorType};
+use hetero_hal::{DType, Definition, Evaluation, Inference, Result, Tensor, TensorType, spend, take};
 
 use crate::indexing::{broadcast_strides, strided};
 use crate::numbers::Numbers;
@@ -128,7 +128,9 @@ fn unsupported(evaluation: &Evaluation<'_>, dtype: DType) -> hetero_hal::Error {
 
 /// Returns the elements of a tensor, repeated to a larger shape.
 fn broadcast(tensor: &Tensor, shape: &[usize]) -> Result<Numbers> {
-    let positions = strided(shape, &broadcast_strides(tensor.shape(), shape), 0);
+    let positions = strided(shape, &broadcast_strides(tensor.shape(), shape), 0)?;
+    take(positions.len(), size_of::<i128>())?;
+    spend(2 * positions.len())?;
     Ok(match Numbers::of(tensor)? {
         Numbers::Floats(values) => Numbers::Floats(positions.into_iter().map(|p| values[p]).collect()),
         Numbers::Ints(values) => Numbers::Ints(positions.into_iter().map(|p| values[p]).collect()),
@@ -201,7 +203,9 @@ fn equal_strings(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(DType::Bool, &shape)?;
     let positions = |tensor: &Tensor| strided(&shape, &broadcast_strides(tensor.shape(), &shape), 0);
     let (x, y) = (a.strings()?, b.strings()?);
-    let equal = positions(a).into_iter().zip(positions(b)).map(|(i, j)| i128::from(x[i] == y[j])).collect();
+    let (from_a, from_b) = (positions(a)?, positions(b)?);
+    take(from_a.len(), size_of::<i128>())?;
+    let equal = from_a.into_iter().zip(from_b).map(|(i, j)| i128::from(x[i] == y[j])).collect();
     Ok(vec![Numbers::Ints(equal).into_tensor(DType::Bool, &shape)?])
 }
 

@@ -1,6 +1,6 @@
 //! Conversions of element types: Cast, CastLike and BitCast.
 
-use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Result, Tensor, TensorType};
+use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Result, Tensor, TensorType, spend, take};
 
 use crate::numbers::Numbers;
 use crate::shapes::named_type;
@@ -49,6 +49,7 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
         Some(other) => return Err(Error::invalid_model(format!("round_mode '{other}' is unknown"))),
     };
     if let Ok(strings) = input.strings() {
+        take(strings.len(), size_of::<f64>())?;
         let values = strings
             .iter()
             .map(|text| text.trim().parse::<f64>())
@@ -60,6 +61,9 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
     }
     let numbers = Numbers::of(input)?;
     if to == DType::String {
+        // A number has some forty digits at the most.
+        take(input.len(), 96)?;
+        spend(input.len().saturating_mul(50))?;
         let text = match numbers {
             Numbers::Ints(values) => values.into_iter().map(|v| v.to_string().into()).collect(),
             Numbers::Floats(values) => values.into_iter().map(|v| (v as f32).to_string().into()).collect(),
@@ -67,6 +71,8 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
         return Ok(vec![Tensor::from_strings(input.shape(), text)?]);
     }
     if to.is_float() && to.bits() <= 8 {
+        take(input.len(), 2)?;
+        spend(input.len().saturating_mul(8))?;
         return Ok(vec![crate::small::encode(&numbers.floats(), to, input.shape(), saturate, rounding)?]);
     }
     // Between integers a cast keeps the low bits; floats saturate (NaN gives 0).

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hetero_hal::{
     Allowance, Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program,
-    Result, Tensor, TensorType, ValueId,
+    Result, Tensor, TensorType, ValueId, take,
 };
 
 use crate::numbers::Numbers;
@@ -231,7 +231,7 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         going = flag(&results.next().ok_or_else(|| Error::invalid_model("the body of Loop has no outputs"))?)?;
         carried = results.by_ref().take(count).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            evaluation.take(tensor.bytes().len(), 1)?;
+            take(tensor.bytes().len(), 1)?;
             list.push(tensor);
         }
         trip += 1;
@@ -351,7 +351,7 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let mut results = run_body(evaluation, body, &inputs)?.into_iter();
         carried = results.by_ref().take(states).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            evaluation.take(tensor.bytes().len(), 1)?;
+            take(tensor.bytes().len(), 1)?;
             list.push(tensor);
         }
     }

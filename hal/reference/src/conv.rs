@@ -1,6 +1,8 @@
 //! Convolutions: plain, transposed, deformable and quantised.
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take,
+};
 
 use crate::indexing::indices;
 use crate::numbers::{Numbers, floats, pack};
@@ -92,6 +94,7 @@ fn integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 
 /// Packs sums of products, which are whole numbers and stay exact here up to 2^53.
 fn wrapped(values: &[f64], dtype: DType, shape: &[usize]) -> Result<Tensor> {
+    take(values.len(), size_of::<i128>())?;
     Numbers::Ints(values.iter().map(|&v| v as i128).collect()).into_tensor(dtype, shape)
 }
 
@@ -189,17 +192,19 @@ pub(crate) fn convolve(
     }
     let plane: usize = x_shape[2..].iter().product();
     let taps: usize = w_shape[2..].iter().product();
+    take(count, size_of::<f64>())?;
     let mut result = Vec::with_capacity(count);
     for n in 0..batch {
         for m in 0..outputs {
             let first = m / out_per_group * per_group;
             for at in indices(&window.output) {
+                spend(taps.saturating_mul(per_group + 8))?;
                 let mut sum = bias.map_or(0.0, |bias| bias[m]);
                 window.taps(&at, &x_shape[2..], |tap, position| {
                     for c in 0..per_group {
                         sum += x[(n * channels + first + c) * plane + position] * w[(m * per_group + c) * taps + tap];
                     }
-                });
+                })?;
                 result.push(sum);
             }
         }
@@ -241,11 +246,13 @@ fn deformed(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let bias = evaluation.optional(3).map(floats).transpose()?;
     let mask = mask.map(floats).transpose()?;
     let plane: usize = x_shape[2..].iter().product();
+    take(count, size_of::<f64>())?;
     let mut result = Vec::with_capacity(count);
     for n in 0..batch {
         for m in 0..outputs {
             let first = m / (outputs / groups) * per_group;
             for (point, at) in indices(&window.output).enumerate() {
+                spend(taps.saturating_mul(per_group).saturating_mul(100))?;
                 let mut sum = bias.as_ref().map_or(0.0, |bias| bias[m]);
                 for c in 0..per_group {
                     let channel = first + c;
@@ -377,6 +384,7 @@ fn transpose(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (x, w) = (floats(input)?, floats(weights)?);
     let bias = evaluation.optional(2).map(floats).transpose()?;
     let plane: usize = sizes.iter().product();
+    take(count, size_of::<f64>())?;
     let mut result = vec![0.0; count];
     if let Some(bias) = bias {
         if bias.len() != outputs {
@@ -394,6 +402,7 @@ fn transpose(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             let group = c / (channels / groups);
             for (position, at) in indices(spatial).enumerate() {
                 let value = x[(n * channels + c) * spatial.iter().product::<usize>() + position];
+                spend(taps.saturating_mul(per_group + 20))?;
                 for (tap, k) in indices(&w_shape[2..]).enumerate() {
                     let mut target = Some(0);
                     for axis in 0..spatial.len() {

@@ -1,7 +1,11 @@
 //! Boxes: suppression of boxes that overlap, and pooling inside regions of interest.
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
+use crate::indexing::sort;
 use crate::numbers::{floats, pack};
 use crate::shapes::{elements, size};
 
@@ -70,6 +74,7 @@ fn suppress(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let centered = operator.int("center_point_box")?.unwrap_or(0) != 0;
     let (coordinates, scores) = (floats(boxes)?, floats(scores)?);
     let mut selected: Vec<i64> = Vec::new();
+    take(count, size_of::<[f64; 4]>() + 5 * size_of::<usize>())?;
     for n in 0..batch {
         let rectangles: Vec<[f64; 4]> =
             (0..count).map(|i| corners(&coordinates[(n * count + i) * 4..][..4], centered)).collect();
@@ -77,16 +82,18 @@ fn suppress(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             let score = |i: usize| scores[(n * classes + class) * count + i];
             let mut order: Vec<usize> =
                 (0..count).filter(|&i| least_score.is_none_or(|least| score(i) > least)).collect();
-            order.sort_by(|&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)));
+            sort(&mut order, |&a, &b| score(b).total_cmp(&score(a)).then(a.cmp(&b)))?;
             let mut kept: Vec<usize> = Vec::new();
             for i in order {
                 if kept.len() >= most {
                     break;
                 }
+                spend(8 * kept.len() + 1)?;
                 if kept.iter().all(|&other| overlap(&rectangles[i], &rectangles[other]) <= most_overlap) {
                     kept.push(i);
                 }
             }
+            take(kept.len(), 2 * 3 * size_of::<i64>())?;
             selected.extend(kept.into_iter().flat_map(|i| [n as i64, class as i64, i as i64]));
         }
     }
@@ -165,6 +172,7 @@ fn align(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let largest = operator.text("mode")?.unwrap_or("avg") == "max";
     let (x, corners) = (floats(input)?, floats(regions)?);
     let plane = height * width;
+    take(element_count(&shape).unwrap_or(usize::MAX), 2 * size_of::<f64>())?;
     let mut result = Vec::new();
     for (region, &image) in images.iter().enumerate() {
         let image = image_of(operator, image, batch)?;
@@ -186,6 +194,7 @@ fn align(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                 for column in 0..columns {
                     let (mut sum, mut best) = (0.0, f64::NEG_INFINITY);
                     for i in 0..points_h {
+                        spend(8 * points_w)?;
                         let y = at(1) + row as f64 * bin_h + (i as f64 + 0.5) * bin_h / points_h as f64;
                         for j in 0..points_w {
                             let x = at(0) + column as f64 * bin_w + (j as f64 + 0.5) * bin_w / points_w as f64;
@@ -238,6 +247,7 @@ fn pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(input.dtype(), &shape)?;
     let scale = f64::from(operator.float("spatial_scale")?.unwrap_or(1.0));
     let (x, values) = (floats(input)?, floats(regions)?);
+    take(element_count(&shape).unwrap_or(usize::MAX), 2 * size_of::<f64>())?;
     let mut result = Vec::new();
     for region in values.chunks(5) {
         let image = image_of(operator, region[0] as i64, batch)?;
@@ -253,7 +263,9 @@ fn pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             for row in 0..rows {
                 for column in 0..columns {
                     let mut best = None;
+                    spend(10)?;
                     for i in range(vertical, row, height) {
+                        spend(width)?;
                         for j in range(horizontal, column, width) {
                             let pixel = pixels[i * width + j];
                             best = Some(best.map_or(pixel, |b: f64| b.max(pixel)));

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend, take,
+};
 
-use crate::indexing::{indices, strides};
+use crate::indexing::{strides, walk};
 use crate::numbers::Numbers;
 use crate::shapes::elements;
 
@@ -119,6 +121,50 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype, dims }])
 }
 
+/// The positions of one term's factors, one for each input.
+type At<'a> = std::iter::Map<
+    std::iter::Zip<std::slice::Iter<'a, usize>, std::slice::Iter<'a, usize>>,
+    fn((&usize, &usize)) -> usize,
+>;
+
+/// The walks over the elements of the output, and over the terms of each.
+/// The terms may be far more than fit a list.
+struct Sums<'a> {
+    shape: &'a [usize],
+    /// The sizes of the labels that are summed.
+    inner: &'a [usize],
+    /// The strides of each input along the output's labels.
+    outer_steps: Vec<Vec<usize>>,
+    /// The strides of each input along the labels that are summed.
+    inner_steps: Vec<Vec<usize>>,
+}
+
+impl Sums<'_> {
+    /// Returns all sums, each of which begins with `zero`; `add` adds the term of these positions.
+    fn all<T: Copy>(&self, zero: T, add: impl Fn(T, At<'_>) -> T) -> Result<Vec<T>> {
+        let count = element_count(self.shape).unwrap_or(usize::MAX);
+        take(count, size_of::<T>())?;
+        let mut sums = Vec::with_capacity(count);
+        let factors = self.outer_steps.len().max(1);
+        walk(self.shape, &self.outer_steps, |point| {
+            let (mut sum, mut terms) = (zero, 0);
+            walk(self.inner, &self.inner_steps, |at| {
+                terms += 1;
+                if terms == 1024 {
+                    spend(terms * factors)?;
+                    terms = 0;
+                }
+                let both: fn((&usize, &usize)) -> usize = |(a, b)| a + b;
+                sum = add(sum, point.iter().zip(at).map(both));
+                Ok(())
+            })?;
+            sums.push(sum);
+            spend((terms + 1) * factors)
+        })?;
+        Ok(sums)
+    }
+}
+
 fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mut tensors = Vec::new();
     for index in 0..evaluation.inputs.len() {
@@ -147,33 +193,27 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             steps
         })
         .collect();
-    let position = |steps: &BTreeMap<Label, usize>, labels: &[Label], index: &[usize]| -> usize {
-        labels.iter().zip(index).map(|(label, i)| steps.get(label).copied().unwrap_or(0) * i).sum()
+    let strides = |labels: &[Label]| -> Vec<Vec<usize>> {
+        let along = |steps: &BTreeMap<Label, usize>| {
+            labels.iter().map(|label| steps.get(label).copied().unwrap_or(0)).collect()
+        };
+        steps.iter().map(along).collect()
     };
-    let inner: Vec<Vec<usize>> =
-        indices(&inner).map(|index| steps.iter().map(|steps| position(steps, &summed, &index)).collect()).collect();
+    let (outer_steps, inner_steps) = (strides(&equation.output), strides(&summed));
     let numbers: Vec<Numbers> = tensors.iter().map(|tensor| Numbers::of(tensor)).collect::<Result<_>>()?;
-    let points = || {
-        indices(&shape)
-            .map(|index| steps.iter().map(|steps| position(steps, &equation.output, &index)).collect::<Vec<usize>>())
-    };
+    let sums = Sums { shape: &shape, inner: &inner, outer_steps, inner_steps };
     let whole: Option<Vec<&Vec<i128>>> =
         numbers.iter().map(|n| if let Numbers::Ints(values) = n { Some(values) } else { None }).collect();
     let result = match whole {
-        Some(values) => {
-            let term = |point: &[usize], inner: &[usize]| -> i128 {
-                (0..values.len()).map(|k| values[k][point[k] + inner[k]]).fold(1, i128::wrapping_mul)
-            };
-            Numbers::Ints(
-                points().map(|point| inner.iter().map(|i| term(&point, i)).fold(0, i128::wrapping_add)).collect(),
-            )
-        }
+        Some(values) => Numbers::Ints(sums.all(0, |sum: i128, at| {
+            let term = values.iter().zip(at).map(|(values, at)| values[at]).fold(1, i128::wrapping_mul);
+            sum.wrapping_add(term)
+        })?),
         None => {
             let values: Vec<Vec<f64>> = numbers.into_iter().map(Numbers::floats).collect();
-            let term = |point: &[usize], inner: &[usize]| -> f64 {
-                (0..values.len()).map(|k| values[k][point[k] + inner[k]]).product()
-            };
-            Numbers::Floats(points().map(|point| inner.iter().map(|i| term(&point, i)).sum()).collect())
+            let term =
+                |sum: f64, at: At<'_>| sum + values.iter().zip(at).map(|(values, at)| values[at]).product::<f64>();
+            Numbers::Floats(sums.all(0.0, term)?)
         }
     };
     Ok(vec![result.into_tensor(dtype, &shape)?])

@@ -2,7 +2,7 @@
 
 use hetero_hal::{
     Attribute, DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType,
-    element_count,
+    element_count, spend, take,
 };
 
 use crate::indexing::{indices, pick};
@@ -149,9 +149,11 @@ fn range(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (start, delta) = (evaluation.input(0)?, evaluation.input(2)?);
     let count = steps(start, evaluation.input(1)?, delta)?;
     evaluation.reserve(start.dtype(), &[count])?;
+    take(count, size_of::<i128>())?;
+    spend(count)?;
     let numbers = match (Numbers::of(start)?, Numbers::of(delta)?) {
         (Numbers::Ints(start), Numbers::Ints(delta)) => {
-            Numbers::Ints((0..count).map(|i| start[0] + i as i128 * delta[0]).collect())
+            Numbers::Ints((0..count).map(|i| start[0].wrapping_add((i as i128).wrapping_mul(delta[0]))).collect())
         }
         (start, delta) => {
             let (start, delta) = (start.floats()[0], delta.floats()[0]);
@@ -174,7 +176,13 @@ fn eye(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     };
     let k = evaluation.operator.int("k")?.unwrap_or(0);
     evaluation.reserve(dtype, &[rows, columns])?;
-    let ones = indices(&[rows, columns]).map(|at| i128::from(at[1] as i64 - at[0] as i64 == k)).collect();
+    let count = element_count(&[rows, columns]).unwrap_or(usize::MAX);
+    take(count, size_of::<i128>())?;
+    let mut ones = Vec::with_capacity(count);
+    for row in 0..rows {
+        spend(columns)?;
+        ones.extend((0..columns).map(|column| i128::from(column as i64 - row as i64 == k)));
+    }
     Ok(vec![Numbers::Ints(ones).into_tensor(dtype, &[rows, columns])?])
 }
 
@@ -195,8 +203,18 @@ fn infer_non_zero(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn non_zero(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let values = floats(input)?;
-    let found: Vec<Vec<usize>> =
-        indices(input.shape()).zip(values).filter(|(_, value)| *value != 0.0).map(|(index, _)| index).collect();
-    let coordinates = (0..input.rank()).flat_map(|axis| found.iter().map(move |index| index[axis] as i64));
-    Ok(vec![Tensor::from_vec(&[input.rank(), found.len()], coordinates.collect())?])
+    let count = values.iter().filter(|&&value| value != 0.0).count();
+    take(count, input.rank().saturating_mul(size_of::<i64>()))?;
+    let mut coordinates = vec![0i64; count * input.rank()];
+    let mut found = 0;
+    for (index, value) in indices(input.shape()).zip(values) {
+        spend(20)?;
+        if value != 0.0 {
+            for (axis, &at) in index.iter().enumerate() {
+                coordinates[axis * count + found] = at as i64;
+            }
+            found += 1;
+        }
+    }
+    Ok(vec![Tensor::from_vec(&[input.rank(), count], coordinates)?])
 }

@@ -1,6 +1,9 @@
 //! Sampling at points of a grid: GridSample and AffineGrid.
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
 use crate::indexing::{indices, offset, strides};
 use crate::numbers::{floats, pack};
@@ -73,9 +76,15 @@ fn sample(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let count: usize = points.iter().product();
     let borders: Vec<(f64, f64)> =
         space.iter().map(|&d| if align { (0.0, d as f64 - 1.0) } else { (-0.5, d as f64 - 0.5) }).collect();
-    let mut result = vec![0.0; n * c * count];
+    let all = element_count(&shape).unwrap_or(usize::MAX);
+    take(all, size_of::<f64>())?;
+    spend(all)?;
+    let mut result = vec![0.0; all];
+    let reach = if mode.ends_with("cubic") { 4usize } else { 2 };
+    let work = reach.saturating_pow(width as u32).saturating_mul(c + 60);
     for image in 0..n {
         for point in 0..count {
+            spend(work)?;
             // The grid names the innermost axis first.
             let coordinate = |axis: usize| {
                 let unit = at[(image * count + point) * width + width - 1 - axis];
@@ -171,9 +180,11 @@ fn affine(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         (false, length) => (2 * position + 1) as f64 / length as f64 - 1.0,
     };
     let matrix = floats(theta)?;
+    take(element_count(&shape).unwrap_or(usize::MAX), 2 * size_of::<f64>())?;
     let mut grid = Vec::new();
     for n in 0..sizes[0] {
         for at in indices(space) {
+            spend(80)?;
             // The innermost axis is first, and a constant at the end.
             let point: Vec<f64> = (0..rank).rev().map(|axis| unit(at[axis], space[axis])).chain([1.0]).collect();
             for row in 0..rank {

@@ -1,6 +1,8 @@
 //! Walks over the elements of tensors, whatever their type.
 
-use hetero_hal::{Result, Tensor};
+use std::cmp::Ordering;
+
+use hetero_hal::{Result, Tensor, element_count, spend, take};
 
 use crate::small;
 
@@ -63,24 +65,110 @@ pub(crate) fn offset(index: &[usize], strides: &[usize]) -> usize {
 
 /// Returns, for each element of `shape` in row-major order, its position under other strides from a
 /// start.
-pub(crate) fn strided(shape: &[usize], strides: &[usize], start: usize) -> Vec<usize> {
+///
+/// # Errors
+/// `OutOfMemory` where the positions do not fit the evaluation's allowance.
+pub(crate) fn strided(shape: &[usize], strides: &[usize], start: usize) -> Result<Vec<usize>> {
+    // A list is made for each axis out of the one before it.
+    let count = element_count(shape).unwrap_or(usize::MAX);
+    take(count, 2 * size_of::<usize>())?;
+    spend(count)?;
+    if count == 0 {
+        return Ok(Vec::new());
+    }
     let mut positions = vec![start];
     for (&size, &stride) in shape.iter().zip(strides) {
         positions = positions.iter().flat_map(|&base| (0..size).map(move |i| base + i * stride)).collect();
     }
-    positions
+    Ok(positions)
+}
+
+/// Calls a function for every index of a shape, row-major, with the positions that the index has
+/// under several lists of strides, one list for each of `strides`.
+/// Unlike [`indices`], it allocates nothing for an index.
+///
+/// # Errors
+/// The first error of the function.
+pub(crate) fn walk(
+    shape: &[usize],
+    strides: &[Vec<usize>],
+    mut each: impl FnMut(&[usize]) -> Result<()>,
+) -> Result<()> {
+    if shape.contains(&0) {
+        return Ok(());
+    }
+    let mut index = vec![0; shape.len()];
+    let mut positions = vec![0; strides.len()];
+    loop {
+        each(&positions)?;
+        let mut axis = shape.len();
+        loop {
+            let Some(next) = axis.checked_sub(1) else { return Ok(()) };
+            axis = next;
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                positions.iter_mut().zip(strides).for_each(|(position, steps)| *position += steps[axis]);
+                break;
+            }
+            index[axis] = 0;
+            let back = shape[axis] - 1;
+            positions.iter_mut().zip(strides).for_each(|(position, steps)| *position -= steps[axis] * back);
+        }
+    }
+}
+
+/// Sorts a list by a total order, stably.
+/// The caller takes the memory of as many elements again, once for all lists that it sorts.
+///
+/// # Errors
+/// `Timeout` where the evaluation's time is over.
+pub(crate) fn sort<T: Copy>(list: &mut [T], mut order: impl FnMut(&T, &T) -> Ordering) -> Result<()> {
+    // Pieces of a bounded length are sorted at once, and merged between looks at the clock.
+    const PIECE: usize = 1 << 14;
+    for piece in list.chunks_mut(PIECE) {
+        spend(16 * piece.len())?;
+        piece.sort_by(&mut order);
+    }
+    let mut length = PIECE;
+    while length < list.len() {
+        let mut merged = Vec::with_capacity(list.len());
+        for pair in list.chunks(2 * length) {
+            let (mut left, mut right) = pair.split_at(length.min(pair.len()));
+            while let (Some((a, rest_a)), Some((b, rest_b))) = (left.split_first(), right.split_first()) {
+                spend(2)?;
+                if order(a, b).is_le() {
+                    merged.push(*a);
+                    left = rest_a;
+                } else {
+                    merged.push(*b);
+                    right = rest_b;
+                }
+            }
+            merged.extend_from_slice(left);
+            merged.extend_from_slice(right);
+        }
+        list.copy_from_slice(&merged);
+        length *= 2;
+    }
+    Ok(())
 }
 
 /// Returns a tensor of `shape` whose elements are those of `source` at `positions`, row-major.
 /// A position of `None` takes the first element of `fill`, or zeros.
 ///
 /// Element types are opaque here: every type works.
+///
+/// # Errors
+/// `OutOfMemory` where the tensor does not fit the evaluation's allowance.
 pub(crate) fn pick(
     source: &Tensor,
     shape: &[usize],
     positions: impl IntoIterator<Item = Option<usize>>,
     fill: Option<&Tensor>,
 ) -> Result<Tensor> {
+    let count = element_count(shape).unwrap_or(usize::MAX);
+    let text = size_of::<std::sync::Arc<str>>();
+    take(count, if source.strings().is_ok() { text } else { source.dtype().bits().div_ceil(8) })?;
     if let Ok(strings) = source.strings() {
         let empty: std::sync::Arc<str> = "".into();
         let filler = fill.and_then(|fill| fill.strings().ok()).and_then(|fill| fill.first()).unwrap_or(&empty);
@@ -89,28 +177,35 @@ pub(crate) fn pick(
     }
     let bits = source.dtype().bits();
     if !bits.is_multiple_of(8) {
+        take(source.len(), 1)?;
         let codes = small::unpack(source.bytes(), bits, source.len());
         let filler = fill.map(|fill| small::unpack(fill.bytes(), bits, 1)).unwrap_or_default();
-        let chosen = small::pack(&pick_bytes(&codes, 1, positions, &filler), bits);
+        let chosen = small::pack(&pick_bytes(&codes, 1, positions, &filler)?, bits);
         return Tensor::from_bytes(source.dtype(), shape, chosen.into());
     }
     let filler = fill.map(|fill| fill.bytes().to_vec()).unwrap_or_default();
-    let chosen = pick_bytes(source.bytes(), bits / 8, positions, &filler);
+    let chosen = pick_bytes(source.bytes(), bits / 8, positions, &filler)?;
     Tensor::from_bytes(source.dtype(), shape, chosen.into())
 }
 
 /// Returns elements of `width` bytes at `positions`; zeros where neither `source` nor `fill` has
 /// one.
-fn pick_bytes(source: &[u8], width: usize, positions: impl IntoIterator<Item = Option<usize>>, fill: &[u8]) -> Vec<u8> {
+fn pick_bytes(
+    source: &[u8],
+    width: usize,
+    positions: impl IntoIterator<Item = Option<usize>>,
+    fill: &[u8],
+) -> Result<Vec<u8>> {
     let zeros = vec![0; width];
     let fill = fill.get(..width).unwrap_or(&zeros);
     let positions = positions.into_iter();
     let mut chosen = Vec::with_capacity(positions.size_hint().0.saturating_mul(width));
     for position in positions {
+        spend(4)?;
         let element = position.and_then(|p| source.get(p * width..(p + 1) * width)).unwrap_or(fill);
         chosen.extend_from_slice(element);
     }
-    chosen
+    Ok(chosen)
 }
 
 #[cfg(test)]
@@ -120,11 +215,26 @@ mod tests {
     #[test]
     fn indices_run_row_major() {
         assert_eq!(indices(&[2, 2]).collect::<Vec<_>>(), [[0, 0], [0, 1], [1, 0], [1, 1]]);
+        let mut walked = Vec::new();
+        let each = |at: &[usize]| {
+            walked.push([at[0], at[1]]);
+            Ok(())
+        };
+        walk(&[2, 2], &[vec![2, 1], vec![0, 5]], each).unwrap();
+        assert_eq!(walked, [[0, 0], [1, 5], [2, 0], [3, 5]]);
         assert_eq!(indices(&[]).count(), 1);
         assert_eq!(indices(&[3, 0]).count(), 0);
         assert_eq!(strides(&[2, 3, 4]), [12, 4, 1]);
         assert_eq!(broadcast_strides(&[3, 1], &[2, 3, 4]), [0, 1, 0]);
-        assert_eq!(strided(&[2, 2], &[1, 2], 1), [1, 3, 2, 4]);
+        assert_eq!(strided(&[2, 2], &[1, 2], 1).unwrap(), [1, 3, 2, 4]);
+    }
+
+    #[test]
+    fn long_lists_are_sorted_stably() {
+        let mut list: Vec<(u32, usize)> =
+            (0..100_000).map(|at| ((at as u32).wrapping_mul(2_654_435_761) >> 28, at)).collect();
+        sort(&mut list, |a, b| a.0.cmp(&b.0)).unwrap();
+        assert!(list.windows(2).all(|pair| pair[0] < pair[1]));
     }
 
     #[test]

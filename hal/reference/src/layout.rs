@@ -1,7 +1,7 @@
 //! Operators that keep the elements and change how they are arranged.
 
 use hetero_hal::{
-    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count,
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, take,
 };
 
 use crate::indexing::{broadcast_strides, pick, strided, strides};
@@ -41,6 +41,7 @@ fn dropout(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::unsupported("Dropout in training mode"));
     }
     let input = evaluation.input(0)?;
+    take(input.len(), 1)?;
     let mask = Tensor::from_vec(input.shape(), vec![hetero_hal::Bool::from(true); input.len()])?;
     Ok(vec![input.clone(), mask])
 }
@@ -253,7 +254,7 @@ fn transpose(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let own = strides(input.shape());
     let shape: Vec<usize> = order.iter().map(|&axis| input.shape()[axis]).collect();
     let steps: Vec<usize> = order.iter().map(|&axis| own[axis]).collect();
-    Ok(vec![pick(input, &shape, strided(&shape, &steps, 0).into_iter().map(Some), None)?])
+    Ok(vec![pick(input, &shape, strided(&shape, &steps, 0)?.into_iter().map(Some), None)?])
 }
 
 fn infer_expand(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
@@ -274,7 +275,7 @@ fn expand(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let target = evaluation.input(1)?.to_i64_vec()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let shape = broadcast_shapes([input.shape(), &target])?;
     evaluation.reserve(input.dtype(), &shape)?;
-    let positions = strided(&shape, &broadcast_strides(input.shape(), &shape), 0);
+    let positions = strided(&shape, &broadcast_strides(input.shape(), &shape), 0)?;
     Ok(vec![pick(input, &shape, positions.into_iter().map(Some), None)?])
 }
 
@@ -350,7 +351,7 @@ fn blocks(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let own = strides(&view);
     let sizes: Vec<usize> = order.iter().map(|&axis| view[axis]).collect();
     let steps: Vec<usize> = order.iter().map(|&axis| own[axis]).collect();
-    Ok(vec![pick(input, &shape, strided(&sizes, &steps, 0).into_iter().map(Some), None)?])
+    Ok(vec![pick(input, &shape, strided(&sizes, &steps, 0)?.into_iter().map(Some), None)?])
 }
 
 #[cfg(test)]

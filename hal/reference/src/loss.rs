@@ -1,6 +1,6 @@
 //! Losses of classification: NegativeLogLikelihoodLoss and SoftmaxCrossEntropyLoss.
 
-use hetero_hal::{Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take};
 
 use crate::numbers::{floats, pack};
 use crate::shapes::elements;
@@ -86,6 +86,8 @@ fn loss(evaluation: &Evaluation<'_>, scores: &[f64]) -> Result<Tensor> {
         return Err(Error::invalid_model(format!("{operator} needs a weight for each of {classes} classes")));
     }
     let ignored = operator.int("ignore_index")?;
+    take(labels.len(), size_of::<f64>() + size_of::<i64>())?;
+    spend(8 * labels.len())?;
     let (mut losses, mut total) = (Vec::with_capacity(labels.len()), 0.0);
     for (line, label) in labels.to_i64_vec()?.into_iter().enumerate() {
         if ignored == Some(label) {

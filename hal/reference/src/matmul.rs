@@ -2,7 +2,10 @@
 
 use std::num::Wrapping;
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
 use crate::indexing::{broadcast_strides, strided};
 use crate::numbers::{Numbers, floats, pack};
@@ -90,8 +93,8 @@ fn product(a: &[usize], b: &[usize]) -> Result<Product> {
     let batch = broadcast_shapes([a_batch, b_batch])?;
     Ok(Product {
         shape,
-        a: strided(&batch, &broadcast_strides(a_batch, &batch), 0),
-        b: strided(&batch, &broadcast_strides(b_batch, &batch), 0),
+        a: strided(&batch, &broadcast_strides(a_batch, &batch), 0)?,
+        b: strided(&batch, &broadcast_strides(b_batch, &batch), 0)?,
         m: if a.len() > 1 { a[a.len() - 2] } else { 1 },
         n: if b.len() > 1 { b[b.len() - 1] } else { 1 },
         k: a[a.len() - 1],
@@ -99,25 +102,29 @@ fn product(a: &[usize], b: &[usize]) -> Result<Product> {
 }
 
 impl Product {
-    fn compute<T: Copy + std::iter::Sum<T> + std::ops::Mul<Output = T>>(&self, a: &[T], b: &[T]) -> Vec<T> {
+    fn compute<T: Copy + std::iter::Sum<T> + std::ops::Mul<Output = T>>(&self, a: &[T], b: &[T]) -> Result<Vec<T>> {
         let (m, n, k) = (self.m, self.n, self.k);
-        let mut result = Vec::with_capacity(self.a.len() * m * n);
+        let count = element_count(&[self.a.len(), m, n]).unwrap_or(usize::MAX);
+        take(count, size_of::<T>())?;
+        let mut result = Vec::with_capacity(count);
         for (&first, &second) in self.a.iter().zip(&self.b) {
             let (a, b) = (&a[first * m * k..][..m * k], &b[second * k * n..][..k * n]);
             for row in 0..m {
                 for column in 0..n {
+                    spend(k + 1)?;
                     result.push((0..k).map(|i| a[row * k + i] * b[i * n + column]).sum());
                 }
             }
         }
-        result
+        Ok(result)
     }
 
     /// Computes with whole numbers.
     /// Sums of products of 64 bits may pass 128; what is kept of them wraps to 64 bits anyway.
-    fn compute_wrapping(&self, a: &[i128], b: &[i128]) -> Vec<i128> {
+    fn compute_wrapping(&self, a: &[i128], b: &[i128]) -> Result<Vec<i128>> {
+        take(a.len() + b.len(), size_of::<i128>())?;
         let wrapping = |values: &[i128]| values.iter().copied().map(Wrapping).collect::<Vec<_>>();
-        self.compute(&wrapping(a), &wrapping(b)).into_iter().map(|Wrapping(sum)| sum).collect()
+        Ok(self.compute(&wrapping(a), &wrapping(b))?.into_iter().map(|Wrapping(sum)| sum).collect())
     }
 }
 
@@ -126,8 +133,8 @@ fn matmul(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let product = product(a.shape(), b.shape())?;
     evaluation.reserve(a.dtype(), &product.shape)?;
     let numbers = match (Numbers::of(a)?, Numbers::of(b)?) {
-        (Numbers::Floats(a), Numbers::Floats(b)) => Numbers::Floats(product.compute(&a, &b)),
-        (Numbers::Ints(a), Numbers::Ints(b)) => Numbers::Ints(product.compute_wrapping(&a, &b)),
+        (Numbers::Floats(a), Numbers::Floats(b)) => Numbers::Floats(product.compute(&a, &b)?),
+        (Numbers::Ints(a), Numbers::Ints(b)) => Numbers::Ints(product.compute_wrapping(&a, &b)?),
         _ => return Err(Error::invalid_model("MatMul mixes floats and integers")),
     };
     Ok(vec![numbers.into_tensor(a.dtype(), &product.shape)?])
@@ -164,7 +171,7 @@ fn matmul_integer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(DType::I32, &product.shape)?;
     let x = shifted(a, evaluation.optional(2), true)?;
     let y = shifted(b, evaluation.optional(3), false)?;
-    Ok(vec![Numbers::Ints(product.compute_wrapping(&x, &y)).into_tensor(DType::I32, &product.shape)?])
+    Ok(vec![Numbers::Ints(product.compute_wrapping(&x, &y)?).into_tensor(DType::I32, &product.shape)?])
 }
 
 /// Infers the type of a QLinearMatMul.
@@ -195,9 +202,10 @@ fn quantized(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let position = per_line(shape, values.len(), per_row)(index);
         values.get(position).copied().ok_or_else(|| Error::invalid_model("a scale or zero point has the wrong size"))
     };
-    let mut real = Vec::new();
-    let mut zeros = Vec::new();
-    for (index, sum) in product.compute(&x, &y).into_iter().enumerate() {
+    let count = element_count(shape).unwrap_or(usize::MAX);
+    take(count, 2 * size_of::<f64>())?;
+    let (mut real, mut zeros) = (Vec::with_capacity(count), Vec::with_capacity(count));
+    for (index, sum) in product.compute(&x, &y)?.into_iter().enumerate() {
         let scale = at(&a_scale, index, true)? * at(&b_scale, index, false)? / at(&y_scale, index, true)?;
         real.push(sum as f64 * scale);
         zeros.push(at(&y_zero, index, true)?);
@@ -239,9 +247,11 @@ fn gemm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (x, y) = (floats(a)?, floats(b)?);
     let at_a = |i: usize, j: usize| x[if trans_a { j * m + i } else { i * k + j }];
     let at_b = |i: usize, j: usize| y[if trans_b { j * k + i } else { i * n + j }];
+    take(m * n, size_of::<f64>())?;
     let mut result = vec![0.0; m * n];
     for row in 0..m {
         for column in 0..n {
+            spend(k + 1)?;
             result[row * n + column] = alpha * (0..k).map(|i| at_a(row, i) * at_b(i, column)).sum::<f64>();
         }
     }
@@ -250,7 +260,7 @@ fn gemm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             return Err(Error::invalid_model(format!("C {:?} does not broadcast to {m}x{n}", c.shape())));
         }
         let values = floats(c)?;
-        for (into, from) in result.iter_mut().zip(strided(&[m, n], &broadcast_strides(c.shape(), &[m, n]), 0)) {
+        for (into, from) in result.iter_mut().zip(strided(&[m, n], &broadcast_strides(c.shape(), &[m, n]), 0)?) {
             *into += beta * values[from];
         }
     }

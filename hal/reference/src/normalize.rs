@@ -1,6 +1,9 @@
 //! Normalisation over batches, layers, instances, groups and neighbouring channels.
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
 use crate::indexing::{broadcast_strides, strided};
 use crate::numbers::{floats, pack};
@@ -92,6 +95,7 @@ fn batch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let values = |c: usize| (0..batch).flat_map(move |n| (0..plane).map(move |p| (n * channels + c) * plane + p));
         let (old_mean, old_variance) = (mean.clone(), variance.clone());
         for c in 0..channels {
+            spend(3 * batch * plane)?;
             mean[c] = values(c).map(|i| x[i]).sum::<f64>() / count;
             variance[c] = values(c).map(|i| (x[i] - mean[c]).powi(2)).sum::<f64>() / count;
         }
@@ -102,6 +106,8 @@ fn batch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     } else if evaluation.outputs > 1 {
         return Err(Error::unsupported("BatchNormalization with statistics as outputs, outside training mode"));
     }
+    take(x.len(), size_of::<f64>())?;
+    spend(4 * x.len())?;
     let normalised = x.iter().enumerate().map(|(index, value)| {
         let c = index / plane.max(1) % channels.max(1);
         (value - mean[c]) / (variance[c] + epsilon).sqrt() * scale[c] + shift[c]
@@ -161,6 +167,7 @@ fn normalise_blocks(
     let epsilon = epsilon(evaluation.operator)?;
     let mut values = floats(input)?;
     for (number, chunk) in values.chunks_mut(block.max(1)).enumerate() {
+        spend(6 * chunk.len())?;
         let (mean, inverse) = moments(chunk, epsilon);
         for (index, value) in chunk.iter_mut().enumerate() {
             let c = parameter((number * block + index) / plane % channels);
@@ -186,13 +193,16 @@ fn layer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             )));
         }
         let values = floats(tensor)?;
-        let positions = strided(normalised, &broadcast_strides(tensor.shape(), normalised), 0);
+        let positions = strided(normalised, &broadcast_strides(tensor.shape(), normalised), 0)?;
+        take(positions.len(), size_of::<f64>())?;
         Ok(Some(positions.into_iter().map(|p| values[p]).collect()))
     };
     let (scale, shift) = (spread(1)?, spread(2)?);
     let mut values = floats(input)?;
     let (mut means, mut inverses) = (Vec::new(), Vec::new());
+    take(values.len() / block.max(1), 4 * size_of::<f64>())?;
     for chunk in values.chunks_mut(block.max(1)) {
+        spend(6 * chunk.len())?;
         let (mean, inverse) = if centred {
             moments(chunk, epsilon)
         } else {
@@ -225,6 +235,7 @@ fn lp(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let length = input.shape()[along];
     let mut values = floats(input)?;
     for start in 0..values.len() / length.max(1) {
+        spend(4 * length)?;
         let at = |i: usize| (start / inner * length + i) * inner + start % inner;
         let norm: f64 = if squared {
             (0..length).map(|i| values[at(i)].powi(2)).sum::<f64>().sqrt()
@@ -248,12 +259,14 @@ fn lrn(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let beta = f64::from(operator.float("beta")?.unwrap_or(0.75));
     let bias = f64::from(operator.float("bias")?.unwrap_or(1.0));
     let x = floats(input)?;
+    take(x.len(), size_of::<f64>())?;
     let mut values = Vec::with_capacity(x.len());
     for n in 0..batch {
         for c in 0..channels {
             let low = c.saturating_sub((size - 1) / 2);
             let high = c.saturating_add(size / 2).min(channels - 1);
             for p in 0..plane {
+                spend(4 * (high - low) + 40)?;
                 let at = |c: usize| x[(n * channels + c) * plane + p];
                 let squares: f64 = (low..=high).map(|c| at(c).powi(2)).sum();
                 values.push(at(c) / (bias + alpha / size as f64 * squares).powf(beta));
@@ -271,7 +284,9 @@ fn mean_variance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let shape = input.shape();
     let over = crate::shapes::axes(evaluation.operator.ints("axes")?.unwrap_or(&[0, 2, 3]), shape.len())?;
     let kept: Vec<usize> = (0..shape.len()).map(|axis| if over.contains(&axis) { 1 } else { shape[axis] }).collect();
-    let groups = strided(shape, &broadcast_strides(&kept, shape), 0);
+    let groups = strided(shape, &broadcast_strides(&kept, shape), 0)?;
+    take(element_count(&kept).unwrap_or(usize::MAX), size_of::<(f64, f64, f64)>())?;
+    spend(8 * groups.len())?;
     let mut sums = vec![(0.0, 0.0, 0.0); kept.iter().product()];
     let mut x = floats(input)?;
     for (&group, v) in groups.iter().zip(&x) {

@@ -2,7 +2,7 @@
 //! end.
 
 use half::{bf16, f16};
-use hetero_hal::{Bool, DType, Error, Result, Tensor};
+use hetero_hal::{Bool, DType, Error, Result, Tensor, spend, take};
 
 use crate::small::{self, RoundScale};
 
@@ -23,7 +23,13 @@ macro_rules! widen {
 
 impl Numbers {
     /// Widens the elements of a tensor.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the wide elements do not fit the evaluation's allowance.
     pub(crate) fn of(tensor: &Tensor) -> Result<Numbers> {
+        // Whole numbers are 16 bytes wide, and become floats of 8 bytes at times.
+        take(tensor.len(), 24)?;
+        spend(tensor.len())?;
         Ok(match tensor.dtype() {
             DType::F32 => widen!(tensor, Floats, f32, |&v| f64::from(v)),
             DType::F64 => widen!(tensor, Floats, f64, |&v| v),
@@ -51,6 +57,13 @@ impl Numbers {
     /// Rounds floats to nearest even, wraps integers around, and packs them as `dtype`.
     /// Floats become integers as `as` casts them: towards zero, and saturating.
     pub(crate) fn into_tensor(self, dtype: DType, shape: &[usize]) -> Result<Tensor> {
+        let count = match &self {
+            Numbers::Floats(values) => values.len(),
+            Numbers::Ints(values) => values.len(),
+        };
+        // Some types are made by way of wider ones.
+        take(count, 16)?;
+        spend(count)?;
         macro_rules! narrow {
             ($rust:ty) => {
                 match self {

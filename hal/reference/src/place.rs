@@ -1,6 +1,8 @@
 //! Operators that put elements, lines and blocks into other places.
 
-use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend, take,
+};
 
 use crate::indexing::{indices, offset, pick, strides};
 use crate::numbers::{floats, pack};
@@ -150,12 +152,18 @@ fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let planes = columns.shape[0] * columns.shape[1];
     let plane: usize = space.iter().product();
     let steps = strides(space);
+    let lists = |shape: &[usize]| -> Result<Vec<Vec<usize>>> {
+        let each = size_of::<Vec<usize>>() + size_of_val(shape);
+        take(element_count(shape).unwrap_or(usize::MAX), 2 * each)?;
+        Ok(indices(shape).collect())
+    };
+    take(count, size_of::<f64>())?;
     let mut result = vec![0.0; count];
-    let taps: Vec<Vec<usize>> = indices(&columns.block).collect();
-    let blocks: Vec<Vec<usize>> = indices(&columns.blocks).collect();
+    let (taps, blocks) = (lists(&columns.block)?, lists(&columns.blocks)?);
     for p in 0..planes {
         for (t, tap) in taps.iter().enumerate() {
             for (b, at) in blocks.iter().enumerate() {
+                spend(40)?;
                 let place = |axis: usize| {
                     let moved = at[axis] * columns.strides[axis] + tap[axis] * columns.dilations[axis];
                     moved.checked_sub(columns.pads[axis]).filter(|&position| position < space[axis])
@@ -237,13 +245,14 @@ fn det(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
     let x = floats(input)?;
     let count: usize = batch.iter().product();
+    take(n * n + count, size_of::<f64>())?;
     let determinant = |matrix: usize| {
         let mut m = x[matrix * n * n..][..n * n].to_vec();
         let mut product = 1.0;
         for k in 0..n {
             let pivot = (k..n).max_by(|&a, &b| m[a * n + k].abs().total_cmp(&m[b * n + k].abs())).unwrap_or(k);
             if m[pivot * n + k] == 0.0 {
-                return 0.0;
+                return Ok(0.0);
             }
             if pivot != k {
                 (0..n).for_each(|j| m.swap(pivot * n + j, k * n + j));
@@ -251,13 +260,14 @@ fn det(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             }
             product *= m[k * n + k];
             for row in k + 1..n {
+                spend(n - k)?;
                 let factor = m[row * n + k] / m[k * n + k];
                 (k..n).for_each(|j| m[row * n + j] -= factor * m[k * n + j]);
             }
         }
-        product
+        Ok(product)
     };
-    Ok(vec![pack((0..count).map(determinant).collect(), input.dtype(), batch)?])
+    Ok(vec![pack((0..count).map(determinant).collect::<Result<_>>()?, input.dtype(), batch)?])
 }
 
 #[cfg(test)]

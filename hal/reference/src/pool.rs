@@ -1,6 +1,9 @@
 //! Pooling over windows and over all of space.
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
 use crate::indexing::indices;
 use crate::numbers::{Numbers, floats, pack};
@@ -73,11 +76,15 @@ fn each_window(
     result.extend(&window.output);
     evaluation.reserve(DType::I64, &result)?;
     let plane: usize = shape[2..].iter().product();
+    // Callers keep a choice or a sum for each window, and the list of a window's taps.
+    take(element_count(&result).unwrap_or(usize::MAX), 48)?;
+    take(plane, 4 * size_of::<(usize, usize)>())?;
     let mut taps = Vec::new();
     for channel in 0..shape[0] * shape[1] {
         for at in indices(&window.output) {
             taps.clear();
-            window.taps(&at, &shape[2..], |tap, position| taps.push((tap, position)));
+            window.taps(&at, &shape[2..], |tap, position| taps.push((tap, position)))?;
+            spend(2 * taps.len() + 8)?;
             reduce(channel * plane, &taps, &at, &window);
         }
     }
@@ -147,7 +154,8 @@ fn padded_taps(window: &Window, at: &[usize], spatial: &[usize]) -> usize {
         .map(|axis| {
             let limit = spatial[axis] + window.begin[axis] + window.end[axis];
             let start = at[axis] * window.strides[axis];
-            (0..window.kernel[axis]).filter(|k| start + k * window.dilations[axis] < limit).count()
+            // The taps below the limit are the first ones.
+            limit.saturating_sub(start).div_ceil(window.dilations[axis]).min(window.kernel[axis])
         })
         .product()
 }
@@ -181,6 +189,8 @@ fn global(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         _ => channel.iter().sum::<f64>() / channel.len() as f64,
     };
     let channels = shape[0] * shape[1];
+    take(channels, size_of::<f64>())?;
+    spend(x.len())?;
     let values = (0..channels).map(|c| reduce(&x[c * plane..(c + 1) * plane])).collect();
     let mut result = shape[..2].to_vec();
     result.resize(shape.len(), 1);
@@ -233,11 +243,14 @@ fn unpool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let limit = hetero_hal::element_count(&natural).filter(|_| fits);
     let limit = limit.ok_or_else(|| Error::invalid_model(format!("{operator}: {shape:?} does not fit {input:?}")))?;
     let (own, steps) = (crate::indexing::strides(&natural), crate::indexing::strides(&shape));
+    take(count, size_of::<Option<usize>>())?;
+    spend(count)?;
     let mut from = vec![None; count];
     for (source, position) in positions.into_iter().enumerate() {
         let position = usize::try_from(position).ok().filter(|&position| position < limit);
         let position =
             position.ok_or_else(|| Error::invalid_model(format!("{operator}: a position is outside {natural:?}")))?;
+        spend(20)?;
         let index: Vec<usize> = own.iter().zip(&natural).map(|(step, size)| position / step % size).collect();
         if index.iter().zip(&shape).all(|(i, size)| i < size) {
             from[crate::indexing::offset(&index, &steps)] = Some(source);

@@ -1,6 +1,8 @@
 //! Conversions between real numbers and quantised ones.
 
-use hetero_hal::{DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend, take,
+};
 
 use crate::numbers::{Numbers, floats, limits, pack};
 use crate::shapes::{axis, flops_per_element, named_type, size};
@@ -20,6 +22,9 @@ pub(crate) fn quantized(
     shape: &[usize],
 ) -> Result<Tensor> {
     let (low, high) = limits(dtype);
+    let count = element_count(shape).unwrap_or(usize::MAX);
+    take(count, size_of::<i128>())?;
+    spend(4 * count)?;
     let whole = |(index, v): (usize, f64)| ((v.round_ties_even() + zero(index)) as i128).clamp(low, high);
     Numbers::Ints(values.into_iter().enumerate().map(whole).collect()).into_tensor(dtype, shape)
 }
@@ -109,6 +114,7 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     };
     if dtype.is_float() {
         let saturate = operator.int("saturate")?.unwrap_or(1) != 0;
+        take(ratios.len(), 2 * size_of::<f64>())?;
         let moved: Vec<f64> = ratios.iter().enumerate().map(|(index, ratio)| ratio + zero(index)).collect();
         return Ok(vec![encode(&moved, dtype, input.shape(), saturate, RoundScale::Up)?]);
     }

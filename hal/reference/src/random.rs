@@ -3,7 +3,10 @@
 //! A node draws the same numbers in every run: its seed decides them, and a node without a seed has
 //! the seed 0.
 
-use hetero_hal::{Bool, DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    Bool, DType, Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
 use crate::numbers::{Numbers, floats, pack};
 use crate::shapes::{named_type, size};
@@ -62,6 +65,8 @@ fn infer_like(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 fn draw(operator: &Operator, count: usize) -> Result<Vec<f64>> {
+    take(count, size_of::<f64>())?;
+    spend(count)?;
     let mut source = Source::of(operator)?;
     let parameter =
         |name: &str, default: f32| -> Result<f64> { Ok(f64::from(operator.float(name)?.unwrap_or(default))) };
@@ -89,6 +94,8 @@ fn like(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         return Ok(vec![pack(draw(operator, count)?, dtype, input.shape())?]);
     }
     let mut source = Source::of(operator)?;
+    take(count, size_of::<Bool>())?;
+    spend(count)?;
     let flags = floats(input)?.into_iter().map(|p| Bool::from(source.unit() < p)).collect();
     let flags = Tensor::from_vec::<Bool>(input.shape(), flags)?;
     Ok(vec![Numbers::of(&flags)?.into_tensor(dtype, input.shape())?])
@@ -120,12 +127,16 @@ fn multinomial(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::invalid_model(format!("{operator} of no class")));
     }
     let mut source = Source::of(operator)?;
+    take(element_count(&[rows, count]).unwrap_or(usize::MAX), 2 * size_of::<i128>())?;
+    take(classes, size_of::<f64>())?;
     let mut drawn = Vec::new();
     for row in floats(input)?.chunks(classes) {
         let largest = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let weights: Vec<f64> = row.iter().map(|x| (x - largest).exp()).collect();
         let total: f64 = weights.iter().sum();
+        spend(20 * classes)?;
         for _ in 0..count {
+            spend(2 * classes)?;
             let mut left = source.unit() * total;
             let class = weights.iter().position(|weight| {
                 left -= weight;

@@ -1,6 +1,9 @@
 //! Recurrent layers: LSTM, GRU and the plain RNN.
 
-use hetero_hal::{Attribute, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    Attribute, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count,
+    spend, take,
+};
 
 use crate::numbers::{floats, pack};
 use crate::unary::sigmoid;
@@ -219,8 +222,12 @@ impl Layer {
         &self,
         cells: Option<&[f64]>,
         mut step: impl FnMut(usize, &[f64], &mut Vec<f64>, &mut Vec<f64>),
-    ) -> [Vec<f64>; 3] {
+    ) -> Result<[Vec<f64>; 3]> {
         let directions = self.backwards.len();
+        let count = element_count(&[self.steps, directions, self.batch, self.hidden]).unwrap_or(usize::MAX);
+        take(count, size_of::<f64>())?;
+        take(directions * self.batch * self.hidden, 2 * size_of::<f64>())?;
+        spend(count)?;
         let mut all = vec![0.0; self.steps * directions * self.batch * self.hidden];
         let mut last = vec![0.0; directions * self.batch * self.hidden];
         let mut last_cells = last.clone();
@@ -233,6 +240,7 @@ impl Layer {
                 let (mut h, mut c) = (begin(self.initial.as_deref()), begin(cells));
                 let length = self.lengths[item];
                 for time in 0..length {
+                    spend(self.rows().saturating_mul(self.width + self.hidden + 8))?;
                     let time = if backwards { length - 1 - time } else { time };
                     step(direction, self.input(time, item), &mut h, &mut c);
                     let row = if self.batch_first {
@@ -246,7 +254,7 @@ impl Layer {
                 last_cells[at..at + self.hidden].copy_from_slice(&c);
             }
         }
-        [all, last, last_cells]
+        Ok([all, last, last_cells])
     }
 
     fn outputs(&self, evaluation: &Evaluation<'_>, results: [Vec<f64>; 3]) -> Result<Vec<Tensor>> {
@@ -303,7 +311,7 @@ fn lstm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         }
         *h = next;
     });
-    layer.outputs(evaluation, results)
+    layer.outputs(evaluation, results?)
 }
 
 fn gru(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -332,7 +340,7 @@ fn gru(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         });
         *h = next.collect();
     });
-    layer.outputs(evaluation, results)
+    layer.outputs(evaluation, results?)
 }
 
 fn rnn(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -343,5 +351,5 @@ fn rnn(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             .map(|unit| f(layer.clipped(layer.input_part(direction, unit, x) + layer.state_part(direction, unit, h))));
         *h = next.collect();
     });
-    layer.outputs(evaluation, results)
+    layer.outputs(evaluation, results?)
 }

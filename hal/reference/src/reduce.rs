@@ -1,10 +1,11 @@
 //! Reductions along axes, and operators that order or accumulate along one.
 
-use std::cmp::Ordering;
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
-
-use crate::indexing::{indices, offset, strides};
+use crate::indexing::{sort, strided, strides};
 use crate::numbers::{Numbers, floats, limits};
 use crate::shapes::{axes, axis, elements, infer_same, list, list_of};
 
@@ -82,16 +83,17 @@ fn reduce(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let listed = list(evaluation, "axes", 1)?;
     let shape = input.shape();
     let over = chosen(operator, listed.as_deref(), shape.len())?;
-    let count: usize = over.iter().map(|&axis| shape[axis]).product();
     let target: Vec<usize> = (0..shape.len()).map(|axis| if over.contains(&axis) { 1 } else { shape[axis] }).collect();
-    let steps: Vec<usize> =
-        strides(&target).iter().enumerate().map(|(axis, &s)| if over.contains(&axis) { 0 } else { s }).collect();
-    evaluation.reserve(input.dtype(), &target)?;
-    // The positions of the elements that fall together, in the input's order.
-    let mut groups: Vec<Vec<usize>> = vec![Vec::with_capacity(count); target.iter().product()];
-    for (position, index) in indices(shape).enumerate() {
-        groups[offset(&index, &steps)].push(position);
-    }
+    let results = evaluation.reserve(input.dtype(), &target)?;
+    // Each result is of elements that lie as far apart as those of every other result.
+    let own = strides(shape);
+    let along = |reduced: bool| -> Result<Vec<usize>> {
+        let axes = (0..shape.len()).filter(|axis| over.contains(axis) == reduced);
+        let (sizes, steps): (Vec<usize>, Vec<usize>) = axes.map(|axis| (shape[axis], own[axis])).unzip();
+        strided(&sizes, &steps, 0)
+    };
+    let (starts, apart) = (along(false)?, along(true)?);
+    take(results, size_of::<i128>())?;
     let kept: Vec<usize> = if keeps(operator)? {
         target
     } else {
@@ -99,13 +101,28 @@ fn reduce(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     };
     let name = &*operator.name;
     let numbers = match Numbers::of(input)? {
-        Numbers::Floats(x) => Numbers::Floats(groups.iter().map(|g| float(name, g.iter().map(|&p| x[p]))).collect()),
+        Numbers::Floats(x) => Numbers::Floats(each(&starts, &apart, |at| float(name, at.map(|p| x[p])))?),
         Numbers::Ints(x) => {
             let (low, high) = limits(input.dtype());
-            Numbers::Ints(groups.iter().map(|g| int(name, g.iter().map(|&p| x[p]), low, high)).collect())
+            Numbers::Ints(each(&starts, &apart, |at| int(name, at.map(|p| x[p]), low, high))?)
         }
     };
     Ok(vec![numbers.into_tensor(input.dtype(), &kept)?])
+}
+
+/// The positions of the elements that are reduced together.
+type Together<'a> =
+    std::iter::Map<std::iter::Zip<std::slice::Iter<'a, usize>, std::iter::Repeat<usize>>, fn((&usize, usize)) -> usize>;
+
+/// Returns what a function makes of the elements at each start.
+fn each<T>(starts: &[usize], apart: &[usize], reduce: impl Fn(Together<'_>) -> T) -> Result<Vec<T>> {
+    let mut results = Vec::with_capacity(starts.len());
+    for &start in starts {
+        spend(2 * apart.len() + 4)?;
+        let at: fn((&usize, usize)) -> usize = |(apart, start)| start + apart;
+        results.push(reduce(apart.iter().zip(std::iter::repeat(start)).map(at)));
+    }
+    Ok(results)
 }
 
 /// Reduces floats; no floats reduce to the operation's neutral element.
@@ -163,12 +180,22 @@ fn infer_arg(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype: Some(DType::I64), dims }])
 }
 
-/// Returns the positions of the elements of every line of a tensor along an axis.
-fn lines(shape: &[usize], along: usize) -> Vec<Vec<usize>> {
+/// Returns an iterator over the lines of a tensor along an axis: the positions of each one's
+/// elements.
+///
+/// # Errors
+/// `OutOfMemory` where a line does not fit the evaluation's allowance.
+/// Each line fails with `Timeout` where its time is over.
+fn lines(shape: &[usize], along: usize) -> Result<impl Iterator<Item = Result<Vec<usize>>>> {
     let inner: usize = shape[along + 1..].iter().product();
     let outer: usize = shape[..along].iter().product();
-    let line = |o: usize, i: usize| (0..shape[along]).map(|k| (o * shape[along] + k) * inner + i).collect();
-    (0..outer).flat_map(|o| (0..inner).map(move |i| line(o, i))).collect()
+    let length = shape[along];
+    take(length, size_of::<usize>())?;
+    let line = move |o: usize, i: usize| {
+        spend(4 * length + 8)?;
+        Ok((0..length).map(|k| (o * length + k) * inner + i).collect())
+    };
+    Ok((0..outer).flat_map(move |o| (0..inner).map(move |i| line(o, i))))
 }
 
 fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -181,7 +208,8 @@ fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::invalid_model(format!("{operator} over an empty axis")));
     }
     let x = floats(input)?;
-    let chosen = lines(input.shape(), along).into_iter().map(|line| {
+    let chosen = lines(input.shape(), along)?.map(|line| {
+        let line = line?;
         let mut best = 0;
         for k in 1..line.len() {
             let (a, b) = (x[line[k]], x[line[best]]);
@@ -190,7 +218,7 @@ fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                 best = k;
             }
         }
-        best as i64
+        Ok(best as i64)
     });
     let mut shape = input.shape().to_vec();
     if keeps(operator)? {
@@ -198,7 +226,8 @@ fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     } else {
         shape.remove(along);
     }
-    Ok(vec![Tensor::from_vec(&shape, chosen.collect())?])
+    take(element_count(&shape).unwrap_or(usize::MAX), 2 * size_of::<i64>())?;
+    Ok(vec![Tensor::from_vec(&shape, chosen.collect::<Result<_>>()?)?])
 }
 
 fn cumulate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -218,7 +247,8 @@ fn cumulate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
     let product = operator.is("CumProd");
     let mut numbers = Numbers::of(input)?;
-    for mut line in lines(input.shape(), along) {
+    for line in lines(input.shape(), along)? {
+        let mut line = line?;
         if reverse {
             line.reverse();
         }
@@ -285,10 +315,18 @@ fn top(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     shape[along] = k;
     let inner: usize = shape[along + 1..].iter().product();
     let count = evaluation.reserve(DType::I64, &shape)?;
+    take(count, size_of::<usize>() + size_of::<i64>())?;
+    take(input.shape()[along], size_of::<usize>())?;
+    spend(count)?;
     let (mut from, mut positions) = (vec![0; count], vec![0i64; count]);
-    for (number, line) in lines(input.shape(), along).into_iter().enumerate() {
+    for (number, line) in lines(input.shape(), along)?.enumerate() {
+        let line = line?;
         let mut order: Vec<usize> = (0..line.len()).collect();
-        order.sort_by(|&a, &b| compare(line[a], line[b]).then(if a < b { Ordering::Less } else { Ordering::Greater }));
+        // The sort takes memory for each line anew, so what it takes is counted for one line.
+        if number == 0 {
+            take(line.len(), 2 * size_of::<usize>())?;
+        }
+        sort(&mut order, |&a, &b| compare(line[a], line[b]).then(a.cmp(&b)))?;
         for (rank, &index) in order.iter().take(k).enumerate() {
             let at = (number / inner * k + rank) * inner + number % inner;
             from[at] = line[index];

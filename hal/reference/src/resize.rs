@@ -1,6 +1,6 @@
 //! Resize and Upsample: sampling a grid at other points, one axis after the other.
 
-use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take};
 
 use crate::numbers::{Numbers, floats};
 use crate::shapes::{axes as sorted_axes, axis, elements, size};
@@ -174,6 +174,9 @@ fn source(mapping: Mapping, at: f64, input: f64, output: f64, scale: f64, roi: (
 }
 
 /// The kernel that weighs neighbours.
+/// The most elements that one sample may be taken of.
+const MOST_TAPS: f64 = 1e9;
+
 enum Kernel {
     Nearest(String),
     Linear,
@@ -213,6 +216,11 @@ impl Kernel {
             &Kernel::Cubic(a) => (2.0, Box::new(move |t: f64| cubic(t.abs(), a))),
         };
         let reach = reach / stretch;
+        if reach.is_nan() || 2.0 * reach >= MOST_TAPS {
+            return Err(Error::invalid_model(format!("a sample of {} elements", 2.0 * reach)));
+        }
+        take(2 * reach as usize, 2 * size_of::<(i64, f64)>())?;
+        spend(4 * reach as usize)?;
         let (first, last) = ((x - reach).floor() as i64, (x + reach).ceil() as i64);
         let mut taps: Vec<(i64, f64)> =
             (first..=last).map(|at| (at, weight((at as f64 - x) * stretch))).filter(|(_, w)| *w != 0.0).collect();
@@ -284,6 +292,7 @@ impl Resampling {
                 continue;
             }
             let place = |at: usize| source(mapping, at as f64, from as f64, to as f64, scale, request.roi[axis]);
+            take(to, size_of::<Vec<(usize, f64)>>() + 4 * size_of::<(usize, f64)>())?;
             let taps = (0..to).map(|at| kernel.inside(operator, place(at), scale, from)).collect::<Result<_>>()?;
             axes.push(Resampling { axis, taps });
         }
@@ -331,12 +340,14 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let (outer, inner): (usize, usize) = (shape[..along].iter().product(), shape[along + 1..].iter().product());
         shape[along] = to;
         evaluation.reserve(hetero_hal::DType::F64, &shape)?;
+        spend(to)?;
         let mut next = vec![0.0; outer * to * inner];
         for at in 0..to {
             let x = source(mapping, at as f64, from as f64, to as f64, scale, request.roi[along]);
             let outside = matches!(mapping, Mapping::CropAndResize) && (x < 0.0 || x > from as f64 - 1.0);
             let taps = kernel.inside(operator, x, scale, from)?;
             for o in 0..outer {
+                spend(inner.saturating_mul(taps.len() + 1))?;
                 for i in 0..inner {
                     next[(o * to + at) * inner + i] = if outside {
                         filler
@@ -351,6 +362,7 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
     let numbers = if input.dtype().is_integer() {
         let (low, high) = crate::numbers::limits(input.dtype());
+        take(values.len(), size_of::<i128>())?;
         Numbers::Ints(values.into_iter().map(|v| (v.trunc() as i128).clamp(low, high)).collect())
     } else {
         Numbers::Floats(values)

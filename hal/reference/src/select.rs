@@ -1,6 +1,6 @@
 //! Selection by a condition and by limits: Where and Clip.
 
-use hetero_hal::{Definition, Evaluation, Inference, Result, Tensor, TensorType};
+use hetero_hal::{Definition, Evaluation, Inference, Result, Tensor, TensorType, take};
 
 use crate::indexing::{broadcast_strides, pick, strided};
 use crate::numbers::Numbers;
@@ -28,10 +28,12 @@ fn select(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     evaluation.reserve(a.dtype(), &shape)?;
     let positions = |tensor: &Tensor| strided(&shape, &broadcast_strides(tensor.shape(), &shape), 0);
     let flags = condition.view::<hetero_hal::Bool>()?;
-    let flags: Vec<bool> = positions(condition).into_iter().map(|p| flags[p].get()).collect();
+    let places = positions(condition)?;
+    take(places.len(), size_of::<bool>())?;
+    let flags: Vec<bool> = places.into_iter().map(|p| flags[p].get()).collect();
     // Both sides are laid end to end at full size, so that one pick chooses.
     let count = flags.len();
-    let side = |tensor: &Tensor| pick(tensor, &shape, positions(tensor).into_iter().map(Some), None);
+    let side = |tensor: &Tensor| pick(tensor, &shape, positions(tensor)?.into_iter().map(Some), None);
     let both = crate::slicing::join(&[side(a)?.reshaped(&[count])?, side(b)?.reshaped(&[count])?], 0)?;
     let chosen = flags.iter().enumerate().map(|(i, &flag)| Some(if flag { i } else { count + i }));
     Ok(vec![pick(&both, &shape, chosen, None)?])

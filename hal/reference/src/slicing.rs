@@ -1,6 +1,8 @@
 //! Operators that take parts of tensors, or put parts together.
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take,
+};
 
 use crate::indexing::{indices, offset, pick, strided, strides};
 use crate::numbers::Numbers;
@@ -80,6 +82,9 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
         shape[along] += tensor.shape()[along];
     }
     let outer: usize = shape[..along].iter().product();
+    let count = tensors.iter().map(Tensor::len).sum::<usize>();
+    take(count, if first.dtype() == DType::String { 32 } else { 2 * first.dtype().bits().div_ceil(8) })?;
+    spend(count)?;
     if first.dtype() == DType::String {
         let mut strings = Vec::new();
         for o in 0..outer {
@@ -172,7 +177,7 @@ fn split(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     for size in sizes {
         let mut shape = input.shape().to_vec();
         shape[along] = size;
-        let positions = strided(&shape, &own, start * own[along]);
+        let positions = strided(&shape, &own, start * own[along])?;
         outputs.push(pick(input, &shape, positions.into_iter().map(Some), None)?);
         start += size;
     }
@@ -356,6 +361,8 @@ fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     // For each axis, the input index that each output index comes from.
     let mut sources: Vec<Vec<Option<usize>>> = Vec::with_capacity(dims.len());
     for axis in 0..dims.len() {
+        take(shape[axis], size_of::<Option<usize>>())?;
+        spend(shape[axis])?;
         let from = (0..shape[axis]).map(|i| fold(i as i64 - pads[axis].0, dims[axis]));
         sources.push(from.collect::<Result<_>>()?);
     }
@@ -432,7 +439,14 @@ fn element_positions(operator: &Operator, shape: &[usize], chosen: &Tensor) -> R
         index[along] = position(value, shape[along])?;
         Ok(offset(&index, &own))
     };
-    indices(chosen.shape()).zip(values).map(place).collect()
+    take(chosen.len(), 2 * size_of::<usize>())?;
+    indices(chosen.shape())
+        .zip(values)
+        .map(|pair| {
+            spend(20)?;
+            place(pair)
+        })
+        .collect()
 }
 
 fn infer_gather_nd(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
@@ -460,8 +474,10 @@ fn block_positions(shape: &[usize], chosen: &Tensor, batch: usize) -> Result<(Ve
     let batches: usize = shape[..batch].iter().product();
     let batch_size: usize = shape[batch..].iter().product();
     let values = chosen.to_i64_vec()?;
+    take(rows, size_of::<usize>())?;
     let mut starts = Vec::with_capacity(rows);
     for row in 0..rows {
+        spend(4 * depth + 8)?;
         let mut start = row / rows.checked_div(batches).unwrap_or(1).max(1) * batch_size;
         for (level, &dim) in used.iter().enumerate() {
             start += position(values[row * depth + level], dim)? * own[batch + level];
@@ -495,6 +511,8 @@ fn scatter(evaluation: &Evaluation<'_>, positions: &[usize], updates: &Tensor) -
     if reduction == "none" {
         // Both tensors are laid end to end; the last update of a place wins.
         let joined = join(&[input.reshaped(&[input.len()])?, updates.reshaped(&[updates.len()])?], 0)?;
+        take(input.len(), size_of::<usize>())?;
+        spend(input.len() + positions.len())?;
         let mut from: Vec<usize> = (0..input.len()).collect();
         for (update, &place) in positions.iter().enumerate() {
             from[place] = input.len() + update;
@@ -539,6 +557,9 @@ fn scatter_elements(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 
 fn scatter_nd(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (starts, block) = block_positions(evaluation.input(0)?.shape(), evaluation.input(1)?, 0)?;
+    let count = starts.len().saturating_mul(block);
+    take(count, 2 * size_of::<usize>())?;
+    spend(count)?;
     let positions: Vec<usize> = starts.iter().flat_map(|start| (0..block).map(move |i| start + i)).collect();
     scatter(evaluation, &positions, evaluation.input(2)?)
 }

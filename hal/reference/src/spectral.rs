@@ -2,7 +2,10 @@
 
 use std::f64::consts::PI;
 
-use hetero_hal::{DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType};
+use hetero_hal::{
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
+};
 
 use crate::numbers::{floats, pack};
 use crate::shapes::{axis, elements, named_type, size};
@@ -76,9 +79,10 @@ impl Transform {
 
 /// Computes the sums of the transform's definition, for `bins` frequencies.
 /// Missing samples are zeros.
-fn transform(samples: &[(f64, f64)], length: usize, bins: usize, inverse: bool) -> Vec<(f64, f64)> {
+fn transform(samples: &[(f64, f64)], length: usize, bins: usize, inverse: bool) -> Result<Vec<(f64, f64)>> {
     let sign = if inverse { 1.0 } else { -1.0 };
     let scale = if inverse { 1.0 / length as f64 } else { 1.0 };
+    spend(20 * length)?;
     let circle: Vec<(f64, f64)> = (0..length)
         .map(|k| {
             let angle = sign * 2.0 * PI * k as f64 / length as f64;
@@ -86,13 +90,14 @@ fn transform(samples: &[(f64, f64)], length: usize, bins: usize, inverse: bool) 
         })
         .collect();
     let bin = |k: usize| {
+        spend(8 * samples.len())?;
         let (mut re, mut im) = (0.0, 0.0);
         for (n, &(a, b)) in samples.iter().take(length).enumerate() {
             let (c, s) = circle[(n as u128 * k as u128 % length as u128) as usize];
             re += a * c - b * s;
             im += a * s + b * c;
         }
-        (re * scale, im * scale)
+        Ok((re * scale, im * scale))
     };
     (0..bins).map(bin).collect()
 }
@@ -128,6 +133,9 @@ fn dft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let inner: usize = shape[request.axis + 1..last].iter().product();
     let outer: usize = shape[..request.axis].iter().product();
     let (from, bins, out_parts) = (shape[request.axis], output[request.axis], output[last]);
+    // The samples and bins of one line, and the points of the circle, are there beside the result.
+    take(count, size_of::<f64>())?;
+    take(from.max(request.length), 4 * size_of::<(f64, f64)>())?;
     let mut result = vec![0.0; count];
     for o in 0..outer {
         for i in 0..inner {
@@ -139,7 +147,7 @@ fn dft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             if request.inverse && request.onesided {
                 mirror(&mut samples, request.length);
             }
-            for (k, (re, im)) in transform(&samples, request.length, bins, request.inverse).into_iter().enumerate() {
+            for (k, (re, im)) in transform(&samples, request.length, bins, request.inverse)?.into_iter().enumerate() {
                 let at = ((o * bins + k) * inner + i) * out_parts;
                 result[at] = re;
                 if out_parts == 2 {
@@ -217,6 +225,8 @@ fn stft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let shape = [batch, count, bins, 2];
     evaluation.reserve(DType::F64, &shape)?;
     let x = floats(signal)?;
+    take(element_count(&shape).unwrap_or(usize::MAX), 2 * size_of::<f64>())?;
+    take(length, 4 * size_of::<(f64, f64)>())?;
     let mut result = Vec::new();
     for n in 0..batch {
         for frame in 0..count {
@@ -226,7 +236,7 @@ fn stft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                 (weight * x[at], if parts == 2 { weight * x[at + 1] } else { 0.0 })
             };
             let framed: Vec<(f64, f64)> = (0..length).map(sample).collect();
-            result.extend(transform(&framed, length, bins, false).into_iter().flat_map(|(re, im)| [re, im]));
+            result.extend(transform(&framed, length, bins, false)?.into_iter().flat_map(|(re, im)| [re, im]));
         }
     }
     Ok(vec![pack(result, signal.dtype(), &shape)?])
@@ -260,6 +270,8 @@ fn window(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             _ => 0.42 - 0.5 * angle.cos() + 0.08 * (2.0 * angle).cos(),
         }
     };
+    take(length, size_of::<f64>())?;
+    spend(20 * length)?;
     Ok(vec![pack((0..length).map(value).collect(), dtype, &[length])?])
 }
 
@@ -293,8 +305,11 @@ fn mel(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let hertz = 700.0 * (10f64.powf((k as f64 * step + low) / 2595.0) - 1.0);
         ((length + 1) as f64 * hertz / rate as f64).floor() as usize
     };
+    take(count, size_of::<f64>())?;
+    spend(count)?;
     let mut result = vec![0.0; count];
     for bin in 0..bins {
+        spend(shape[0].min(corner(bin + 2).saturating_sub(corner(bin))) + 100)?;
         let (left, center, right) = (corner(bin), corner(bin + 1), corner(bin + 2));
         let mut set = |line: usize, value: f64| {
             if line < shape[0] {

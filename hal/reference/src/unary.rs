@@ -1,6 +1,6 @@
 //! Element-wise operators of one input.
 
-use hetero_hal::{Definition, Evaluation, Operator, Result, Tensor};
+use hetero_hal::{Definition, Evaluation, Operator, Result, Tensor, spend};
 
 use crate::numbers::Numbers;
 use crate::shapes::{flops_per_element, infer_same};
@@ -110,6 +110,7 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let unsupported = || hetero_hal::Error::unsupported(format!("{operator} on {}", input.dtype()));
     let row = ROWS.iter().find(|row| *row.name == *operator.name).ok_or_else(unsupported)?;
     let parameters = parameters(operator)?;
+    spend(input.len().saturating_mul(8))?;
     let result = match (Numbers::of(input)?, row.int) {
         (Numbers::Floats(values), _) => {
             Numbers::Floats(values.into_iter().map(|x| (row.float)(x, &parameters)).collect())

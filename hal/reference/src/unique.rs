@@ -3,10 +3,10 @@
 use std::cmp::Ordering;
 
 use hetero_hal::{
-    Bool, DType, Definition, Dim, Error, Evaluation, Inference, Result, Tensor, TensorType, element_count,
+    Bool, DType, Definition, Dim, Error, Evaluation, Inference, Result, Tensor, TensorType, element_count, spend, take,
 };
 
-use crate::indexing::{pick, strides};
+use crate::indexing::{pick, sort, strides};
 use crate::numbers::Numbers;
 use crate::shapes::axis;
 
@@ -59,11 +59,15 @@ fn infer_unique(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 /// Returns the positions of a tensor's elements, with a list for each slice along an axis.
-fn slices(shape: &[usize], along: usize) -> Vec<Vec<usize>> {
+fn slices(shape: &[usize], along: usize) -> Result<Vec<Vec<usize>>> {
     let stride = strides(shape)[along];
     let (length, outer) = (shape[along], shape[..along].iter().product::<usize>());
     let slice = |k: usize| (0..outer).flat_map(|o| (0..stride).map(move |i| (o * length + k) * stride + i)).collect();
-    (0..length).map(slice).collect()
+    let count = element_count(shape).unwrap_or(usize::MAX);
+    take(count, size_of::<usize>())?;
+    take(length, 2 * size_of::<Vec<usize>>())?;
+    spend(2 * count)?;
+    Ok((0..length).map(slice).collect())
 }
 
 fn unique(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -73,7 +77,7 @@ fn unique(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         Some(along) => (input.clone(), axis(along, input.rank())?),
         None => (input.reshaped(&[input.len()])?, 0),
     };
-    let slices = slices(flat.shape(), along);
+    let slices = slices(flat.shape(), along)?;
     let texts = flat.strings().ok();
     let numbers = if texts.is_some() { Numbers::Ints(vec![]) } else { Numbers::of(&flat)? };
     let compare = |a: usize, b: usize| match (texts, &numbers) {
@@ -85,17 +89,22 @@ fn unique(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         slices[a].iter().zip(&slices[b]).map(|(&p, &q)| compare(p, q)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
     };
     let mut sequence: Vec<usize> = (0..slices.len()).collect();
-    sequence.sort_by(|&a, &b| order(a, b).then(a.cmp(&b)));
+    // A comparison takes as long as a slice is, at the most.
+    take(sequence.len(), 6 * size_of::<Vec<usize>>())?;
+    sort(&mut sequence, |&a, &b| order(a, b).then(a.cmp(&b)))?;
     // Equal slices stand together; the first of each group is the one that occurred first.
     let mut groups: Vec<Vec<usize>> = Vec::new();
     for index in sequence {
+        spend(8 + slices[index].len())?;
         match groups.last_mut() {
             Some(group) if order(group[0], index).is_eq() => group.push(index),
             _ => groups.push(vec![index]),
         }
     }
     if !sorted {
-        groups.sort_by_key(|group| group[0]);
+        let mut order: Vec<(usize, usize)> = groups.iter().map(|group| group[0]).zip(0..).collect();
+        sort(&mut order, |a, b| a.cmp(b))?;
+        groups = order.into_iter().map(|(_, group)| std::mem::take(&mut groups[group])).collect();
     }
     let mut inverse = vec![0i64; slices.len()];
     for (number, group) in groups.iter().enumerate() {

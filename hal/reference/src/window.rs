@@ -1,6 +1,6 @@
 //! Sliding windows, which convolution and pooling share.
 
-use hetero_hal::{Dim, Error, Operator, Result};
+use hetero_hal::{Dim, Error, Operator, Result, spend};
 
 /// The rule for the padding that an operator adds by itself (`auto_pad`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,10 +127,14 @@ impl Window {
     /// Calls `visit(tap, position)` for each element of the window at `output` that lies on the
     /// input.
     /// `tap` is its number in the window, and `position` its row-major position in `input`.
-    pub(crate) fn taps(&self, output: &[usize], input: &[usize], mut visit: impl FnMut(usize, usize)) {
+    pub(crate) fn taps(&self, output: &[usize], input: &[usize], mut visit: impl FnMut(usize, usize)) -> Result<()> {
         // One index counts on, because windows are many and may be large.
         let mut index = vec![0; self.kernel.len()];
-        for tap in 0..self.kernel.iter().product() {
+        let count = self.kernel.iter().fold(1usize, |count, &size| count.saturating_mul(size));
+        for tap in 0..count {
+            if tap % 1024 == 0 {
+                spend(4 * 1024.min(count))?;
+            }
             let mut position = 0;
             let mut inside = true;
             for axis in 0..input.len() {
@@ -151,6 +155,7 @@ impl Window {
                 *place = 0;
             }
         }
+        Ok(())
     }
 }
 

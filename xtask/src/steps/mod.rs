@@ -5,6 +5,7 @@ mod code;
 mod lint;
 mod models;
 mod publish;
+mod sanitize;
 
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ pub(crate) use code::{build, cuda, features, fuzz, loom, neon, release, unit};
 pub(crate) use lint::{docs, lint, write_api};
 pub(crate) use models::{conformance, models, mutations, oracle, placements};
 pub(crate) use publish::publish;
+pub(crate) use sanitize::sanitize;
 
 use crate::devices::Sample;
 use crate::workspace::{Result, Workspace};
@@ -132,6 +134,7 @@ pub(crate) fn nightly(workspace: &Workspace, seed: u64) -> Result<()> {
         ("conformance", conformance(workspace, &Sample { every: 1, seed })),
         ("mutations", mutations(workspace, NIGHTLY_MUTATIONS, seed)),
         ("fuzzing", fuzz(workspace, NIGHTLY_SECONDS)),
+        ("sanitizers", sanitize(workspace)),
     ])
 }
 
