@@ -8,8 +8,8 @@
 //! ThreadSanitizer does not see the fences and locks inside the standard library, so reports whose
 //! stacks lead through the parts of [`OUTSIDE`] are left out; a race there is for Loom to find.
 
-use super::{Result, run, together};
-use crate::workspace::Workspace;
+use super::together;
+use crate::workspace::{Result, Workspace, run};
 
 /// The target; with one, build scripts and macros are compiled without a sanitizer.
 const TARGET: &str =
