@@ -17,7 +17,7 @@ use crate::trace::TraceSink;
 /// The options with which a queue is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// The name of the queue in traces, and of its thread.
+    /// The name of the queue in traces.
     pub name: String,
     /// The number of submissions that may be under way at once before [`Queue::submit`] answers
     /// with a retryable error; `None` leaves it to the device.
