@@ -198,6 +198,13 @@ pub trait HostTask: Send + Sync {
     /// # Errors
     /// Any error, which fails the submission's signals.
     fn run(&self) -> Result<()>;
+
+    /// Tells whether the function may wait for work of another queue, as the default says.
+    /// A function that never does, such as a copy, lets a device do it on threads of a bounded
+    /// number.
+    fn may_wait(&self) -> bool {
+        true
+    }
 }
 
 impl<F: Fn() -> Result<()> + Send + Sync> HostTask for F {

@@ -75,13 +75,9 @@ impl Backend for CpuBackend {
         false
     }
 
-    /// Says that the device's own work waits for no other; what functions and other devices'
-    /// memories do is not known.
+    /// Says that an execution computes, and waits for nothing but the device's own threads.
     fn pace(&self, command: &Command<CpuExecutable>) -> Pace {
-        match command {
-            Command::Execute { .. } | Command::Fill { .. } | Command::Copy { inside: true, .. } => Pace::Computes,
-            Command::Copy { inside: false, .. } | Command::Host(_) => Pace::Waits,
-        }
+        command.pace()
     }
 
     fn begin(&self, job: Job<CpuExecutable>, _: &[Point]) {

@@ -2,9 +2,10 @@
 
 use std::path::Path;
 
-/// The beginnings of the names that Linux gives the device files of chips: graphics processors of
-/// any vendor that shares the kernel's interface, of NVIDIA, of AMD for computing, of Windows in its
-/// subsystem for Linux, and of phones and small boards; accelerators; and FPGAs of Intel and AMD.
+/// The beginnings of the names that Linux gives the device files of chips.
+/// These are graphics processors behind the kernel's common interface, NVIDIA's, AMD's for
+/// computing, those that Windows shows its subsystem for Linux, and those of phones and boards.
+/// Accelerators and FPGAs follow.
 const FILES: &[&str] = &[
     "dri/renderD",
     "nvidia",

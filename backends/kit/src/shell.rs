@@ -60,9 +60,12 @@ pub trait Backend: Send + Sync + Sized + 'static {
     fn is_quick(&self, command: &Command<Self::Executable>) -> bool;
 
     /// Tells what [`Backend::begin`] does to the thread of the crew that calls it for this command.
-    /// A command that is not quick may wait, unless the backend knows better.
+    /// The default says of an execution that is not quick that it may wait.
     fn pace(&self, command: &Command<Self::Executable>) -> Pace {
-        if self.is_quick(command) { Pace::Computes } else { Pace::Waits }
+        match command {
+            Command::Execute { .. } if !self.is_quick(command) => Pace::Waits,
+            command => command.pace(),
+        }
     }
 
     /// Tells whether a command that waits for these points may begin.
@@ -351,6 +354,16 @@ impl<E> Command<E> {
             Command::Host(task) => run_on_host(&**task),
             Command::Execute { .. } => return None,
         })
+    }
+
+    /// Returns the pace of the command where an execution waits for no other work.
+    /// Copies and fills wait for drivers alone, and functions say whether they do.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        match self {
+            Command::Host(task) if task.may_wait() => Pace::Waits,
+            Command::Copy { .. } | Command::Fill { .. } | Command::Host(_) | Command::Execute { .. } => Pace::Computes,
+        }
     }
 
     /// Returns what a trace says of the command: its kind, its name and the bytes that it moves.

@@ -96,7 +96,7 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
 /// other, in every order of their steps.
 /// The pool's gate is tried in every order that three interruptions give.
 /// So are the hand-overs of the crew that serves queues, with two interruptions.
-/// See `model.rs` in `backends/cpu/src/pool`, `backends/kit/src/shares` and `backends/kit/src/crew`.
+/// See `model.rs` in `backends/cpu/src/pool`, and in `shares` and `crew` of `backends/kit/src`.
 ///
 /// These are unit tests, so `unit` runs them too.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {

@@ -54,7 +54,8 @@ fn most_places() -> usize {
 }
 
 /// Returns the crew of a device.
-/// Device objects with the same id share it, so that the list grows with the machine's devices only.
+/// Device objects with the same id share it, so that the list grows with the machine's devices
+/// only.
 pub(crate) fn of(device: &DeviceId) -> Arc<Crew> {
     static CREWS: Mutex<Vec<(DeviceId, Arc<Crew>)>> = Mutex::new(Vec::new());
     let mut crews = CREWS.lock().unwrap_or_else(PoisonError::into_inner);

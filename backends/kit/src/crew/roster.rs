@@ -14,6 +14,7 @@ use super::sync::{Condvar, Mutex, MutexGuard, start};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
     /// The job never waits for a point, or for anything else that another job has to do first.
+    /// It may wait for a driver that has all that it needs.
     /// Such jobs of one device share a fixed number of threads.
     Computes,
     /// The job may wait for other jobs, as a function of the caller's may.
