@@ -112,6 +112,11 @@ struct StagedCopy {
 }
 
 impl HostTask for StagedCopy {
+    /// Says that a copy waits for drivers alone.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     fn run(&self) -> Result<()> {
         if let Some(host) = self.source.memory::<HostBytes>() {
             return host.write_to(&self.target);

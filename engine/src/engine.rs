@@ -78,8 +78,14 @@ impl HeteroEngine {
     /// Of several devices with the same id, the one whose driver stands in front counts.
     #[must_use]
     pub fn found(&self) -> Vec<DeviceInfo> {
+        self.found_by(|_| true)
+    }
+
+    /// Lists the devices of some of the drivers.
+    fn found_by(&self, asks: impl Fn(&dyn Driver) -> bool) -> Vec<DeviceInfo> {
         let mut found: Vec<DeviceInfo> = Vec::new();
-        for info in self.drivers.iter().filter_map(|driver| driver.probe().ok()).flatten() {
+        let drivers = self.drivers.iter().filter(|driver| asks(&***driver));
+        for info in drivers.filter_map(|driver| driver.probe().ok()).flatten() {
             if !found.iter().any(|known| known.id == info.id) {
                 found.push(info);
             }
@@ -91,13 +97,17 @@ impl HeteroEngine {
     /// that are chips of their own.
     /// An emulator is none, nor is the host's processor under another driver's name than `cpu`:
     /// either would take its time from `cpu:0`.
+    ///
+    /// A driver that has no such chip for sure ([`Driver::may_have_chips`]) is not probed, as that
+    /// would load the vendor's libraries for nothing.
     #[must_use]
     pub fn default_devices(&self) -> Vec<DeviceId> {
         if !self.config().devices.is_empty() {
             return self.config().devices.keys().cloned().collect();
         }
         let own_chip = |info: &DeviceInfo| !info.runs_on_host() || info.id.driver() == "cpu";
-        self.found().into_iter().filter(own_chip).map(|info| info.id).collect()
+        let found = self.found_by(|driver| driver.name() == "cpu" || driver.may_have_chips());
+        found.into_iter().filter(own_chip).map(|info| info.id).collect()
     }
 
     /// Returns how much the configuration wants a device.

@@ -5,10 +5,10 @@
 mod fakes;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fakes::{CHAIN, Fake, FakeDriver, chain, close, model, tensor};
-use hetero::hal::{DeviceInfo, Driver, ErrorKind, Node, Program, Quality};
+use hetero::hal::{Device, DeviceInfo, Driver, ErrorKind, Node, Program, Quality, Unavailable};
 use hetero::{Binding, CostModel, DeviceOptions, Error, HeteroEngine, Plan, Policy, Tensor};
 use hetero_layers::{Fault, Faulty};
 
@@ -118,6 +118,44 @@ fn devices_of_the_configuration_have_its_policies() {
     assert_eq!(added.iter().map(ToString::to_string).collect::<Vec<_>>(), ["fake:0", "fake:1"]);
     assert_eq!(engine.fleet().absent().len(), 1);
     assert!(second(&engine.analyze_model(&model(30, &CHAIN)).unwrap()) > 0.99);
+}
+
+/// A driver without devices that counts how often it is asked for them.
+struct Asked {
+    may_have_chips: bool,
+    probes: AtomicUsize,
+}
+
+impl Driver for Asked {
+    fn name(&self) -> &str {
+        "asked"
+    }
+
+    fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
+        self.probes.fetch_add(1, Ordering::Relaxed);
+        Ok(vec![])
+    }
+
+    fn may_have_chips(&self) -> bool {
+        self.may_have_chips
+    }
+
+    fn open(&self, _: usize, _: &DeviceOptions) -> hetero::hal::Result<Arc<dyn Device>> {
+        Err(hetero::hal::Error::internal("there is no device"))
+    }
+}
+
+/// Probing loads a driver's libraries, which take memory until the process ends.
+#[test]
+fn the_default_asks_no_driver_that_has_no_chip_for_sure() {
+    for may_have_chips in [false, true] {
+        let driver = Arc::new(Asked { may_have_chips, probes: AtomicUsize::new(0) });
+        let engine = HeteroEngine::builder().driver(driver.clone()).build();
+        assert!(engine.default_devices().iter().any(|id| id.driver() == "cpu"));
+        assert_eq!(driver.probes.load(Ordering::Relaxed), usize::from(may_have_chips));
+        assert!(!engine.found().is_empty());
+        assert_eq!(driver.probes.load(Ordering::Relaxed), 1 + usize::from(may_have_chips));
+    }
 }
 
 fn lossy(policy: Policy) -> HeteroEngine {

@@ -23,6 +23,14 @@ pub trait Driver: Send + Sync {
     /// [`Unavailable`] says why there is none and what would mend it.
     fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable>;
 
+    /// Tells whether one of the devices may be a chip of its own, as far as that is known without
+    /// loading the vendor's library, which may take a lot of memory for the rest of the process.
+    /// A driver that says no may have devices all the same: emulators, and the host's processor.
+    /// The default says yes, as does a driver that does not know.
+    fn may_have_chips(&self) -> bool {
+        true
+    }
+
     /// Opens the device at position `ordinal` of [`Driver::probe`]'s list.
     ///
     /// # Errors

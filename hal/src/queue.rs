@@ -17,7 +17,7 @@ use crate::trace::TraceSink;
 /// The options with which a queue is made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueOptions {
-    /// The name of the queue in traces, and of its thread.
+    /// The name of the queue in traces.
     pub name: String,
     /// The number of submissions that may be under way at once before [`Queue::submit`] answers
     /// with a retryable error; `None` leaves it to the device.
@@ -198,6 +198,13 @@ pub trait HostTask: Send + Sync {
     /// # Errors
     /// Any error, which fails the submission's signals.
     fn run(&self) -> Result<()>;
+
+    /// Tells whether the function may wait for work of another queue, as the default says.
+    /// A function that never does, such as a copy, lets a device do it on threads of a bounded
+    /// number.
+    fn may_wait(&self) -> bool {
+        true
+    }
 }
 
 impl<F: Fn() -> Result<()> + Send + Sync> HostTask for F {

@@ -1,4 +1,4 @@
-//! The queue: its thread does the work, or the thread that waits for it.
+//! The queue: a thread of the device's crew does the work, or the thread that waits for it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use hetero_hal::{Buffer, DeviceId, Error, Execution, Point, Result};
-use hetero_kit::{Backend, Command, Job, Shell};
+use hetero_kit::{Backend, Command, Job, Pace, Shell};
 
 use crate::executable::CpuExecutable;
 use crate::memory::CpuMemory;
@@ -73,6 +73,11 @@ impl Backend for CpuBackend {
 
     fn is_quick(&self, _: &Command<CpuExecutable>) -> bool {
         false
+    }
+
+    /// Says that an execution computes, and waits for nothing but the device's own threads.
+    fn pace(&self, command: &Command<CpuExecutable>) -> Pace {
+        command.pace()
     }
 
     fn begin(&self, job: Job<CpuExecutable>, _: &[Point]) {

@@ -1,84 +1,36 @@
-//! The thread behind a queue, and the jobs on their way to it.
+//! The jobs of a queue on their way to the device's crew.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use hetero_hal::{DeviceId, Error, ErrorKind, Point, QueueOptions, Result};
 
-/// Jobs on their way to a thread.
-/// Their room is used again: once as many jobs have waited before, a push allocates nothing.
-struct Line<J> {
-    state: Mutex<LineState<J>>,
-    changed: Condvar,
-}
+use crate::Pace;
+use crate::crew::{self, Line};
 
-struct LineState<J> {
-    jobs: VecDeque<J>,
-    /// True once nobody hands jobs over any more, or nobody takes them.
-    closed: bool,
-}
+/// The right to hand jobs over to a line; dropping the last one closes the line.
+struct End<J: Send + 'static>(Arc<Line<J>>);
 
-impl<J> Line<J> {
-    fn new() -> Self {
-        Line { state: Mutex::new(LineState { jobs: VecDeque::new(), closed: false }), changed: Condvar::new() }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LineState<J>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Hands the job over, and gives it back where nobody takes jobs any more.
-    fn push(&self, job: J) -> Option<J> {
-        let mut state = self.lock();
-        if state.closed {
-            return Some(job);
-        }
-        state.jobs.push_back(job);
-        drop(state);
-        self.changed.notify_one();
-        None
-    }
-
-    /// Returns the next job, or `None` once there is none and none will come.
-    fn next(&self) -> Option<J> {
-        let mut state = self.lock();
-        loop {
-            if let Some(job) = state.jobs.pop_front() {
-                return Some(job);
-            }
-            if state.closed {
-                return None;
-            }
-            state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-}
-
-/// One end of a line; dropping it closes the line, also where the thread's end goes because a job
-/// panics.
-struct End<J>(Arc<Line<J>>);
-
-impl<J> Drop for End<J> {
+impl<J: Send + 'static> Drop for End<J> {
     fn drop(&mut self) {
-        self.0.lock().closed = true;
-        self.0.changed.notify_all();
+        self.0.close();
     }
 }
 
-/// Jobs that wait for their points, and the thread that takes them once the points are reached.
+/// Jobs that wait for their points, and are then done one after the other by the device's crew.
 ///
 /// A queue that starts work on its caller's thread wherever that does not block needs a backlog for
 /// the remaining work.
-/// The thread begins with [`Backlog::start`], and ends when the backlog and everything that waits
-/// in it are dropped.
-pub struct Backlog<J> {
+/// The crew is the threads that serve all backlogs of a device.
+/// At any time it has a thread for each backlog with a job of [`Pace::Waits`] under way, a fixed
+/// number of threads for all jobs of [`Pace::Computes`], and idle threads, which end after seconds.
+pub struct Backlog<J: Send + 'static> {
     device: DeviceId,
     name: String,
     jobs: OnceLock<Arc<End<J>>>,
 }
 
 impl<J: Send + 'static> Backlog<J> {
-    /// Makes a backlog that has no thread yet.
+    /// Makes a backlog that takes no jobs yet.
     #[must_use]
     pub fn new(device: DeviceId, options: &QueueOptions) -> Self {
         let named = !options.name.is_empty();
@@ -86,61 +38,44 @@ impl<J: Send + 'static> Backlog<J> {
         Backlog { device, name, jobs: OnceLock::new() }
     }
 
-    /// Returns the thread's name, which is also the queue's.
+    /// Returns the queue's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Starts the thread, unless it runs already.
-    /// `serve` returns the function that the thread calls with each job.
-    ///
-    /// # Errors
-    /// `OutOfMemory` where the system cannot start a thread.
-    pub fn start<F: FnMut(J) + Send + 'static>(&self, serve: impl FnOnce() -> F) -> Result<()> {
-        if self.jobs.get().is_some() {
-            return Ok(());
-        }
-        let line = Arc::new(Line::new());
-        let jobs = End(line.clone());
-        let mut serve = serve();
-        let run = move || {
-            while let Some(job) = jobs.0.next() {
-                // Only foreign code panics here, such as a callback; the jobs behind it have their
-                // turn all the same.
-                let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| serve(job)));
-            }
-        };
-        let started = std::thread::Builder::new().name(self.name.clone()).spawn(run);
-        started.map_err(|error| {
-            Error::new(ErrorKind::OutOfMemory, "cannot start a queue's thread").on(self.device.clone()).caused_by(error)
-        })?;
-        // Where another caller was first, dropping this end closes this thread's line, and the
-        // thread ends.
-        let end = Arc::new(End(line));
-        self.jobs.get_or_init(|| end);
-        Ok(())
+    /// Lets the backlog take jobs, unless it does already.
+    /// `serve` returns the function that is called with each job; it is dropped once the backlog is
+    /// closed and its jobs are done.
+    pub fn start<F: FnMut(J) + Send + 'static>(&self, serve: impl FnOnce() -> F) {
+        self.jobs.get_or_init(|| Arc::new(End(Line::new(crew::of(&self.device), Box::new(serve())))));
     }
 
-    /// Hands the job that `make` returns to the thread once all points are reached, or as soon as
-    /// the first one fails.
-    /// `make` is told which of the two happened.
-    /// A job that no thread takes is handed to `closed`.
+    /// Hands the job that `make` returns to the crew once all points are reached, or as soon as the
+    /// first one fails.
+    /// `make` is told which of the two happened, and `pace` says whether the job may wait for other
+    /// jobs.
+    /// A job that nobody does is handed to `closed`, with `DeviceLost` where the backlog takes no
+    /// jobs, and with `OutOfMemory` where the system cannot start a thread.
     pub fn push(
         &self,
         wait: &[Point],
+        pace: Pace,
         make: impl FnOnce(Result<()>) -> J + Send + 'static,
         closed: impl FnOnce(J, Error) + Send + 'static,
     ) {
         let (jobs, device) = (self.jobs.get().cloned(), self.device.clone());
         let send = move |outcome: Result<()>| {
             let job = make(outcome);
-            let unsent = match jobs {
-                Some(jobs) => jobs.0.push(job),
-                None => Some(job),
+            let refused = match &jobs {
+                Some(jobs) => jobs.0.push(pace, job).err().map(|(job, error)| {
+                    let refused = Error::new(ErrorKind::OutOfMemory, "cannot start a thread for a queue's work");
+                    (job, refused.with_remedy("allow the process more threads").caused_by(error).retryable())
+                }),
+                None => Some((job, Error::new(ErrorKind::DeviceLost, "the queue is closed"))),
             };
-            if let Some(job) = unsent {
-                closed(job, Error::new(ErrorKind::DeviceLost, "the queue is closed").on(device));
+            if let Some((job, error)) = refused {
+                closed(job, error.on(device));
             }
         };
         // A job that need not wait needs no memory to wait in.
@@ -150,7 +85,7 @@ impl<J: Send + 'static> Backlog<J> {
         Point::when_all(wait, Box::new(send));
     }
 
-    /// Lets the thread end once the waiting jobs are done.
+    /// Takes no more jobs; those that wait are still done.
     pub fn close(&mut self) {
         drop(self.jobs.take());
     }
@@ -172,7 +107,7 @@ mod tests {
 
     fn push(backlog: &Backlog<Told>, wait: &[Point], done: Point) {
         let settle = |(_, point): Told, error| Point::settle(&[point], &Err(error));
-        backlog.push(wait, move |outcome| (outcome, done), settle);
+        backlog.push(wait, Pace::Computes, move |outcome| (outcome, done), settle);
     }
 
     #[test]
@@ -184,16 +119,16 @@ mod tests {
                 Point::settle(&[point], &outcome);
             }
         };
-        backlog.start(serve).unwrap();
+        backlog.start(serve);
         let done = Timeline::new(0);
         push(&backlog, &[], done.at(1));
         push(&backlog, &[], done.at(2));
         done.wait(2, soon()).unwrap();
     }
 
-    /// A thread that a second caller starts ends at once, and drops all that it holds.
+    /// Of several functions to serve with, one is kept.
     #[test]
-    fn the_thread_of_a_second_start_lets_go_of_what_it_serves_with() {
+    fn a_second_start_lets_go_of_what_it_would_serve_with() {
         let backlog: Arc<Backlog<Told>> = Arc::new(Backlog::new(DeviceId::new("null", 0), &QueueOptions::default()));
         let held = Arc::new(());
         let barrier = Arc::new(std::sync::Barrier::new(8));
@@ -202,24 +137,21 @@ mod tests {
                 let (backlog, held, barrier) = (backlog.clone(), held.clone(), barrier.clone());
                 scope.spawn(move || {
                     barrier.wait();
-                    backlog.start(|| move |_: Told| drop(held.clone())).unwrap();
+                    backlog.start(|| move |_: Told| drop(held.clone()));
                 });
             }
         });
-        let deadline = soon();
-        while Arc::strong_count(&held) > 2 && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        // The test holds one, and the one thread that serves holds the other.
         assert_eq!(Arc::strong_count(&held), 2);
+        drop(backlog);
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 
     #[test]
     fn jobs_come_when_all_points_are_reached_and_failures_come_with_them() {
         let mut backlog: Backlog<Told> = Backlog::new(DeviceId::new("null", 0), &QueueOptions::default());
         let serve = || |(outcome, point): Told| Point::settle(&[point], &outcome);
-        backlog.start(serve).unwrap();
-        backlog.start(serve).unwrap();
+        backlog.start(serve);
+        backlog.start(serve);
         let (first, second, done) = (Timeline::new(0), Timeline::new(0), Timeline::new(0));
         push(&backlog, &[first.at(1), second.at(1)], done.at(1));
         first.advance(1);

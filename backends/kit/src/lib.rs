@@ -7,7 +7,9 @@
 //! - [`Shell`] is a whole [`Queue`](hetero_hal::Queue): it checks work, holds back work that waits,
 //!   counts the work under way, and tells traces of waits.
 //!   A backend implements [`Backend`], which says what a piece of work becomes on its driver.
-//! - [`Backlog`] is the thread behind a queue, and [`Signal`] is the points that work reaches.
+//! - [`Backlog`] is the jobs of a queue that wait, [`Pace`] says whether a job may wait for others,
+//!   and [`Signal`] is the points that work reaches.
+//!   The backlogs of a device share a crew of threads.
 //! - [`Capacity`] and [`Budget`] bound submissions and bytes, [`Busy`] sums up the time in which a
 //!   device worked, and [`Shares`] deals pieces of work out among threads or devices.
 //! - [`Weights`] is a device's cache of constants in the form in which the device keeps them.
@@ -15,6 +17,8 @@
 //!   evicted and restored.
 //! - [`copy_through_host`], [`fill_through_host`] and [`run_on_host`] do what every backend can
 //!   leave to the host.
+//! - [`chips_may_be_there`] tells a driver whether its library is worth loading for such chips as
+//!   are no processor of the host.
 //! - [`digest`] tells a cache's files, and the data that they were made of, apart.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
@@ -25,7 +29,8 @@
 //! 2. Tell the shell about the device: [`Backend::device`], [`Backend::owns`],
 //!    [`Backend::writable`] and [`Backend::compiled`].
 //! 3. In [`Backend::is_quick`], say which commands the submitting thread may begin, because the
-//!    driver takes them without blocking; all others go to the queue's thread.
+//!    driver takes them without blocking; all others go to a thread of the device's
+//!    crew.
 //! 4. In [`Backend::begin`], give the command to the driver, and call [`Job::end`] when it is over.
 //!    [`Job::on_host`] does everything but an execution on the calling thread.
 //! 5. Answer [`Device::queue`](hetero_hal::Device::queue) with [`Shell::new`].
@@ -33,11 +38,13 @@
 //! For each submission the shell calls [`Backend::alive`], checks the work, calls
 //! [`Backend::check`] for an execution, counts the work, and asks [`Backend::is_quick`] and
 //! [`Backend::is_ordered`].
-//! It calls [`Backend::begin`] at once where both say yes, and else from its thread when the points
-//! are reached.
+//! It calls [`Backend::begin`] at once where both say yes, and else from a thread of the device's
+//! crew when the points are reached.
 //! A job that is dropped without an end fails its points, so that nobody waits for ever.
 //!
 //! The other methods have defaults.
+//! [`Backend::pace`] is for devices that compute on the host: it says which commands never wait for
+//! others, so that these share a fixed number of threads.
 //! [`Backend::is_ordered`] is for drivers that order commands themselves, beside a native timeline.
 //! [`Backend::run`] is for devices that work on the thread that waits, and [`Backend::RUNS_ALONE`]
 //! says that they do so only while nothing else is under way.
@@ -124,6 +131,8 @@
 
 mod backlog;
 mod busy;
+mod chips;
+mod crew;
 mod digest;
 mod host;
 mod limits;
@@ -134,6 +143,8 @@ mod words;
 
 pub use backlog::Backlog;
 pub use busy::Busy;
+pub use chips::chips_may_be_there;
+pub use crew::Pace;
 pub use digest::digest;
 pub use host::{copy_through_host, fill_through_host, run_on_host};
 pub use limits::{Budget, Capacity};

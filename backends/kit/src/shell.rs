@@ -15,7 +15,7 @@ use hetero_hal::{
     QueueOptions, Result, Timeline, TraceEvent, TraceKind, TraceSink, Work, submit_and_wait,
 };
 
-use crate::{Backlog, Capacity, copy_through_host, fill_through_host, run_on_host};
+use crate::{Backlog, Capacity, Pace, copy_through_host, fill_through_host, run_on_host};
 
 /// How a backend does the work of its queues: it says what a piece of work becomes on its driver.
 pub trait Backend: Send + Sync + Sized + 'static {
@@ -59,6 +59,15 @@ pub trait Backend: Send + Sync + Sized + 'static {
     /// thread may call it.
     fn is_quick(&self, command: &Command<Self::Executable>) -> bool;
 
+    /// Tells what [`Backend::begin`] does to the thread of the crew that calls it for this command.
+    /// The default says of an execution that is not quick that it may wait.
+    fn pace(&self, command: &Command<Self::Executable>) -> Pace {
+        match command {
+            Command::Execute { .. } if !self.is_quick(command) => Pace::Waits,
+            command => command.pace(),
+        }
+    }
+
     /// Tells whether a command that waits for these points may begin.
     /// Where not all of them are reached, the driver then orders the command behind them.
     fn is_ordered(&self, wait: &[Point]) -> bool {
@@ -96,8 +105,7 @@ pub trait Backend: Send + Sync + Sized + 'static {
 /// A whole queue of a backend, which implements [`Queue`] by the backend's methods.
 pub struct Shell<B: Backend> {
     core: Arc<Core<B>>,
-    /// The work that waits; its thread begins with the first job that would block the caller or
-    /// that has to wait for its points.
+    /// The jobs that would block the caller, or that have to wait for their points.
     backlog: Backlog<Pending<B::Executable>>,
 }
 
@@ -114,7 +122,7 @@ struct Account {
     capacity: Capacity,
 }
 
-/// A job on its way to the backlog's thread.
+/// A job on its way to the crew.
 struct Pending<E> {
     job: Job<E>,
     reached: Result<()>,
@@ -249,12 +257,10 @@ impl<B: Backend> Queue for Shell<B> {
                 Err(error) => drop(job.end(Err(error))),
             }
         };
-        if let Err(error) = self.backlog.start(serve) {
-            job.withdraw();
-            return Err(error);
-        }
+        self.backlog.start(serve);
+        let pace = job.command.as_ref().map_or(Pace::Computes, |command| core.backend.pace(command));
         let closed = |pending: Pending<B::Executable>, error| drop(pending.job.end(Err(error)));
-        self.backlog.push(wait, move |reached| Pending { job, reached }, closed);
+        self.backlog.push(wait, pace, move |reached| Pending { job, reached }, closed);
         Ok(())
     }
 
@@ -348,6 +354,16 @@ impl<E> Command<E> {
             Command::Host(task) => run_on_host(&**task),
             Command::Execute { .. } => return None,
         })
+    }
+
+    /// Returns the pace of the command where an execution waits for no other work.
+    /// Copies and fills wait for drivers alone, and functions say whether they do.
+    #[must_use]
+    pub fn pace(&self) -> Pace {
+        match self {
+            Command::Host(task) if task.may_wait() => Pace::Waits,
+            Command::Copy { .. } | Command::Fill { .. } | Command::Host(_) | Command::Execute { .. } => Pace::Computes,
+        }
     }
 
     /// Returns what a trace says of the command: its kind, its name and the bytes that it moves.
@@ -446,12 +462,6 @@ impl<E> Job<E> {
         let outcome = outcome.map_err(|error| error.or_on(&self.account.device));
         Point::settle(&signal, &outcome);
         outcome
-    }
-
-    /// Takes the submission back: it was not accepted after all, and its points stay as they are.
-    fn withdraw(mut self) {
-        self.signal = Signal::Settled;
-        self.account.capacity.give();
     }
 }
 

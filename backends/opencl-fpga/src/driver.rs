@@ -151,6 +151,10 @@ impl Driver for OpenClDriver {
         Ok(self.find()?.into_iter().map(|found| found.info).collect())
     }
 
+    fn may_have_chips(&self) -> bool {
+        hetero_kit::chips_may_be_there()
+    }
+
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         let id = DeviceId::new(self.name(), ordinal);
         let found = self.find().map_err(|why| {

@@ -8,6 +8,10 @@ use hetero_hal::{Buffer, Error, ErrorKind, HostMemory, Memory, MemoryKind, Resul
 use crate::handle::{Context, Mem};
 use crate::shared::Shared;
 
+/// The number of ranges of an allocation beyond which those that nobody uses are forgotten.
+/// It is larger than the number of ranges that the launches of usual programs bind.
+const MOST_PARTS: usize = 4096;
+
 /// An allocation.
 pub(crate) struct OpenClMemory {
     // The fields are dropped in this order: parts, the whole, the memory under it, the device.
@@ -68,6 +72,10 @@ impl OpenClMemory {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(part) = parts.get(&(offset, bytes)) {
             return Ok(part.clone());
+        }
+        if parts.len() >= MOST_PARTS {
+            // Commands that the driver has keep the parts that they use.
+            parts.retain(|_, part| Arc::strong_count(part) > 1);
         }
         let part = Arc::new(self.whole.part(offset, bytes)?);
         parts.insert((offset, bytes), part.clone());

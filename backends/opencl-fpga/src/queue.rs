@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{Buffer, DeviceId, Error, Point, QueueOptions, Result, TraceKind};
-use hetero_kit::{Backend, Backlog, Command, Job, Shell, Tracer};
+use hetero_kit::{Backend, Backlog, Command, Job, Pace, Shell, Tracer};
 
 use crate::executable::{Launched, OpenClExecutable};
 use crate::handle::{CommandQueue, Event, Mem};
@@ -21,8 +21,8 @@ pub(crate) type OpenClQueue = Shell<OpenClBackend>;
 /// The part of a queue that gives work to the driver.
 pub(crate) struct OpenClBackend {
     core: Arc<Core>,
-    /// The backlog whose thread waits for the end of given work, on drivers where only a waiting
-    /// thread works or hears of the end soon.
+    /// The backlog that waits for the end of given work, on drivers where only a waiting thread
+    /// works or hears of the end soon.
     ends: Backlog<Given>,
 }
 
@@ -61,8 +61,8 @@ impl OpenClBackend {
         Ok(OpenClBackend { core: Arc::new(Core { commands, on_caller, profiled: OnceLock::new(), shared }), ends })
     }
 
-    /// Starts the thread that waits for the ends of given work.
-    fn watch(&self) -> Result<()> {
+    /// Lets the backlog wait for the ends of given work.
+    fn watch(&self) {
         self.ends.start(|| {
             let core = self.core.clone();
             move |given: Given| {
@@ -70,7 +70,7 @@ impl OpenClBackend {
                 // The waiters hear of the outcome through the points.
                 drop(core.end(given, outcome));
             }
-        })
+        });
     }
 
     /// Has the driver call back when the work ends.
@@ -282,8 +282,7 @@ impl Backend for OpenClBackend {
     fn begin(&self, job: Job<OpenClExecutable>, wait: &[Point]) {
         let core = &self.core;
         let finishes = core.shared.quirks.finishes;
-        let queue = core.queue(job.tracer().is_some());
-        let queue = match queue.and_then(|queue| if finishes { self.watch().map(|()| queue) } else { Ok(queue) }) {
+        let queue = match core.queue(job.tracer().is_some()) {
             Ok(queue) => queue,
             Err(error) => return drop(job.end(Err(error))),
         };
@@ -301,13 +300,15 @@ impl Backend for OpenClBackend {
         if !finishes {
             return self.call_back(given, queue);
         }
+        self.watch();
         let core = core.clone();
         let closed = move |given: Given, error| {
             // The driver uses the job's memory until then.
             let _ = given.event.wait();
             drop(core.end(given, Err(error)));
         };
-        self.ends.push(&[], move |_| given, closed);
+        // The end of a command hangs on commands alone, which the driver has.
+        self.ends.push(&[], Pace::Computes, move |_| given, closed);
     }
 
     /// Does the job on the calling thread, where the driver's own wait is the quickest.

@@ -17,7 +17,6 @@ pub(crate) struct Quirks {
     /// processors, one of two cores was idle.
     /// A kernel there runs on the host's processor, so a kernel that never ends could not be given
     /// up in either way.
-    /// any way.
     pub(crate) finishes: bool,
     /// The options for its compiler.
     pub(crate) options: &'static str,

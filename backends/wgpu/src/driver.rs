@@ -38,6 +38,10 @@ impl Driver for WgpuDriver {
         Ok(adapters.iter().enumerate().map(|(ordinal, adapter)| info(ordinal, adapter)).collect())
     }
 
+    fn may_have_chips(&self) -> bool {
+        hetero_kit::chips_may_be_there()
+    }
+
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         let id = DeviceId::new("wgpu", ordinal);
         let adapters = adapters();

@@ -119,6 +119,7 @@ pub(crate) struct DeviceOptions {
     /// drops out where it is absent.
     /// Without --device, the configuration's `devices` are used, or else every device found that is
     /// a chip of its own: no emulator, and no driver of the host's processor but cpu:0.
+    /// Where the machine has no such chip, other drivers than the CPU's are not even loaded.
     #[arg(long = "device", value_name = "ID[!|?]", value_parser = parse_device)]
     pub(crate) devices: Vec<DeviceChoice>,
     /// The threads of the CPU device; without it, one per core.

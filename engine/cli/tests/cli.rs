@@ -423,6 +423,26 @@ fn a_network_goes_on_without_a_lost_device() {
     }
 }
 
+/// The dynamic linker of the GNU C library tells which libraries it is asked for.
+#[test]
+#[cfg(all(feature = "opencl", feature = "wgpu", target_os = "linux", target_env = "gnu"))]
+fn a_plain_run_loads_no_driver_that_it_cannot_use() {
+    let folder = Folder::new("plain");
+    let asked_for = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
+        command.args(arguments).current_dir(&folder.0).env("HETERO_PROFILE", "profile.json").env("LD_DEBUG", "libs");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        ["libOpenCL", "libvulkan"].map(|library| said.contains(&format!("find library={library}")))
+    };
+    assert_eq!(asked_for(&["devices"]), [true, true], "`hetero devices` asks every driver");
+    let run = ["run", "model.onnx", "--random", "1"];
+    assert_eq!(asked_for(&[&run[..], &["--device", "cpu:0"]].concat()), [false, false]);
+    let chips = hetero::builtin_drivers().iter().any(|driver| driver.name() == "opencl" && driver.may_have_chips());
+    assert_eq!(asked_for(&run), [chips, chips]);
+}
+
 /// A machine without OpenCL's loader, and one with a loader that knows no driver, are told what is
 /// missing and how to get it.
 #[test]

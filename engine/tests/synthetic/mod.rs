@@ -20,7 +20,7 @@ use hetero::hal::{
 };
 use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
 use hetero_cpu::CpuDriver;
-use hetero_kit::{Backlog, Signal};
+use hetero_kit::{Backlog, Pace, Signal};
 
 /// The time that a synthetic device takes for a tile of a matrix product, and also for a product of
 /// no more rows and columns.
@@ -163,7 +163,7 @@ impl Executable for SyntheticExecutable {
     }
 }
 
-/// A queue that does one thing at a time, on a thread of its own.
+/// A queue that does one thing at a time.
 struct SyntheticQueue {
     backlog: Backlog<(Result<Work>, Signal)>,
     inner: Arc<dyn Queue>,
@@ -179,10 +179,10 @@ impl Queue for SyntheticQueue {
                 let outcome = work.and_then(|work| perform(&*inner, work, takes, &mut free));
                 Point::settle(&signal, &outcome);
             }
-        })?;
+        });
         let signal = Signal::from(signal);
         let closed = |(_, signal): (Result<Work>, Signal), error| Point::settle(&signal, &Err(error));
-        self.backlog.push(wait, move |reached| (reached.map(|()| work), signal), closed);
+        self.backlog.push(wait, Pace::Waits, move |reached| (reached.map(|()| work), signal), closed);
         Ok(())
     }
 }

@@ -48,6 +48,10 @@ impl Driver for Faulty {
         self.inner.probe()
     }
 
+    fn may_have_chips(&self) -> bool {
+        self.inner.may_have_chips()
+    }
+
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         let inner = self.inner.open(ordinal, options)?;
         let faults = self.faults.iter().filter(|(of, _)| *of == ordinal).map(|(_, fault)| *fault).collect();

@@ -95,12 +95,19 @@ pub(crate) fn cuda(workspace: &Workspace) -> Result<()> {
 /// Tries the lock-free parts of the CPU device's pool, and of the work that devices take from each
 /// other, in every order of their steps.
 /// The pool's gate is tried in every order that three interruptions give.
-/// See `backends/cpu/src/pool/model.rs` and `backends/kit/src/shares/model.rs`.
+/// So are the hand-overs of the crew that serves queues, with two interruptions.
+/// See `model.rs` in `backends/cpu/src/pool`, and in `shares` and `crew` of `backends/kit/src`.
 ///
 /// These are unit tests, so `unit` runs them too.
 pub(crate) fn loom(workspace: &Workspace) -> Result<()> {
     let tests = ["--package", "hetero-kit", "--lib", "--no-fail-fast", "--", "model::"];
     workspace.cargo(&[&["test"][..], &OF_THE_CPU, &tests].concat())
+}
+
+/// Streams a thousand inputs through each device and each pair of devices, with each fault of the
+/// fault layer.
+pub(crate) fn fault_streams(workspace: &Workspace) -> Result<()> {
+    workspace.cargo(&["test", "--workspace", "--test", "fault_streams", "--", "--ignored", "--nocapture"])
 }
 
 /// Tests the CPU device's NEON kernels where there is no such processor: its instructions are

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub(crate) use bench::{
     bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles, reported,
 };
-pub(crate) use code::{build, cuda, features, fuzz, loom, neon, release, unit};
+pub(crate) use code::{build, cuda, fault_streams, features, fuzz, loom, neon, release, unit};
 pub(crate) use lint::{docs, lint, write_api};
 pub(crate) use models::{conformance, models, mutations, oracle, placements};
 pub(crate) use publish::publish;
@@ -128,10 +128,12 @@ pub(crate) fn together<'a>(parts: impl IntoIterator<Item = (&'a str, Result<()>)
     if failed.is_empty() { Ok(()) } else { Err(format!("{} of {count} failed{}", failed.len(), failed.concat())) }
 }
 
-/// Runs what every night runs: all generated cases on every device, more mutations, and fuzzing.
+/// Runs what every night runs: all generated cases on every device, long streams under faults, more
+/// mutations, and fuzzing.
 pub(crate) fn nightly(workspace: &Workspace, seed: u64) -> Result<()> {
     together([
         ("conformance", conformance(workspace, &Sample { every: 1, seed })),
+        ("streams under faults", fault_streams(workspace)),
         ("mutations", mutations(workspace, NIGHTLY_MUTATIONS, seed)),
         ("fuzzing", fuzz(workspace, NIGHTLY_SECONDS)),
         ("sanitizers", sanitize(workspace)),

@@ -66,6 +66,10 @@ impl Driver for Validated {
         self.inner.probe()
     }
 
+    fn may_have_chips(&self) -> bool {
+        self.inner.may_have_chips()
+    }
+
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         let inner = self.inner.open(ordinal, options)?;
         Ok(Arc::new(ValidatedDevice { inner, ledger: self.ledger.clone() }))
