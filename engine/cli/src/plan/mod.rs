@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::arguments::PlanOptions;
 use crate::failure::{Failure, Result};
+use crate::output::{document, say};
 use crate::planning::{binding, engine, load, warn_of_idle_pins};
 use crate::progress::Spinner;
 use crate::report::summary;
@@ -36,17 +37,17 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let explanation = asked.then(|| explain::explain(&engine, &plan, options)).transpose()?;
     if options.output.json {
         match &explanation {
-            Some(explanation) if options.explain => println!("{}", json!(explanation)),
-            _ => println!("{text}"),
+            Some(explanation) if options.explain => document(json!(explanation))?,
+            _ => document(&text)?,
         }
     } else {
-        summary(&plan);
-        println!("{}", plan.shares());
+        summary(&plan)?;
+        say!("{}", plan.shares())?;
         if let Some(explanation) = explanation.filter(|_| options.explain) {
-            explain::print(&explanation);
+            explain::print(&explanation)?;
         }
         if let Some(path) = &options.out {
-            println!("written to {}", path.display());
+            say!("written to {}", path.display())?;
         }
     }
     Ok(())
