@@ -3,42 +3,48 @@
 
 use std::collections::HashSet;
 use std::fs::Metadata;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 
+use crate::failure::{Failure, Result};
 use crate::output;
 
-/// The path of a file that a command writes.
+/// A file that a command writes.
 /// Each option for such a file has this type, by which [`check`] finds them all.
 #[derive(Clone, Debug)]
-pub(crate) struct OutFile(PathBuf);
+pub(crate) struct OutFile {
+    named: PathBuf,
+    /// The path under which it is opened.
+    opened: PathBuf,
+}
 
 impl OutFile {
     pub(crate) fn parser() -> impl TypedValueParser<Value = OutFile> {
-        PathBufValueParser::new().map(|path| OutFile(output::path(path)))
+        PathBufValueParser::new().map(|named| OutFile { opened: output::path(named.clone()), named })
+    }
+
+    /// Makes the file, with this content.
+    pub(crate) fn write(&self, text: &str) -> Result<()> {
+        std::fs::write(&self.opened, text).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe => Failure::unread(),
+            _ => Failure::file("write", &self.named, &error),
+        })
     }
 }
 
-impl std::ops::Deref for OutFile {
-    type Target = Path;
-
-    fn deref(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl AsRef<Path> for OutFile {
-    fn as_ref(&self) -> &Path {
-        self
+impl std::fmt::Display for OutFile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.named.display().fmt(f)
     }
 }
 
 impl From<OutFile> for PathBuf {
     fn from(file: OutFile) -> PathBuf {
-        file.0
+        file.opened
     }
 }
 
@@ -114,8 +120,8 @@ pub(crate) fn check(command: &mut clap::Command, matches: &ArgMatches) -> Result
 
 fn check_one(command: &mut clap::Command, matches: &ArgMatches) -> Result<(), clap::Error> {
     let mut written: Vec<(String, Place)> = Vec::new();
-    let terminal = output::metadata().filter(Metadata::is_file);
-    if let Some(place) = terminal.and_then(|metadata| Place::known(&metadata, Path::new(""))) {
+    let own = output::metadata().filter(Metadata::is_file);
+    if let Some(place) = own.and_then(|metadata| Place::known(&metadata, Path::new(""))) {
         written.push(("the standard output".to_owned(), place));
     }
     let mut read: HashSet<(String, Place)> = HashSet::new();
@@ -130,8 +136,8 @@ fn check_one(command: &mut clap::Command, matches: &ArgMatches) -> Result<(), cl
         let label = label(command, id.as_str());
         let Ok(Some(files)) = matches.try_get_many::<OutFile>(id.as_str()) else { continue };
         for file in files {
-            let Some(place) = Place::of(file) else { continue };
-            let said = output::shown(&file.display().to_string()).into_owned();
+            let Some(place) = Place::of(&file.opened) else { continue };
+            let said = output::shown(&file.to_string()).into_owned();
             if let Some((other, _)) = written.iter().find(|(_, other)| *other == place) {
                 let message = format!("{label} and {other} write to one file: {said}");
                 return Err(command.error(ErrorKind::ArgumentConflict, message));

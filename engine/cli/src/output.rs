@@ -72,17 +72,12 @@ pub(crate) fn lines(text: impl Display) -> Result<()> {
 /// Prints a JSON document.
 /// JSON has escapes of its own for what a terminal may not get, and they change no string's value.
 pub(crate) fn document(json: impl Display) -> Result<()> {
-    let mut text = String::new();
-    for character in json.to_string().chars() {
-        if character == '\n' || is_plain(character) {
-            text.push(character);
-        } else {
-            let mut units = [0; 2];
-            text.extend(character.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")));
-        }
-    }
-    text.push('\n');
-    put(&text)
+    let keeps = |character| character == '\n' || is_plain(character);
+    let escape = |character: char| {
+        let units: Vec<u16> = character.encode_utf16(&mut [0; 2]).to_vec();
+        units.iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>()
+    };
+    put(&format!("{}\n", escaped(&json.to_string(), keeps, escape)))
 }
 
 /// Prints one line to the standard error; whatever else the text holds is escaped.
@@ -159,15 +154,20 @@ pub(crate) fn is_plain(character: char) -> bool {
 /// printable become `\n`, `\t`, `\u{1b}` and the like, as Rust writes them; printable text of any
 /// script stays.
 pub(crate) fn shown(text: &str) -> Cow<'_, str> {
-    if text.chars().all(is_plain) {
+    escaped(text, is_plain, |character| character.escape_debug().to_string())
+}
+
+/// Returns a text with all characters escaped but those that are kept.
+fn escaped(text: &str, keeps: impl Fn(char) -> bool, escape: impl Fn(char) -> String) -> Cow<'_, str> {
+    if text.chars().all(&keeps) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
     for character in text.chars() {
-        if is_plain(character) {
+        if keeps(character) {
             escaped.push(character);
         } else {
-            escaped.extend(character.escape_debug());
+            escaped += &escape(character);
         }
     }
     Cow::Owned(escaped)

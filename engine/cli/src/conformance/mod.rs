@@ -32,7 +32,7 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     let cases = model_cases(&bound.program, options.seed).map_err(hetero::Error::from)?;
     let report = run_suite(&**device, &cases, &Expectations::default());
     drop(spinner);
-    report.wrong.iter().try_for_each(lines)?;
+    report.wrong.iter().try_for_each(|line| say!("{line}"))?;
     say!(
         "{}: {} kinds of nodes among {} of {}, {} passed, {} wrong",
         options.device,
@@ -81,9 +81,8 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         records.push((test.name(), outcome));
     }
     drop(spinner);
-    if let Some(path) = &options.junit {
-        let text = junit(&device.info().id.to_string(), &records);
-        std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+    if let Some(file) = &options.junit {
+        file.write(&junit(&device.info().id.to_string(), &records))?;
     }
     if options.output.json {
         document(json!({

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::verdict;
 use crate::arguments::StandardOptions;
 use crate::failure::{Failure, Result};
-use crate::output::{document, lines, say};
+use crate::output::{document, say};
 use crate::progress::Spinner;
 
 /// The most elements of an input that is bound as a constant because shapes depend on it.
@@ -56,7 +56,7 @@ pub(crate) fn standard(options: &StandardOptions) -> Result<()> {
         for (reason, count) in &report.expected {
             say!("{count:>6}  expected: {reason}")?;
         }
-        report.wrong.iter().try_for_each(|wrong| lines(format_args!("wrong   {wrong}")))?;
+        report.wrong.iter().try_for_each(|line| say!("wrong   {line}"))?;
     }
     verdict(report.wrong.len())
 }

@@ -1,6 +1,5 @@
 //! `hetero plan --explain`: says why a plan is as it is.
 
-use std::path::Path;
 use std::time::Duration;
 
 use hetero::scheduler::{Effort, Explanation, Leg};
@@ -9,7 +8,7 @@ use hetero::{HeteroEngine, Plan};
 use super::reasons::{bytes_text, difference_text, reason, seconds_text};
 use super::{dot, gantt};
 use crate::arguments::PlanOptions;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::say;
 
 /// The time that the lower bound may take.
@@ -21,13 +20,11 @@ const MOST: usize = 12;
 pub(crate) fn explain(engine: &HeteroEngine, plan: &Plan, options: &PlanOptions) -> Result<Explanation> {
     let explanation = engine.explain(plan, Effort::time(BOUND))?;
     let title = options.model.model.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let write =
-        |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
-    if let Some(path) = &options.html {
-        write(path, gantt::page(&explanation, &title))?;
+    if let Some(file) = &options.html {
+        file.write(&gantt::page(&explanation, &title))?;
     }
-    if let Some(path) = &options.dot {
-        write(path, dot::graph(&explanation, &title))?;
+    if let Some(file) = &options.dot {
+        file.write(&dot::graph(&explanation, &title))?;
     }
     Ok(explanation)
 }

@@ -10,7 +10,7 @@ mod timing;
 use serde_json::json;
 
 use crate::arguments::PlanOptions;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
 use crate::output::{document, say};
 use crate::planning::{binding, engine, load, warn_of_idle_pins};
 use crate::progress::Spinner;
@@ -30,8 +30,8 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     drop(spinner);
     warn_of_idle_pins(&plan);
     let text = plan.to_json()?;
-    if let Some(path) = &options.out {
-        std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
+    if let Some(file) = &options.out {
+        file.write(&text)?;
     }
     let asked = options.explain || options.html.is_some() || options.dot.is_some();
     let explanation = asked.then(|| explain::explain(&engine, &plan, options)).transpose()?;
@@ -46,8 +46,8 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
         if let Some(explanation) = explanation.filter(|_| options.explain) {
             explain::print(&explanation)?;
         }
-        if let Some(path) = &options.out {
-            say!("written to {}", path.display())?;
+        if let Some(file) = &options.out {
+            say!("written to {file}")?;
         }
     }
     Ok(())
