@@ -135,7 +135,7 @@ pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
                 .map_err(|error| broken(&error))?;
             writer.extend(view.iter().map($convert)).map_err(|error| broken(&error))?;
             writer.finish().map_err(|error| broken(&error))?;
-            // The end of what is written may be in the buffer yet, and dropping that tells no error.
+            // The buffer may hold the end of the file yet, and its drop would tell no error.
             file.flush().map_err(|error| broken(&error))
         }};
     }

@@ -91,8 +91,8 @@ impl Taken {
 }
 
 /// Returns names of files, all different, for outputs of these names, in their order.
-/// Outputs whose names suit a file come first; of others that would share a file, the later ones get
-/// numbers.
+/// Outputs whose names suit a file come first; of others that would share a file, the later ones
+/// get numbers.
 fn stems(names: &[&str]) -> (Vec<String>, Taken) {
     let mut taken = Taken::default();
     let mut suited: Vec<String> = names.iter().map(|name| suited(name)).collect();
