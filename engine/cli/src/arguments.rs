@@ -2,10 +2,11 @@
 //!
 //! A command's folder has its own options, as parsed.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 pub(crate) use crate::assign::options::{AssignObjective, AssignOptions};
 pub(crate) use crate::calibrate::options::CalibrateOptions;
@@ -18,12 +19,13 @@ pub(crate) use crate::inspect::options::InspectOptions;
 pub(crate) use crate::plan::options::PlanOptions;
 pub(crate) use crate::profile::options::ProfileOptions;
 pub(crate) use crate::run::options::{JobOptions, RunOptions};
+use crate::{outfile, output};
 
 /// Run ONNX models across chips of different kinds.
 #[derive(Debug, Parser)]
 #[command(name = "hetero", version, about, propagate_version = true)]
 #[command(
-    after_help = "Examples:\n  hetero demo\n  hetero inspect model.onnx\n  hetero run model.onnx --random 1 --repeat 20\n\nExit codes: 0 done, 1 the run failed, 2 bad usage."
+    after_help = "Examples:\n  hetero demo\n  hetero inspect model.onnx\n  hetero run model.onnx --random 1 --repeat 20\n\nExit codes: 0 done, 1 the run failed or its output could not be written, 2 bad usage,\n141 nobody reads the output any more (a closed pipe). A signal ends any command at once:\na shell then says 128 and its number, such as 130 for Ctrl-C."
 )]
 pub(crate) struct Arguments {
     /// The seconds after which the command gives up, such as 5 or 0.5, whatever it is doing then.
@@ -32,6 +34,27 @@ pub(crate) struct Arguments {
     pub(crate) deadline: Option<Duration>,
     #[command(subcommand)]
     pub(crate) command: Command,
+}
+
+impl Arguments {
+    /// Reads the arguments of the process, of which the first one is its name.
+    ///
+    /// # Errors
+    /// Bad usage, where two options name one file to write among others, or a question for help.
+    pub(crate) fn read(given: Vec<OsString>) -> Result<Arguments, clap::Error> {
+        Arguments::parsed(&given).map_err(|error| {
+            // The error quotes arguments; those that it quotes are escaped.
+            let shown = given.iter().map(|argument| output::shown(&argument.to_string_lossy()).into_owned().into());
+            Arguments::parsed(&shown.collect::<Vec<_>>()).err().unwrap_or(error)
+        })
+    }
+
+    fn parsed(given: &[OsString]) -> Result<Arguments, clap::Error> {
+        let mut command = Arguments::command();
+        let matches = command.try_get_matches_from_mut(given)?;
+        outfile::check(&mut command, &matches)?;
+        Arguments::from_arg_matches(&matches).map_err(|error| error.format(&mut command))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -55,7 +78,7 @@ pub(crate) enum Command {
     Plan(PlanOptions),
     /// Run a model.
     #[command(
-        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n  hetero run model.onnx --random 1 --device cpu:0 --device 'fpga:0!' --device 'wgpu:0?'\n  hetero run model.onnx --random 1 --place 'Conv*=cpu:0' --stream 100\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; '/' and ':' in names become '_'."
+        after_help = "Examples:\n  hetero run model.onnx --input x=x.npy --output out\n  hetero run model.onnx --random 1 --warmup 3 --repeat 50 --threads 2 --json\n  hetero run model.onnx --plan plan.json --input x=input_0.pb\n  hetero run model.onnx --random 1 --device cpu:0 --device 'fpga:0!' --device 'wgpu:0?'\n  hetero run model.onnx --random 1 --place 'Conv*=cpu:0' --stream 100\n\nFILE is .npy, or an ONNX TensorProto (.pb). DIR gets NAME.npy for each output; what no file name should hold, such as '/' and ':', becomes '_',\nand the command says which file has an output whose name was changed."
     )]
     Run(RunOptions),
     /// Say where a run's time goes: the time, the GFLOP/s and the share of the measured ceiling, by

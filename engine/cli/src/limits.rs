@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use hetero::hal::Allowance;
 
+use crate::output;
+
 /// The moment at which the command gives up; it belongs to the process, as its watch does.
 static DEADLINE: OnceLock<Instant> = OnceLock::new();
 
@@ -21,8 +23,9 @@ pub(crate) fn watch(time: Duration) {
     }
     let watch = move || {
         std::thread::sleep(time.saturating_add(GRACE));
-        eprintln!("the command passed its deadline of {time:?}, inside work that cannot be interrupted");
+        output::report(&format!("the command passed its deadline of {time:?}, inside work that cannot be interrupted"));
         // Handlers of drivers run at the exit, and may wait for the very work that hangs.
+        #[cfg(unix)]
         std::thread::spawn(|| {
             std::thread::sleep(GRACE);
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);

@@ -6,13 +6,10 @@
 //! hetero run model.onnx --input x=x.npy --output out
 //! ```
 //!
-//! Exit codes: 0 done, 1 the run failed, 2 bad usage.
+//! Exit codes: 0 done, 1 the run failed, 2 bad usage, 141 nobody reads the output any more.
 //! `--json` makes every command print one JSON document.
 
 #![forbid(unsafe_code)]
-// A command line prints its results.
-#![allow(clippy::print_stdout, clippy::print_stderr)]
-
 mod arguments;
 mod assign;
 mod calibrate;
@@ -22,6 +19,8 @@ mod devices;
 mod failure;
 mod inspect;
 mod limits;
+mod outfile;
+mod output;
 mod plan;
 mod planning;
 mod profile;
@@ -32,17 +31,24 @@ mod tensors;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 use arguments::{Arguments, Command};
+use failure::Result;
 
 fn main() -> ExitCode {
-    // Clap itself ends with 2 on bad usage, and with 0 on --help.
-    let arguments = Arguments::parse();
+    output::start().and_then(|()| command()).unwrap_or_else(failure::Failure::report)
+}
+
+/// Does what the arguments ask for.
+fn command() -> Result<ExitCode> {
+    let arguments = match Arguments::read(std::env::args_os().collect()) {
+        Ok(arguments) => arguments,
+        // This is either bad usage or a question for help.
+        Err(error) => return output::usage(&error),
+    };
     if let Some(deadline) = arguments.deadline {
         limits::watch(deadline);
     }
-    let outcome = match &arguments.command {
+    match &arguments.command {
         Command::Devices(options) => devices::list(options),
         Command::Check(options) => devices::check(options),
         Command::Inspect(options) => inspect::inspect(options),
@@ -59,13 +65,6 @@ fn main() -> ExitCode {
         Command::Calibrate(options) => calibrate::calibrate(options),
         Command::Assign(options) => assign::assign(options),
         Command::Demo(options) => demo::demo(options),
-    };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            let code = failure.exit_code();
-            eprintln!("{:?}", miette::Report::new(failure));
-            ExitCode::from(code)
-        }
     }
+    .map(|()| ExitCode::SUCCESS)
 }

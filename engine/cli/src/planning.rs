@@ -13,6 +13,7 @@ use crate::arguments::{CacheOptions, DeviceOptions, ModelOptions, PlaceOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::limits;
+use crate::output::note;
 
 /// Makes the engine that the options ask for, with its devices.
 pub(crate) fn engine(
@@ -65,7 +66,7 @@ pub(crate) fn engine(
 /// Prints which pins match no node: they are misspelt, or the nodes were folded away.
 pub(crate) fn warn_of_idle_pins(plan: &Plan) {
     for pattern in plan.idle_pins() {
-        eprintln!("--place: no node matches '{pattern}'");
+        note!("--place: no node matches '{pattern}'");
     }
 }
 

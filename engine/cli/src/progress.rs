@@ -1,28 +1,46 @@
 //! Signs of life on long work; there are none where nobody watches.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::ProgressBar;
+use indicatif::{ProgressBar, WeakProgressBar};
+
+use crate::output::shown;
+
+/// The spinner that is on the screen now, if there is one.
+static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
 
 /// A spinner on stderr that vanishes when it is dropped.
 /// It is hidden where stderr is no terminal.
+/// It changes no state of the terminal, so a command may end at any time with one on the screen.
 pub(crate) struct Spinner(ProgressBar);
 
 impl Spinner {
-    pub(crate) fn start(message: impl Into<String>) -> Self {
+    pub(crate) fn start(message: impl AsRef<str>) -> Self {
         let bar = ProgressBar::new_spinner();
-        bar.set_message(message.into());
-        bar.enable_steady_tick(Duration::from_millis(100));
-        Spinner(bar)
+        *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
+        let spinner = Spinner(bar);
+        spinner.say(message);
+        spinner.0.enable_steady_tick(Duration::from_millis(100));
+        spinner
     }
 
-    pub(crate) fn say(&self, message: impl Into<String>) {
-        self.0.set_message(message.into());
+    pub(crate) fn say(&self, message: impl AsRef<str>) {
+        self.0.set_message(shown(message.as_ref()).into_owned());
     }
 }
 
 impl Drop for Spinner {
     fn drop(&mut self) {
         self.0.finish_and_clear();
+    }
+}
+
+/// Prints something beside the spinner, which makes room for it.
+pub(crate) fn aside(print: impl FnOnce()) {
+    let spinner = SHOWN.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(WeakProgressBar::upgrade);
+    match spinner {
+        Some(spinner) => spinner.suspend(print),
+        None => print(),
     }
 }

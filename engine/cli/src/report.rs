@@ -5,23 +5,26 @@ use std::time::Duration;
 use hetero::Plan;
 use serde_json::{Value, json};
 
+use crate::failure::Result;
+use crate::output::say;
+
 /// Prints the plan in a few lines.
-pub(crate) fn summary(plan: &Plan) {
+pub(crate) fn summary(plan: &Plan) -> Result<()> {
     let partitioning = plan.partitioning();
-    println!(
+    say!(
         "plan: {} partitions by {}, {} transfers, {:.3} ms estimated",
         partitioning.partitions.len(),
         partitioning.strategy,
         partitioning.transfers.len(),
         partitioning.estimated_makespan * 1e3
-    );
+    )?;
     for partition in &partitioning.partitions {
-        println!("    {}: {} nodes", partition.device, partition.tasks.len());
+        say!("    {}: {} nodes", partition.device, partition.tasks.len())?;
     }
     if !plan.assumed().is_empty() {
-        println!("    open dimensions taken as 1: {}", plan.assumed().join(", "));
+        say!("    open dimensions taken as 1: {}", plan.assumed().join(", "))?;
     }
-    plan.notes().iter().for_each(|note| println!("    {note}"));
+    plan.notes().iter().try_for_each(|note| say!("    {note}"))
 }
 
 /// Returns what share of the model each device has, for `--json`.
@@ -59,10 +62,10 @@ pub(crate) fn tiles(report: &hetero::Report) -> Value {
 }
 
 /// Prints what moved, and what passes between devices in a run.
-pub(crate) fn print_report(report: &hetero::Report) {
-    report.moved.iter().for_each(|line| println!("    {line}"));
-    report.edges.iter().for_each(|edge| println!("    {edge}"));
-    report.tiles.iter().for_each(|share| println!("    {share}"));
+pub(crate) fn print_report(report: &hetero::Report) -> Result<()> {
+    report.moved.iter().try_for_each(|line| say!("    {line}"))?;
+    report.edges.iter().try_for_each(|edge| say!("    {edge}"))?;
+    report.tiles.iter().try_for_each(|share| say!("    {share}"))
 }
 
 /// The times of runs, sorted.

@@ -16,8 +16,7 @@ pub(super) fn problem(options: &AssignOptions) -> Result<Assignment> {
     let text = read(&options.file)?;
     let problem =
         if text.trim_start().starts_with('{') { Assignment::from_json(&text) } else { Assignment::from_text(&text) };
-    let problem = problem
-        .map_err(|error| Failure::Usage { message: format!("{}: {error}", options.file.display()), help: None })?;
+    let problem = problem.map_err(|error| Failure::wrong(format!("{}: {error}", options.file.display())))?;
     let Some(objective) = options.objective else { return Ok(problem) };
     let aim = aimed(problem.aim(), objective).ok_or_else(|| {
         Failure::usage(
@@ -53,9 +52,7 @@ fn aimed(aim: &Aim, objective: AssignObjective) -> Option<Aim> {
 
 pub(super) fn failure(error: Error) -> Failure {
     match error {
-        Error::Unfinished => {
-            Failure::Failed { message: error.to_string(), help: Some("`--seconds N` gives more time".to_owned()) }
-        }
-        _ => Failure::failed(error.to_string()),
+        Error::Unfinished => Failure::failed(error).with_help("`--seconds N` gives more time"),
+        _ => Failure::failed(error),
     }
 }

@@ -12,6 +12,7 @@ use job::failure;
 
 use crate::arguments::AssignOptions;
 use crate::failure::Result;
+use crate::output::{document, say};
 
 pub(crate) fn assign(options: &AssignOptions) -> Result<()> {
     let problem = job::problem(options)?;
@@ -46,39 +47,36 @@ fn print_json(problem: &Assignment, result: &Assigned, seconds: f64) -> Result<(
             json!({ "jobs": jobs, "cost": cost, "resources": held, "budget": budget(problem.aim(), device) })
         })
         .collect();
-    println!(
-        "{}",
-        json!({
-            "objective": objective(problem.aim()),
-            "value": result.objective,
-            "bound": result.bound,
-            "gap": result.gap(),
-            "proved": result.ended == Ended::Proved,
-            "seconds": seconds,
-            "assignment": result.devices,
-            "devices": devices,
-        })
-    );
+    document(json!({
+        "objective": objective(problem.aim()),
+        "value": result.objective,
+        "bound": result.bound,
+        "gap": result.gap(),
+        "proved": result.ended == Ended::Proved,
+        "seconds": seconds,
+        "assignment": result.devices,
+        "devices": devices,
+    }))?;
     Ok(())
 }
 
 fn print(problem: &Assignment, result: &Assigned, seconds: f64) -> Result<()> {
     let loads = problem.loads(&result.devices).map_err(failure)?;
-    println!("{:>6}  {:>6}  {:>14}  {:>14}  {:>14}", "device", "jobs", "cost", "resources", "budget");
+    say!("{:>6}  {:>6}  {:>14}  {:>14}  {:>14}", "device", "jobs", "cost", "resources", "budget")?;
     for (device, (cost, held)) in loads.iter().enumerate() {
         let jobs = result.devices.iter().filter(|of| **of == device).count();
         let budget = budget(problem.aim(), device).map_or_else(|| "-".to_owned(), |budget| budget.to_string());
-        println!("{device:>6}  {jobs:>6}  {cost:>14.6}  {held:>14}  {budget:>14}");
+        say!("{device:>6}  {jobs:>6}  {cost:>14.6}  {held:>14}  {budget:>14}")?;
     }
     if let Aim::TotalWithin(budget) = problem.aim()
         && *budget != u64::MAX
     {
-        println!("held in all: {} of {budget}", loads.iter().map(|load| load.1).sum::<u64>());
+        say!("held in all: {} of {budget}", loads.iter().map(|load| load.1).sum::<u64>())?;
     }
-    println!("{}: {}, of {} jobs in {seconds:.2} s", objective(problem.aim()), result.objective, problem.jobs());
+    say!("{}: {}, of {} jobs in {seconds:.2} s", objective(problem.aim()), result.objective, problem.jobs())?;
     match result.ended {
-        Ended::Proved => println!("proven: there is none better"),
-        Ended::Stopped => println!("bound: {}; at most {:.4} % above the best", result.bound, result.gap() * 100.0),
+        Ended::Proved => say!("proven: there is none better")?,
+        Ended::Stopped => say!("bound: {}; at most {:.4} % above the best", result.bound, result.gap() * 100.0)?,
     }
     Ok(())
 }

@@ -17,7 +17,12 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(options: &CalibrateOptions) -> Result<Job> {
-        let named = options.out.clone().or_else(|| options.devices.profile.clone()).or_else(Profile::default_path);
+        let named = options
+            .out
+            .clone()
+            .map(Into::into)
+            .or_else(|| options.devices.profile.clone())
+            .or_else(Profile::default_path);
         let Some(path) = named else {
             return Err(Failure::usage("there is no cache folder for the profile", "name a file with `--out FILE`"));
         };

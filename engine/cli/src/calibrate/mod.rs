@@ -25,6 +25,7 @@ use report::{link_line, print_device};
 
 use crate::arguments::CalibrateOptions;
 use crate::failure::{self, Failure};
+use crate::output::{document, note, say};
 use crate::progress::Spinner;
 
 /// The number of runs of a case, at least and at most.
@@ -67,19 +68,19 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
         let own = profile.devices.iter_mut().find(|own| own.id == device.id);
         match measured {
             Ok(measured) => own.into_iter().for_each(|own| own.take_nodes(measured.nodes())),
-            Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
+            Err(error) => note!("{} on {}: not measured: {error}", model.display(), device.id),
         }
     }
     drop(spinner);
     profile.save(&path).map_err(|error| Failure::failed(error.to_string()))?;
     if options.output.json {
-        println!("{}", profile.to_json().map_err(|error| Failure::failed(error.to_string()))?);
+        document(profile.to_json().map_err(|error| Failure::failed(error.to_string()))?)?;
         return Ok(());
     }
     let measured = |id: &DeviceId| engine.devices().iter().any(|device| device.info().id == *id);
-    profile.devices.iter().filter(|device| measured(&device.id)).for_each(print_device);
-    profile.links.iter().filter(|_| !stays).for_each(|link| println!("{}", link_line(link)));
-    println!("written to {}", path.display());
+    profile.devices.iter().filter(|device| measured(&device.id)).try_for_each(print_device)?;
+    profile.links.iter().filter(|_| !stays).try_for_each(|link| say!("{}", link_line(link)))?;
+    say!("written to {}", path.display())?;
     Ok(())
 }
 
@@ -119,7 +120,7 @@ fn check(
         spinner.say(format!("measuring {} on {}", model.display(), device.id));
         match models::measure(model, device, &options.devices, seconds, profile) {
             Ok(measured) => checks.push(measured.check(model, device, profile)),
-            Err(error) => eprintln!("{} on {}: not measured: {error}", model.display(), device.id),
+            Err(error) => note!("{} on {}: not measured: {error}", model.display(), device.id),
         }
     }
     let comparison = Comparison {
@@ -135,7 +136,7 @@ fn check(
         spinner.say(format!("running plans of {}", model.display()));
         match comparison.of(model) {
             Ok(compared) => plans.push(compared),
-            Err(error) => eprintln!("{}: no plan was run: {error}", model.display()),
+            Err(error) => note!("{}: no plan was run: {error}", model.display()),
         }
     }
     drop(spinner);
@@ -149,21 +150,23 @@ fn check(
             .collect();
         let split = split.map(|(count, median, most)| json!({ "count": count, "median": median, "most": most }));
         let plans: Vec<_> = plans.iter().map(Plans::json).collect();
-        println!("{}", json!({ "checks": rows, "medians": devices, "plans": plans, "split": split }));
+        document(json!({ "checks": rows, "medians": devices, "plans": plans, "split": split }))?;
         return Ok(());
     }
-    println!("errors of predictions: with all that the profile knows, then without what it knows of nodes like these");
-    println!("{}", models::Check::heading());
-    checks.iter().for_each(|check| println!("{}", check.line()));
+    say!("errors of predictions: with all that the profile knows, then without what it knows of nodes like these")?;
+    say!("{}", models::Check::heading())?;
+    checks.iter().try_for_each(|check| say!("{}", check.line()))?;
     for (device, known, held_out) in medians {
-        println!("{device}: median error {:.1} %, without nodes like these {:.1} %", known * 100.0, held_out * 100.0);
+        say!("{device}: median error {:.1} %, without nodes like these {:.1} %", known * 100.0, held_out * 100.0)?;
     }
     if !plans.is_empty() {
-        println!("\nwhole plans\n{}", Plans::heading());
-        plans.iter().flat_map(Plans::lines).for_each(|line| println!("{line}"));
+        say!()?;
+        say!("whole plans")?;
+        say!("{}", Plans::heading())?;
+        plans.iter().flat_map(Plans::lines).try_for_each(|line| say!("{line}"))?;
     }
     if let Some((count, median, most)) = split {
-        println!("{count} split plans: median error {:.1} %, largest {:.1} %", median * 100.0, most * 100.0);
+        say!("{count} split plans: median error {:.1} %, largest {:.1} %", median * 100.0, most * 100.0)?;
     }
     Ok(())
 }
@@ -173,7 +176,7 @@ fn older(path: &Path) -> Option<Profile> {
     if !path.exists() {
         return None;
     }
-    Profile::load(path).map_err(|error| eprintln!("the old profile is replaced: {error}")).ok()
+    Profile::load(path).map_err(|error| note!("the old profile is replaced: {error}")).ok()
 }
 
 /// Times something again and again until the time is over, within the given least and most numbers

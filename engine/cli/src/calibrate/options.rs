@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::arguments::{DeviceOptions, JsonOptions};
+use crate::outfile::OutFile;
 
 #[derive(Debug, Args)]
 pub(crate) struct CalibrateOptions {
@@ -32,8 +33,8 @@ pub(crate) struct CalibrateOptions {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=3600))]
     pub(crate) seconds: u32,
     /// Write the profile to this file.
-    #[arg(short = 'o', long = "out", value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
+    #[arg(short = 'o', long = "out", value_name = "FILE", value_parser = OutFile::parser())]
+    pub(crate) out: Option<OutFile>,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
 }

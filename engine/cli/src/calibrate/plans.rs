@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::arguments::{DeviceChoice, DeviceOptions};
 use crate::devices;
 use crate::failure::Result;
+use crate::output::note;
 use crate::tensors::{self, SplitMix};
 
 /// The number of runs of a plan, at least and at most.
@@ -143,7 +144,7 @@ impl Comparison<'_> {
                     self.repeat(&mut [&mut contender])?;
                     rows.push(contender.row(format!("cut {number}")));
                 }
-                Err(error) => eprintln!("{}: cut {number} is left out: {error}", path.display()),
+                Err(error) => note!("{}: cut {number} is left out: {error}", path.display()),
             }
         }
         Ok(Plans { model: super::models::name(path), rows, best: best.cloned().zip(ratio) })

@@ -3,14 +3,17 @@
 use hetero::Family;
 use hetero::comm::{Absent, DeviceProfile, LinkProfile, OperatorProfile};
 
-pub(super) fn print_device(device: &DeviceProfile) {
+use crate::failure::Result;
+use crate::output::say;
+
+pub(super) fn print_device(device: &DeviceProfile) -> Result<()> {
     let emulated = if device.emulated { ", emulated: its times say nothing about a chip" } else { "" };
     let submission = device.submission.map_or_else(
         || "unknown".to_owned(),
         |spread| format!("{:.1} ± {:.1} µs", spread.median * 1e6, spread.deviation * 1e6),
     );
-    println!("{} ({}, driver {}{emulated})", device.id, device.name, device.driver_version);
-    println!("    {:<20} {submission}", "submission");
+    say!("{} ({}, driver {}{emulated})", device.id, device.name, device.driver_version)?;
+    say!("    {:<20} {submission}", "submission")?;
     for family in Family::ALL {
         let of = |name: &str| name == family.name();
         let runs: Vec<&OperatorProfile> = device.operators.iter().filter(|run| of(&run.family)).collect();
@@ -25,8 +28,9 @@ pub(super) fn print_device(device: &DeviceProfile) {
         if let Some(first) = missing.first() {
             line += &format!("; {} absent: {}", missing.len(), first.reason);
         }
-        println!("{line}");
+        say!("{line}")?;
     }
+    Ok(())
 }
 
 pub(super) fn link_line(link: &LinkProfile) -> String {

@@ -15,6 +15,7 @@ use junit::junit;
 
 use crate::arguments::{ConformanceOptions, ModelCasesOptions, SaveOptions};
 use crate::failure::{Failure, Result};
+use crate::output::{document, lines, say};
 use crate::progress::Spinner;
 
 /// Checks the operators of a model, each kind once.
@@ -31,8 +32,8 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     let cases = model_cases(&bound.program, options.seed).map_err(hetero::Error::from)?;
     let report = run_suite(&**device, &cases, &Expectations::default());
     drop(spinner);
-    report.wrong.iter().for_each(|line| println!("{line}"));
-    println!(
+    report.wrong.iter().try_for_each(|line| say!("{line}"))?;
+    say!(
         "{}: {} kinds of nodes among {} of {}, {} passed, {} wrong",
         options.device,
         cases.len(),
@@ -40,7 +41,7 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
         path.display(),
         report.passed,
         report.wrong.len()
-    );
+    )?;
     verdict(report.wrong.len())
 }
 
@@ -57,7 +58,7 @@ pub(crate) fn save(options: &SaveOptions) -> Result<()> {
     let names: String = cases.iter().map(|case| format!("{}\n", case.name)).collect();
     let path = options.folder.join("names.txt");
     std::fs::write(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
-    println!("{} cases of seed {} are in {}", cases.len(), options.seed, options.folder.display());
+    say!("{} cases of seed {} are in {}", cases.len(), options.seed, options.folder.display())?;
     Ok(())
 }
 
@@ -80,32 +81,28 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
         records.push((test.name(), outcome));
     }
     drop(spinner);
-    if let Some(path) = &options.junit {
-        let text = junit(&device.info().id.to_string(), &records);
-        std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+    if let Some(file) = &options.junit {
+        file.write(&junit(&device.info().id.to_string(), &records))?;
     }
     if options.output.json {
-        println!(
-            "{}",
-            json!({
-                "device": device.info().id.to_string(),
-                "emulated": device.info().emulated,
-                "seed": options.seed,
-                "cases": records.len(),
-                "networks": networks.len(),
-                "contract": rules.len(),
-                "weights": weights.len(),
-                "passed": report.passed,
-                "unsupported": report.unsupported,
-                "reasons": report.reasons,
-                "expected_failures": report.failing,
-                "wrong": report.wrong,
-            })
-        );
+        document(json!({
+            "device": device.info().id.to_string(),
+            "emulated": device.info().emulated,
+            "seed": options.seed,
+            "cases": records.len(),
+            "networks": networks.len(),
+            "contract": rules.len(),
+            "weights": weights.len(),
+            "passed": report.passed,
+            "unsupported": report.unsupported,
+            "reasons": report.reasons,
+            "expected_failures": report.failing,
+            "wrong": report.wrong,
+        }))?;
     } else {
-        report.reasons.iter().for_each(|(reason, count)| println!("{count:>6}  unsupported: {reason}"));
-        report.wrong.iter().for_each(|line| println!("wrong   {line}"));
-        println!(
+        report.reasons.iter().try_for_each(|(reason, count)| say!("{count:>6}  unsupported: {reason}"))?;
+        report.wrong.iter().try_for_each(|wrong| lines(format_args!("wrong   {wrong}")))?;
+        say!(
             "{}{}: {} cases of seed {}, {} networks, {} rules of the contract and {} of weights among them, {} passed, {} unsupported, {} expected failures, {} wrong",
             device.info().id,
             if device.info().emulated { " (emulated)" } else { "" },
@@ -118,7 +115,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
             report.unsupported,
             report.failing,
             report.wrong.len()
-        );
+        )?;
     }
     verdict(report.wrong.len())
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use crate::arguments::{DeviceOptions, JsonOptions, ModelOptions};
+use crate::outfile::OutFile;
 
 #[derive(Debug, Args)]
 pub(crate) struct ConformanceOptions {
@@ -24,8 +25,8 @@ pub(crate) struct ConformanceOptions {
     #[arg(long)]
     pub(crate) validate: bool,
     /// Write the results as JUnit XML to this file, with a test case for each case.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) junit: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = OutFile::parser())]
+    pub(crate) junit: Option<OutFile>,
     /// The seed of the generated cases.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub(crate) seed: u64,

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::verdict;
 use crate::arguments::StandardOptions;
 use crate::failure::{Failure, Result};
+use crate::output::{document, say};
 use crate::progress::Spinner;
 
 /// The most elements of an input that is bound as a constant because shapes depend on it.
@@ -35,30 +36,27 @@ pub(crate) fn standard(options: &StandardOptions) -> Result<()> {
     let folded = folded.into_inner();
     let report = StandardReport::weigh(&results, &expected);
     if options.output.json {
-        println!(
-            "{}",
-            json!({
-                "device": options.device,
-                "cases": report.cases,
-                "passed": report.passed,
-                "folded": folded,
-                "expected": report.expected,
-                "wrong": report.wrong,
-                "results": results
-                    .iter()
-                    .map(|result| (result.name.clone(), json!(format!("{:?}", result.outcome))))
-                    .collect::<serde_json::Map<_, _>>(),
-            })
-        );
+        document(json!({
+            "device": options.device,
+            "cases": report.cases,
+            "passed": report.passed,
+            "folded": folded,
+            "expected": report.expected,
+            "wrong": report.wrong,
+            "results": results
+                .iter()
+                .map(|result| (result.name.clone(), json!(format!("{:?}", result.outcome))))
+                .collect::<serde_json::Map<_, _>>(),
+        }))?;
     } else {
-        println!("{}: {} of {} cases pass", options.device, report.passed, report.cases);
+        say!("{}: {} of {} cases pass", options.device, report.passed, report.cases)?;
         if folded > 0 {
-            println!("{folded:>6}  of these hold nothing that was left to run once shapes were known");
+            say!("{folded:>6}  of these hold nothing that was left to run once shapes were known")?;
         }
         for (reason, count) in &report.expected {
-            println!("{count:>6}  expected: {reason}");
+            say!("{count:>6}  expected: {reason}")?;
         }
-        report.wrong.iter().for_each(|line| println!("wrong   {line}"));
+        report.wrong.iter().try_for_each(|line| say!("wrong   {line}"))?;
     }
     verdict(report.wrong.len())
 }

@@ -41,19 +41,13 @@ pub(super) fn data() -> Result<PathBuf> {
             let said = String::from_utf8_lossy(&output.stderr);
             let last: Vec<&str> = said.lines().rev().take(5).collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
-            Err(Failure::Failed {
-                message: format!(
-                    "the digits are not in {} and could not be downloaded:\n{}",
-                    path.display(),
-                    last.join("\n")
-                ),
-                help: Some(remedy.to_owned()),
-            })
+            let message = format!("the digits are not in {} and could not be downloaded:", path.display());
+            Err(Failure::failed(message).with_lines(&last.join("\n")).with_help(remedy))
         }
-        Err(error) => Err(Failure::Failed {
-            message: format!("the digits are not in {}, and cargo cannot be started: {error}", path.display()),
-            help: Some(remedy.to_owned()),
-        }),
+        Err(error) => {
+            let message = format!("the digits are not in {}, and cargo cannot be started: {error}", path.display());
+            Err(Failure::failed(message).with_help(remedy))
+        }
     }
 }
 

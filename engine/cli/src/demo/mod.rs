@@ -11,6 +11,7 @@ use serde_json::json;
 use crate::arguments::DemoOptions;
 use crate::devices;
 use crate::failure::Result;
+use crate::output::{document, say};
 use crate::report::{Latencies, summary};
 
 /// The network, trained by `examples/digits/train.py`.
@@ -47,30 +48,27 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
     let total: f64 = times.iter().map(std::time::Duration::as_secs_f64).sum();
     let report = session.report();
     if options.output.json {
-        println!(
-            "{}",
-            json!({
-                "digits": labels.len(),
-                "right": right,
-                "accuracy": accuracy,
-                "predictions": predicted,
-                "labels": labels,
-                "batch": BATCH,
-                "latency_us": Latencies::new(times).json(),
-                "placement": report.placement,
-                "moved": report.moved,
-            })
-        );
+        document(json!({
+            "digits": labels.len(),
+            "right": right,
+            "accuracy": accuracy,
+            "predictions": predicted,
+            "labels": labels,
+            "batch": BATCH,
+            "latency_us": Latencies::new(times).json(),
+            "placement": report.placement,
+            "moved": report.moved,
+        }))?;
         return Ok(());
     }
-    summary(&plan);
-    println!("some predictions, of {} held-out digits:", labels.len());
+    summary(&plan)?;
+    say!("some predictions, of {} held-out digits:", labels.len())?;
     // The held-out digits are sorted by class: the shown digits are of all classes.
     for index in (0..labels.len()).step_by((labels.len() / SHOWN).max(1)).take(SHOWN) {
         let mark = if predicted[index] == labels[index] { "" } else { "  <- wrong" };
-        println!("    digit {index:3}: predicted {}, is {}{mark}", predicted[index], labels[index]);
+        say!("    digit {index:3}: predicted {}, is {}{mark}", predicted[index], labels[index])?;
     }
-    println!("accuracy: {:.1} % ({right} of {})", accuracy * 100.0, labels.len());
-    println!("time: {:.2} ms for all, {:.1} µs per digit", total * 1e3, total * 1e6 / labels.len() as f64);
+    say!("accuracy: {:.1} % ({right} of {})", accuracy * 100.0, labels.len())?;
+    say!("time: {:.2} ms for all, {:.1} µs per digit", total * 1e3, total * 1e6 / labels.len() as f64)?;
     Ok(())
 }

@@ -11,6 +11,7 @@ pub(crate) use open::{add, add_all, open, profile};
 
 use crate::arguments::{CheckOptions, JsonOptions};
 use crate::failure::Result;
+use crate::output::{document, say};
 
 fn described(info: &DeviceInfo) -> Value {
     json!({
@@ -34,11 +35,11 @@ pub(crate) fn list(options: &JsonOptions) -> Result<()> {
     let engine = HeteroEngine::new()?;
     let found: Vec<DeviceInfo> = engine.found();
     if options.json {
-        println!("{}", json!({ "devices": found.iter().map(described).collect::<Vec<_>>() }));
+        document(json!({ "devices": found.iter().map(described).collect::<Vec<_>>() }))?;
     } else if found.is_empty() {
-        println!("no device; `hetero check --compatibility` says why");
+        say!("no device; `hetero check --compatibility` says why")?;
     } else {
-        found.iter().for_each(|info| println!("{}", line(info)));
+        found.iter().try_for_each(|info| say!("{}", line(info)))?;
     }
     Ok(())
 }
@@ -68,15 +69,19 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
         }
         match probed {
             Ok(devices) => {
-                println!("{}: usable", driver.name());
-                devices.iter().for_each(|info| println!("    {}", line(info)));
-                notices(driver.name()).iter().for_each(|notice| println!("    {notice}"));
+                say!("{}: usable", driver.name())?;
+                devices.iter().try_for_each(|info| say!("    {}", line(info)))?;
+                notices(driver.name()).iter().try_for_each(|notice| say!("    {notice}"))?;
             }
-            Err(why) => println!("{}: {}\n    {}\n    remedy: {}", driver.name(), why.reason, why.detail, why.remedy),
+            Err(why) => {
+                say!("{}: {}", driver.name(), why.reason)?;
+                say!("    {}", why.detail)?;
+                say!("    remedy: {}", why.remedy)?;
+            }
         }
     }
     if options.output.json {
-        println!("{}", json!({ "compatibility": options.compatibility, "drivers": entries }));
+        document(json!({ "compatibility": options.compatibility, "drivers": entries }))?;
     }
     Ok(())
 }

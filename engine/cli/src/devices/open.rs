@@ -6,6 +6,7 @@ use hetero::hal::DeviceId;
 
 use crate::arguments::{DeviceChoice, DeviceOptions, DriverOption};
 use crate::failure::{Failure, Result};
+use crate::output::note;
 
 /// Adds the devices that were asked for, or the engine's default.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
@@ -21,9 +22,9 @@ type Default = fn(&HeteroEngine) -> Vec<DeviceId>;
 
 fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
     open(engine, options, default)?;
-    engine.fleet().absent().iter().for_each(|absent| eprintln!("{absent}"));
+    engine.fleet().absent().iter().for_each(|absent| note!("{absent}"));
     if let Some(profile) = engine.profile() {
-        eprintln!("{}", used(profile, engine));
+        note!("{}", used(profile, engine));
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::arguments::InspectOptions;
 use crate::failure::Result;
 use crate::limits;
+use crate::output::{document, say};
 use crate::planning::binding;
 
 /// The sums that are known once a model is bound to shapes.
@@ -45,55 +46,52 @@ pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
         };
         let problem = bound.as_ref().err();
         let bound = bound.as_ref().ok();
-        println!(
-            "{}",
-            json!({
-                "producer": model.producer,
-                "ir_version": model.ir_version,
-                "opsets": model.opsets.iter().map(|(domain, version)| (domain.to_string(), *version)).collect::<BTreeMap<_, _>>(),
-                "inputs": described(&inputs),
-                "outputs": described(&outputs),
-                "operators": operators,
-                "missing": missing.iter().map(|m| json!({ "node": m.node, "operator": m.operator, "opset": m.version })).collect::<Vec<_>>(),
-                "parameters": parameters,
-                "parameter_bytes": parameter_bytes,
-                "flops": bound.map(|b| b.flops),
-                "activation_bytes": bound.map(|b| b.activation_bytes),
-                "assumed_one": bound.map(|b| b.assumed.clone()),
-                "unbound": problem,
-            })
-        );
+        document(json!({
+            "producer": model.producer,
+            "ir_version": model.ir_version,
+            "opsets": model.opsets.iter().map(|(domain, version)| (domain.to_string(), *version)).collect::<BTreeMap<_, _>>(),
+            "inputs": described(&inputs),
+            "outputs": described(&outputs),
+            "operators": operators,
+            "missing": missing.iter().map(|m| json!({ "node": m.node, "operator": m.operator, "opset": m.version })).collect::<Vec<_>>(),
+            "parameters": parameters,
+            "parameter_bytes": parameter_bytes,
+            "flops": bound.map(|b| b.flops),
+            "activation_bytes": bound.map(|b| b.activation_bytes),
+            "assumed_one": bound.map(|b| b.assumed.clone()),
+            "unbound": problem,
+        }))?;
         return Ok(());
     }
-    println!(
+    say!(
         "{}: {} nodes, IR {}, {}",
         options.model.model.display(),
         graph.nodes.len(),
         model.ir_version,
         model.producer
-    );
-    let show = |title: &str, ports: &[(&str, &TensorType)]| {
-        println!("{title}");
-        ports.iter().for_each(|(name, ty)| println!("    {name}: {ty}"));
+    )?;
+    let show = |title: &str, ports: &[(&str, &TensorType)]| -> Result<()> {
+        say!("{title}")?;
+        ports.iter().try_for_each(|(name, ty)| say!("    {name}: {ty}"))
     };
-    show("inputs", &inputs);
-    show("outputs", &outputs);
-    println!("operators");
-    operators.iter().for_each(|(name, count)| println!("    {count:5} {name}"));
+    show("inputs", &inputs)?;
+    show("outputs", &outputs)?;
+    say!("operators")?;
+    operators.iter().try_for_each(|(name, count)| say!("    {count:5} {name}"))?;
     if !missing.is_empty() {
-        println!("missing operators");
-        missing.iter().for_each(|m| println!("    {} (opset {}) at '{}'", m.operator, m.version, m.node));
+        say!("missing operators")?;
+        missing.iter().try_for_each(|m| say!("    {} (opset {}) at '{}'", m.operator, m.version, m.node))?;
     }
-    println!("parameters: {parameters} ({parameter_bytes} bytes)");
+    say!("parameters: {parameters} ({parameter_bytes} bytes)")?;
     match bound {
         Ok(Bound { flops, activation_bytes, assumed }) => {
-            println!("operations: {:.3} GFLOP, a multiply-add counting as two", flops as f64 / 1e9);
-            println!("activations: {activation_bytes} bytes in all");
+            say!("operations: {:.3} GFLOP, a multiply-add counting as two", flops as f64 / 1e9)?;
+            say!("activations: {activation_bytes} bytes in all")?;
             if !assumed.is_empty() {
-                println!("taken as 1: {}", assumed.join(", "));
+                say!("taken as 1: {}", assumed.join(", "))?;
             }
         }
-        Err(reason) => println!("operations: unknown; {reason}"),
+        Err(reason) => say!("operations: unknown; {reason}")?,
     }
     Ok(())
 }

@@ -5,11 +5,12 @@ use std::fmt::Write as _;
 use hetero::scheduler::Explanation;
 
 use super::reasons::{bytes_text, is_critical, seconds_text};
+use crate::output::shown;
 
 /// Returns the plan as a graph in Graphviz's language: partitions by device, and the values
 /// that pass between them.
 pub(crate) fn graph(explanation: &Explanation, title: &str) -> String {
-    let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', " "));
+    let quoted = |text: &str| format!("\"{}\"", shown(text).replace('\\', "\\\\").replace('"', "\\\""));
     let mut dot =
         format!("digraph {} {{\n  rankdir=LR; node [shape=box, style=filled, fillcolor=\"#dbe6f3\"];\n", quoted(title));
     for (index, device) in explanation.devices.iter().enumerate().filter(|(_, device)| device.tasks > 0) {

@@ -1,6 +1,5 @@
 //! `hetero plan --explain`: says why a plan is as it is.
 
-use std::path::Path;
 use std::time::Duration;
 
 use hetero::scheduler::{Effort, Explanation, Leg};
@@ -9,7 +8,8 @@ use hetero::{HeteroEngine, Plan};
 use super::reasons::{bytes_text, difference_text, reason, seconds_text};
 use super::{dot, gantt};
 use crate::arguments::PlanOptions;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::output::say;
 
 /// The time that the lower bound may take.
 const BOUND: Duration = Duration::from_secs(1);
@@ -20,42 +20,41 @@ const MOST: usize = 12;
 pub(crate) fn explain(engine: &HeteroEngine, plan: &Plan, options: &PlanOptions) -> Result<Explanation> {
     let explanation = engine.explain(plan, Effort::time(BOUND))?;
     let title = options.model.model.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let write =
-        |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
-    if let Some(path) = &options.html {
-        write(path, gantt::page(&explanation, &title))?;
+    if let Some(file) = &options.html {
+        file.write(&gantt::page(&explanation, &title))?;
     }
-    if let Some(path) = &options.dot {
-        write(path, dot::graph(&explanation, &title))?;
+    if let Some(file) = &options.dot {
+        file.write(&dot::graph(&explanation, &title))?;
     }
     Ok(explanation)
 }
 
 /// Prints at most `MOST` lines of a list.
-fn list(heading: &str, lines: impl ExactSizeIterator<Item = String>) {
+fn list(heading: &str, mut lines: impl ExactSizeIterator<Item = String>) -> Result<()> {
     let count = lines.len();
     if count == 0 {
-        return;
+        return Ok(());
     }
-    println!("{heading}");
-    lines.take(MOST).for_each(|line| println!("    {line}"));
+    say!("{heading}")?;
+    lines.by_ref().take(MOST).try_for_each(|line| say!("    {line}"))?;
     if count > MOST {
-        println!("    and {} more", count - MOST);
+        say!("    and {} more", count - MOST)?;
     }
+    Ok(())
 }
 
 /// Prints the explanation for people.
-pub(crate) fn print(explanation: &Explanation) {
+pub(crate) fn print(explanation: &Explanation) -> Result<()> {
     let gap = if explanation.bound > 0.0 { explanation.makespan / explanation.bound - 1.0 } else { 0.0 };
-    println!(
+    say!(
         "a run takes {}; no plan takes less than {} ({:.1} % less); inputs of a stream follow each other after {} at best",
         seconds_text(explanation.makespan),
         seconds_text(explanation.bound),
         gap / (1.0 + gap) * 100.0,
         seconds_text(explanation.period)
-    );
+    )?;
     if let Some(joules) = explanation.joules {
-        println!("a run spends {joules:.3} J");
+        say!("a run spends {joules:.3} J")?;
     }
     list(
         "devices",
@@ -73,8 +72,8 @@ pub(crate) fn print(explanation: &Explanation) {
                 bytes_text(device.memory)
             )
         }),
-    );
-    list("partitions", explanation.partitions.iter().map(|partition| reason(explanation, partition)));
+    )?;
+    list("partitions", explanation.partitions.iter().map(|partition| reason(explanation, partition)))?;
     list(
         "critical path",
         explanation.critical_path.iter().map(|leg| match leg {
@@ -83,7 +82,7 @@ pub(crate) fn print(explanation: &Explanation) {
                 format!("transfer from partition {from} to {to}: {}", seconds_text(*seconds))
             }
         }),
-    );
+    )?;
     let price: f64 = explanation.transfers.iter().map(|transfer| transfer.seconds).sum();
     list(
         &format!("transfers, {} in all, longest first", seconds_text(price)),
@@ -99,14 +98,14 @@ pub(crate) fn print(explanation: &Explanation) {
                 if transfer.critical { ", and the run waits for it" } else { "" }
             )
         }),
-    );
+    )?;
     list(
         "other placements, quickest first",
         explanation.alternatives.iter().map(|other| {
             let difference = difference_text(other.makespan - explanation.makespan);
             format!("{}: {} ({difference})", other.change, seconds_text(other.makespan))
         }),
-    );
+    )
 }
 
 #[cfg(test)]
@@ -157,18 +156,18 @@ mod tests {
     #[test]
     fn pages_and_graphs_hold_whatever_names_there_are() {
         let explanation = explained();
-        let page = gantt::page(&explanation, "a <b> & \"c\"");
+        let page = gantt::page(&explanation, "a <b> & \"c\"\x1b");
         assert!(page.starts_with("<!doctype html>") && page.trim_end().ends_with("</html>"));
         assert!(
-            page.contains("a &lt;b&gt; &amp; &quot;c&quot;")
+            page.contains("a &lt;b&gt; &amp; &quot;c&quot;\\u{1b}")
                 && page.contains("&lt;head&gt;")
                 && !page.contains("<head>\"")
         );
         for outside in ["http:", "https:", "src=", "@import", "<script"] {
             assert!(!page.contains(outside), "{outside}");
         }
-        let dot = dot::graph(&explanation, "a \"model\"");
-        assert!(dot.starts_with("digraph \"a \\\"model\\\"\" {") && dot.matches("->").count() == 2, "{dot}");
+        let dot = dot::graph(&explanation, "a \"model\"\n");
+        assert!(dot.starts_with("digraph \"a \\\"model\\\"\\\\n\" {") && dot.matches("->").count() == 2, "{dot}");
     }
 
     /// Returns a problem of up to 20 tasks on up to three devices that are all linked; each task

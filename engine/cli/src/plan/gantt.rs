@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use hetero::scheduler::{Explanation, Wait};
 
 use super::reasons::{bytes_text, difference_text, is_critical, reason, seconds_text};
+use crate::output::shown;
 
 /// The width of the chart, its margins, and the heights of its rows, bars and axis, in pixels.
 const WIDTH: f64 = 1160.0;
@@ -36,10 +37,10 @@ td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; wh
 .key { display: inline-block; width: 12px; height: 12px; border-radius: 2px; vertical-align: -1px; margin: 0 4px 0 12px; }
 ";
 
-/// Returns text with the characters escaped that HTML reserves.
+/// Returns text as one line with the characters escaped that HTML reserves.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in shown(text).chars() {
         match character {
             '&' => out.push_str("&amp;"),
             '<' => out.push_str("&lt;"),

@@ -10,7 +10,8 @@ mod timing;
 use serde_json::json;
 
 use crate::arguments::PlanOptions;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::output::{document, say};
 use crate::planning::{binding, engine, load, warn_of_idle_pins};
 use crate::progress::Spinner;
 use crate::report::summary;
@@ -29,24 +30,24 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     drop(spinner);
     warn_of_idle_pins(&plan);
     let text = plan.to_json()?;
-    if let Some(path) = &options.out {
-        std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
+    if let Some(file) = &options.out {
+        file.write(&text)?;
     }
     let asked = options.explain || options.html.is_some() || options.dot.is_some();
     let explanation = asked.then(|| explain::explain(&engine, &plan, options)).transpose()?;
     if options.output.json {
         match &explanation {
-            Some(explanation) if options.explain => println!("{}", json!(explanation)),
-            _ => println!("{text}"),
+            Some(explanation) if options.explain => document(json!(explanation))?,
+            _ => document(&text)?,
         }
     } else {
-        summary(&plan);
-        println!("{}", plan.shares());
+        summary(&plan)?;
+        say!("{}", plan.shares())?;
         if let Some(explanation) = explanation.filter(|_| options.explain) {
-            explain::print(&explanation);
+            explain::print(&explanation)?;
         }
-        if let Some(path) = &options.out {
-            println!("written to {}", path.display());
+        if let Some(file) = &options.out {
+            say!("written to {file}")?;
         }
     }
     Ok(())

@@ -1,10 +1,9 @@
 //! The options of `hetero plan`, as parsed.
 
-use std::path::PathBuf;
-
 use clap::Args;
 
 use crate::arguments::{CacheOptions, DeviceOptions, JsonOptions, ModelOptions, PlaceOptions};
+use crate::outfile::OutFile;
 
 #[derive(Debug, Args)]
 pub(crate) struct PlanOptions {
@@ -20,24 +19,24 @@ pub(crate) struct PlanOptions {
     #[arg(long, value_name = "STRATEGY", value_parser = clap::builder::PossibleValuesParser::new(hetero::Strategy::NAMES))]
     pub(crate) strategy: Option<String>,
     /// Write the plan as JSON to this file.
-    #[arg(short = 'o', long = "out", value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
+    #[arg(short = 'o', long = "out", value_name = "FILE", value_parser = OutFile::parser())]
+    pub(crate) out: Option<OutFile>,
     /// Say why each partition is where and when it is, what the run waits for, what transfers cost,
     /// and what other placements would take.
     /// With `--json`, the explanation is the document.
     #[arg(long)]
     pub(crate) explain: bool,
     /// Write the explanation as a page with a Gantt chart to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) html: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = OutFile::parser())]
+    pub(crate) html: Option<OutFile>,
     /// Say how long planning takes: plan several times, compile once, and print the milliseconds of
     /// each step.
     /// With `--json`, the timing is the document.
     #[arg(long, conflicts_with_all = ["explain", "html", "dot"])]
     pub(crate) timing: bool,
     /// Write the partitions as a graph in Graphviz's language to this file.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) dot: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", value_parser = OutFile::parser())]
+    pub(crate) dot: Option<OutFile>,
     #[command(flatten)]
     pub(crate) output: JsonOptions,
 }

@@ -6,6 +6,7 @@ use hetero::{Binding, HeteroEngine, Model};
 use serde_json::json;
 
 use crate::failure::Result;
+use crate::output::{self, say};
 use crate::planning::milliseconds;
 use crate::progress::Spinner;
 
@@ -48,13 +49,13 @@ pub(super) fn timing(
         document["session_ms"] = json!(milliseconds(session));
         document["nodes"] = json!(nodes);
         document["plans"] = json!(PLANS);
-        println!("{document}");
+        output::document(&document)?;
         return Ok(());
     }
-    println!("{nodes} nodes; of {PLANS} plans, milliseconds of the first and the least");
+    say!("{nodes} nodes; of {PLANS} plans, milliseconds of the first and the least")?;
     for (step, first, least) in rows {
-        println!("    {step:<8} {:>9.3} {:>9.3}", milliseconds(first), milliseconds(least));
+        say!("    {step:<8} {:>9.3} {:>9.3}", milliseconds(first), milliseconds(least))?;
     }
-    println!("    {:<8} {:>9.3}", "session", milliseconds(session));
+    say!("    {:<8} {:>9.3}", "session", milliseconds(session))?;
     Ok(())
 }

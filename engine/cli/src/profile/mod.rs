@@ -18,6 +18,7 @@ pub(crate) use recorder::Recorder;
 
 use crate::arguments::ProfileOptions;
 use crate::failure::Result;
+use crate::output::{document, say};
 use crate::progress::Spinner;
 use crate::run::Prepared;
 
@@ -117,35 +118,29 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
                 "flops": row.flops, "bytes": row.bytes, "floor_us": ceiling.as_ref().map(|ceiling| row.floor(ceiling) * 1e6),
             })
         });
-        println!(
-            "{}",
-            json!({
-                "threads": threads,
-                "ceiling": ceiling.as_ref().map(ceiling_json),
-                "whole_us": whole * 1e6,
-                "floor_us": floor.map(|floor| floor * 1e6),
-                "rows": described.collect::<Vec<_>>(),
-                "beside": beside.iter().map(|(kind, device, seconds, bytes)| json!({
-                    "device": device.to_string(), "kind": kind.to_string(), "us": seconds * 1e6, "bytes": bytes,
-                })).collect::<Vec<_>>(),
-            })
-        );
+        document(json!({
+            "threads": threads,
+            "ceiling": ceiling.as_ref().map(ceiling_json),
+            "whole_us": whole * 1e6,
+            "floor_us": floor.map(|floor| floor * 1e6),
+            "rows": described.collect::<Vec<_>>(),
+            "beside": beside.iter().map(|(kind, device, seconds, bytes)| json!({
+                "device": device.to_string(), "kind": kind.to_string(), "us": seconds * 1e6, "bytes": bytes,
+            })).collect::<Vec<_>>(),
+        }))?;
         return Ok(());
     }
     match &ceiling {
-        Some(ceiling) => println!(
+        Some(ceiling) => say!(
             "ceiling with {threads} threads: {:.0} GFLOP/s, {:.1} GB/s; a parallel region starts and ends in {:.1} µs hot, {:.1} µs cold; measured now",
             ceiling.flops / 1e9,
             ceiling.bandwidth / 1e9,
             ceiling.hot_region.as_secs_f64() * 1e6,
             ceiling.cold_region.as_secs_f64() * 1e6
-        ),
-        None => println!("ceiling unknown: the CPU backend measures it, and this build is without it"),
+        )?,
+        None => say!("ceiling unknown: the CPU backend measures it, and this build is without it")?,
     }
-    println!(
-        "{:>9} {:>6} {:>9} {:>6} {:>9}  operators, kernel, first node",
-        "µs", "share", "GFLOP/s", "peak", "floor µs"
-    );
+    say!("{:>9} {:>6} {:>9} {:>6} {:>9}  operators, kernel, first node", "µs", "share", "GFLOP/s", "peak", "floor µs")?;
     for row in &rows {
         let (peak, floor) = match &ceiling {
             Some(ceiling) => {
@@ -154,7 +149,7 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
             }
             None => ("-".to_owned(), "-".to_owned()),
         };
-        println!(
+        say!(
             "{:9.1} {:5.1}% {:9.1} {peak:>6} {floor:>9}  {}  {}  {}  {}",
             row.seconds * 1e6,
             row.seconds / whole * 100.0,
@@ -163,24 +158,24 @@ pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
             if row.operators.is_empty() { "(layout)" } else { &row.operators },
             row.kernel,
             row.label
-        );
+        )?;
     }
     let rates = format!("whole run {:.1} µs, {:.1} GFLOP/s", whole * 1e6, flops / whole / 1e9);
     match (&ceiling, floor) {
-        (Some(ceiling), Some(floor)) => println!(
+        (Some(ceiling), Some(floor)) => say!(
             "{rates}, {:.1} % of the peak; floor {:.1} µs (the larger of operations ÷ peak and bytes ÷ bandwidth, of each part)",
             flops / whole / ceiling.flops * 100.0,
             floor * 1e6
-        ),
-        _ => println!("{rates}"),
+        )?,
+        _ => say!("{rates}")?,
     }
     for (kind, device, seconds, bytes) in &beside {
-        println!("{device}: {kind} {:.1} µs of a run, {bytes} bytes moved", seconds * 1e6);
+        say!("{device}: {kind} {:.1} µs of a run, {bytes} bytes moved", seconds * 1e6)?;
     }
     if ceiling.is_some_and(|ceiling| rows.iter().any(|row| row.flops > ceiling.flops * row.seconds)) {
-        println!(
+        say!(
             "operations are those of the definition; kernels of minimal filtering (winograd) need fewer, and go beyond the peak"
-        );
+        )?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use hetero::{HeteroEngine, Plan, Session, Tensor};
 
 use crate::arguments::JobOptions;
 use crate::failure::{Failure, Result};
+use crate::output::note;
 use crate::planning::{binding, engine, load, warn_of_idle_pins};
 use crate::progress::Spinner;
 use crate::tensors;
@@ -89,7 +90,7 @@ impl Prepared {
         if !Arc::ptr_eq(&before, &self.session) {
             let told = before.report().moved.len();
             // The lines that were told before come first.
-            self.session.report().moved.iter().skip(told).for_each(|line| eprintln!("{line}"));
+            self.session.report().moved.iter().skip(told).for_each(|line| note!("{line}"));
         }
         Ok(done?)
     }

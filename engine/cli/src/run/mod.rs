@@ -2,6 +2,7 @@
 
 mod job;
 pub(crate) mod options;
+mod outputs;
 mod stream;
 
 use std::time::{Duration, Instant};
@@ -13,10 +14,10 @@ pub(crate) use job::Prepared;
 
 use crate::arguments::RunOptions;
 use crate::failure::{Failure, Result};
+use crate::output::{document, say};
 use crate::planning::milliseconds;
 use crate::progress::Spinner;
 use crate::report::{Latencies, edges, print_report, shares_json, summary, tiles};
-use crate::tensors;
 
 /// Runs whenever a line comes in, until the input ends.
 fn on_request(prepared: &mut Prepared) -> Result<()> {
@@ -26,7 +27,7 @@ fn on_request(prepared: &mut Prepared) -> Result<()> {
         line.map_err(|error| Failure::failed(format!("cannot read the standard input: {error}")))?;
         let began = Instant::now();
         prepared.with_session(|session| session.run_into(&inputs, &mut outputs))?;
-        println!("{:.3}", began.elapsed().as_secs_f64() * 1e6);
+        say!("{:.3}", began.elapsed().as_secs_f64() * 1e6)?;
     }
     Ok(())
 }
@@ -62,52 +63,47 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     }
     let Prepared { plan, session, fixed, load_time, plan_time, compile_time, .. } = prepared;
     drop(spinner);
-    let outputs = outputs.ok_or_else(|| Failure::failed("nothing was run"))?;
-    if let Some(folder) = &options.out {
-        std::fs::create_dir_all(folder).map_err(|error| Failure::file("make", folder, &error))?;
-        for (name, tensor) in outputs.iter() {
-            tensors::write_npy(&tensors::output_path(folder, name), tensor)?;
-        }
-    }
+    let results = outputs.ok_or_else(|| Failure::failed("nothing was run"))?;
+    let written = options.out.as_deref().map(|folder| outputs::write(folder, &results)).transpose()?;
+    let written = written.unwrap_or_default();
     let latencies = Latencies::new(times);
     let report = session.report();
     if options.output.json {
-        let described = outputs
-            .iter()
-            .map(|(name, tensor)| json!({ "name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape() }));
-        println!(
-            "{}",
-            json!({
-                "latency_us": latencies.json(),
-                "load_ms": milliseconds(load_time),
-                "plan_ms": milliseconds(plan_time),
-                "compile_ms": milliseconds(compile_time),
-                "arena_bytes": report.arena_bytes,
-                "resident_bytes": report.resident_bytes,
-                "partitions": report.partitions,
-                "placement": report.placement,
-                "shares": shares_json(session.placement()),
-                "moved": report.moved,
-                "edges": edges(&report),
-                "tiles": tiles(&report),
-                "notes": plan.notes(),
-                "assumed_one": plan.assumed(),
-                "bound_as_constants": fixed,
-                "outputs": described.collect::<Vec<_>>(),
-            })
-        );
+        let described = results.iter().enumerate().map(|(index, (name, tensor))| {
+            let file = written.get(index).map(|written| written.path.display().to_string());
+            json!({ "name": name, "dtype": tensor.dtype().name(), "shape": tensor.shape(), "file": file })
+        });
+        document(json!({
+            "latency_us": latencies.json(),
+            "load_ms": milliseconds(load_time),
+            "plan_ms": milliseconds(plan_time),
+            "compile_ms": milliseconds(compile_time),
+            "arena_bytes": report.arena_bytes,
+            "resident_bytes": report.resident_bytes,
+            "partitions": report.partitions,
+            "placement": report.placement,
+            "shares": shares_json(session.placement()),
+            "moved": report.moved,
+            "edges": edges(&report),
+            "tiles": tiles(&report),
+            "notes": plan.notes(),
+            "assumed_one": plan.assumed(),
+            "bound_as_constants": fixed,
+            "outputs": described.collect::<Vec<_>>(),
+        }))?;
         return Ok(());
     }
-    summary(&plan);
-    println!("{}", session.placement());
-    print_report(&report);
+    summary(&plan)?;
+    say!("{}", session.placement())?;
+    print_report(&report)?;
     if !fixed.is_empty() {
-        println!("    inputs bound as constants, because shapes depend on them: {}", fixed.join(", "));
+        say!("    inputs bound as constants, because shapes depend on them: {}", fixed.join(", "))?;
     }
-    for (name, tensor) in outputs.iter() {
-        println!("output {name}: {}{:?}", tensor.dtype(), tensor.shape());
+    for (name, tensor) in results.iter() {
+        say!("output {name}: {}{:?}", tensor.dtype(), tensor.shape())?;
     }
-    println!(
+    outputs::print_renamed(&written)?;
+    say!(
         "latency of {} runs: min {:.0}, p50 {:.0}, p90 {:.0}, p99 {:.0} µs; arena {} bytes",
         options.job.repeat,
         latencies.microseconds(0.0),
@@ -115,6 +111,6 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         latencies.microseconds(0.9),
         latencies.microseconds(0.99),
         report.arena_bytes
-    );
+    )?;
     Ok(())
 }

@@ -7,8 +7,10 @@ use hetero::{OutputBuffer, Outputs, Session, Tensor};
 use serde_json::json;
 
 use super::Prepared;
+use super::outputs::{self, Written};
 use crate::arguments::RunOptions;
-use crate::failure::{Failure, Result};
+use crate::failure::Result;
+use crate::output::{document, say};
 use crate::progress::Spinner;
 use crate::report::{edges, print_report, shares_json, summary};
 use crate::tensors;
@@ -102,12 +104,10 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
     spinner.say("streaming");
     let pipeline = Pass::time(prepared, |session| streamed(session, count))?;
     drop(spinner);
-    if let (Some(folder), Some(outputs)) = (&options.out, &pipeline.last) {
-        std::fs::create_dir_all(folder).map_err(|error| Failure::file("make", folder, &error))?;
-        for (name, tensor) in outputs.iter() {
-            tensors::write_npy(&tensors::output_path(folder, name), tensor)?;
-        }
-    }
+    let written = match (&options.out, &pipeline.last) {
+        (Some(folder), Some(results)) => outputs::write(folder, results)?,
+        _ => vec![],
+    };
     let depth = prepared.session.stream(depth).depth();
     let report = prepared.session.report();
     let (slow, fast) = (sequential.per_second(count), pipeline.per_second(count));
@@ -115,30 +115,28 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
         let shares = |pass: &Pass| -> serde_json::Map<String, serde_json::Value> {
             pass.shares().map(|(id, share)| (id.to_owned(), json!(share))).collect()
         };
-        println!(
-            "{}",
-            json!({
-                "runs": count,
-                "depth": depth,
-                "sequential_per_s": slow,
-                "stream_per_s": fast,
-                "ratio": fast / slow,
-                "busy": { "sequential": shares(&sequential), "stream": shares(&pipeline) },
-                "placement": report.placement,
-                "shares": shares_json(prepared.session.placement()),
-                "moved": report.moved,
-                "edges": edges(&report),
-            })
-        );
+        document(json!({
+            "runs": count,
+            "depth": depth,
+            "sequential_per_s": slow,
+            "stream_per_s": fast,
+            "ratio": fast / slow,
+            "busy": { "sequential": shares(&sequential), "stream": shares(&pipeline) },
+            "placement": report.placement,
+            "shares": shares_json(prepared.session.placement()),
+            "moved": report.moved,
+            "edges": edges(&report),
+            "outputs": written.iter().map(Written::json).collect::<Vec<_>>(),
+        }))?;
         return Ok(());
     }
-    summary(&prepared.plan);
-    println!("{}", prepared.session.placement());
-    print_report(&report);
-    println!("{count} inputs one by one: {slow:.1} per second; {}", busy(&sequential));
-    println!("{count} inputs, {depth} under way at once: {fast:.1} per second; {}", busy(&pipeline));
-    println!("ratio {:.2}", fast / slow);
-    Ok(())
+    summary(&prepared.plan)?;
+    say!("{}", prepared.session.placement())?;
+    print_report(&report)?;
+    say!("{count} inputs one by one: {slow:.1} per second; {}", busy(&sequential))?;
+    say!("{count} inputs, {depth} under way at once: {fast:.1} per second; {}", busy(&pipeline))?;
+    say!("ratio {:.2}", fast / slow)?;
+    outputs::print_renamed(&written)
 }
 
 /// Returns how busy each device was, in words.
