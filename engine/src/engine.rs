@@ -22,6 +22,11 @@ use crate::{Error, Model, Result};
 /// The most elements that an input may have to become a constant.
 const LARGEST_CONSTANT: usize = 64;
 
+/// Returns why a device is unavailable, and a remedy, for those who know which device it is.
+fn why_unavailable(error: &HalError) -> String {
+    [Some(error.message()), error.remedy()].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 /// The engine: devices, and the planner that places models on them and runs them.
 /// Plans and sessions may be used from any thread.
 pub struct HeteroEngine {
@@ -136,7 +141,7 @@ impl HeteroEngine {
         match self.open(id, &options, Policy::Allow) {
             Ok(()) => Ok(Some(id.clone())),
             Err(Error::Device(error)) if error.kind() == ErrorKind::Unavailable => {
-                let absent = AbsentDevice { device: id.clone(), reason: error.to_string() };
+                let absent = AbsentDevice { device: id.clone(), reason: why_unavailable(&error) };
                 Arc::make_mut(&mut self.fleet).miss(absent);
                 Ok(None)
             }
@@ -200,7 +205,9 @@ impl HeteroEngine {
         let reason = match (self.open(&id, &options, policy), policy) {
             (Ok(()), _) => return Ok(Some(id)),
             (Err(Error::UnknownDevice { reason, .. }), Policy::Prefer) if self.fleet.position(&id).is_none() => reason,
-            (Err(Error::Device(error)), Policy::Prefer) if error.kind() == ErrorKind::Unavailable => error.to_string(),
+            (Err(Error::Device(error)), Policy::Prefer) if error.kind() == ErrorKind::Unavailable => {
+                why_unavailable(&error)
+            }
             (Err(Error::UnknownDevice { device, reason }), Policy::Require) => {
                 return Err(Error::UnknownDevice { device, reason: format!("it is required, and {reason}") });
             }
@@ -213,7 +220,8 @@ impl HeteroEngine {
     fn open(&mut self, id: &DeviceId, options: &OpenOptions, policy: Policy) -> Result<()> {
         let unknown = |reason: String| Error::UnknownDevice { device: id.to_string(), reason };
         let position = self.drivers.iter().position(|driver| driver.name() == id.driver());
-        let Some((position, driver)) = position.and_then(|position| Some((position, self.drivers.get(position)?))) else {
+        let Some((position, driver)) = position.and_then(|position| Some((position, self.drivers.get(position)?)))
+        else {
             let names: Vec<&str> = self.drivers.iter().map(|driver| driver.name()).collect();
             return Err(unknown(format!(
                 "no driver '{}' in this build; there are: {}; build with the feature of that name or register a driver",

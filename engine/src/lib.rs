@@ -87,8 +87,8 @@ pub use error::{ConfigError, Error, Result};
 pub use fleet::{AbsentDevice, Fleet};
 pub use hetero_comm as comm;
 pub use hetero_costs as costs;
-pub use hetero_examine::{Examination, Failure, FailureKind, Verdict, answer_examination, is_examination};
 pub use hetero_costs::{Calibrated, CostModel, Family, Roofline, bytes, flops, signatures};
+pub use hetero_examine::{Examination, Failure, FailureKind, Verdict, answer_examination, is_examination};
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{

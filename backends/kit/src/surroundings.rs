@@ -62,7 +62,10 @@ mod tests {
     fn only_the_variables_that_are_asked_for_are_told() {
         // Cargo sets these for every test.
         let told = variables(&["CARGO_PKG_NAME", "CARGO_PKG_VERSION_MAJOR"]);
-        assert_eq!(told, format!("CARGO_PKG_NAME=hetero-kit\nCARGO_PKG_VERSION_MAJOR={}\n", env!("CARGO_PKG_VERSION_MAJOR")));
+        assert_eq!(
+            told,
+            format!("CARGO_PKG_NAME=hetero-kit\nCARGO_PKG_VERSION_MAJOR={}\n", env!("CARGO_PKG_VERSION_MAJOR"))
+        );
         assert_eq!(variables(&[]), "");
     }
 }

@@ -29,7 +29,8 @@ const LONGEST: u64 = 4096;
 /// Returns a text that changes with the processor, the variables that drivers read, and the files
 /// of the drivers' libraries.
 pub(crate) fn text() -> String {
-    let vendors = std::env::var_os(VENDORS).filter(|name| !name.is_empty()).map_or_else(|| FOLDER.into(), PathBuf::from);
+    let vendors =
+        std::env::var_os(VENDORS).filter(|name| !name.is_empty()).map_or_else(|| FOLDER.into(), PathBuf::from);
     format!("{}\n{}{}", Processor::host(), variables(VARIABLES), libraries(&vendors).concat())
 }
 
@@ -41,7 +42,8 @@ fn libraries(vendors: &Path) -> Vec<String> {
         Err(_) => vec![vendors.to_owned()],
     };
     files.sort_unstable();
-    let is_short = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() <= LONGEST);
+    let is_short =
+        |path: &PathBuf| std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() <= LONGEST);
     files.retain(|path| path.extension().is_some_and(|ending| ending == "icd") && is_short(path));
     let named = files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
     named.map(|text| file_identity(Path::new(text.trim()))).collect()

@@ -38,6 +38,9 @@ use arguments::{Arguments, Command};
 fn main() -> ExitCode {
     // Clap itself ends with 2 on bad usage, and with 0 on --help.
     let arguments = Arguments::parse();
+    if let Command::Examine(options) = &arguments.command {
+        return devices::answer(options);
+    }
     let outcome = match &arguments.command {
         Command::Devices(options) => devices::list(options),
         Command::Check(options) => devices::check(options),
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
         Command::Calibrate(options) => calibrate::calibrate(options),
         Command::Assign(options) => assign::assign(options),
         Command::Demo(options) => demo::demo(options),
+        Command::Examine(_) => Ok(()),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

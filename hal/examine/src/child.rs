@@ -22,6 +22,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// its end.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// The variable that names the user's folder for caches, for hetero and for many drivers.
+const CACHES: &str = "XDG_CACHE_HOME";
+
 /// A program that examines devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Examiner {
@@ -82,9 +85,14 @@ impl Heard {
 /// Examines a device by a process of the examiner's.
 pub(crate) fn examine(examiner: &Examiner, request: &Request) -> Result<Verdict, NotExamined> {
     let began = Instant::now();
-    let mut running = Running::start(examiner, request).ok_or(NotExamined)?;
-    let (heard, end) = running.hear(&request.mark(), began + request.limit());
-    running.stop();
+    let request = request.clone().with_caches();
+    let heard = Running::start(examiner, &request).map(|mut running| {
+        let heard = running.hear(&request.mark(), began + request.limit());
+        running.stop();
+        heard
+    });
+    request.remove_caches();
+    let (heard, end) = heard.ok_or(NotExamined)?;
     let mut verdict = match (heard.found.clone(), end) {
         _ if heard.unknown || !heard.begun => return Err(NotExamined),
         (Some(verdict), _) => verdict,
@@ -107,7 +115,8 @@ fn ended(heard: &Heard, status: Option<ExitStatus>) -> Verdict {
         }
         return Verdict::failed(FailureKind::Crashed, format!("signal {signal}{} at: {question}", name(signal)));
     }
-    let code = status.and_then(|status| status.code()).map_or_else(String::new, |code| format!(" with exit code {code}"));
+    let code =
+        status.and_then(|status| status.code()).map_or_else(String::new, |code| format!(" with exit code {code}"));
     Verdict::failed(FailureKind::Crashed, format!("it ended the process{code} at: {question}"))
 }
 
@@ -151,11 +160,14 @@ struct Running {
 
 impl Running {
     fn start(examiner: &Examiner, request: &Request) -> Option<Running> {
-        let request = serde_json::to_string(request).ok().filter(|text| text.len() <= LONGEST)?;
+        let text = serde_json::to_string(request).ok().filter(|text| text.len() <= LONGEST)?;
         // One pipe for both outputs keeps the driver's words and the answers in their order.
         let (output, input) = std::io::pipe().ok()?;
         let mut command = Command::new(&examiner.program);
-        command.args(&examiner.arguments).env(REQUEST, request);
+        command.args(&examiner.arguments).env(REQUEST, text);
+        request.caches.iter().for_each(|folder| {
+            command.env(CACHES, folder);
+        });
         // The process ends when the other end of its standard input is closed, which the system
         // does where this process ends.
         command.stdin(Stdio::piped()).stdout(input.try_clone().ok()?).stderr(input);

@@ -121,7 +121,8 @@ impl Examination {
     #[must_use]
     pub fn examine_own(&self, driver: &Arc<dyn Driver>, info: &DeviceInfo, options: &OpenOptions) -> Verdict {
         static PROGRAM: OnceLock<String> = OnceLock::new();
-        let program = PROGRAM.get_or_init(|| std::env::current_exe().map(|path| file_identity(&path)).unwrap_or_default());
+        let program =
+            PROGRAM.get_or_init(|| std::env::current_exe().map(|path| file_identity(&path)).unwrap_or_default());
         self.of(driver, info, options, program)
     }
 

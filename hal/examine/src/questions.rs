@@ -1,9 +1,7 @@
 //! The programs that a device is examined with: small, of odd sizes, each with a known answer.
 
 use half::f16;
-use hetero_hal::{
-    Attribute, DType, Error, Graph, Node, Operator, Program, Result, Tensor, TensorType, Value, ValueId,
-};
+use hetero_hal::{Attribute, DType, Error, Graph, Node, Operator, Program, Result, Tensor, TensorType, Value, ValueId};
 use hetero_reference::Standard;
 
 /// The version of the operator set that the questions are of.
@@ -23,7 +21,8 @@ impl Question {
     /// # Errors
     /// The oracle's errors.
     pub(crate) fn answer(&self) -> Result<Vec<Tensor>> {
-        let mut values: Vec<Option<Tensor>> = self.program.values().iter().map(|value| value.constant.clone()).collect();
+        let mut values: Vec<Option<Tensor>> =
+            self.program.values().iter().map(|value| value.constant.clone()).collect();
         for (id, tensor) in self.program.inputs().iter().zip(&self.inputs) {
             put(&mut values, *id, tensor.clone());
         }

@@ -24,7 +24,7 @@ pub fn answer_examination(drivers: &[Arc<dyn Driver>]) -> ExitCode {
     let request = std::env::var(REQUEST).ok().filter(|text| text.len() <= LONGEST);
     let request: Option<Request> = request.and_then(|text| serde_json::from_str(&text).ok());
     let Some(request) = request else { return ExitCode::from(NOT_ASKED) };
-    end_with_the_asker();
+    end_with_the_asker(&request);
     let mark = request.mark();
     let tell = |answer: &Answer| tell(&mark, answer);
     tell(&Answer::Begun);
@@ -66,8 +66,9 @@ fn tell(mark: &str, answer: &Answer) {
 
 /// Ends this process when the one that asked has ended: it holds the other end of this process's
 /// standard input, and writes nothing to it.
-fn end_with_the_asker() {
-    let wait = || {
+fn end_with_the_asker(request: &Request) {
+    let request = request.clone();
+    let wait = move || {
         let mut input = std::io::stdin().lock();
         while input.read(&mut [0; 64]).is_ok_and(|count| count > 0) {}
         // A driver that hangs may hang in what it does at the end of a process, too.
@@ -75,6 +76,7 @@ fn end_with_the_asker() {
             std::thread::sleep(std::time::Duration::from_secs(1));
             std::process::abort();
         });
+        request.remove_caches();
         std::process::exit(i32::from(NOT_ASKED));
     };
     // Without the thread, the process ends when the device has answered.

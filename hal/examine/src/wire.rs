@@ -4,6 +4,7 @@
 //! The answers are lines among whatever the driver prints, each behind a mark that holds a number
 //! of the request, so that they are not mistaken for the driver's words.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,6 +33,8 @@ pub(crate) struct Request {
     extra: Vec<(String, String)>,
     /// The milliseconds that the examination may take.
     limit: u64,
+    /// The folder that stands for the user's folder for caches, so that compilers work anew.
+    pub(crate) caches: Option<PathBuf>,
 }
 
 /// Returns the options with which a device is examined: those that may change its code.
@@ -56,6 +59,7 @@ impl Request {
             of: about(info),
             extra: options.extra.clone(),
             limit: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX),
+            caches: None,
         }
     }
 
@@ -65,6 +69,28 @@ impl Request {
 
     pub(crate) fn limit(&self) -> Duration {
         Duration::from_millis(self.limit)
+    }
+
+    /// Makes an empty folder for the caches of the process that examines.
+    /// Drivers and backends keep compiled kernels in the user's folder, and an examination that is
+    /// answered by those says nothing of the compiler.
+    pub(crate) fn with_caches(mut self) -> Request {
+        let folder = std::env::temp_dir().join(format!("hetero-examination-{:032x}", self.number));
+        let mut builder = std::fs::DirBuilder::new();
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        // Without the folder, the user's caches are used.
+        self.caches = builder.create(&folder).is_ok().then_some(folder);
+        self
+    }
+
+    /// Removes the folder of [`Request::with_caches`], whatever was put into it.
+    pub(crate) fn remove_caches(&self) {
+        if let Some(folder) = &self.caches {
+            // A process that the driver has started may write into it still; the system removes
+            // what is left there some day.
+            let _ = std::fs::remove_dir_all(folder);
+        }
     }
 
     /// Returns what stands in front of each answer.

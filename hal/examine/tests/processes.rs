@@ -127,7 +127,10 @@ fn a_driver_that_ends_the_process_is_a_failure_and_its_words_are_kept() {
     let driver: Arc<dyn Driver> = Arc::new(Opening(Arc::new(CpuDriver), quit));
     let test = "a_driver_that_ends_the_process_is_a_failure_and_its_words_are_kept";
     let (kind, detail, said) = failure(verdict(test, driver, PLENTY));
-    assert_eq!((kind, &*detail), (FailureKind::Crashed, "it ended the process with exit code 3 at: opening the device"));
+    assert_eq!(
+        (kind, &*detail),
+        (FailureKind::Crashed, "it ended the process with exit code 3 at: opening the device")
+    );
     assert_eq!(said, "Unknown host CPU / \\u{1b}[31mgood bye for ever");
 }
 
