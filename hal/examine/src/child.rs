@@ -16,6 +16,8 @@ const LONGEST_LINE: usize = 32 << 10;
 const MOST_WORDS: usize = 4 << 10;
 /// The most characters of the driver's words that a verdict has.
 const MOST_SAID: usize = 400;
+/// The time that a program has to say that it examines devices, which it does before anything else.
+const GREETING: Duration = Duration::from_secs(10);
 /// The time after which it is looked again whether the process has ended.
 const PAUSE: Duration = Duration::from_millis(20);
 /// The time that a process has to end after its answer or after it was killed, and its output after
@@ -189,6 +191,7 @@ impl Running {
     /// Listens until the process has answered or ended, or the time is over.
     fn hear(&mut self, mark: &str, deadline: Instant) -> (Heard, End) {
         let mut heard = Heard::default();
+        let greeted = Instant::now() + GREETING;
         // The end of the process, and the moment until which the rest of its output is awaited.
         let mut ended: Option<(Option<ExitStatus>, Instant)> = None;
         loop {
@@ -207,7 +210,8 @@ impl Running {
                 Some(_) => {}
                 None => ended = self.child.try_wait().ok().flatten().map(|s| (Some(s), Instant::now() + PATIENCE / 10)),
             }
-            if ended.is_none() && Instant::now() >= deadline {
+            let until = if heard.begun { deadline } else { deadline.min(greeted) };
+            if ended.is_none() && Instant::now() >= until {
                 return (heard, End::Late);
             }
         }

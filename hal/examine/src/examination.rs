@@ -141,7 +141,9 @@ impl Examination {
             return verdict;
         }
         let request = Request::new(info, options, self.limit);
-        let verdict = match self.examiner.as_ref().map(|examiner| child::examine(examiner, &request)) {
+        // A program that does not know that it is to examine starts no further one.
+        let examiner = self.examiner.as_ref().filter(|_| !serve::is_examination());
+        let verdict = match examiner.map(|examiner| child::examine(examiner, &request)) {
             Some(Ok(verdict)) => verdict,
             Some(Err(_)) | None => in_this_process(driver, info.id.ordinal(), options, self.limit),
         };

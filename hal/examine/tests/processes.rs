@@ -1,7 +1,7 @@
 //! Examinations in processes of their own, of drivers that lie, crash, hang and talk.
 //! Each test starts itself again, as the program that examines.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -167,6 +167,22 @@ fn a_program_that_is_no_examiner_or_knows_no_such_device_leaves_the_examination_
         assert!(verdict.failure.is_none() && !verdict.passed.is_empty(), "{verdict}");
         assert_eq!(opened.load(Ordering::Relaxed), number + 1);
     }
+}
+
+#[test]
+fn compilers_work_anew_and_leave_nothing_behind() {
+    let test = "compilers_work_anew_and_leave_nothing_behind";
+    let keep = || {
+        let folder = PathBuf::from(std::env::var_os("XDG_CACHE_HOME").unwrap());
+        let count = std::fs::read_dir(&folder).unwrap().count();
+        std::fs::create_dir(folder.join("kernels")).unwrap();
+        std::fs::write(folder.join("kernels").join("binary"), "code").unwrap();
+        let _ = std::io::stderr().write_all(format!("{count} files in {}\n", folder.display()).as_bytes());
+    };
+    let (kind, _, said) = failure(verdict(test, Arc::new(Opening(faulty(Fault::Wrong), keep)), PLENTY));
+    assert_eq!(kind, FailureKind::Wrong);
+    let folder = said.strip_prefix("0 files in ").unwrap_or_else(|| panic!("{said}"));
+    assert!(!PathBuf::from(folder).exists(), "{folder}");
 }
 
 /// The variable by which a test tells the process that it starts what to do.

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use hetero::hal::{DeviceId, DeviceInfo, Driver, OpenOptions, Unavailable};
 use hetero::{Builder, Examination, HeteroEngine, Verdict, builtin_drivers};
@@ -48,6 +49,17 @@ pub(crate) fn answer(options: &ExamineOptions) -> ExitCode {
     hetero::answer_examination(&drivers)
 }
 
+/// Returns how long ago a device was examined, in words.
+fn ago(verdict: &Verdict) -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    match now.saturating_sub(verdict.examined) / 60 {
+        0 => "just now".to_owned(),
+        minutes @ 1..120 => format!("{minutes} minutes ago"),
+        minutes @ 120..2880 => format!("{} hours ago", minutes / 60),
+        minutes => format!("{} days ago", minutes / 1440),
+    }
+}
+
 /// The examination of a device, as far as there is one.
 pub(super) struct Examined(Option<Verdict>, Option<Unavailable>);
 
@@ -71,10 +83,13 @@ impl Examined {
         match (&self.0, &self.1) {
             (None, _) => vec![],
             (Some(verdict), Some(why)) => {
-                let first = format!("unavailable: {} ({:.1} s)", why.detail, verdict.seconds);
-                vec![first, format!("remedy: {}", why.remedy)]
+                vec![
+                    format!("unavailable: {}", why.detail),
+                    format!("remedy: {}", why.remedy),
+                    format!("examined {} in {:.1} s", ago(verdict), verdict.seconds),
+                ]
             }
-            (Some(verdict), None) => vec![format!("examined in {:.1} s: {verdict}", verdict.seconds)],
+            (Some(verdict), None) => vec![format!("examined {} in {:.1} s: {verdict}", ago(verdict), verdict.seconds)],
         }
     }
 
