@@ -35,8 +35,9 @@ pub(crate) struct JobOptions {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) repeat: u32,
     /// Make a device fail, to see what comes of it: ID=lose:3, lose-running:3, hang:3, memory:2,
-    /// compile:0 (counting submissions, allocations and compilations from 0) or delay:500us; or make
-    /// its driver one that always does so: wrong, crash-compile, crash-run, hang-compile or hang-run.
+    /// compile:0 (counting submissions, allocations and compilations from 0) or delay:500us.
+    /// Or make its driver one that always fails, which the examination of devices finds: wrong,
+    /// crash-compile, crash-run, hang-compile or hang-run.
     /// The option may be repeated.
     #[arg(long = "inject", value_name = "ID=FAULT", value_parser = parse_fault)]
     pub(crate) faults: Vec<(DeviceId, hetero_layers::Fault)>,
