@@ -44,8 +44,9 @@ pub fn builtin_drivers() -> Vec<Arc<dyn Driver>> {
 }
 
 /// Returns the partitioner of a configuration, for costs that may be off by a share.
-fn strategy(config: &Config, uncertainty: f64) -> Arc<dyn Partitioner> {
-    let effort = Effort::time(config.scheduling.time_limit.unwrap_or(PLANNING));
+/// It is called several times for a plan, so each call gets a part of the deadline only.
+fn strategy(config: &Config, deadline: Duration, uncertainty: f64) -> Arc<dyn Partitioner> {
+    let effort = Effort::time(config.scheduling.time_limit.unwrap_or(PLANNING).min(deadline / 8));
     match config.scheduling.strategy {
         Strategy::LatencyAware => {
             Arc::new(Cautious { strategy: LatencyAware { effort, ..LatencyAware::default() }, margin: uncertainty })
@@ -180,7 +181,10 @@ impl Builder {
         self
     }
 
-    /// Limits the bytes that folded constants, and each device's intermediate values, may take.
+    /// Limits the bytes that planning and running may take besides the model itself: constants that
+    /// are folded, what a device keeps of weights, inputs, outputs and intermediate values, and what
+    /// operators of the oracle need on their way.
+    /// On the host they count together; any other device has as much again.
     /// Without it, the devices' memory is the limit.
     #[must_use]
     pub fn memory_limit(mut self, bytes: u64) -> Self {
@@ -234,7 +238,7 @@ impl Builder {
         };
         let planner = Planner {
             standard: self.partitioner.is_none(),
-            partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, costs.uncertainty())),
+            partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, self.deadline, costs.uncertainty())),
             costs,
             operators: self.operators,
             passes: self.passes,

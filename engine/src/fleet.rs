@@ -1,10 +1,12 @@
 //! The fleet: the devices that plans are made for and sessions run on, and what is known of them.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hetero_comm::{Profile, Transport};
-use hetero_hal::{Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology};
+use hetero_hal::{
+    Allowance, Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology,
+};
 
 use crate::Error;
 use crate::cache::ProgramCache;
@@ -174,13 +176,17 @@ impl Fleet {
         }
     }
 
-    /// Returns the bytes that constants may take on the host, whatever device uses them.
-    pub(crate) fn host_limit(&self) -> usize {
+    /// Returns what reading, planning or computing plainly may take on the host, beginning now: the
+    /// memory limit, or else half of the host's memory as far as it is known, and the deadline of
+    /// a run.
+    #[must_use]
+    pub fn allowance(&self) -> Allowance {
         let half = || {
             let known = self.devices.iter().filter_map(|device| device.info().memory_bytes);
             known.max().map_or(1 << 32, |bytes| bytes / 2)
         };
-        usize::try_from(self.limits.memory.unwrap_or_else(half)).unwrap_or(usize::MAX)
+        let bytes = usize::try_from(self.limits.memory.unwrap_or_else(half)).unwrap_or(usize::MAX);
+        Allowance::new(bytes).until(Instant::now().checked_add(self.limits.deadline))
     }
 
     /// Returns the most runs of a session under way at once, where the configuration says it.

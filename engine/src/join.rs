@@ -43,7 +43,7 @@ pub(crate) fn joined(
     let Some(groups) = alone(partitioning) else { return Ok(None) };
     // A plan that was divided again does not record the parts of its batch.
     let parts = planner::parts(&planned.partitioning);
-    let program = planner.split(fleet, &planned.unsplit, &parts, 0)?.program;
+    let program = planner.split(&planned.unsplit, &parts, 0, &fleet.allowance())?.program;
     let names: BTreeSet<&str> = program.nodes().iter().map(|node| &*node.name).collect();
     let joined = join(partitioning, &groups, &planned.annotated.tiles, &names);
     // The check fails where nodes differ in more than their tiles: values that products had in

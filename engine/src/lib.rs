@@ -93,7 +93,7 @@ pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
     Binding, Error as ModelError, bind, check_operators, read as read_model, read_bytes as read_model_bytes,
-    read_tensor,
+    read_bytes_within as read_model_bytes_within, read_tensor, read_within as read_model_within,
 };
 pub use hetero_scheduler as scheduler;
 pub use place::Placement;

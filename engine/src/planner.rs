@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_costs::CostModel;
-use hetero_hal::{DeviceId, NodeId, OperatorSet, Program};
+use hetero_hal::{Allowance, DeviceId, NodeId, OperatorSet, Program};
 use hetero_onnx::Binding;
 use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, Tiles};
 
@@ -52,6 +52,8 @@ pub(crate) struct Planned {
     pub(crate) fixed: Vec<String>,
     /// The patterns of pins that no node matches.
     pub(crate) idle_pins: Vec<String>,
+    /// The bytes of the constants that planning made, which are no part of the model.
+    pub(crate) made: u64,
     pub(crate) timing: PlanTiming,
 }
 
@@ -75,21 +77,24 @@ impl Planner {
     /// `Plan` where there is no device or none takes a node.
     pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
         let began = Instant::now();
+        let allowance = fleet.allowance().and(&binding.allowance);
+        let binding = &Binding { allowance: allowance.clone(), ..binding.clone() };
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let bind = began.elapsed();
-        let whole = Annotated::new(Arc::new(self.rewrite(fleet, bound.program)?), vec![]);
-        let (tile, (parts, mut notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole)?);
+        let whole = Annotated::new(Arc::new(self.rewrite(bound.program, &allowance)?), vec![]);
+        let (tile, (parts, mut notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole, &allowance)?);
         notes.extend(fleet.absent().iter().map(ToString::to_string));
-        let annotated = self.split(fleet, &whole, &parts, tile)?;
+        let annotated = self.split(&whole, &parts, tile, &allowance)?;
         let passes = began.elapsed() - bind;
+        allowance.check()?;
         let mut partitioning = self.divide(fleet, &annotated, &HashSet::new())?;
         partitioning.tile_size = (!annotated.tiles.is_empty()).then_some(tile as u64);
         partitioning.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
         partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
-        let (unsplit, assumed) = (whole, bound.assumed);
-        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, timing })
+        let (unsplit, assumed, made) = (whole, bound.assumed, made(model, &annotated.program));
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, made, timing })
     }
 
     /// Returns the patterns of pins that no node matches.
@@ -106,7 +111,7 @@ impl Planner {
     pub(crate) fn load(&self, fleet: &Fleet, model: &Model, json: &str) -> Result<Planned> {
         let partitioning = Partitioning::from_json(json)?;
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
-        let mut binding = Binding::default();
+        let mut binding = Binding { allowance: fleet.allowance(), ..Binding::default() };
         for (name, shape) in &partitioning.input_shapes {
             let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
             let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
@@ -116,8 +121,9 @@ impl Planner {
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
         let bind = began.elapsed();
         let tile = partitioning.tile_size.and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
-        let whole = Annotated::new(Arc::new(self.rewrite(fleet, bound.program)?), vec![]);
-        let annotated = self.split(fleet, &whole, &parts(&partitioning), tile)?;
+        let whole = Annotated::new(Arc::new(self.rewrite(bound.program, &binding.allowance)?), vec![]);
+        let annotated = self.split(&whole, &parts(&partitioning), tile, &binding.allowance)?;
+        binding.allowance.check()?;
         let passes = began.elapsed() - bind;
         let (program, found) = (&annotated.program, annotated.program.fingerprint().to_string());
         if found != partitioning.model {
@@ -140,7 +146,8 @@ impl Planner {
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let notes = fleet.absent().iter().map(ToString::to_string).collect();
         let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
-        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, timing })
+        let made = made(model, &annotated.program);
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, made, timing })
     }
 
     /// Divides a program among the devices that are not lost.
@@ -326,7 +333,12 @@ impl Planner {
     /// Returns the number of rows of each part that a batch is split into, none where it stays
     /// whole.
     /// Returns also the reason why it stays whole, where the configuration asks for a split.
-    fn batch_parts(&self, fleet: &Fleet, whole: &Annotated) -> Result<(Vec<usize>, Vec<String>)> {
+    fn batch_parts(
+        &self,
+        fleet: &Fleet,
+        whole: &Annotated,
+        allowance: &Allowance,
+    ) -> Result<(Vec<usize>, Vec<String>)> {
         let Some(most) = self.config.scheduling.batch_split_size else { return Ok((vec![], vec![])) };
         if whole.program.nodes().iter().any(|node| self.placement.device_of(node).is_some()) {
             return Ok((vec![], vec!["the batch is not split: nodes are pinned to devices".to_owned()]));
@@ -336,6 +348,7 @@ impl Planner {
             Ok(_) => return Ok((vec![], vec![])),
             Err(reason) => return Ok((vec![], vec![format!("the batch is not split: {reason}")])),
         };
+        passes::batch::allow_parts(allowance, &whole.program, batch.div_ceil(most))?;
         let problem = self.problem(fleet, whole, &HashSet::new())?;
         let parts = hetero_scheduler::apportion(batch, &problem.speeds());
         // Each device's share is split evenly.
@@ -343,28 +356,31 @@ impl Planner {
         Ok((parts.into_iter().flat_map(even).collect(), vec![]))
     }
 
-    fn pass_context(&self, fleet: &Fleet) -> PassContext<'_> {
-        PassContext { operators: &*self.operators, memory_limit: fleet.host_limit() }
-    }
-
-    fn rewrite(&self, fleet: &Fleet, program: Program) -> Result<Program> {
-        Ok(passes::run(program, &self.passes, &self.pass_context(fleet))?)
+    fn rewrite(&self, program: Program, allowance: &Allowance) -> Result<Program> {
+        Ok(passes::run(program, &self.passes, &PassContext { operators: &*self.operators, allowance })?)
     }
 
     /// Splits a batch into parts of the given numbers of rows, and products into tiles of the given
     /// size.
     /// No parts leave the batch whole, and a size of 0 leaves products whole.
-    pub(crate) fn split(&self, fleet: &Fleet, whole: &Annotated, parts: &[usize], tile: usize) -> Result<Annotated> {
+    pub(crate) fn split(
+        &self,
+        whole: &Annotated,
+        parts: &[usize],
+        tile: usize,
+        allowance: &Allowance,
+    ) -> Result<Annotated> {
         let tiling = Tiling { size: tile, placement: self.placement.clone() };
         if parts.is_empty() && !tiling.may_cut(&whole.program) {
             return Ok(whole.clone());
         }
-        let (program, context) = (&whole.program, self.pass_context(fleet));
+        let program = &whole.program;
+        let context = PassContext { operators: &*self.operators, allowance };
         let mut graph = program.to_graph();
         if !parts.is_empty() {
             BatchSplit { parts: parts.to_vec() }.run(&mut graph, &context)?;
         }
-        let tiles = tiling.cut(&mut graph)?;
+        let tiles = tiling.cut(&mut graph, allowance)?;
         if graph.nodes.len() == program.nodes().len() {
             return Ok(whole.clone());
         }
@@ -381,6 +397,15 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
         Ok((value.name.to_string(), value.shape.iter().map(|&size| size as u64).collect()))
     };
     program.inputs().iter().map(shape).collect()
+}
+
+/// Returns the bytes of a program's constants that are not the model's own bytes.
+fn made(model: &Model, program: &Program) -> u64 {
+    let place = |tensor: &hetero_hal::Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
+    let mut known: HashSet<_> =
+        model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place).collect();
+    let constants = program.values().iter().filter_map(|value| value.constant.as_ref()).map(place);
+    constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes as u64).sum()
 }
 
 /// Returns the number of rows of each part that the plan's batch was split into.

@@ -178,10 +178,10 @@ impl HeteroEngine {
         state.joined = joined.is_some();
         match joined {
             Some(Joined { program, partitioning, tiles }) => {
-                Session::new(&self.fleet, program, &partitioning, History { moved, tiles, shares })
+                Session::new(&self.fleet, program, &partitioning, History { moved, tiles, shares, made: planned.made })
             }
             None => {
-                let history = History { moved, tiles: vec![], shares };
+                let history = History { moved, tiles: vec![], shares, made: planned.made };
                 Session::new(&self.fleet, planned.annotated.program.clone(), partitioning, history)
             }
         }

@@ -61,7 +61,10 @@ fn a_batch_is_split_by_speed_and_gives_the_same() {
     let model = network(false);
     let x = tensor(&[10, 3, 8, 8], 0.6);
     let program = bind(&model, &Binding::default(), &Standard).unwrap().program;
-    let expected = hetero_reference::run(&program, std::slice::from_ref(&x), &Standard, 1 << 20).unwrap().remove(0);
+    let expected =
+        hetero_reference::run(&program, std::slice::from_ref(&x), &Standard, &hetero_hal::Allowance::new(1 << 20))
+            .unwrap()
+            .remove(0);
     for (speeds, most, parts) in [
         (&[Speed::ms(0).planned(1), Speed::ms(0).planned(4)][..], 9, &[8, 2][..]),
         (&[Speed::ms(0).planned(1), Speed::ms(0).planned(1)], 4, &[3, 2, 3, 2]),

@@ -174,7 +174,10 @@ fn input(shape: &[usize]) -> Tensor {
 /// Runs the session, and compares its output with the oracle's.
 fn check(session: &Session, model: &Model, binding: &Binding, x: &Tensor) {
     let program = bind(model, binding, &Standard).unwrap().program;
-    let expected = hetero_reference::run(&program, std::slice::from_ref(x), &Standard, 1 << 24).unwrap().remove(0);
+    let expected =
+        hetero_reference::run(&program, std::slice::from_ref(x), &Standard, &hetero_hal::Allowance::new(1 << 24))
+            .unwrap()
+            .remove(0);
     let outputs = session.run(&[("x", x.clone())]).unwrap();
     let found = outputs.tensor(&session.outputs()[0].name).unwrap().view::<f32>().unwrap();
     let expected = expected.view::<f32>().unwrap();

@@ -232,6 +232,7 @@
 
 #![forbid(unsafe_code)]
 
+mod allowance;
 mod binding;
 mod device;
 mod driver;
@@ -251,6 +252,7 @@ mod topology;
 mod trace;
 mod weight;
 
+pub use allowance::Allowance;
 pub use binding::{BindingInfo, BindingTable, BoundBuffers, Direction};
 pub use device::{
     Capabilities, Claim, CompileOptions, Device, Executable, KernelFormat, KernelSignature, Quality, Source,
@@ -265,7 +267,7 @@ pub use memory::{
 };
 pub use model::Model;
 pub use operators::{
-    Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
+    Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn, empties,
 };
 pub use program::{Extent, Program, ProgramValue};
 pub use queue::{Execution, Extents, HostTask, Operation, Queue, QueueOptions, Work, submit_and_wait};

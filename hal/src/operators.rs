@@ -5,11 +5,14 @@
 //! The table of the ONNX standard's definitions is the crate `hetero-reference`.
 //! An integrator can put another table in front of it for a domain of its own.
 
-use std::time::Instant;
+use std::cell::Cell;
 
+use bytes::Bytes;
+
+use crate::allowance::{self, Allowance};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::graph::{Dim, Operator, TensorType, ValueId};
+use crate::graph::{Attribute, Dim, Operator, TensorType, ValueId};
 use crate::tensor::{Tensor, element_count};
 
 /// A function that infers the types of the outputs of one node.
@@ -211,6 +214,11 @@ impl Inference<'_> {
 }
 
 /// The values and limits that the plain computation of an operator may use.
+///
+/// The computation asks before it allocates, with [`Evaluation::reserve`] for outputs and
+/// [`Evaluation::take`] for all else whose size the inputs do not bound.
+/// It tells of its steps with [`Evaluation::spend`], so that the deadline ends it in the middle.
+/// What was taken counts until the evaluation ends.
 pub struct Evaluation<'a> {
     /// The operator and its attributes.
     pub operator: &'a Operator,
@@ -223,47 +231,164 @@ pub struct Evaluation<'a> {
     pub operators: &'a dyn OperatorSet,
     /// A function that finds the enclosing graph's values, which a subgraph captures.
     pub outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
-    /// The largest number of bytes that one tensor may take.
-    /// It is checked before the tensor is allocated.
-    pub max_tensor_bytes: usize,
-    /// The moment at which a computation that goes on and on, such as a loop, gives up with a
-    /// `Timeout`; `None` lets it go on.
-    pub deadline: Option<Instant>,
+    allowance: &'a Allowance,
+    /// The bytes that are taken.
+    taken: Cell<usize>,
+    /// The steps until the clock is read again.
+    steps: Cell<usize>,
 }
 
-impl Evaluation<'_> {
+/// The steps between two looks at the clock; a step is some nanoseconds long.
+const STEPS: usize = 1 << 18;
+
+impl<'a> Evaluation<'a> {
+    /// Makes an evaluation of an operator outside any graph.
+    #[must_use]
+    pub fn new(
+        operator: &'a Operator,
+        inputs: &'a [Option<Tensor>],
+        outputs: usize,
+        operators: &'a dyn OperatorSet,
+        allowance: &'a Allowance,
+    ) -> Self {
+        let (taken, steps) = (Cell::new(0), Cell::new(STEPS));
+        Evaluation { operator, inputs, outputs, operators, outer: &|_| None, allowance, taken, steps }
+    }
+
+    /// Returns the same evaluation inside a graph whose values this function finds.
+    #[must_use]
+    pub fn inside(mut self, outer: &'a dyn Fn(ValueId) -> Option<Tensor>) -> Self {
+        self.outer = outer;
+        self
+    }
+
+    /// Computes the outputs by the operator's definition, and checks the promises of the
+    /// definition.
+    /// Outputs that have no elements are not computed.
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no definition, or fewer outputs than the node lists.
+    /// `OutOfMemory` and `Timeout` where the allowance does not suffice.
+    /// Other errors are those of the definition.
+    pub fn compute(&self) -> Result<Vec<Tensor>> {
+        let operator = self.operator;
+        let unknown = || Error::unsupported(format!("operator {operator} (opset {})", operator.version));
+        let definition = self.operators.find(operator).ok_or_else(unknown)?;
+        definition.check_arity(operator, self.inputs.len(), self.outputs)?;
+        self.allowance.check()?;
+        if let Some(outputs) = self.nothing(definition) {
+            return Ok(outputs);
+        }
+        let outputs = (definition.evaluate)(self)?;
+        if outputs.len() < self.outputs {
+            return Err(Error::unsupported(format!("output {} of {operator}", outputs.len())));
+        }
+        Ok(outputs)
+    }
+
+    /// Returns the outputs where an empty input makes all of them empty.
+    /// So no definition has to mind sizes such as a batch of 0 beside others that are huge.
+    fn nothing(&self, definition: &Definition) -> Option<Vec<Tensor>> {
+        let graphs = self.operator.attributes.values().any(|value| matches!(value, Attribute::Graph(_)));
+        if graphs || !self.inputs.iter().flatten().any(Tensor::is_empty) {
+            return None;
+        }
+        let fact = |tensor: &Tensor| InputFact {
+            ty: TensorType::exact(tensor.dtype(), tensor.shape()),
+            value: Some(tensor.clone()),
+            most: None,
+        };
+        let facts: Vec<_> = self.inputs.iter().map(|input| input.as_ref().map(fact)).collect();
+        let none = |_: &str, _: &[TensorType]| Err(Error::internal("an operator without a subgraph asks for one"));
+        let inference = Inference { operator: self.operator, inputs: &facts, outputs: self.outputs, subgraph: &none };
+        empties(&(definition.infer)(&inference).ok()?, self.outputs)
+    }
+
     /// Returns a required input.
     ///
     /// # Errors
     /// `InvalidModel` where the input is left out.
-    pub fn input(&self, index: usize) -> Result<&Tensor> {
+    pub fn input(&self, index: usize) -> Result<&'a Tensor> {
         self.optional(index).ok_or_else(|| Error::invalid_model(format!("{} lacks its input {index}", self.operator)))
     }
 
     /// Returns an optional input.
     #[must_use]
-    pub fn optional(&self, index: usize) -> Option<&Tensor> {
+    pub fn optional(&self, index: usize) -> Option<&'a Tensor> {
         self.inputs.get(index).and_then(Option::as_ref)
     }
 
-    /// Returns the number of elements of an output, once it is sure that the output may be
-    /// allocated.
+    /// Takes the memory of an output, and returns its number of elements.
     ///
     /// # Errors
-    /// `OutOfMemory` where the output is larger than [`Evaluation::max_tensor_bytes`].
+    /// `OutOfMemory` where the output is larger than what is left of the allowance.
     pub fn reserve(&self, dtype: DType, shape: &[usize]) -> Result<usize> {
         let count = element_count(shape);
         let bytes = count.and_then(|count| dtype.bytes_for(count));
         match (count, bytes) {
-            (Some(count), Some(bytes)) if bytes <= self.max_tensor_bytes => Ok(count),
-            _ => Err(Error::new(
-                crate::ErrorKind::OutOfMemory,
-                format!("{} would make a {dtype} tensor of shape {shape:?}", self.operator),
-            )
-            .with_sizes(bytes.map_or(u64::MAX, |b| b as u64), Some(self.max_tensor_bytes as u64))
-            .with_remedy("check the model's sizes, or raise the memory limit")),
+            (Some(count), Some(bytes)) if self.takes(bytes) => Ok(count),
+            _ => Err(self.exceeded(bytes, &format!("would make a {dtype} tensor of shape {shape:?}"))),
         }
     }
+
+    /// Takes memory for `count` elements of `size` bytes each, besides the outputs.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where they are larger than what is left of the allowance.
+    pub fn take(&self, count: usize, size: usize) -> Result<()> {
+        match count.checked_mul(size) {
+            Some(bytes) if self.takes(bytes) => Ok(()),
+            bytes => Err(self.exceeded(bytes, &format!("needs memory for {count} elements on the way"))),
+        }
+    }
+
+    fn takes(&self, bytes: usize) -> bool {
+        let taken = self.taken.get().checked_add(bytes).filter(|&taken| taken <= self.allowance.bytes);
+        self.taken.set(taken.unwrap_or(self.taken.get()));
+        taken.is_some()
+    }
+
+    fn exceeded(&self, bytes: Option<usize>, what: &str) -> Error {
+        let left = self.allowance.bytes - self.taken.get();
+        allowance::exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), left, format!("{} {what}", self.operator))
+    }
+
+    /// Counts steps of the computation, each of some nanoseconds, before they are done.
+    /// Now and then it looks at the clock, so one call should not tell of more than a million.
+    ///
+    /// # Errors
+    /// `Timeout` or `Cancelled` where the computation is to stop.
+    pub fn spend(&self, steps: usize) -> Result<()> {
+        if let Some(left) = self.steps.get().checked_sub(steps) {
+            self.steps.set(left);
+            return Ok(());
+        }
+        self.steps.set(STEPS);
+        self.allowance.check()
+    }
+
+    /// Returns what is left of the allowance, such as for the nodes of a subgraph.
+    #[must_use]
+    pub fn left(&self) -> Allowance {
+        Allowance { bytes: self.allowance.bytes - self.taken.get(), ..self.allowance.clone() }
+    }
+}
+
+/// Returns tensors without elements for the first `count` types, where all these types say that
+/// there are none.
+#[must_use]
+pub fn empties(types: &[TensorType], count: usize) -> Option<Vec<Tensor>> {
+    let empty = |ty: &TensorType| {
+        let (dtype, shape) = (ty.dtype?, ty.shape()?);
+        if element_count(&shape) != Some(0) {
+            return None;
+        }
+        if dtype == DType::String {
+            return Tensor::from_strings(&shape, Vec::new()).ok();
+        }
+        Tensor::from_bytes(dtype, &shape, Bytes::new()).ok()
+    };
+    types.get(..count)?.iter().map(empty).collect()
 }
 
 #[cfg(test)]
@@ -278,21 +403,25 @@ mod tests {
     }
 
     #[test]
+    fn a_deadline_ends_a_computation_between_its_steps() {
+        let operator = Operator::new("MatMul", 13);
+        let allowance = Allowance::new(0).until(std::time::Instant::now());
+        let evaluation = Evaluation::new(&operator, &[], 1, &Nothing, &allowance);
+        let steps = (0..10_000).take_while(|_| evaluation.spend(1000).is_ok()).count();
+        assert_eq!(steps, STEPS / 1000);
+    }
+
+    #[test]
     fn reservations_stop_at_the_limit_before_allocation() {
         let operator = Operator::new("Expand", 13);
-        let evaluation = Evaluation {
-            operator: &operator,
-            inputs: &[None],
-            outputs: 1,
-            operators: &Nothing,
-            outer: &|_| None,
-            max_tensor_bytes: 64,
-            deadline: None,
-        };
+        let allowance = Allowance::new(100);
+        let evaluation = Evaluation::new(&operator, &[None], 1, &Nothing, &allowance);
         assert_eq!(evaluation.reserve(DType::F32, &[4, 4]).unwrap(), 16);
         let error = evaluation.reserve(DType::F32, &[1 << 40, 1 << 40]).unwrap_err();
         assert_eq!(error.kind(), crate::ErrorKind::OutOfMemory);
-        assert!(evaluation.reserve(DType::F32, &[17]).is_err());
+        assert!(evaluation.take(10, 4).is_err(), "64 of the 100 bytes are taken");
+        evaluation.take(9, 4).unwrap();
+        assert_eq!(evaluation.left().bytes, 0);
         assert!(evaluation.input(0).unwrap_err().message().contains("Expand lacks its input 0"));
     }
 }

@@ -13,6 +13,7 @@ use hetero_hal::{
 use hetero_kit::{Budget, unknown_option};
 
 use crate::executable::{CpuExecutable, DeviceWeights};
+use crate::host;
 use crate::kernels;
 use crate::memory::CpuMemory;
 use crate::pool::Pool;
@@ -99,22 +100,12 @@ fn capabilities() -> Capabilities {
     capabilities
 }
 
-/// Returns a field of the system's own description, where there is one.
-fn described(path: &str, field: &str) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    let line = text.lines().find(|line| line.starts_with(field))?;
-    Some(line.split_once(':')?.1.trim().to_owned())
-}
-
 fn info() -> DeviceInfo {
-    let memory = described("/proc/meminfo", "MemTotal")
-        .and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok())
-        .map(|kib| kib * 1024);
-    let name = described("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
+    let name = host::described("/proc/cpuinfo", "model name").unwrap_or_else(|| std::env::consts::ARCH.to_owned());
     let mut info = DeviceInfo::new(DeviceId::new("cpu", 0), DeviceKind::Cpu, name).hosted();
-    info.vendor = described("/proc/cpuinfo", "vendor_id").unwrap_or_else(|| "unknown".to_owned());
+    info.vendor = host::described("/proc/cpuinfo", "vendor_id").unwrap_or_else(|| "unknown".to_owned());
     info.driver_version = env!("CARGO_PKG_VERSION").to_owned();
-    info.memory_bytes = memory;
+    info.memory_bytes = host::memory();
     // The first guess, until the device is measured, is 3 GHz times two FMA units of eight lanes.
     info.peak_flops = Some(cores() as f64 * 3e9 * 32.0);
     info.peak_bandwidth = Some(20e9);
@@ -204,8 +195,8 @@ impl Device for CpuDevice {
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         match source {
             Source::Program(program) => {
-                let (limit, kernels) = (self.budget.limit(), (self.isa, self.filters));
-                let executable = CpuExecutable::compile(program, options, limit, kernels, (&self.pool, &self.weights));
+                let (kernels, shared) = ((self.isa, self.filters), (&self.pool, &self.weights));
+                let executable = CpuExecutable::compile(program, options, &self.budget, kernels, shared);
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),

@@ -1,14 +1,15 @@
 //! Compiled programs: a list of steps over an arena.
 
 use std::collections::HashMap;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use hetero_hal::{
-    BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable, Execution,
-    ExtentId, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
+    Allowance, BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable,
+    Execution, ExtentId, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
 };
-use hetero_kit::{Held, Tracer, Weights};
+use hetero_kit::{Budget, Held, Tracer, Weights};
 
 use crate::arena::{Arena, Range, Steps};
 use crate::image::Layout;
@@ -71,6 +72,8 @@ pub(crate) struct CpuExecutable {
     scratch: usize,
     extents: usize,
     pool: Arc<Pool>,
+    /// The device's memory.
+    budget: Arc<Budget>,
     isa: Isa,
     /// Frames of earlier runs, which are used again.
     frames: Mutex<Vec<Frame>>,
@@ -93,7 +96,7 @@ impl CpuExecutable {
     pub(crate) fn compile(
         program: &Program,
         options: &CompileOptions,
-        limit: u64,
+        budget: &Arc<Budget>,
         (isa, filters): (Isa, bool),
         (pool, weights): (&Arc<Pool>, &DeviceWeights),
     ) -> Result<Self> {
@@ -112,7 +115,8 @@ impl CpuExecutable {
         let drafts = lower::lower(program, isa, filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
-        let packer = Packer { weights: &weights.packed, saved: saved.as_ref() };
+        let room = AtomicUsize::new(left(budget));
+        let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
         let kernels = make(program, &drafts, options, isa, (pool, packer))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
@@ -136,6 +140,7 @@ impl CpuExecutable {
         }
         let steps = Steps { program, isa, drafts: &drafts, kernels: &kernels, threads: pool.threads() };
         let arena = Arena::plan(&steps, |form| places.contains_key(form))?;
+        let limit = budget.limit();
         if arena.bytes as u64 > limit {
             return Err(Error::new(ErrorKind::OutOfMemory, "the intermediate values do not fit the device's memory")
                 .with_sizes(arena.bytes as u64, Some(limit))
@@ -153,9 +158,9 @@ impl CpuExecutable {
             let nodes = nodes.collect();
             steps.push(Step { name, nodes, kernel, inputs, outputs, workspace: workspace.map(scratch) });
         }
-        let (scratch, extents, pool) = (arena.bytes, program.extents().len(), pool.clone());
+        let (scratch, extents, pool, budget) = (arena.bytes, program.extents().len(), pool.clone(), budget.clone());
         let frames = Mutex::new(Vec::new());
-        Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, isa, frames })
+        Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, budget, isa, frames })
     }
 
     /// Checks for a caller's mistakes.
@@ -217,13 +222,12 @@ impl CpuExecutable {
                 Place::Copy(index) => constant(&copies[index]),
             })
         };
-        let runtime = Runtime { extents: execution.extents.as_deref(), pool: &self.pool, deadline: execution.deadline };
+        // No plan has the memory that the oracle needs on the way: it takes what the device has left.
+        let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
+        let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance);
         for step in &self.steps {
-            if execution.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-                return Err(Error::new(ErrorKind::Timeout, "the run's deadline has passed")
-                    .at(step.name.clone())
-                    .with_remedy("allow the engine more time"));
-            }
+            let at = |error: Error| error.at(step.name.clone());
+            runtime.check().map_err(at)?;
             inputs.clear();
             inputs.extend(step.inputs.iter().map(|place| place.and_then(resolve)));
             outputs.clear();
@@ -231,13 +235,18 @@ impl CpuExecutable {
             let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
             let mut arguments = Arguments { inputs: &inputs[..], outputs: &outputs[..], workspace };
             let begin = tracer.map(|_| Instant::now());
-            step.kernel.run(&mut arguments, &runtime).map_err(|error| error.at(step.name.clone()))?;
+            step.kernel.run(&mut arguments, &runtime).and_then(|()| runtime.finish()).map_err(at)?;
             if let (Some(tracer), Some(begin)) = (tracer, begin) {
                 tracer.event(TraceKind::Kernel, step.kernel.name(), &step.nodes, (begin, Instant::now()), 0);
             }
         }
         Ok(())
     }
+}
+
+/// Returns the bytes that are left of a device's memory.
+fn left(budget: &Budget) -> usize {
+    usize::try_from(budget.limit().saturating_sub(budget.used())).unwrap_or(usize::MAX)
 }
 
 /// Returns a constant's bytes as an operand.

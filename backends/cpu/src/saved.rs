@@ -14,6 +14,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hetero_hal::{Error, ErrorKind, Result, Tensor, Weight};
@@ -56,6 +57,8 @@ pub(crate) type Packed = Arc<Held<Vec<f32>>>;
 pub(crate) struct Packer<'a> {
     pub(crate) weights: &'a Weights<Vec<f32>>,
     pub(crate) saved: Option<&'a Saved>,
+    /// The bytes that are left for weights.
+    pub(crate) room: &'a AtomicUsize,
 }
 
 impl Packer<'_> {
@@ -68,6 +71,13 @@ impl Packer<'_> {
         (layout, elements): (&str, usize),
         make: impl Fn(&[Tensor]) -> Result<Vec<f32>> + Send + Sync + 'static,
     ) -> Result<Packed> {
+        let bytes = elements.saturating_mul(size_of::<f32>());
+        let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
+        taken.map_err(|room| {
+            Error::new(ErrorKind::OutOfMemory, format!("the weight '{name}' does not fit the device's memory"))
+                .with_sizes(bytes as u64, Some(room as u64))
+                .with_remedy("divide the model among more devices, or raise the device's memory limit")
+        })?;
         let ready = |sources: &[Tensor]| self.saved?.find(layout, sources, elements);
         self.weights.get_or(name, sources, layout, ready, make)
     }
@@ -229,7 +239,8 @@ mod tests {
     /// Returns what a compilation with the form gets: the weight, and whether it was packed.
     fn compiled(form: Vec<u8>, elements: usize) -> (Vec<f32>, bool) {
         let (weights, saved) = (weights(), Saved::read(form.into(), KEY));
-        let packer = Packer { weights: &weights, saved: saved.as_ref() };
+        let room = AtomicUsize::new(usize::MAX);
+        let packer = Packer { weights: &weights, saved: saved.as_ref(), room: &room };
         let packed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let noted = packed.clone();
         let make = move |sources: &[Tensor]| {

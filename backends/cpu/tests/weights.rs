@@ -93,7 +93,9 @@ fn factors_that_are_folded_into_a_convolution_are_a_part_of_its_weight() {
     assert_eq!(weight(1), weight(3));
     assert!(weight(0) != weight(1) && weight(1) != weight(2) && weight(0) != weight(2));
     for (program, inputs) in &made {
-        let expected = hetero_reference::run(program, inputs, &hetero_reference::Standard, 1 << 24).unwrap();
+        let expected =
+            hetero_reference::run(program, inputs, &hetero_reference::Standard, &hetero_hal::Allowance::new(1 << 24))
+                .unwrap();
         let found = run_program(&*device, program, inputs).unwrap();
         assert!(difference(&found[0], &expected[0]).unwrap() < 1e-6);
     }

@@ -3,6 +3,7 @@
 //! A command's folder has its own options, as parsed.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -25,6 +26,10 @@ pub(crate) use crate::run::options::{JobOptions, RunOptions};
     after_help = "Examples:\n  hetero demo\n  hetero inspect model.onnx\n  hetero run model.onnx --random 1 --repeat 20\n\nExit codes: 0 done, 1 the run failed, 2 bad usage."
 )]
 pub(crate) struct Arguments {
+    /// The seconds after which the command gives up, such as 5 or 0.5, whatever it is doing then.
+    /// Without it, a run may take an hour.
+    #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_deadline)]
+    pub(crate) deadline: Option<Duration>,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -215,9 +220,23 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     bytes.ok_or_else(|| format!("'{text}' is not a number of bytes such as 512M"))
 }
 
+fn parse_deadline(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|&seconds| seconds > 0.0);
+    let deadline = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    deadline.ok_or_else(|| format!("'{text}' is not a number of seconds such as 5 or 0.5"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn deadlines_parse_or_say_how() {
+        assert_eq!(parse_deadline("0.5"), Ok(Duration::from_millis(500)));
+        for wrong in ["0", "-1", "nan", "inf", "1e99", "soon"] {
+            assert!(parse_deadline(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_sound() {

@@ -21,6 +21,7 @@ mod demo;
 mod devices;
 mod failure;
 mod inspect;
+mod limits;
 mod plan;
 mod planning;
 mod profile;
@@ -40,6 +41,9 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Command::Examine(options) = &arguments.command {
         return devices::answer(options);
+    }
+    if let Some(deadline) = arguments.deadline {
+        limits::watch(deadline);
     }
     let outcome = match &arguments.command {
         Command::Devices(options) => devices::list(options),

@@ -11,6 +11,7 @@ use hetero_layers::Fault;
 use crate::arguments::{CacheOptions, DeviceOptions, ModelOptions, PlaceOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
+use crate::limits;
 
 /// Makes the engine that the options ask for, with its devices.
 pub(crate) fn engine(
@@ -30,6 +31,9 @@ pub(crate) fn engine(
     let mut builder = devices::builder(devices.unexamined, faults).config(config);
     if let Some(bytes) = devices.memory_limit {
         builder = builder.memory_limit(bytes);
+    }
+    if let Some(left) = limits::left() {
+        builder = builder.deadline(left);
     }
     if let Some(folder) = &cache.cache {
         builder = builder.cache(folder);
@@ -63,14 +67,15 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Reads a model, and tells how long that took.
-pub(crate) fn load(path: &Path) -> Result<(Model, Duration)> {
+/// Reads a model within the command's limits, and tells how long that took.
+pub(crate) fn load(path: &Path, memory_limit: Option<u64>) -> Result<(Model, Duration)> {
     let began = Instant::now();
-    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    let model = hetero::read_model_within(path, &limits::allowance(memory_limit)).map_err(hetero::Error::from)?;
     Ok((model, began.elapsed()))
 }
 
 /// Returns the binding by `--shape`; open dimensions are taken as 1.
 pub(crate) fn binding(model: &ModelOptions) -> Binding {
-    Binding { shapes: model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() }
+    let shapes = model.shapes.iter().cloned().collect();
+    Binding { shapes, default_size: Some(1), allowance: limits::allowance(None), ..Binding::default() }
 }

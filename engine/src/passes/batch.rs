@@ -10,7 +10,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use hetero_hal::{Dim, Graph, Node, Program, ProgramValue, Result, Value, ValueId};
+use hetero_hal::{Allowance, Dim, Graph, Node, Program, ProgramValue, Result, Value, ValueId};
 
 use super::{Pass, PassContext, build};
 use crate::Family;
@@ -148,6 +148,15 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// Checks that a program may become this number of parts.
+///
+/// # Errors
+/// `OutOfMemory` where all their nodes would take more memory than is allowed.
+pub(crate) fn allow_parts(allowance: &Allowance, program: &Program, parts: usize) -> Result<()> {
+    let each = program.nodes().len() + program.inputs().len();
+    build::allow(allowance, parts.saturating_mul(each), format_args!("a batch in {parts} parts"))
+}
+
 /// The pass that splits the batch into parts of the given numbers of rows, which add up to the
 /// batch.
 pub(crate) struct BatchSplit {
@@ -159,7 +168,7 @@ impl Pass for BatchSplit {
         "batch-split"
     }
 
-    fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<()> {
+    fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()> {
         // A program that depends on data is not split; the caller that asks for the split knows so
         // from [`batch`].
         let Ok(program) = Program::new(graph.clone(), vec![]) else { return Ok(()) };
@@ -167,6 +176,7 @@ impl Pass for BatchSplit {
         if self.parts.iter().sum::<usize>() != rows.batch || self.parts.len() < 2 {
             return Ok(());
         }
+        allow_parts(context.allowance, &program, self.parts.len())?;
         let mut names: HashSet<Arc<str>> = HashSet::new();
         let nodes = std::mem::take(&mut graph.nodes);
         let axis = build::number(graph, "batch/part_axis".to_owned(), 0)?;

@@ -12,7 +12,7 @@ impl Pass for ConstantFolding {
     }
 
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()> {
-        let mut room = context.memory_limit;
+        let mut left = context.allowance.clone();
         let nodes = std::mem::take(&mut graph.nodes);
         graph.nodes.reserve(nodes.len());
         for node in nodes {
@@ -24,48 +24,35 @@ impl Pass for ConstantFolding {
             let inputs: Option<Vec<Option<Tensor>>> =
                 node.inputs.iter().map(|id| id.as_ref().map_or(Some(None), |id| constant(id).map(Some))).collect();
             let definition = context.operators.find(&node.operator).filter(|d| d.deterministic);
-            let (Some(inputs), Some(definition), None) = (inputs, definition, node.subgraphs().next()) else {
+            let (Some(inputs), Some(_), None) = (inputs, definition, node.subgraphs().next()) else {
                 graph.nodes.push(node);
                 continue;
             };
-            // Types are known, so a constant that would not fit is found before it is computed.
-            let typed = node.outputs.iter().flatten().map(|id| &graph.values[id.index()].ty);
-            let bytes = typed.map(|ty| {
-                let count = ty.shape().and_then(|shape| hetero_hal::element_count(&shape))?;
-                ty.dtype?.bytes_for(count)
-            });
-            let bytes = bytes.sum::<Option<usize>>();
-            if bytes.is_some_and(|bytes| bytes > room) {
-                let bytes = bytes.unwrap_or_default() as u64;
-                return Err(hetero_hal::Error::new(ErrorKind::OutOfMemory, "a constant of the model does not fit")
-                    .at(node.to_string())
-                    .with_sizes(bytes, Some(room as u64))
-                    .with_remedy("check the model's sizes, or raise the memory limit"));
+            left.check().map_err(|error| error.at(node.to_string()))?;
+            // Types are known, so constants that would not fit are found before they are computed.
+            let mut bytes = 0usize;
+            for ty in node.outputs.iter().flatten().map(|id| &graph.values[id.index()].ty) {
+                let (Some(dtype), Some(shape)) = (ty.dtype, ty.shape()) else { continue };
+                bytes = bytes.saturating_add(left.tensor(dtype, &shape).map_err(|error| error.at(node.to_string()))?);
             }
-            let evaluation = Evaluation {
-                operator: &node.operator,
-                inputs: &inputs,
-                outputs: node.outputs.len(),
-                operators: context.operators,
-                outer: &|_| None,
-                max_tensor_bytes: room,
-                // Nodes with subgraphs are not folded, so nothing loops.
-                deadline: None,
-            };
-            match (definition.evaluate)(&evaluation) {
-                Ok(results) if results.len() >= node.outputs.len() => {
+            left.less(bytes).map_err(|error| error.at(node.to_string()))?;
+            let evaluation = Evaluation::new(&node.operator, &inputs, node.outputs.len(), context.operators, &left);
+            match evaluation.compute() {
+                Ok(results) => {
                     for (id, content) in node.outputs.iter().zip(results) {
                         if let Some(id) = id {
-                            room = room.saturating_sub(content.bytes().len());
+                            left = left.less(content.bytes().len()).map_err(|error| error.at(node.to_string()))?;
                             let value = &mut graph.values[id.index()];
                             value.ty = hetero_hal::TensorType::exact(content.dtype(), content.shape());
                             value.constant = Some(content);
                         }
                     }
                 }
-                // An operator that the oracle does not compute may be known to a device.
-                Ok(_) => graph.nodes.push(node),
-                Err(error) if error.kind() == ErrorKind::Unsupported => graph.nodes.push(node),
+                // An operator that the oracle does not compute may be known to a device, and one
+                // that needs much memory on the way may be computed by a device with less.
+                Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => {
+                    graph.nodes.push(node);
+                }
                 Err(error) => return Err(error.at(node.to_string())),
             }
         }

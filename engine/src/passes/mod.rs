@@ -8,7 +8,7 @@ mod dead;
 mod fold;
 pub(crate) mod tile;
 
-use hetero_hal::{Graph, OperatorSet, Program, Result};
+use hetero_hal::{Allowance, Graph, OperatorSet, Program, Result};
 
 /// A rewrite of a program that keeps what it computes.
 pub trait Pass: Send + Sync {
@@ -27,8 +27,8 @@ pub trait Pass: Send + Sync {
 pub struct PassContext<'a> {
     /// The definitions of operators.
     pub operators: &'a dyn OperatorSet,
-    /// The largest number of bytes that new constants may take in all.
-    pub memory_limit: usize,
+    /// The bytes that new constants may take in all, and the time that passes may take.
+    pub allowance: &'a Allowance,
 }
 
 /// Returns the passes that every program goes through, in order.
@@ -45,6 +45,7 @@ pub fn run(program: Program, passes: &[Box<dyn Pass>], context: &PassContext<'_>
     let extents = program.extents().to_vec();
     let mut graph = program.into_graph();
     for pass in passes {
+        context.allowance.check()?;
         let before = graph.nodes.len();
         pass.run(&mut graph, context)?;
         tracing::debug!(pass = pass.name(), before, after = graph.nodes.len(), "pass");
@@ -100,7 +101,7 @@ pub(crate) mod tests {
 
     /// Runs the standard passes and checks that the oracle gives the same before and after.
     pub(crate) fn rewritten(program: &Program) -> Program {
-        let context = PassContext { operators: &Standard, memory_limit: 1 << 20 };
+        let context = PassContext { operators: &Standard, allowance: &Allowance::new(1 << 20) };
         let after = run(program.clone(), &standard(), &context).unwrap();
         let inputs: Vec<Tensor> = program
             .inputs()
@@ -111,7 +112,8 @@ pub(crate) mod tests {
                 Tensor::from_vec(&value.shape, values).unwrap()
             })
             .collect();
-        let run = |program: &Program| hetero_reference::run(program, &inputs, &Standard, 1 << 20).unwrap();
+        let run =
+            |program: &Program| hetero_reference::run(program, &inputs, &Standard, &Allowance::new(1 << 20)).unwrap();
         for (a, b) in run(program).iter().zip(run(&after)) {
             for (a, b) in a.view::<f32>().unwrap().iter().zip(b.view::<f32>().unwrap().iter()) {
                 assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} became {b}");

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use hetero_hal::{DType, Graph, Node, Program, Result, TensorType, ValueId};
+use hetero_hal::{Allowance, DType, Graph, Node, Program, Result, TensorType, ValueId};
 
 use super::build;
 use crate::place::Placement;
@@ -44,8 +44,8 @@ impl Tiling {
     /// Cuts the products of a graph, and returns their groups of tiles.
     ///
     /// # Errors
-    /// An error where a constant cannot be made.
-    pub(crate) fn cut(&self, graph: &mut Graph) -> Result<Vec<TileGroup>> {
+    /// An error where a constant cannot be made, or the allowance does not suffice.
+    pub(crate) fn cut(&self, graph: &mut Graph, allowance: &Allowance) -> Result<Vec<TileGroup>> {
         let mut groups = Vec::new();
         if !graph.nodes.iter().any(|node| self.wants(graph, node).is_some()) {
             return Ok(groups);
@@ -57,10 +57,13 @@ impl Tiling {
             name.match_indices('/').map(|(at, _)| Arc::from(&name[..at])).collect()
         };
         let mut taken: HashSet<Arc<str>> = names.flat_map(heads).collect();
+        let mut made = 0usize;
         for node in std::mem::take(&mut graph.nodes) {
             let product = self.wants(graph, &node);
             match product.filter(|_| !node.name.is_empty() && !taken.contains(&node.name)) {
                 Some(product) => {
+                    made = made.saturating_add(product.nodes(self.size));
+                    build::allow(allowance, made, format_args!("{node} in tiles of {} rows", self.size))?;
                     groups.push(product.cut(graph, &node, self.size)?);
                     taken.insert(node.name.clone());
                 }
@@ -121,6 +124,12 @@ impl Tiling {
 }
 
 impl Product {
+    /// Returns the number of nodes that the product is cut into.
+    fn nodes(&self, size: usize) -> usize {
+        let (rows, columns) = (self.m.div_ceil(size), self.n.div_ceil(size));
+        rows.saturating_mul(columns).saturating_add(2 * rows + columns + 1)
+    }
+
     fn cut(&self, graph: &mut Graph, node: &Node, size: usize) -> Result<TileGroup> {
         let name = &node.name;
         let mut group = TileGroup { product: name.clone(), whole: format!("{name}/whole").into(), tiles: vec![] };
@@ -207,8 +216,8 @@ mod tests {
     fn cut(program: &Program, size: usize, placement: &str) -> (Program, Vec<TileGroup>) {
         let placement = if placement.is_empty() { Placement::default() } else { placement.parse().unwrap() };
         let mut graph = program.to_graph();
-        let groups = Tiling { size, placement }.cut(&mut graph).unwrap();
-        let context = PassContext { operators: &Standard, memory_limit: 1 << 20 };
+        let groups = Tiling { size, placement }.cut(&mut graph, &Allowance::default()).unwrap();
+        let context = PassContext { operators: &Standard, allowance: &Allowance::new(1 << 20) };
         let program = Program::new(graph, vec![]).unwrap();
         (super::super::run(program, &super::super::standard(), &context).unwrap(), groups)
     }
@@ -260,7 +269,7 @@ mod tests {
                 let values = (0..value.elements()).map(|i| (i as f32 * 0.7).sin()).collect();
                 Tensor::from_vec(&value.shape, values).unwrap()
             }).collect();
-            let run = |program: &Program| hetero_reference::run(program, &inputs, &Standard, 1 << 20).unwrap();
+            let run = |program: &Program| hetero_reference::run(program, &inputs, &Standard, &Allowance::new(1 << 20)).unwrap();
             let (whole, tiles) = (run(&program), run(&tiled));
             prop_assert_eq!(whole[0].bytes(), tiles[0].bytes());
         }

@@ -140,6 +140,8 @@ pub(crate) struct History {
     pub(crate) tiles: Vec<TileShare>,
     /// The share of each device.
     pub(crate) shares: PlacementShares,
+    /// The bytes of the constants that planning made.
+    pub(crate) made: u64,
 }
 
 /// A compiled plan.
@@ -176,9 +178,9 @@ impl Session {
         plan: &hetero_scheduler::Partitioning,
         history: History,
     ) -> Result<Session> {
-        let History { moved, tiles: joined, shares } = history;
+        let History { moved, tiles: joined, shares, made } = history;
         let compiled = partition::compile(fleet, &program, plan)?;
-        let (layout, groups, views, most) = lay_out(fleet, &program, &compiled)?;
+        let (layout, groups, views, most) = lay_out(fleet, &program, &compiled, made)?;
         let Compiled { devices, partitions, .. } = compiled;
         let sources = sources(&program, &layout)?;
         let queues = devices
@@ -528,7 +530,12 @@ fn no_import(id: &str) -> String {
 /// Where a device says that it imports host memory, and then refuses the shared arena, the plan is
 /// laid out again as if the device did not import it; the report's edges say so.
 /// Returns also how many runs may be under way.
-fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Layout, Vec<Group>, Views, usize)> {
+fn lay_out(
+    fleet: &Fleet,
+    program: &Program,
+    compiled: &Compiled,
+    made: u64,
+) -> Result<(Layout, Vec<Group>, Views, usize)> {
     let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
         let (id, capabilities) = (device.info().id.to_string(), device.capabilities());
@@ -545,7 +552,7 @@ fn lay_out(fleet: &Fleet, program: &Program, compiled: &Compiled) -> Result<(Lay
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };
         let layout = layout::lay_out(program, &parts, &sides, &ways)?;
-        let most = check_memory(fleet, program, compiled, &layout)?;
+        let most = check_memory(fleet, program, compiled, &layout, made)?;
         match context::share(&layout.shared, devices) {
             Ok(views) => return Ok((layout, groups, views, most)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
@@ -584,7 +591,9 @@ const MOST_IN_FLIGHT: usize = 64;
 /// Returns how many runs may be under way.
 /// These are as many as the configuration says, which have to fit each device's memory together, or
 /// else as many as fit.
-fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &Layout) -> Result<usize> {
+/// Beside the runs there are the weights that executables keep, and on the host the constants that
+/// planning made.
+fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &Layout, made: u64) -> Result<usize> {
     let Compiled { devices, partitions, .. } = compiled;
     let wanted = fleet.max_in_flight();
     let mut most = wanted.unwrap_or(MOST_IN_FLIGHT);
@@ -606,9 +615,13 @@ fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &
                 .with_remedy("bind smaller shapes, or divide the model among more devices")
                 .into());
         }
-        let all = held.saturating_mul(wanted.unwrap_or(1) as u64);
+        let own = partitions.iter().filter(|partition| partition.device == number);
+        let kept = distinct_weights(own.flat_map(|partition| partition.executable.weights()));
+        let kept = kept.iter().map(|weight| weight.bytes() as u64).sum::<u64>();
+        let kept = kept.saturating_add(if device.info().runs_on_host() { made } else { 0 });
+        let all = held.saturating_mul(wanted.unwrap_or(1) as u64).saturating_add(kept);
         if all > limit {
-            let what = "inputs, outputs and intermediate values do not fit the memory";
+            let what = "weights, inputs, outputs and intermediate values do not fit the memory";
             let (what, remedy) = match wanted {
                 Some(runs) if runs > 1 => (
                     format!("{what} for {runs} runs at once"),
@@ -623,10 +636,7 @@ fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &
                 .into());
         }
         if wanted.is_none() {
-            // The weights that executables keep are there beside the runs.
-            let own = partitions.iter().filter(|partition| partition.device == number);
-            let kept = distinct_weights(own.flat_map(|partition| partition.executable.weights()));
-            let room = limit.saturating_sub(kept.iter().map(|weight| weight.bytes() as u64).sum());
+            let room = limit.saturating_sub(kept);
             most = most.min(usize::try_from(room.checked_div(held).unwrap_or(u64::MAX)).unwrap_or(usize::MAX));
         }
     }

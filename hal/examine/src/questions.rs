@@ -1,7 +1,9 @@
 //! The programs that a device is examined with: small, of odd sizes, each with a known answer.
 
 use half::f16;
-use hetero_hal::{Attribute, DType, Error, Graph, Node, Operator, Program, Result, Tensor, TensorType, Value, ValueId};
+use hetero_hal::{
+    Allowance, Attribute, DType, Error, Graph, Node, Operator, Program, Result, Tensor, TensorType, Value, ValueId,
+};
 use hetero_reference::Standard;
 
 /// The version of the operator set that the questions are of.
@@ -114,7 +116,7 @@ impl Draft {
 
     fn finish(mut self, name: &'static str, output: ValueId) -> Result<Question> {
         self.graph.outputs.push(output);
-        let inferred = hetero_onnx::infer(&mut self.graph, &Standard).map_err(|error| {
+        let inferred = hetero_onnx::infer(&mut self.graph, &Standard, &Allowance::default()).map_err(|error| {
             Error::internal(format!("the question '{name}' breaks a rule of the standard: {error}"))
         })?;
         Ok(Question { name, program: Program::new(self.graph, inferred.extents)?, inputs: self.inputs })

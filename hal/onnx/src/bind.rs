@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use foldhash::HashMap;
-use hetero_hal::{Dim, Graph, Model, OperatorSet, Program, Tensor, ValueId};
+use hetero_hal::{Allowance, Dim, Graph, Model, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
 use crate::infer::{check_operators, infer_along_branches};
@@ -20,6 +20,8 @@ pub struct Binding {
     pub constants: BTreeMap<String, Tensor>,
     /// The size for a dimension that nothing decides; `None` makes such a dimension an error.
     pub default_size: Option<usize>,
+    /// The memory and the time that binding may take.
+    pub allowance: Allowance,
 }
 
 /// A model that is bound to shapes.
@@ -44,7 +46,8 @@ pub struct BoundModel {
 /// # Errors
 /// `Missing` with one report of all operators that `operators` lacks.
 /// `Shapes` where the shapes do not fit the model's inputs or leave a dimension open.
-/// `Hal` where a node breaks a rule of the standard under these shapes.
+/// `Hal` where a node breaks a rule of the standard under these shapes, or the allowance does not
+/// suffice.
 pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Result<BoundModel> {
     check_operators(model, operators).map_err(Error::Missing)?;
     let mut graph = model.graph.clone();
@@ -60,7 +63,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
             }
         }
     }
-    let inferred = infer_along_branches(&mut graph, operators)?;
+    let inferred = infer_along_branches(&mut graph, operators, &binding.allowance)?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
     Ok(BoundModel { program, symbols, assumed })

@@ -4,25 +4,30 @@
 
 use std::collections::HashMap;
 
+use hetero_hal::{Allowance, DType};
+
 use crate::error::{Error, Result};
 use crate::import::canonical_domain;
-use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto};
+use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
+use crate::tensor::{ExternalFiles, export, import};
+use crate::weigh;
 
 /// The deepest nesting of calls that is expanded.
 /// Functions may call functions, but the standard forbids recursion altogether.
 const DEEPEST: usize = 32;
-/// The largest number of nodes after expansion.
-/// Functions that each call the next one twice grow exponentially; an honest model stays far below.
-const MOST_NODES: usize = 1 << 20;
-
 type Functions<'a> = HashMap<(&'a str, &'a str, &'a str), &'a FunctionProto>;
 
 /// Replaces every call of one of the model's functions, in subgraphs too.
-pub(crate) fn expand(model: &mut ModelProto) -> Result<()> {
+/// Functions that each call the next one twice grow exponentially, so each copy of a body is taken
+/// from the allowance before it is made.
+pub(crate) fn expand(model: &mut ModelProto, left: &mut Allowance) -> Result<()> {
     if model.functions.is_empty() {
         return Ok(());
     }
-    let functions = std::mem::take(&mut model.functions);
+    let mut functions = std::mem::take(&mut model.functions);
+    for node in functions.iter_mut().flat_map(|function| &mut function.node) {
+        share(node);
+    }
     for import in functions.iter().flat_map(|function| &function.opset_import) {
         // Bodies may import domains that the model does not import.
         // Where a body imports another version than the model, the model's version counts:
@@ -36,7 +41,7 @@ pub(crate) fn expand(model: &mut ModelProto) -> Result<()> {
         .iter()
         .map(|function| ((canonical_domain(function.domain()), function.name(), function.overload()), function))
         .collect();
-    let mut expansion = Expansion { table, calls: 0, nodes: 0 };
+    let mut expansion = Expansion { table, weights: HashMap::new(), calls: 0, left };
     if let Some(graph) = &mut model.graph {
         expansion.graph(graph, 0)?;
     }
@@ -45,8 +50,10 @@ pub(crate) fn expand(model: &mut ModelProto) -> Result<()> {
 
 struct Expansion<'a> {
     table: Functions<'a>,
+    /// The bytes that a copy of each function's body takes, by the function's address.
+    weights: HashMap<*const FunctionProto, usize>,
     calls: usize,
-    nodes: usize,
+    left: &'a mut Allowance,
 }
 
 impl Expansion<'_> {
@@ -55,13 +62,25 @@ impl Expansion<'_> {
         Ok(())
     }
 
+    /// Takes the memory of one more copy of a function's body.
+    fn pay(&mut self, function: &FunctionProto, call: &NodeProto) -> Result<()> {
+        self.left.check()?;
+        let body = *self.weights.entry(std::ptr::from_ref(function)).or_insert_with(|| {
+            let name = function.name().len() + 32;
+            function.node.iter().map(|node| weigh::node(node, name)).fold(0, usize::saturating_add)
+        });
+        // Names and attributes of the call may stand for many of the body's.
+        let texts = call.input.iter().chain(&call.output).map(String::len).sum::<usize>();
+        let set: usize = call.attribute.iter().map(weigh::attribute).fold(0, usize::saturating_add);
+        let call = texts.saturating_add(set).saturating_mul(function.node.len());
+        let left = self.left.less(body.saturating_add(call));
+        *self.left = left.map_err(|error| error.at(format!("a call of the function '{}'", function.name())))?;
+        Ok(())
+    }
+
     fn nodes(&mut self, nodes: Vec<NodeProto>, depth: usize) -> Result<Vec<NodeProto>> {
         let mut expanded = Vec::with_capacity(nodes.len());
         for mut node in nodes {
-            self.nodes += 1;
-            if self.nodes > MOST_NODES {
-                return Err(Error::invalid(format!("its functions expand to more than {MOST_NODES} nodes")));
-            }
             for attribute in &mut node.attribute {
                 for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
                     self.graph(graph, depth)?;
@@ -79,11 +98,39 @@ impl Expansion<'_> {
                 )));
             }
             self.calls += 1;
+            self.pay(function, &node)?;
             let body = instantiate(function, &node, self.calls);
             expanded.extend(self.nodes(body, depth + 1)?);
         }
         Ok(expanded)
     }
+}
+
+/// Makes the tensors of a node, in subgraphs too, hold their content as bytes, which copies share.
+fn share(node: &mut NodeProto) {
+    for attribute in &mut node.attribute {
+        for tensor in attribute.t.iter_mut().chain(&mut attribute.tensors) {
+            share_tensor(tensor);
+        }
+        for graph in attribute.g.iter_mut().chain(&mut attribute.graphs) {
+            graph.initializer.iter_mut().for_each(share_tensor);
+            graph.node.iter_mut().for_each(share);
+        }
+    }
+}
+
+/// Makes a tensor hold its content as bytes, where it is of a type that has bytes.
+/// A tensor that contradicts itself stays as it is, and is an error once it is read.
+fn share_tensor(tensor: &mut TensorProto) {
+    if tensor.raw_data.is_some() || !tensor.external_data.is_empty() {
+        return;
+    }
+    let Ok(content) = import(tensor, &mut ExternalFiles::new(None, Allowance::default())) else { return };
+    if content.dtype() == DType::String {
+        return;
+    }
+    let name = tensor.name.take();
+    *tensor = TensorProto { name, ..export("", &content) };
 }
 
 /// Returns the function's nodes with the call's names and attributes in place of its own.

@@ -1,7 +1,7 @@
 //! Tests of hostile input: input that is wrong by mistake or malice ends in an error that names the
 //! culprit, or in a model.
 
-use hetero_hal::DType;
+use hetero_hal::{Allowance, DType, ErrorKind};
 use hetero_reference::Standard;
 use proptest::prelude::*;
 use prost::Message;
@@ -14,7 +14,7 @@ use crate::proto::{
     tensor_shape_proto::{Dimension, dimension},
     type_proto,
 };
-use crate::{Binding, bind, read, read_bytes};
+use crate::{Binding, bind, read, read_bytes, read_bytes_within};
 
 fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
     let dim = |&size: &i64| Dimension { value: Some(dimension::Value::DimValue(size)), ..Dimension::default() };
@@ -159,12 +159,16 @@ fn functions_that_never_end() {
         g.node = vec![call("Again", "x", "y")];
     });
     // Each function calls the next one twice: two to the power of thirty nodes.
-    refused("expand to more", |m, g| {
+    let bytes = model(|m, g| {
         let twice = |k: i32| vec![call(&format!("F{}", k + 1), "i", "m"), call(&format!("F{}", k + 1), "m", "o")];
         m.functions = (0..30).map(|k| function(&format!("F{k}"), twice(k))).collect();
         m.functions.push(function("F30", vec![node("Relu", &["i"], &["o"])]));
         g.node = vec![call("F0", "x", "y")];
     });
+    let error = read_bytes_within(bytes.into(), &Allowance::new(1 << 26)).unwrap_err();
+    let error = hetero_hal::Error::from(error);
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(error.to_string().contains("a call of the function 'F"), "{error}");
 }
 
 #[test]

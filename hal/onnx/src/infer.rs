@@ -6,8 +6,8 @@
 
 use foldhash::HashMap;
 use hetero_hal::{
-    Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node, OperatorSet, Tensor,
-    TensorType, ValueId, element_count,
+    Allowance, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
+    OperatorSet, Tensor, TensorType, ValueId, element_count, empties,
 };
 
 use crate::branches::{known_branch, splice};
@@ -16,6 +16,8 @@ use crate::error::{MissingOperator, MissingOperators, Result};
 /// The most elements of a value that is computed on the way; shapes, axes and sizes are far
 /// smaller.
 const MOST_ELEMENTS: usize = 4096;
+/// The most bytes that such a computation takes on its way.
+const MOST_BYTES: usize = 1 << 22;
 
 /// Infers the types of all values of a graph, as far as the types of its inputs tell.
 /// The result holds the content of each value that shapes alone decide, and the sizes that depend
@@ -26,17 +28,30 @@ const MOST_ELEMENTS: usize = 4096;
 ///
 /// # Errors
 /// `Hal` with `InvalidModel` where a node breaks a rule of the standard, with the node's name.
+/// `Timeout` and `Cancelled` where the allowance says so.
 /// A node without a definition is no error here.
-pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
+pub fn infer(graph: &mut Graph, operators: &dyn OperatorSet, allowance: &Allowance) -> Result<Inferred> {
     let mut inferred = Inferred::default();
-    walk(graph, operators, &mut inferred)?;
+    walk(graph, Rules { operators, allowance }, &mut inferred)?;
     Ok(inferred)
+}
+
+/// The meaning of operators, and what inference may take.
+#[derive(Clone, Copy)]
+struct Rules<'a> {
+    operators: &'a dyn OperatorSet,
+    allowance: &'a Allowance,
 }
 
 /// Infers as [`infer`] does, and puts the branch that it takes in the place of each `If` whose
 /// condition is known by then.
 /// What such a branch decides may be the next condition, so both are one walk.
-pub(crate) fn infer_along_branches(graph: &mut Graph, operators: &dyn OperatorSet) -> Result<Inferred> {
+pub(crate) fn infer_along_branches(
+    graph: &mut Graph,
+    operators: &dyn OperatorSet,
+    allowance: &Allowance,
+) -> Result<Inferred> {
+    let rules = Rules { operators, allowance };
     let mut inferred = Inferred::default();
     // The nodes that are left, the next one last.
     let mut left = std::mem::take(&mut graph.nodes);
@@ -55,7 +70,7 @@ pub(crate) fn infer_along_branches(graph: &mut Graph, operators: &dyn OperatorSe
             left.extend(splice(graph, &node, &branch).into_iter().rev());
             continue;
         }
-        visit(graph, &node, operators, &mut inferred)?;
+        visit(graph, &node, rules, &mut inferred)?;
         nodes.push(node);
     }
     graph.nodes = nodes;
@@ -73,19 +88,20 @@ pub struct Inferred {
     pub extents: Vec<Extent>,
 }
 
-fn walk(graph: &mut Graph, operators: &dyn OperatorSet, inferred: &mut Inferred) -> Result<()> {
+fn walk(graph: &mut Graph, rules: Rules<'_>, inferred: &mut Inferred) -> Result<()> {
     // The nodes are taken out because they are read while values change.
     let nodes = std::mem::take(&mut graph.nodes);
-    let outcome = nodes.iter().try_for_each(|node| visit(graph, node, operators, inferred));
+    let outcome = nodes.iter().try_for_each(|node| visit(graph, node, rules, inferred));
     graph.nodes = nodes;
     outcome
 }
 
 /// Infers the types of a node's outputs.
-fn visit(graph: &mut Graph, node: &Node, operators: &dyn OperatorSet, inferred: &mut Inferred) -> Result<()> {
-    let Some(definition) = operators.find(&node.operator) else { return Ok(()) };
+fn visit(graph: &mut Graph, node: &Node, rules: Rules<'_>, inferred: &mut Inferred) -> Result<()> {
+    rules.allowance.check().map_err(|error| error.at(node.to_string()))?;
+    let Some(definition) = rules.operators.find(&node.operator) else { return Ok(()) };
     let Facts { mut types, values, most } =
-        node_facts(graph, node, definition, operators, inferred).map_err(|error| error.at(node.to_string()))?;
+        node_facts(graph, node, definition, rules, inferred).map_err(|error| error.at(node.to_string()))?;
     for (position, id) in node.outputs.iter().enumerate() {
         let (Some(id), Some(ty)) = (id, types.get_mut(position)) else {
             continue;
@@ -157,7 +173,7 @@ fn node_facts(
     graph: &Graph,
     node: &Node,
     definition: &Definition,
-    operators: &dyn OperatorSet,
+    rules: Rules<'_>,
     inferred: &Inferred,
 ) -> hetero_hal::Result<Facts> {
     definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
@@ -178,13 +194,13 @@ fn node_facts(
         let Some(body) = node.operator.graph(name)? else {
             return Err(hetero_hal::Error::invalid_model(format!("it lacks the graph '{name}'")));
         };
-        subgraph_types(graph, body, inputs, operators)
+        subgraph_types(graph, body, inputs, rules)
     };
     let context =
         Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &subgraph };
     let types = (definition.infer)(&context)?;
-    let values = computed(node, definition, operators, &facts, &types)?;
-    let most = if values.is_empty() { bounded(node, definition, operators, &facts, &types) } else { vec![] };
+    let values = computed(node, definition, rules, &facts, &types)?;
+    let most = if values.is_empty() { bounded(node, definition, rules, &facts, &types) } else { vec![] };
     Ok(Facts { types, values, most })
 }
 
@@ -199,7 +215,7 @@ const MONOTONE_IN_ALL: [&str; 4] = ["Add", "Concat", "Max", "Min"];
 fn bounded(
     node: &Node,
     definition: &Definition,
-    operators: &dyn OperatorSet,
+    rules: Rules<'_>,
     facts: &[Option<InputFact>],
     types: &[TensorType],
 ) -> Vec<Tensor> {
@@ -218,7 +234,7 @@ fn bounded(
         content.filter(|content| content.len() <= MOST_ELEMENTS).cloned().map(Some)
     });
     let Some(inputs) = bounds.collect::<Option<Vec<_>>>() else { return vec![] };
-    evaluated(node, definition, operators, &inputs, types).unwrap_or_default()
+    evaluated(node, definition, rules, &inputs, types).unwrap_or_default()
 }
 
 /// Returns the types of the outputs of a subgraph whose inputs have these types.
@@ -226,7 +242,7 @@ fn subgraph_types(
     outer: &Graph,
     body: &Graph,
     inputs: &[TensorType],
-    operators: &dyn OperatorSet,
+    rules: Rules<'_>,
 ) -> hetero_hal::Result<Vec<TensorType>> {
     let mut body = body.clone();
     for (&id, ty) in body.inputs.iter().zip(inputs) {
@@ -239,7 +255,7 @@ fn subgraph_types(
         value.constant = source.constant.clone();
     }
     let mut inferred = Inferred::default();
-    walk(&mut body, operators, &mut inferred).map_err(hetero_hal::Error::from)?;
+    walk(&mut body, rules, &mut inferred).map_err(hetero_hal::Error::from)?;
     // A subgraph's extents mean nothing outside it, so the node's outputs get extents of their own.
     let outside = |id: &ValueId| {
         let mut ty = body.values[id.index()].ty.clone();
@@ -258,10 +274,14 @@ fn subgraph_types(
 fn computed(
     node: &Node,
     definition: &Definition,
-    operators: &dyn OperatorSet,
+    rules: Rules<'_>,
     facts: &[Option<InputFact>],
     types: &[TensorType],
 ) -> hetero_hal::Result<Vec<Tensor>> {
+    // No device and no kernel has to mind sizes such as a batch of 0.
+    if let Some(empties) = empties(types, node.outputs.len()) {
+        return Ok(empties);
+    }
     // Shape and Size are the two operators whose value the type of their input decides.
     if node.operator.is("Shape") || node.operator.is("Size") {
         let shape = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
@@ -277,7 +297,7 @@ fn computed(
             Some(_) => return Ok(vec![]),
         }
     }
-    evaluated(node, definition, operators, &inputs, types)
+    evaluated(node, definition, rules, &inputs, types)
 }
 
 /// Returns the outputs of a node for these inputs, where they are small; no outputs where the node
@@ -285,7 +305,7 @@ fn computed(
 fn evaluated(
     node: &Node,
     definition: &Definition,
-    operators: &dyn OperatorSet,
+    rules: Rules<'_>,
     inputs: &[Option<Tensor>],
     types: &[TensorType],
 ) -> hetero_hal::Result<Vec<Tensor>> {
@@ -296,18 +316,11 @@ fn evaluated(
     if !small || !definition.deterministic || node.subgraphs().next().is_some() {
         return Ok(vec![]);
     }
-    let evaluation = Evaluation {
-        operator: &node.operator,
-        inputs,
-        outputs: node.outputs.len(),
-        operators,
-        outer: &|_| None,
-        max_tensor_bytes: MOST_ELEMENTS * 16,
-        deadline: None,
-    };
-    match (definition.evaluate)(&evaluation) {
+    let allowance = Allowance { bytes: rules.allowance.bytes.min(MOST_BYTES), ..rules.allowance.clone() };
+    match Evaluation::new(&node.operator, inputs, node.outputs.len(), rules.operators, &allowance).compute() {
         Ok(values) => Ok(values),
-        Err(error) if error.kind() == ErrorKind::Unsupported => Ok(vec![]),
+        // Shapes do not need it, so a device may compute it in the run.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => Ok(vec![]),
         Err(error) => Err(error),
     }
 }

@@ -63,12 +63,13 @@ mod read;
 // Memory maps are the only part of this crate that safe Rust cannot express.
 #[allow(unsafe_code)]
 mod tensor;
+mod weigh;
 mod write;
 
 pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use infer::{Inferred, check_operators, infer};
-pub use read::{read, read_bytes, read_tensor};
+pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_within};
 pub use write::{model_of, tensor_to_bytes, to_bytes, write};
 
 /// The oldest version of the standard's operator set that is read.

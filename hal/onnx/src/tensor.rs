@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hetero_hal::{DType, Element, Tensor, element_count};
+use hetero_hal::{Allowance, DType, Element, Tensor, element_count};
 use memmap2::Mmap;
 
 use crate::error::{Error, Result};
@@ -34,14 +34,16 @@ pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
 pub(crate) struct ExternalFiles {
     folder: Option<PathBuf>,
     mapped: HashMap<PathBuf, Bytes>,
+    /// What is left for tensors that take more memory than the file.
+    allowance: Allowance,
 }
 
 impl ExternalFiles {
     /// Makes an empty set of files.
     /// `folder` is the model's own; it is `None` where the model came from memory and may not name
     /// files.
-    pub(crate) fn new(folder: Option<&Path>) -> Self {
-        ExternalFiles { folder: folder.map(Path::to_path_buf), mapped: HashMap::new() }
+    pub(crate) fn new(folder: Option<&Path>, allowance: Allowance) -> Self {
+        ExternalFiles { folder: folder.map(Path::to_path_buf), mapped: HashMap::new(), allowance }
     }
 
     fn load(&mut self, tensor: &TensorProto) -> Result<Bytes> {
@@ -158,10 +160,8 @@ fn bytes_of<T: Element>(dtype: DType, shape: &[usize], data: &[T]) -> hetero_hal
     Tensor::from_bytes(dtype, shape, Bytes::copy_from_slice(bytemuck::cast_slice(data)))
 }
 
-/// Reads a sparse tensor as the dense tensor that it stands for, provided that its dense form takes
-/// at most 256 MiB.
+/// Reads a sparse tensor as the dense tensor that it stands for, where the allowance suffices.
 pub(crate) fn import_sparse(sparse: &proto::SparseTensorProto, files: &mut ExternalFiles) -> Result<Tensor> {
-    const LARGEST: usize = 1 << 28;
     let (Some(values), Some(indices)) = (&sparse.values, &sparse.indices) else {
         return Err(Error::invalid("a sparse tensor lacks its values or indices"));
     };
@@ -178,8 +178,13 @@ pub(crate) fn import_sparse(sparse: &proto::SparseTensorProto, files: &mut Exter
     if width == 0 {
         return Err(fail("its element type cannot be sparse"));
     }
-    let count = element_count(&shape).filter(|&count| count.saturating_mul(width) <= LARGEST);
-    let count = count.ok_or_else(|| fail("its dense form is larger than 256 MiB"))?;
+    let count = element_count(&shape).ok_or_else(|| fail("the size of its dense form overflows"))?;
+    let dense = files.allowance.tensor(values.dtype(), &shape);
+    // Positions are widened twice on the way.
+    let positions = indices.len().saturating_mul(16);
+    let bytes = dense.map_err(|error| error.at(name.clone()))?;
+    files.allowance = files.allowance.less(bytes)?;
+    files.allowance.less(positions)?;
     let positions = indices.to_i64_vec()?;
     let rank = shape.len();
     let linear: Vec<usize> = match indices.rank() {

@@ -290,7 +290,9 @@ mod tests {
         for which in [false, true] {
             let x = Tensor::from_vec(&[2], vec![1.0f32, -2.0]).unwrap();
             let inputs = [x, Tensor::scalar(hetero_hal::Bool::from(which))];
-            let run = |program: &Program| hetero_reference::run(program, &inputs, &Standard, 1 << 20).unwrap();
+            let run = |program: &Program| {
+                hetero_reference::run(program, &inputs, &Standard, &hetero_hal::Allowance::new(1 << 20)).unwrap()
+            };
             assert_eq!(run(&program)[0].bytes(), run(&again)[0].bytes(), "{which}");
         }
     }

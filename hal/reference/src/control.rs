@@ -1,11 +1,10 @@
 //! Control flow, and the plain interpreter that runs graphs for it.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use hetero_hal::{
-    Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program, Result,
-    Tensor, TensorType, ValueId,
+    Allowance, Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program,
+    Result, Tensor, TensorType, ValueId,
 };
 
 use crate::numbers::Numbers;
@@ -22,23 +21,8 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
 /// not end.
 const MOST_ITERATIONS: i64 = 1 << 32;
 
-/// Runs one node by its definition, and checks the promises of the definition.
-pub(crate) fn evaluate_node(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    let operator = evaluation.operator;
-    let definition = evaluation
-        .operators
-        .find(operator)
-        .ok_or_else(|| Error::unsupported(format!("operator {operator} (opset {})", operator.version)))?;
-    definition.check_arity(operator, evaluation.inputs.len(), evaluation.outputs)?;
-    let outputs = (definition.evaluate)(evaluation)?;
-    if outputs.len() < evaluation.outputs {
-        return Err(Error::unsupported(format!("output {} of {operator}", outputs.len())));
-    }
-    Ok(outputs)
-}
-
-/// Runs a whole program by the oracle.
-/// Inputs and outputs are in the program's order, and no tensor may grow beyond `max_tensor_bytes`.
+/// Runs a whole program by the oracle, within an allowance.
+/// Inputs and outputs are in the program's order.
 ///
 /// # Errors
 /// `InvalidArgument` where inputs do not fit, and the error of any node that fails, with its name.
@@ -46,7 +30,7 @@ pub fn run(
     program: &Program,
     inputs: &[Tensor],
     operators: &dyn OperatorSet,
-    max_tensor_bytes: usize,
+    allowance: &Allowance,
 ) -> Result<Vec<Tensor>> {
     if inputs.len() != program.inputs().len() {
         return Err(Error::invalid_argument(format!("{} inputs for {}", inputs.len(), program.inputs().len())));
@@ -62,81 +46,75 @@ pub fn run(
             )));
         }
     }
-    let interpreter = Interpreter { operators, outer: &|_| None, max_tensor_bytes, deadline: None };
-    interpreter.run(&program.to_graph(), inputs)
+    interpret(&program.to_graph(), inputs, operators, &|_| None, allowance)
 }
 
-struct Interpreter<'a> {
-    operators: &'a dyn OperatorSet,
-    outer: &'a dyn Fn(ValueId) -> Option<Tensor>,
-    max_tensor_bytes: usize,
-    deadline: Option<Instant>,
-}
-
-impl Interpreter<'_> {
-    fn run(&self, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Error::new(ErrorKind::Timeout, "the run's deadline has passed inside a subgraph")
-                .with_remedy("check the trip counts of the model's loops, or allow the engine more time"));
-        }
-        let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|value| value.constant.clone()).collect();
-        for (id, tensor) in graph.inputs.iter().zip(inputs) {
-            values[id.index()] = Some(tensor.clone());
-        }
-        for capture in &graph.captures {
-            values[capture.inner.index()] = (self.outer)(capture.outer);
-        }
-        // Values are dropped after their last use, so that memory is bounded by the values in use
-        // and not by all values.
-        let mut last_use = vec![usize::MAX; values.len()];
-        for (index, node) in graph.nodes.iter().enumerate() {
-            for id in node.uses() {
-                last_use[id.index()] = index;
-            }
-        }
-        for id in &graph.outputs {
-            last_use[id.index()] = usize::MAX;
-        }
-        for (index, node) in graph.nodes.iter().enumerate() {
-            let mut arguments = Vec::with_capacity(node.inputs.len());
-            for id in &node.inputs {
-                arguments.push(match id {
-                    None => None,
-                    Some(id) => Some(values[id.index()].clone().ok_or_else(|| {
-                        Error::internal(format!("'{}' has no content", graph.values[id.index()].name))
-                    })?),
-                });
-            }
-            let known = &values;
-            let evaluation = Evaluation {
-                operator: &node.operator,
-                inputs: &arguments,
-                outputs: node.outputs.len(),
-                operators: self.operators,
-                outer: &|id| known.get(id.index()).cloned().flatten(),
-                max_tensor_bytes: self.max_tensor_bytes,
-                deadline: self.deadline,
-            };
-            let results = evaluate_node(&evaluation).map_err(|error| error.at(node.to_string()))?;
-            drop(arguments);
-            for (id, tensor) in node.outputs.iter().zip(results) {
-                if let Some(id) = id {
-                    values[id.index()] = Some(tensor);
-                }
-            }
-            for id in node.uses() {
-                if last_use[id.index()] == index {
-                    values[id.index()] = None;
-                }
-            }
-        }
-        let output = |id: &ValueId| {
-            values[id.index()]
-                .clone()
-                .ok_or_else(|| Error::internal(format!("'{}' was not computed", graph.values[id.index()].name)))
-        };
-        graph.outputs.iter().map(output).collect()
+/// Computes the nodes of a graph one after the other.
+/// The values that are in use at once count against the allowance.
+fn interpret(
+    graph: &Graph,
+    inputs: &[Tensor],
+    operators: &dyn OperatorSet,
+    outer: &dyn Fn(ValueId) -> Option<Tensor>,
+    allowance: &Allowance,
+) -> Result<Vec<Tensor>> {
+    let mut values: Vec<Option<Tensor>> = graph.values.iter().map(|value| value.constant.clone()).collect();
+    for (id, tensor) in graph.inputs.iter().zip(inputs) {
+        values[id.index()] = Some(tensor.clone());
     }
+    for capture in &graph.captures {
+        values[capture.inner.index()] = outer(capture.outer);
+    }
+    // Values are dropped after their last use, so that memory is bounded by the values in use and
+    // not by all values.
+    let mut last_use = vec![usize::MAX; values.len()];
+    for (index, node) in graph.nodes.iter().enumerate() {
+        for id in node.uses() {
+            last_use[id.index()] = index;
+        }
+    }
+    for id in &graph.outputs {
+        last_use[id.index()] = usize::MAX;
+    }
+    // Inputs, constants and captured values are others' memory.
+    let mut computed = vec![false; values.len()];
+    let mut left = allowance.clone();
+    for (index, node) in graph.nodes.iter().enumerate() {
+        let mut arguments = Vec::with_capacity(node.inputs.len());
+        for id in &node.inputs {
+            arguments.push(match id {
+                None => None,
+                Some(id) => {
+                    Some(values[id.index()].clone().ok_or_else(|| {
+                        Error::internal(format!("'{}' has no content", graph.values[id.index()].name))
+                    })?)
+                }
+            });
+        }
+        let at = |error: Error| error.at(node.to_string());
+        let known = |id: ValueId| values.get(id.index()).cloned().flatten();
+        let evaluation =
+            Evaluation::new(&node.operator, &arguments, node.outputs.len(), operators, &left).inside(&known);
+        let results = evaluation.compute().map_err(at)?;
+        drop(arguments);
+        for (id, tensor) in node.outputs.iter().zip(results) {
+            if let Some(id) = id {
+                left = left.less(tensor.bytes().len()).map_err(at)?;
+                values[id.index()] = Some(tensor);
+                computed[id.index()] = true;
+            }
+        }
+        for id in node.uses().filter(|id| last_use[id.index()] == index) {
+            let gone = values[id.index()].take().filter(|_| computed[id.index()]);
+            left.bytes += gone.map_or(0, |tensor| tensor.bytes().len());
+        }
+    }
+    let output = |id: &ValueId| {
+        values[id.index()]
+            .clone()
+            .ok_or_else(|| Error::internal(format!("'{}' was not computed", graph.values[id.index()].name)))
+    };
+    graph.outputs.iter().map(output).collect()
 }
 
 fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>> {
@@ -155,13 +133,7 @@ fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor]) -> Re
             graph.inputs.len()
         )));
     }
-    let interpreter = Interpreter {
-        operators: evaluation.operators,
-        outer: evaluation.outer,
-        max_tensor_bytes: evaluation.max_tensor_bytes,
-        deadline: evaluation.deadline,
-    };
-    interpreter.run(graph, inputs)
+    interpret(graph, inputs, evaluation.operators, evaluation.outer, &evaluation.left())
 }
 
 fn flag(tensor: &Tensor) -> Result<bool> {
@@ -248,7 +220,6 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
     let count = carried.len();
     let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); body.outputs.len().saturating_sub(1 + count)];
-    let mut room = evaluation.max_tensor_bytes;
     let mut trip = 0;
     while going && trip < trips {
         if trip >= MOST_ITERATIONS {
@@ -260,7 +231,7 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         going = flag(&results.next().ok_or_else(|| Error::invalid_model("the body of Loop has no outputs"))?)?;
         carried = results.by_ref().take(count).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            room = take_room(evaluation, room, &tensor)?;
+            evaluation.take(tensor.bytes().len(), 1)?;
             list.push(tensor);
         }
         trip += 1;
@@ -271,15 +242,6 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         outputs.push(stacked(list, ty, 0)?);
     }
     Ok(outputs)
-}
-
-/// Takes the bytes of a tensor from the room that is left: all tensors that a loop collects count
-/// against the limit together.
-fn take_room(evaluation: &Evaluation<'_>, room: usize, tensor: &Tensor) -> Result<usize> {
-    room.checked_sub(tensor.bytes().len()).ok_or_else(|| {
-        Error::new(ErrorKind::OutOfMemory, format!("{} collects too much", evaluation.operator))
-            .with_sizes(tensor.bytes().len() as u64, Some(room as u64))
-    })
 }
 
 /// Stacks tensors of equal shape along a new axis.
@@ -383,14 +345,13 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::invalid_model("the sequences of Scan differ in length"));
     }
     let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); collects];
-    let mut room = evaluation.max_tensor_bytes;
     for step in 0..length {
         let mut inputs = std::mem::take(&mut carried);
         inputs.extend(sequences.iter().map(|sequence| sequence[step].clone()));
         let mut results = run_body(evaluation, body, &inputs)?.into_iter();
         carried = results.by_ref().take(states).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            room = take_room(evaluation, room, &tensor)?;
+            evaluation.take(tensor.bytes().len(), 1)?;
             list.push(tensor);
         }
     }

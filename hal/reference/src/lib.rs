@@ -52,7 +52,7 @@ mod window;
 
 use std::sync::LazyLock;
 
-use hetero_hal::{Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
+use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
 pub use control::run;
 pub use resize::Resampling;
@@ -123,21 +123,12 @@ impl OperatorSet for Standard {
 }
 
 /// Computes one operator of the standard.
-/// No tensor may grow beyond 4 GiB.
+/// All that it allocates may take 4 GiB.
 ///
 /// # Errors
 /// `Unsupported` for an operator that is not here, and the operator's own errors, with its name.
 pub fn evaluate(operator: &Operator, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<Tensor>> {
-    let evaluation = Evaluation {
-        operator,
-        inputs,
-        outputs,
-        operators: &Standard,
-        outer: &|_| None,
-        max_tensor_bytes: 1 << 32,
-        deadline: None,
-    };
-    control::evaluate_node(&evaluation)
+    Evaluation::new(operator, inputs, outputs, &Standard, &Allowance::default()).compute()
 }
 
 #[cfg(test)]

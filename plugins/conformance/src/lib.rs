@@ -240,7 +240,7 @@ pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
         outputs.push(Some(id));
     }
     graph.nodes.push(Node { name: "node".into(), operator: case.operator.clone(), inputs, outputs });
-    let inferred = hetero_onnx::infer(&mut graph, &hetero_reference::Standard)?;
+    let inferred = hetero_onnx::infer(&mut graph, &hetero_reference::Standard, &hetero_hal::Allowance::default())?;
     Ok((Program::new(graph, inferred.extents)?, bound))
 }
 

@@ -119,7 +119,7 @@ impl Network {
             inputs: inputs.iter().copied().map(Some).collect(),
             outputs: vec![Some(output)],
         });
-        hetero_onnx::infer(&mut self.graph, &Standard)?;
+        hetero_onnx::infer(&mut self.graph, &Standard, &hetero_hal::Allowance::default())?;
         Ok(output)
     }
 
@@ -464,7 +464,8 @@ fn expected(program: &Program, inputs: &[Tensor]) -> Result<Vec<(Tensor, f32)>> 
     let mut graph = program.to_graph();
     graph.outputs = graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten().copied()).collect();
     let made = graph.outputs.clone();
-    let all = hetero_reference::run(&Program::new(graph, vec![])?, inputs, &Standard, 1 << 28)?;
+    let all =
+        hetero_reference::run(&Program::new(graph, vec![])?, inputs, &Standard, &hetero_hal::Allowance::new(1 << 28))?;
     let mut own = vec![0f32; program.values().len()];
     for (id, tensor) in program.inputs().iter().zip(inputs) {
         own[id.index()] = largest(tensor)?;

@@ -38,6 +38,7 @@ fn bound(model: &Model, constants: &[(String, Tensor)]) -> Result<Program, Strin
 #[test]
 fn the_oracle_agrees_with_the_standard() {
     agree("oracle", &|model, inputs| {
-        run(&bound(model, inputs)?, &[], &Standard, 1 << 30).map_err(|error| error.to_string())
+        run(&bound(model, inputs)?, &[], &Standard, &hetero_hal::Allowance::new(1 << 30))
+            .map_err(|error| error.to_string())
     });
 }

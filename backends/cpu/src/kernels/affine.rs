@@ -89,7 +89,7 @@ impl Kernel for Affine {
             (to.batch * to.channels, 1, to.height * to.width)
         };
         let pieces = runtime.pieces(planes * rows, width * 2);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for row in piece(planes * rows, pieces, number) {
                 let (plane, y) = (row / rows, row % rows);
                 let (channel, first, at, into) = if self.blocked {

@@ -119,7 +119,7 @@ impl Kernel for Chain {
         let workspace = Shared::new(arguments.workspace::<f32>()?);
         let chunks = self.count.div_ceil(CHUNK);
         let pieces = runtime.pieces(chunks, CHUNK * self.operations.len());
-        runtime.pool.for_each(pieces, |number, thread| {
+        runtime.for_each(pieces, |number, thread| {
             for chunk in piece(chunks, pieces, number) {
                 let range = chunk * CHUNK..((chunk + 1) * CHUNK).min(self.count);
                 // SAFETY: each chunk is one task's, and each thread has registers of its own.

@@ -106,7 +106,7 @@ pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
 pub(crate) fn spread(count: usize, runtime: &Runtime<'_>, body: impl Fn(std::ops::Range<usize>) + Sync) {
     let chunks = count.div_ceil(CHUNK);
     let pieces = runtime.pieces(chunks, CHUNK);
-    runtime.pool.for_each(pieces, |number, _| {
+    runtime.for_each(pieces, |number, _| {
         for chunk in piece(chunks, pieces, number) {
             body(chunk * CHUNK..((chunk + 1) * CHUNK).min(count));
         }

@@ -33,7 +33,7 @@ impl Lines {
         let shares = self.inner.div_ceil(WIDEST);
         let tasks = self.outer * shares;
         let pieces = runtime.pieces(tasks, self.length * self.inner.min(WIDEST) * cost);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for task in piece(tasks, pieces, number) {
                 let (outer, first) = (task / shares, task % shares * WIDEST);
                 body(outer * self.length * self.inner + first, (self.inner - first).min(WIDEST));

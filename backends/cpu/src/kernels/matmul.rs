@@ -15,7 +15,7 @@ use hetero_hal::{DType, Result};
 
 use super::tile::{self, Bias, Tile, piece};
 use super::vector::{Activation, Pairwise, Second};
-use super::{Kernel, Packed, Runtime, Site, zeros};
+use super::{Kernel, PLACES, Packed, Runtime, Site, keeps_table, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -205,7 +205,7 @@ impl Product {
                     let panels = s.n.div_ceil(lanes);
                     let size = depth.len() * lanes;
                     let pieces = runtime.pieces(panels, size * 2);
-                    runtime.pool.for_each(pieces, |number, _| {
+                    runtime.for_each(pieces, |number, _| {
                         for number in piece(panels, pieces, number) {
                             let columns = number * lanes..((number + 1) * lanes).min(s.n);
                             // SAFETY: each panel is one task's.
@@ -247,7 +247,7 @@ impl Product {
         let shares = if threads == 1 { 1 } else { (threads * 6).div_ceil(blocks).min(panels.div_ceil(4)) };
         let work = s.m * s.n * depth.len() / lanes;
         let (blocks, shares) = if work < 1 << 13 { (1, 1) } else { (blocks, shares) };
-        runtime.pool.for_each(blocks * shares, |number, thread| {
+        runtime.for_each(blocks * shares, |number, thread| {
             let (block, share) = (number / shares, number % shares);
             let block = piece(tiles, blocks, block);
             let quads = piece(panels.div_ceil(4), shares, share);
@@ -439,6 +439,9 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(Some(Box::new(MatMul { product, pairs: vec![(0, 0)] })));
     }
     let batch = &output.shape[..output.shape.len() - 2];
+    if !keeps_table(batch, PLACES) {
+        return Ok(None);
+    }
     let place = |shape: &[usize], mut number: usize| {
         let (mut at, mut stride) = (0, 1);
         for (axis, &size) in batch.iter().enumerate().rev() {

@@ -30,10 +30,10 @@ pub(crate) mod vector;
 
 use std::fmt::Arguments as Text;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_hal::{
-    DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
+    Allowance, DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
 };
 use hetero_reference::Standard;
 
@@ -115,24 +115,71 @@ const TASK: usize = 1 << 13;
 /// that a run of it would take.
 const TABLE: usize = 1 << 20;
 
+/// The most entries of a kernel's table with one entry for each position of a plane or of a batch.
+const PLACES: usize = 1 << 24;
+
+/// Tells whether a table of this many entries in each dimension may be kept.
+fn keeps_table(sizes: &[usize], most: usize) -> bool {
+    hetero_hal::element_count(sizes).is_some_and(|count| count <= most) && sizes.iter().all(|&size| size <= most)
+}
+
 /// The data that a run has beside its operands.
 pub(crate) struct Runtime<'a> {
     /// The true sizes of dimensions that depend on data.
     pub(crate) extents: Option<&'a Extents>,
     /// The device's threads.
     pub(crate) pool: &'a Pool,
-    /// When the run gives up.
-    pub(crate) deadline: Option<Instant>,
+    /// The memory that is left on the device, and the run's deadline.
+    pub(crate) allowance: Allowance,
+    /// Whether a kernel was ended by the deadline, with a result that is not whole.
+    late: AtomicBool,
 }
 
-impl Runtime<'_> {
+/// The scalar operations of a piece of work after which the deadline is looked at, at the latest.
+const LOOK: usize = 1 << 26;
+
+impl<'a> Runtime<'a> {
+    pub(crate) fn new(extents: Option<&'a Extents>, pool: &'a Pool, allowance: Allowance) -> Self {
+        Runtime { extents, pool, allowance, late: AtomicBool::new(false) }
+    }
+
+    /// Does pieces of work on the device's threads, as [`Pool::for_each`] does, until the deadline.
+    /// A deadline that passed is an error of [`Runtime::check`], which is called after each step.
+    pub(crate) fn for_each(&self, pieces: usize, body: impl Fn(usize, usize) + Sync) {
+        self.pool.for_each(pieces, |number, thread| {
+            // Reading the clock takes as long as some pieces do, so not each of them does so.
+            if number % 4 == 3 && self.allowance.check().is_err() {
+                self.late.store(true, Ordering::Relaxed);
+            }
+            if !self.late.load(Ordering::Relaxed) {
+                body(number, thread);
+            }
+        });
+    }
+
+    /// Checks whether the run may go on.
+    ///
+    /// # Errors
+    /// `Timeout` once its deadline has passed.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.allowance.check()
+    }
+
+    /// Checks whether all that was done since the run began is whole.
+    ///
+    /// # Errors
+    /// `Timeout` where the deadline ended a kernel.
+    pub(crate) fn finish(&self) -> Result<()> {
+        if self.late.load(Ordering::Relaxed) { self.check() } else { Ok(()) }
+    }
+
     /// Returns into how many tasks `count` pieces of work are divided that cost `cost` scalar
     /// operations each.
     /// There are enough tasks for all threads to be busy until the end, and each task is still
-    /// worth handing over.
+    /// worth handing over; and no task is so long that the deadline waits for it.
     pub(crate) fn pieces(&self, count: usize, cost: usize) -> usize {
-        let worth = count.saturating_mul(cost) / TASK;
-        worth.clamp(1, self.pool.threads() * 8).min(count)
+        let work = count.saturating_mul(cost);
+        (work / TASK).clamp(1, self.pool.threads() * 8).max(work / LOOK).min(count)
     }
 }
 

@@ -283,7 +283,7 @@ impl Kernel for Normalise {
             }
         }
         let pieces = runtime.pieces(self.blocks, self.parts * self.run * 4);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for block in piece(self.blocks, pieces, number) {
                 let place = |part: usize| block * self.next + part * self.step;
                 // SAFETY: blocks lie in the input, whose size is the node's.

@@ -85,7 +85,7 @@ impl Kernel for Concat {
                 // A single row is divided too.
                 let parts = if rows == 1 { block.div_ceil(PART) } else { 1 };
                 let pieces = runtime.pieces(rows * parts, block / parts.max(1));
-                runtime.pool.for_each(pieces, |number, _| {
+                runtime.for_each(pieces, |number, _| {
                     for number in piece(rows * parts, pieces, number) {
                         let (row_number, part) = (number / parts, piece(block, parts, number % parts));
                         // SAFETY: each row's part is one task's.
@@ -135,7 +135,7 @@ impl Kernel for Split {
             let rows = output.len() / block;
             let output = Shared::new(output);
             let pieces = runtime.pieces(rows, block);
-            runtime.pool.for_each(pieces, |number, _| {
+            runtime.for_each(pieces, |number, _| {
                 for number in piece(rows, pieces, number) {
                     // SAFETY: each row is one task's.
                     let into = unsafe { output.slice(number * block, block) };
@@ -339,7 +339,7 @@ impl<T: hetero_hal::Element + std::marker::Copy> Kernel for View<T> {
         let bands = high.div_ceil(TILE);
         let tasks = planes * bands;
         let pieces = runtime.pieces(tasks, row * TILE.min(high));
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for task in piece(tasks, pieces, number) {
                 let (plane, band) = (task / bands, task % bands);
                 let lines = band * TILE..((band + 1) * TILE).min(high);

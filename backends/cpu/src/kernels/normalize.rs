@@ -122,7 +122,7 @@ fn planes(
     let count = values.len() / size.max(1);
     let values = Shared::new(values);
     let pieces = runtime.pieces(count, size.saturating_mul(cost));
-    runtime.pool.for_each(pieces, |number, _| {
+    runtime.for_each(pieces, |number, _| {
         for part in piece(count, pieces, number) {
             // SAFETY: each part is one task's.
             body(part, unsafe { values.slice(part * size, size) });

@@ -8,10 +8,6 @@ use hetero_reference::Standard;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Operand};
 
-/// The largest number of bytes of one tensor inside an operator.
-/// No plan has the memory that an operator needs on the way, so the device's limit does not see it.
-const MOST_BYTES: usize = 1 << 32;
-
 /// The type of a value, and where the true sizes of its dimensions are found.
 struct Signature {
     dtype: DType,
@@ -86,17 +82,10 @@ impl Kernel for Oracle {
         for (index, (id, signature)) in self.captured.iter().enumerate() {
             outer.insert(*id, tensor(signature, operand(self.inputs.len() + index)?, runtime)?);
         }
-        let definition = Standard.find(&self.operator).ok_or_else(|| Error::internal("a definition has gone"))?;
-        let evaluation = Evaluation {
-            operator: &self.operator,
-            inputs: &inputs,
-            outputs: self.outputs.len(),
-            operators: &Standard,
-            outer: &|id| outer.get(&id).cloned(),
-            max_tensor_bytes: MOST_BYTES,
-            deadline: runtime.deadline,
-        };
-        let results = (definition.evaluate)(&evaluation)?;
+        let outer = |id| outer.get(&id).cloned();
+        let evaluation =
+            Evaluation::new(&self.operator, &inputs, self.outputs.len(), &Standard, &runtime.allowance).inside(&outer);
+        let results = evaluation.compute()?;
         for (index, (signature, result)) in self.outputs.iter().zip(results).enumerate() {
             let Some(signature) = signature else { continue };
             let fits = result.dtype() == signature.dtype

@@ -123,7 +123,7 @@ impl<T: Element> Kernel for Pad<T> {
         let rows = output.len() / width;
         let output = Shared::new(output);
         let pieces = runtime.pieces(rows, width);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for number in piece(rows, pieces, number) {
                 // SAFETY: each row is one task's.
                 let into = unsafe { output.slice(number * width, width) };

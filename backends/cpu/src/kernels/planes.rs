@@ -110,7 +110,7 @@ impl Planes {
         assert!(workspace.len() >= runtime.pool.threads() * own && output.len() >= count * size);
         let (workspace, output) = (Shared::new(workspace), Shared::new(output));
         let pieces = runtime.pieces(count, self.cost());
-        runtime.pool.for_each(pieces, |number, thread| {
+        runtime.for_each(pieces, |number, thread| {
             // SAFETY: each thread has a part of the workspace, and each plane is one task's.
             let phases = unsafe { workspace.slice(thread * own, own) };
             let numbers = piece(count, pieces, number);

@@ -6,7 +6,7 @@ use hetero_reference::Window;
 use super::planes::{Fold, Frame, Planes};
 use super::tile::piece;
 use super::vector::{Pairwise, Second};
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, PLACES, Runtime, Site, TABLE, keeps_table};
 use crate::image::Image;
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
@@ -32,6 +32,9 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
     let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
     let window = Window::resolve(operator, spatial, &kernel)?;
+    if !keeps_table(&window.kernel, TABLE) || !keeps_table(&window.output, PLACES) {
+        return Ok(None);
+    }
     let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
     // One dimension is taken as a row.
     let axis = |list: &[usize], one: usize| if let [only] = *list { [one, only] } else { [list[0], list[1]] };
@@ -76,7 +79,7 @@ impl Kernel for Global {
         let planes = output.len();
         let output = Shared::new(output);
         let pieces = runtime.pieces(planes, self.plane * 4);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for channel in piece(planes, pieces, number) {
                 let plane = &input[channel * self.plane..][..self.plane];
                 // SAFETY: each element is one task's.
@@ -186,7 +189,13 @@ pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
     if column(Some(shape)) || column(site.output(0).map(|value| value.shape.as_slice())) {
         return Ok(false);
     }
-    Ok(kernel.len() + 2 == shape.len() && kernel.iter().all(|&size| size > 0))
+    if kernel.len() + 2 != shape.len() || !kernel.iter().all(|&size| (1..1 << 31).contains(&size)) {
+        return Ok(false);
+    }
+    // Each output along an axis has a list of its taps on the input.
+    let outputs = site.output(0).map_or(&[][..], |value| value.shape.get(2..).unwrap_or_default());
+    let taps = kernel.iter().zip(&shape[2..]).zip(outputs);
+    Ok(taps.into_iter().all(|((&kernel, &input), &output)| keeps_table(&[output, input.min(kernel as usize)], PLACES)))
 }
 
 /// A pooling in a blocked layout: a block's lanes are a vector of channels.
@@ -299,7 +308,7 @@ impl Kernel for Blocked {
         let taps =
             self.taps[0].first().map_or(0, |taps| taps.0.len()) * self.taps[1].first().map_or(0, |taps| taps.0.len());
         let pieces = runtime.pieces(rows, to.width * to.lanes * taps.max(1));
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for row in piece(rows, pieces, number) {
                 let (block, y) = (row / to.height, row % to.height);
                 // SAFETY: each row is one task's; the operands are as large as the layouts say.

@@ -267,6 +267,9 @@ impl<C: Cell> Kernel for Recurrent<C> {
             start(c, initial_c);
             let projected = &*projected;
             for number in 0..steps {
+                if number % 64 == 63 {
+                    runtime.check()?;
+                }
                 let step = if backwards { steps - 1 - number } else { number };
                 let inputs = |item: usize| &projected[layer.row(step, item) * rows..][..rows];
                 let part = Step { inputs: &inputs, bias: of_r, h: &mut *h, c: &mut *c, sums: &mut *sums };

@@ -87,7 +87,7 @@ impl Groups {
         let shares = behind.div_ceil(COLUMNS);
         let tasks = before * between * shares;
         let pieces = runtime.pieces(tasks, self.count() * behind.min(COLUMNS) * cost);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for task in piece(tasks, pieces, number) {
                 let (position, columns) = (task / shares, piece(behind, shares, task % shares));
                 let (outer, middle) = (position / between, position % between);

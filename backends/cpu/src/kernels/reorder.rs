@@ -48,7 +48,7 @@ impl Kernel for Reorder {
         let per_block = if flat { width.div_ceil(pixels) } else { to.height };
         let rows = to.batch * to.blocks() * per_block;
         let pieces = runtime.pieces(rows, pixels * to.lanes);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for row in piece(rows, pieces, number) {
                 let (block, row) = (row / per_block, row % per_block);
                 let (y, x) = if flat { (0, row * pixels) } else { (row, 0) };
@@ -135,6 +135,8 @@ impl Job for Row {
 mod tests {
     use std::num::NonZeroUsize;
 
+    use hetero_hal::Allowance;
+
     use super::*;
     use crate::operand::Operand;
     use crate::pool::Pool;
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn lanes_behind_the_last_channel_are_zero() {
         let pool = Pool::new(NonZeroUsize::MIN).unwrap();
-        let runtime = Runtime { extents: None, pool: &pool, deadline: None };
+        let runtime = Runtime::new(None, &pool, Allowance::default());
         for isa in Isa::available() {
             for (height, width) in [(1, 1), (1, 3), (2, 2)] {
                 let image = Image { batch: 1, channels: 5, height, width, halo: Halo::NONE, lanes: isa.lanes() };

@@ -206,7 +206,7 @@ impl Kernel for Resize {
         let (row, target) = (self.row(), self.target());
         let high = self.rows.as_ref().map_or(self.height, Taps::len);
         let pieces = runtime.pieces(self.outer * high, (row + target) * 2);
-        runtime.pool.for_each(pieces, |number, thread| {
+        runtime.for_each(pieces, |number, thread| {
             for line in piece(self.outer * high, pieces, number) {
                 let plane = &input[line / high * self.height * row..][..self.height * row];
                 // SAFETY: each row is one task's.

@@ -101,7 +101,7 @@ impl<T: Element> Kernel for Gather<T> {
             return Ok(());
         }
         let pieces = runtime.pieces(rows, inner);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             let rows = piece(rows, pieces, number);
             let (mut position, mut index) = (rows.start / self.count, rows.start % self.count);
             for row in rows {
@@ -172,7 +172,7 @@ impl<T: Element> Kernel for GatherElements<T> {
         let rows = output.len().checked_div(row).unwrap_or(0);
         let output = Shared::new(output);
         let pieces = runtime.pieces(rows, row * 2);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for number in piece(rows, pieces, number) {
                 let (mut start, mut rest) = (0, number);
                 for (size, stride) in outer.iter().zip(strides).rev() {

@@ -179,7 +179,7 @@ impl Kernel for Transposed {
             self.product.run(Operands { left, right, bias: None, keep: false }, product, space, runtime);
             let product = &*product;
             let pieces = runtime.pieces(self.outputs, rows + plane);
-            runtime.pool.for_each(pieces, |share, _| {
+            runtime.for_each(pieces, |share, _| {
                 for filter in piece(self.outputs, pieces, share) {
                     // SAFETY: each plane is one task's.
                     let into = unsafe { output.slice((number * self.outputs + filter) * plane, plane) };

@@ -780,7 +780,8 @@ fn in_the_memory_of_the_input() {
             .unwrap();
         }
         let (program, inputs) = network.finish().unwrap();
-        let expected = hetero_reference::run(&program, &inputs, &Standard, 1 << 28).unwrap();
+        let expected =
+            hetero_reference::run(&program, &inputs, &Standard, &hetero_hal::Allowance::new(1 << 28)).unwrap();
         for (device, opened) in &devices {
             let actual = run_program(&**opened, &program, &inputs).unwrap();
             for (actual, expected) in actual.iter().zip(&expected) {

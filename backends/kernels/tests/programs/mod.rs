@@ -74,7 +74,8 @@ pub(crate) fn build(drafts: &[Draft], keep: impl Fn(&Program, &Node) -> bool) ->
         let before = builder.graph.clone();
         builder.add(number, draft);
         let fits =
-            hetero_onnx::infer(&mut builder.graph, &hetero_reference::Standard).is_ok()
+            hetero_onnx::infer(&mut builder.graph, &hetero_reference::Standard, &hetero_hal::Allowance::default())
+                .is_ok()
                 && builder.graph.values.iter().all(|value| {
                     value.ty.shape().is_some_and(|shape| shape.iter().product::<usize>() <= MOST_ELEMENTS)
                 });

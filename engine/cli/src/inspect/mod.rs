@@ -4,13 +4,15 @@ pub(crate) mod options;
 
 use std::collections::BTreeMap;
 
+use hetero::Model;
 use hetero::hal::{Graph, Program, TensorType, ValueId};
-use hetero::{Binding, Model};
 use hetero_reference::Standard;
 use serde_json::json;
 
 use crate::arguments::InspectOptions;
 use crate::failure::Result;
+use crate::limits;
+use crate::planning::binding;
 
 /// The sums that are known once a model is bound to shapes.
 struct Bound {
@@ -20,7 +22,8 @@ struct Bound {
 }
 
 pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
-    let model = hetero::read_model(&options.model.model).map_err(hetero::Error::from)?;
+    let model =
+        hetero::read_model_within(&options.model.model, &limits::allowance(None)).map_err(hetero::Error::from)?;
     let graph = &model.graph;
     let mut operators: BTreeMap<String, usize> = BTreeMap::new();
     for node in model.all_nodes() {
@@ -113,9 +116,7 @@ fn parameters(model: &Model) -> (u64, u64) {
 }
 
 fn bound(model: &Model, options: &InspectOptions) -> std::result::Result<Bound, String> {
-    let binding =
-        Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
-    let bound = hetero::bind(model, &binding, &Standard).map_err(|error| error.to_string())?;
+    let bound = hetero::bind(model, &binding(&options.model), &Standard).map_err(|error| error.to_string())?;
     let program: &Program = &bound.program;
     let (mut operations, mut activation_bytes) = (0u64, 0u64);
     for node in program.nodes() {

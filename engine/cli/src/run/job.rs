@@ -28,7 +28,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn new(options: &JobOptions, spinner: &Spinner) -> Result<Prepared> {
         let engine = engine(&options.model, &options.devices, (&options.place, &options.cache), None, &options.faults)?;
-        let (model, load_time) = load(&options.model.model)?;
+        let (model, load_time) = load(&options.model.model, options.devices.memory_limit)?;
         let mut given: Vec<(String, Tensor)> = Vec::new();
         for (name, path) in &options.inputs {
             given.push((name.clone(), tensors::read(path)?));

@@ -31,7 +31,7 @@ pub(super) struct Made {
 impl Made {
     fn of(network: Network) -> Result<Made> {
         let (program, inputs) = network.finish()?;
-        let expected = hetero_reference::run(&program, &inputs, &Standard, MOST)?;
+        let expected = hetero_reference::run(&program, &inputs, &Standard, &hetero_hal::Allowance::new(MOST))?;
         Ok(Made { program, inputs, expected })
     }
 

@@ -245,7 +245,7 @@ impl Blocked {
         let plane = g.input_plane();
         assert_eq!(input.len(), g.batch * g.channels * plane);
         let pieces = runtime.pieces(g.batch * height, row * 2);
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for line in tile::piece(g.batch * height, pieces, number) {
                 let (item, y) = (line / height, line % height);
                 // SAFETY: each line is one task's.
@@ -436,7 +436,7 @@ impl Kernel for Blocked {
         }
         // Four blocks together make the widest tiles.
         let quads = self.blocks.div_ceil(4);
-        runtime.pool.for_each(outer * chunks, |number, _| {
+        runtime.for_each(outer * chunks, |number, _| {
             let (outer, chunk) = (number / chunks, number % chunks);
             let (image, filter) = (outer / filters, outer % filters);
             let quads = tile::piece(quads, filters, filter);

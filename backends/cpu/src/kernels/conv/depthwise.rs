@@ -145,7 +145,7 @@ impl Kernel for Depthwise {
         let rows = g.batch * self.output.blocks() * self.output.height;
         let origin = self.input.pixel(0, 0) - g.begin[0] * self.input.row() - g.begin[1] * lanes;
         let pieces = runtime.pieces(rows, self.output.width * lanes * (g.taps() + 2));
-        runtime.pool.for_each(pieces, |number, _| {
+        runtime.for_each(pieces, |number, _| {
             for row in piece(rows, pieces, number) {
                 let (block, y) = (row / self.output.height, row % self.output.height);
                 let channels = block % self.output.blocks();

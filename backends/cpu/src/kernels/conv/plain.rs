@@ -169,7 +169,7 @@ impl Kernel for Plain {
                 column += vectors * lanes;
             }
         };
-        runtime.pool.for_each(pieces, |number, thread| {
+        runtime.for_each(pieces, |number, thread| {
             for number in piece(tasks, pieces, number) {
                 task(number, thread);
             }

@@ -71,7 +71,7 @@ impl Kernel for Pooled {
         // chunks.
         let threads = runtime.pool.threads();
         let chunks = if threads == 1 { 1 } else { (threads * 2).div_ceil(outer.max(1)) }.clamp(1, height.max(1));
-        runtime.pool.for_each(outer * chunks, |number, thread| {
+        runtime.for_each(outer * chunks, |number, thread| {
             let (outer, chunk) = (number / chunks, number % chunks);
             let (group, part) = (outer / parts, outer % parts);
             let own = part * BLOCKS..((part + 1) * BLOCKS).min(blocks);

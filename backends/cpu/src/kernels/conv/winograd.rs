@@ -270,7 +270,7 @@ impl Kernel for Winograd {
         for first in (0..rows).step_by(division.band) {
             let count = division.band.min(rows - first);
             let pieces = runtime.pieces(count * blocks, width * lanes * 64);
-            runtime.pool.for_each(pieces, |number, _| {
+            runtime.for_each(pieces, |number, _| {
                 for unit in tile::piece(count * blocks, pieces, number) {
                     let (row, block) = (unit / blocks, unit % blocks);
                     let (item, y) = ((first + row) / height, (first + row) % height * OUT);
@@ -295,7 +295,7 @@ impl Kernel for Winograd {
                 }
             });
             let parts = division.parts.min(count);
-            runtime.pool.for_each(groups * parts, |number, thread| {
+            runtime.for_each(groups * parts, |number, thread| {
                 let (group, part) = (number / parts, number % parts);
                 let blocks = group * division.filters..((group + 1) * division.filters).min(self.output.blocks());
                 let rows = tile::piece(count, parts, part);
@@ -541,6 +541,7 @@ mod tests {
         let mut random = || numbers.signed_unit();
         let mut worst = 0f32;
         let weights = Weights::new(DeviceId::new("cpu", 0));
+        let room = std::sync::atomic::AtomicUsize::new(usize::MAX);
         for _ in 0..200 {
             let d: Vec<f32> = (0..36).map(|_| random()).collect();
             let g: Vec<f32> = (0..9).map(|_| random()).collect();
@@ -567,8 +568,10 @@ mod tests {
                 };
                 let content = Tensor::from_vec(&[1, 1, 3, 3], g.clone()).unwrap();
                 let constant = Constant { name: "w".into(), content };
-                let filters =
-                    Filters { weights: crate::saved::Packer { weights: &weights, saved: None }, constant: &constant };
+                let filters = Filters {
+                    weights: crate::saved::Packer { weights: &weights, saved: None, room: &room },
+                    constant: &constant,
+                };
                 let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, filters, finish).unwrap();
                 let packed = kernel.weights.value().unwrap();
                 let mut input = vec![0.0; 36 * lanes];

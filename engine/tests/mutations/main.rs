@@ -1,10 +1,15 @@
-//! Mutated real models: each ends in an error or a result, soon, in bounded memory.
+//! Mutated real models, plans, configurations and profiles: each ends in an error or a result, soon,
+//! in bounded memory.
 //!
 //! The models come from the cache (`HETERO_CACHE`); `HETERO_MUTATIONS` and `HETERO_SEED` choose how
 //! many and which.
 //! Without the cache the test mutates a model of its own.
+//! Half of a model's mutations change bytes, and half its structure; see [`structure`].
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+mod structure;
+mod texts;
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
@@ -45,12 +50,29 @@ const SLOWEST: Duration = Duration::from_secs(60);
 /// The bytes that the engine may spend on constants and on intermediate values, each.
 const LIMIT: usize = 64 << 20;
 
+/// The networks of the standard's own data; their weights are made by nodes.
+const NETWORKS: [&str; 9] = [
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+];
+
 /// Returns small real models of the cache: whole networks, and operator cases of the standard.
 fn models() -> Vec<Vec<u8>> {
     let Some(cache) = std::env::var_os("HETERO_CACHE") else { return vec![] };
     let data = Path::new(&cache).join("onnx-1.22.0/onnx/backend/test/data");
-    let mut paths = vec![Path::new(&cache).join("silero-vad-6.2.3/silero_vad/data/silero_vad_16k_sequence.onnx")];
-    for name in ["squeezenet", "shufflenet", "resnet50", "densenet121"] {
+    let mut paths = vec![
+        Path::new(&cache).join("silero-vad-6.2.3/silero_vad/data/silero_vad_16k_sequence.onnx"),
+        Path::new(&cache).join("silero-vad-6.2.3/silero_vad/data/silero_vad.onnx"),
+        Path::new(&cache).join("magika-1.0.3/magika/models/standard_v3_3/model.onnx"),
+    ];
+    for name in NETWORKS {
         paths.push(data.join(format!("light/light_{name}.onnx")));
     }
     if let Ok(entries) = std::fs::read_dir(data.join("node")) {
@@ -143,9 +165,7 @@ fn attempt(engine: &HeteroEngine, bytes: Vec<u8>) -> Result<(), hetero::Error> {
 
 #[test]
 fn mutated_models_end_in_an_error_or_a_result() {
-    let number =
-        |name: &str, default: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
-    let (count, seed) = (number("HETERO_MUTATIONS", 300), number("HETERO_SEED", 1));
+    let (count, seed) = (setting("HETERO_MUTATIONS", 300), setting("HETERO_SEED", 1));
     let mut models = models();
     if models.is_empty() {
         println!(
@@ -159,9 +179,15 @@ fn mutated_models_end_in_an_error_or_a_result() {
     for number in 0..count {
         // Each mutation has a generator of its own, so that it can be run again by its number.
         let mut random = SplitMix64::new(seed << 32 | number);
-        let model =
-            &models[if number % 4 == 0 { random.below(5.min(models.len())) } else { random.below(models.len()) }];
-        let bytes = mutated(model, &mut random);
+        let model = &models[if number % 4 < 2 {
+            random.below((NETWORKS.len() + 3).min(models.len()))
+        } else {
+            random.below(models.len())
+        }];
+        let structural = number % 2 == 0;
+        let changed = structural.then(|| hetero::read_model_bytes(model.clone().into()).ok()).flatten();
+        let changed = changed.and_then(|model| hetero_onnx::to_bytes(&structure::mutated(&model, &mut random)).ok());
+        let bytes = changed.unwrap_or_else(|| mutated(model, &mut random));
         let size = bytes.len();
         let before = LIVE.load(Ordering::Relaxed);
         PEAK.store(before, Ordering::Relaxed);
@@ -185,4 +211,55 @@ fn mutated_models_end_in_an_error_or_a_result() {
         largest >> 20
     );
     assert_eq!(results + errors, count);
+}
+
+/// A plan of the test's own model on two CPUs, as text.
+fn plan(engine: &HeteroEngine, model: &Model) -> String {
+    engine.analyze_model(model).unwrap().to_json().unwrap()
+}
+
+#[test]
+fn mutated_plans_configurations_and_profiles_end_in_an_error_or_are_taken() {
+    let (count, seed) = (setting("HETERO_MUTATIONS", 300), setting("HETERO_SEED", 1));
+    let mut engine = HeteroEngine::builder().memory_limit(LIMIT as u64).deadline(SLOWEST).build();
+    let cpu = engine.add_device("cpu:0", DeviceOptions::default()).unwrap();
+    let model = hetero::read_model_bytes(own_model().into()).unwrap();
+    let mut profile = hetero::comm::Profile::new();
+    let info = engine.devices().iter().find(|device| device.info().id == cpu).unwrap().info().clone();
+    profile.devices.push(hetero::comm::DeviceProfile::new(&info));
+    let texts = [plan(&engine, &model), CONFIGURATION.to_owned(), profile.to_json().unwrap()];
+    let (mut taken, mut errors) = ([0; 3], [0; 3]);
+    for number in 0..count * 3 {
+        let mut random = SplitMix64::new(seed << 32 | number | 1 << 31);
+        let kind = (number % 3) as usize;
+        let text = texts::mutated(&texts[kind], &mut random);
+        let outcome = match kind {
+            0 => engine.load_plan(&model, &text).and_then(|plan| engine.session(&plan).map(drop)).is_ok(),
+            1 => hetero::Config::parse(&text, "mutated.yaml").is_ok_and(|config| {
+                let mut engine = HeteroEngine::builder().config(config).memory_limit(LIMIT as u64).build();
+                engine.add_device("cpu:0", DeviceOptions::default()).is_ok() && engine.analyze_model(&model).is_ok()
+            }),
+            _ => hetero::comm::Profile::from_json(&text).is_ok_and(|profile| {
+                let mut engine = HeteroEngine::builder().profile(profile).memory_limit(LIMIT as u64).build();
+                engine.add_device("cpu:0", DeviceOptions::default()).is_ok() && engine.analyze_model(&model).is_ok()
+            }),
+        };
+        *(if outcome { &mut taken } else { &mut errors }).get_mut(kind).unwrap() += 1;
+    }
+    println!(
+        "{count} mutations of each, seed {seed}: plans, configurations and profiles, taken {taken:?}, errors {errors:?}"
+    );
+    assert!(errors.iter().all(|&count| count > 0), "no mutation of a kind was refused: {errors:?}");
+}
+
+/// A configuration with most keys, as JSON, which is YAML too.
+const CONFIGURATION: &str = r#"{
+    "scheduling": {"strategy": "latency_aware", "time_limit_ms": 200, "tile_size": 512, "batch_split_size": 2,
+                   "max_in_flight": 4, "energy_budget": 100.0},
+    "device_params": {"gpu_mem_threshold": 0.8, "watts": {"cpu:0": 65.0}},
+    "devices": {"cpu:0": "allow"}
+}"#;
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
