@@ -333,7 +333,7 @@ fn devices_are_required_preferred_or_allowed() {
     }
     std::fs::write(folder.0.join("c.yaml"), "devices: { \"cpu:0\": require, \"tpu:0\": prefer }\n").unwrap();
     let report = folder.json(&with(&["--config", "c.yaml", "--json"]));
-    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is preferred"), "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is not used"), "{report}");
     std::fs::write(folder.0.join("d.yaml"), "devices:\n  \"cpu:0\": always\n").unwrap();
     let (code, said) = folder.fails(&with(&["--config", "d.yaml"]));
     assert!(code == 2 && unwrapped(&said).contains("write require, prefer or allow"), "{said}");

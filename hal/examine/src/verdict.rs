@@ -99,7 +99,8 @@ impl Verdict {
         Verdict { refused: vec![reason.into()], ..Verdict::new() }
     }
 
-    /// Tells whether something is known by it: the device answered a question, took none, or failed.
+    /// Tells whether something is known by it: the device answered a question, took none, or
+    /// failed.
     pub(crate) fn is_conclusive(&self) -> bool {
         self.failure.is_some() || !self.passed.is_empty() || self.refused.is_empty()
     }
