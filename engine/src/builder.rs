@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hetero_comm::{Profile, Transport, standard_transports};
 use hetero_costs::{Calibrated, CostModel, Roofline};
+use hetero_examine::Examination;
 use hetero_hal::{Driver, OperatorSet};
 use hetero_reference::Standard;
 use hetero_scheduler::{Cautious, Effort, LatencyAware, Partitioner, Throughput};
@@ -57,6 +58,9 @@ fn strategy(config: &Config, deadline: Duration, uncertainty: f64) -> Arc<dyn Pa
 /// Makes a [`HeteroEngine`] out of parts of your own.
 pub struct Builder {
     drivers: Vec<Arc<dyn Driver>>,
+    /// The number of drivers that were registered, which stand in front of the build's own.
+    registered: usize,
+    examination: Examination,
     partitioner: Option<Arc<dyn Partitioner>>,
     costs: Option<Arc<dyn CostModel>>,
     profile: Option<Arc<Profile>>,
@@ -76,6 +80,40 @@ impl Builder {
     #[must_use]
     pub fn driver(mut self, driver: Arc<dyn Driver>) -> Self {
         self.drivers.insert(0, driver);
+        self.registered += 1;
+        self
+    }
+
+    /// Sets how devices are examined before they are used for the first time; without it, the
+    /// [environment](Examination::default) says so.
+    ///
+    /// A driver that computes wrongly, crashes or hangs is found by an examination, and its device
+    /// cannot be opened.
+    /// With a program for it, that happens in a process of its own.
+    /// `hetero` is such a program, and so is one that calls
+    /// [`answer_examination`](hetero_examine::answer_examination) first thing:
+    ///
+    /// ```no_run
+    /// use hetero::{Examination, HeteroEngine, answer_examination, builtin_drivers, is_examination};
+    ///
+    /// fn main() -> std::process::ExitCode {
+    ///     if is_examination() {
+    ///         return answer_examination(&builtin_drivers());
+    ///     }
+    ///     let nothing: [&str; 0] = [];
+    ///     let examination = match std::env::current_exe() {
+    ///         Ok(program) => Examination::default().by(program, nothing),
+    ///         Err(_) => Examination::default(),
+    ///     };
+    ///     let engine = HeteroEngine::builder().examination(examination).build();
+    ///     // …
+    /// #   drop(engine);
+    ///     std::process::ExitCode::SUCCESS
+    /// }
+    /// ```
+    #[must_use]
+    pub fn examination(mut self, examination: Examination) -> Self {
+        self.examination = examination;
         self
     }
 
@@ -209,6 +247,8 @@ impl Builder {
         };
         HeteroEngine {
             drivers: self.drivers,
+            registered: self.registered,
+            examination: self.examination,
             fleet: Arc::new(Fleet::new(self.profile, self.transports, limits)),
             planner,
         }
@@ -229,6 +269,8 @@ impl HeteroEngine {
     pub fn builder() -> Builder {
         Builder {
             drivers: builtin_drivers(),
+            registered: 0,
+            examination: Examination::default(),
             partitioner: None,
             costs: None,
             profile: None,

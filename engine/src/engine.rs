@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use hetero_comm::Profile;
+use hetero_examine::{Examination, Verdict};
 use hetero_hal::{
     DType, Device, DeviceId, DeviceInfo, Driver, Error as HalError, ErrorKind, OpenOptions, Tensor, Topology,
     Unavailable,
@@ -21,10 +22,18 @@ use crate::{Error, Model, Result};
 /// The most elements that an input may have to become a constant.
 const LARGEST_CONSTANT: usize = 64;
 
+/// Returns why a device is unavailable, and a remedy, for those who know which device it is.
+fn why_unavailable(error: &HalError) -> String {
+    [Some(error.message()), error.remedy()].into_iter().flatten().collect::<Vec<_>>().join("; ")
+}
+
 /// The engine: devices, and the planner that places models on them and runs them.
 /// Plans and sessions may be used from any thread.
 pub struct HeteroEngine {
     pub(crate) drivers: Vec<Arc<dyn Driver>>,
+    /// The number of drivers in front that are not the build's own.
+    pub(crate) registered: usize,
+    pub(crate) examination: Examination,
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) planner: Planner,
 }
@@ -120,14 +129,67 @@ impl HeteroEngine {
     /// Returns the ids of those that are there.
     ///
     /// # Errors
-    /// The errors of [`HeteroEngine::add_device_with`].
+    /// The errors of [`HeteroEngine::add_default_device`].
     pub fn add_default_devices(&mut self, options: &OpenOptions) -> Result<Vec<DeviceId>> {
         let mut added = Vec::new();
         for id in self.default_devices() {
-            let policy = self.configured_policy(&id);
-            added.extend(self.add_device_with(&id.to_string(), options.clone(), policy)?);
+            added.extend(self.add_default_device(&id, options.clone())?);
         }
         Ok(added)
+    }
+
+    /// Opens one of [`HeteroEngine::default_devices`] with the configuration's policy.
+    /// Returns `None` where a device is unavailable that the configuration does not name:
+    /// [`Fleet::absent`] and the notes of plans have the reason.
+    ///
+    /// # Errors
+    /// The errors of [`HeteroEngine::add_device_with`].
+    pub fn add_default_device(&mut self, id: &DeviceId, options: OpenOptions) -> Result<Option<DeviceId>> {
+        if self.config().devices.contains_key(id) {
+            return self.add_device_with(&id.to_string(), options, self.configured_policy(id));
+        }
+        match self.open(id, &options, Policy::Allow) {
+            Ok(()) => Ok(Some(id.clone())),
+            Err(Error::Device(error)) if error.kind() == ErrorKind::Unavailable => {
+                let absent = AbsentDevice { device: id.clone(), reason: why_unavailable(&error) };
+                Arc::make_mut(&mut self.fleet).miss(absent);
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Returns how devices are examined before they are used.
+    #[must_use]
+    pub fn examination(&self) -> &Examination {
+        &self.examination
+    }
+
+    /// Examines a device as it would be before it is opened with these options, or returns an
+    /// earlier verdict that still holds; with [`Examination::anew`], it examines in any case.
+    /// Returns `None` where there is nothing to examine: examinations are off, there is no such
+    /// device, or it is the processor by hetero's own code.
+    #[must_use]
+    pub fn examine(&self, examination: &Examination, id: &DeviceId, options: &OpenOptions) -> Option<Verdict> {
+        let position = self.drivers.iter().position(|driver| driver.name() == id.driver())?;
+        let driver = self.drivers.get(position)?;
+        let info = driver.probe().ok()?.into_iter().find(|info| info.id == *id)?;
+        self.verdict(examination, position, &info, options)
+    }
+
+    fn verdict(
+        &self,
+        examination: &Examination,
+        position: usize,
+        info: &DeviceInfo,
+        options: &OpenOptions,
+    ) -> Option<Verdict> {
+        let driver = self.drivers.get(position).filter(|_| examination.is_on())?;
+        if position < self.registered {
+            return Some(examination.examine_own(driver, info, options));
+        }
+        // The device of the processor has no driver but hetero.
+        (driver.name() != "cpu").then(|| examination.examine(driver, info, options))
     }
 
     /// Opens a device, such as `CPU:0`, that the planner may use.
@@ -135,7 +197,7 @@ impl HeteroEngine {
     /// # Errors
     /// `UnknownDevice` where no driver of that name is registered or it has no such device, with
     /// the reason and a remedy.
-    /// `Device` where the device cannot be opened.
+    /// `Device` where the device cannot be opened, or does not pass its [examination](Examination).
     pub fn add_device(&mut self, id: &str, options: OpenOptions) -> Result<DeviceId> {
         let id: DeviceId = id.parse()?;
         self.open(&id, &options, Policy::Allow)?;
@@ -153,7 +215,9 @@ impl HeteroEngine {
         let reason = match (self.open(&id, &options, policy), policy) {
             (Ok(()), _) => return Ok(Some(id)),
             (Err(Error::UnknownDevice { reason, .. }), Policy::Prefer) if self.fleet.position(&id).is_none() => reason,
-            (Err(Error::Device(error)), Policy::Prefer) if error.kind() == ErrorKind::Unavailable => error.to_string(),
+            (Err(Error::Device(error)), Policy::Prefer) if error.kind() == ErrorKind::Unavailable => {
+                why_unavailable(&error)
+            }
             (Err(Error::UnknownDevice { device, reason }), Policy::Require) => {
                 return Err(Error::UnknownDevice { device, reason: format!("it is required, and {reason}") });
             }
@@ -165,7 +229,9 @@ impl HeteroEngine {
 
     fn open(&mut self, id: &DeviceId, options: &OpenOptions, policy: Policy) -> Result<()> {
         let unknown = |reason: String| Error::UnknownDevice { device: id.to_string(), reason };
-        let Some(driver) = self.drivers.iter().find(|driver| driver.name() == id.driver()) else {
+        let position = self.drivers.iter().position(|driver| driver.name() == id.driver());
+        let Some((position, driver)) = position.and_then(|position| Some((position, self.drivers.get(position)?)))
+        else {
             let names: Vec<&str> = self.drivers.iter().map(|driver| driver.name()).collect();
             return Err(unknown(format!(
                 "no driver '{}' in this build; there are: {}; build with the feature of that name or register a driver",
@@ -174,12 +240,16 @@ impl HeteroEngine {
             )));
         };
         let infos = driver.probe().map_err(|why: Unavailable| unknown(why.to_string()))?;
-        if !infos.iter().any(|info| info.id == *id) {
+        let Some(info) = infos.iter().find(|info| info.id == *id) else {
             let names: Vec<String> = infos.iter().map(|info| info.id.to_string()).collect();
             return Err(unknown(format!("there is no such device; there are: {}", names.join(", "))));
-        }
+        };
         if self.fleet.position(id).is_some() {
             return Err(unknown("it has been added already".to_owned()));
+        }
+        let verdict = self.verdict(&self.examination, position, info, options);
+        if let Some(why) = verdict.and_then(|verdict| verdict.unavailable(info)) {
+            return Err(why.into_error(id.clone()).into());
         }
         let device = driver.open(id.ordinal(), options)?;
         // Sessions keep the fleet as it was: it is shared, and changed only in a copy.

@@ -26,7 +26,7 @@ pub struct Fleet {
     devices: Vec<Arc<dyn Device>>,
     /// The policy of each device, by position.
     policies: Vec<Policy>,
-    /// The preferred devices that are not there.
+    /// The devices that are not there, of those that were preferred or nobody named.
     absent: Vec<AbsentDevice>,
     topology: Topology,
     profile: Option<Arc<Profile>>,
@@ -35,7 +35,7 @@ pub struct Fleet {
     shared: Arc<Shared>,
 }
 
-/// A preferred device that is not there.
+/// A device that is not there, which was preferred or which nobody named.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AbsentDevice {
     /// The id of the device.
@@ -46,7 +46,7 @@ pub struct AbsentDevice {
 
 impl std::fmt::Display for AbsentDevice {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} is preferred and not used: {}", self.device, self.reason)
+        write!(f, "{} is not used: {}", self.device, self.reason)
     }
 }
 
@@ -105,12 +105,12 @@ impl Fleet {
         }
     }
 
-    /// Records a preferred device that is not there.
+    /// Records a device that is not there.
     pub(crate) fn miss(&mut self, absent: AbsentDevice) {
         self.absent.push(absent);
     }
 
-    /// Returns the preferred devices that are not there.
+    /// Returns the devices that are not there, of those that were preferred or nobody named.
     #[must_use]
     pub fn absent(&self) -> &[AbsentDevice] {
         &self.absent

@@ -9,6 +9,9 @@
 //! The fleet has the devices, how much each is wanted ([`Policy`]), how they reach each other, and
 //! which were lost; it is all that a session knows of the engine.
 //!
+//! Before a device is used for the first time with its driver, it is [examined](Examination): a
+//! driver that computes wrongly, crashes or hangs is not used.
+//!
 //! A [`Session`] is a compiled plan, ready to run.
 //! Partitions that do not depend on each other run at the same time.
 //! Between devices that both import host memory, a value passes without a copy.
@@ -85,6 +88,7 @@ pub use fleet::{AbsentDevice, Fleet};
 pub use hetero_comm as comm;
 pub use hetero_costs as costs;
 pub use hetero_costs::{Calibrated, CostModel, Family, Roofline, bytes, flops, signatures};
+pub use hetero_examine::{Examination, Failure, FailureKind, Verdict, answer_examination, is_examination};
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use fakes::{CHAIN, CHAIN_PLACES, Fake, FakeDriver, chain, close, engine_with, model, tensor};
 use hetero::hal::ErrorKind;
-use hetero::{DeviceOptions, Error, HeteroEngine, Tensor};
+use hetero::{DeviceOptions, Error, Examination, HeteroEngine, Tensor};
 use hetero_layers::{Fault, Faulty};
 
 fn faulty(ordinal: usize, fault: Fault, placement: &str) -> HeteroEngine {
@@ -121,6 +121,7 @@ fn a_device_that_hangs_is_named_when_the_deadline_passes() {
                 Faulty::over(Arc::new(FakeDriver(vec![Fake::default(), Fake::without_import(), Fake::default()])));
             let mut engine = HeteroEngine::builder()
                 .driver(Arc::new(driver.with(ordinal, Fault::Hang { submission })))
+                .examination(Examination::off())
                 .place(CHAIN_PLACES.parse().unwrap())
                 .deadline(Duration::from_millis(150))
                 .build();

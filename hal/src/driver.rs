@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// A backend: it finds devices, opens them, and says why there is none.
 ///
@@ -70,6 +70,22 @@ pub enum UnavailableReason {
     /// The operating system refuses access.
     #[error("permission denied")]
     PermissionDenied,
+    /// The device is there, and did not pass its examination: it computes wrong results, crashes or
+    /// does not answer.
+    #[error("not to be trusted")]
+    Untrusted,
+}
+
+impl Unavailable {
+    /// Returns the error of a device that cannot be opened for this reason.
+    /// Its source is the reason itself.
+    #[must_use]
+    pub fn into_error(self, device: DeviceId) -> Error {
+        Error::new(ErrorKind::Unavailable, format!("{}: {}", self.reason, self.detail))
+            .on(device)
+            .with_remedy(self.remedy.clone())
+            .caused_by(self)
+    }
 }
 
 /// The name of a device: its driver and ordinal, written `cpu:0`.
@@ -190,6 +206,13 @@ pub struct DeviceInfo {
     pub vendor: String,
     /// The version of the driver or library behind the device.
     pub driver_version: String,
+    /// What else the code depends on that the driver makes or runs, such as the library's file and
+    /// the environment variables that it reads.
+    /// The text has no form: whoever examined the device does so again where the text is another.
+    pub identity: String,
+    /// What a user has to know of the device beside the fact that it can be used, such as what its
+    /// driver does wrong and what was done about it; `None` where nothing is unusual.
+    pub notice: Option<String>,
     /// The memory that the device can allocate, in bytes; `None` where the driver does not tell.
     pub memory_bytes: Option<u64>,
     /// A mark of an emulator or simulator, whose times say nothing about a chip.
@@ -221,6 +244,8 @@ impl DeviceInfo {
             name: name.into(),
             vendor: String::new(),
             driver_version: String::new(),
+            identity: String::new(),
+            notice: None,
             memory_bytes: None,
             emulated: false,
             processor: None,

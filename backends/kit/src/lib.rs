@@ -20,6 +20,8 @@
 //! - [`chips_may_be_there`] tells a driver whether its library is worth loading for such chips as
 //!   are no processor of the host.
 //! - [`digest`] tells a cache's files, and the data that they were made of, apart.
+//! - [`cache_folder`] is the user's folder for such files; [`variables`] and [`file_identity`] tell
+//!   whether the surroundings that a result depends on have changed.
 //! - [`unknown_option`] and [`Codes`] put a driver's options and status codes into words.
 //!
 //! The crate has no `unsafe`, opens no library and knows no driver.
@@ -138,6 +140,7 @@ mod host;
 mod limits;
 mod shares;
 mod shell;
+mod surroundings;
 mod weights;
 mod words;
 
@@ -150,5 +153,6 @@ pub use host::{copy_through_host, fill_through_host, run_on_host};
 pub use limits::{Budget, Capacity};
 pub use shares::Shares;
 pub use shell::{Backend, Command, Job, Shell, Signal, Tracer, check_bound};
+pub use surroundings::{cache_folder, file_identity, variables};
 pub use weights::{ConstantNames, Held, Resident, Weights};
 pub use words::{Codes, unknown_option};

@@ -9,6 +9,7 @@ use hetero_hal::{
 
 use crate::device::OpenClDevice;
 use crate::handle::DeviceHandle;
+use crate::identity;
 use crate::platform::{self, Found, Platform};
 use crate::processor::{self, Processor};
 use crate::quirks;
@@ -35,24 +36,6 @@ impl OpenClDriver {
         OpenClDriver { accelerators: true }
     }
 
-    /// Returns what hetero had to tell the drivers of devices, or what these drivers cannot do
-    /// here, with one line for each device.
-    ///
-    /// An example:
-    ///
-    /// ```text
-    /// opencl:0: the driver does not know this processor (AMD family 0x1A); compiled for skx instead
-    /// ```
-    ///
-    /// The list is empty where nothing is unusual and where there is no device.
-    #[must_use]
-    pub fn notices(self) -> Vec<String> {
-        let found = self.find().unwrap_or_default();
-        let compiling = found.iter().filter(|device| device.quirks.compiles_for_host).map(|device| &device.info);
-        let of = |info: &DeviceInfo| quirks::notice(&info.driver_version, Processor::host(), &processor::told());
-        compiling.filter_map(|info| Some(format!("{}: {}", info.id, of(info)?))).collect()
-    }
-
     fn find(self) -> Result<Vec<Found>, Unavailable> {
         let missing = |detail: String, remedy: &str| Unavailable {
             reason: UnavailableReason::LibraryMissing,
@@ -75,7 +58,9 @@ impl OpenClDriver {
         };
         // It is not known yet which driver will be loaded, so the choice for the oldest one is
         // made.
-        processor::tell_drivers(|host| quirks::substitute(None, host));
+        if processor::remedies() {
+            processor::tell_drivers(|host| quirks::substitute(None, host));
+        }
         if let Err(error) = cl3::load_library() {
             return Err(missing(format!("libOpenCL cannot be loaded ({error})"), LOADER));
         }
@@ -90,8 +75,10 @@ impl OpenClDriver {
         let mut found: Vec<Found> = platforms.iter().flat_map(|&platform| self.devices(platform)).collect();
         // The sort is stable: devices with equal names keep the driver's own order.
         found.sort_by(|a, b| (&a.platform.name, &a.info.name).cmp(&(&b.platform.name, &b.info.name)));
+        let identity = identity::text();
         for (ordinal, device) in found.iter_mut().enumerate() {
             device.info.id = DeviceId::new(self.name(), ordinal);
+            device.info.identity.clone_from(&identity);
         }
         platform::introduce(&mut found);
         if found.is_empty() {
@@ -133,6 +120,9 @@ impl OpenClDriver {
         info.driver_version = text(cl3::device::CL_DRIVER_VERSION).unwrap_or_default().trim().to_owned();
         info.memory_bytes = number(cl3::device::CL_DEVICE_GLOBAL_MEM_SIZE);
         info.emulated = quirks.emulated;
+        if quirks.compiles_for_host {
+            info.notice = quirks::notice(&info.driver_version, Processor::host(), &processor::told());
+        }
         // This is a first guess: a unit has about eight lanes, of which kernels that are not
         // written for the chip reach half.
         info.peak_flops = Some(units * clock * 8.0);
@@ -157,11 +147,7 @@ impl Driver for OpenClDriver {
 
     fn open(&self, ordinal: usize, options: &OpenOptions) -> Result<Arc<dyn Device>> {
         let id = DeviceId::new(self.name(), ordinal);
-        let found = self.find().map_err(|why| {
-            Error::new(hetero_hal::ErrorKind::Unavailable, format!("{}: {}", why.reason, why.detail))
-                .on(id.clone())
-                .with_remedy(why.remedy)
-        })?;
+        let found = self.find().map_err(|why| why.into_error(id.clone()))?;
         let count = found.len();
         let found = found.into_iter().nth(ordinal).ok_or_else(|| {
             Error::invalid_argument(format!("there is no {id}"))

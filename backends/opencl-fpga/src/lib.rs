@@ -35,7 +35,9 @@
 //! On such a processor, the environment variable `CL_CONFIG_CPU_TARGET_ARCH` is set before the
 //! first driver is loaded, to the largest set of instructions that driver and processor both know.
 //! A value that the user has set stays.
-//! [`OpenClDriver::notices`] tells of it.
+//! [`DeviceInfo::notice`](hetero_hal::DeviceInfo::notice) tells of it.
+//! With `HETERO_OPENCL_REMEDIES=off` in the environment, hetero does not set it, which shows what
+//! the driver does by itself.
 //! Binaries on disk are kept apart by processor and by that variable.
 //!
 //! ```
@@ -51,6 +53,7 @@ mod device;
 mod driver;
 mod executable;
 mod handle;
+mod identity;
 mod memory;
 mod platform;
 mod processor;

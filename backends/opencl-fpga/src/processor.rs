@@ -130,6 +130,16 @@ pub(crate) fn told() -> String {
     std::env::var_os(VARIABLE).map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
+/// The variable by which a user turns remedies off: `off`.
+/// A driver then does what it does without hetero, and hetero's examination of devices shows what
+/// that is.
+pub(crate) const REMEDIES: &str = "HETERO_OPENCL_REMEDIES";
+
+/// Tells whether hetero may tell drivers what they do not find out by themselves.
+pub(crate) fn remedies() -> bool {
+    std::env::var_os(REMEDIES).is_none_or(|value| value != "off")
+}
+
 /// Names the instruction set to compile for, where this processor is one for which `substitute` has
 /// another target, as drivers do not know it.
 ///

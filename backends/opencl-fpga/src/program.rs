@@ -144,9 +144,7 @@ fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
 
 /// Returns the user's cache folder for programs.
 pub(crate) fn folder() -> Option<PathBuf> {
-    let base = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let base = base.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")))?;
-    Some(base.join("hetero").join("opencl"))
+    Some(hetero_kit::cache_folder()?.join("opencl"))
 }
 
 #[cfg(test)]

@@ -104,7 +104,10 @@ pub(crate) fn notice(version: &str, processor: &Processor, told: &str) -> Option
     }
     let unknown = format!("the driver does not know this processor ({})", processor.kind());
     Some(if told.is_empty() {
-        format!("{unknown}; its results may be wrong: set {} to a target that it knows", processor::VARIABLE)
+        let known = TARGETS.iter().find(|(_, features)| processor.has(features)).map_or("one", |(target, _)| *target);
+        let variable = processor::VARIABLE;
+        let off = if processor::remedies() { String::new() } else { format!(", or leave out {}", processor::REMEDIES) };
+        format!("{unknown}; its results may be wrong: set {variable} to a target that it knows ({known}){off}")
     } else {
         format!("{unknown}; compiled for {told} instead")
     })

@@ -19,6 +19,9 @@ pub struct WgpuDriver;
 /// OpenGL is left out: its compute shaders lack too much, and its adapters would be listed twice.
 const BACKENDS: wgpu::Backends = wgpu::Backends::VULKAN.union(wgpu::Backends::METAL).union(wgpu::Backends::DX12);
 
+/// The beginnings of the names of variables that Vulkan's loader and the drivers of Mesa read.
+const VARIABLES: &[&str] = &["VK_", "MESA_", "LP_", "LVP_", "GALLIUM_", "GALLIVM_", "RADV_", "ANV_", "INTEL_"];
+
 /// The features that are used where a device has them.
 const FEATURES: wgpu::Features = wgpu::Features::SHADER_F16
     .union(wgpu::Features::SHADER_INT64)
@@ -46,9 +49,7 @@ impl Driver for WgpuDriver {
         let id = DeviceId::new("wgpu", ordinal);
         let adapters = adapters();
         if adapters.is_empty() {
-            let why = unavailable();
-            let error = Error::new(ErrorKind::Unavailable, format!("{}: {}", why.reason, why.detail));
-            return Err(error.on(id).with_remedy(why.remedy));
+            return Err(unavailable().into_error(id));
         }
         let adapter = adapters.get(ordinal).ok_or_else(|| {
             Error::invalid_argument(format!("there are {} adapters", adapters.len()))
@@ -127,6 +128,7 @@ fn info(ordinal: usize, adapter: &wgpu::Adapter) -> DeviceInfo {
     let mut info = if software { info.hosted() } else { info };
     info.vendor = vendor(told.vendor);
     info.driver_version = version.trim().to_owned();
+    info.identity = hetero_kit::variables(VARIABLES);
     info.memory_bytes = vulkan::memory_bytes(adapter);
     info.emulated = software;
     // Before a device is measured, nothing is known but that a processor is no graphics card.

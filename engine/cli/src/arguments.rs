@@ -14,7 +14,7 @@ pub(crate) use crate::conformance::options::{
     ConformanceCommand, ConformanceOptions, ModelCasesOptions, OperatorsOptions, SaveOptions, StandardOptions,
 };
 pub(crate) use crate::demo::options::DemoOptions;
-pub(crate) use crate::devices::options::CheckOptions;
+pub(crate) use crate::devices::options::{CheckOptions, ExamineOptions};
 pub(crate) use crate::inspect::options::InspectOptions;
 pub(crate) use crate::plan::options::PlanOptions;
 pub(crate) use crate::profile::options::ProfileOptions;
@@ -108,6 +108,9 @@ pub(crate) enum Command {
     /// Classify 500 held-out digits with a small network, on the devices found.
     #[command(after_help = "Examples:\n  hetero demo\n  hetero demo --device cpu:0 --json")]
     Demo(DemoOptions),
+    /// Examine the device that another process asks for, and answer it.
+    #[command(hide = true)]
+    Examine(ExamineOptions),
 }
 
 #[derive(Debug, Args)]
@@ -159,6 +162,10 @@ pub(crate) struct DeviceOptions {
     /// option may be repeated.
     #[arg(long = "option", value_name = "DRIVER.KEY=VALUE", value_parser = parse_option)]
     pub(crate) options: Vec<DriverOption>,
+    /// Use devices without examining them first; so does HETERO_EXAMINE=off in the environment.
+    /// Otherwise, a device that computes wrong results, crashes or hangs is not used.
+    #[arg(long)]
+    pub(crate) unexamined: bool,
 }
 
 /// The folder in which compiled programs are kept.

@@ -35,12 +35,17 @@ use arguments::{Arguments, Command};
 use failure::Result;
 
 fn main() -> ExitCode {
-    output::start().and_then(|()| command()).unwrap_or_else(failure::Failure::report)
+    let arguments = Arguments::read(std::env::args_os().collect());
+    // A child that examines a driver answers on descriptor 1, before anything else happens to it.
+    if let Ok(Arguments { command: Command::Examine(options), .. }) = &arguments {
+        return devices::answer(options);
+    }
+    output::start().and_then(|()| command(arguments)).unwrap_or_else(failure::Failure::report)
 }
 
 /// Does what the arguments ask for.
-fn command() -> Result<ExitCode> {
-    let arguments = match Arguments::read(std::env::args_os().collect()) {
+fn command(arguments: clap::error::Result<Arguments>) -> Result<ExitCode> {
+    let arguments = match arguments {
         Ok(arguments) => arguments,
         // This is either bad usage or a question for help.
         Err(error) => return output::usage(&error),
@@ -65,6 +70,7 @@ fn command() -> Result<ExitCode> {
         Command::Calibrate(options) => calibrate::calibrate(options),
         Command::Assign(options) => assign::assign(options),
         Command::Demo(options) => demo::demo(options),
+        Command::Examine(_) => Ok(()),
     }
     .map(|()| ExitCode::SUCCESS)
 }

@@ -2,12 +2,11 @@
 //! shapes.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero::hal::DeviceId;
 use hetero::{Binding, Config, HeteroEngine, Model, Plan, Strategy};
-use hetero_layers::{Fault, Faulty};
+use hetero_layers::Fault;
 
 use crate::arguments::{CacheOptions, DeviceOptions, ModelOptions, PlaceOptions};
 use crate::devices;
@@ -30,7 +29,7 @@ pub(crate) fn engine(
     if let Some(strategy) = strategy.and_then(Strategy::from_name) {
         config.scheduling.strategy = strategy;
     }
-    let mut builder = HeteroEngine::builder().config(config);
+    let mut builder = devices::builder(devices.unexamined, faults).config(config);
     if let Some(bytes) = devices.memory_limit {
         builder = builder.memory_limit(bytes);
     }
@@ -43,21 +42,16 @@ pub(crate) fn engine(
     if let Some(placement) = &place.place {
         builder = builder.place(placement.clone());
     }
-    for driver in hetero::builtin_drivers() {
-        let of: Vec<_> = faults.iter().filter(|(id, _)| id.driver() == driver.name()).collect();
-        if !of.is_empty() {
-            let add = |layer: Faulty, (id, fault): &(DeviceId, Fault)| layer.with(id.ordinal(), *fault);
-            let layer = of.into_iter().fold(Faulty::over(driver), add);
-            builder = builder.driver(Arc::new(layer));
-        }
-    }
     if let Some(profile) = devices::profile(devices)? {
         builder = builder.profile(profile);
     }
     let mut engine = builder.build();
     devices::add(&mut engine, devices)?;
-    if let Some((id, _)) = faults.iter().find(|(id, _)| !engine.devices().iter().any(|device| device.info().id == *id))
-    {
+    let known = |id: &DeviceId| {
+        let absent = engine.fleet().absent().iter().map(|absent| &absent.device);
+        engine.devices().iter().map(|device| &device.info().id).chain(absent).any(|known| known == id)
+    };
+    if let Some((id, _)) = faults.iter().find(|(id, _)| !known(id)) {
         return Err(Failure::usage(format!("--inject: the device {id} is not used"), "`--device` adds it"));
     }
     Ok(engine)

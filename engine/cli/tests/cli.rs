@@ -248,6 +248,64 @@ fn injected_faults_end_in_reports() {
     assert_eq!(folder.fails(&[&base[..], &["tpu:0=lose:5"]].concat()).0, 2);
 }
 
+/// The command line with a folder for caches of its own, in which no verdict is kept yet.
+fn examined(folder: &Folder, arguments: &[&str], variables: &[(&str, &str)]) -> (i32, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hetero"));
+    command.args(arguments).current_dir(&folder.0).env("HETERO_PROFILE", "profile.json");
+    command.env("XDG_CACHE_HOME", folder.0.join("caches")).envs(variables.iter().copied());
+    let output = command.output().unwrap();
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(!said.contains("panicked"), "{said}");
+    (output.status.code().unwrap(), unwrapped(&said))
+}
+
+#[test]
+fn a_driver_that_lies_or_crashes_is_not_used_and_the_report_says_why() {
+    let folder = Folder::new("examined");
+    let run = |fault: &'static str, more: &[&'static str]| {
+        [&["run", "model.onnx", "--random", "1", "--inject", fault][..], more].concat()
+    };
+    let crash = if cfg!(unix) { "signal 6 (SIGABRT) at: Relu" } else { "it ended the process" };
+    for (fault, words) in [
+        ("cpu:0=wrong", "wrong results: Relu: normalised error"),
+        ("cpu:0=crash-compile", crash),
+        ("cpu:0=crash-run", crash),
+    ] {
+        // The second time, the verdict is taken from the folder.
+        for device in ["cpu:0", "cpu:0!", "cpu:0"] {
+            let (code, said) = examined(&folder, &run(fault, &["--device", device]), &[]);
+            assert!(code == 1 && said.contains(words) && said.contains("use another device"), "{fault}: {said}");
+        }
+    }
+    // One that nobody named drops out, and so does one that is preferred.
+    for more in [&[][..], &["--device", "cpu:0?"]] {
+        let (code, said) = examined(&folder, &run("cpu:0=wrong", more), &[]);
+        assert!(code == 1 && said.contains("there is no device: cpu:0 is not used: not to be trusted"), "{said}");
+    }
+    // Faults that are events do not disturb the examination, and nobody has to have it.
+    assert_eq!(examined(&folder, &run("cpu:0=lose:900", &[]), &[]).0, 0);
+    assert_eq!(examined(&folder, &run("cpu:0=wrong", &["--unexamined"]), &[]).0, 0);
+    assert_eq!(examined(&folder, &run("cpu:0=wrong", &[]), &[("HETERO_EXAMINE", "off")]).0, 0);
+    // Without a folder that can be written, each process examines.
+    std::fs::write(folder.0.join("file"), "").unwrap();
+    let file = folder.0.join("file");
+    let (code, said) = examined(&folder, &run("cpu:0=wrong", &[]), &[("XDG_CACHE_HOME", file.to_str().unwrap())]);
+    assert!(code == 1 && said.contains("wrong results"), "{said}");
+    let (code, said) = examined(&folder, &run("cpu:0=wrong", &[]), &[("XDG_CACHE_HOME", ""), ("HOME", "")]);
+    assert!(code == 1 && said.contains("wrong results"), "{said}");
+}
+
+#[test]
+fn the_process_that_examines_is_for_programs_and_not_for_people() {
+    let folder = Folder::new("examiner");
+    assert_eq!(examined(&folder, &["examine"], &[]).0, 2);
+    assert_eq!(examined(&folder, &["examine"], &[("HETERO_EXAMINING", "{}")]).0, 2);
+    let (code, said) = examined(&folder, &["--help"], &[]);
+    assert!(code == 0 && !said.contains("examine "), "{said}");
+    let (code, said) = examined(&folder, &["check", "--compatibility", "--json"], &[]);
+    assert!(code == 0 && said.contains("examination"), "{said}");
+}
+
 /// Returns a report without the breaks of its lines.
 fn unwrapped(said: &str) -> String {
     said.replace(['\n', '│'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
@@ -262,10 +320,10 @@ fn devices_are_required_preferred_or_allowed() {
     assert!(code == 2 && unwrapped(&said).contains("'tpu:0': it is required, and no driver 'tpu'"), "{said}");
     let output = folder.run(&with(&["--device", "cpu:0", "--device", "tpu:0?"]));
     let (said, shown) = (String::from_utf8_lossy(&output.stderr), String::from_utf8_lossy(&output.stdout));
-    assert!(output.status.success() && said.contains("tpu:0 is preferred and not used: no driver 'tpu'"), "{said}");
+    assert!(output.status.success() && said.contains("tpu:0 is not used: no driver 'tpu'"), "{said}");
     assert!(shown.contains("placement: cpu:0 100 % of 1 node, 100 % of the estimated time, 100 % of bytes"), "{shown}");
     let report = folder.json(&with(&["--device", "cpu:0!", "--device", "tpu:0?", "--json"]));
-    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is preferred"), "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is not used"), "{report}");
     assert_eq!((&report["shares"][0]["device"], &report["shares"][0]["of_nodes"]), (&"cpu:0".into(), &1.0.into()));
     for how in [&["--stream", "8"][..], &[]] {
         let arguments = ["run", "model.onnx", "--random", "1", "--device", "cpu:0!", "--inject", "cpu:0=lose:0"];
@@ -275,7 +333,7 @@ fn devices_are_required_preferred_or_allowed() {
     }
     std::fs::write(folder.0.join("c.yaml"), "devices: { \"cpu:0\": require, \"tpu:0\": prefer }\n").unwrap();
     let report = folder.json(&with(&["--config", "c.yaml", "--json"]));
-    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is preferred"), "{report}");
+    assert!(report["notes"][0].as_str().unwrap().contains("tpu:0 is not used"), "{report}");
     std::fs::write(folder.0.join("d.yaml"), "devices:\n  \"cpu:0\": always\n").unwrap();
     let (code, said) = folder.fails(&with(&["--config", "d.yaml"]));
     assert!(code == 2 && unwrapped(&said).contains("write require, prefer or allow"), "{said}");

@@ -18,7 +18,7 @@ use hetero::hal::{
     Operation, Operator, Point, Program, Quality, Queue, QueueOptions, Result, Source, TensorType, Unavailable, Value,
     ValueId, Work,
 };
-use hetero::{Config, CostModel, DeviceOptions, HeteroEngine, Model, Tensor};
+use hetero::{Config, CostModel, DeviceOptions, Examination, HeteroEngine, Model, Tensor};
 use hetero_cpu::CpuDriver;
 use hetero_kit::{Backlog, Pace, Signal};
 
@@ -238,7 +238,8 @@ pub(crate) fn engine_config(
     wrap: impl FnOnce(Arc<dyn Driver>) -> Arc<dyn Driver>,
 ) -> HeteroEngine {
     let driver = SyntheticDriver { speeds: speeds.to_vec(), tile: config.scheduling.tile_size.unwrap_or(0) };
-    let builder = HeteroEngine::builder().driver(wrap(Arc::new(driver)));
+    // Some of these devices have faults, and all take as long as a test wants.
+    let builder = HeteroEngine::builder().driver(wrap(Arc::new(driver))).examination(Examination::off());
     let mut engine = builder.config(config).cost_model(Arc::new(Told(speeds.to_vec()))).deadline(deadline).build();
     for ordinal in 0..speeds.len() {
         engine.add_device(&format!("synthetic:{ordinal}"), DeviceOptions::default()).unwrap();

@@ -26,7 +26,6 @@
 #![forbid(unsafe_code)]
 
 mod cases;
-mod compare;
 mod contract;
 mod export;
 mod harness;
@@ -44,17 +43,16 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use hetero_examine::Prepared;
 use hetero_hal::{
-    BindingInfo, BindingTable, Buffer, BufferLayout, CompileOptions, Device, Direction, Error, Executable, Execution,
-    Extents, Graph, Node, NodeId, Operator, Program, QueueOptions, Result, Source, Tensor, TensorType, Value, ValueId,
-    Work,
+    Device, Executable, Graph, Node, NodeId, Operator, Program, Result, Tensor, TensorType, Value, ValueId,
 };
 
 pub use cases::suite;
-pub use compare::{difference, threshold};
 pub use contract::{ContractCase, check_contract, contract_cases, run_contract_cases};
 pub use export::write_case;
 pub use harness::DeviceTests;
+pub use hetero_examine::{difference, threshold};
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};
 pub use standard::{
@@ -252,8 +250,7 @@ pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
 /// # Errors
 /// Any error that the device reports, or `Timeout`.
 pub fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
-    let executable = device.compile(Source::Program(program), &CompileOptions::default())?;
-    run_executable(device, &executable, program, inputs)
+    hetero_examine::run_program(device, program, inputs, Instant::now() + DEADLINE)
 }
 
 /// Runs an executable of a program, as [`run_program`] does.
@@ -263,83 +260,15 @@ fn run_executable(
     program: &Program,
     inputs: &[Tensor],
 ) -> Result<Vec<Tensor>> {
-    let prepared = Prepared::new(device, executable, program, inputs)?;
-    let queue = device.queue(&QueueOptions { name: "conformance".into(), capacity: None })?;
-    let done = device.timeline(0)?.at(1);
-    queue.submit(&[], Work::execute(prepared.execution.clone()), std::slice::from_ref(&done))?;
-    done.wait(Instant::now() + DEADLINE)?;
-    prepared.outputs()
+    hetero_examine::run_executable(device, executable, program, inputs, Instant::now() + DEADLINE)
 }
 
-/// A run, with the memory for it.
-struct Prepared {
-    execution: Execution,
-    /// The buffers that [`Execution::bindings`] holds.
-    buffers: Vec<Buffer>,
-}
-
-impl Prepared {
-    fn new(
-        device: &dyn Device,
-        executable: &Arc<dyn Executable>,
-        program: &Program,
-        inputs: &[Tensor],
-    ) -> Result<Prepared> {
-        let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
-        let mut buffers = Vec::new();
-        let mut given = inputs.iter();
-        for info in executable.bindings() {
-            let buffer = device.allocate(BufferLayout::new(info.bytes))?;
-            if info.direction == Direction::Input {
-                let tensor = given.next();
-                let tensor = tensor.ok_or_else(|| Error::invalid_argument(format!("no input for '{}'", info.name)))?;
-                if tensor.dtype() != info.dtype || tensor.shape() != info.shape {
-                    return Err(Error::invalid_argument(format!(
-                        "'{}' is {} of shape {:?}, and its input is {} of shape {:?}",
-                        info.name,
-                        info.dtype,
-                        info.shape,
-                        tensor.dtype(),
-                        tensor.shape()
-                    )));
-                }
-                buffer.write(0, tensor.bytes())?;
-            }
-            buffers.push(buffer);
-        }
-        if given.next().is_some() {
-            return Err(Error::invalid_argument("there are more inputs than bindings for them"));
-        }
-        let scratch = executable.scratch();
-        let scratch = if scratch.bytes > 0 { Some(device.allocate(scratch)?) } else { None };
-        let execution = Execution::new(executable.clone(), BindingTable::new(buffers.clone()))
-            .with_scratch(scratch)
-            .with_extents(extents)
-            .with_deadline(Instant::now() + DEADLINE);
-        Ok(Prepared { execution, buffers })
-    }
-
-    /// Reads the outputs, once the run is over.
-    fn outputs(&self) -> Result<Vec<Tensor>> {
-        let bound = self.execution.executable.bindings().iter().zip(&self.buffers);
-        let outputs = bound.filter(|(info, _)| info.direction == Direction::Output);
-        outputs.map(|(info, buffer)| read(info, buffer, self.execution.extents.as_deref())).collect()
-    }
-}
-
-/// Reads a binding's tensor, with its true size.
-fn read(info: &BindingInfo, buffer: &Buffer, extents: Option<&Extents>) -> Result<Tensor> {
-    let mut shape = info.shape.clone();
-    for (size, extent) in shape.iter_mut().zip(&info.extents) {
-        if let (Some(extent), Some(extents)) = (extent, extents) {
-            *size = extents.get(*extent)?;
-        }
-    }
-    let count: usize = shape.iter().product();
-    let bytes = info.dtype.bytes_for(count).ok_or_else(|| {
-        Error::internal(format!("no number of bytes is {count} elements of {}, as '{}' has", info.dtype, info.name))
-    })?;
-    let mut content = vec![0; bytes];
-    buffer.read(0, &mut content)?;
-    Tensor::from_bytes(info.dtype, &shape, content.into())
+/// Allocates memory for a run, and writes the inputs.
+fn prepare(
+    device: &dyn Device,
+    executable: &Arc<dyn Executable>,
+    program: &Program,
+    inputs: &[Tensor],
+) -> Result<Prepared> {
+    Prepared::new(device, executable, program, inputs, Instant::now() + DEADLINE)
 }

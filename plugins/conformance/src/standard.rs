@@ -15,7 +15,7 @@ use hetero_hal::{Error, Model, Result, Tensor};
 use hetero_onnx::{check_operators, read, read_tensor};
 use hetero_reference::Standard;
 
-use crate::compare::floats;
+use hetero_examine::floats;
 
 /// The relative and absolute tolerance of the standard's own test runner.
 const TOLERANCE: (f64, f64) = (1e-3, 1e-7);

@@ -10,7 +10,9 @@ use hetero_hal::{
 };
 use hetero_reference::Standard;
 
-use crate::{DEADLINE, Network, Outcome, Prepared, SuiteReport, difference, soon, threshold};
+use hetero_examine::Prepared;
+
+use crate::{DEADLINE, Network, Outcome, SuiteReport, difference, soon, threshold};
 
 /// A rule about weights, for one operator.
 #[derive(Clone, Copy, Debug)]
@@ -254,7 +256,7 @@ fn under_way(device: &dyn Device, program: Build) -> Checked {
         let line = device.timeline(0)?;
         let mut runs = Vec::with_capacity(RUNS);
         for number in 1..=RUNS as u64 {
-            let prepared = Prepared::new(device, &executable, &made.0, &made.1)?;
+            let prepared = crate::prepare(device, &executable, &made.0, &made.1)?;
             // Each run waits for the one before, because a timeline's points are reached in order.
             // The evictions meet them under way.
             let before = line.at(number - 1);

@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{
-    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, Device, DeviceId, DeviceInfo, Driver, Edge, Error,
-    ErrorKind, Executable, ExternalMemory, HostSemantics, NodeId, OpenOptions, Point, Program, Queue, QueueOptions,
-    Result, Source, Telemetry, Timeline, Unavailable, Work,
+    Buffer, BufferLayout, Capabilities, Claim, CompileOptions, Device, DeviceId, DeviceInfo, Direction, Driver, Edge,
+    Error, ErrorKind, Executable, Execution, ExternalMemory, HostSemantics, NodeId, OpenOptions, Operation, Point,
+    Program, Queue, QueueOptions, Result, Source, Telemetry, Timeline, Unavailable, Work, submit_and_wait,
 };
 
 use crate::Fault;
@@ -44,8 +44,16 @@ impl Driver for Faulty {
         self.inner.name()
     }
 
+    /// Lists the other driver's devices.
+    /// A fault that the driver always has is a part of a device's identity, so that nobody takes an
+    /// examination with the fault for one without it.
     fn probe(&self) -> Result<Vec<DeviceInfo>, Unavailable> {
-        self.inner.probe()
+        let mut infos = self.inner.probe()?;
+        for info in &mut infos {
+            let standing = self.faults.iter().filter(|(of, fault)| *of == info.id.ordinal() && fault.is_standing());
+            standing.for_each(|(_, fault)| info.identity += &format!("fault {fault}\n"));
+        }
+        Ok(infos)
     }
 
     fn may_have_chips(&self) -> bool {
@@ -137,6 +145,16 @@ impl State {
         }
     }
 
+    /// Aborts the process, or does not return, where the device has such a fault.
+    fn disturb(&self, crash: Fault, hang: Fault) {
+        if self.has(crash) {
+            std::process::abort();
+        }
+        while self.has(hang) {
+            std::thread::sleep(Duration::from_secs(3600));
+        }
+    }
+
     /// Returns the delay of a submission.
     fn delay(&self, submission: u64) -> Option<Duration> {
         self.faults.iter().find_map(|fault| match fault {
@@ -212,6 +230,7 @@ impl Device for FaultyDevice {
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         self.state.check()?;
         let compilation = self.state.compilations.fetch_add(1, Ordering::Relaxed);
+        self.state.disturb(Fault::CrashCompile, Fault::HangCompile);
         if self.state.has(Fault::Compile { compilation }) {
             let error = Error::new(ErrorKind::Compile, "the kernel does not compile (an injected fault)");
             let node = match source {
@@ -299,8 +318,55 @@ impl FaultyQueue {
     }
 }
 
+/// Makes a half of each output of an execution wrong, in numbers of any type.
+fn spoil(execution: &Execution) -> Result<()> {
+    let bindings = execution.executable.bindings();
+    let buffers: Vec<Buffer> = execution.bindings.lock().iter().cloned().collect();
+    for (_, buffer) in bindings.iter().zip(buffers).filter(|(info, _)| info.direction == Direction::Output) {
+        let mut bytes = vec![0; buffer.len()];
+        buffer.read(0, &mut bytes)?;
+        let half = bytes.len() / 2;
+        // In these bytes stand the signs of floats and of integers.
+        bytes.iter_mut().skip(half).skip(3 - half % 4).step_by(4).for_each(|byte| *byte ^= 0x80);
+        buffer.write(0, &bytes)?;
+    }
+    Ok(())
+}
+
 impl Queue for FaultyQueue {
     fn submit(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
+        if let Operation::Execute(execution) = &work.operation {
+            self.state.disturb(Fault::CrashRun, Fault::HangRun);
+            if self.state.has(Fault::Wrong) {
+                let (done, execution) = (Timeline::new(0), execution.clone());
+                self.pass(wait, work, &[done.at(1)])?;
+                return self.inner.submit(&[done.at(1)], Work::host(Arc::new(move || spoil(&execution))), signal);
+            }
+        }
+        self.pass(wait, work, signal)
+    }
+
+    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
+        if self.state.faults.iter().any(|fault| fault.is_standing()) {
+            return submit_and_wait(self, wait, work, signal, deadline);
+        }
+        match self.fate(wait, &work, signal)? {
+            Fate::Goes(None) => self.inner.run(wait, work, signal, deadline),
+            Fate::Goes(Some(delay)) => {
+                wait.iter().try_for_each(|point| point.wait(deadline)).inspect_err(|error| {
+                    Point::settle(signal, &Err(error.clone()));
+                })?;
+                std::thread::sleep(delay);
+                self.inner.run(wait, work, signal, deadline)
+            }
+            Fate::Settled => signal.iter().try_for_each(|point| point.wait(deadline)),
+        }
+    }
+}
+
+impl FaultyQueue {
+    /// Hands work on, with the faults that are events.
+    fn pass(&self, wait: &[Point], work: Work, signal: &[Point]) -> Result<()> {
         match self.fate(wait, &work, signal)? {
             Fate::Settled => Ok(()),
             Fate::Goes(None) => self.guarded(wait, work, signal),
@@ -314,20 +380,6 @@ impl Queue for FaultyQueue {
                 self.guarded(wait, sleep, &[rested.at(1)])?;
                 self.guarded(&[rested.at(1)], work, signal)
             }
-        }
-    }
-
-    fn run(&self, wait: &[Point], work: Work, signal: &[Point], deadline: Instant) -> Result<()> {
-        match self.fate(wait, &work, signal)? {
-            Fate::Goes(None) => self.inner.run(wait, work, signal, deadline),
-            Fate::Goes(Some(delay)) => {
-                wait.iter().try_for_each(|point| point.wait(deadline)).inspect_err(|error| {
-                    Point::settle(signal, &Err(error.clone()));
-                })?;
-                std::thread::sleep(delay);
-                self.inner.run(wait, work, signal, deadline)
-            }
-            Fate::Settled => signal.iter().try_for_each(|point| point.wait(deadline)),
         }
     }
 }
@@ -427,6 +479,21 @@ mod tests {
         let mut byte = [0];
         target.read(0, &mut byte).unwrap();
         assert_eq!((timeline.value(), byte), (2, [5]));
+    }
+
+    #[test]
+    fn a_driver_that_computes_wrongly_says_nothing_and_its_devices_have_another_identity() {
+        let add = hetero_conformance::suite(1).unwrap().into_iter().find(|case| case.name.starts_with("Add")).unwrap();
+        let wrong = |fault| match hetero_conformance::check(&*device(fault), &add) {
+            hetero_conformance::Outcome::Passed(_) => false,
+            hetero_conformance::Outcome::Failed(why) => why.contains("error of") || why.contains("elements differ"),
+            other => panic!("{other:?}"),
+        };
+        assert!(!wrong(None) && wrong(Some(Fault::Wrong)));
+        let identity = |layer: Faulty| layer.probe().unwrap().remove(0).identity;
+        let plain = identity(Faulty::over(Arc::new(CpuDriver)).with(0, Fault::Lose { submission: 0 }));
+        assert_eq!(plain, CpuDriver.probe().unwrap()[0].identity);
+        assert_ne!(plain, identity(Faulty::over(Arc::new(CpuDriver)).with(0, Fault::Wrong)));
     }
 
     /// A list that only grows would be a leak.

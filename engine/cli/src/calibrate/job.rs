@@ -26,7 +26,7 @@ impl Job {
         let Some(path) = named else {
             return Err(Failure::usage("there is no cache folder for the profile", "name a file with `--out FILE`"));
         };
-        let mut engine = HeteroEngine::new()?;
+        let mut engine = devices::builder(options.devices.unexamined, &[]).build();
         devices::add_all(&mut engine, &options.devices)?;
         Ok(Job { path, engine })
     }

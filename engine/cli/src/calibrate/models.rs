@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hetero::comm::{NodeProfile, Profile, Spread, host_id};
 use hetero::hal::{DeviceId, DeviceInfo, Edge, Node, NodeId, Program, Quality, TraceSink, ValueId};
-use hetero::{Calibrated, CostModel, Family, HeteroEngine, Plan};
+use hetero::{Calibrated, CostModel, Family, Plan};
 use hetero_reference::Standard;
 use serde_json::{Value, json};
 
@@ -47,7 +47,7 @@ pub(super) fn measure(
     seconds: Duration,
     profile: &Profile,
 ) -> Result<Measured> {
-    let mut engine = HeteroEngine::new()?;
+    let mut engine = devices::builder(options.unexamined, &[]).build();
     devices::add(
         &mut engine,
         &DeviceOptions { devices: vec![DeviceChoice { id: device.id.clone(), policy: None }], ..options.clone() },

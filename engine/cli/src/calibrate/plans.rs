@@ -106,7 +106,7 @@ pub(super) struct Comparison<'a> {
 
 impl Comparison<'_> {
     fn engine(&self, ids: &[String], placement: Option<Placement>) -> Result<HeteroEngine> {
-        let mut builder = HeteroEngine::builder().profile(self.profile.clone());
+        let mut builder = devices::builder(self.options.unexamined, &[]).profile(self.profile.clone());
         if let Some(bytes) = self.options.memory_limit {
             builder = builder.memory_limit(bytes);
         }

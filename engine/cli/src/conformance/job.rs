@@ -56,8 +56,8 @@ fn chosen(options: &ConformanceOptions) -> Result<[Vec<DeviceTest>; 4]> {
 }
 
 /// Returns an engine, and with `validate` a layer over all its drivers that checks their callers.
-fn engine(validate: bool) -> (HeteroEngine, Option<Validated>) {
-    let mut builder = HeteroEngine::builder();
+fn engine(validate: bool, unexamined: bool) -> (HeteroEngine, Option<Validated>) {
+    let mut builder = devices::builder(unexamined, &[]);
     let mut layer: Option<Validated> = None;
     if validate {
         for driver in hetero::builtin_drivers() {
@@ -83,7 +83,7 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(options: &ConformanceOptions) -> Result<Job> {
-        let (mut engine, layer) = engine(options.validate);
+        let (mut engine, layer) = engine(options.validate, options.devices.unexamined);
         devices::add(&mut engine, &options.devices)?;
         device(&engine)?;
         let tests = chosen(options)?;

@@ -6,7 +6,7 @@ pub(crate) mod operators;
 pub(crate) mod options;
 pub(crate) mod standard;
 
-use hetero::{Binding, HeteroEngine};
+use hetero::Binding;
 use hetero_conformance::{Expectations, Outcome, model_cases, run_suite, write_case};
 use serde_json::json;
 
@@ -14,6 +14,7 @@ use job::{Job, cases, device, nothing_wanted};
 use junit::junit;
 
 use crate::arguments::{ConformanceOptions, ModelCasesOptions, SaveOptions};
+use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::output::{document, lines, say};
 use crate::progress::Spinner;
@@ -25,7 +26,7 @@ pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     let binding =
         Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
     let bound = hetero::bind(&model, &binding, &hetero_reference::Standard).map_err(hetero::Error::from)?;
-    let mut engine = HeteroEngine::builder().build();
+    let mut engine = devices::builder(false, &[]).build();
     engine.add_device(&options.device, hetero::hal::OpenOptions::default())?;
     let device = device(&engine)?;
     let spinner = Spinner::start("comparing with the reference");

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use hetero::DType;
 use hetero::hal::{Device, Quality};
-use hetero::{DType, HeteroEngine};
 use hetero_conformance::{Case, Outcome, check, program, suite};
 
 use hetero_kernels::{Dialect, Target};
@@ -77,7 +77,7 @@ fn cell(support: Option<&Support>) -> String {
 
 /// Writes the table to standard output.
 pub(crate) fn table(options: &OperatorsOptions) -> Result<()> {
-    let mut engine = HeteroEngine::builder().build();
+    let mut engine = devices::builder(options.devices.unexamined, &[]).build();
     devices::add(&mut engine, &options.devices)?;
     let cases = suite(1).map_err(hetero::Error::from)?;
     let spinner = Spinner::start("asking the devices");

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hetero::{Binding, HeteroEngine, Model, Tensor};
+use hetero::{Binding, Model, Tensor};
 use hetero_conformance::{ExpectedFailures, StandardReport, run_standard, standard_cases};
 use serde_json::json;
 
 use super::verdict;
 use crate::arguments::StandardOptions;
+use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::output::{document, say};
 use crate::progress::Spinner;
@@ -70,7 +71,7 @@ fn execute(
     folded: &AtomicUsize,
 ) -> std::result::Result<Vec<Tensor>, String> {
     let text = |error: hetero::Error| error.to_string();
-    let mut engine = HeteroEngine::builder().build();
+    let mut engine = devices::builder(false, &[]).build();
     let options = hetero::hal::OpenOptions { threads: Some(1), ..hetero::hal::OpenOptions::default() };
     engine.add_device(device, options).map_err(text)?;
     let shape = |(name, tensor): &(String, Tensor)| (name.clone(), tensor.shape().to_vec());

@@ -5,7 +5,7 @@ pub(crate) mod options;
 
 use std::time::Instant;
 
-use hetero::{Binding, HeteroEngine, Tensor};
+use hetero::{Binding, Tensor};
 use serde_json::json;
 
 use crate::arguments::DemoOptions;
@@ -24,7 +24,7 @@ const SHOWN: usize = 10;
 
 pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
     let (images, labels) = data::held_out(&data::data()?)?;
-    let mut engine = HeteroEngine::new()?;
+    let mut engine = devices::builder(options.devices.unexamined, &[]).build();
     devices::add(&mut engine, &options.devices)?;
     let model = hetero::read_model_bytes(MODEL.into()).map_err(hetero::Error::from)?;
     let binding = Binding { shapes: [("image".to_owned(), vec![BATCH, 1, SIDE, SIDE])].into(), ..Binding::default() };

@@ -1,5 +1,6 @@
 //! `hetero devices` and `hetero check`: list devices, and say which drivers are usable.
 
+mod examine;
 mod open;
 pub(crate) mod options;
 
@@ -7,11 +8,14 @@ use hetero::HeteroEngine;
 use hetero::hal::DeviceInfo;
 use serde_json::{Value, json};
 
+use examine::Examined;
+pub(crate) use examine::{answer, builder};
 pub(crate) use open::{add, add_all, open, profile};
 
 use crate::arguments::{CheckOptions, JsonOptions};
 use crate::failure::Result;
 use crate::output::{document, say};
+use crate::progress::Spinner;
 
 fn described(info: &DeviceInfo) -> Value {
     json!({
@@ -32,30 +36,58 @@ fn line(info: &DeviceInfo) -> String {
 }
 
 pub(crate) fn list(options: &JsonOptions) -> Result<()> {
-    let engine = HeteroEngine::new()?;
-    let found: Vec<DeviceInfo> = engine.found();
+    let engine = builder(false, &[]).build();
+    let found = examined(&engine, engine.found(), false);
+    let (unusable, usable): (Vec<_>, Vec<_>) = found.iter().partition(|(_, examined)| examined.unavailable().is_some());
     if options.json {
-        document(json!({ "devices": found.iter().map(described).collect::<Vec<_>>() }))?;
-    } else if found.is_empty() {
+        let unusable = unusable.iter().map(|(info, examined)| with(described(info), "examination", examined.json()));
+        let usable = usable.iter().map(|(info, _)| described(info));
+        return document(json!({ "devices": Vec::from_iter(usable), "unavailable": Vec::from_iter(unusable) }));
+    }
+    if usable.is_empty() {
         say!("no device; `hetero check --compatibility` says why")?;
-    } else {
-        found.iter().try_for_each(|info| say!("{}", line(info)))?;
+    }
+    usable.iter().try_for_each(|(info, _)| say!("{}", line(info)))?;
+    for (info, examined) in unusable {
+        say!("{}", line(info))?;
+        examined.lines().iter().try_for_each(|line| say!("    {line}"))?;
     }
     Ok(())
 }
 
+/// Examines devices one by one.
+fn examined(engine: &HeteroEngine, infos: Vec<DeviceInfo>, anew: bool) -> Vec<(DeviceInfo, Examined)> {
+    let spinner = Spinner::start("examining devices");
+    let examine = |info: DeviceInfo| {
+        spinner.say(format!("examining {}", info.id));
+        let examined = Examined::new(engine, &info, anew);
+        (info, examined)
+    };
+    infos.into_iter().map(examine).collect()
+}
+
+fn with(mut object: Value, key: &str, value: Value) -> Value {
+    object[key] = value;
+    object
+}
+
 pub(crate) fn check(options: &CheckOptions) -> Result<()> {
-    let engine = HeteroEngine::new()?;
+    let engine = builder(false, &[]).build();
     let mut entries = Vec::new();
     for driver in engine.drivers() {
-        let probed = driver.probe();
+        let probed = driver.probe().map(|infos| examined(&engine, infos, true));
+        let usable = probed.as_ref().is_ok_and(|found| found.iter().any(|(_, one)| one.unavailable().is_none()));
         if options.output.json {
+            let noticed = |info: &DeviceInfo| Some(format!("{}: {}", info.id, info.notice.as_ref()?));
             entries.push(match probed {
-                Ok(devices) => json!({
+                Ok(found) => json!({
                     "driver": driver.name(),
-                    "usable": true,
-                    "devices": devices.iter().map(described).collect::<Vec<_>>(),
-                    "notices": notices(driver.name()),
+                    "usable": usable,
+                    "devices": found
+                        .iter()
+                        .map(|(info, examined)| with(described(info), "examination", examined.json()))
+                        .collect::<Vec<_>>(),
+                    "notices": found.iter().filter_map(|(info, _)| noticed(info)).collect::<Vec<_>>(),
                 }),
                 Err(why) => json!({
                     "driver": driver.name(),
@@ -68,10 +100,13 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
             continue;
         }
         match probed {
-            Ok(devices) => {
-                say!("{}: usable", driver.name())?;
-                devices.iter().try_for_each(|info| say!("    {}", line(info)))?;
-                notices(driver.name()).iter().try_for_each(|notice| say!("    {notice}"))?;
+            Ok(found) => {
+                say!("{}: {}", driver.name(), if usable { "usable" } else { "no device that can be used" })?;
+                for (info, examined) in found {
+                    say!("    {}", line(&info))?;
+                    info.notice.iter().try_for_each(|notice| say!("        {notice}"))?;
+                    examined.lines().iter().try_for_each(|line| say!("        {line}"))?;
+                }
             }
             Err(why) => {
                 say!("{}: {}", driver.name(), why.reason)?;
@@ -84,16 +119,4 @@ pub(crate) fn check(options: &CheckOptions) -> Result<()> {
         document(json!({ "compatibility": options.compatibility, "drivers": entries }))?;
     }
     Ok(())
-}
-
-/// Returns what users have to know of a driver's devices beside the fact that they can be used: one
-/// line a device.
-fn notices(driver: &str) -> Vec<String> {
-    match driver {
-        #[cfg(feature = "opencl")]
-        "opencl" => hetero_opencl::OpenClDriver::processors().notices(),
-        #[cfg(feature = "fpga")]
-        "fpga" => hetero_opencl::OpenClDriver::accelerators().notices(),
-        _ => vec![],
-    }
 }

@@ -7,6 +7,7 @@ use hetero::hal::DeviceId;
 use crate::arguments::{DeviceChoice, DeviceOptions, DriverOption};
 use crate::failure::{Failure, Result};
 use crate::output::note;
+use crate::progress::Spinner;
 
 /// Adds the devices that were asked for, or the engine's default.
 pub(crate) fn add(engine: &mut HeteroEngine, options: &DeviceOptions) -> Result<()> {
@@ -32,10 +33,11 @@ fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Defaul
 /// Adds the devices that were asked for, or else those of `default`, and says nothing.
 pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
     // Only those drivers are asked that have to be.
-    let choices = if options.devices.is_empty() {
-        default(engine).into_iter().map(|id| DeviceChoice { id, policy: None }).collect()
-    } else {
+    let named = !options.devices.is_empty();
+    let choices = if named {
         options.devices.clone()
+    } else {
+        default(engine).into_iter().map(|id| DeviceChoice { id, policy: None }).collect()
     };
     if choices.is_empty() {
         return Err(Failure::failed("there is no device; `hetero check --compatibility` says why"));
@@ -53,8 +55,14 @@ pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: 
             memory_limit: options.memory_limit,
             extra: extra.map(|option| (option.key.clone(), option.value.clone())).collect(),
         };
-        let policy = choice.policy.unwrap_or_else(|| engine.configured_policy(&choice.id));
-        engine.add_device_with(&choice.id.to_string(), open, policy)?;
+        // A device that was never examined takes a while.
+        let _spinner = Spinner::start(format!("opening {}", choice.id));
+        if named {
+            let policy = choice.policy.unwrap_or_else(|| engine.configured_policy(&choice.id));
+            engine.add_device_with(&choice.id.to_string(), open, policy)?;
+        } else {
+            engine.add_default_device(&choice.id, open)?;
+        }
     }
     if engine.devices().is_empty() {
         let reasons: Vec<String> = engine.fleet().absent().iter().map(ToString::to_string).collect();

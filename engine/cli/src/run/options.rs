@@ -6,6 +6,7 @@ use clap::Args;
 use hetero::hal::DeviceId;
 
 use crate::arguments::{CacheOptions, DeviceOptions, JsonOptions, ModelOptions, PlaceOptions};
+use crate::devices::options::parse_fault;
 
 /// What `run` and `profile` run: a model on devices, with its inputs, so many times.
 #[derive(Debug, Args)]
@@ -35,6 +36,8 @@ pub(crate) struct JobOptions {
     pub(crate) repeat: u32,
     /// Make a device fail, to see what comes of it: ID=lose:3, lose-running:3, hang:3, memory:2,
     /// compile:0 (counting submissions, allocations and compilations from 0) or delay:500us.
+    /// Or make its driver one that always fails, which the examination of devices finds: wrong,
+    /// crash-compile, crash-run, hang-compile or hang-run.
     /// The option may be repeated.
     #[arg(long = "inject", value_name = "ID=FAULT", value_parser = parse_fault)]
     pub(crate) faults: Vec<(DeviceId, hetero_layers::Fault)>,
@@ -69,12 +72,6 @@ fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
         Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
         _ => Err(format!("'{text}' is not NAME=FILE")),
     }
-}
-
-fn parse_fault(text: &str) -> Result<(DeviceId, hetero_layers::Fault), String> {
-    let (id, fault) = text.split_once('=').ok_or_else(|| format!("'{text}' is not ID=FAULT"))?;
-    let read = |error: hetero::hal::Error| error.to_string();
-    Ok((id.parse().map_err(read)?, fault.parse().map_err(read)?))
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use hetero_hal::{
 
 use super::tools::{COUNT, Made, Memory, buffer, content, ensure, failure, queue, run, wait};
 use super::{Bench, Checked};
-use crate::{DEADLINE, Prepared};
+use hetero_examine::Prepared;
+
+use crate::DEADLINE;
 
 /// The largest error of a device's clock that was compared with the host's once.
 const CLOCKS: Duration = Duration::from_millis(5);

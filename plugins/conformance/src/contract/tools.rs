@@ -11,7 +11,9 @@ use hetero_hal::{
 use hetero_reference::Standard;
 
 use super::{Checked, Fault};
-use crate::{DEADLINE, Network, Prepared, difference, threshold};
+use hetero_examine::Prepared;
+
+use crate::{DEADLINE, Network, difference, threshold};
 
 /// The largest number of bytes of a tensor that the oracle makes.
 const MOST: usize = 1 << 26;
@@ -57,7 +59,7 @@ impl Made {
     }
 
     pub(super) fn prepare(&self, device: &dyn Device) -> Result<Prepared> {
-        Prepared::new(device, &self.compile(device)?, &self.program, &self.inputs)
+        crate::prepare(device, &self.compile(device)?, &self.program, &self.inputs)
     }
 
     /// Tells whether the device takes the whole program.

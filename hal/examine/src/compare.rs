@@ -14,8 +14,9 @@ pub fn threshold(dtype: DType) -> f64 {
     }
 }
 
-/// Returns the elements of a floating-point tensor of at least 16 bits.
-pub(crate) fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
+/// Returns the elements of a floating-point tensor of at least 16 bits; `None` for another one.
+#[must_use]
+pub fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
     Some(match tensor.dtype() {
         DType::F32 => tensor.view::<f32>().ok()?.iter().map(|&v| f64::from(v)).collect(),
         DType::F64 => tensor.view::<f64>().ok()?.into_owned(),
