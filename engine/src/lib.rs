@@ -66,6 +66,7 @@ mod engine;
 mod error;
 mod fleet;
 mod join;
+mod names;
 pub mod passes;
 mod place;
 mod plan;

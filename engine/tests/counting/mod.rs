@@ -95,6 +95,7 @@ pub(crate) fn measure(model: Model) -> Vec<Effort> {
     let mut engine = HeteroEngine::new().unwrap();
     engine.add_device("cpu:0", DeviceOptions { threads: Some(2), ..DeviceOptions::default() }).unwrap();
     let plan = phase(&mut efforts, || engine.analyze(&model, &binding).unwrap());
+    drop(model);
     let session = phase(&mut efforts, || engine.session(&plan).unwrap());
     let inputs: Vec<(&str, Tensor)> = session
         .inputs()

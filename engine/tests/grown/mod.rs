@@ -5,9 +5,7 @@
 use std::sync::Arc;
 
 use hetero::Tensor;
-use hetero::hal::{
-    Attribute, Bool, Capture, DType, Dim, Graph, Model, Node, Operator, TensorType, Value, ValueId,
-};
+use hetero::hal::{Attribute, Bool, Capture, DType, Dim, Graph, Model, Node, Operator, TensorType, Value, ValueId};
 
 /// The elements of the values that pass from node to node.
 const ELEMENTS: usize = 16;
@@ -34,7 +32,8 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family { name: "branches", model: branches },
     Family { name: "captures", model: captures },
     Family { name: "split", model: split },
-    Family { name: "backwards", model: backwards },
+    Family { name: "images", model: images },
+    Family { name: "joined", model: joined },
 ];
 
 /// A graph to which nodes are added.
@@ -135,7 +134,7 @@ fn ladder(count: usize) -> Model {
     b.model(&[x])
 }
 
-/// Many products with one input, each with the same weights as few others.
+/// Many products with one input, each with weights of its own.
 fn products(b: &mut Builder, x: ValueId, count: usize) -> Vec<ValueId> {
     (0..count)
         .map(|_| {
@@ -304,9 +303,8 @@ fn split(count: usize) -> Model {
     let mut b = Builder::default();
     let x = b.input("x", DType::F32, &[4 * count]);
     let sizes = b.integers(&vec![4; count]);
-    let parts: Vec<ValueId> = (0..count)
-        .map(|number| b.value(format!("part{number}"), TensorType::exact(DType::F32, &[4]), None))
-        .collect();
+    let parts: Vec<ValueId> =
+        (0..count).map(|number| b.value(format!("part{number}"), TensorType::exact(DType::F32, &[4]), None)).collect();
     b.0.nodes.push(Node {
         name: "split".into(),
         operator: operator("Split").with("axis", Attribute::Int(0)),
@@ -319,9 +317,36 @@ fn split(count: usize) -> Model {
     b.model(&outputs)
 }
 
-/// The chain's nodes, the last of them first in the file.
-fn backwards(count: usize) -> Model {
-    let mut model = chain(count);
-    model.graph.nodes.reverse();
-    model
+/// Convolutions of one image, each with a chain of factors and shifts behind it.
+fn images(count: usize) -> Model {
+    let mut b = Builder::default();
+    let image = b.input("x", DType::F32, &[1, 2, 3, 3]);
+    let mut all = Vec::new();
+    for number in 0..count / 8 {
+        let filter = (0..4).map(|i| ((4 * number + i) as f32).sin()).collect();
+        let filter = b.constant(Tensor::from_vec(&[2, 2, 1, 1], filter).unwrap());
+        all.push(b.node(operator("Conv"), &[image, filter]));
+    }
+    let mut x = b.node(operator("Sum"), &all);
+    for number in 0..count * 7 / 8 {
+        let factor = b.constant(Tensor::from_vec(&[1, 2, 1, 1], vec![number as f32, 1.0]).unwrap());
+        x = b.node(operator(["Mul", "Add"][number % 2]), &[x, factor]);
+    }
+    b.model(&[x])
+}
+
+/// Concatenations of concatenations: each is a part of the next one, until the list is long.
+fn joined(count: usize) -> Model {
+    let mut b = Builder::default();
+    let x = b.input("x", DType::F32, &[ELEMENTS]);
+    let mut all = Vec::new();
+    for _ in 0..count / 256 {
+        let mut joined = x;
+        for part in products(&mut b, x, 128) {
+            joined = b.node(operator("Concat").with("axis", Attribute::Int(0)), &[joined, part]);
+        }
+        all.push(joined);
+    }
+    let sum = b.node(operator("Sum"), &all);
+    b.model(&[sum])
 }

@@ -14,8 +14,7 @@ mod clusters;
 mod emit;
 mod survey;
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use hetero_hal::{DType, Error, Node, Program, Result, ValueId};
 
 use crate::image::{Halo, Image, Layout};
@@ -89,6 +88,8 @@ struct Lowering<'a> {
     filters: bool,
     consumers: Vec<Vec<usize>>,
     producers: Vec<Option<usize>>,
+    /// The number of times that nodes read each value.
+    reads: Vec<usize>,
     is_output: Vec<bool>,
     /// Whether each value is blocked where it is made.
     blocked: Vec<bool>,
@@ -97,10 +98,12 @@ struct Lowering<'a> {
     /// Whether a chain does each node.
     absorbed: Vec<bool>,
     /// The element-wise nodes on plain values that are done together, by the last of them.
-    clusters: HashMap<usize, Vec<usize>>,
+    clusters: HashMap<usize, Vec<clusters::Member>>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
-    /// The layouts in which each value exists.
+    /// The halo that all readers of a value want together, where it was asked for.
+    wanted: HashMap<ValueId, Halo>,
+    /// The layouts in which each value exists, where these are others than the plain one alone.
     there: HashMap<ValueId, Vec<Layout>>,
     drafts: Vec<Draft>,
 }
@@ -113,6 +116,10 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
     for id in program.outputs() {
         is_output[id.index()] = true;
     }
+    let mut reads = vec![0; program.values().len()];
+    for id in program.nodes().iter().flat_map(Node::uses) {
+        reads[id.index()] += 1;
+    }
     let nodes = program.nodes().len();
     let mut lowering = Lowering {
         program,
@@ -120,12 +127,14 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         filters,
         consumers: program.consumers().into_iter().map(index).collect(),
         producers: program.producers().into_iter().map(|id| id.map(|id| id.index())).collect(),
+        reads,
         is_output,
         blocked: vec![false; program.values().len()],
         chains: HashMap::new(),
         absorbed: vec![false; nodes],
         clusters: HashMap::new(),
         halos: HashMap::new(),
+        wanted: HashMap::new(),
         there: HashMap::new(),
         drafts: Vec::with_capacity(nodes),
     };
@@ -189,11 +198,7 @@ impl<'a> Lowering<'a> {
     /// Returns the one node that reads a value, where nothing else needs the value.
     fn sole_consumer(&self, value: ValueId) -> Option<usize> {
         match self.consumers[value.index()].as_slice() {
-            [only]
-                if !self.is_output[value.index()] && self.node(*only).uses().filter(|&id| id == value).count() == 1 =>
-            {
-                Some(*only)
-            }
+            [only] if !self.is_output[value.index()] && self.reads[value.index()] == 1 => Some(*only),
             _ => None,
         }
     }
