@@ -5,6 +5,8 @@
 //! it, over that of the sizes.
 //! A slope of 1 is linear.
 //! Planning binds the model and runs the passes once more, as it does in a run.
+//! The last column is a run of the model's file in a process that does nothing else, as `hetero run`
+//! does it: its time, and its most resident memory.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -13,14 +15,15 @@ mod counting;
 #[path = "../tests/grown/mod.rs"]
 mod grown;
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use counting::{Counting, Effort, PHASES, measure};
+use counting::{Counting, PHASES, measure, run_file};
+use hetero::Model;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// The size from which on a family is measured with two sizes only where it is asked for by name.
+/// The largest size, unless another is asked for.
 const MOST: usize = 100_000;
 
 fn main() {
@@ -29,6 +32,16 @@ fn main() {
         && flag == "--one"
     {
         return one(family, count.parse().unwrap());
+    }
+    if let [flag, family, count, path] = &*arguments
+        && flag == "--write"
+    {
+        return hetero_onnx::write(&model(family, count.parse().unwrap()), path).unwrap();
+    }
+    if let [flag, path] = &*arguments
+        && flag == "--whole"
+    {
+        return whole(path);
     }
     let wanted = arguments.first().map_or("all", String::as_str);
     let most: usize = arguments.get(1).map_or(MOST, |text| text.parse().unwrap());
@@ -39,13 +52,14 @@ fn main() {
         let mut before: Option<Vec<[f64; 3]>> = None;
         let mut count = 1000;
         while count <= most {
-            let program = std::env::current_exe().unwrap();
-            let out = Command::new(program).args(["--one", family.name, &count.to_string()]).output().unwrap();
-            let text = String::from_utf8(out.stdout).unwrap();
-            let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-            let found: Vec<[f64; 3]> = numbers.as_chunks().0.to_vec();
+            let mut found = child(&["--one", family.name, &count.to_string()]);
+            let path = std::env::temp_dir().join(format!("{}-{}.onnx", family.name, std::process::id()));
+            let path = path.to_string_lossy();
+            child(&["--write", family.name, &count.to_string(), &path]);
+            found.extend(child(&["--whole", &path]));
+            std::fs::remove_file(&*path).unwrap();
             if found.len() != PHASES.len() + 1 {
-                println!("{:<14} {count:>8} failed: {}", family.name, String::from_utf8_lossy(&out.stderr));
+                println!("{:<14} {count:>8} failed", family.name);
                 break;
             }
             print!("{:<14} {count:>8}", family.name);
@@ -66,22 +80,31 @@ fn main() {
     }
 }
 
-/// Measures one size, and prints milliseconds, megabytes and allocations of each phase, then of the
-/// whole from import to run, with the most memory of the process.
+/// Runs this program again, and returns the numbers that it prints, in threes.
+fn child(arguments: &[&str]) -> Vec<[f64; 3]> {
+    let program = std::env::current_exe().unwrap();
+    let out = Command::new(program).args(arguments).stderr(Stdio::inherit()).output().unwrap();
+    let text = String::from_utf8(out.stdout).unwrap();
+    let numbers: Vec<f64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    numbers.as_chunks().0.to_vec()
+}
+
+fn model(family: &str, count: usize) -> Model {
+    (grown::FAMILIES.iter().find(|known| known.name == family).unwrap().model)(count)
+}
+
+/// Measures one size, and prints milliseconds, megabytes and allocations of each phase.
 fn one(family: &str, count: usize) {
-    let family = grown::FAMILIES.iter().find(|known| known.name == family).unwrap();
-    let measured = measure((family.model)(count));
-    for phase in &measured {
-        println!("{} {} {}", milliseconds(phase), phase.peak as f64 / 1e6, phase.calls);
+    for phase in measure(model(family, count)) {
+        println!("{} {} {}", phase.time.as_secs_f64() * 1e3, phase.peak as f64 / 1e6, phase.calls);
     }
-    let whole = measured.iter().zip(PHASES).filter(|(_, name)| ["import", "plan", "compile", "run"].contains(name));
-    let (all, calls) = whole.fold((0.0, 0), |sum, (phase, _)| (sum.0 + milliseconds(phase), sum.1 + phase.calls));
+}
+
+/// Runs a file, and prints milliseconds, the most megabytes resident, and allocations.
+fn whole(path: &str) {
+    let effort = run_file(path);
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kib =
         status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.split_whitespace().next()?.parse::<f64>().ok());
-    println!("{all} {} {calls}", kib.unwrap_or(0.0) * 1.024e-3);
-}
-
-fn milliseconds(phase: &Effort) -> f64 {
-    phase.time.as_secs_f64() * 1e3
+    println!("{} {} {}", effort.time.as_secs_f64() * 1e3, kib.unwrap_or(0.0) * 1.024e-3, effort.calls);
 }

@@ -24,7 +24,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 
 /// The sizes that are compared for allocations: the larger is four times the smaller.
 /// Lists that double come to the same share of their room at both.
-const SIZES: [usize; 2] = [1024, 4096];
+const SIZES: [usize; 2] = [4096, 16_384];
 /// The most that four times the nodes may take.
 const MOST: f64 = 4.4;
 /// The allocations and bytes that count as none: a phase may have a few that depend on threads.

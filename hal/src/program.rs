@@ -495,6 +495,21 @@ mod tests {
     }
 
     #[test]
+    fn parts_pass_values_to_each_other_and_share_no_node() {
+        let program = forked();
+        let part = |name: &str, nodes: &[u32]| (name.to_owned(), nodes.iter().copied().map(NodeId).collect());
+        let parts = program.divide(&[part("head", &[0]), part("left", &[1]), part("right", &[2])]).unwrap();
+        let names = |part: &Program, ids: &[ValueId]| -> Vec<String> {
+            ids.iter().map(|id| part.value(*id).unwrap().name.to_string()).collect()
+        };
+        let ports: Vec<_> = parts.iter().map(|p| (names(p, p.inputs()), names(p, p.outputs()))).collect();
+        let port = |input: &str, output: &str| (vec![input.to_owned()], vec![output.to_owned()]);
+        assert_eq!(ports, [port("x", "y"), port("y", "z"), port("y", "w")]);
+        assert!(program.divide(&[part("one", &[0, 1]), part("other", &[1, 2])]).is_err());
+        assert!(program.divide(&[part("one", &[3])]).is_err());
+    }
+
+    #[test]
     fn unknown_types_are_refused_by_name() {
         let mut graph = forked().to_graph();
         graph.values[1].ty.dims = Some(vec![Dim::Symbol("batch".into())]);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use hetero::hal::Model;
 use hetero::passes::{self, PassContext};
-use hetero::{Binding, DeviceOptions, HeteroEngine, Tensor};
+use hetero::{Binding, DeviceOptions, HeteroEngine, Session, Tensor};
 use hetero_reference::Standard;
 
 /// The system's allocator with counts of its calls and bytes.
@@ -97,14 +97,32 @@ pub(crate) fn measure(model: Model) -> Vec<Effort> {
     let plan = phase(&mut efforts, || engine.analyze(&model, &binding).unwrap());
     drop(model);
     let session = phase(&mut efforts, || engine.session(&plan).unwrap());
-    let inputs: Vec<(&str, Tensor)> = session
-        .inputs()
-        .iter()
-        .map(|port| {
-            let bytes = port.dtype.bytes_for(port.shape.iter().product()).unwrap();
-            (&*port.name, Tensor::from_bytes(port.dtype, &port.shape, vec![1u8; bytes].into()).unwrap())
-        })
-        .collect();
+    let inputs = inputs(&session);
     phase(&mut efforts, || session.run(&inputs).unwrap());
     efforts
+}
+
+/// Returns an input of ones for each of a session's.
+fn inputs(session: &Session) -> Vec<(&str, Tensor)> {
+    let ports = session.inputs().iter().map(|port| {
+        let bytes = port.dtype.bytes_for(port.shape.iter().product()).unwrap();
+        (&*port.name, Tensor::from_bytes(port.dtype, &port.shape, vec![1u8; bytes].into()).unwrap())
+    });
+    ports.collect()
+}
+
+/// Runs a model's file once, and reports on it.
+pub(crate) fn run_file(path: &str) -> Effort {
+    let mut efforts = Vec::with_capacity(1);
+    phase(&mut efforts, || {
+        let model = hetero_onnx::read(path).unwrap();
+        let mut engine = HeteroEngine::new().unwrap();
+        engine.add_device("cpu:0", DeviceOptions { threads: Some(2), ..DeviceOptions::default() }).unwrap();
+        let plan = engine.analyze(&model, &Binding { default_size: Some(8), ..Binding::default() }).unwrap();
+        drop(model);
+        let session = engine.session(&plan).unwrap();
+        session.run(&inputs(&session)).unwrap();
+        session.report()
+    });
+    efforts[0]
 }

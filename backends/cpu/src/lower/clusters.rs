@@ -2,7 +2,7 @@
 
 use std::collections::BinaryHeap;
 
-use hetero_hal::{DType, Error, Result, ValueId};
+use hetero_hal::{DType, Error, NodeId, Result, ValueId};
 
 use super::{Draft, Form, Lowering, Recipe};
 use crate::image::Layout;
@@ -74,7 +74,7 @@ impl Lowering<'_> {
             }
             let Some(member) = self.elementwise(maker)? else { continue };
             let value = member.output;
-            let is_member = |reader: &usize| members.iter().any(|member| member.node == *reader);
+            let is_member = |reader: &NodeId| members.iter().any(|member| member.node == reader.index());
             let inside = self.consumers[value.index()].iter().all(is_member);
             if inside && !self.is_output[value.index()] && self.shape(value) == shape {
                 members.push(member);
@@ -170,5 +170,48 @@ impl Lowering<'_> {
             outputs: vec![Some(form)],
         });
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{Graph, Node, Operator, Program, TensorType, Value};
+
+    use super::*;
+    use crate::simd::Isa;
+
+    /// Makes a program of one node behind the other, each of which reads the value before it twice
+    /// where `twice` says so.
+    fn chain(count: u32, twice: bool) -> Program {
+        let value = |number: u32| Value {
+            name: format!("v{number}").into(),
+            ty: TensorType::exact(DType::F32, &[8]),
+            constant: None,
+        };
+        let node = |number: u32| Node {
+            name: format!("n{number}").into(),
+            operator: Operator::new(if twice { "Add" } else { "Neg" }, 14),
+            inputs: vec![Some(ValueId(number)); if twice { 2 } else { 1 }],
+            outputs: vec![Some(ValueId(number + 1))],
+        };
+        let graph = Graph {
+            name: "chain".into(),
+            values: (0..=count).map(value).collect(),
+            nodes: (0..count).map(node).collect(),
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(count)],
+            captures: vec![],
+        };
+        Program::new(graph, vec![]).unwrap()
+    }
+
+    #[test]
+    fn a_long_chain_becomes_clusters_of_bounded_length_in_order() {
+        for twice in [false, true] {
+            let drafts = super::super::lower(&chain(100, twice), Isa::widest(), true).unwrap();
+            let lengths: Vec<usize> = drafts.iter().map(|draft| draft.nodes.len()).collect();
+            assert_eq!(lengths, [4, MOST, MOST, MOST]);
+            assert!(drafts.iter().flat_map(|draft| &draft.nodes).copied().eq(0..100));
+        }
     }
 }

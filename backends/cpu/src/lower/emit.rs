@@ -1,7 +1,7 @@
 //! The second pass: it emits the steps in order, and a reordering wherever a value is needed in a
 //! layout in which it does not exist yet.
 
-use hetero_hal::{Error, Result, ValueId};
+use hetero_hal::{Error, NodeId, Result, ValueId};
 
 use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
@@ -18,7 +18,8 @@ impl Lowering<'_> {
         if let Some(&halo) = self.wanted.get(&value) {
             return halo;
         }
-        let wanted = |&reader: &usize| self.halos.get(&reader).filter(|_| self.input(reader, 0) == Some(value));
+        let wanted =
+            |reader: &NodeId| self.halos.get(&reader.index()).filter(|_| self.input(reader.index(), 0) == Some(value));
         let mut all = self.consumers[value.index()].iter().map(wanted);
         let all = all.try_fold(Halo::NONE, |halo, wanted| Some(halo.union(*wanted?)));
         let halo = all.filter(|_| !self.is_output[value.index()]).unwrap_or(Halo::NONE);

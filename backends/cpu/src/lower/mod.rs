@@ -15,7 +15,7 @@ mod emit;
 mod survey;
 
 use foldhash::{HashMap, HashMapExt};
-use hetero_hal::{DType, Error, Node, Program, Result, ValueId};
+use hetero_hal::{DType, Error, Node, NodeId, Program, Result, ValueId};
 
 use crate::image::{Halo, Image, Layout};
 use crate::kernels::conv::{Finish, Geometry};
@@ -86,7 +86,7 @@ struct Lowering<'a> {
     program: &'a Program,
     isa: Isa,
     filters: bool,
-    consumers: Vec<Vec<usize>>,
+    consumers: Vec<Vec<NodeId>>,
     producers: Vec<Option<usize>>,
     /// The number of times that nodes read each value.
     reads: Vec<usize>,
@@ -111,7 +111,6 @@ struct Lowering<'a> {
 /// Returns the steps of a program; `filters` says whether minimal filtering is allowed for
 /// convolutions.
 pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
-    let index = |ids: Vec<hetero_hal::NodeId>| ids.into_iter().map(|id| id.index()).collect();
     let mut is_output = vec![false; program.values().len()];
     for id in program.outputs() {
         is_output[id.index()] = true;
@@ -125,7 +124,7 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         program,
         isa,
         filters,
-        consumers: program.consumers().into_iter().map(index).collect(),
+        consumers: program.consumers(),
         producers: program.producers().into_iter().map(|id| id.map(|id| id.index())).collect(),
         reads,
         is_output,
@@ -198,7 +197,7 @@ impl<'a> Lowering<'a> {
     /// Returns the one node that reads a value, where nothing else needs the value.
     fn sole_consumer(&self, value: ValueId) -> Option<usize> {
         match self.consumers[value.index()].as_slice() {
-            [only] if !self.is_output[value.index()] && self.reads[value.index()] == 1 => Some(*only),
+            [only] if !self.is_output[value.index()] && self.reads[value.index()] == 1 => Some(only.index()),
             _ => None,
         }
     }
