@@ -1,12 +1,12 @@
-//! Time and memory of each phase, from a model's file to its first run, against the number of nodes.
+//! Time and memory of each phase against the number of nodes, from a model's file to its first run.
 //! `scaling [FAMILY|all] [MOST]` runs each size in a process of its own, from 1 000 nodes to MOST.
-//! It prints milliseconds, the most megabytes alive, and the allocations for each node of each phase,
-//! and the slopes of time and memory: the logarithm of what a size takes more than the one before
-//! it, over that of the sizes.
+//! It prints milliseconds, the most megabytes alive, and the allocations for each node.
+//! Below are the slopes of time and memory: the logarithm of what a size takes more than the one
+//! before it, over that of the sizes.
 //! A slope of 1 is linear.
 //! Planning binds the model and runs the passes once more, as it does in a run.
-//! The last column is a run of the model's file in a process that does nothing else, as `hetero run`
-//! does it: its time, and its most resident memory.
+//! The last column is a run of the model's file in a process that does nothing else, as by
+//! `hetero run`: its time, and its most resident memory.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

@@ -120,8 +120,8 @@ impl Steps<'_> {
             }
             written.extend(draft.outputs.iter().flatten().filter(|form| !elsewhere(form)));
         }
-        // A whole becomes a part itself only behind its own parts: from the last part on, each whole
-        // is known by its outermost one already.
+        // A whole becomes a part itself only behind its own parts.
+        // So from the last part on, each whole is known by its outermost one already.
         for part in joined.into_iter().rev() {
             let outer = wholes.get(&part).and_then(|&(whole, before)| Some((wholes.get(&whole).copied()?, before)));
             if let Some(((whole, more), before)) = outer {

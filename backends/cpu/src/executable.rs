@@ -14,6 +14,7 @@ use hetero_kit::{Held, Tracer, Weights};
 
 use crate::arena::{self, Arena, Steps};
 use crate::image::Layout;
+use crate::kernels::recipe::Recipe;
 use crate::kernels::{Kernel, Packed, Runtime};
 use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
@@ -147,11 +148,11 @@ impl CpuExecutable {
                 return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
             }
         }
-        let drafts = lower::lower(program, isa, filters)?;
+        let mut drafts = lower::lower(program, isa, filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
         let packer = Packer { weights: &weights.packed, saved: saved.as_ref() };
-        let kernels = make(program, &drafts, options, isa, (pool, packer))?;
+        let kernels = make(program, &mut drafts, options, isa, (pool, packer))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
@@ -360,28 +361,39 @@ fn aligned(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_bytes(tensor.dtype(), tensor.shape(), whole.bytes().slice(..bytes.len()))
 }
 
+/// A kernel on its way: the recipe until a thread takes it, then the outcome.
+enum Making {
+    Recipe(Recipe),
+    Taken,
+    Made(Result<Box<dyn Kernel>>),
+}
+
 /// Makes the steps' kernels on all threads, because packing weights takes as long as reading them
 /// from memory.
+/// The recipes are taken out of the drafts, as kernels are made of their parts.
 fn make(
     program: &Program,
-    drafts: &[Draft],
+    drafts: &mut [Draft],
     options: &CompileOptions,
     isa: Isa,
     (pool, weights): (&Pool, Packer<'_>),
 ) -> Result<Vec<Box<dyn Kernel>>> {
-    type Slot = Mutex<Option<Result<Box<dyn Kernel>>>>;
-    let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();
-    pool.for_each(drafts.len(), |index, _| {
-        let named = |error: Error| match program.nodes().get(drafts[index].node) {
-            Some(node) => error.at_node(NodeId(drafts[index].node as u32), node.to_string()),
+    let recipe = |draft: &mut Draft| Mutex::new(Making::Recipe(std::mem::replace(&mut draft.recipe, Recipe::Node)));
+    let slots: Vec<Mutex<Making>> = drafts.iter_mut().map(recipe).collect();
+    pool.for_each(slots.len(), |index, _| {
+        let mut slot = slots[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let Making::Recipe(recipe) = std::mem::replace(&mut *slot, Making::Taken) else { return };
+        let node = drafts[index].node;
+        let named = |error: Error| match program.nodes().get(node) {
+            Some(of) => error.at_node(NodeId(node as u32), of.to_string()),
             None => error,
         };
-        let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index], weights).map_err(named));
-        *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel);
+        let kernel = options.check().and_then(|()| lower::make(program, isa, (node, recipe), weights).map_err(named));
+        *slot = Making::Made(kernel);
     });
-    let missing = || Err(Error::internal("a kernel was not made"));
-    slots
-        .into_iter()
-        .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(missing))
-        .collect()
+    let made = |slot: Mutex<Making>| match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Making::Made(kernel) => kernel,
+        _ => Err(Error::internal("a kernel was not made")),
+    };
+    slots.into_iter().map(made).collect()
 }

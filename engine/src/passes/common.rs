@@ -23,8 +23,8 @@ impl Pass for CommonSubexpressions {
         let nodes = std::mem::take(&mut graph.nodes);
         graph.nodes.reserve(nodes.len());
         // The first node of each hash, which tells of nearly all that has to be equal.
-        // A node is compared with that one only, so that nodes that differ in little take no time by
-        // the square of their number.
+        // A node is compared with that one only.
+        // Going through all that differ in little would take time by the square of their number.
         let mut seen: HashMap<u64, usize> = HashMap::with_capacity_and_hasher(nodes.len(), RandomState::default());
         let hashes = RandomState::default();
         for mut node in nodes {

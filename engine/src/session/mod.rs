@@ -161,8 +161,8 @@ pub struct Session {
     arrivals: Vec<Arrivals>,
     /// The tiles that each device did in the last run, by group.
     tallies: Vec<Arc<[Tally]>>,
-    /// The report without the placement, without the edges from and to the host, and with only those
-    /// tiles that run as one.
+    /// The report without the placement and the edges from and to the host.
+    /// Of tiles it has only those that run as one.
     report: Report,
     /// The position of the device of each node.
     placed: Vec<Option<u32>>,

@@ -26,7 +26,7 @@ fn count(bytes: usize) {
     PEAK.fetch_max(alive, Ordering::Relaxed);
 }
 
-// SAFETY: every call is passed on to the system's allocator unchanged; the counts are kept beside it.
+// SAFETY: every call is passed on to the system's allocator unchanged, and counts lie beside it.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());

@@ -79,15 +79,11 @@ impl Builder {
         output
     }
 
-    /// Adds sums of two until one value is left.
-    fn sum(&mut self, mut values: Vec<ValueId>) -> ValueId {
-        while values.len() > 1 {
-            values = values
-                .chunks(2)
-                .map(|pair| if pair.len() == 2 { self.node(operator("Add"), pair) } else { pair[0] })
-                .collect();
-        }
-        values[0]
+    /// Adds values up, one after the other.
+    /// A tree of sums would grow unevenly: kernels join the few nodes at its top.
+    fn sum(&mut self, values: Vec<ValueId>) -> ValueId {
+        let sum = values.into_iter().reduce(|sum, value| self.node(operator("Add"), &[sum, value]));
+        sum.unwrap_or(ValueId(0))
     }
 
     fn model(mut self, outputs: &[ValueId]) -> Model {

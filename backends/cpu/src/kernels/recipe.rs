@@ -57,41 +57,41 @@ pub(crate) struct PooledConvolution {
 }
 
 /// Makes the kernel of a recipe.
-pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
+pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
     let isa = site.isa;
     Ok(match recipe {
         Recipe::Node => match native(site)? {
             Some(kernel) => kernel,
             None => Box::new(oracle::Oracle::new(site)?),
         },
-        Recipe::Conv(recipe) => convolution(site, recipe)?,
+        Recipe::Conv(recipe) => convolution(site, *recipe)?,
         Recipe::ConvPool(recipe) => {
-            let PooledConvolution { geometry, input, between, output, weights, finish } = &**recipe;
-            let (weights, pool) = (conv::Filters::of(site, weights)?, pooling::blocked(site, *between, *output)?);
-            Box::new(conv::Pooled::new(isa, *geometry, *input, weights, finish.clone(), pool)?)
+            let PooledConvolution { geometry, input, between, output, weights, finish } = *recipe;
+            let (weights, pool) = (conv::Filters::of(site, &weights)?, pooling::blocked(site, between, output)?);
+            Box::new(conv::Pooled::new(isa, geometry, input, weights, finish, pool)?)
         }
-        Recipe::Affine(affine) => affine.clone(),
-        Recipe::Chain(chain) => chain.clone(),
+        Recipe::Affine(affine) => affine,
+        Recipe::Chain(chain) => chain,
         Recipe::Pool(images) => Box::new(pooling::blocked(site, images.0, images.1)?),
-        &Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
-        &Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
-        Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows: *rows, blocks: blocks.clone() }),
-        Recipe::Reorder(reorder) => reorder.clone(),
+        Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
+        Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
+        Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows, blocks }),
+        Recipe::Reorder(reorder) => reorder,
     })
 }
 
-fn convolution(site: Site<'_>, recipe: &Convolution) -> Result<Box<dyn Kernel>> {
+fn convolution(site: Site<'_>, recipe: Convolution) -> Result<Box<dyn Kernel>> {
     let (isa, Convolution { geometry, input, output, weights, finish, filters }) = (site.isa, recipe);
-    let (weights, finish) = (conv::Filters::of(site, weights)?, finish.clone());
+    let weights = conv::Filters::of(site, &weights)?;
     Ok(match (input, output) {
         (Some(from), Some(to)) if geometry.is_depthwise() => {
-            Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, weights, finish)?)
+            Box::new(conv::Depthwise::new(isa, geometry, from, to, weights, finish)?)
         }
-        (Some(from), Some(to)) if *filters && conv::Winograd::pays(geometry, isa.lanes()) => {
-            Box::new(conv::Winograd::new(isa, *geometry, *from, *to, weights, finish)?)
+        (Some(from), Some(to)) if filters && conv::Winograd::pays(&geometry, isa.lanes()) => {
+            Box::new(conv::Winograd::new(isa, geometry, from, to, weights, finish)?)
         }
-        (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, weights, finish)?),
-        _ if geometry.channels == 1 => Box::new(conv::PlainDepthwise::finished(isa, *geometry, weights, finish)?),
-        _ => Box::new(conv::Plain::finished(isa, *geometry, weights, finish)?),
+        (from, Some(to)) => Box::new(conv::Blocked::new(isa, geometry, from, to, weights, finish)?),
+        _ if geometry.channels == 1 => Box::new(conv::PlainDepthwise::finished(isa, geometry, weights, finish)?),
+        _ => Box::new(conv::Plain::finished(isa, geometry, weights, finish)?),
     })
 }

@@ -137,7 +137,7 @@ impl Lowering<'_> {
             if b == Some(Source::Register(into)) && a != Source::Register(into) {
                 return None;
             }
-            // All readers are members, but for those of the cluster's result, which is read by none.
+            // All readers are members, but no member reads the cluster's result.
             let inside = node != members.first()?.node;
             let reads = if inside { self.reads[output.index()] } else { 0 };
             registers[into] = Some((output, reads));
@@ -152,7 +152,8 @@ impl Lowering<'_> {
 
     pub(super) fn emit_cluster(&mut self, node: usize, members: &[Member]) -> Result<()> {
         let found = self.operations(members);
-        let (operations, values) = found.ok_or_else(|| Error::internal("a cluster has no operations"))?;
+        let (mut operations, values) = found.ok_or_else(|| Error::internal("a cluster has no operations"))?;
+        operations.shrink_to_fit();
         let output = self.only_output(node).ok_or_else(|| Error::internal("a cluster has no output"))?;
         let shapes: Vec<&[usize]> = values.iter().map(|&id| self.shape(id)).collect();
         let chain = chain::Chain::new(self.isa, operations, &shapes, self.shape(output));

@@ -48,10 +48,16 @@ pub(crate) struct Draft {
     pub(crate) outputs: Vec<Option<Form>>,
 }
 
-/// Makes the kernel of a draft, whose packed weights are among the device's.
-pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: Packer<'_>) -> Result<Box<dyn Kernel>> {
-    let node = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
-    recipe::make(Site { program, node, isa, weights: Some(weights) }, &draft.recipe)
+/// Makes the kernel of a recipe for the node with which its step ends; packed weights are among the
+/// device's.
+pub(crate) fn make(
+    program: &Program,
+    isa: Isa,
+    (node, recipe): (usize, Recipe),
+    weights: Packer<'_>,
+) -> Result<Box<dyn Kernel>> {
+    let node = program.nodes().get(node).ok_or_else(|| Error::internal("a step is of no node"))?;
+    recipe::make(Site { program, node, isa, weights: Some(weights) }, recipe)
 }
 
 /// A chain of nodes that one kernel does.
