@@ -69,6 +69,7 @@ mod engine;
 mod error;
 mod fleet;
 mod join;
+mod names;
 pub mod passes;
 mod place;
 mod plan;

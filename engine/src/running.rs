@@ -5,6 +5,7 @@
 //! left.
 //! [`replan`] says what is done about which failure.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hetero_hal::{DeviceId, Error as HalError, Tensor};
@@ -20,8 +21,8 @@ use crate::share::PlacementShares;
 use crate::{Error, Result};
 
 /// A plan on its way to a session.
-struct Attempt {
-    partitioning: Partitioning,
+struct Attempt<'a> {
+    partitioning: Cow<'a, Partitioning>,
     /// The lines that tell which nodes moved, and why.
     moved: Vec<String>,
     /// Whether products may run in place of their tiles.
@@ -124,7 +125,7 @@ impl HeteroEngine {
 
     /// Makes a session of a plan, or of the plan that takes its place.
     fn make_session(&self, planned: &Planned) -> Result<Session> {
-        let partitioning = planned.partitioning.clone();
+        let partitioning = Cow::Borrowed(&planned.partitioning);
         let mut attempt = Attempt { partitioning, moved: Vec::new(), joins: true, state: State::default() };
         loop {
             let (setback, error) = match self.loss(&attempt.partitioning) {
@@ -170,7 +171,7 @@ impl HeteroEngine {
     }
 
     /// Compiles the plan that the attempt has come to.
-    fn compile(&self, planned: &Planned, attempt: &mut Attempt) -> Result<Session> {
+    fn compile(&self, planned: &Planned, attempt: &mut Attempt<'_>) -> Result<Session> {
         let Attempt { partitioning, moved, joins, state } = attempt;
         let moved = moved.clone();
         let shares = PlacementShares::of(&planned.annotated.program, partitioning);
@@ -188,7 +189,7 @@ impl HeteroEngine {
     }
 
     /// Divides the program again after a loss, of which `error` tells.
-    fn divide_without_lost(&self, planned: &Planned, attempt: &mut Attempt, error: &HalError) -> Result<()> {
+    fn divide_without_lost(&self, planned: &Planned, attempt: &mut Attempt<'_>, error: &HalError) -> Result<()> {
         let now = self.planner.divide(&self.fleet, &planned.annotated, &attempt.state.denied);
         let now = now.map_err(|obstacle| match obstacle {
             Error::Plan(obstacle) => {
@@ -198,7 +199,7 @@ impl HeteroEngine {
         })?;
         let lost = self.fleet.lost();
         attempt.moved.extend(lost.iter().filter_map(|(id, error)| takeover(id, error, &attempt.partitioning, &now)));
-        attempt.partitioning = now;
+        attempt.partitioning = Cow::Owned(now);
         Ok(())
     }
 
@@ -206,7 +207,7 @@ impl HeteroEngine {
     fn divide_without_denied(
         &self,
         planned: &Planned,
-        attempt: &mut Attempt,
+        attempt: &mut Attempt<'_>,
         node: hetero_hal::NodeId,
         refused: HalError,
     ) -> Result<()> {
@@ -218,7 +219,7 @@ impl HeteroEngine {
                 let remedy = refused.remedy().map_or_else(String::new, |remedy| format!("{remedy}; "));
                 return Err(refused.with_remedy(format!("{remedy}no other device can take over: {obstacle}")).into());
             }
-            divided => divided?,
+            divided => Cow::Owned(divided?),
         };
         let Some(node) = program.nodes().get(node.index()) else { return Err(refused.into()) };
         let now = attempt.partitioning.placement().get(&*node.name).map_or_else(String::new, ToString::to_string);

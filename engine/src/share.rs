@@ -1,11 +1,12 @@
 //! The shares of a placement: what part of a model each device has.
 
-use std::collections::HashMap;
 use std::fmt;
 
 use hetero_costs::bytes;
-use hetero_hal::{DeviceId, Node, Program};
+use hetero_hal::{DeviceId, Program};
 use hetero_scheduler::Partitioning;
+
+use crate::names::NodesByName;
 
 /// The share of a model that a device has.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,7 +36,7 @@ pub struct PlacementShares {
 impl PlacementShares {
     /// Returns the shares of a program's nodes by a plan.
     pub(crate) fn of(program: &Program, plan: &Partitioning) -> PlacementShares {
-        let node_of: HashMap<&str, &Node> = program.nodes().iter().map(|node| (&*node.name, node)).collect();
+        let mut names = NodesByName::new(program.nodes());
         // The sums of nodes, seconds and bytes of each device.
         let mut sums: Vec<(DeviceId, usize, f64, f64)> = Vec::new();
         for partition in &plan.partitions {
@@ -44,10 +45,10 @@ impl PlacementShares {
                 sums.push((id, 0, 0.0, 0.0));
                 sums.len() - 1
             });
-            let nodes = partition.tasks.iter().filter_map(|task| node_of.get(&**task));
+            let nodes = partition.tasks.iter().filter_map(|task| names.find(task));
             sums[index].1 += partition.tasks.len();
             sums[index].2 += partition.estimated_finish - partition.estimated_start;
-            sums[index].3 += nodes.map(|node| bytes(program, node) as f64).sum::<f64>();
+            sums[index].3 += nodes.map(|(_, node)| bytes(program, node) as f64).sum::<f64>();
         }
         let whole = sums.iter().fold((0, 0.0, 0.0), |all, one| (all.0 + one.1, all.1 + one.2, all.2 + one.3));
         let part = |own: f64, all: f64| if all > 0.0 { own / all } else { 0.0 };

@@ -59,7 +59,7 @@ fn a_device_that_dies_at_any_step_is_named_and_replaced() {
             close(engine.run(&[("x", x.clone())], &plan).unwrap().tensor("y").unwrap(), &chain(&x));
         }
         let report = engine.session(&plan).unwrap().report();
-        assert!(!report.placement.values().any(|device| *device == id), "{id} {fault}");
+        assert!(!report.placement.values().any(|device| **device == *id), "{id} {fault}");
         assert_eq!(report.moved.len(), 1, "{:?}", report.moved);
         assert!(report.moved[0].contains(&format!("of {id} moved to")), "{:?}", report.moved);
         assert_eq!(engine.lost().len(), 1);

@@ -1,8 +1,9 @@
 //! Programs: graphs with static shapes and single static assignment, which devices compile.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+
+use foldhash::HashMap;
 
 use crate::dtype::DType;
 use crate::error::{Error, Result};
@@ -66,16 +67,18 @@ impl ProgramValue {
 /// A program never changes, and clones share it: passing one on costs a counter.
 /// [`Program::fingerprint`] tells programs apart.
 #[derive(Clone)]
-pub struct Program(Arc<Content>);
+pub struct Program {
+    name: Arc<str>,
+    content: Arc<Content>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Content {
-    name: Arc<str>,
     values: Vec<ProgramValue>,
     nodes: Vec<Node>,
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
-    extents: Vec<Extent>,
+    extents: Arc<[Extent]>,
     fingerprint: OnceLock<Fingerprint>,
 }
 
@@ -143,21 +146,22 @@ impl Program {
             })
             .collect::<Result<Vec<_>>>()?;
         let (name, nodes, inputs, outputs) = (graph.name, graph.nodes, graph.inputs, graph.outputs);
-        Ok(Content { name, values, nodes, inputs, outputs, extents, ..Content::default() }.into())
+        let extents = extents.into();
+        Ok(Content { values, nodes, inputs, outputs, extents, ..Content::default() }.named(name))
     }
 
     /// Returns a number that tells the program from others.
     /// It is computed once, in a time that grows with the number of nodes and values.
     #[must_use]
     pub fn fingerprint(&self) -> Fingerprint {
-        *self.0.fingerprint.get_or_init(|| self.0.fingerprint())
+        *self.content.fingerprint.get_or_init(|| self.content.digest())
     }
 
-    /// Tells whether this is the same program as `other`, or a clone of it.
+    /// Tells whether this is the same program as `other`, or a clone of it, under whatever name.
     /// Equal fingerprints say that two programs are alike.
     #[must_use]
     pub fn is(&self, other: &Program) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+        Arc::ptr_eq(&self.content, &other.content)
     }
 
     /// Returns the program as a graph again.
@@ -170,7 +174,8 @@ impl Program {
     /// Nodes and constants are copied only where a clone of the program shares them.
     #[must_use]
     pub fn into_graph(self) -> Graph {
-        let content = Arc::try_unwrap(self.0).unwrap_or_else(|shared| Content::clone(&shared));
+        let name = self.name;
+        let content = Arc::try_unwrap(self.content).unwrap_or_else(|shared| Content::clone(&shared));
         let values = content
             .values
             .into_iter()
@@ -188,20 +193,20 @@ impl Program {
                 crate::graph::Value { name: value.name, ty, constant: value.constant }
             })
             .collect();
-        let Content { name, nodes, inputs, outputs, .. } = content;
+        let Content { nodes, inputs, outputs, .. } = content;
         Graph { name, values, nodes, inputs, outputs, captures: vec![] }
     }
 
     /// Returns the name of the program.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.0.name
+        &self.name
     }
 
     /// Returns all values; [`ValueId`]s index them.
     #[must_use]
     pub fn values(&self) -> &[ProgramValue] {
-        &self.0.values
+        &self.content.values
     }
 
     /// Returns a value.
@@ -210,40 +215,40 @@ impl Program {
     /// # Errors
     /// `Internal` for an id of another program.
     pub fn value(&self, id: ValueId) -> Result<&ProgramValue> {
-        self.0
+        self.content
             .values
             .get(id.index())
-            .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.0.name, id.0)))
+            .ok_or_else(|| Error::internal(format!("program '{}' has no value {}", self.name, id.0)))
     }
 
     /// Returns all nodes, in topological order; [`NodeId`]s index them.
     #[must_use]
     pub fn nodes(&self) -> &[Node] {
-        &self.0.nodes
+        &self.content.nodes
     }
 
     /// Returns the nodes with their ids.
     pub fn node_ids(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        (0u32..).map(NodeId).zip(&self.0.nodes)
+        (0u32..).map(NodeId).zip(&self.content.nodes)
     }
 
     /// Returns the values that the caller supplies, in the model's order.
     #[must_use]
     pub fn inputs(&self) -> &[ValueId] {
-        &self.0.inputs
+        &self.content.inputs
     }
 
     /// Returns the values that the caller gets, in the model's order.
     #[must_use]
     pub fn outputs(&self) -> &[ValueId] {
-        &self.0.outputs
+        &self.content.outputs
     }
 
     /// Tells of each value whether the caller gets it.
     #[must_use]
     pub fn output_mask(&self) -> Vec<bool> {
-        let mut mask = vec![false; self.0.values.len()];
-        for id in &self.0.outputs {
+        let mut mask = vec![false; self.content.values.len()];
+        for id in &self.content.outputs {
             mask[id.index()] = true;
         }
         mask
@@ -252,13 +257,13 @@ impl Program {
     /// Returns the sizes that depend on data; [`ExtentId`]s index them.
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
-        &self.0.extents
+        &self.content.extents
     }
 
     /// Returns the node that produces each value; `None` for inputs and constants.
     #[must_use]
     pub fn producers(&self) -> Vec<Option<NodeId>> {
-        let mut producers = vec![None; self.0.values.len()];
+        let mut producers = vec![None; self.content.values.len()];
         for (id, node) in self.node_ids() {
             for value in node.outputs.iter().flatten() {
                 producers[value.index()] = Some(id);
@@ -270,7 +275,7 @@ impl Program {
     /// Returns the nodes that read each value, in order and without repeats.
     #[must_use]
     pub fn consumers(&self) -> Vec<Vec<NodeId>> {
-        let mut consumers: Vec<Vec<NodeId>> = vec![Vec::new(); self.0.values.len()];
+        let mut consumers: Vec<Vec<NodeId>> = vec![Vec::new(); self.content.values.len()];
         for (id, node) in self.node_ids() {
             for value in node.uses() {
                 let readers = &mut consumers[value.index()];
@@ -293,63 +298,99 @@ impl Program {
     /// Names stay, so that both sides agree on a value by name.
     /// Extents keep their ids.
     ///
+    /// A cut of all nodes shares the program's content where each port belongs to some node; its
+    /// ports then have the program's order.
+    ///
     /// # Errors
     /// `InvalidArgument` for a node id of another program.
     pub fn extract(&self, name: &str, nodes: &[NodeId]) -> Result<Program> {
-        let mut inside = vec![false; self.0.nodes.len()];
-        for id in nodes {
-            match inside.get_mut(id.index()) {
-                Some(slot) => *slot = true,
-                None => {
-                    return Err(Error::invalid_argument(format!("program '{}' has no node {}", self.0.name, id.0)));
+        let mut nodes = nodes.to_vec();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let mut cuts = self.divide(&[(name.to_owned(), nodes)])?;
+        cuts.pop().ok_or_else(|| Error::internal("a program was cut into nothing"))
+    }
+
+    /// Cuts out several sub-programs, as [`Program::extract`] does, in a time that grows with the
+    /// program and not with the program times its parts.
+    /// Each part has a name and its nodes, in ascending order; no node is of two parts.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a node id of another program, or one that is listed twice.
+    pub fn divide(&self, parts: &[(String, Vec<NodeId>)]) -> Result<Vec<Program>> {
+        let Content { values, nodes, outputs, .. } = &*self.content;
+        if let [(name, all)] = parts
+            && all.len() == nodes.len()
+            && all.iter().zip(0u32..).all(|(id, own)| id.0 == own)
+            && self.content.has_only_used_ports()
+        {
+            return Ok(vec![Program { name: name.as_str().into(), content: self.content.clone() }]);
+        }
+        let mut part_of: Vec<Option<usize>> = vec![None; nodes.len()];
+        for (number, (_, nodes)) in parts.iter().enumerate() {
+            for id in nodes {
+                match part_of.get_mut(id.index()) {
+                    Some(slot @ None) => *slot = Some(number),
+                    _ => {
+                        let text = format!("program '{}' has no node {}, or it is in two parts", self.name, id.0);
+                        return Err(Error::invalid_argument(text));
+                    }
                 }
             }
         }
         let producers = self.producers();
-        let mut wanted_outside = vec![false; self.0.values.len()];
-        for id in &self.0.outputs {
-            wanted_outside[id.index()] = true;
+        let maker = |value: ValueId| producers[value.index()].and_then(|producer| part_of[producer.index()]);
+        // The values that are read outside the part that makes them.
+        let mut wanted_outside = vec![false; values.len()];
+        outputs.iter().for_each(|id| wanted_outside[id.index()] = true);
+        for (node, part) in nodes.iter().zip(&part_of) {
+            node.uses().filter(|&value| maker(value) != *part).for_each(|value| wanted_outside[value.index()] = true);
         }
-        for (id, node) in self.node_ids() {
-            if !inside[id.index()] {
-                for value in node.uses() {
-                    wanted_outside[value.index()] = true;
+        let cut = |(number, (name, ids)): (usize, &(String, Vec<NodeId>))| -> Result<Program> {
+            let mut cut = Content { extents: self.content.extents.clone(), ..Content::default() };
+            let mut renamed: HashMap<ValueId, ValueId> = HashMap::default();
+            for node in ids.iter().map(|id| &nodes[id.index()]) {
+                for old in node.uses().chain(node.outputs.iter().flatten().copied()) {
+                    if renamed.contains_key(&old) {
+                        continue;
+                    }
+                    let new = ValueId(u32::try_from(cut.values.len()).map_err(|_| Error::internal("too many values"))?);
+                    renamed.insert(old, new);
+                    let value = &values[old.index()];
+                    cut.values.push(value.clone());
+                    let made_inside = maker(old) == Some(number);
+                    if made_inside && wanted_outside[old.index()] {
+                        cut.outputs.push(new);
+                    } else if !made_inside && value.constant.is_none() {
+                        cut.inputs.push(new);
+                    }
                 }
+                cut.nodes.push(node.remapped(|old| renamed[&old]));
             }
-        }
-        let mut cut = Content { name: name.into(), extents: self.0.extents.clone(), ..Content::default() };
-        let mut renamed: HashMap<ValueId, ValueId> = HashMap::new();
-        for (_, node) in self.node_ids().filter(|(id, _)| inside[id.index()]) {
-            let touched = node.uses().chain(node.outputs.iter().flatten().copied());
-            for old in touched.collect::<Vec<_>>() {
-                if renamed.contains_key(&old) {
-                    continue;
-                }
-                let new = ValueId(u32::try_from(cut.values.len()).map_err(|_| Error::internal("too many values"))?);
-                renamed.insert(old, new);
-                let value = &self.0.values[old.index()];
-                cut.values.push(value.clone());
-                let made_inside = producers[old.index()].is_some_and(|producer| inside[producer.index()]);
-                if made_inside && wanted_outside[old.index()] {
-                    cut.outputs.push(new);
-                } else if !made_inside && value.constant.is_none() {
-                    cut.inputs.push(new);
-                }
-            }
-            cut.nodes.push(node.remapped(|old| renamed[&old]));
-        }
-        Ok(cut.into())
-    }
-}
-
-impl From<Content> for Program {
-    fn from(content: Content) -> Self {
-        Program(Arc::new(content))
+            Ok(cut.named(name.as_str().into()))
+        };
+        parts.iter().enumerate().map(cut).collect()
     }
 }
 
 impl Content {
-    fn fingerprint(&self) -> Fingerprint {
+    fn named(self, name: Arc<str>) -> Program {
+        Program { name, content: Arc::new(self) }
+    }
+
+    /// Tells whether each input is read, and each output made, by some node.
+    fn has_only_used_ports(&self) -> bool {
+        let (mut read, mut made) = (vec![false; self.values.len()], vec![false; self.values.len()]);
+        for node in &self.nodes {
+            node.uses().for_each(|id| read[id.index()] = true);
+            node.outputs.iter().flatten().for_each(|id| made[id.index()] = true);
+        }
+        // A port that is listed twice counts once in a cut.
+        let once = |ids: &[ValueId], there: &mut [bool]| ids.iter().all(|id| std::mem::take(&mut there[id.index()]));
+        once(&self.inputs, &mut read) && once(&self.outputs, &mut made)
+    }
+
+    fn digest(&self) -> Fingerprint {
         let mut digest = Digest::new();
         digest.word(self.nodes.len() as u64);
         self.nodes.iter().for_each(|node| digest.node(node));
@@ -375,7 +416,7 @@ impl Content {
 
 impl fmt::Debug for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        f.debug_struct("Program").field("name", &self.name).field("content", &self.content).finish()
     }
 }
 
@@ -383,11 +424,12 @@ impl fmt::Debug for Program {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |ids: &[Option<ValueId>]| {
-            let names: Vec<&str> = ids.iter().map(|id| id.map_or("_", |id| &*self.0.values[id.index()].name)).collect();
+            let names: Vec<&str> =
+                ids.iter().map(|id| id.map_or("_", |id| &*self.content.values[id.index()].name)).collect();
             names.join(", ")
         };
-        writeln!(f, "program {} {{", self.0.name)?;
-        for node in &self.0.nodes {
+        writeln!(f, "program {} {{", self.name)?;
+        for node in &self.content.nodes {
             writeln!(f, "  {} = {}({})", names(&node.outputs), node.operator, names(&node.inputs))?;
         }
         f.write_str("}")
@@ -436,6 +478,35 @@ mod tests {
         assert!(tail.values().iter().any(|v| v.constant.is_some()));
         assert!(tail.to_graph().check().is_ok());
         assert!(program.extract("none", &[NodeId(9)]).is_err());
+    }
+
+    #[test]
+    fn a_cut_of_all_nodes_shares_the_program_unless_a_port_is_of_no_node() {
+        let program = forked();
+        let all: Vec<NodeId> = program.node_ids().map(|(id, _)| id).collect();
+        let whole = program.extract("whole", &all).unwrap();
+        assert!(whole.is(&program));
+        assert_eq!((whole.name(), program.name()), ("whole", "forked"));
+        let mut graph = program.to_graph();
+        graph.values.push(Value { name: "idle".into(), ..graph.values[0].clone() });
+        graph.inputs.push(ValueId(5));
+        let cut = Program::new(graph, vec![]).unwrap().extract("whole", &all).unwrap();
+        assert_eq!(cut.inputs().len(), 1);
+    }
+
+    #[test]
+    fn parts_pass_values_to_each_other_and_share_no_node() {
+        let program = forked();
+        let part = |name: &str, nodes: &[u32]| (name.to_owned(), nodes.iter().copied().map(NodeId).collect());
+        let parts = program.divide(&[part("head", &[0]), part("left", &[1]), part("right", &[2])]).unwrap();
+        let names = |part: &Program, ids: &[ValueId]| -> Vec<String> {
+            ids.iter().map(|id| part.value(*id).unwrap().name.to_string()).collect()
+        };
+        let ports: Vec<_> = parts.iter().map(|p| (names(p, p.inputs()), names(p, p.outputs()))).collect();
+        let port = |input: &str, output: &str| (vec![input.to_owned()], vec![output.to_owned()]);
+        assert_eq!(ports, [port("x", "y"), port("y", "z"), port("y", "w")]);
+        assert!(program.divide(&[part("one", &[0, 1]), part("other", &[1, 2])]).is_err());
+        assert!(program.divide(&[part("one", &[3])]).is_err());
     }
 
     #[test]

@@ -8,8 +8,7 @@
 //! whole.
 //! Each value then has a place of its own instead.
 
-use std::collections::{HashMap, HashSet};
-
+use foldhash::{HashMap, HashMapExt, HashSet};
 use hetero_arena::{Layout as Planned, Request, plan};
 use hetero_hal::{Error, Program, Result};
 
@@ -49,7 +48,8 @@ enum Owner {
     Workspace(usize),
 }
 
-/// For each part, the whole that it belongs to, and how many bytes of the whole lie before it.
+/// For each part, the outermost whole that it belongs to, and how many bytes of the whole lie
+/// before it.
 type Wholes = HashMap<Form, (Form, usize)>;
 
 /// The requests, their owners, and the layout.
@@ -76,25 +76,13 @@ impl Arena {
                 Owner::Workspace(step) => workspaces[step] = Some(range),
             }
         }
-        for &part in wholes.keys() {
-            let (whole, before) = root(&wholes, part);
+        for (&part, &(whole, before)) in &wholes {
             let whole = values.get(&whole).ok_or_else(|| Error::internal("the whole of a part has no place"))?;
             let range = Range { offset: whole.offset + before, bytes: steps.bytes(part)? };
             values.insert(part, range);
         }
         Ok(Arena { bytes: planned.bytes, values, workspaces })
     }
-}
-
-/// Returns the outermost whole that a value is part of, and how many bytes of the whole lie before
-/// it.
-/// A value that is part of no whole is its own.
-fn root(wholes: &Wholes, form: Form) -> (Form, usize) {
-    let (mut form, mut before) = (form, 0);
-    while let Some(&(whole, more)) = wholes.get(&form) {
-        (form, before) = (whole, before + more);
-    }
-    (form, before)
 }
 
 impl Steps<'_> {
@@ -111,8 +99,9 @@ impl Steps<'_> {
     /// writes, once each, at multiples of a vector.
     fn wholes(&self, elsewhere: &impl Fn(&Form) -> bool) -> Result<Wholes> {
         let mut wholes = Wholes::new();
+        let mut joined = Vec::new();
         let vector = self.isa.lanes() * size_of::<f32>();
-        let mut written: HashSet<Form> = HashSet::new();
+        let mut written: HashSet<Form> = HashSet::default();
         for (draft, kernel) in self.drafts.iter().zip(self.kernels) {
             let output = draft.outputs.first().copied().flatten().filter(|form| !elsewhere(form));
             if let (Some(parts), Some(output)) = (kernel.joins(), output) {
@@ -124,17 +113,26 @@ impl Steps<'_> {
                         && self.bytes(form)? == bytes
                     {
                         wholes.insert(form, (output, before));
+                        joined.push(form);
                     }
                     before += bytes;
                 }
             }
             written.extend(draft.outputs.iter().flatten().filter(|form| !elsewhere(form)));
         }
+        // A whole becomes a part itself only behind its own parts.
+        // So from the last part on, each whole is known by its outermost one already.
+        for part in joined.into_iter().rev() {
+            let outer = wholes.get(&part).and_then(|&(whole, before)| Some((wholes.get(&whole).copied()?, before)));
+            if let Some(((whole, more), before)) = outer {
+                wholes.insert(part, (whole, before + more));
+            }
+        }
         Ok(wholes)
     }
 
     fn lay_out(&self, wholes: &Wholes, elsewhere: &impl Fn(&Form) -> bool) -> Result<Plan> {
-        let own = |form: Form| root(wholes, form).0;
+        let own = |form: Form| wholes.get(&form).map_or(form, |&(whole, _)| whole);
         let mut last_use: HashMap<Form, usize> = HashMap::new();
         for (step, draft) in self.drafts.iter().enumerate() {
             for &form in draft.inputs.iter().chain(&draft.outputs).flatten() {

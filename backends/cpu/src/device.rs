@@ -146,14 +146,18 @@ impl Device for CpuDevice {
     }
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
-        let claim = |(id, node)| {
-            let quality = match kernels::support(program, node, self.isa)? {
-                kernels::Support::Native => Quality::Native,
-                kernels::Support::Oracle => Quality::Slow("runs by the reference implementation".to_owned()),
-            };
-            Some(Claim { nodes: vec![id], quality })
-        };
-        program.node_ids().filter_map(claim).collect()
+        let (mut native, mut slow) = (Vec::new(), Vec::new());
+        for (id, node) in program.node_ids() {
+            match kernels::support(program, node, self.isa) {
+                Some(kernels::Support::Native) => native.push(id),
+                Some(kernels::Support::Oracle) => slow.push(id),
+                None => {}
+            }
+        }
+        let by_oracle = Quality::Slow("runs by the reference implementation".to_owned());
+        let claims = [(native, Quality::Native), (slow, by_oracle)];
+        let claims = claims.into_iter().filter(|(nodes, _)| !nodes.is_empty());
+        claims.map(|(nodes, quality)| Claim { nodes, quality }).collect()
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {

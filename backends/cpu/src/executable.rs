@@ -1,18 +1,21 @@
 //! Compiled programs: a list of steps over an arena.
 
-use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+use foldhash::{HashMap, HashMapExt, HashSet};
 use hetero_hal::{
     Allowance, BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable,
     Execution, ExtentId, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
 };
 use hetero_kit::{Budget, Held, Tracer, Weights};
 
-use crate::arena::{Arena, Range, Steps};
+use crate::arena::{self, Arena, Steps};
 use crate::image::Layout;
+use crate::kernels::recipe::Recipe;
 use crate::kernels::{Kernel, Packed, Runtime};
 use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
@@ -52,21 +55,57 @@ impl DeviceWeights {
 const SMALL: usize = 4096;
 
 /// One compiled step, of one node or of several.
+/// Its lists are ranges of the lists of all steps, as very many steps would else take an allocation
+/// for each.
 struct Step {
-    /// The name that errors show.
-    name: String,
-    /// The names of the nodes that it does.
-    nodes: Vec<Arc<str>>,
+    /// The node that errors name.
+    node: Named,
+    /// The nodes that it does: a range of [`CpuExecutable::nodes`].
+    nodes: Range<u32>,
     kernel: Box<dyn Kernel>,
-    inputs: Vec<Option<Place>>,
-    outputs: Vec<Option<Place>>,
+    /// A range of [`CpuExecutable::places`].
+    inputs: Range<u32>,
+    /// A range of [`CpuExecutable::places`].
+    outputs: Range<u32>,
     workspace: Option<Place>,
+}
+
+/// A node by its name and operator, as errors show them.
+struct Named {
+    name: Arc<str>,
+    domain: Arc<str>,
+    operator: Arc<str>,
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Named { name, domain, operator } = self;
+        let dot = if domain.is_empty() { "" } else { "." };
+        write!(f, "{name} ({domain}{dot}{operator})")
+    }
+}
+
+/// Adds entries to a list, and returns their range.
+fn append<T>(list: &mut Vec<T>, entries: impl IntoIterator<Item = T>) -> Result<Range<u32>> {
+    let start = list.len();
+    list.extend(entries);
+    let end = |length: usize| u32::try_from(length).map_err(|_| Error::unsupported("a program with 2³² operands"));
+    Ok(end(start)?..end(list.len())?)
+}
+
+/// Returns the part of a list that a range names.
+fn part<'a, T>(list: &'a [T], range: &Range<u32>) -> &'a [T] {
+    &list[range.start as usize..range.end as usize]
 }
 
 /// A program compiled for the CPU.
 pub(crate) struct CpuExecutable {
     bindings: Vec<BindingInfo>,
     steps: Vec<Step>,
+    /// The places of all steps' operands.
+    places: Vec<Option<Place>>,
+    /// The names of the nodes that the steps do.
+    nodes: Vec<Arc<str>>,
     constants: Vec<Tensor>,
     copies: Vec<Arc<Held<Tensor>>>,
     scratch: usize,
@@ -112,12 +151,12 @@ impl CpuExecutable {
                 return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
             }
         }
-        let drafts = lower::lower(program, isa, filters)?;
+        let mut drafts = lower::lower(program, isa, filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
         let room = AtomicUsize::new(left(budget));
         let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
-        let kernels = make(program, &drafts, options, isa, (pool, packer))?;
+        let kernels = make(program, &mut drafts, options, isa, (pool, packer))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
@@ -146,21 +185,43 @@ impl CpuExecutable {
                 .with_sizes(arena.bytes as u64, Some(limit))
                 .with_remedy("bind smaller shapes, or raise the device's memory limit"));
         }
-        let scratch = |range: Range| Place::Scratch { offset: range.offset, bytes: range.bytes };
+        let scratch = |range: arena::Range| Place::Scratch { offset: range.offset, bytes: range.bytes };
         places.extend(arena.values.into_iter().map(|(form, range)| (form, scratch(range))));
         let mut steps = Vec::with_capacity(kernels.len());
+        let (mut operands, mut nodes) = (Vec::new(), Vec::with_capacity(program.nodes().len()));
         for ((draft, kernel), workspace) in drafts.into_iter().zip(kernels).zip(arena.workspaces) {
-            let find =
-                |list: &[Option<Form>]| list.iter().map(|form| form.and_then(|f| places.get(&f).copied())).collect();
-            let name = program.nodes().get(draft.node).map_or_else(String::new, ToString::to_string);
-            let (inputs, outputs) = (find(&draft.inputs), find(&draft.outputs));
-            let nodes = draft.nodes.iter().filter_map(|&node| program.nodes().get(node)).map(|node| node.name.clone());
-            let nodes = nodes.collect();
-            steps.push(Step { name, nodes, kernel, inputs, outputs, workspace: workspace.map(scratch) });
+            let last = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
+            let find = |form: &Option<Form>| form.and_then(|form| places.get(&form).copied());
+            let done = draft.nodes.iter().filter_map(|&node| program.nodes().get(node));
+            steps.push(Step {
+                node: Named {
+                    name: last.name.clone(),
+                    domain: last.operator.domain.clone(),
+                    operator: last.operator.name.clone(),
+                },
+                nodes: append(&mut nodes, done.map(|node| node.name.clone()))?,
+                kernel,
+                inputs: append(&mut operands, draft.inputs.iter().map(find))?,
+                outputs: append(&mut operands, draft.outputs.iter().map(find))?,
+                workspace: workspace.map(scratch),
+            });
         }
         let (scratch, extents, pool, budget) = (arena.bytes, program.extents().len(), pool.clone(), budget.clone());
-        let frames = Mutex::new(Vec::new());
-        Ok(CpuExecutable { bindings, steps, constants, copies, scratch, extents, pool, budget, isa, frames })
+        let (places, frames) = (operands, Mutex::new(Vec::new()));
+        Ok(CpuExecutable {
+            bindings,
+            steps,
+            places,
+            nodes,
+            constants,
+            copies,
+            scratch,
+            extents,
+            pool,
+            budget,
+            isa,
+            frames,
+        })
     }
 
     /// Checks for a caller's mistakes.
@@ -226,18 +287,19 @@ impl CpuExecutable {
         let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
         let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance);
         for step in &self.steps {
-            let at = |error: Error| error.at(step.name.clone());
+            let at = |error: Error| error.at(step.node.to_string());
             runtime.check().map_err(at)?;
             inputs.clear();
-            inputs.extend(step.inputs.iter().map(|place| place.and_then(resolve)));
+            inputs.extend(part(&self.places, &step.inputs).iter().map(|place| place.and_then(resolve)));
             outputs.clear();
-            outputs.extend(step.outputs.iter().map(|place| place.and_then(resolve)));
+            outputs.extend(part(&self.places, &step.outputs).iter().map(|place| place.and_then(resolve)));
             let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
             let mut arguments = Arguments { inputs: &inputs[..], outputs: &outputs[..], workspace };
             let begin = tracer.map(|_| Instant::now());
             step.kernel.run(&mut arguments, &runtime).and_then(|()| runtime.finish()).map_err(at)?;
             if let (Some(tracer), Some(begin)) = (tracer, begin) {
-                tracer.event(TraceKind::Kernel, step.kernel.name(), &step.nodes, (begin, Instant::now()), 0);
+                let nodes = part(&self.nodes, &step.nodes);
+                tracer.event(TraceKind::Kernel, step.kernel.name(), nodes, (begin, Instant::now()), 0);
             }
         }
         Ok(())
@@ -269,12 +331,9 @@ impl Executable for CpuExecutable {
     }
 
     fn serialize(&self) -> Result<Vec<u8>> {
-        let mut packed: Vec<&Packed> = Vec::new();
-        for weight in self.steps.iter().flat_map(|step| step.kernel.weights()) {
-            if !packed.iter().any(|other| Arc::ptr_eq(other, weight)) {
-                packed.push(weight);
-            }
-        }
+        let mut known = HashSet::default();
+        let mut packed: Vec<&Packed> = self.steps.iter().flat_map(|step| step.kernel.weights()).collect();
+        packed.retain(|weight| known.insert(Arc::as_ptr(weight)));
         saved::save(saved::key(self.isa), &packed)
     }
 
@@ -324,28 +383,39 @@ fn aligned(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_bytes(tensor.dtype(), tensor.shape(), whole.bytes().slice(..bytes.len()))
 }
 
+/// A kernel on its way: the recipe until a thread takes it, then the outcome.
+enum Making {
+    Recipe(Recipe),
+    Taken,
+    Made(Result<Box<dyn Kernel>>),
+}
+
 /// Makes the steps' kernels on all threads, because packing weights takes as long as reading them
 /// from memory.
+/// The recipes are taken out of the drafts, as kernels are made of their parts.
 fn make(
     program: &Program,
-    drafts: &[Draft],
+    drafts: &mut [Draft],
     options: &CompileOptions,
     isa: Isa,
     (pool, weights): (&Pool, Packer<'_>),
 ) -> Result<Vec<Box<dyn Kernel>>> {
-    type Slot = Mutex<Option<Result<Box<dyn Kernel>>>>;
-    let slots: Vec<Slot> = drafts.iter().map(|_| Mutex::new(None)).collect();
-    pool.for_each(drafts.len(), |index, _| {
-        let named = |error: Error| match program.nodes().get(drafts[index].node) {
-            Some(node) => error.at_node(NodeId(drafts[index].node as u32), node.to_string()),
+    let recipe = |draft: &mut Draft| Mutex::new(Making::Recipe(std::mem::replace(&mut draft.recipe, Recipe::Node)));
+    let slots: Vec<Mutex<Making>> = drafts.iter_mut().map(recipe).collect();
+    pool.for_each(slots.len(), |index, _| {
+        let mut slot = slots[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let Making::Recipe(recipe) = std::mem::replace(&mut *slot, Making::Taken) else { return };
+        let node = drafts[index].node;
+        let named = |error: Error| match program.nodes().get(node) {
+            Some(of) => error.at_node(NodeId(node as u32), of.to_string()),
             None => error,
         };
-        let kernel = options.check().and_then(|()| lower::make(program, isa, &drafts[index], weights).map_err(named));
-        *slots[index].lock().unwrap_or_else(PoisonError::into_inner) = Some(kernel);
+        let kernel = options.check().and_then(|()| lower::make(program, isa, (node, recipe), weights).map_err(named));
+        *slot = Making::Made(kernel);
     });
-    let missing = || Err(Error::internal("a kernel was not made"));
-    slots
-        .into_iter()
-        .map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner).unwrap_or_else(missing))
-        .collect()
+    let made = |slot: Mutex<Making>| match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        Making::Made(kernel) => kernel,
+        _ => Err(Error::internal("a kernel was not made")),
+    };
+    slots.into_iter().map(made).collect()
 }

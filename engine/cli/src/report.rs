@@ -38,6 +38,11 @@ pub(crate) fn shares_json(shares: &hetero::PlacementShares) -> Value {
     shares.devices.iter().map(share).collect()
 }
 
+/// Returns the device of each node, for `--json`.
+pub(crate) fn placement(report: &hetero::Report) -> Value {
+    report.placement.iter().map(|(node, device)| (node.to_string(), Value::from(&**device))).collect()
+}
+
 /// Returns what passes between devices, for `--json`.
 pub(crate) fn edges(report: &hetero::Report) -> Value {
     let edge = |edge: &hetero::Traffic| {

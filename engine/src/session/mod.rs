@@ -22,6 +22,7 @@ mod stream;
 mod tiles;
 mod ways;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -34,6 +35,7 @@ use hetero_hal::{
 };
 
 use crate::fleet::Fleet;
+use crate::names::NodesByName;
 use crate::share::PlacementShares;
 use crate::{Error, Result};
 use context::{Arrival, Arrivals, Context, Views};
@@ -161,14 +163,16 @@ pub struct Session {
     arrivals: Vec<Arrivals>,
     /// The tiles that each device did in the last run, by group.
     tallies: Vec<Arc<[Tally]>>,
-    /// The report without the edges from and to the host, and with only those tiles that run as
-    /// one.
+    /// The report without the placement and the edges from and to the host.
+    /// Of tiles it has only those that run as one.
     report: Report,
+    /// The position of the device of each node.
+    placed: Vec<Option<u32>>,
     shares: PlacementShares,
     deadline: Duration,
     contexts: Pool<Context>,
     /// Whether the last run that was given memory wrote each output where the caller wanted it.
-    placed: Vec<AtomicBool>,
+    delivered: Vec<AtomicBool>,
 }
 
 impl Session {
@@ -198,10 +202,10 @@ impl Session {
                 })
                 .collect()
         };
-        let owned = |(task, device): (&str, &str)| (task.to_owned(), device.to_owned());
+        let placed = placed(&program, plan, &devices);
         let report = Report {
             partitions: partitions.len(),
-            placement: plan.placement().into_iter().map(owned).collect(),
+            placement: BTreeMap::new(),
             moved,
             arena_bytes: layout.arenas.iter().map(|arena| arena.0).sum::<usize>() + layout.shared.bytes,
             resident_bytes: weights(&partitions, &groups).iter().map(|weight| weight.bytes()).sum(),
@@ -230,7 +234,7 @@ impl Session {
             outputs: ports(program.outputs())?,
             deadline: fleet.deadline(),
             contexts,
-            placed: program.outputs().iter().map(|_| AtomicBool::new(false)).collect(),
+            delivered: program.outputs().iter().map(|_| AtomicBool::new(false)).collect(),
             program: program.clone(),
             devices,
             queues,
@@ -240,6 +244,7 @@ impl Session {
             arrivals,
             tallies,
             report,
+            placed,
             shares,
         })
     }
@@ -314,12 +319,16 @@ impl Session {
         for (number, source) in self.sources.iter().enumerate() {
             if let OutputSource::Slot(index) = source {
                 let id = self.devices[self.frozen.layout.slots[*index].device].info().id.to_string();
-                let placed = self.placed.get(number).is_some_and(|placed| placed.load(Ordering::Relaxed));
+                let placed = self.delivered.get(number).is_some_and(|placed| placed.load(Ordering::Relaxed));
                 let reason = (!placed).then_some("outputs are copied into the caller's memory");
                 report::add(&mut edges, &id, report::HOST, self.slot_bytes(*index), by(!placed), reason);
             }
         }
-        Report { edges, tiles: self.tile_shares(), ..self.report.clone() }
+        let ids: Vec<Arc<str>> = self.devices.iter().map(|device| device.info().id.to_string().into()).collect();
+        let nodes = self.program.nodes().iter().zip(&self.placed);
+        let placement =
+            nodes.filter_map(|(node, &device)| Some((node.name.clone(), ids.get(device? as usize)?.clone())));
+        Report { placement: placement.collect(), edges, tiles: self.tile_shares(), ..self.report.clone() }
     }
 
     fn tile_shares(&self) -> Vec<TileShare> {
@@ -352,28 +361,26 @@ impl Session {
     /// `Device` where a device fails.
     pub fn run(&self, inputs: &[(&str, Tensor)]) -> Result<Outputs> {
         let names = || self.inputs.iter().map(|port| &*port.name).collect::<Vec<_>>().join("', '");
-        if let Some((name, _)) = inputs.iter().find(|(name, _)| !self.inputs.iter().any(|port| &*port.name == *name)) {
-            let reason = match self.inputs.len() {
-                0 => "the model takes no inputs".to_owned(),
-                _ => format!("the model has no such input; it takes '{}'", names()),
+        let wrong = |name: &str, reason: String| Error::Input { name: name.to_owned(), reason };
+        let mut given: HashMap<&str, (Option<&Tensor>, bool)> =
+            self.inputs.iter().map(|port| (&*port.name, (None, false))).collect();
+        for (name, tensor) in inputs {
+            let Some(slot) = given.get_mut(name) else {
+                let reason = match self.inputs.len() {
+                    0 => "the model takes no inputs".to_owned(),
+                    _ => format!("the model has no such input; it takes '{}'", names()),
+                };
+                return Err(wrong(name, reason));
             };
-            return Err(Error::Input { name: (*name).to_owned(), reason });
+            *slot = (Some(tensor), slot.0.is_some());
         }
         let ordered = self
             .inputs
             .iter()
-            .map(|port| {
-                let mut given = inputs.iter().filter(|(name, _)| *name == &*port.name);
-                match (given.next(), given.next()) {
-                    (Some((_, tensor)), None) => Ok(tensor.clone()),
-                    (None, _) => Err(Error::Input {
-                        name: port.name.to_string(),
-                        reason: format!("it is missing; the model takes '{}'", names()),
-                    }),
-                    (Some(_), Some(_)) => {
-                        Err(Error::Input { name: port.name.to_string(), reason: "it is given twice".to_owned() })
-                    }
-                }
+            .map(|port| match given.get(&*port.name) {
+                Some((Some(tensor), false)) => Ok((*tensor).clone()),
+                Some((Some(_), true)) => Err(wrong(&port.name, "it is given twice".to_owned())),
+                _ => Err(wrong(&port.name, format!("it is missing; the model takes '{}'", names()))),
             })
             .collect::<Result<Vec<_>>>()?;
         let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
@@ -462,19 +469,12 @@ impl Session {
                 return Err(HalError::invalid_argument(what).with_sizes(sizes.0, sizes.1).into());
             }
         }
-        for (number, output) in outputs.iter().enumerate() {
-            let range = |output: &HostOutput| {
-                let start = output.memory.as_ptr() as usize;
-                start..start + output.memory.len()
-            };
-            let own = range(output);
-            if outputs[..number].iter().map(range).any(|other| own.start < other.end && other.start < own.end) {
-                let what = format!("the memory for output '{}' is another output's too", self.outputs[number].name);
-                return Err(HalError::invalid_argument(what).with_remedy("give each output pages of its own").into());
-            }
+        if let Some(number) = overlapping(outputs) {
+            let what = format!("the memory for output '{}' is another output's too", self.outputs[number].name);
+            return Err(HalError::invalid_argument(what).with_remedy("give each output pages of its own").into());
         }
         let mut context = self.take_context(Some(Instant::now() + self.deadline))?;
-        for ((source, output), told) in self.sources.iter().zip(&mut *outputs).zip(&self.placed) {
+        for ((source, output), told) in self.sources.iter().zip(&mut *outputs).zip(&self.delivered) {
             output.placed = match source {
                 OutputSource::Slot(slot) => {
                     let device = &*self.devices[self.frozen.layout.slots[*slot].device];
@@ -520,6 +520,32 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Returns an output whose memory is another output's too.
+fn overlapping(outputs: &[HostOutput]) -> Option<usize> {
+    let range = |(number, output): (usize, &HostOutput)| {
+        let start = output.memory.as_ptr() as usize;
+        (start, start + output.memory.len(), number)
+    };
+    let mut ranges: Vec<_> = outputs.iter().enumerate().map(range).filter(|(start, end, _)| start < end).collect();
+    ranges.sort_unstable();
+    let overlap = |pair: &&[(usize, usize, usize)]| pair[1].0 < pair[0].1;
+    ranges.windows(2).find(overlap).map(|pair| pair[0].2.max(pair[1].2))
+}
+
+/// Returns the position of the device on which each node runs by a plan.
+fn placed(program: &Program, plan: &hetero_scheduler::Partitioning, devices: &[Arc<dyn Device>]) -> Vec<Option<u32>> {
+    let mut placed = vec![None; program.nodes().len()];
+    let mut names = NodesByName::new(program.nodes());
+    let ids: Vec<String> = devices.iter().map(|device| device.info().id.to_string()).collect();
+    for partition in &plan.partitions {
+        let device = (0u32..).zip(&ids).find(|(_, id)| **id == partition.device).map(|(device, _)| device);
+        for (node, _) in partition.tasks.iter().filter_map(|task| names.find(task)) {
+            placed[node.index()] = device;
+        }
+    }
+    placed
 }
 
 fn no_import(id: &str) -> String {

@@ -1,15 +1,16 @@
 //! Compiled partitions: the device that each runs on, and the values that it reads and writes.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use foldhash::{HashMap, HashSet};
 use hetero_hal::{
     BindingInfo, CompileOptions, Device, Direction, Error as HalError, ErrorKind, Executable, Node, NodeId, Program,
     Source, ValueId,
 };
 
 use crate::fleet::Fleet;
+use crate::names::NodesByName;
 use crate::{Error, Result};
 
 /// A partition, compiled for its device.
@@ -86,33 +87,43 @@ pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler:
     places.sort_unstable();
     places.dedup();
     let devices: Vec<Arc<dyn Device>> = places.iter().map(|&place| fleet.devices()[place].clone()).collect();
-    let node_of: HashMap<&str, NodeId> = program.node_ids().map(|(id, node)| (&*node.name, id)).collect();
-    let value_of: HashMap<&str, ValueId> =
-        (0u32..).map(ValueId).zip(program.values()).map(|(id, value)| (&*value.name, id)).collect();
+    let mut names = NodesByName::new(program.nodes());
+    let parts = plan.partitions.iter().enumerate().map(|(number, partition)| {
+        let nodes = partition.tasks.iter().filter_map(|task| names.find(task).map(|(id, _)| id));
+        (format!("{}#{number}", program.name()), nodes.collect())
+    });
+    let mut parts: Vec<(String, Vec<NodeId>)> = parts.collect();
+    parts.iter_mut().for_each(|(_, nodes)| nodes.sort_unstable());
+    let programs = program.divide(&parts)?;
+    let value_of = ports(program, &programs);
     let mut partitions = Vec::with_capacity(used.len());
     let mut tiles = Tiles { programs: Vec::new(), made: Vec::new() };
-    for (number, (partition, place)) in plan.partitions.iter().zip(used).enumerate() {
+    let cuts = plan.partitions.iter().zip(used).zip(programs.into_iter().zip(&parts));
+    for (number, ((partition, place), (part, (_, nodes)))) in cuts.enumerate() {
         let device = places.iter().position(|&other| other == place).unwrap_or_default();
-        let mut nodes: Vec<NodeId> = partition.tasks.iter().filter_map(|task| node_of.get(&**task).copied()).collect();
-        nodes.sort_unstable();
-        let part = program.extract(&format!("{}#{number}", program.name()), &nodes)?;
-        let names: Vec<(Arc<str>, Direction)> =
-            BindingInfo::of(&part).into_iter().map(|info| (info.name.clone(), info.direction)).collect();
+        let binding = |info: BindingInfo| match value_of.get(&info.name) {
+            Some(&value) => Ok((value, info.direction)),
+            None => Err(HalError::internal(format!("a partition binds the unknown value '{}'", info.name))),
+        };
+        let bindings = BindingInfo::of(&part).into_iter().map(binding).collect::<std::result::Result<_, _>>()?;
         let executable = match &partition.tiles {
             Some(_) => tiles.compile(number, part, device, &devices[device], fleet),
             None => compile_one(&devices[device], &part, fleet),
         };
-        let executable = executable.map_err(|error| outside(error, &nodes))?;
-        let binding = |(name, direction): &(Arc<str>, Direction)| match value_of.get(&**name) {
-            Some(&value) => Ok((value, *direction)),
-            None => Err(HalError::internal(format!("a partition binds the unknown value '{name}'"))),
-        };
-        let bindings = names.iter().map(binding).collect::<std::result::Result<_, _>>()?;
+        let executable = executable.map_err(|error| outside(error, nodes))?;
         partitions.push(Partition { device, executable, bindings });
     }
     let levels = levels(program, plan)?;
     let groups = group(fleet, program, plan, &devices, &partitions, &mut tiles)?;
     Ok(Compiled { devices, partitions, groups, levels })
+}
+
+/// Returns the values of a program that are ports of its parts, by name.
+fn ports(program: &Program, parts: &[Program]) -> HashMap<Arc<str>, ValueId> {
+    let ports = parts.iter().flat_map(|part| part.inputs().iter().chain(part.outputs()).map(move |&id| part.value(id)));
+    let wanted: HashSet<Arc<str>> = ports.flatten().map(|value| value.name.clone()).collect();
+    let all = (0u32..).map(ValueId).zip(program.values());
+    all.filter(|(_, value)| wanted.contains(&value.name)).map(|(id, value)| (value.name.clone(), id)).collect()
 }
 
 /// Returns how many groups of tiles lie before each partition.
@@ -169,8 +180,9 @@ impl Compiled {
                 groups.push(group);
             }
         }
-        let grouped = |number: &usize| groups.iter().any(|group| group.tiles.contains(number));
-        let alone = (0..self.partitions.len()).filter(|number| !grouped(number));
+        let mut grouped = vec![false; self.partitions.len()];
+        groups.iter().flat_map(|group| &group.tiles).for_each(|&number| grouped[number] = true);
+        let alone = (0..self.partitions.len()).filter(|&number| !grouped[number]);
         let mut units: Vec<(usize, usize, Unit)> =
             alone.map(|number| (self.levels[number], number, Unit::Partition(number))).collect();
         for (number, group) in groups.iter().enumerate() {

@@ -1,6 +1,7 @@
 //! Reports: what became of a plan, and how values pass between devices.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The name that stands for the caller's side in [`Traffic`].
 pub(super) const HOST: &str = "host";
@@ -11,7 +12,8 @@ pub struct Report {
     /// The number of parts that the program was cut into, each compiled and submitted as a whole.
     pub partitions: usize,
     /// The device of each node.
-    pub placement: BTreeMap<String, String>,
+    /// The names are shared with the program and not copied.
+    pub placement: BTreeMap<Arc<str>, Arc<str>>,
     /// A line for each node that runs on another device than the plan's, and for each device that
     /// was lost, with the reason.
     pub moved: Vec<String>,

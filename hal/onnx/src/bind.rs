@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use foldhash::HashMap;
+use foldhash::{HashMap, HashSet};
 use hetero_hal::{Allowance, Dim, Graph, Model, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
@@ -76,8 +76,9 @@ fn bind_inputs(
     assumed: &mut Vec<String>,
 ) -> Result<()> {
     let names: Vec<Arc<str>> = graph.inputs.iter().map(|id| graph.values[id.index()].name.clone()).collect();
+    let known: HashSet<&str> = names.iter().map(|name| &**name).collect();
     for given in binding.shapes.keys().chain(binding.constants.keys()) {
-        if !names.iter().any(|name| **name == **given) {
+        if !known.contains(&**given) {
             return Err(Error::Shapes(format!("there is no input '{given}'; the inputs are: {}", names.join(", "))));
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! Each call is replaced by the function's body before anything else reads the graph.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use hetero_hal::{Allowance, DType};
 
@@ -28,12 +28,15 @@ pub(crate) fn expand(model: &mut ModelProto, left: &mut Allowance) -> Result<()>
     for node in functions.iter_mut().flat_map(|function| &mut function.node) {
         share(node);
     }
+    let mut imported: HashSet<String> =
+        model.opset_import.iter().map(|import| canonical_domain(import.domain()).to_owned()).collect();
     for import in functions.iter().flat_map(|function| &function.opset_import) {
         // Bodies may import domains that the model does not import.
         // Where a body imports another version than the model, the model's version counts:
         // exporters write the same version.
         let domain = canonical_domain(import.domain());
-        if !model.opset_import.iter().any(|known| canonical_domain(known.domain()) == domain) {
+        if !imported.contains(domain) {
+            imported.insert(domain.to_owned());
             model.opset_import.push(import.clone());
         }
     }

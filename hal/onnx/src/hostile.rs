@@ -440,3 +440,20 @@ proptest! {
         let _ = said(bytes);
     }
 }
+
+/// A file's nodes may stand in any order: here the last comes first, and each reads its source
+/// twice.
+#[test]
+fn very_many_nodes_in_the_wrong_order_are_put_in_order() {
+    const COUNT: usize = 20_000;
+    let bytes = model(|_, graph| {
+        let name = |number: usize| if number == 0 { "x".to_owned() } else { format!("v{number}") };
+        let add = |number: usize| node("Add", &[&name(number), &name(number)], &[&name(number + 1)]);
+        graph.node = (0..COUNT).rev().map(add).collect();
+        graph.output = vec![value(&name(COUNT), DType::F32, &[2])];
+    });
+    let graph = read_bytes(bytes.into()).unwrap().graph;
+    let outputs: Vec<&str> =
+        graph.nodes.iter().flat_map(|node| &node.outputs).map(|id| &*graph.values[id.unwrap().index()].name).collect();
+    assert_eq!(outputs, (1..=COUNT).map(|number| format!("v{number}")).collect::<Vec<_>>());
+}

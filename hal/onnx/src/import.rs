@@ -1,10 +1,13 @@
 //! Import: a `GraphProto` becomes a [`Graph`].
 //!
 //! Names become ids, nodes are put in topological order, and captures are made explicit.
+//! The message is consumed as the graph is made, so that a large model is not held twice.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::Arc;
 
+use foldhash::{HashMap, HashSet};
 use hetero_hal::{Attribute, Capture, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
 
 use crate::error::{Error, Result};
@@ -19,6 +22,8 @@ pub(crate) struct Importer<'a> {
     pub(crate) files: ExternalFiles,
     /// The graphs that are being read, the outermost first.
     scopes: Vec<Scope>,
+    /// The names of operators, domains and attributes, which very many nodes have in common.
+    words: HashSet<Arc<str>>,
 }
 
 /// A graph in the making.
@@ -47,12 +52,22 @@ impl Scope {
 
 impl<'a> Importer<'a> {
     pub(crate) fn new(opsets: &'a BTreeMap<Arc<str>, u32>, files: ExternalFiles) -> Self {
-        Importer { opsets, files, scopes: Vec::new() }
+        Importer { opsets, files, scopes: Vec::new(), words: HashSet::default() }
+    }
+
+    /// Returns the one copy of a name that many nodes have.
+    fn word(&mut self, text: &str) -> Arc<str> {
+        if let Some(known) = self.words.get(text) {
+            return known.clone();
+        }
+        let word: Arc<str> = text.into();
+        self.words.insert(word.clone());
+        word
     }
 
     /// Reads a graph.
     /// The values of enclosing graphs that it reads become its captures.
-    pub(crate) fn graph(&mut self, proto: &GraphProto) -> Result<Graph> {
+    pub(crate) fn graph(&mut self, proto: GraphProto) -> Result<Graph> {
         self.scopes.push(Scope::default());
         let outcome = self.fill(proto);
         let scope = self.scopes.pop().ok_or_else(|| Error::invalid("scopes are unbalanced"))?;
@@ -63,10 +78,15 @@ impl<'a> Importer<'a> {
         self.scopes.last_mut().ok_or_else(|| Error::invalid("there is no graph"))
     }
 
-    fn fill(&mut self, proto: &GraphProto) -> Result<()> {
-        self.scope()?.graph.name = proto.name().into();
-        for info in &proto.input {
-            let ty = value_type(info)?;
+    fn fill(&mut self, proto: GraphProto) -> Result<()> {
+        let scope = self.scope()?;
+        scope.graph.name = proto.name().into();
+        let made: usize = proto.node.iter().map(|node| node.output.len()).sum();
+        let count = proto.input.len() + proto.initializer.len() + made;
+        scope.graph.values.reserve(count);
+        scope.ids.reserve(count);
+        for info in proto.input {
+            let ty = value_type(&info)?;
             let scope = self.scope()?;
             let (id, fresh) = scope.declare(info.name())?;
             if !fresh || info.name().is_empty() {
@@ -75,13 +95,13 @@ impl<'a> Importer<'a> {
             scope.value(id).ty = ty;
             scope.graph.inputs.push(id);
         }
-        for initializer in &proto.initializer {
-            let content = tensor::import(initializer, &mut self.files)?;
+        for initializer in proto.initializer {
+            let content = tensor::import(&initializer, &mut self.files)?;
             self.constant(initializer.name(), content)?;
         }
-        for sparse in &proto.sparse_initializer {
+        for sparse in proto.sparse_initializer {
             let name = sparse.values.as_ref().map(|values| values.name().to_owned()).unwrap_or_default();
-            let content = tensor::import_sparse(sparse, &mut self.files)?;
+            let content = tensor::import_sparse(&sparse, &mut self.files)?;
             self.constant(&name, content)?;
         }
         // All outputs are declared before any node is read, so that the order in the file does not
@@ -98,9 +118,8 @@ impl<'a> Importer<'a> {
                 }
             }
         }
-        for info in proto.value_info.iter().chain(&proto.output) {
+        let claim = |scope: &mut Scope, info: &ValueInfoProto| -> Result<()> {
             let ty = value_type(info)?;
-            let scope = self.scope()?;
             if let Some(&id) = scope.ids.get(info.name()) {
                 let known = &mut scope.value(id).ty;
                 known.dtype = known.dtype.or(ty.dtype);
@@ -108,14 +127,21 @@ impl<'a> Importer<'a> {
                     known.dims = ty.dims;
                 }
             }
-        }
-        let mut names = HashMap::new();
-        let mut nodes = Vec::with_capacity(proto.node.len());
-        for (index, node) in proto.node.iter().enumerate() {
-            let name = unique_name(node, index, &mut names);
-            nodes.push(self.node(node, name)?);
+            Ok(())
+        };
+        for info in proto.value_info {
+            claim(self.scope()?, &info)?;
         }
         for info in &proto.output {
+            claim(self.scope()?, info)?;
+        }
+        let mut names = HashMap::with_capacity_and_hasher(proto.node.len(), Default::default());
+        let mut nodes = Vec::with_capacity(proto.node.len());
+        for (index, node) in proto.node.into_iter().enumerate() {
+            let name = unique_name(&node, index, &mut names);
+            nodes.push(self.node(node, name)?);
+        }
+        for info in proto.output {
             let depth = self.scopes.len() - 1;
             let id = self
                 .resolve(depth, info.name())?
@@ -158,8 +184,9 @@ impl<'a> Importer<'a> {
         Ok(Some(inner))
     }
 
-    fn node(&mut self, proto: &NodeProto, name: Arc<str>) -> Result<Node> {
+    fn node(&mut self, mut proto: NodeProto, name: Arc<str>) -> Result<Node> {
         let depth = self.scopes.len() - 1;
+        let attributes = std::mem::take(&mut proto.attribute);
         let described = || format!("node '{}' ({})", proto.name(), proto.op_type());
         let mut inputs = Vec::with_capacity(proto.input.len());
         for input in &proto.input {
@@ -178,11 +205,16 @@ impl<'a> Importer<'a> {
         let version = *self.opsets.get(domain).ok_or_else(|| {
             Error::invalid(format!("{} is of the domain '{domain}', which the model does not import", described()))
         })?;
-        let mut attributes = BTreeMap::new();
-        for attribute in &proto.attribute {
-            if let Some(content) = self.attribute(attribute)? {
-                let fresh = attributes.insert(Arc::from(attribute.name()), content).is_none();
-                if !fresh {
+        let mut operator = Operator {
+            domain: self.word(domain),
+            name: self.word(proto.op_type()),
+            version,
+            attributes: BTreeMap::new(),
+        };
+        for mut attribute in attributes {
+            if let Some(content) = self.attribute(&mut attribute)? {
+                let name = self.word(attribute.name());
+                if operator.attributes.insert(name, content).is_some() {
                     return Err(Error::invalid(format!(
                         "{} sets the attribute '{}' twice",
                         described(),
@@ -191,11 +223,11 @@ impl<'a> Importer<'a> {
                 }
             }
         }
-        let operator = Operator { domain: domain.into(), name: proto.op_type().into(), version, attributes };
         Ok(Node { name, operator, inputs, outputs })
     }
 
-    fn attribute(&mut self, proto: &AttributeProto) -> Result<Option<Attribute>> {
+    /// Returns an attribute's content, which it takes out of the message.
+    fn attribute(&mut self, proto: &mut AttributeProto) -> Result<Option<Attribute>> {
         let text = |bytes: &bytes::Bytes| -> Arc<[u8]> { bytes.as_ref().into() };
         let kind = match proto.r#type() {
             AttributeType::Undefined => implied_type(proto),
@@ -214,12 +246,12 @@ impl<'a> Importer<'a> {
                 Attribute::Tensor(tensor::import_sparse(content, &mut self.files)?)
             }
             AttributeType::Graph => {
-                let content = proto.g.as_ref().ok_or_else(|| empty(proto))?;
+                let content = proto.g.take().ok_or_else(|| empty(proto))?;
                 Attribute::Graph(Arc::new(self.graph(content)?))
             }
             AttributeType::TypeProto => Attribute::Type(tensor_type(proto.tp.as_ref().ok_or_else(|| empty(proto))?)?),
-            AttributeType::Floats => Attribute::Floats(proto.floats.clone()),
-            AttributeType::Ints => Attribute::Ints(proto.ints.clone()),
+            AttributeType::Floats => Attribute::Floats(std::mem::take(&mut proto.floats)),
+            AttributeType::Ints => Attribute::Ints(std::mem::take(&mut proto.ints)),
             AttributeType::Strings => Attribute::Strings(proto.strings.iter().map(text).collect()),
             AttributeType::Tensors => Attribute::Tensors(
                 proto.tensors.iter().map(|t| tensor::import(t, &mut self.files)).collect::<Result<_>>()?,
@@ -232,7 +264,8 @@ impl<'a> Importer<'a> {
                     .collect::<Result<_>>()?,
             ),
             AttributeType::Graphs => {
-                Attribute::Graphs(proto.graphs.iter().map(|g| self.graph(g).map(Arc::new)).collect::<Result<_>>()?)
+                let graphs = std::mem::take(&mut proto.graphs);
+                Attribute::Graphs(graphs.into_iter().map(|g| self.graph(g).map(Arc::new)).collect::<Result<_>>()?)
             }
             // No operator of the standard takes a list of types, and an attribute without content
             // says nothing.
@@ -349,23 +382,29 @@ fn sorted(nodes: Vec<Node>, values: usize) -> Result<Vec<Node>> {
             producer[id.index()] = Some(index);
         }
     }
+    let is_in_order =
+        |(index, node): (usize, &Node)| node.uses().all(|id| producer[id.index()].is_none_or(|p| p < index));
+    if nodes.iter().enumerate().all(is_in_order) {
+        return Ok(nodes);
+    }
+    // A node that reads a source twice waits for it twice.
     let mut waits = vec![0usize; nodes.len()];
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); nodes.len()];
     for (index, node) in nodes.iter().enumerate() {
-        let sources: BTreeSet<usize> = node.uses().filter_map(|id| producer[id.index()]).collect();
-        waits[index] = sources.len();
-        for source in sources {
+        for source in node.uses().filter_map(|id| producer[id.index()]) {
+            waits[index] += 1;
             readers[source].push(index);
         }
     }
-    let mut ready: BTreeSet<usize> = (0..nodes.len()).filter(|&index| waits[index] == 0).collect();
+    let mut ready: BinaryHeap<Reverse<usize>> =
+        (0..nodes.len()).filter(|&index| waits[index] == 0).map(Reverse).collect();
     let mut order = Vec::with_capacity(nodes.len());
-    while let Some(index) = ready.pop_first() {
+    while let Some(Reverse(index)) = ready.pop() {
         order.push(index);
         for &reader in &readers[index] {
             waits[reader] -= 1;
             if waits[reader] == 0 {
-                ready.insert(reader);
+                ready.push(Reverse(reader));
             }
         }
     }

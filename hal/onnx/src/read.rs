@@ -93,7 +93,7 @@ fn decode(bytes: Bytes, folder: Option<&Path>, what: &str, allowance: &Allowance
             "it imports opset {version}; hetero reads {OLDEST_OPSET} to {NEWEST_OPSET}; convert it with onnx.version_converter"
         )));
     }
-    let graph = proto.graph.as_ref().ok_or_else(|| Error::invalid("it has no graph"))?;
+    let graph = proto.graph.take().ok_or_else(|| Error::invalid("it has no graph"))?;
     let graph = Importer::new(&opsets, ExternalFiles::new(folder, left)).graph(graph)?;
     graph.check()?;
     let metadata =

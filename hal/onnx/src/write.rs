@@ -96,18 +96,22 @@ fn names_of<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> Vec<&'a str> {
 fn graph_proto<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> GraphProto {
     let names = &*names_of(graph, outer);
     let info = |&id: &ValueId| value_info(graph, id);
-    let ports: Vec<ValueId> = graph.inputs.iter().chain(&graph.outputs).copied().collect();
+    // Ports say their types themselves, and captured values have theirs outside.
+    let mut told = vec![false; graph.values.len()];
+    let captured = graph.captures.iter().map(|capture| &capture.inner);
+    for id in graph.inputs.iter().chain(&graph.outputs).chain(captured) {
+        told[id.index()] = true;
+    }
     let inner = (0u32..)
         .map(ValueId)
         .zip(&graph.values)
-        .filter(|(id, value)| value.constant.is_none() && value.ty.dtype.is_some() && !ports.contains(id));
-    let captured: Vec<ValueId> = graph.captures.iter().map(|capture| capture.inner).collect();
+        .filter(|(id, value)| value.constant.is_none() && value.ty.dtype.is_some() && !told[id.index()]);
     GraphProto {
         name: Some(graph.name.to_string()),
         node: graph.nodes.iter().map(|node| node_proto(names, node)).collect(),
         input: graph.inputs.iter().map(info).collect(),
         output: graph.outputs.iter().map(info).collect(),
-        value_info: inner.filter(|(id, _)| !captured.contains(id)).map(|(id, _)| value_info(graph, id)).collect(),
+        value_info: inner.map(|(id, _)| value_info(graph, id)).collect(),
         initializer: graph
             .values
             .iter()

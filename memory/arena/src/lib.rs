@@ -38,8 +38,10 @@
 //!    The tightest and the lowest gap are both tried, and the smallest arena is kept; the search
 //!    ends early where one is as small as the lower bound, to a thousandth.
 //!
-//!    More than 8 192 blocks are placed in one sweep over the steps, each in the smallest free
+//!    More than 512 blocks are first placed in one sweep over the steps, each in the smallest free
 //!    piece that holds it.
+//!    The search follows only where the sweep's arena is larger than the lower bound by more than a
+//!    sixty-fourth, and there are at most 2 048 blocks.
 //!
 //! The problem is NP-hard; [`Layout::peak_live`] says how far from the optimum a layout can be at
 //! most.

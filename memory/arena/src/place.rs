@@ -10,9 +10,13 @@ use crate::sweep::swept;
 /// Padding alone often makes as much.
 const CLOSE_ENOUGH: usize = 1024;
 
-/// The number of blocks beyond which the search would take seconds: it looks at all placed blocks
-/// for each.
-const MANY: usize = 8192;
+/// The number of blocks beyond which a sweep is tried before the search, which looks at all placed
+/// blocks for each.
+const SEVERAL: usize = 512;
+/// The number of blocks beyond which the search would take seconds.
+const MANY: usize = 2048;
+/// A sweep that is larger than the lower bound by no more than this fraction saves the search.
+const GOOD_ENOUGH: usize = 64;
 
 /// The choice among the gaps that are large enough for a block.
 #[derive(Clone, Copy)]
@@ -26,8 +30,13 @@ enum Fit {
 /// Returns the smallest arena that the heuristics find: an offset for each block, and the arena's
 /// size.
 pub(crate) fn smallest(blocks: &[Block], breadth: &Breadth) -> (Vec<usize>, usize) {
-    if blocks.len() > MANY {
-        return swept(blocks);
+    let mut best: Option<(Vec<usize>, usize)> = None;
+    if blocks.len() > SEVERAL {
+        let (offsets, bytes) = swept(blocks);
+        if blocks.len() > MANY || bytes - breadth.peak() <= breadth.peak() / GOOD_ENOUGH {
+            return (offsets, bytes);
+        }
+        best = Some((offsets, bytes));
     }
     let mut by_size: Vec<usize> = (0..blocks.len()).filter(|&index| blocks[index].bytes > 0).collect();
     by_size.sort_by_key(|&index| {
@@ -38,7 +47,6 @@ pub(crate) fn smallest(blocks: &[Block], breadth: &Breadth) -> (Vec<usize>, usiz
     let mut by_breadth = by_size.clone();
     by_breadth.sort_by_cached_key(|&index| Reverse(breadth.around(&blocks[index])));
 
-    let mut best: Option<(Vec<usize>, usize)> = None;
     for (order, fit) in
         [(&by_size, Fit::Tightest), (&by_breadth, Fit::Tightest), (&by_size, Fit::Lowest), (&by_breadth, Fit::Lowest)]
     {

@@ -172,9 +172,9 @@ fn power(exponent: Option<&f32>) -> Pairwise {
 #[derive(Clone, Debug)]
 pub(super) struct Broadcast {
     /// The sizes of the larger tensor's dimensions but the last.
-    outer: Vec<usize>,
+    outer: Box<[usize]>,
     /// The smaller tensor's stride in each of these dimensions.
-    strides: Vec<usize>,
+    strides: Box<[usize]>,
     /// The length of a row.
     row: usize,
     /// The smaller tensor's stride within a row: 1, or 0 where it repeats.
@@ -212,13 +212,13 @@ impl Broadcast {
         }
         let row = sizes.pop().unwrap_or(1);
         let step = strides.pop().unwrap_or(0);
-        Broadcast { outer: sizes, strides, row, step, same: shape == target }
+        Broadcast { outer: sizes.into(), strides: strides.into(), row, step, same: shape == target }
     }
 
     /// Returns where the smaller tensor's elements for a row begin.
     fn start(&self, mut row: usize) -> usize {
         let mut start = 0;
-        for (size, stride) in self.outer.iter().zip(&self.strides).rev() {
+        for (size, stride) in self.outer.iter().zip(self.strides.iter()).rev() {
             start += row % size * stride;
             row /= size;
         }

@@ -12,36 +12,16 @@ use crate::image::{Halo, Image};
 
 /// The recipe of a kernel.
 /// Making the kernel may take long, because weights are packed.
+/// Large recipes are boxed: of very many steps, most have a small one.
 pub(crate) enum Recipe {
     /// A node as it stands, on plain operands.
     Node,
-    Conv {
-        geometry: Geometry,
-        /// The halo of the input, where it is blocked.
-        input: Option<Halo>,
-        /// The halo of the output, where it is blocked.
-        output: Option<Halo>,
-        weights: Constant,
-        finish: Finish,
-        /// Whether minimal filtering is allowed.
-        filters: bool,
-    },
-    /// A convolution together with the pooling of its result.
-    ConvPool {
-        geometry: Geometry,
-        /// The halo of the input, where it is blocked.
-        input: Option<Halo>,
-        between: Image,
-        output: Image,
-        weights: Constant,
-        finish: Finish,
-    },
-    Affine(Affine),
-    Chain(Chain),
-    Pool {
-        input: Image,
-        output: Image,
-    },
+    Conv(Box<Convolution>),
+    ConvPool(Box<PooledConvolution>),
+    Affine(Box<Affine>),
+    Chain(Box<Chain>),
+    /// A pooling, with its input and its output.
+    Pool(Box<(Image, Image)>),
     Unary(Activation),
     Pairwise(Pairwise),
     /// A concatenation; `blocks` has the bytes of each input in each of `rows` rows.
@@ -49,43 +29,69 @@ pub(crate) enum Recipe {
         rows: usize,
         blocks: Vec<usize>,
     },
-    Reorder(Reorder),
+    Reorder(Box<Reorder>),
+}
+
+/// The recipe of a convolution.
+pub(crate) struct Convolution {
+    pub(crate) geometry: Geometry,
+    /// The halo of the input, where it is blocked.
+    pub(crate) input: Option<Halo>,
+    /// The halo of the output, where it is blocked.
+    pub(crate) output: Option<Halo>,
+    pub(crate) weights: Constant,
+    pub(crate) finish: Finish,
+    /// Whether minimal filtering is allowed.
+    pub(crate) filters: bool,
+}
+
+/// The recipe of a convolution together with the pooling of its result.
+pub(crate) struct PooledConvolution {
+    pub(crate) geometry: Geometry,
+    /// The halo of the input, where it is blocked.
+    pub(crate) input: Option<Halo>,
+    pub(crate) between: Image,
+    pub(crate) output: Image,
+    pub(crate) weights: Constant,
+    pub(crate) finish: Finish,
 }
 
 /// Makes the kernel of a recipe.
-pub(crate) fn make(site: Site<'_>, recipe: &Recipe) -> Result<Box<dyn Kernel>> {
+pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
     let isa = site.isa;
     Ok(match recipe {
         Recipe::Node => match native(site)? {
             Some(kernel) => kernel,
             None => Box::new(oracle::Oracle::new(site)?),
         },
-        Recipe::Conv { geometry, input, output, weights, finish, filters } => {
-            let (weights, finish) = (conv::Filters::of(site, weights)?, finish.clone());
-            match (input, output) {
-                (Some(from), Some(to)) if geometry.is_depthwise() => {
-                    Box::new(conv::Depthwise::new(isa, *geometry, *from, *to, weights, finish)?)
-                }
-                (Some(from), Some(to)) if *filters && conv::Winograd::pays(geometry, isa.lanes()) => {
-                    Box::new(conv::Winograd::new(isa, *geometry, *from, *to, weights, finish)?)
-                }
-                (from, Some(to)) => Box::new(conv::Blocked::new(isa, *geometry, *from, *to, weights, finish)?),
-                _ if geometry.channels == 1 => {
-                    Box::new(conv::PlainDepthwise::finished(isa, *geometry, weights, finish)?)
-                }
-                _ => Box::new(conv::Plain::finished(isa, *geometry, weights, finish)?),
-            }
+        Recipe::Conv(recipe) => convolution(site, *recipe)?,
+        Recipe::ConvPool(recipe) => {
+            let PooledConvolution { geometry, input, between, output, weights, finish } = *recipe;
+            let (weights, pool) = (conv::Filters::of(site, &weights)?, pooling::blocked(site, between, output)?);
+            Box::new(conv::Pooled::new(isa, geometry, input, weights, finish, pool)?)
         }
-        Recipe::ConvPool { geometry, input, between, output, weights, finish } => {
-            let (weights, pool) = (conv::Filters::of(site, weights)?, pooling::blocked(site, *between, *output)?);
-            Box::new(conv::Pooled::new(isa, *geometry, *input, weights, finish.clone(), pool)?)
+        Recipe::Affine(affine) => affine,
+        Recipe::Chain(chain) => chain,
+        Recipe::Pool(images) => Box::new(pooling::blocked(site, images.0, images.1)?),
+        Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
+        Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
+        Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows, blocks }),
+        Recipe::Reorder(reorder) => reorder,
+    })
+}
+
+fn convolution(site: Site<'_>, recipe: Convolution) -> Result<Box<dyn Kernel>> {
+    let (isa, Convolution { geometry, input, output, weights, finish, filters }) = (site.isa, recipe);
+    let weights = conv::Filters::of(site, &weights)?;
+    Ok(match (input, output) {
+        (Some(from), Some(to)) if geometry.is_depthwise() => {
+            Box::new(conv::Depthwise::new(isa, geometry, from, to, weights, finish)?)
         }
-        Recipe::Affine(affine) => Box::new(affine.clone()),
-        Recipe::Chain(chain) => Box::new(chain.clone()),
-        Recipe::Pool { input, output } => Box::new(pooling::blocked(site, *input, *output)?),
-        &Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
-        &Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
-        Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows: *rows, blocks: blocks.clone() }),
-        Recipe::Reorder(reorder) => Box::new(*reorder),
+        (Some(from), Some(to)) if filters && conv::Winograd::pays(&geometry, isa.lanes()) => {
+            Box::new(conv::Winograd::new(isa, geometry, from, to, weights, finish)?)
+        }
+        (from, Some(to)) => Box::new(conv::Blocked::new(isa, geometry, from, to, weights, finish)?),
+        _ if geometry.channels == 1 => Box::new(conv::PlainDepthwise::finished(isa, geometry, weights, finish)?),
+        _ => Box::new(conv::Plain::finished(isa, geometry, weights, finish)?),
     })
 }

@@ -1,35 +1,36 @@
 //! The second pass: it emits the steps in order, and a reordering wherever a value is needed in a
 //! layout in which it does not exist yet.
 
-use hetero_hal::{Error, Result, ValueId};
+use hetero_hal::{Error, NodeId, Result, ValueId};
 
 use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
 use crate::kernels::affine::Affine;
 use crate::kernels::elementwise;
+use crate::kernels::recipe::{Convolution, PooledConvolution};
 use crate::kernels::reorder::Reorder;
 
 impl Lowering<'_> {
     /// Returns the halo that all readers of a value want together; there is none unless all of them
     /// are convolutions that read the value blocked.
-    fn halo_of(&self, value: ValueId) -> Halo {
-        if self.is_output[value.index()] {
-            return Halo::NONE;
+    fn halo_of(&mut self, value: ValueId) -> Halo {
+        // Each of the readers asks, and the answer stays the same.
+        if let Some(&halo) = self.wanted.get(&value) {
+            return halo;
         }
-        let mut halo = Halo::NONE;
-        for &reader in &self.consumers[value.index()] {
-            match self.halos.get(&reader) {
-                Some(&wanted) if self.input(reader, 0) == Some(value) => halo = halo.union(wanted),
-                _ => return Halo::NONE,
-            }
-        }
+        let wanted =
+            |reader: &NodeId| self.halos.get(&reader.index()).filter(|_| self.input(reader.index(), 0) == Some(value));
+        let mut all = self.consumers[value.index()].iter().map(wanted);
+        let all = all.try_fold(Halo::NONE, |halo, wanted| Some(halo.union(*wanted?)));
+        let halo = all.filter(|_| !self.is_output[value.index()]).unwrap_or(Halo::NONE);
+        self.wanted.insert(value, halo);
         halo
     }
 
     /// Returns the value in a layout, and emits a step that makes this layout where it does not
     /// exist yet.
     pub(super) fn want(&mut self, node: usize, value: ValueId, layout: Layout) -> Result<Form> {
-        let there = self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).clone();
+        let there = self.there.get(&value).map_or(&[Layout::Plain][..], |there| there);
         if there.contains(&layout) {
             return Ok(Form { value, layout });
         }
@@ -45,7 +46,7 @@ impl Lowering<'_> {
             Layout::Plain => Ok((self.image(value, Halo::NONE)?, false)),
             Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
         };
-        let recipe = Recipe::Reorder(Reorder::new(self.isa, image(from)?, image(layout)?));
+        let recipe = Recipe::Reorder(Box::new(Reorder::new(self.isa, image(from)?, image(layout)?)));
         self.drafts.push(Draft {
             node,
             nodes: vec![],
@@ -53,12 +54,14 @@ impl Lowering<'_> {
             inputs: vec![Some(Form { value, layout: from })],
             outputs: vec![Some(Form { value, layout })],
         });
-        self.there.entry(value).or_default().push(layout);
+        self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).push(layout);
         Ok(Form { value, layout })
     }
 
     pub(super) fn made(&mut self, form: Form) {
-        self.there.insert(form.value, vec![form.layout]);
+        if form.layout != Layout::Plain {
+            self.there.insert(form.value, vec![form.layout]);
+        }
     }
 
     pub(super) fn emit(&mut self, node: usize) -> Result<()> {
@@ -66,7 +69,7 @@ impl Lowering<'_> {
             return self.emit_chain(node, chain);
         }
         if let Some(members) = self.clusters.remove(&node) {
-            return self.emit_cluster(node, members);
+            return self.emit_cluster(node, &members);
         }
         if self.absorbed[node] {
             return Ok(());
@@ -123,9 +126,10 @@ impl Lowering<'_> {
                 if let (Some(between), Some(halo)) = (pooled, to) {
                     let (between, output) = (self.image(between, Halo::NONE)?, self.image(chain.output, halo)?);
                     let geometry = *geometry;
-                    (Recipe::ConvPool { geometry, input: from, between, output, weights, finish }, vec![Some(input)])
+                    let recipe = PooledConvolution { geometry, input: from, between, output, weights, finish };
+                    (Recipe::ConvPool(Box::new(recipe)), vec![Some(input)])
                 } else {
-                    let recipe = Recipe::Conv {
+                    let recipe = Convolution {
                         geometry: *geometry,
                         input: from,
                         output: to,
@@ -133,7 +137,7 @@ impl Lowering<'_> {
                         finish,
                         filters: self.filters,
                     };
-                    (recipe, vec![Some(input)])
+                    (Recipe::Conv(Box::new(recipe)), vec![Some(input)])
                 }
             }
             ChainKind::Affine { scale, shift, clamp } => {
@@ -145,7 +149,7 @@ impl Lowering<'_> {
                 };
                 let images = (self.image(source, halo(input.layout))?, self.image(chain.output, halo(layout))?);
                 let affine = Affine::new(self.isa, images, blocked, scale, shift, clamp);
-                (Recipe::Affine(affine), vec![Some(input)])
+                (Recipe::Affine(Box::new(affine)), vec![Some(input)])
             }
         };
         if let Some(addend) = chain.addend {
@@ -171,7 +175,7 @@ impl Lowering<'_> {
         let form = Form { value: output, layout: Layout::Blocked(halo) };
         let recipe = if pool {
             let source = self.input(node, 0).ok_or_else(|| Error::internal("a pooling has no input"))?;
-            Recipe::Pool { input: self.image(source, Halo::NONE)?, output: self.image(output, halo)? }
+            Recipe::Pool(Box::new((self.image(source, Halo::NONE)?, self.image(output, halo)?)))
         } else if let Some(function) = unary {
             Recipe::Unary(function)
         } else if name == "Concat" {

@@ -14,9 +14,8 @@ mod clusters;
 mod emit;
 mod survey;
 
-use std::collections::HashMap;
-
-use hetero_hal::{DType, Error, Node, Program, Result, ValueId};
+use foldhash::{HashMap, HashMapExt};
+use hetero_hal::{DType, Error, Node, NodeId, Program, Result, ValueId};
 
 use crate::image::{Halo, Image, Layout};
 use crate::kernels::conv::{Finish, Geometry};
@@ -49,10 +48,16 @@ pub(crate) struct Draft {
     pub(crate) outputs: Vec<Option<Form>>,
 }
 
-/// Makes the kernel of a draft, whose packed weights are among the device's.
-pub(crate) fn make(program: &Program, isa: Isa, draft: &Draft, weights: Packer<'_>) -> Result<Box<dyn Kernel>> {
-    let node = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
-    recipe::make(Site { program, node, isa, weights: Some(weights) }, &draft.recipe)
+/// Makes the kernel of a recipe for the node with which its step ends; packed weights are among the
+/// device's.
+pub(crate) fn make(
+    program: &Program,
+    isa: Isa,
+    (node, recipe): (usize, Recipe),
+    weights: Packer<'_>,
+) -> Result<Box<dyn Kernel>> {
+    let node = program.nodes().get(node).ok_or_else(|| Error::internal("a step is of no node"))?;
+    recipe::make(Site { program, node, isa, weights: Some(weights) }, recipe)
 }
 
 /// A chain of nodes that one kernel does.
@@ -87,8 +92,10 @@ struct Lowering<'a> {
     program: &'a Program,
     isa: Isa,
     filters: bool,
-    consumers: Vec<Vec<usize>>,
+    consumers: Vec<Vec<NodeId>>,
     producers: Vec<Option<usize>>,
+    /// The number of times that nodes read each value.
+    reads: Vec<usize>,
     is_output: Vec<bool>,
     /// Whether each value is blocked where it is made.
     blocked: Vec<bool>,
@@ -97,10 +104,12 @@ struct Lowering<'a> {
     /// Whether a chain does each node.
     absorbed: Vec<bool>,
     /// The element-wise nodes on plain values that are done together, by the last of them.
-    clusters: HashMap<usize, Vec<usize>>,
+    clusters: HashMap<usize, Vec<clusters::Member>>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
-    /// The layouts in which each value exists.
+    /// The halo that all readers of a value want together, where it was asked for.
+    wanted: HashMap<ValueId, Halo>,
+    /// The layouts in which each value exists, where these are others than the plain one alone.
     there: HashMap<ValueId, Vec<Layout>>,
     drafts: Vec<Draft>,
 }
@@ -108,24 +117,29 @@ struct Lowering<'a> {
 /// Returns the steps of a program; `filters` says whether minimal filtering is allowed for
 /// convolutions.
 pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
-    let index = |ids: Vec<hetero_hal::NodeId>| ids.into_iter().map(|id| id.index()).collect();
     let mut is_output = vec![false; program.values().len()];
     for id in program.outputs() {
         is_output[id.index()] = true;
+    }
+    let mut reads = vec![0; program.values().len()];
+    for id in program.nodes().iter().flat_map(Node::uses) {
+        reads[id.index()] += 1;
     }
     let nodes = program.nodes().len();
     let mut lowering = Lowering {
         program,
         isa,
         filters,
-        consumers: program.consumers().into_iter().map(index).collect(),
+        consumers: program.consumers(),
         producers: program.producers().into_iter().map(|id| id.map(|id| id.index())).collect(),
+        reads,
         is_output,
         blocked: vec![false; program.values().len()],
         chains: HashMap::new(),
         absorbed: vec![false; nodes],
         clusters: HashMap::new(),
         halos: HashMap::new(),
+        wanted: HashMap::new(),
         there: HashMap::new(),
         drafts: Vec::with_capacity(nodes),
     };
@@ -189,11 +203,7 @@ impl<'a> Lowering<'a> {
     /// Returns the one node that reads a value, where nothing else needs the value.
     fn sole_consumer(&self, value: ValueId) -> Option<usize> {
         match self.consumers[value.index()].as_slice() {
-            [only]
-                if !self.is_output[value.index()] && self.node(*only).uses().filter(|&id| id == value).count() == 1 =>
-            {
-                Some(*only)
-            }
+            [only] if !self.is_output[value.index()] && self.reads[value.index()] == 1 => Some(only.index()),
             _ => None,
         }
     }

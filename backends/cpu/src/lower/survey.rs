@@ -229,6 +229,11 @@ impl Lowering<'_> {
     }
 
     fn survey_affine(&mut self, node: usize, value: ValueId, mut scale: Vec<f32>, mut shift: Vec<f32>) -> Result<()> {
+        // A plain value that is not normalised is gathered with other element-wise nodes.
+        let blocked = self.blocked[value.index()];
+        if !blocked && !self.site(node).operator().is("BatchNormalization") {
+            return Ok(());
+        }
         let Some(mut output) = self.only_output(node) else { return Ok(()) };
         let (mut last, mut clamp) = (node, (f32::NEG_INFINITY, f32::INFINITY));
         let mut chain = vec![node];
@@ -250,11 +255,6 @@ impl Lowering<'_> {
             }
             (last, output) = (next, result);
             chain.push(next);
-        }
-        // A plain value that is not normalised is gathered with other element-wise nodes.
-        let blocked = self.blocked[value.index()];
-        if !blocked && !self.site(node).operator().is("BatchNormalization") {
-            return Ok(());
         }
         for &node in &chain {
             self.absorbed[node] = true;

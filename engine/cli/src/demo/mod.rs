@@ -12,7 +12,7 @@ use crate::arguments::DemoOptions;
 use crate::devices;
 use crate::failure::Result;
 use crate::output::{document, say};
-use crate::report::{Latencies, summary};
+use crate::report::{Latencies, placement, summary};
 
 /// The network, trained by `examples/digits/train.py`.
 const MODEL: &[u8] = include_bytes!("../../demo/digits.onnx");
@@ -56,7 +56,7 @@ pub(crate) fn demo(options: &DemoOptions) -> Result<()> {
             "labels": labels,
             "batch": BATCH,
             "latency_us": Latencies::new(times).json(),
-            "placement": report.placement,
+            "placement": placement(&report),
             "moved": report.moved,
         }))?;
         return Ok(());

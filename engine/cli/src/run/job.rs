@@ -1,5 +1,6 @@
 //! A run as checked and opened: the model is planned and compiled, and its inputs are there.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ impl Prepared {
             }
         };
         let plan_time = began.elapsed();
+        // The plan has what it needs of the model, which may be as large.
+        drop(model);
         warn_of_idle_pins(&plan);
         spinner.say("compiling");
         let began = Instant::now();
@@ -56,8 +59,9 @@ impl Prepared {
         let fixed = plan.fixed().to_vec();
         let mut inputs = given;
         inputs.retain(|(name, _)| !fixed.contains(name));
+        let given: HashSet<String> = inputs.iter().map(|(name, _)| name.clone()).collect();
         for (index, port) in session.inputs().iter().enumerate() {
-            if inputs.iter().any(|(name, _)| **name == *port.name) {
+            if given.contains(&*port.name) {
                 continue;
             }
             let Some(seed) = options.random else {
@@ -75,8 +79,9 @@ impl Prepared {
 
     /// Returns the inputs in the session's order.
     pub(crate) fn ordered(&self) -> Result<Vec<Tensor>> {
-        let ports = self.session.inputs().iter();
-        let found = ports.map(|port| self.inputs.iter().find(|(name, _)| **name == *port.name).map(|(_, t)| t.clone()));
+        // The first of one name counts.
+        let given: HashMap<&str, &Tensor> = self.inputs.iter().rev().map(|(name, tensor)| (&**name, tensor)).collect();
+        let found = self.session.inputs().iter().map(|port| given.get(&*port.name).copied().cloned());
         found.collect::<Option<Vec<_>>>().ok_or_else(|| Failure::failed("an input is missing"))
     }
 

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Result};
 use crate::output::{document, say};
 use crate::planning::milliseconds;
 use crate::progress::Spinner;
-use crate::report::{Latencies, edges, print_report, shares_json, summary, tiles};
+use crate::report::{Latencies, edges, placement, print_report, shares_json, summary, tiles};
 
 /// Runs whenever a line comes in, until the input ends.
 fn on_request(prepared: &mut Prepared) -> Result<()> {
@@ -81,7 +81,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
             "arena_bytes": report.arena_bytes,
             "resident_bytes": report.resident_bytes,
             "partitions": report.partitions,
-            "placement": report.placement,
+            "placement": placement(&report),
             "shares": shares_json(session.placement()),
             "moved": report.moved,
             "edges": edges(&report),

@@ -12,7 +12,7 @@ use crate::arguments::RunOptions;
 use crate::failure::Result;
 use crate::output::{document, say};
 use crate::progress::Spinner;
-use crate::report::{edges, print_report, shares_json, summary};
+use crate::report::{edges, placement, print_report, shares_json, summary};
 use crate::tensors;
 
 /// The number of different inputs that a stream goes round in, where they are made up.
@@ -122,7 +122,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
             "stream_per_s": fast,
             "ratio": fast / slow,
             "busy": { "sequential": shares(&sequential), "stream": shares(&pipeline) },
-            "placement": report.placement,
+            "placement": placement(&report),
             "shares": shares_json(prepared.session.placement()),
             "moved": report.moved,
             "edges": edges(&report),
