@@ -33,6 +33,11 @@ const SAMPLES: usize = 64;
 /// The number of entries from which on dead ones are looked for.
 const SWEEP: usize = 64;
 
+/// The most weights of one sample whose bytes are compared, the newest first.
+/// Constants whose samples agree are nearly always equal; of very many that are not, comparing all
+/// would take time by the square of their number.
+const LIKELY: usize = 16;
+
 /// The properties of a weight that can be compared without looking at bytes: its layout, and the
 /// element types and shapes of its constants.
 #[derive(PartialEq, Eq, Hash)]
@@ -43,9 +48,7 @@ struct Kind {
 
 /// A weight that exists or is being made.
 struct Entry<T: Resident> {
-    /// The entry's number, which grows with each entry, so that a caller sees which entries are
-    /// new.
-    number: u64,
+    kind: Arc<Kind>,
     /// The places of its constants' bytes, which are valid while the weight exists or is being
     /// made.
     places: Box<[Place]>,
@@ -55,6 +58,15 @@ struct Entry<T: Resident> {
 
 /// The address and length of a constant's bytes.
 type Place = (usize, usize);
+
+/// What makes it likely that weights of one kind are the same.
+#[derive(PartialEq, Eq, Hash)]
+enum Mark {
+    /// Their constants are at the same places.
+    Places(Box<[Place]>),
+    /// Their constants have the same sample.
+    Sample(u64),
+}
 
 enum Stage<T: Resident> {
     /// A caller makes the weight now.
@@ -111,29 +123,63 @@ impl<T: Resident> Candidate<T> {
 }
 
 struct Entries<T: Resident> {
-    kinds: HashMap<Kind, Vec<Entry<T>>>,
-    count: usize,
+    /// The entries by their numbers, which grow, so that a caller sees which entries are new.
+    all: HashMap<u64, Entry<T>>,
+    /// The numbers of the entries of each kind and mark, in ascending order.
+    marked: HashMap<(Arc<Kind>, Mark), Vec<u64>>,
     /// The count of entries from which on dead ones are looked for.
     sweep_at: usize,
     next: u64,
 }
 
 impl<T: Resident> Entries<T> {
+    /// Returns the entries' marks.
+    fn marks(entry: &Entry<T>) -> [(Arc<Kind>, Mark); 2] {
+        [Mark::Places(entry.places.clone()), Mark::Sample(entry.sample)].map(|mark| (entry.kind.clone(), mark))
+    }
+
+    fn of(&self, kind: &Arc<Kind>, mark: Mark) -> &[u64] {
+        self.marked.get(&(kind.clone(), mark)).map_or(&[], |numbers| numbers)
+    }
+
+    fn add(&mut self, entry: Entry<T>) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        for mark in Self::marks(&entry) {
+            self.marked.entry(mark).or_default().push(number);
+        }
+        self.all.insert(number, entry);
+        number
+    }
+
+    fn remove(&mut self, number: u64) {
+        let Some(entry) = self.all.remove(&number) else { return };
+        for mark in Self::marks(&entry) {
+            if let Some(numbers) = self.marked.get_mut(&mark) {
+                numbers.retain(|other| *other != number);
+                if numbers.is_empty() {
+                    self.marked.remove(&mark);
+                }
+            }
+        }
+    }
+
     /// Forgets the weights that nobody holds any more, once there may be as many of them as of the
     /// others.
     fn sweep(&mut self) {
-        if self.count < self.sweep_at {
+        if self.all.len() < self.sweep_at {
             return;
         }
-        self.kinds.retain(|_, entries| {
-            entries.retain(|entry| match &entry.stage {
-                Stage::Making(_) => true,
-                Stage::Made(held) => held.strong_count() > 0,
-            });
-            !entries.is_empty()
+        self.all.retain(|_, entry| match &entry.stage {
+            Stage::Making(_) => true,
+            Stage::Made(held) => held.strong_count() > 0,
         });
-        self.count = self.kinds.values().map(Vec::len).sum();
-        self.sweep_at = (self.count * 2).max(SWEEP);
+        let all = &self.all;
+        self.marked.retain(|_, numbers| {
+            numbers.retain(|number| all.contains_key(number));
+            !numbers.is_empty()
+        });
+        self.sweep_at = (self.all.len() * 2).max(SWEEP);
     }
 }
 
@@ -166,7 +212,7 @@ impl<T: Resident> Weights<T> {
     /// Makes an empty cache for a device; errors name that device.
     #[must_use]
     pub fn new(device: DeviceId) -> Self {
-        let entries = Entries { kinds: HashMap::new(), count: 0, sweep_at: SWEEP, next: 0 };
+        let entries = Entries { all: HashMap::new(), marked: HashMap::new(), sweep_at: SWEEP, next: 0 };
         Weights { device, entries: Mutex::new(entries) }
     }
 
@@ -214,7 +260,7 @@ impl<T: Resident> Weights<T> {
         make: impl Fn(&[Tensor]) -> Result<T> + Send + Sync + 'static,
     ) -> Result<Arc<Held<T>>> {
         let of = |source: &Tensor| (source.dtype(), source.shape().into());
-        let kind = Kind { layout: layout.into(), sources: sources.iter().map(of).collect() };
+        let kind = Arc::new(Kind { layout: layout.into(), sources: sources.iter().map(of).collect() });
         let places = places(sources);
         // Strings and empty tensors have no bytes that tell them apart.
         let whole = places.iter().all(|&(_, length)| length > 0);
@@ -248,35 +294,34 @@ impl<T: Resident> Weights<T> {
 
     /// Returns the weights of a kind whose constants are at these places or have this sample, and
     /// the number that the next entry will have.
-    fn candidates(&self, kind: &Kind, places: &[Place], sample: Option<u64>) -> (Vec<Candidate<T>>, u64) {
+    fn candidates(&self, kind: &Arc<Kind>, places: &[Place], sample: Option<u64>) -> (Vec<Candidate<T>>, u64) {
         let entries = self.lock();
-        let candidate = |entry: &Entry<T>| match &entry.stage {
+        let candidate = |number: &u64| match &entries.all.get(number)?.stage {
             Stage::Making(making) => Some(Candidate::Making(making.clone())),
             Stage::Made(held) => held.upgrade().map(Candidate::Made),
         };
-        let of_kind = entries.kinds.get(kind).into_iter().flatten();
-        let likely = of_kind.filter(|entry| *entry.places == *places || Some(entry.sample) == sample);
-        (likely.filter_map(candidate).collect(), entries.next)
+        let there = entries.of(kind, Mark::Places(places.into()));
+        let alike = sample.map_or(&[][..], |sample| entries.of(kind, Mark::Sample(sample)));
+        let likely = |numbers: &[u64]| numbers[numbers.len().saturating_sub(LIKELY)..].to_vec();
+        let mut numbers: Vec<u64> = [likely(there), likely(alike)].concat();
+        numbers.sort_unstable();
+        numbers.dedup();
+        (numbers.iter().filter_map(candidate).collect(), entries.next)
     }
 
     /// Notes that the caller makes a weight; `None` where another caller has begun one with the
     /// same sample since `newest` was the next number.
-    fn claim<'a>(&'a self, kind: &'a Kind, sources: &[Tensor], sample: u64, newest: u64) -> Option<Claim<'a, T>> {
+    fn claim(&self, kind: &Arc<Kind>, sources: &[Tensor], sample: u64, newest: u64) -> Option<Claim<'_, T>> {
         let mut entries = self.lock();
-        let since = |entry: &Entry<T>| entry.number >= newest && entry.sample == sample;
-        if entries.kinds.get(kind).is_some_and(|list| list.iter().any(since)) {
+        if entries.of(kind, Mark::Sample(sample)).last().is_some_and(|&number| number >= newest) {
             return None;
         }
         entries.sweep();
         let making = Making { sources: sources.to_vec(), over: Mutex::new(false), changed: Condvar::new() };
-        let (number, making) = (entries.next, Arc::new(making));
-        entries.next += 1;
-        entries.count += 1;
-        let places = places(sources);
-        let entry = Entry { number, places, sample, stage: Stage::Making(making.clone()) };
-        let own = Kind { layout: kind.layout.clone(), sources: kind.sources.clone() };
-        entries.kinds.entry(own).or_default().push(entry);
-        Some(Claim { weights: self, kind, number, making })
+        let making = Arc::new(making);
+        let stage = Stage::Making(making.clone());
+        let number = entries.add(Entry { kind: kind.clone(), places: places(sources), sample, stage });
+        Some(Claim { weights: self, number, making })
     }
 }
 
@@ -284,16 +329,13 @@ impl<T: Resident> Weights<T> {
 /// If it is dropped before the weight is made, the next caller may try.
 struct Claim<'a, T: Resident> {
     weights: &'a Weights<T>,
-    kind: &'a Kind,
     number: u64,
     making: Arc<Making>,
 }
 
 impl<T: Resident> Claim<'_, T> {
     fn made(self, held: &Arc<Held<T>>) {
-        let mut entries = self.weights.lock();
-        let list = entries.kinds.get_mut(self.kind);
-        if let Some(entry) = list.into_iter().flatten().find(|entry| entry.number == self.number) {
+        if let Some(entry) = self.weights.lock().all.get_mut(&self.number) {
             entry.stage = Stage::Made(Arc::downgrade(held));
         }
     }
@@ -302,14 +344,8 @@ impl<T: Resident> Claim<'_, T> {
 impl<T: Resident> Drop for Claim<'_, T> {
     fn drop(&mut self) {
         let mut entries = self.weights.lock();
-        if let Some(list) = entries.kinds.get_mut(self.kind) {
-            let before = list.len();
-            list.retain(|entry| entry.number != self.number || matches!(entry.stage, Stage::Made(_)));
-            let gone = before - list.len();
-            if list.is_empty() {
-                entries.kinds.remove(self.kind);
-            }
-            entries.count -= gone;
+        if matches!(entries.all.get(&self.number), Some(Entry { stage: Stage::Making(_), .. })) {
+            entries.remove(self.number);
         }
         drop(entries);
         self.making.end();

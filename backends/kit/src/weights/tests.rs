@@ -192,8 +192,9 @@ fn the_last_owner_frees_a_weight_and_its_entry_is_forgotten() {
         weights.get("w", &[constant(number as f32)], &layout, |_| Ok(vec![])).unwrap();
     }
     let entries = weights.lock();
-    assert!(entries.kinds.values().map(Vec::len).sum::<usize>() <= SWEEP);
-    assert_eq!(entries.count, entries.kinds.values().map(Vec::len).sum::<usize>());
+    assert!(entries.all.len() <= SWEEP);
+    // Each entry has two marks.
+    assert_eq!(2 * entries.all.len(), entries.marked.values().map(Vec::len).sum::<usize>());
     drop(entries);
     let again = weights.get("w", &[constant(-1.0)], "negated", negated).unwrap();
     assert!(Arc::ptr_eq(&kept, &again));
