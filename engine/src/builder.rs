@@ -181,9 +181,9 @@ impl Builder {
         self
     }
 
-    /// Limits the bytes that planning and running may take besides the model itself: constants that
-    /// are folded, what a device keeps of weights, inputs, outputs and intermediate values, and what
-    /// operators of the oracle need on their way.
+    /// Limits the bytes that planning and running may take besides the model itself.
+    /// These are folded constants, the weights, inputs, outputs and intermediate values that a
+    /// device keeps, and what operators of the oracle need on their way.
     /// On the host they count together; any other device has as much again.
     /// Without it, the devices' memory is the limit.
     #[must_use]

@@ -151,8 +151,9 @@ impl Drop for Opened {
     }
 }
 
-/// Takes memory for `count` elements of `size` bytes each, for the [`Evaluation`](crate::Evaluation)
-/// that runs on this thread; it is given back when that evaluation ends.
+/// Takes memory for `count` elements of `size` bytes each, for the
+/// [`Evaluation`](crate::Evaluation) that runs on this thread; it is given back when that
+/// evaluation ends.
 /// A definition calls this before it allocates anything that grows with a size.
 ///
 /// # Errors

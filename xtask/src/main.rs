@@ -155,8 +155,9 @@ enum Part {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
-    /// Run all generated cases on every device, 20 000 mutated real models, five minutes of each fuzz
-    /// target, and the sanitizers; meant for every night, and not part of all tests.
+    /// Run all generated cases on every device, 20 000 mutated real models, five minutes of each
+    /// fuzz target, streams under faults, and the sanitizers; meant for every night, and not part
+    /// of all tests.
     Nightly {
         /// Seed of the cases and mutations.
         #[arg(long, default_value_t = 1)]

@@ -283,7 +283,8 @@ impl CpuExecutable {
                 Place::Copy(index) => constant(&copies[index]),
             })
         };
-        // No plan has the memory that the oracle needs on the way: it takes what the device has left.
+        // No plan has the memory that the oracle needs on the way.
+        // The oracle takes what the device has left.
         let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
         let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance);
         for step in &self.steps {

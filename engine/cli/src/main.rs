@@ -29,23 +29,26 @@ mod report;
 mod run;
 mod tensors;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use arguments::{Arguments, Command};
 use failure::Result;
 
 fn main() -> ExitCode {
-    let arguments = Arguments::read(std::env::args_os().collect());
-    // A child that examines a driver answers on descriptor 1, before anything else happens to it.
-    if let Ok(Arguments { command: Command::Examine(options), .. }) = &arguments {
-        return devices::answer(options);
+    let words: Vec<OsString> = std::env::args_os().collect();
+    // A child that examines a driver answers on descriptor 1, so it does so before that moves.
+    if words.get(1).is_some_and(|word| word == "examine")
+        && let Ok(Arguments { command: Command::Examine(options), .. }) = Arguments::read(words.clone())
+    {
+        return devices::answer(&options);
     }
-    output::start().and_then(|()| command(arguments)).unwrap_or_else(failure::Failure::report)
+    output::start().and_then(|()| command(words)).unwrap_or_else(failure::Failure::report)
 }
 
 /// Does what the arguments ask for.
-fn command(arguments: clap::error::Result<Arguments>) -> Result<ExitCode> {
-    let arguments = match arguments {
+fn command(words: Vec<OsString>) -> Result<ExitCode> {
+    let arguments = match Arguments::read(words) {
         Ok(arguments) => arguments,
         // This is either bad usage or a question for help.
         Err(error) => return output::usage(&error),
@@ -70,7 +73,9 @@ fn command(arguments: clap::error::Result<Arguments>) -> Result<ExitCode> {
         Command::Calibrate(options) => calibrate::calibrate(options),
         Command::Assign(options) => assign::assign(options),
         Command::Demo(options) => demo::demo(options),
-        Command::Examine(_) => Ok(()),
+        Command::Examine(_) => {
+            Err(failure::Failure::usage("`examine` is for programs", "`hetero check` examines the devices"))
+        }
     }
     .map(|()| ExitCode::SUCCESS)
 }

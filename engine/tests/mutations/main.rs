@@ -1,5 +1,5 @@
-//! Mutated real models, plans, configurations and profiles: each ends in an error or a result, soon,
-//! in bounded memory.
+//! Mutated real models, plans, configurations and profiles.
+//! Each ends in an error or a result, soon, in bounded memory.
 //!
 //! The models come from the cache (`HETERO_CACHE`); `HETERO_MUTATIONS` and `HETERO_SEED` choose how
 //! many and which.

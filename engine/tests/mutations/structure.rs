@@ -1,7 +1,7 @@
 //! Mutations of a model's structure: attributes, sizes, edges, operators and constants.
 //!
-//! A change of bytes seldom gets past the decoder, and one of these always does: it reaches the rule
-//! of inference and the kernel of the operator that it changes.
+//! A change of bytes seldom gets past the decoder, and one of these always does.
+//! It reaches the rule of inference and the kernel of the operator that it changes.
 
 use std::sync::Arc;
 

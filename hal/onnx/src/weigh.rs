@@ -1,6 +1,7 @@
 //! Weighing: the memory that a file's messages take once they are decoded, found out before.
 //!
-//! Two bytes of a file can be a node of some hundred bytes in memory, so a small file can take much.
+//! Two bytes of a file can be a node of some hundred bytes in memory, so a small file can take
+//! much.
 //! The walk here reads only the outlines of the messages, and allocates nothing.
 
 use std::mem::size_of;
@@ -94,8 +95,8 @@ impl Kind {
             (Kind::Attribute, 8) | (Kind::Tensor, 1 | 7 | 10 | 11) | (Kind::Sparse, 3) => Numbers(8),
             (Kind::Sparse, 1 | 2) => Message(Kind::Tensor),
             (Kind::Type, 1 | 4 | 5 | 8 | 9) => Message(Kind::TensorType),
-            // The element type of a list stands where a tensor has a number, and that of a map where
-            // a tensor has its shape.
+            // The element type of a list stands where a tensor has a number.
+            // That of a map stands where a tensor has its shape.
             (Kind::TensorType, 1) => Message(Kind::Type),
             (Kind::TensorType, 2) => Message(Kind::Shape),
             (Kind::Shape, 1) => Message(Kind::Dimension),

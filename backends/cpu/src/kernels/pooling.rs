@@ -180,7 +180,8 @@ impl Kernel for Pool {
 /// Tells whether there is a kernel for the pooling in a blocked layout.
 pub(crate) fn fits(site: Site<'_>) -> Result<bool> {
     if site.operator().name.starts_with("Global") {
-        return Ok(true);
+        // A list names all rows of the input, and another all of its columns.
+        return Ok(site.shape(0).is_some_and(|shape| shape.iter().skip(2).all(|&size| size <= TABLE)));
     }
     let Some(shape) = site.shape(0).filter(|shape| matches!(shape.len(), 3 | 4)) else { return Ok(false) };
     let Some(kernel) = site.operator().ints("kernel_shape")? else { return Ok(false) };
