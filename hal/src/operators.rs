@@ -215,7 +215,7 @@ impl Inference<'_> {
 ///
 /// The computation asks before it allocates, with [`Evaluation::reserve`] for outputs and [`take`]
 /// for all else that grows with a size.
-/// It tells of its steps with [`spend`], so that the deadline ends it in the middle.
+/// It tells of its steps with [`spend`](crate::spend), so that the deadline ends it in the middle.
 /// What was taken counts until the evaluation ends.
 pub struct Evaluation<'a> {
     /// The operator and its attributes.
