@@ -88,8 +88,8 @@ pub use hetero_costs::{Calibrated, CostModel, Family, Roofline, bytes, flops, si
 pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
-    Binding, Error as ModelError, bind, check_operators, read as read_model, read_bytes as read_model_bytes,
-    read_tensor,
+    Binding, Error as ModelError, ReadOptions, bind, check_operators, read as read_model,
+    read_bytes as read_model_bytes, read_tensor, read_with as read_model_with,
 };
 pub use hetero_scheduler as scheduler;
 pub use place::Placement;

@@ -1,12 +1,11 @@
 //! What `plan` and `run` do first: the engine that the options ask for, and the model with its
 //! shapes.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero::hal::DeviceId;
-use hetero::{Binding, Config, HeteroEngine, Model, Plan, Strategy};
+use hetero::{Binding, Config, HeteroEngine, Model, Plan, ReadOptions, Strategy};
 use hetero_layers::{Fault, Faulty};
 
 use crate::arguments::{CacheOptions, DeviceOptions, ModelOptions, PlaceOptions};
@@ -69,10 +68,11 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e3
 }
 
-/// Reads a model, and tells how long that took.
-pub(crate) fn load(path: &Path) -> Result<(Model, Duration)> {
+/// Reads a model whose files take at most so many bytes, and tells how long that took.
+pub(crate) fn load(options: &ModelOptions, most: Option<u64>) -> Result<(Model, Duration)> {
     let began = Instant::now();
-    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    let how = ReadOptions { map: options.map_weights, most: most.unwrap_or(u64::MAX) };
+    let model = hetero::read_model_with(&options.model, how).map_err(hetero::Error::from)?;
     Ok((model, began.elapsed()))
 }
 

@@ -8,15 +8,16 @@ use std::sync::Arc;
 use hetero_hal::{Attribute, Capture, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
 
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
-use crate::tensor::{self, ExternalFiles};
+use crate::tensor;
 
 /// A reader that turns a graph and, recursively, its subgraphs into the contract's form.
 pub(crate) struct Importer<'a> {
     pub(crate) opsets: &'a BTreeMap<Arc<str>, u32>,
-    pub(crate) files: ExternalFiles,
+    pub(crate) files: Files,
     /// The graphs that are being read, the outermost first.
     scopes: Vec<Scope>,
 }
@@ -46,7 +47,7 @@ impl Scope {
 }
 
 impl<'a> Importer<'a> {
-    pub(crate) fn new(opsets: &'a BTreeMap<Arc<str>, u32>, files: ExternalFiles) -> Self {
+    pub(crate) fn new(opsets: &'a BTreeMap<Arc<str>, u32>, files: Files) -> Self {
         Importer { opsets, files, scopes: Vec::new() }
     }
 

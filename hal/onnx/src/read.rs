@@ -9,25 +9,36 @@ use hetero_hal::{Model, Tensor};
 use prost::Message;
 
 use crate::error::{Error, Result};
+use crate::files::{Files, ReadOptions};
 use crate::import::{Importer, canonical_domain};
 use crate::proto::{ModelProto, TensorProto};
-use crate::tensor::{ExternalFiles, import, map_file};
+use crate::tensor::import;
 use crate::{NEWEST_OPSET, OLDEST_OPSET, functions};
 
-/// Reads a model file.
-/// Weights, in the file or beside it, are mapped and not copied: the files must stay as they are
-/// while the model lives.
+/// Reads a model file, with the external data beside it, into memory.
+///
+/// Nothing that happens to the files afterwards reaches the model: they may be replaced, shortened
+/// or removed.
+/// [`read_with`] can map files instead.
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the file.
 pub fn read(path: impl AsRef<Path>) -> Result<Model> {
+    read_with(path, ReadOptions::default())
+}
+
+/// Reads a model file, with the external data beside it, as the options say.
+///
+/// External data lies in the model's folder, or below it.
+/// Where the model is named by a link, it may also lie in the folder of the file that the link
+/// leads to, as in caches of downloads; other links that lead out of the folder are errors.
+///
+/// # Errors
+/// [`Error`] says what is wrong with the file.
+pub fn read_with(path: impl AsRef<Path>, options: ReadOptions) -> Result<Model> {
     let path = path.as_ref();
-    let bytes = map_file(path)?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    decode(bytes, Some(folder), &path.display().to_string())
+    let (bytes, files) = Files::open(path, options)?;
+    decode(bytes, files, &path.display().to_string())
 }
 
 /// Reads a model from memory.
@@ -37,7 +48,7 @@ pub fn read(path: impl AsRef<Path>) -> Result<Model> {
 /// # Errors
 /// [`Error`] says what is wrong with the bytes.
 pub fn read_bytes(bytes: Bytes) -> Result<Model> {
-    decode(bytes, None, "the model")
+    decode(bytes, Files::none(), "the model")
 }
 
 /// Reads a `TensorProto` file, such as the standard's test data, and returns the tensor with the
@@ -47,13 +58,13 @@ pub fn read_bytes(bytes: Bytes) -> Result<Model> {
 /// [`Error`] says what is wrong with the file.
 pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Tensor)> {
     let path = path.as_ref();
-    let proto = TensorProto::decode(map_file(path)?)
-        .map_err(|source| Error::Decode { what: path.display().to_string(), source })?;
-    let mut files = ExternalFiles::new(path.parent());
+    let (bytes, mut files) = Files::open(path, ReadOptions::default())?;
+    let proto =
+        TensorProto::decode(bytes).map_err(|source| Error::Decode { what: path.display().to_string(), source })?;
     Ok((proto.name().to_owned(), import(&proto, &mut files)?))
 }
 
-fn decode(bytes: Bytes, folder: Option<&Path>, what: &str) -> Result<Model> {
+fn decode(bytes: Bytes, files: Files, what: &str) -> Result<Model> {
     let mut proto = ModelProto::decode(bytes).map_err(|source| Error::Decode { what: what.to_owned(), source })?;
     functions::expand(&mut proto)?;
     let mut opsets: BTreeMap<Arc<str>, u32> = BTreeMap::new();
@@ -71,7 +82,7 @@ fn decode(bytes: Bytes, folder: Option<&Path>, what: &str) -> Result<Model> {
         )));
     }
     let graph = proto.graph.as_ref().ok_or_else(|| Error::invalid("it has no graph"))?;
-    let graph = Importer::new(&opsets, ExternalFiles::new(folder)).graph(graph)?;
+    let graph = Importer::new(&opsets, files).graph(graph)?;
     graph.check()?;
     let metadata =
         proto.metadata_props.iter().map(|entry| (entry.key().to_owned(), entry.value().to_owned())).collect();

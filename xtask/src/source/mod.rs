@@ -2,6 +2,7 @@
 //! anything.
 
 pub(crate) mod api;
+pub(crate) mod files;
 mod tokens;
 pub(crate) mod words;
 

@@ -15,12 +15,13 @@ use junit::junit;
 
 use crate::arguments::{ConformanceOptions, ModelCasesOptions, SaveOptions};
 use crate::failure::{Failure, Result};
+use crate::planning::load;
 use crate::progress::Spinner;
 
 /// Checks the operators of a model, each kind once.
 pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     let path = &options.model.model;
-    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    let (model, _) = load(&options.model, None)?;
     let binding =
         Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
     let bound = hetero::bind(&model, &binding, &hetero_reference::Standard).map_err(hetero::Error::from)?;
@@ -56,7 +57,7 @@ pub(crate) fn save(options: &SaveOptions) -> Result<()> {
     }
     let names: String = cases.iter().map(|case| format!("{}\n", case.name)).collect();
     let path = options.folder.join("names.txt");
-    std::fs::write(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
+    hetero_files::replace(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
     println!("{} cases of seed {} are in {}", cases.len(), options.seed, options.folder.display());
     Ok(())
 }
@@ -82,7 +83,7 @@ pub(crate) fn generated(options: &ConformanceOptions) -> Result<()> {
     drop(spinner);
     if let Some(path) = &options.junit {
         let text = junit(&device.info().id.to_string(), &records);
-        std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error))?;
+        hetero_files::replace(path, text).map_err(|error| Failure::file("write", path, &error))?;
     }
     if options.output.json {
         println!(

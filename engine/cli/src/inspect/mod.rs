@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::arguments::InspectOptions;
 use crate::failure::Result;
+use crate::planning::load;
 
 /// The sums that are known once a model is bound to shapes.
 struct Bound {
@@ -20,7 +21,7 @@ struct Bound {
 }
 
 pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
-    let model = hetero::read_model(&options.model.model).map_err(hetero::Error::from)?;
+    let (model, _) = load(&options.model, None)?;
     let graph = &model.graph;
     let mut operators: BTreeMap<String, usize> = BTreeMap::new();
     for node in model.all_nodes() {

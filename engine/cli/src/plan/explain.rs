@@ -20,8 +20,9 @@ const MOST: usize = 12;
 pub(crate) fn explain(engine: &HeteroEngine, plan: &Plan, options: &PlanOptions) -> Result<Explanation> {
     let explanation = engine.explain(plan, Effort::time(BOUND))?;
     let title = options.model.model.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let write =
-        |path: &Path, text: String| std::fs::write(path, text).map_err(|error| Failure::file("write", path, &error));
+    let write = |path: &Path, text: String| {
+        hetero_files::replace(path, text).map_err(|error| Failure::file("write", path, &error))
+    };
     if let Some(path) = &options.html {
         write(path, gantt::page(&explanation, &title))?;
     }

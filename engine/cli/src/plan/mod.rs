@@ -19,7 +19,7 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
     let engine =
         engine(&options.model, &options.devices, (&options.place, &options.cache), options.strategy.as_deref(), &[])?;
-    let (model, _) = load(&options.model.model)?;
+    let (model, _) = load(&options.model, options.devices.memory_limit)?;
     spinner.say("planning");
     let binding = binding(&options.model);
     if options.timing {
@@ -30,7 +30,7 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     warn_of_idle_pins(&plan);
     let text = plan.to_json()?;
     if let Some(path) = &options.out {
-        std::fs::write(path, &text).map_err(|error| Failure::file("write", path, &error))?;
+        hetero_files::replace(path, &text).map_err(|error| Failure::file("write", path, &error))?;
     }
     let asked = options.explain || options.html.is_some() || options.dot.is_some();
     let explanation = asked.then(|| explain::explain(&engine, &plan, options)).transpose()?;
