@@ -1,5 +1,7 @@
 //! Tests of hostile files: what is no file, and files that change while or after they are read.
 
+#![cfg(unix)]
+
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -58,7 +58,7 @@ mod files;
 mod functions;
 #[cfg(test)]
 mod hostile;
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod hostile_files;
 mod import;
 mod infer;

@@ -45,7 +45,7 @@ fn calls(modules: &[Module]) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
     for module in modules {
         let text: String = module.items.iter().map(|item| tokens::text(item) + "\n").collect();
-        let called = |call: &&str| text.match_indices(*call).any(|(at, _)| begins(&text[..at]));
+        let called = |call: &&&str| text.match_indices(**call).any(|(at, _)| begins(&text[..at]));
         found.extend(FORBIDDEN.iter().filter(called).map(|call| (module.path.join("::"), *call)));
     }
     found
@@ -71,6 +71,11 @@ mod tests {
         assert_eq!(found("mod b { fn a() { let x = File::open(p).map(|f| fs::write(q, r)); } }").len(), 2);
         assert_eq!(found("impl A { fn a(&self) { std :: fs :: read (self.p) } }"), ["fs::read("]);
         assert_eq!(found("macro_rules! m { () => { OpenOptions::new().write(true) } }"), ["OpenOptions::new("]);
+    }
+
+    #[test]
+    fn the_workspace_keeps_the_rule() {
+        check(Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()).unwrap();
     }
 
     #[test]

@@ -10,7 +10,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::error::{Error, Result};
 
 /// The seconds for which nothing may pass through a pipe before the wait is given up.
+#[cfg(not(test))]
 const PATIENCE: i64 = 10;
+#[cfg(test)]
+const PATIENCE: i64 = 1;
 
 /// Tells whether a path names a descriptor that this process was given.
 pub(super) fn is_given(path: &Path) -> bool {
