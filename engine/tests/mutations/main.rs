@@ -163,6 +163,17 @@ fn attempt(engine: &HeteroEngine, bytes: Vec<u8>) -> Result<(), hetero::Error> {
     Ok(())
 }
 
+/// The panics of this process; those of a device's worker are errors of the run to the caller.
+static PANICS: AtomicUsize = AtomicUsize::new(0);
+
+fn count_panics() {
+    let before = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        PANICS.fetch_add(1, Ordering::Relaxed);
+        before(info);
+    }));
+}
+
 #[test]
 fn mutated_models_end_in_an_error_or_a_result() {
     let (count, seed) = (setting("HETERO_MUTATIONS", 300), setting("HETERO_SEED", 1));
@@ -173,6 +184,7 @@ fn mutated_models_end_in_an_error_or_a_result() {
         );
         models.push(own_model());
     }
+    count_panics();
     let mut engine = HeteroEngine::builder().memory_limit(LIMIT as u64).deadline(SLOWEST).build();
     engine.add_device("cpu:0", DeviceOptions { memory_limit: Some(LIMIT as u64), ..DeviceOptions::default() }).unwrap();
     let (mut results, mut errors, mut slowest, mut largest) = (0, 0, Duration::ZERO, 0);
@@ -211,6 +223,7 @@ fn mutated_models_end_in_an_error_or_a_result() {
         largest >> 20
     );
     assert_eq!(results + errors, count);
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "panics; their messages stand above");
 }
 
 /// A plan of the test's own model on two CPUs, as text.

@@ -53,6 +53,15 @@ pub(super) fn concat(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(inputs), true) = (inputs, axis < output.shape.len()) else {
         return Ok(None);
     };
+    // Inputs that do not fit together are an error that the oracle words.
+    let fits = |shape: &&[usize]| {
+        let alike = |(at, (own, whole)): (usize, (&usize, &usize))| at == axis || own == whole;
+        shape.len() == output.shape.len() && shape.iter().zip(&output.shape).enumerate().all(alike)
+    };
+    let whole: usize = inputs.iter().filter_map(|shape| shape.get(axis)).sum();
+    if !site.all(output.dtype) || !inputs.iter().all(fits) || whole != output.shape[axis] {
+        return Ok(None);
+    }
     let width = output.dtype.bits() / 8;
     let block = |shape: &[usize]| shape[axis..].iter().product::<usize>() * width;
     let rows = output.shape[..axis].iter().product();
