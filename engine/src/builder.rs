@@ -94,7 +94,8 @@ impl Builder {
     /// [`answer_examination`](hetero_examine::answer_examination) first thing:
     ///
     /// ```no_run
-    /// use hetero::{Examination, HeteroEngine, answer_examination, builtin_drivers, is_examination};
+    /// use hetero::{Examination, HeteroEngine};
+    /// use hetero::{answer_examination, builtin_drivers, is_examination};
     ///
     /// fn main() -> std::process::ExitCode {
     ///     if is_examination() {

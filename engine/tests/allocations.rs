@@ -2,40 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod counting;
 mod synthetic;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use counting::Counting;
 use hetero::hal::{Attribute, DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
 use hetero::{Binding, DeviceOptions, HeteroEngine, OutputBuffer, Session, Tensor};
 use synthetic::{Speed, product};
-
-/// The system's allocator with a count of its calls.
-struct Counting;
-
-static CALLS: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged; the count is kept beside it.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's promise.
-        unsafe { System.dealloc(at, layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        CALLS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise.
-        unsafe { System.realloc(at, layout, size) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -97,12 +72,12 @@ fn allocations(session: &Session, inputs: &[Vec<Tensor>], mut ran: impl FnMut(&[
     session.run_into(&inputs[0], &mut outputs).unwrap();
     // A thread that has just been started allocates in the standard library, at a time of its own.
     std::thread::sleep(std::time::Duration::from_millis(100));
-    let before = CALLS.load(Ordering::SeqCst);
+    let before = counting::calls();
     for input in inputs {
         session.run_into(input, &mut outputs).unwrap();
         ran(&outputs[0].bytes);
     }
-    CALLS.load(Ordering::SeqCst) - before
+    counting::calls() - before
 }
 
 /// The lock by which tests run alone: tests that count would count each other's allocations.

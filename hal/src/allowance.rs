@@ -74,14 +74,8 @@ impl Allowance {
     /// # Errors
     /// `Cancelled` or `Timeout`, once the work is to stop.
     pub fn check(&self) -> Result<()> {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(Error::new(ErrorKind::Cancelled, "the work was cancelled"));
-        }
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Error::new(ErrorKind::Timeout, "the work passed its deadline")
-                .with_remedy("check the model's sizes and the trip counts of its loops, or raise the deadline"));
-        }
-        Ok(())
+        let remedy = "check the model's sizes and the trip counts of its loops, or raise the deadline";
+        go_on("the work", remedy, self.cancel.as_deref(), self.deadline)
     }
 
     /// Returns the allowance that is left once this number of bytes is taken.
@@ -106,6 +100,17 @@ impl Allowance {
             exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), self.bytes, what)
         })
     }
+}
+
+/// Checks whether work may go on, by its flag and its deadline.
+pub(crate) fn go_on(what: &str, remedy: &str, cancel: Option<&AtomicBool>, deadline: Option<Instant>) -> Result<()> {
+    if cancel.is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
+        return Err(Error::new(ErrorKind::Cancelled, format!("{what} was cancelled")));
+    }
+    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+        return Err(Error::new(ErrorKind::Timeout, format!("{what} passed its deadline")).with_remedy(remedy));
+    }
+    Ok(())
 }
 
 /// Returns the error of work that needs more memory than it may take.

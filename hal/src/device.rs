@@ -2,15 +2,16 @@
 
 use std::any::Any;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bytes::Bytes;
 
+use crate::allowance::go_on;
 use crate::binding::BindingInfo;
 use crate::driver::DeviceInfo;
 use crate::dtype::DType;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::graph::NodeId;
 use crate::memory::{Buffer, BufferLayout, ExternalMemory, HandleKind, HostSemantics};
 use crate::program::Program;
@@ -236,14 +237,8 @@ impl CompileOptions {
     /// # Errors
     /// `Cancelled` or `Timeout`, once the compiler is to stop.
     pub fn check(&self) -> Result<()> {
-        if self.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed)) {
-            return Err(Error::new(ErrorKind::Cancelled, "compilation was cancelled"));
-        }
-        if self.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
-            return Err(Error::new(ErrorKind::Timeout, "compilation passed its deadline")
-                .with_remedy("raise the deadline, or keep compiled programs in a cache"));
-        }
-        Ok(())
+        let remedy = "raise the deadline, or keep compiled programs in a cache";
+        go_on("compilation", remedy, self.cancel.as_deref(), self.deadline)
     }
 }
 

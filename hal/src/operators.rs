@@ -326,7 +326,8 @@ impl<'a> Evaluation<'a> {
         }
     }
 
-    /// Returns what is left of the allowance, such as for the nodes of a subgraph.
+    /// Returns what is left of the allowance while the definition runs, such as for the nodes of a
+    /// subgraph.
     #[must_use]
     pub fn left(&self) -> Allowance {
         allowance::left()

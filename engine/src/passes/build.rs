@@ -1,6 +1,8 @@
 //! Nodes that take values apart and put them together, for the passes that split.
 
-use hetero_hal::{Allowance, Attribute, DType, Graph, Node, Operator, Result, Tensor, TensorType, Value, ValueId};
+use hetero_hal::{
+    Allowance, Attribute, DType, Error, ErrorKind, Graph, Node, Operator, Result, Tensor, TensorType, Value, ValueId,
+};
 
 /// The version of the standard since which starts and ends of a slice, and axes of any rank, are as
 /// they are used here.
@@ -17,16 +19,13 @@ const NODE_BYTES: usize = 3 << 10;
 /// `Timeout` where the allowance's time is over.
 pub(crate) fn allow(allowance: &Allowance, nodes: usize, what: impl std::fmt::Display) -> Result<()> {
     allowance.check()?;
-    allowance.less(nodes.saturating_mul(NODE_BYTES)).map(drop).map_err(|error| {
-        let message = format!("{what} would make {nodes} nodes");
-        let sizes = error.sizes();
-        let error = hetero_hal::Error::new(error.kind(), message);
-        let error = match sizes {
-            Some(sizes) => error.with_sizes(sizes.requested, sizes.available),
-            None => error,
-        };
-        error.with_remedy("take larger tiles or parts, or raise the memory limit")
-    })
+    let bytes = nodes.saturating_mul(NODE_BYTES);
+    if bytes <= allowance.bytes {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::OutOfMemory, format!("{what} would make {nodes} nodes"))
+        .with_sizes(bytes as u64, Some(allowance.bytes as u64))
+        .with_remedy("take larger tiles or parts, or raise the memory limit"))
 }
 
 pub(super) fn add(graph: &mut Graph, name: String, ty: TensorType, constant: Option<Tensor>) -> ValueId {

@@ -28,20 +28,21 @@ impl Pass for ConstantFolding {
                 graph.nodes.push(node);
                 continue;
             };
-            left.check().map_err(|error| error.at(node.to_string()))?;
+            let at = |error: hetero_hal::Error| error.at(node.to_string());
+            left.check().map_err(at)?;
             // Types are known, so constants that would not fit are found before they are computed.
             let mut bytes = 0usize;
             for ty in node.outputs.iter().flatten().map(|id| &graph.values[id.index()].ty) {
                 let (Some(dtype), Some(shape)) = (ty.dtype, ty.shape()) else { continue };
-                bytes = bytes.saturating_add(left.tensor(dtype, &shape).map_err(|error| error.at(node.to_string()))?);
+                bytes = bytes.saturating_add(left.tensor(dtype, &shape).map_err(at)?);
             }
-            left.less(bytes).map_err(|error| error.at(node.to_string()))?;
+            left.less(bytes).map_err(at)?;
             let evaluation = Evaluation::new(&node.operator, &inputs, node.outputs.len(), context.operators, &left);
             match evaluation.compute() {
                 Ok(results) => {
                     for (id, content) in node.outputs.iter().zip(results) {
                         if let Some(id) = id {
-                            left = left.less(content.bytes().len()).map_err(|error| error.at(node.to_string()))?;
+                            left = left.less(content.bytes().len()).map_err(at)?;
                             let value = &mut graph.values[id.index()];
                             value.ty = hetero_hal::TensorType::exact(content.dtype(), content.shape());
                             value.constant = Some(content);
@@ -53,7 +54,7 @@ impl Pass for ConstantFolding {
                 Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => {
                     graph.nodes.push(node);
                 }
-                Err(error) => return Err(error.at(node.to_string())),
+                Err(error) => return Err(at(error)),
             }
         }
         Ok(())

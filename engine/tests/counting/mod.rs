@@ -47,11 +47,29 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // The old and the new bytes may be there at once.
         count(size);
+        ALIVE.fetch_sub(layout.size(), Ordering::Relaxed);
         // SAFETY: the caller's promise.
         unsafe { System.realloc(at, layout, size) }
     }
+}
+
+/// Returns the calls of the allocator so far.
+pub(crate) fn calls() -> usize {
+    CALLS.load(Ordering::SeqCst)
+}
+
+/// Begins to look for the most bytes alive at once, and returns those alive now.
+pub(crate) fn watch_peak() -> usize {
+    let alive = ALIVE.load(Ordering::Relaxed);
+    PEAK.store(alive, Ordering::Relaxed);
+    alive
+}
+
+/// Returns the most bytes alive at once since [`watch_peak`].
+pub(crate) fn peak() -> usize {
+    PEAK.load(Ordering::Relaxed)
 }
 
 /// The phases, in order.
@@ -70,13 +88,12 @@ pub(crate) struct Effort {
 }
 
 fn phase<T>(efforts: &mut Vec<Effort>, act: impl FnOnce() -> T) -> T {
-    let counted = || (CALLS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
-    PEAK.store(ALIVE.load(Ordering::Relaxed), Ordering::Relaxed);
+    let counted = || (calls(), BYTES.load(Ordering::Relaxed));
+    watch_peak();
     let ((calls, bytes), began) = (counted(), Instant::now());
     let made = act();
     let (time, after) = (began.elapsed(), counted());
-    let peak = PEAK.load(Ordering::Relaxed);
-    efforts.push(Effort { time, calls: after.0 - calls, bytes: after.1 - bytes, peak });
+    efforts.push(Effort { time, calls: after.0 - calls, bytes: after.1 - bytes, peak: peak() });
     made
 }
 

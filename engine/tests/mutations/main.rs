@@ -8,39 +8,19 @@
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+#[path = "../counting/mod.rs"]
+mod counting;
 mod structure;
 mod texts;
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use counting::Counting;
 use hetero::hal::{DType, Graph, Model, Node, Operator, TensorType, Value, ValueId};
 use hetero::{DeviceOptions, HeteroEngine, Tensor};
 use hetero_testkit::SplitMix64;
-
-/// An allocator that counts the bytes that are allocated.
-struct Counting;
-
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-static PEAK: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is passed on to the system's allocator unchanged.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
-        PEAK.fetch_max(live, Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, address: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: as the caller promises.
-        unsafe { System.dealloc(address, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -201,15 +181,14 @@ fn mutated_models_end_in_an_error_or_a_result() {
         let changed = changed.and_then(|model| hetero_onnx::to_bytes(&structure::mutated(&model, &mut random)).ok());
         let bytes = changed.unwrap_or_else(|| mutated(model, &mut random));
         let size = bytes.len();
-        let before = LIVE.load(Ordering::Relaxed);
-        PEAK.store(before, Ordering::Relaxed);
+        let before = counting::watch_peak();
         let began = Instant::now();
         match attempt(&engine, bytes) {
             Ok(()) => results += 1,
             Err(_) => errors += 1,
         }
         let took = began.elapsed();
-        let grown = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+        let grown = counting::peak().saturating_sub(before);
         assert!(took < SLOWEST, "mutation {number} of seed {seed} took {took:?}");
         // The memory is for constants and values within their limits, for the oracle's wide numbers
         // beside them, and for a multiple of the file.

@@ -173,10 +173,10 @@ fn source(mapping: Mapping, at: f64, input: f64, output: f64, scale: f64, roi: (
     }
 }
 
-/// The kernel that weighs neighbours.
 /// The most elements that one sample may be taken of.
 const MOST_TAPS: f64 = 1e9;
 
+/// The kernel that weighs neighbours.
 enum Kernel {
     Nearest(String),
     Linear,
