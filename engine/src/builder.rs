@@ -237,7 +237,7 @@ impl Builder {
             max_in_flight: self.config.scheduling.max_in_flight,
             cache: self.cache.map(|folder| ProgramCache { folder, limit: self.cache_limit }),
         };
-        let planner = Planner {
+        let planner = Arc::new(Planner {
             standard: self.partitioner.is_none(),
             partitioner: self.partitioner.unwrap_or_else(|| strategy(&self.config, self.deadline, costs.uncertainty())),
             costs,
@@ -245,7 +245,7 @@ impl Builder {
             passes: self.passes,
             placement: self.placement,
             config: self.config,
-        };
+        });
         HeteroEngine {
             drivers: self.drivers,
             registered: self.registered,

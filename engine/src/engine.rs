@@ -14,6 +14,7 @@ use hetero_scheduler::{Effort, Explanation};
 
 use crate::config::Config;
 use crate::fleet::{AbsentDevice, Fleet};
+use crate::loaded::LoadedModel;
 use crate::plan::Plan;
 use crate::planner::Planner;
 use crate::policy::Policy;
@@ -35,7 +36,7 @@ pub struct HeteroEngine {
     pub(crate) registered: usize,
     pub(crate) examination: Examination,
     pub(crate) fleet: Arc<Fleet>,
-    pub(crate) planner: Planner,
+    pub(crate) planner: Arc<Planner>,
 }
 
 impl HeteroEngine {
@@ -255,6 +256,27 @@ impl HeteroEngine {
         // Sessions keep the fleet as it was: it is shared, and changed only in a copy.
         Arc::make_mut(&mut self.fleet).add(device, policy);
         Ok(())
+    }
+
+    /// Returns an engine with the devices of this one, as they are now.
+    pub(crate) fn again(&self) -> HeteroEngine {
+        HeteroEngine {
+            drivers: self.drivers.clone(),
+            registered: self.registered,
+            examination: self.examination.clone(),
+            fleet: self.fleet.clone(),
+            planner: self.planner.clone(),
+        }
+    }
+
+    /// Loads a model to be run with inputs of any shapes that it allows.
+    /// Devices that are added later take no part.
+    ///
+    /// # Errors
+    /// `Model` where the model uses operators that nobody defines; one report names them all.
+    pub fn load(&self, model: &Model) -> Result<LoadedModel> {
+        hetero_onnx::check_operators(model, &*self.planner.operators).map_err(hetero_onnx::Error::Missing)?;
+        Ok(LoadedModel::new(self.again(), model.clone()))
     }
 
     /// Plans a model as it stands; open dimensions are taken as 1 and listed in [`Plan::assumed`].

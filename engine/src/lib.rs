@@ -69,6 +69,7 @@ mod engine;
 mod error;
 mod fleet;
 mod join;
+mod loaded;
 mod names;
 pub mod passes;
 mod place;
@@ -98,6 +99,7 @@ pub use hetero_onnx::{
     read_with as read_model_with,
 };
 pub use hetero_scheduler as scheduler;
+pub use loaded::LoadedModel;
 pub use place::Placement;
 pub use plan::Plan;
 pub use planner::PlanTiming;

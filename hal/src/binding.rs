@@ -33,6 +33,8 @@ pub struct BindingInfo {
     /// The extent that holds the true size of each dimension; empty where all sizes are exact.
     pub extents: Vec<Option<ExtentId>>,
     /// The bytes that the buffer must have.
+    /// Of an input whose sizes only a run tells, the buffer may have fewer: it holds the elements
+    /// of the true sizes, which whoever submits the run has set.
     pub bytes: usize,
 }
 
@@ -58,7 +60,8 @@ impl BindingInfo {
         bindings
     }
 
-    /// Checks that there is one buffer for each binding, and that each is long enough.
+    /// Checks that there is one buffer for each binding, and that each is long enough; of inputs
+    /// whose sizes only a run tells, the device checks that in the run.
     /// The device checks whose memory the buffers are, and whether outputs may be written.
     ///
     /// # Errors
@@ -72,7 +75,8 @@ impl BindingInfo {
             )));
         }
         for (info, buffer) in bindings.iter().zip(buffers) {
-            if buffer.len() < info.bytes {
+            let is_open = info.direction == Direction::Input && !info.extents.is_empty();
+            if buffer.len() < info.bytes && !is_open {
                 return Err(Error::invalid_argument(format!("the buffer bound to '{}' is too small", info.name))
                     .with_sizes(info.bytes as u64, Some(buffer.len() as u64)));
             }

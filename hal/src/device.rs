@@ -138,6 +138,9 @@ pub struct Capabilities {
     pub max_allocation: Option<u64>,
     /// The formats of raw kernels that [`Device::compile`] takes.
     pub kernels: Vec<KernelFormat>,
+    /// Whether executables take inputs whose sizes only a run tells, up to a bound; see
+    /// [`BindingInfo::extents`](crate::BindingInfo).
+    pub extents: bool,
 }
 
 impl Capabilities {

@@ -351,6 +351,23 @@ pub fn empties(types: &[TensorType], count: usize) -> Option<Vec<Tensor>> {
     types.get(..count)?.iter().map(empty).collect()
 }
 
+/// Returns what `Shape` or `Size` gives of a value of this shape.
+///
+/// # Errors
+/// `InvalidModel` where an attribute has another type.
+pub fn shape_content(operator: &Operator, shape: &[usize]) -> Result<Vec<Tensor>> {
+    if operator.is("Size") {
+        let count = element_count(shape).and_then(|count| i64::try_from(count).ok());
+        return Ok(count.map(Tensor::scalar).into_iter().collect());
+    }
+    let rank = shape.len() as i64;
+    let clamp = |position: i64| (if position < 0 { position.saturating_add(rank) } else { position }).clamp(0, rank);
+    let start = clamp(operator.int("start")?.unwrap_or(0)) as usize;
+    let end = clamp(operator.int("end")?.unwrap_or(rank)) as usize;
+    let sizes: Vec<i64> = shape[start..end.max(start)].iter().map(|&size| size as i64).collect();
+    Ok(vec![Tensor::from_vec(&[sizes.len()], sizes)?])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -259,8 +259,9 @@ impl Execution {
     }
 }
 
-/// The true sizes, in one run, of dimensions that depend on data.
-/// Each is written by the node that produces it, before that work's signal.
+/// The true sizes, in one run, of dimensions that only the run tells.
+/// Those of inputs are written by whoever submits the run, before it does.
+/// Each other one is written by the node that produces it, before that work's signal.
 #[derive(Debug)]
 pub struct Extents(Box<[AtomicU64]>);
 

@@ -74,16 +74,16 @@ impl Driver for CpuDriver {
             Error::new(ErrorKind::OutOfMemory, "cannot start threads").on(info.id.clone()).caused_by(error)
         })?;
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
-        Ok(Arc::new(CpuDevice {
-            capabilities: capabilities(),
+        let shared = Shared {
+            id: info.id.clone(),
             budget: Arc::new(Budget::new(limit)),
-            busy: Arc::new(AtomicU64::new(0)),
             pool: Arc::new(pool),
             weights: DeviceWeights::new(&info.id),
             isa,
             filters,
-            info,
-        }))
+        };
+        let (capabilities, busy) = (capabilities(), Arc::new(AtomicU64::new(0)));
+        Ok(Arc::new(CpuDevice { capabilities, busy, shared: Arc::new(shared), info }))
     }
 }
 
@@ -97,6 +97,7 @@ fn capabilities() -> Capabilities {
     capabilities.imports = vec![HandleKind::Host];
     // The alignment is that of the widest element type; imported tensors seldom have more.
     capabilities.alignment = 16;
+    capabilities.extents = true;
     capabilities
 }
 
@@ -112,19 +113,25 @@ fn info() -> DeviceInfo {
     info
 }
 
+/// What the device and its executables share.
+pub(crate) struct Shared {
+    pub(crate) id: DeviceId,
+    pub(crate) budget: Arc<Budget>,
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) weights: DeviceWeights,
+    /// The instruction set that kernels are made for.
+    pub(crate) isa: Isa,
+    /// Whether convolutions may be done by minimal filtering, which is faster and rounds
+    /// differently.
+    pub(crate) filters: bool,
+}
+
 struct CpuDevice {
     info: DeviceInfo,
     capabilities: Capabilities,
-    budget: Arc<Budget>,
     /// The time of work done, in nanoseconds.
     busy: Arc<AtomicU64>,
-    pool: Arc<Pool>,
-    weights: DeviceWeights,
-    /// The instruction set that kernels are made for.
-    isa: Isa,
-    /// Whether convolutions may be done by minimal filtering, which is faster and rounds
-    /// differently.
-    filters: bool,
+    shared: Arc<Shared>,
 }
 
 impl CpuDevice {
@@ -148,7 +155,7 @@ impl Device for CpuDevice {
     fn claims(&self, program: &Program) -> Vec<Claim> {
         let (mut native, mut slow) = (Vec::new(), Vec::new());
         for (id, node) in program.node_ids() {
-            match kernels::support(program, node, self.isa) {
+            match kernels::support(program, node, self.shared.isa) {
                 Some(kernels::Support::Native) => native.push(id),
                 Some(kernels::Support::Oracle) => slow.push(id),
                 None => {}
@@ -167,7 +174,7 @@ impl Device for CpuDevice {
                 .on(self.info.id.clone())
                 .with_remedy("ask for a power of two up to 4096"));
         }
-        CpuMemory::allocate(&self.info.id, layout.bytes, &self.budget)
+        CpuMemory::allocate(&self.info.id, layout.bytes, &self.shared.budget)
     }
 
     fn import(&self, memory: ExternalMemory, semantics: HostSemantics) -> Result<Buffer> {
@@ -180,7 +187,7 @@ impl Device for CpuDevice {
             }
             _ => {
                 let source = CpuMemory::import(&self.info.id, host);
-                let target = CpuMemory::allocate(&self.info.id, source.len(), &self.budget)?;
+                let target = CpuMemory::allocate(&self.info.id, source.len(), &self.shared.budget)?;
                 hetero_kit::copy_through_host(&source, &target)?;
                 Ok(target)
             }
@@ -199,8 +206,7 @@ impl Device for CpuDevice {
     fn compile(&self, source: Source<'_>, options: &CompileOptions) -> Result<Arc<dyn Executable>> {
         match source {
             Source::Program(program) => {
-                let (kernels, shared) = ((self.isa, self.filters), (&self.pool, &self.weights));
-                let executable = CpuExecutable::compile(program, options, &self.budget, kernels, shared);
+                let executable = CpuExecutable::compile(program, options, &self.shared);
                 Ok(Arc::new(executable.map_err(|error| error.on(self.info.id.clone()))?))
             }
             _ => Err(Error::unsupported("raw kernels").on(self.info.id.clone())),
@@ -216,7 +222,7 @@ impl Device for CpuDevice {
 
     fn telemetry(&self) -> Telemetry {
         let mut telemetry = Telemetry::default();
-        telemetry.allocated_bytes = Some(self.budget.used());
+        telemetry.allocated_bytes = Some(self.shared.budget.used());
         telemetry.busy = Some(Duration::from_nanos(self.busy.load(Ordering::Relaxed)));
         telemetry
     }

@@ -14,6 +14,7 @@ use hetero_hal::{
 use hetero_kit::{Budget, Held, Tracer, Weights};
 
 use crate::arena::{self, Arena, Steps};
+use crate::device::Shared;
 use crate::image::Layout;
 use crate::kernels::recipe::Recipe;
 use crate::kernels::{Kernel, Packed, Runtime};
@@ -21,6 +22,7 @@ use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
 use crate::operand::{Arguments, Operand};
 use crate::pool::Pool;
+use crate::region::Region;
 use crate::saved::{self, Packer, Saved};
 use crate::simd::Isa;
 
@@ -132,13 +134,9 @@ struct Frame {
 }
 
 impl CpuExecutable {
-    pub(crate) fn compile(
-        program: &Program,
-        options: &CompileOptions,
-        budget: &Arc<Budget>,
-        (isa, filters): (Isa, bool),
-        (pool, weights): (&Arc<Pool>, &DeviceWeights),
-    ) -> Result<Self> {
+    pub(crate) fn compile(program: &Program, options: &CompileOptions, device: &Arc<Shared>) -> Result<Self> {
+        let Shared { budget, pool, weights, isa, filters, .. } = &**device;
+        let isa = *isa;
         let bindings = BindingInfo::of(program);
         let mut places: HashMap<Form, Place> = HashMap::new();
         let plain = |value: ValueId| Form { value, layout: Layout::Plain };
@@ -151,12 +149,12 @@ impl CpuExecutable {
                 return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
             }
         }
-        let mut drafts = lower::lower(program, isa, filters)?;
+        let mut drafts = lower::lower(program, isa, *filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
         let room = AtomicUsize::new(left(budget));
         let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
-        let kernels = make(program, &mut drafts, options, isa, (pool, packer))?;
+        let kernels = make(program, &mut drafts, options, device, packer)?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
@@ -269,11 +267,51 @@ impl CpuExecutable {
             }
         }
         let scratch = execution.scratch.as_ref().and_then(|_| bound.last().copied());
+        // No plan has the memory that the oracle needs on the way.
+        // The oracle takes what the device has left.
+        let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
+        let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance).told(tracer);
+        self.perform((bound, scratch), copies, (inputs, outputs), &runtime)
+    }
+
+    /// Runs inside a run of another executable, on operands and a buffer of its own.
+    pub(crate) fn run_on(&self, operands: &[Operand], scratch: Option<&Buffer>, outer: &Runtime<'_>) -> Result<()> {
+        for (info, operand) in self.bindings.iter().zip(operands) {
+            if operand.bytes < info.bytes {
+                return Err(Error::internal(format!("the operand '{}' is too small", info.name))
+                    .with_sizes(info.bytes as u64, Some(operand.bytes as u64)));
+            }
+        }
+        let scratch = scratch.map(|buffer| memory(buffer).map(|memory| (memory.host().as_mut_ptr(), buffer)));
+        let scratch = scratch.transpose()?.and_then(|(start, buffer)| {
+            Some(Operand { address: start?.wrapping_add(buffer.offset()), bytes: buffer.len() })
+        });
+        let runtime = Runtime::new(None, outer.pool, outer.allowance.clone()).told(outer.tracer);
+        let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let Frame { copies, inputs, outputs, .. } = &mut frame;
+        let outcome = self.copies.iter().try_for_each(|copy| {
+            copies.push(copy.value()?);
+            Ok(())
+        });
+        let outcome = outcome.and_then(|()| self.perform((operands, scratch), copies, (inputs, outputs), &runtime));
+        frame.copies.clear();
+        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        outcome
+    }
+
+    /// Does the steps on bound operands, with a scratch buffer.
+    fn perform(
+        &self,
+        (bound, scratch): (&[Operand], Option<Operand>),
+        copies: &[Arc<Tensor>],
+        (inputs, outputs): (&mut Vec<Option<Operand>>, &mut Vec<Option<Operand>>),
+        runtime: &Runtime<'_>,
+    ) -> Result<()> {
         let resolve = |place: Place| -> Option<Operand> {
             Some(match place {
                 Place::Binding(position) => {
-                    // A binding may be longer than the value.
-                    let bytes = self.bindings[position].bytes;
+                    // A binding may be longer than the value, and an input shorter than its bound.
+                    let bytes = self.bindings[position].bytes.min(bound[position].bytes);
                     Operand { bytes, ..bound[position] }
                 }
                 // Where no value takes memory, there may be no scratch buffer at all.
@@ -283,10 +321,6 @@ impl CpuExecutable {
                 Place::Copy(index) => constant(&copies[index]),
             })
         };
-        // No plan has the memory that the oracle needs on the way.
-        // The oracle takes what the device has left.
-        let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
-        let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance);
         for step in &self.steps {
             let at = |error: Error| error.at(step.node.to_string());
             runtime.check().map_err(at)?;
@@ -296,14 +330,25 @@ impl CpuExecutable {
             outputs.extend(part(&self.places, &step.outputs).iter().map(|place| place.and_then(resolve)));
             let workspace = step.workspace.and_then(resolve).unwrap_or(NOTHING);
             let mut arguments = Arguments { inputs: &inputs[..], outputs: &outputs[..], workspace };
+            let tracer = runtime.tracer.filter(|_| !step.kernel.traces_inside());
             let begin = tracer.map(|_| Instant::now());
-            step.kernel.run(&mut arguments, &runtime).and_then(|()| runtime.finish()).map_err(at)?;
+            step.kernel.run(&mut arguments, runtime).and_then(|()| runtime.finish()).map_err(at)?;
             if let (Some(tracer), Some(begin)) = (tracer, begin) {
                 let nodes = part(&self.nodes, &step.nodes);
                 tracer.event(TraceKind::Kernel, step.kernel.name(), nodes, (begin, Instant::now()), 0);
             }
         }
         Ok(())
+    }
+
+    /// Returns the bytes of the scratch buffer.
+    pub(crate) fn scratch_bytes(&self) -> usize {
+        self.scratch
+    }
+
+    /// Returns the packed weights of all steps.
+    pub(crate) fn packed(&self) -> impl Iterator<Item = &Packed> {
+        self.steps.iter().flat_map(|step| step.kernel.weights())
     }
 }
 
@@ -398,20 +443,30 @@ fn make(
     program: &Program,
     drafts: &mut [Draft],
     options: &CompileOptions,
-    isa: Isa,
-    (pool, weights): (&Pool, Packer<'_>),
+    device: &Arc<Shared>,
+    weights: Packer<'_>,
 ) -> Result<Vec<Box<dyn Kernel>>> {
-    let recipe = |draft: &mut Draft| Mutex::new(Making::Recipe(std::mem::replace(&mut draft.recipe, Recipe::Node)));
-    let slots: Vec<Mutex<Making>> = drafts.iter_mut().map(recipe).collect();
-    pool.for_each(slots.len(), |index, _| {
+    // The pool's threads make kernels, and a region makes its own by them.
+    let recipe = |draft: &mut Draft| {
+        Ok(Mutex::new(match std::mem::replace(&mut draft.recipe, Recipe::Node) {
+            Recipe::Region(part) => Making::Made(Ok(Box::new(Region::new(*part, device, options)?))),
+            recipe => Making::Recipe(recipe),
+        }))
+    };
+    let slots: Vec<Mutex<Making>> = drafts.iter_mut().map(recipe).collect::<Result<_>>()?;
+    device.pool.for_each(slots.len(), |index, _| {
         let mut slot = slots[index].lock().unwrap_or_else(PoisonError::into_inner);
-        let Making::Recipe(recipe) = std::mem::replace(&mut *slot, Making::Taken) else { return };
+        let recipe = match std::mem::replace(&mut *slot, Making::Taken) {
+            Making::Recipe(recipe) => recipe,
+            other => return *slot = other,
+        };
         let node = drafts[index].node;
         let named = |error: Error| match program.nodes().get(node) {
             Some(of) => error.at_node(NodeId(node as u32), of.to_string()),
             None => error,
         };
-        let kernel = options.check().and_then(|()| lower::make(program, isa, (node, recipe), weights).map_err(named));
+        let made = options.check().and_then(|()| lower::make(program, device.isa, (node, recipe), weights));
+        let kernel = made.map_err(named);
         *slot = Making::Made(kernel);
     });
     let made = |slot: Mutex<Making>| match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {

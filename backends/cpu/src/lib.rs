@@ -45,6 +45,7 @@ mod memory;
 mod operand;
 mod pool;
 mod queue;
+mod region;
 mod saved;
 mod simd;
 

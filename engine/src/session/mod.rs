@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 use foldhash::HashMap;
 use hetero_comm::{Staged, Transport as _, ZeroCopy};
 use hetero_hal::{
-    DType, Device, Error as HalError, ErrorKind, HandleKind, HostMemory, Program, Queue, QueueOptions, SyncMode,
-    Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
+    DType, Device, Error as HalError, ErrorKind, ExtentId, HandleKind, HostMemory, Program, Queue, QueueOptions,
+    SyncMode, Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
 };
 
 use crate::fleet::Fleet;
@@ -154,6 +154,8 @@ pub struct Session {
     devices: Vec<Arc<dyn Device>>,
     queues: Vec<Arc<dyn Queue>>,
     inputs: Vec<Port>,
+    /// The extents of each input's dimensions; empty where its sizes are exact.
+    open: Vec<Vec<Option<ExtentId>>>,
     outputs: Vec<Port>,
     sources: Vec<OutputSource>,
     frozen: Frozen,
@@ -231,6 +233,7 @@ impl Session {
         }
         Ok(Session {
             inputs: ports(program.inputs())?,
+            open: program.inputs().iter().map(|&id| Ok(program.value(id)?.extents.clone())).collect::<Result<_>>()?,
             outputs: ports(program.outputs())?,
             deadline: fleet.deadline(),
             contexts,
@@ -504,7 +507,10 @@ impl Session {
                 ),
             });
         }
-        for (port, tensor) in self.inputs.iter().zip(inputs) {
+        for ((port, open), tensor) in self.inputs.iter().zip(&self.open).zip(inputs) {
+            if !open.is_empty() && tensor.dtype() == port.dtype && fits(port, open, tensor.shape()) {
+                continue;
+            }
             if tensor.dtype() != port.dtype || tensor.shape() != port.shape {
                 return Err(Error::Input {
                     name: port.name.to_string(),
@@ -520,6 +526,13 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Tells whether a shape is one of those that an input with open dimensions may have.
+fn fits(port: &Port, open: &[Option<ExtentId>], shape: &[usize]) -> bool {
+    let each = || port.shape.iter().zip(open).zip(shape);
+    shape.len() == port.shape.len()
+        && each().all(|((bound, open), size)| if open.is_some() { size <= bound } else { size == bound })
 }
 
 /// Returns an output whose memory is another output's too.

@@ -17,7 +17,7 @@ use super::partition::named;
 use super::steps::{Step, Task};
 use super::tiles::{Group, Settings};
 use super::{HostOutput, OutputBuffer, OutputSource, Outputs, Session};
-use crate::Result;
+use crate::{Error, Result};
 
 impl Session {
     /// Brings the inputs in and submits all steps.
@@ -35,6 +35,9 @@ impl Session {
         }
         let sizes = self.program.extents().len();
         context.extents = (sizes > 0).then(|| Arc::new(Extents::new(sizes)));
+        if let Some(extents) = &context.extents {
+            self.set_sizes(inputs, extents)?;
+        }
         context.deadline = Instant::now() + self.deadline;
         context.submitted.iter_mut().for_each(|count| *count = 0);
         let steps = &self.frozen.layout.steps;
@@ -48,6 +51,22 @@ impl Session {
                 return Err(self.stop(context, error).into());
             }
             context.submitted[step.device] = step.position;
+        }
+        Ok(())
+    }
+
+    /// Sets the sizes of open dimensions to those of the inputs.
+    fn set_sizes(&self, inputs: &[Tensor], extents: &Extents) -> Result<()> {
+        for ((port, open), tensor) in self.inputs.iter().zip(&self.open).zip(inputs) {
+            for (&extent, &size) in open.iter().zip(tensor.shape()) {
+                let Some(extent) = extent else { continue };
+                let known = extents.get(extent)?;
+                if known != 0 && known != size {
+                    let reason = format!("a size of {:?} is {known} in another input", tensor.shape());
+                    return Err(Error::Input { name: port.name.to_string(), reason });
+                }
+                extents.set(extent, size)?;
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Binding: a [`Model`] and shapes make a [`Program`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
@@ -8,6 +8,7 @@ use hetero_hal::{Allowance, Dim, Graph, Model, OperatorSet, Program, Tensor, Val
 
 use crate::error::{Error, Result};
 use crate::infer::{check_operators, infer_along_branches};
+use crate::open;
 
 /// The shapes, sizes and contents to which a model is bound.
 #[derive(Clone, Debug, Default)]
@@ -18,6 +19,10 @@ pub struct Binding {
     pub symbols: BTreeMap<String, usize>,
     /// The contents of inputs that stay the same in every run, by name; they become constants.
     pub constants: BTreeMap<String, Tensor>,
+    /// The dimensions of inputs, by input and axis, whose size above is only the largest that runs
+    /// have; each run brings its own size.
+    /// Dimensions of one symbol are open together, and have one size in a run.
+    pub open: BTreeSet<(String, usize)>,
     /// The size for a dimension that nothing decides; `None` makes such a dimension an error.
     pub default_size: Option<usize>,
     /// The memory and the time that binding may take.
@@ -53,7 +58,14 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
     let mut graph = model.graph.clone();
     let mut symbols: BTreeMap<String, usize> = BTreeMap::new();
     let mut assumed = Vec::new();
+    let declared = declared(&graph);
     bind_inputs(&mut graph, binding, &mut symbols, &mut assumed)?;
+    let allowance = &binding.allowance;
+    if !binding.open.is_empty() {
+        let open = open::Open::find(&graph, &declared, &binding.open)?;
+        let program = open::bind(graph, &open, &symbols, operators, allowance)?;
+        return Ok(BoundModel { program, symbols, assumed });
+    }
     for value in &mut graph.values {
         for dim in value.ty.dims.iter_mut().flatten() {
             if let Dim::Symbol(name) = dim
@@ -63,10 +75,15 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
             }
         }
     }
-    let inferred = infer_along_branches(&mut graph, operators, &binding.allowance)?;
+    let inferred = infer_along_branches(&mut graph, operators, allowance, vec![])?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
     Ok(BoundModel { program, symbols, assumed })
+}
+
+/// Returns the dimensions that a model's file declares for each of its inputs.
+fn declared(graph: &Graph) -> HashMap<ValueId, Option<Vec<Dim>>> {
+    graph.inputs.iter().map(|id| (*id, graph.values[id.index()].ty.dims.clone())).collect()
 }
 
 fn bind_inputs(
@@ -175,7 +192,7 @@ fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeM
 }
 
 /// Values that shapes alone decide become constants, and nodes that compute nothing else go.
-fn settle(graph: &mut Graph, known: HashMap<ValueId, Tensor>) {
+pub(crate) fn settle(graph: &mut Graph, known: HashMap<ValueId, Tensor>) {
     for (id, content) in known {
         graph.values[id.index()].constant = Some(content);
     }

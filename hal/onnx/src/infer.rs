@@ -7,7 +7,7 @@
 use foldhash::HashMap;
 use hetero_hal::{
     Allowance, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
-    OperatorSet, Tensor, TensorType, ValueId, element_count, empties,
+    OperatorSet, Tensor, TensorType, ValueId, element_count, empties, shape_content,
 };
 
 use crate::branches::{known_branch, splice};
@@ -46,13 +46,15 @@ struct Rules<'a> {
 /// Infers as [`infer`] does, and puts the branch that it takes in the place of each `If` whose
 /// condition is known by then.
 /// What such a branch decides may be the next condition, so both are one walk.
+/// `extents` are those of the graph's inputs.
 pub(crate) fn infer_along_branches(
     graph: &mut Graph,
     operators: &dyn OperatorSet,
     allowance: &Allowance,
+    extents: Vec<Extent>,
 ) -> Result<Inferred> {
     let rules = Rules { operators, allowance };
-    let mut inferred = Inferred::default();
+    let mut inferred = Inferred { extents, ..Inferred::default() };
     // The nodes that are left, the next one last.
     let mut left = std::mem::take(&mut graph.nodes);
     left.reverse();
@@ -222,7 +224,7 @@ fn bounded(
     if node.operator.is("Shape") || node.operator.is("Size") {
         let dims = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.dims.as_ref());
         let sizes: Option<Vec<usize>> = dims.and_then(|dims| dims.iter().map(Dim::bound).collect());
-        return sizes.and_then(|sizes| shape_value(node, &sizes).ok()).unwrap_or_default();
+        return sizes.and_then(|sizes| shape_content(&node.operator, &sizes).ok()).unwrap_or_default();
     }
     let in_all = MONOTONE_IN_ALL.iter().any(|name| node.operator.is(name));
     if !in_all && !MONOTONE.iter().any(|name| node.operator.is(name)) {
@@ -285,7 +287,7 @@ fn computed(
     // Shape and Size are the two operators whose value the type of their input decides.
     if node.operator.is("Shape") || node.operator.is("Size") {
         let shape = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
-        return shape.map_or(Ok(vec![]), |shape| shape_value(node, &shape));
+        return shape.map_or(Ok(vec![]), |shape| shape_content(&node.operator, &shape));
     }
     let mut inputs = Vec::with_capacity(facts.len());
     for fact in facts {
@@ -323,19 +325,6 @@ fn evaluated(
         Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => Ok(vec![]),
         Err(error) => Err(error),
     }
-}
-
-fn shape_value(node: &Node, shape: &[usize]) -> hetero_hal::Result<Vec<Tensor>> {
-    if node.operator.is("Size") {
-        let count = element_count(shape).and_then(|count| i64::try_from(count).ok());
-        return Ok(count.map(Tensor::scalar).into_iter().collect());
-    }
-    let rank = shape.len() as i64;
-    let clamp = |position: i64| (if position < 0 { position.saturating_add(rank) } else { position }).clamp(0, rank);
-    let start = clamp(node.operator.int("start")?.unwrap_or(0)) as usize;
-    let end = clamp(node.operator.int("end")?.unwrap_or(rank)) as usize;
-    let sizes: Vec<i64> = shape[start..end.max(start)].iter().map(|&size| size as i64).collect();
-    Ok(vec![Tensor::from_vec(&[sizes.len()], sizes)?])
 }
 
 /// Reports every node, in subgraphs too, whose operator the set does not define.

@@ -62,6 +62,7 @@ mod hostile;
 mod hostile_files;
 mod import;
 mod infer;
+mod open;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[rustfmt::skip]
 mod proto;

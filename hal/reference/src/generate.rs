@@ -2,7 +2,7 @@
 
 use hetero_hal::{
     Attribute, DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType,
-    element_count, spend, take,
+    element_count, shape_content, spend, take,
 };
 
 use crate::indexing::{indices, pick};
@@ -13,7 +13,7 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Constant", 1, (0, 0), infer_constant, constant),
     Definition::new("ConstantOfShape", 9, (1, 1), infer_filled, filled),
     Definition::new("Shape", 1, (1, 1), infer_shape, shape),
-    Definition::new("Size", 1, (1, 1), infer_size, count),
+    Definition::new("Size", 1, (1, 1), infer_size, shape),
     Definition::new("Range", 11, (3, 3), infer_range, range),
     Definition::new("EyeLike", 9, (1, 1), infer_eye, eye),
     Definition::new("NonZero", 9, (1, 1), infer_non_zero, non_zero),
@@ -100,18 +100,11 @@ fn section(operator: &Operator, rank: usize) -> Result<(usize, usize)> {
 }
 
 fn shape(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    let dims = evaluation.input(0)?.shape();
-    let (start, end) = section(evaluation.operator, dims.len())?;
-    let sizes: Vec<i64> = dims[start..end].iter().map(|&dim| dim as i64).collect();
-    Ok(vec![Tensor::from_vec(&[sizes.len()], sizes)?])
+    shape_content(evaluation.operator, evaluation.input(0)?.shape())
 }
 
 fn infer_size(_: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType::exact(DType::I64, &[])])
-}
-
-fn count(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    Ok(vec![Tensor::scalar(evaluation.input(0)?.len() as i64)])
 }
 
 /// Returns the number of values from `start` up to `limit` in steps of `delta`.

@@ -25,6 +25,7 @@ mod control;
 mod conv;
 mod detection;
 mod einsum;
+mod exact;
 mod generate;
 mod grid;
 mod indexing;
@@ -55,6 +56,7 @@ use std::sync::LazyLock;
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
 pub use control::run;
+pub use exact::{Exact, exact, shaping_inputs, sizes_depend_on_data};
 pub use resize::Resampling;
 pub use window::{Padding, Window};
 

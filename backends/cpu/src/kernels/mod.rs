@@ -35,8 +35,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hetero_hal::{
     Allowance, DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
 };
+use hetero_kit::Tracer;
 use hetero_reference::Standard;
 
+use crate::lower::regions::may_be_in_a_region;
 use crate::operand::Arguments;
 use crate::pool::Pool;
 pub(crate) use crate::saved::Packed;
@@ -75,6 +77,11 @@ pub(crate) trait Kernel: Send + Sync {
     fn name(&self) -> &'static str {
         let path = std::any::type_name::<Self>();
         path.split_once("kernels::").map_or(path, |(_, name)| name)
+    }
+
+    /// Tells whether the kernel itself tells a tracer what it does.
+    fn traces_inside(&self) -> bool {
+        false
     }
 
     /// Tells whether a run reads this input.
@@ -131,6 +138,8 @@ pub(crate) struct Runtime<'a> {
     pub(crate) pool: &'a Pool,
     /// The memory that is left on the device, and the run's deadline.
     pub(crate) allowance: Allowance,
+    /// Who is told of the steps.
+    pub(crate) tracer: Option<&'a Tracer>,
     /// Whether a kernel was ended by the deadline, with a result that is not whole.
     late: AtomicBool,
 }
@@ -140,7 +149,12 @@ const LOOK: usize = 1 << 26;
 
 impl<'a> Runtime<'a> {
     pub(crate) fn new(extents: Option<&'a Extents>, pool: &'a Pool, allowance: Allowance) -> Self {
-        Runtime { extents, pool, allowance, late: AtomicBool::new(false) }
+        Runtime { extents, pool, allowance, tracer: None, late: AtomicBool::new(false) }
+    }
+
+    /// Returns the same runtime, whose steps this tracer is told of.
+    pub(crate) fn told(self, tracer: Option<&'a Tracer>) -> Self {
+        Runtime { tracer, ..self }
     }
 
     /// Does pieces of work on the device's threads, as [`Pool::for_each`] does, until the deadline.
@@ -270,7 +284,9 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     if !site.values().all(|value| computes(value.dtype)) {
         return None;
     }
-    match native(site) {
+    // Where a region compiles the node for the sizes of each run, the bounds stand for these.
+    let kernel = if may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
+    match kernel {
         Ok(Some(_)) => Some(Support::Native),
         _ => Some(Support::Oracle),
     }
@@ -278,9 +294,15 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
 
 /// Makes the native kernel for a node, where there is one for its types and shapes.
 fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    // Native kernels are made for exact shapes, and for elements that do not share a byte.
-    let exact = |value: &ProgramValue| !value.is_dynamic() && value.dtype.bits().is_multiple_of(8);
-    if !site.operator().domain.is_empty() || !site.values().all(exact) {
+    // Native kernels are made for exact shapes.
+    if site.values().any(ProgramValue::is_dynamic) { Ok(None) } else { of_bounds(site) }
+}
+
+/// Makes the native kernel for a node as if its bounds were its sizes.
+fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+    // Elements of native kernels do not share a byte.
+    let whole = |value: &ProgramValue| value.dtype.bits().is_multiple_of(8);
+    if !site.operator().domain.is_empty() || !site.values().all(whole) {
         return Ok(None);
     }
     match &*site.operator().name {

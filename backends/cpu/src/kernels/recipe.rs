@@ -1,6 +1,6 @@
 //! Recipes: what a kernel is made of, once it is decided which nodes it does and how values lie.
 
-use hetero_hal::Result;
+use hetero_hal::{Error, Program, Result};
 
 use super::affine::Affine;
 use super::chain::Chain;
@@ -30,6 +30,8 @@ pub(crate) enum Recipe {
         blocks: Vec<usize>,
     },
     Reorder(Box<Reorder>),
+    /// A part of the program whose sizes only a run tells.
+    Region(Box<Program>),
 }
 
 /// The recipe of a convolution.
@@ -77,6 +79,7 @@ pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
         Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
         Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows, blocks }),
         Recipe::Reorder(reorder) => reorder,
+        Recipe::Region(_) => return Err(Error::internal("a region is made by its executable")),
     })
 }
 

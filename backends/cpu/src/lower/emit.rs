@@ -1,8 +1,10 @@
 //! The second pass: it emits the steps in order, and a reordering wherever a value is needed in a
 //! layout in which it does not exist yet.
 
-use hetero_hal::{Error, NodeId, Result, ValueId};
+use foldhash::HashMap;
+use hetero_hal::{Error, NodeId, Program, Result, ValueId};
 
+use super::regions::Regions;
 use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
 use crate::kernels::affine::Affine;
@@ -90,6 +92,40 @@ impl Lowering<'_> {
             self.made(*form);
         }
         self.drafts.push(Draft { node, nodes: vec![node], recipe: Recipe::Node, inputs, outputs });
+        Ok(())
+    }
+
+    /// Emits all steps of a program with regions, stage by stage.
+    pub(super) fn emit_stages(&mut self, regions: &Regions) -> Result<()> {
+        let id = |&node: &usize| u32::try_from(node).map(NodeId).map_err(|_| Error::unsupported("2³² nodes"));
+        let named = |(number, nodes): (usize, &Vec<usize>)| {
+            Ok((format!("region {number}"), nodes.iter().map(id).collect::<Result<Vec<_>>>()?))
+        };
+        let parts = regions.parts.iter().enumerate().map(named).collect::<Result<Vec<_>>>()?;
+        let mut programs: Vec<Option<Program>> = self.program.divide(&parts)?.into_iter().map(Some).collect();
+        let values = self.program.values();
+        let names: HashMap<&str, ValueId> = (0u32..).map(ValueId).zip(values).map(|(id, v)| (&*v.name, id)).collect();
+        for &node in &regions.order {
+            let Some(region) = regions.of[node] else {
+                self.emit(node)?;
+                continue;
+            };
+            // The region is one step, in the place of its first node.
+            let Some(part) = programs[region].take() else { continue };
+            let outer = |id: &ValueId| {
+                let value = part.value(*id)?;
+                names.get(&*value.name).copied().ok_or_else(|| Error::internal("a region has a value of its own"))
+            };
+            let mut inputs = Vec::with_capacity(part.inputs().len());
+            for id in part.inputs() {
+                inputs.push(Some(self.want(node, outer(id)?, Layout::Plain)?));
+            }
+            let outputs: Vec<Form> =
+                part.outputs().iter().map(|id| outer(id).map(Form::plain)).collect::<Result<_>>()?;
+            outputs.iter().for_each(|form| self.made(*form));
+            let (nodes, outputs) = (regions.parts[region].clone(), outputs.into_iter().map(Some).collect());
+            self.drafts.push(Draft { node, nodes, recipe: Recipe::Region(Box::new(part)), inputs, outputs });
+        }
         Ok(())
     }
 

@@ -12,6 +12,7 @@
 
 mod clusters;
 mod emit;
+pub(crate) mod regions;
 mod survey;
 
 use foldhash::{HashMap, HashMapExt};
@@ -23,6 +24,7 @@ use crate::kernels::recipe::{self, Recipe};
 use crate::kernels::{Constant, Kernel, Site};
 use crate::saved::Packer;
 use crate::simd::Isa;
+use regions::Regions;
 
 /// A value in a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -143,14 +145,20 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         there: HashMap::new(),
         drafts: Vec::with_capacity(nodes),
     };
+    let regions = Regions::find(program);
+    if let Some(regions) = &regions {
+        // What is in a region is done there.
+        regions.parts.iter().flatten().for_each(|&node| lowering.absorbed[node] = true);
+    }
     for node in 0..nodes {
         lowering.survey(node)?;
     }
     for node in (0..nodes).rev() {
         lowering.gather(node)?;
     }
-    for node in 0..nodes {
-        lowering.emit(node)?;
+    match regions {
+        Some(regions) => lowering.emit_stages(&regions)?,
+        None => (0..nodes).try_for_each(|node| lowering.emit(node))?,
     }
     for &id in program.outputs() {
         let made = lowering.producers[id.index()];

@@ -1,0 +1,265 @@
+//! Regions of a program, compiled for the sizes of each run.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use hetero_hal::{
+    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, Program, ProgramValue, Result, Tensor, element_count,
+};
+use hetero_reference::{Exact, Standard, exact, shaping_inputs};
+
+use crate::device::Shared;
+use crate::executable::CpuExecutable;
+use crate::kernels::{Kernel, Packed, Runtime};
+use crate::memory::CpuMemory;
+use crate::operand::{Arguments, Operand};
+
+/// The most sizes for which a region is kept compiled; those of the last runs stay.
+/// A compiled region takes some kilobytes, as weights are shared.
+const KEPT: usize = 32;
+
+/// An input or output of a region.
+struct Port {
+    name: Arc<str>,
+    dtype: DType,
+    /// The sizes, and bounds of those that only a run tells.
+    shape: Vec<usize>,
+    extents: Vec<Option<ExtentId>>,
+    /// Whether the content decides sizes.
+    shaping: bool,
+}
+
+impl Port {
+    fn new(value: &ProgramValue) -> Port {
+        let ProgramValue { name, dtype, shape, extents, .. } = value.clone();
+        Port { name, dtype, shape, extents, shaping: false }
+    }
+
+    /// Returns the true sizes in this run.
+    fn sizes(&self, runtime: &Runtime<'_>) -> impl Iterator<Item = Result<usize>> {
+        self.shape.iter().enumerate().map(|(axis, &bound)| {
+            match (self.extents.get(axis).copied().flatten(), runtime.extents) {
+                (Some(extent), Some(extents)) => Ok(extents.get(extent)?),
+                (Some(_), None) => Err(Error::internal(format!("the sizes of '{}' are not given", self.name))),
+                (None, _) => Ok(bound),
+            }
+        })
+    }
+}
+
+/// A region, compiled for some sizes.
+struct Compiled {
+    /// The sizes that only a run tells, and the contents that decide sizes.
+    key: Vec<u64>,
+    executable: CpuExecutable,
+    /// The outputs that are known without a run.
+    known: Vec<(usize, Tensor)>,
+    /// The positions of the other outputs.
+    made: Vec<usize>,
+    /// The shapes of all outputs.
+    shapes: Vec<Vec<usize>>,
+}
+
+/// The kernel of a region: it compiles the region for the sizes of a run, unless it did so before.
+pub(crate) struct Region {
+    program: Program,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    device: Arc<Shared>,
+    /// The region as it was compiled first, which keeps packed weights while other sizes come and
+    /// go.
+    first: OnceLock<Arc<Compiled>>,
+    /// The region for the sizes of the last runs, the latest last.
+    recent: Mutex<Vec<Arc<Compiled>>>,
+    /// Memory of earlier runs, which is used again.
+    rooms: Mutex<Vec<Buffer>>,
+}
+
+impl Region {
+    pub(crate) fn new(program: Program, device: &Arc<Shared>, options: &CompileOptions) -> Result<Region> {
+        let port = |&id| program.value(id).map(Port::new);
+        let mut inputs = program.inputs().iter().map(port).collect::<Result<Vec<_>>>()?;
+        let outputs = program.outputs().iter().map(port).collect::<Result<Vec<_>>>()?;
+        for node in program.nodes() {
+            for id in
+                shaping_inputs(&node.operator).iter().filter_map(|&index| node.inputs.get(index).copied().flatten())
+            {
+                program.inputs().iter().zip(&mut inputs).filter(|(input, _)| **input == id).for_each(|(_, port)| {
+                    port.shaping = true;
+                });
+            }
+        }
+        let (recent, rooms) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        let region = Region { program, inputs, outputs, device: device.clone(), first: OnceLock::new(), recent, rooms };
+        // Weights are packed once, for the largest sizes, where these say enough.
+        // Sizes that do not fit together there may do so in a run.
+        if region.inputs.iter().all(|port| !port.shaping) {
+            let shapes: Vec<Vec<usize>> = region.inputs.iter().map(|port| port.shape.clone()).collect();
+            let contents = vec![None; shapes.len()];
+            match region.compile(Vec::new(), &shapes, &contents, options) {
+                Ok(compiled) => drop(region.first.set(Arc::new(compiled))),
+                Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => return Err(error),
+                Err(_) => {}
+            }
+        }
+        Ok(region)
+    }
+
+    fn compile(
+        &self,
+        key: Vec<u64>,
+        shapes: &[Vec<usize>],
+        contents: &[Option<Tensor>],
+        options: &CompileOptions,
+    ) -> Result<Compiled> {
+        let Exact { program, known, shapes } =
+            exact(&self.program, shapes, contents, &Standard, &hetero_hal::Allowance::default())?;
+        let executable = CpuExecutable::compile(&program, options, &self.device)?;
+        let is_made = |position: &usize| known.iter().all(|(other, _)| other != position);
+        let made = (0..self.outputs.len()).filter(is_made).collect();
+        Ok(Compiled { key, executable, known, made, shapes })
+    }
+
+    /// Returns the region for the sizes of this run.
+    fn find(&self, arguments: &Arguments<'_>, runtime: &Runtime<'_>) -> Result<Arc<Compiled>> {
+        let mut key = Vec::with_capacity(self.inputs.len() * 2);
+        for (index, port) in self.inputs.iter().enumerate() {
+            for (size, extent) in port.sizes(runtime).zip(&port.extents) {
+                if extent.is_some() {
+                    key.push(size? as u64);
+                }
+            }
+            if port.shaping {
+                let (content, _) = self.content(index, arguments, runtime)?;
+                key.push(content.len() as u64);
+                key.extend(content.iter().map(|&byte| u64::from(byte)));
+            }
+        }
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(position) = recent.iter().rposition(|compiled| compiled.key == key) {
+            // Mostly it is the last one already.
+            let found = recent.remove(position);
+            recent.push(found.clone());
+            return Ok(found);
+        }
+        drop(recent);
+        let shapes = self.inputs.iter().map(|port| port.sizes(runtime).collect::<Result<Vec<_>>>());
+        let shapes = shapes.collect::<Result<Vec<_>>>()?;
+        for (port, shape) in self.inputs.iter().zip(&shapes) {
+            if shape.iter().zip(&port.shape).any(|(size, bound)| size > bound) {
+                return Err(beyond(port, shape));
+            }
+        }
+        let mut contents = vec![None; self.inputs.len()];
+        for (index, port) in self.inputs.iter().enumerate().filter(|(_, port)| port.shaping) {
+            let (content, shape) = self.content(index, arguments, runtime)?;
+            contents[index] = Some(Tensor::from_bytes(port.dtype, &shape, content.to_vec().into())?);
+        }
+        let compiled = Arc::new(self.compile(key, &shapes, &contents, &CompileOptions::default())?);
+        for (port, shape) in self.outputs.iter().zip(&compiled.shapes) {
+            let fits = |axis: usize, size: usize| match port.extents.get(axis).copied().flatten() {
+                Some(_) => size <= port.shape[axis],
+                None => size == port.shape[axis],
+            };
+            if shape.len() != port.shape.len() || !shape.iter().enumerate().all(|(axis, &size)| fits(axis, size)) {
+                return Err(beyond(port, shape));
+            }
+        }
+        let _ = self.first.set(compiled.clone());
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if recent.len() == KEPT {
+            recent.remove(0);
+        }
+        recent.push(compiled.clone());
+        Ok(compiled)
+    }
+
+    /// Returns the bytes of an input, and its true shape.
+    fn content<'a>(
+        &self,
+        index: usize,
+        arguments: &Arguments<'a>,
+        runtime: &Runtime<'_>,
+    ) -> Result<(&'a [u8], Vec<usize>)> {
+        let port = &self.inputs[index];
+        let shape = port.sizes(runtime).collect::<Result<Vec<_>>>()?;
+        let bytes = element_count(&shape).and_then(|count| port.dtype.bytes_for(count));
+        let content = bytes.and_then(|bytes| arguments.input::<u8>(index).ok()?.get(..bytes));
+        let content =
+            content.ok_or_else(|| Error::internal(format!("'{}' is smaller than its sizes say", port.name)))?;
+        Ok((content, shape))
+    }
+
+    /// Returns memory of at least so many bytes that no other run uses.
+    fn room(&self, bytes: usize) -> Result<Buffer> {
+        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(position) = rooms.iter().position(|room| room.len() >= bytes) {
+            return Ok(rooms.swap_remove(position));
+        }
+        // One that is too small will be so again.
+        rooms.pop();
+        drop(rooms);
+        // Sizes that grow step by step shall not take new memory at each step.
+        let roomy = bytes.saturating_add(bytes / 4);
+        let allocate = |bytes| CpuMemory::allocate(&self.device.id, bytes, &self.device.budget);
+        allocate(roomy).or_else(|_| allocate(bytes))
+    }
+}
+
+/// Returns the error of sizes that the region was not made for.
+fn beyond(port: &Port, shape: &[usize]) -> Error {
+    Error::new(
+        ErrorKind::InvalidArgument,
+        format!("'{}' is {shape:?} in this run, and the program was made for at most {:?}", port.name, port.shape),
+    )
+    .with_remedy("bind the model to larger sizes")
+}
+
+impl Kernel for Region {
+    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
+        let compiled = self.find(arguments, runtime)?;
+        let mut bound: Vec<Operand> = Vec::with_capacity(self.inputs.len() + compiled.made.len());
+        let missing = || Error::internal("a region lacks an operand");
+        for index in 0..self.inputs.len() {
+            bound.push(arguments.inputs.get(index).copied().flatten().ok_or_else(missing)?);
+        }
+        for &index in &compiled.made {
+            bound.push(arguments.outputs.get(index).copied().flatten().ok_or_else(missing)?);
+        }
+        let bytes = compiled.executable.scratch_bytes();
+        if bytes > 0 {
+            let room = self.room(bytes)?;
+            let outcome = compiled.executable.run_on(&bound, Some(&room), runtime);
+            self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+            outcome?;
+        } else {
+            compiled.executable.run_on(&bound, None, runtime)?;
+        }
+        for (index, content) in &compiled.known {
+            let bytes = content.bytes();
+            let output = arguments.output::<u8>(*index)?;
+            output.get_mut(..bytes.len()).ok_or_else(missing)?.copy_from_slice(bytes);
+        }
+        let Some(extents) = runtime.extents else { return Ok(()) };
+        for (port, shape) in self.outputs.iter().zip(&compiled.shapes) {
+            for (&size, extent) in shape.iter().zip(&port.extents) {
+                let Some(extent) = *extent else { continue };
+                let known = extents.get(extent)?;
+                // Sizes that inference found equal are one extent, and each of them sets it.
+                if known != 0 && known != size {
+                    let text = format!("'{}' is {shape:?}, and another value makes the same size {known}", port.name);
+                    return Err(Error::invalid_model(text));
+                }
+                extents.set(extent, size)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn weights(&self) -> Vec<&Packed> {
+        self.first.get().map_or_else(Vec::new, |first| first.executable.packed().collect())
+    }
+
+    fn traces_inside(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,215 @@
+//! Exact sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
+
+use std::sync::Arc;
+
+use hetero_hal::{
+    Allowance, Dim, Error, ErrorKind, Evaluation, Graph, Inference, InputFact, Node, Operator, OperatorSet, Program,
+    Result, Tensor, TensorType, Value, ValueId, element_count, empties, shape_content,
+};
+
+/// The most elements of a value that is computed on the way, as shapes, axes and sizes are.
+const MOST_ELEMENTS: usize = 4096;
+/// The most bytes that such a computation takes on its way.
+const MOST_BYTES: usize = 1 << 22;
+
+/// Returns the positions of the inputs whose content decides the sizes of an operator's outputs,
+/// beside the shapes of all inputs.
+///
+/// ```
+/// use hetero_hal::Operator;
+///
+/// assert_eq!(hetero_reference::shaping_inputs(&Operator::new("Reshape", 21)), [1]);
+/// assert!(hetero_reference::shaping_inputs(&Operator::new("MatMul", 13)).is_empty());
+/// ```
+#[must_use]
+pub fn shaping_inputs(operator: &Operator) -> &'static [usize] {
+    if &*operator.domain == "com.microsoft" {
+        return if &*operator.name == "GroupQueryAttention" { &[5, 6] } else { &[] };
+    }
+    if !operator.domain.is_empty() {
+        return &[];
+    }
+    match &*operator.name {
+        "Reshape" | "Expand" | "OneHot" | "TopK" | "Squeeze" | "Unsqueeze" | "Split" | "CenterCropPad"
+        | "AffineGrid" | "Upsample" => &[1],
+        "Tile" | "Col2Im" => &[1, 2],
+        "Slice" => &[1, 2, 3, 4],
+        "Pad" | "DFT" => &[1, 2, 3],
+        "Resize" => &[1, 2, 3],
+        "Range" => &[0, 1, 2],
+        "ConstantOfShape" | "BlackmanWindow" | "HannWindow" | "HammingWindow" => &[0],
+        "MaxUnpool" => &[2],
+        "MelWeightMatrix" => &[0, 1],
+        "STFT" => &[1, 3],
+        name if name.starts_with("Reduce") => &[1],
+        _ => &[],
+    }
+}
+
+/// Tells whether only computing a node tells the sizes of its outputs, whatever is known of its
+/// inputs but their elements.
+#[must_use]
+pub fn sizes_depend_on_data(node: &Node) -> bool {
+    const FINDERS: [&str; 7] =
+        ["NonZero", "Compress", "Unique", "NonMaxSuppression", "StringSplit", "TfIdfVectorizer", "ImageDecoder"];
+    FINDERS.iter().any(|name| node.operator.is(name)) || node.subgraphs().next().is_some()
+}
+
+/// A program of exact sizes; see [`exact`].
+#[derive(Clone, Debug)]
+pub struct Exact {
+    /// The program: its values and inputs are those of the program that it was made from.
+    /// Nodes whose results shapes alone decide are gone, and its outputs lack those that are known.
+    pub program: Program,
+    /// The outputs that are known without a run, each with its position among the outputs of the
+    /// program that this one was made from.
+    pub known: Vec<(usize, Tensor)>,
+    /// The shapes of all outputs of the program that this one was made from.
+    pub shapes: Vec<Vec<usize>>,
+}
+
+/// What is known of a value.
+#[derive(Clone, Default)]
+struct Known {
+    ty: TensorType,
+    content: Option<Tensor>,
+}
+
+/// Returns the program for inputs of these shapes.
+/// `contents` has the content of each input that decides sizes; see [`shaping_inputs`].
+///
+/// # Errors
+/// `Unsupported` where a size depends on more than that.
+/// `InvalidModel` where a node cannot take inputs of such sizes.
+/// `InvalidArgument` where there are not as many shapes and contents as inputs.
+pub fn exact(
+    program: &Program,
+    shapes: &[Vec<usize>],
+    contents: &[Option<Tensor>],
+    operators: &dyn OperatorSet,
+    allowance: &Allowance,
+) -> Result<Exact> {
+    if shapes.len() != program.inputs().len() || contents.len() != shapes.len() {
+        return Err(Error::invalid_argument(format!("{} shapes for {}", shapes.len(), program.inputs().len())));
+    }
+    let known = |value: &hetero_hal::ProgramValue| match &value.constant {
+        Some(content) => {
+            Known { ty: TensorType::exact(content.dtype(), content.shape()), content: Some(content.clone()) }
+        }
+        None => Known { ty: TensorType { dtype: Some(value.dtype), dims: None }, content: None },
+    };
+    let mut values: Vec<Known> = program.values().iter().map(known).collect();
+    for ((id, shape), content) in program.inputs().iter().zip(shapes).zip(contents) {
+        let value = program.value(*id)?;
+        values[id.index()] = Known { ty: TensorType::exact(value.dtype, shape), content: content.clone() };
+    }
+    let mut nodes = Vec::with_capacity(program.nodes().len());
+    for node in program.nodes() {
+        let at = |error: Error| error.at(node.to_string());
+        let facts = facts(node, &values, operators, allowance).map_err(at)?;
+        let is_known = facts.iter().all(|known| known.content.is_some());
+        for (id, known) in node.outputs.iter().zip(facts) {
+            let Some(id) = id else { continue };
+            if known.ty.shape().is_none() {
+                let name = &program.value(*id)?.name;
+                let text = format!("the size of value '{name}' ({}) depends on data", known.ty);
+                return Err(at(Error::new(ErrorKind::Unsupported, text)));
+            }
+            values[id.index()] = known;
+        }
+        if !is_known {
+            nodes.push(node.clone());
+        }
+    }
+    // A node that stays makes all its outputs, so none of these is known.
+    for id in nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
+        values[id.index()].content = None;
+    }
+    assemble(program, values, nodes)
+}
+
+fn assemble(program: &Program, values: Vec<Known>, nodes: Vec<Node>) -> Result<Exact> {
+    let mut is_input = vec![false; values.len()];
+    program.inputs().iter().for_each(|id| is_input[id.index()] = true);
+    let (mut outputs, mut known, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
+    for (position, id) in program.outputs().iter().enumerate() {
+        let value = &values[id.index()];
+        shapes.push(value.ty.shape().ok_or_else(|| Error::internal("an output has no shape"))?);
+        match &value.content {
+            Some(content) if !is_input[id.index()] => known.push((position, content.clone())),
+            _ => outputs.push(*id),
+        }
+    }
+    let graph = Graph {
+        name: Arc::from(program.name()),
+        values: values
+            .into_iter()
+            .zip(program.values())
+            .zip(&is_input)
+            .map(|((known, value), &is_input)| Value {
+                name: value.name.clone(),
+                ty: known.ty,
+                constant: known.content.filter(|_| !is_input),
+            })
+            .collect(),
+        nodes,
+        inputs: program.inputs().to_vec(),
+        outputs,
+        captures: vec![],
+    };
+    Ok(Exact { program: Program::new(graph, vec![])?, known, shapes })
+}
+
+/// Returns what is known of a node's outputs.
+fn facts(node: &Node, values: &[Known], operators: &dyn OperatorSet, allowance: &Allowance) -> Result<Vec<Known>> {
+    allowance.check()?;
+    let operator = &node.operator;
+    let definition = operators.find(operator).ok_or_else(|| Error::unsupported(format!("operator {operator}")))?;
+    definition.check_arity(operator, node.inputs.len(), node.outputs.len())?;
+    let of = |id: ValueId| &values[id.index()];
+    let fact = |id: ValueId| InputFact { ty: of(id).ty.clone(), value: of(id).content.clone(), most: None };
+    let inputs: Vec<Option<InputFact>> = node.inputs.iter().map(|id| id.map(fact)).collect();
+    let none = |_: &str, _: &[TensorType]| Err(Error::unsupported("an operator with a subgraph among exact sizes"));
+    let inference = Inference { operator, inputs: &inputs, outputs: node.outputs.len(), subgraph: &none };
+    let mut types = (definition.infer)(&inference)?;
+    types.truncate(node.outputs.len());
+    let contents = contents(node, operators, allowance, &inputs, &types)?;
+    let mut contents = contents.into_iter();
+    Ok(types.into_iter().map(|ty| Known { ty, content: contents.next() }).collect())
+}
+
+/// Returns the contents of a node's outputs, where they are small and its inputs decide them.
+fn contents(
+    node: &Node,
+    operators: &dyn OperatorSet,
+    allowance: &Allowance,
+    inputs: &[Option<InputFact>],
+    types: &[TensorType],
+) -> Result<Vec<Tensor>> {
+    if let Some(empties) = empties(types, node.outputs.len()) {
+        return Ok(empties);
+    }
+    let operator = &node.operator;
+    if operator.is("Shape") || operator.is("Size") {
+        let shape = inputs.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
+        return shape.map_or(Ok(vec![]), |shape| shape_content(operator, &shape));
+    }
+    let small = |count: Option<usize>| count.is_some_and(|count| count <= MOST_ELEMENTS);
+    let fits = |fact: &InputFact| small(fact.value.as_ref().map(Tensor::len));
+    let size =
+        |ty: &TensorType| ty.dims.as_ref().and_then(|dims| dims.iter().map(Dim::known).collect::<Option<Vec<_>>>());
+    let made = |ty: &TensorType| small(size(ty).and_then(|shape| element_count(&shape)));
+    let deterministic = operators.find(operator).is_some_and(|definition| definition.deterministic);
+    if !deterministic || !inputs.iter().flatten().all(fits) || !types.iter().all(made) || inputs.is_empty() {
+        return Ok(vec![]);
+    }
+    let inputs: Vec<Option<Tensor>> =
+        inputs.iter().map(|fact| fact.as_ref().and_then(|fact| fact.value.clone())).collect();
+    let allowance = Allowance { bytes: allowance.bytes.min(MOST_BYTES), ..allowance.clone() };
+    match Evaluation::new(operator, &inputs, node.outputs.len(), operators, &allowance).compute() {
+        Ok(contents) => Ok(contents),
+        // Sizes do not need it, so a device may compute it.
+        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => Ok(vec![]),
+        Err(error) => Err(error),
+    }
+}
