@@ -135,6 +135,15 @@ struct Frame {
 
 impl CpuExecutable {
     pub(crate) fn compile(program: &Program, options: &CompileOptions, device: &Arc<Shared>) -> Result<Self> {
+        Self::compile_by(program, options, device, false)
+    }
+
+    /// Compiles a program whose weights are mostly packed already, on this thread.
+    pub(crate) fn compile_again(program: &Program, device: &Arc<Shared>) -> Result<Self> {
+        Self::compile_by(program, &CompileOptions::default(), device, true)
+    }
+
+    fn compile_by(program: &Program, options: &CompileOptions, device: &Arc<Shared>, here: bool) -> Result<Self> {
         let Shared { budget, pool, weights, isa, filters, .. } = &**device;
         let isa = *isa;
         let bindings = BindingInfo::of(program);
@@ -154,7 +163,7 @@ impl CpuExecutable {
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
         let room = AtomicUsize::new(left(budget));
         let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
-        let kernels = make(program, &mut drafts, options, device, packer)?;
+        let kernels = make(program, &mut drafts, options, device, (packer, here))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
@@ -437,14 +446,14 @@ enum Making {
 }
 
 /// Makes the steps' kernels on all threads, because packing weights takes as long as reading them
-/// from memory.
+/// from memory, or on this thread where little is left to pack.
 /// The recipes are taken out of the drafts, as kernels are made of their parts.
 fn make(
     program: &Program,
     drafts: &mut [Draft],
     options: &CompileOptions,
     device: &Arc<Shared>,
-    weights: Packer<'_>,
+    (weights, here): (Packer<'_>, bool),
 ) -> Result<Vec<Box<dyn Kernel>>> {
     // The pool's threads make kernels, and a region makes its own by them.
     let recipe = |draft: &mut Draft| {
@@ -454,7 +463,7 @@ fn make(
         }))
     };
     let slots: Vec<Mutex<Making>> = drafts.iter_mut().map(recipe).collect::<Result<_>>()?;
-    device.pool.for_each(slots.len(), |index, _| {
+    let one = |index: usize| {
         let mut slot = slots[index].lock().unwrap_or_else(PoisonError::into_inner);
         let recipe = match std::mem::replace(&mut *slot, Making::Taken) {
             Making::Recipe(recipe) => recipe,
@@ -468,7 +477,13 @@ fn make(
         let made = options.check().and_then(|()| lower::make(program, device.isa, (node, recipe), weights));
         let kernel = made.map_err(named);
         *slot = Making::Made(kernel);
-    });
+    };
+    if here {
+        (0..slots.len()).for_each(one);
+    } else {
+        device.pool.for_each(slots.len(), |index, _| one(index));
+    }
+
     let made = |slot: Mutex<Making>| match slot.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Making::Made(kernel) => kernel,
         _ => Err(Error::internal("a kernel was not made")),

@@ -113,7 +113,10 @@ impl Region {
     ) -> Result<Compiled> {
         let Exact { program, known, shapes } =
             exact(&self.program, shapes, contents, &Standard, &hetero_hal::Allowance::default())?;
-        let executable = CpuExecutable::compile(&program, options, &self.device)?;
+        let executable = match self.first.get() {
+            Some(_) => CpuExecutable::compile_again(&program, &self.device)?,
+            None => CpuExecutable::compile(&program, options, &self.device)?,
+        };
         let is_made = |position: &usize| known.iter().all(|(other, _)| other != position);
         let made = (0..self.outputs.len()).filter(is_made).collect();
         Ok(Compiled { key, executable, known, made, shapes })
