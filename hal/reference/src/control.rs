@@ -38,7 +38,9 @@ pub fn run(
     for (id, tensor) in program.inputs().iter().zip(inputs) {
         let value = program.value(*id)?;
         let fits = tensor.dtype() == value.dtype
-            && (tensor.shape() == value.shape || (value.is_dynamic() && tensor.rank() == value.shape.len()));
+            && (tensor.shape() == value.shape
+                || value.late.is_some()
+                || (value.is_dynamic() && tensor.rank() == value.shape.len()));
         if !fits {
             return Err(Error::invalid_argument(format!(
                 "input '{}' is {}{:?}, not {tensor:?}",
