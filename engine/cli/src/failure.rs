@@ -55,7 +55,8 @@ impl Failure {
 
     /// Returns the failure of a file that the system refused to read or write.
     pub(crate) fn file(verb: &str, path: &Path, error: &dyn Display) -> Self {
-        Failure::failed(format!("cannot {verb} {}: {error}", path.display()))
+        let failure = Failure::failed(format!("cannot {verb} {}: {error}", path.display()));
+        if verb == "read" { failure } else { failure.with_help("make room there, or name another place") }
     }
 
     /// Returns the failure of a write to a pipe that nobody reads any more; it has no report.

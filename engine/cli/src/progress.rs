@@ -1,11 +1,20 @@
-//! Signs of life on long work; there are none where nobody watches.
+//! Signs of life on long work; where nobody watches a terminal, there are none unless asked for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, WeakProgressBar};
 
-use crate::output::shown;
+use crate::output::{note, shown};
+
+/// Whether each step is told as a line, too.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// Tells each step from now on as a line on the standard error, which need not be a terminal.
+pub(crate) fn tell_steps() {
+    TOLD.store(true, Ordering::Relaxed);
+}
 
 /// The spinner that is on the screen now, if there is one.
 static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
@@ -27,6 +36,9 @@ impl Spinner {
 
     pub(crate) fn say(&self, message: impl AsRef<str>) {
         self.0.set_message(shown(message.as_ref()).into_owned());
+        if TOLD.load(Ordering::Relaxed) {
+            note!("{}", message.as_ref());
+        }
     }
 }
 
