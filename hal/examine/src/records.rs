@@ -2,11 +2,11 @@
 //!
 //! A file has a line of JSON and a line with the digest of the first one.
 //! Whatever is not exactly so counts as absent, and the device is examined again.
-//! Errors of the folder are no errors of an examination.
+//! Errors of the folder are no errors of an examination; the first one is kept for whoever asks.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use hetero_kit::digest;
@@ -23,6 +23,19 @@ const ENDING: &str = "verdict";
 
 /// The verdicts that this process knows, by key.
 static KNOWN: Mutex<Option<HashMap<u128, Verdict>>> = Mutex::new(None);
+
+/// The first reason why a verdict was not kept.
+static TROUBLE: OnceLock<String> = OnceLock::new();
+
+/// Returns why a verdict could not be kept for later processes, where that happened.
+pub(crate) fn trouble() -> Option<&'static str> {
+    TROUBLE.get().map(String::as_str)
+}
+
+/// Keeps the first reason why verdicts are not kept.
+pub(crate) fn complain(reason: String) {
+    let _ = TROUBLE.set(reason);
+}
 
 /// What a file holds.
 #[derive(Serialize, Deserialize)]
@@ -53,7 +66,9 @@ pub(crate) fn keep(folder: Option<&Path>, of: &str, verdict: &Verdict) {
     drop(known);
     if let Some(folder) = folder.filter(|_| verdict.is_conclusive()) {
         // Where the folder cannot be written, nothing is kept, and that is no error.
-        let _ = write(&path(folder, key), &Record { of: of.to_owned(), verdict: verdict.clone() });
+        if let Err(error) = write(&path(folder, key), &Record { of: of.to_owned(), verdict: verdict.clone() }) {
+            complain(format!("cannot write to {}: {error}", folder.display()));
+        }
         let _ = trim(folder);
     }
 }

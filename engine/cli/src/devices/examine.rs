@@ -1,7 +1,7 @@
 //! Examinations of devices: this program is the one that examines, in a process of its own.
 
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hetero::hal::{DeviceId, DeviceInfo, Driver, OpenOptions, Unavailable};
@@ -10,6 +10,7 @@ use hetero_layers::{Fault, Faulty};
 use serde_json::{Value, json};
 
 use crate::arguments::ExamineOptions;
+use crate::output::note;
 
 /// Returns the builder of an engine whose devices are examined by this program, unless the user
 /// does not want that; with faults, drivers have them.
@@ -40,6 +41,14 @@ fn faulty(faults: &[(DeviceId, Fault)]) -> Vec<Arc<dyn Driver>> {
         }
     }
     drivers
+}
+
+/// Says once where examinations cannot be kept: each command examines the devices again then.
+pub(super) fn warn_of_lost_verdicts() {
+    static SAID: Once = Once::new();
+    if let Some(trouble) = Examination::trouble() {
+        SAID.call_once(|| note!("examinations are not kept, and devices are examined each time: {trouble}"));
+    }
 }
 
 /// Examines the device that another process asks for.

@@ -4,6 +4,7 @@ use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
 use hetero::hal::DeviceId;
 
+use super::examine;
 use crate::arguments::{DeviceChoice, DeviceOptions, DriverOption};
 use crate::failure::{Failure, Result};
 use crate::output::note;
@@ -23,6 +24,7 @@ type Default = fn(&HeteroEngine) -> Vec<DeviceId>;
 
 fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
     open(engine, options, default)?;
+    examine::warn_of_lost_verdicts();
     engine.fleet().absent().iter().for_each(|absent| note!("{absent}"));
     if let Some(profile) = engine.profile() {
         note!("{}", used(profile, engine));
