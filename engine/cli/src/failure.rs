@@ -55,8 +55,27 @@ impl Failure {
 
     /// Returns the failure of a file that the system refused to read or write.
     pub(crate) fn file(verb: &str, path: &Path, error: &dyn Display) -> Self {
-        let failure = Failure::failed(format!("cannot {verb} {}: {error}", path.display()));
-        if verb == "read" { failure } else { failure.with_help("make room there, or name another place") }
+        Failure::failed(format!("cannot {verb} {}: {error}", path.display()))
+    }
+
+    /// Returns the failure of a file or folder that cannot be made, with a remedy.
+    pub(crate) fn unwritten(path: &Path, error: impl Into<std::io::Error>) -> Self {
+        use std::io::ErrorKind;
+        let error: std::io::Error = error.into();
+        let failure = Failure::file("write", path, &error);
+        match error.kind() {
+            ErrorKind::BrokenPipe => Failure::unread(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                failure.with_help("make room there, or name another place")
+            }
+            ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidInput => failure.with_help("name another place"),
+            _ => failure,
+        }
     }
 
     /// Returns the failure of a write to a pipe that nobody reads any more; it has no report.

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::fs::Metadata;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
@@ -32,10 +31,7 @@ impl OutFile {
     pub(crate) fn write(&self, text: &str) -> Result<()> {
         let _spinner = Spinner::start(format!("writing {self}"));
         hetero_files::remove_old_drafts(folder(&self.opened));
-        hetero_files::replace(&self.opened, text).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::unread(),
-            _ => Failure::file("write", &self.named, &error),
-        })
+        hetero_files::replace(&self.opened, text).map_err(|error| Failure::unwritten(&self.named, error))
     }
 }
 

@@ -99,11 +99,11 @@ impl Examination {
         Examination { anew: true, ..self }
     }
 
-    /// Returns why a verdict of this process could not be kept for later ones, where that happened;
-    /// each of those examines the device again.
+    /// Returns what went wrong with examinations of this process since the last call, each in a
+    /// line: verdicts that cannot be kept, and devices that could not be examined.
     #[must_use]
-    pub fn trouble() -> Option<&'static str> {
-        records::trouble()
+    pub fn troubles() -> Vec<String> {
+        records::troubles()
     }
 
     /// Tells whether devices are examined.
@@ -156,7 +156,9 @@ impl Examination {
             Some(Ok(verdict)) => verdict,
             // A driver that gets nothing from the system may crash, which is not for this process.
             Some(Err(NotExamined::NotStarted(error))) => {
-                Verdict::unknown(format!("no process for the examination: {error}"))
+                let reason = format!("no process for the examination: {error}");
+                records::complain(format!("{} is not examined: {reason}", info.id));
+                Verdict::unknown(reason)
             }
             Some(Err(NotExamined::NoExaminer)) | None => {
                 in_this_process(driver, info.id.ordinal(), options, self.limit)
@@ -164,7 +166,8 @@ impl Examination {
         };
         // What a driver cannot do here it may do elsewhere.
         if folder.is_none() && hetero_kit::cache_folder().is_none() {
-            records::complain("there is no folder for caches: neither XDG_CACHE_HOME nor HOME is set".to_owned());
+            let reason = "neither XDG_CACHE_HOME nor HOME names a folder for caches";
+            records::complain(format!("{}: {reason}", records::UNKEPT));
         }
         let lasts = verdict.failure.is_none() || !surroundings::are_narrow();
         records::keep(folder.filter(|_| lasts), &of, &verdict);

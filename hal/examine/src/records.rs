@@ -2,11 +2,11 @@
 //!
 //! A file has a line of JSON and a line with the digest of the first one.
 //! Whatever is not exactly so counts as absent, and the device is examined again.
-//! Errors of the folder are no errors of an examination; the first one is kept for whoever asks.
+//! Errors of the folder are no errors of an examination; they are kept for whoever asks.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use hetero_kit::digest;
@@ -24,17 +24,26 @@ const ENDING: &str = "verdict";
 /// The verdicts that this process knows, by key.
 static KNOWN: Mutex<Option<HashMap<u128, Verdict>>> = Mutex::new(None);
 
-/// The first reason why a verdict was not kept.
-static TROUBLE: OnceLock<String> = OnceLock::new();
+/// What it means that verdicts cannot be kept.
+pub(crate) const UNKEPT: &str = "examinations are not kept, so each process examines devices anew";
 
-/// Returns why a verdict could not be kept for later processes, where that happened.
-pub(crate) fn trouble() -> Option<&'static str> {
-    TROUBLE.get().map(String::as_str)
+/// What went wrong with keeping verdicts, each text once, and how many of the texts were handed out.
+static TROUBLES: Mutex<(Vec<String>, usize)> = Mutex::new((Vec::new(), 0));
+
+/// Remembers what went wrong, for whoever asks.
+pub(crate) fn complain(trouble: String) {
+    let mut troubles = TROUBLES.lock().unwrap_or_else(PoisonError::into_inner);
+    if !troubles.0.contains(&trouble) {
+        troubles.0.push(trouble);
+    }
 }
 
-/// Keeps the first reason why verdicts are not kept.
-pub(crate) fn complain(reason: String) {
-    let _ = TROUBLE.set(reason);
+/// Returns what went wrong since the last call.
+pub(crate) fn troubles() -> Vec<String> {
+    let mut troubles = TROUBLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (texts, told) = &mut *troubles;
+    let known = std::mem::replace(told, texts.len());
+    texts.iter().skip(known).cloned().collect()
 }
 
 /// What a file holds.
@@ -67,7 +76,7 @@ pub(crate) fn keep(folder: Option<&Path>, of: &str, verdict: &Verdict) {
     if let Some(folder) = folder.filter(|_| verdict.is_conclusive()) {
         // Where the folder cannot be written, nothing is kept, and that is no error.
         if let Err(error) = write(&path(folder, key), &Record { of: of.to_owned(), verdict: verdict.clone() }) {
-            complain(format!("cannot write to {}: {error}", folder.display()));
+            complain(format!("{UNKEPT}: cannot write to {}: {error}", folder.display()));
         }
         let _ = trim(folder);
     }

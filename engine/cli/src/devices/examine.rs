@@ -1,7 +1,7 @@
 //! Examinations of devices: this program is the one that examines, in a process of its own.
 
 use std::process::ExitCode;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use hetero::hal::{DeviceId, DeviceInfo, Driver, OpenOptions, Unavailable};
@@ -43,12 +43,9 @@ fn faulty(faults: &[(DeviceId, Fault)]) -> Vec<Arc<dyn Driver>> {
     drivers
 }
 
-/// Says once where examinations cannot be kept: each command examines the devices again then.
-pub(super) fn warn_of_lost_verdicts() {
-    static SAID: Once = Once::new();
-    if let Some(trouble) = Examination::trouble() {
-        SAID.call_once(|| note!("examinations are not kept, and devices are examined each time: {trouble}"));
-    }
+/// Says what went wrong with examinations, and has not been said.
+pub(super) fn warn_of_troubles() {
+    Examination::troubles().iter().for_each(|trouble| note!("{trouble}"));
 }
 
 /// Examines the device that another process asks for.

@@ -65,7 +65,7 @@ fn examined(engine: &HeteroEngine, infos: Vec<DeviceInfo>, anew: bool) -> Vec<(D
     };
     let examined = infos.into_iter().map(one).collect();
     drop(spinner);
-    examine::warn_of_lost_verdicts();
+    examine::warn_of_troubles();
     examined
 }
 

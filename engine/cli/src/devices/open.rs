@@ -23,8 +23,9 @@ pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Res
 type Default = fn(&HeteroEngine) -> Vec<DeviceId>;
 
 fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
-    open(engine, options, default)?;
-    examine::warn_of_lost_verdicts();
+    let opened = open(engine, options, default);
+    examine::warn_of_troubles();
+    opened?;
     engine.fleet().absent().iter().for_each(|absent| note!("{absent}"));
     if let Some(profile) = engine.profile() {
         note!("{}", used(profile, engine));

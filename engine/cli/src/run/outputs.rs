@@ -40,7 +40,7 @@ pub(super) fn print_renamed(all: &[Written]) -> Result<()> {
 /// Writes each output as `.npy` to a folder, which is made where it is not there.
 pub(super) fn write(folder: &Path, outputs: &Outputs) -> Result<Vec<Written>> {
     let _spinner = Spinner::start("writing outputs");
-    std::fs::create_dir_all(folder).map_err(|error| Failure::file("make", folder, &error))?;
+    std::fs::create_dir_all(folder).map_err(|error| Failure::unwritten(folder, error))?;
     hetero_files::remove_old_drafts(folder);
     let names: Vec<&str> = outputs.iter().map(|(name, _)| name).collect();
     let (stems, mut taken) = stems(&names);
