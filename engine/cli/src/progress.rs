@@ -30,7 +30,9 @@ impl Spinner {
         *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
         let spinner = Spinner(bar);
         spinner.say(message);
-        spinner.0.enable_steady_tick(Duration::from_millis(100));
+        if !spinner.0.is_hidden() {
+            spin(spinner.0.downgrade());
+        }
         spinner
     }
 
@@ -40,6 +42,19 @@ impl Spinner {
             note!("{}", message.as_ref());
         }
     }
+}
+
+/// Turns a spinner on a thread of its own, for as long as it is there.
+/// It stands still where the system gives no thread.
+fn spin(bar: WeakProgressBar) {
+    let turn = move || {
+        while let Some(bar) = bar.upgrade() {
+            bar.tick();
+            drop(bar);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let _ = std::thread::Builder::new().name("spinner".to_owned()).spawn(turn);
 }
 
 impl Drop for Spinner {
