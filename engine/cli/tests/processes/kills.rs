@@ -110,8 +110,9 @@ impl Phase<'_> {
     /// Returns the names of drafts beside all that the command writes.
     fn drafts(&self, folder: &Folder) -> Vec<String> {
         let places = self.files.iter().map(|(name, _)| folder.path(name).parent().unwrap().to_owned());
-        let mut places: Vec<_> =
-            places.chain(["kept", "home/.cache/hetero/examined"].map(|name| folder.path(name))).collect();
+        let mut places: Vec<_> = places
+            .chain(["kept", "home/.cache/hetero/examined", "home/.cache/hetero/opencl"].map(|name| folder.path(name)))
+            .collect();
         places.sort();
         places.dedup();
         places.iter().flat_map(|place| names(place)).filter(is_draft).collect()
@@ -195,6 +196,10 @@ fn no_process_is_left(folder: &Folder) {
 
 /// Ends a command in a phase by each kind of blow, and runs it again after each one.
 fn strike(folder: &Folder, phase: &Phase<'_>) {
+    strike_often(folder, phase, wanted());
+}
+
+fn strike_often(folder: &Folder, phase: &Phase<'_>, wanted: usize) {
     let mut random = Random::new();
     phase.before(folder);
     // The first run is slower than the others.
@@ -202,8 +207,8 @@ fn strike(folder: &Folder, phase: &Phase<'_>) {
     phase.before(folder);
     let time = phase.whole(folder);
     let signals = [(Signal::INT, 1), (Signal::TERM, 1), (Signal::HUP, 1), (Signal::INT, 2)];
-    let blows = std::iter::once((Blow::Kill, wanted()))
-        .chain(signals.map(|(signal, times)| (Blow::Signal(signal, times), wanted().div_ceil(20))));
+    let blows = std::iter::once((Blow::Kill, wanted))
+        .chain(signals.map(|(signal, times)| (Blow::Signal(signal, times), wanted.div_ceil(20))));
     for (blow, wanted) in blows {
         let mut count = Count::default();
         while count.hits < wanted {
@@ -271,6 +276,40 @@ fn a_run_may_end_while_it_runs() {
 #[test]
 fn a_run_may_end_while_it_writes_outputs() {
     strike_a_run("writing outputs", &[], "writing outputs", None, false);
+}
+
+/// A driver takes seconds to compile, so only a night has time for it.
+#[test]
+fn a_run_may_end_while_a_driver_compiles_and_kernels_are_kept() {
+    let folder = Folder::new("kernels");
+    let run = "--progress run m.onnx --device opencl:0 --unexamined --input x=new.npy --output out";
+    let arguments: Vec<&str> = run.split(' ').collect();
+    if std::env::var_os("HETERO_KILLS").is_none() {
+        println!("skipped without HETERO_KILLS");
+        return;
+    }
+    let first = folder.run(&arguments);
+    if first.status.code() == Some(2) {
+        println!("skipped without an OpenCL device: {}", said(&first));
+        return;
+    }
+    let expected = expected(1);
+    let kept = folder.path("home/.cache/hetero/opencl");
+    let phase = Phase {
+        name: "compiling by a driver",
+        arguments: &arguments,
+        step: "compiling",
+        next: Some("running"),
+        code: 0,
+        files: &[("out/y.npy", b"the old y".to_vec())],
+        is_new: &|_, bytes| bytes.starts_with(b"\x93NUMPY") && elements(bytes) == elements(&expected[0].1),
+        reset: &|| {
+            let _ = std::fs::remove_dir_all(&kept);
+        },
+    };
+    strike_often(&folder, &phase, wanted().div_ceil(5));
+    let kept = names(&kept);
+    assert!(!kept.is_empty() && kept.iter().all(|name| name.ends_with(".bin")), "{kept:?}");
 }
 
 #[test]
