@@ -92,7 +92,7 @@ pub(crate) fn names(folder: &Path) -> Vec<String> {
 }
 
 /// Tells whether this is the name of a file that was being written.
-pub(crate) fn is_draft(name: &String) -> bool {
+pub(crate) fn is_draft(name: &str) -> bool {
     name.starts_with(".hetero-") && name.ends_with(".tmp")
 }
 

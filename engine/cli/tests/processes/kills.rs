@@ -115,7 +115,7 @@ impl Phase<'_> {
             .collect();
         places.sort();
         places.dedup();
-        places.iter().flat_map(|place| names(place)).filter(is_draft).collect()
+        places.iter().flat_map(|place| names(place)).filter(|name| is_draft(name)).collect()
     }
 
     /// Runs the command undisturbed, checks what comes of it, and returns the time of the phase.

@@ -5,7 +5,7 @@
 //! `HETERO_KILLS_SEED` repeats the moments of an earlier test.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod folder;
 mod kills;

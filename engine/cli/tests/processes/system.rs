@@ -269,7 +269,7 @@ fn few_descriptors_are_enough_or_a_clean_error() {
             least = least.or(Some(most));
         } else {
             assert!(said(&output).contains("Too many open files"), "{most}: {}", said(&output));
-            assert!(!names(&folder.path("out")).iter().any(is_draft));
+            assert!(!names(&folder.path("out")).iter().any(|name| is_draft(name)));
         }
         // A device whose driver cannot be examined is no crash of this process, and what few
         // descriptors made of it is not kept for other processes.
