@@ -27,7 +27,7 @@ static KNOWN: Mutex<Option<HashMap<u128, Verdict>>> = Mutex::new(None);
 /// What it means that verdicts cannot be kept.
 pub(crate) const UNKEPT: &str = "examinations are not kept, so each process examines devices anew";
 
-/// What went wrong with keeping verdicts, each text once, and how many of the texts were handed out.
+/// What went wrong with examinations, each text once, and how many of the texts were handed out.
 static TROUBLES: Mutex<(Vec<String>, usize)> = Mutex::new((Vec::new(), 0));
 
 /// Remembers what went wrong, for whoever asks.
