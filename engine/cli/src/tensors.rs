@@ -134,7 +134,8 @@ pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     } else {
         tensor.clone()
     };
-    hetero_files::replace_with(path, |out| write_elements(out, &tensor)).map_err(|error| broken(&error))
+    hetero_files::replace_with(path, |out| write_elements(out, &tensor))
+        .map_err(|error| Failure::unwritten(path, error))
 }
 
 fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
