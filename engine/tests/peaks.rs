@@ -37,6 +37,9 @@ const TIME: Duration = Duration::from_secs(2);
 /// The longest that it may go on after its deadline, on a busy machine.
 const LATE: Duration = Duration::from_secs(20);
 
+/// Definitions whose cases do not grow: they hand on what they have.
+const SMALL_ONLY: [&str; 2] = ["Constant 1", "If 1"];
+
 /// The outcome of a computation under an allowance.
 struct Probe {
     outcome: Result<usize, Error>,
@@ -184,7 +187,9 @@ fn grown(case: &Case) -> Vec<Case> {
 /// one where that takes it.
 fn by_definition(cases: &[Case]) -> Vec<(&'static Definition, Vec<Case>)> {
     let of = |definition: &'static Definition| {
-        let named = cases.iter().filter(|case| (&*case.operator.domain, &*case.operator.name) == (definition.domain, definition.name));
+        let named = cases
+            .iter()
+            .filter(|case| (&*case.operator.domain, &*case.operator.name) == (definition.domain, definition.name));
         let served = named.filter_map(|case| {
             let mut case = case.clone();
             for version in [case.operator.version, definition.since] {
@@ -204,14 +209,19 @@ fn by_definition(cases: &[Case]) -> Vec<(&'static Definition, Vec<Case>)> {
 #[test]
 fn operators_allocate_no_more_than_they_take() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let wanted = setting("HETERO_PEAK_CASES", 3);
+    let wanted = setting("HETERO_PEAK_CASES", 2);
+    // The first ways to grow a case change a size of all inputs.
+    let ways = 2 * wanted;
     let (mut findings, mut bare, mut computed, mut probes) = (Findings::default(), Vec::new(), 0, 0);
     for (definition, cases) in by_definition(&cases()) {
-        let began = Instant::now();
         let mut large = 0;
         // Cases are taken from all over the list: neighbours differ in little.
         let apart = (cases.len() / wanted.max(1)).max(1);
-        for case in cases.iter().step_by(apart).flat_map(|case| std::iter::once(case.clone()).chain(grown(case))) {
+        for case in cases
+            .iter()
+            .step_by(apart)
+            .flat_map(|case| std::iter::once(case.clone()).chain(grown(case).into_iter().take(ways)))
+        {
             let inputs: usize = case.inputs.iter().flatten().map(|tensor| tensor.bytes().len()).sum();
             let mut check = |bytes| {
                 probes += 1;
@@ -242,12 +252,37 @@ fn operators_allocate_no_more_than_they_take() {
         if large == 0 {
             bare.push(format!("{} {}", definition.name, definition.since));
         }
-        if began.elapsed().as_secs() > 1 { println!("{} {} {:?}", definition.name, definition.since, began.elapsed()); }
     }
     println!("{computed} cases under {probes} allowances");
-    println!("no large case: {bare:?}");
     findings.assert_none();
+    // The others compute cases that are large enough to tell elements from shapes.
+    assert!(bare.iter().all(|name| SMALL_ONLY.contains(&&**name)), "no large case of {bare:?}");
 }
+
+/// Operators that make more than they are given, as an attribute or a small input says.
+const DECIDED: [&str; 21] = [
+    "AffineGrid",
+    "BlackmanWindow",
+    "CenterCropPad",
+    "ConstantOfShape",
+    "Expand",
+    "HammingWindow",
+    "HannWindow",
+    "MaxPool",
+    "MaxRoiPool",
+    "MaxUnpool",
+    "MelWeightMatrix",
+    "Multinomial",
+    "OneHot",
+    "Pad",
+    "RandomNormal",
+    "RandomUniform",
+    "Range",
+    "Resize",
+    "RoiAlign",
+    "Tile",
+    "Upsample",
+];
 
 /// Numbers that are hostile as sizes, counts, axes and steps.
 const HOSTILE: [i64; 12] =
@@ -320,7 +355,6 @@ fn hostile_sizes_end_within_a_small_allowance() {
     let wanted = setting("HETERO_PEAK_CASES", 3);
     let (mut findings, mut refused, mut probes) = (Findings::default(), BTreeSet::new(), 0);
     for (definition, cases) in by_definition(&cases()) {
-        let began = Instant::now();
         let apart = (cases.len() / wanted.max(1)).max(1);
         for case in cases.iter().step_by(apart).flat_map(hostile) {
             probes += 1;
@@ -332,10 +366,12 @@ fn hostile_sizes_end_within_a_small_allowance() {
                 refused.insert(definition.name);
             }
         }
-        println!("{} {} {:?}", definition.name, definition.since, began.elapsed());
     }
     println!("{probes} hostile cases; too large for {SMALL} bytes: {refused:?}");
     findings.assert_none();
+    // Of the operators whose attributes or inputs decide sizes, each was asked for too much.
+    let open = DECIDED.iter().filter(|name| !refused.contains(**name)).collect::<Vec<_>>();
+    assert!(open.is_empty(), "never asked for too much: {open:?}");
 }
 
 fn setting(name: &str, default: usize) -> usize {

@@ -183,6 +183,9 @@ mod tests {
         assert!(axes(&[1, -2], 3).is_err());
         let long = axes(&[0; 100_000], 3).unwrap_err().to_string();
         assert!(long.contains("100000 axes") && long.len() < 100, "{long}");
-        assert_eq!((few(&[1, 2]), few(&[7; 20]).len()), ("[1, 2]".to_owned(), "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] and 4 more".len()));
+        assert_eq!(
+            (few(&[1, 2]), few(&[7; 20]).len()),
+            ("[1, 2]".to_owned(), "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] and 4 more".len())
+        );
     }
 }

@@ -365,9 +365,12 @@ fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mut sources: Vec<Vec<Option<usize>>> = Vec::with_capacity(dims.len());
     for axis in 0..dims.len() {
         take(shape[axis], size_of::<Option<usize>>())?;
-        spend(shape[axis])?;
-        let from = (0..shape[axis]).map(|i| fold(i as i64 - pads[axis].0, dims[axis]));
-        sources.push(from.collect::<Result<_>>()?);
+        let mut from = Vec::with_capacity(shape[axis]);
+        for i in 0..shape[axis] {
+            spend(1)?;
+            from.push(fold(i as i64 - pads[axis].0, dims[axis])?);
+        }
+        sources.push(from);
     }
     let fill = match (evaluation.optional(2), operator.float("value")?) {
         (Some(fill), _) => Some(fill.clone()),

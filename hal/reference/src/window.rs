@@ -63,9 +63,7 @@ pub(crate) fn per_axis(operator: &Operator, name: &str, rank: usize, lowest: i64
         Some(values) if values.len() == rank && values.iter().all(|&v| (lowest..1 << 31).contains(&v)) => {
             Ok(values.iter().map(|&v| v as usize).collect())
         }
-        Some(values) => {
-            Err(Error::invalid_model(format!("attribute '{name}' is {} for {rank} numbers", few(values))))
-        }
+        Some(values) => Err(Error::invalid_model(format!("attribute '{name}' is {} for {rank} numbers", few(values)))),
     }
 }
 
