@@ -206,6 +206,13 @@ fn by_definition(cases: &[Case]) -> Vec<(&'static Definition, Vec<Case>)> {
     Standard::definitions().map(of).collect()
 }
 
+/// Returns some cases from all over the list, as neighbours differ in little, and the largest one.
+fn chosen(cases: &[Case], wanted: usize) -> impl Iterator<Item = &Case> {
+    let apart = (cases.len() / wanted.max(1)).max(1);
+    let elements = |case: &&Case| case.inputs.iter().flatten().map(Tensor::len).sum::<usize>();
+    cases.iter().step_by(apart).chain(cases.iter().max_by_key(elements))
+}
+
 #[test]
 fn operators_allocate_no_more_than_they_take() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
@@ -215,11 +222,7 @@ fn operators_allocate_no_more_than_they_take() {
     let (mut findings, mut bare, mut computed, mut probes) = (Findings::default(), Vec::new(), 0, 0);
     for (definition, cases) in by_definition(&cases()) {
         let mut large = 0;
-        // Cases are taken from all over the list: neighbours differ in little.
-        let apart = (cases.len() / wanted.max(1)).max(1);
-        for case in cases
-            .iter()
-            .step_by(apart)
+        for case in chosen(&cases, wanted)
             .flat_map(|case| std::iter::once(case.clone()).chain(grown(case).into_iter().take(ways)))
         {
             let inputs: usize = case.inputs.iter().flatten().map(|tensor| tensor.bytes().len()).sum();
@@ -355,8 +358,7 @@ fn hostile_sizes_end_within_a_small_allowance() {
     let wanted = setting("HETERO_PEAK_CASES", 3);
     let (mut findings, mut refused, mut probes) = (Findings::default(), BTreeSet::new(), 0);
     for (definition, cases) in by_definition(&cases()) {
-        let apart = (cases.len() / wanted.max(1)).max(1);
-        for case in cases.iter().step_by(apart).flat_map(hostile) {
+        for case in chosen(&cases, wanted).flat_map(hostile) {
             probes += 1;
             let probe = Probe::of(&case, SMALL);
             if let Some(what) = probe.wrong(SMALL) {

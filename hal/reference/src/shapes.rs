@@ -22,7 +22,7 @@ pub(crate) fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>> {
     let mut found = values.iter().map(|&value| axis(value, rank)).collect::<Result<Vec<_>>>()?;
     found.sort_unstable();
     if found.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid_model(format!("the axes {values:?} repeat")));
+        return Err(Error::invalid_model(format!("the axes {} repeat", few(values))));
     }
     Ok(found)
 }
