@@ -8,8 +8,10 @@ use hetero_scheduler::{
 };
 use hetero_testkit::SplitMix64;
 
-/// The families of graphs: the tasks that feed each task, by number.
-const FAMILIES: [(&str, fn(usize, &mut SplitMix64) -> Vec<Vec<usize>>); 6] = [
+/// Makes a graph of so many tasks: the tasks that feed each task, by number.
+type Family = fn(usize, &mut SplitMix64) -> Vec<Vec<usize>>;
+
+const FAMILIES: [(&str, Family); 6] = [
     ("chain", |count, _| (0..count).map(|task| task.checked_sub(1).into_iter().collect()).collect()),
     ("apart", |count, _| vec![Vec::new(); count]),
     // A task reads two of the eight before it.

@@ -43,6 +43,10 @@ mod failure {
             Failure::failed(format!("cannot {verb} {}: {error}", path.display()))
         }
 
+        pub(crate) fn unwritten(path: &Path, error: impl Into<std::io::Error>) -> Self {
+            Failure::file("write", path, &error.into())
+        }
+
         pub(crate) fn exit_code(&self) -> u8 {
             self.1
         }
