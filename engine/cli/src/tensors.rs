@@ -55,7 +55,7 @@ fn check_header(file: &mut File) -> std::result::Result<(), String> {
     // Other numbers of the header, such as an element's bytes, are few and small.
     let numbers =
         header.split(|byte| !byte.is_ascii_digit()).filter(|digits| digits.iter().any(|&digit| digit != b'0'));
-    let product = numbers.map(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
+    let mut product = numbers.map(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
     if product.try_fold(1u64, |product, number| product.checked_mul(number?)).is_none() {
         return Err("the sizes in its header overflow".to_owned());
     }
