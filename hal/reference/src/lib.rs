@@ -31,6 +31,7 @@ mod indexing;
 mod layout;
 mod loss;
 mod matmul;
+pub mod ml;
 mod normalize;
 mod numbers;
 mod place;
@@ -73,6 +74,7 @@ static TABLE: &[&[Definition]] = &[
     layout::DEFINITIONS,
     loss::DEFINITIONS,
     matmul::DEFINITIONS,
+    ml::DEFINITIONS,
     normalize::DEFINITIONS,
     place::DEFINITIONS,
     pool::DEFINITIONS,
