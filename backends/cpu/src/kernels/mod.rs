@@ -6,6 +6,7 @@ pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
+mod forest;
 mod gru;
 mod integers;
 mod lines;
@@ -26,6 +27,7 @@ mod resize;
 mod select;
 mod tile;
 mod transposed;
+mod trees;
 pub(crate) mod vector;
 
 use std::fmt::Arguments as Text;
@@ -35,7 +37,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hetero_hal::{
     Allowance, DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
 };
-use hetero_reference::Standard;
+use hetero_reference::{Standard, ml};
 
 use crate::operand::Arguments;
 use crate::pool::Pool;
@@ -280,8 +282,15 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
 fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // Native kernels are made for exact shapes, and for elements that do not share a byte.
     let exact = |value: &ProgramValue| !value.is_dynamic() && value.dtype.bits().is_multiple_of(8);
-    if !site.operator().domain.is_empty() || !site.values().all(exact) {
+    if !site.values().all(exact) {
         return Ok(None);
+    }
+    match (&*site.operator().domain, &*site.operator().name) {
+        ("", _) => {}
+        (ml::DOMAIN, "TreeEnsemble" | "TreeEnsembleClassifier" | "TreeEnsembleRegressor") => {
+            return trees::compile(site);
+        }
+        _ => return Ok(None),
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),

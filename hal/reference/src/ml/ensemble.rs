@@ -1,7 +1,7 @@
 //! Ensembles of decision trees as data, whichever operator they come from.
 
 use foldhash::{HashMap, HashMapExt};
-use hetero_hal::{DType, Error, Operator, Result};
+use hetero_hal::{DType, Error, Operator, Result, Tensor};
 
 use super::scores::{ClassLabels, Transform, largest};
 use super::{doubles, numbers, texts, wrong};
@@ -248,7 +248,8 @@ impl Ensemble {
         let roots = roots.iter().map(|&root| Ok(Next::Branch(position(operator, "tree_roots", root, nodes)?)));
         let roots = roots.collect::<Result<Vec<_>>>()?;
         let ids = ints(operator, "leaf_targetids", leaves)?;
-        let double = [splits, weights].iter().any(|tensor| tensor.dtype() == DType::F64);
+        let wide = |tensor: &Tensor| tensor.dtype() == DType::F64;
+        let double = wide(splits) || wide(weights) || operator.tensor("membership_values")?.is_some_and(wide);
         let weights = doubles(operator, weights)?;
         let votes = ids.iter().zip(&weights);
         let votes = votes
@@ -493,6 +494,15 @@ impl Ensemble {
     #[must_use]
     pub fn labels(&self) -> Option<&ClassLabels> {
         self.labels.as_ref().map(|(labels, _)| labels)
+    }
+
+    /// Returns the label at a position, where labels are whole numbers.
+    #[must_use]
+    pub fn label(&self, position: usize) -> i64 {
+        match &self.labels {
+            Some((ClassLabels::Ints(list), _)) => list.get(position).copied().unwrap_or_default(),
+            _ => 0,
+        }
     }
 
     /// Returns the leaf in which a row ends, and the number of branches on the way.
