@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Times ensembles of decision trees in hetero beside ONNX Runtime: `trees.py HETERO FOLDER OUT`.
+"""Times ensembles of decision trees in hetero beside ONNX Runtime: `trees.py [--once] HETERO FOLDER OUT`.
 
 The ensembles are made here, of seeded numbers: grown leaf by leaf to 31 leaves as LightGBM does, and balanced with a depth of 8 as scikit-learn's
 forests often are. Thresholds are taken from the rows that reach a node, so that rows go all ways. Both run the same model on the same rows in
 turns: ROUNDS times each runs for BLOCK seconds without a pause, of which the second half counts; a figure is the median of the rounds' ratios.
 A row during which other processes took more than FOREIGN percent of the machine is measured again, twice at most. Results must be equal to a relative
-difference of LIMIT. FOLDER gets the models; writes OUT.json and OUT.md, and fails where hetero is slower or results differ.
+difference of LIMIT to ONNX Runtime's with one thread: with more, its sums depend on their number, and hetero's do not. With `--once` no row is measured again.
+FOLDER gets the models; writes OUT.json and OUT.md, and fails where hetero is slower or results differ.
 """
+import argparse
 import heapq
 import json
 import os
@@ -95,12 +97,17 @@ def measure(hetero, path, rows, threads, folder):
     return {
         "rows": len(feeds["x"]), "threads": threads, "hetero_ms": statistics.median(times[0]), "onnxruntime_ms": statistics.median(times[1]),
         "ratio": statistics.median(a / b for a, b in zip(*times)), "foreign_cpu_percent": foreign,
-        "difference": difference(hetero, path, rows, folder, peer.run()[0]),
+        "difference": difference(hetero, path, rows, folder, OnnxRuntime(path, feeds, 1).run()[0]),
     }
 
 
 def main():
-    hetero, folder, out = sys.argv[1:4]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--once", action="store_true")
+    for name in ("hetero", "folder", "out"):
+        parser.add_argument(name)
+    given = parser.parse_args()
+    hetero, folder, out = given.hetero, given.folder, given.out
     os.makedirs(folder, exist_ok=True)
     columns = ["trees", "rows", "threads", "hetero ms", "ONNX Runtime ms", "hetero ÷ ONNX Runtime", "largest difference", "foreign CPU %"]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -115,7 +122,7 @@ def main():
                 rows = os.path.join(folder, f"rows-{count}.npy")
                 np.save(rows, np.random.default_rng(7).standard_normal((count, FEATURES)).astype(np.float32))
                 for threads in (1, 2):
-                    for _ in range(3):
+                    for _ in range(1 if given.once else 3):
                         found = measure(hetero, path, rows, threads, folder)
                         if found["foreign_cpu_percent"] <= FOREIGN:
                             break

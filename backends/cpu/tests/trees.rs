@@ -8,7 +8,7 @@ use std::sync::Arc;
 use hetero_conformance::{Case, Outcome, check, program, run_program};
 use hetero_cpu::CpuDriver;
 use hetero_hal::{Attribute, Device, Driver, Element, OpenOptions, Operator, Tensor};
-use hetero_testkit::Random;
+use hetero_testkit::SplitMix64 as Random;
 
 fn device(threads: usize) -> Arc<dyn Device> {
     CpuDriver.open(0, &OpenOptions { threads: Some(threads), ..OpenOptions::default() }).unwrap()

@@ -432,6 +432,7 @@ impl Suite {
             for transform in TRANSFORMS {
                 let labels: Vec<i64> = (0..classes as i64).collect();
                 let operator = operator("SVMClassifier", 1)
+                    .with("kernel_params", params())
                     .with("coefficients", drawn(self, classes * 3))
                     .with("rho", drawn(self, 1))
                     .with("classlabels_ints", ints(&labels))
@@ -440,7 +441,8 @@ impl Suite {
                 self.add(&format!("linear {classes} {transform}"), operator, vec![x], &[], 2);
             }
         }
-        let operator = operator("SVMRegressor", 1).with("coefficients", drawn(self, 3)).with("rho", drawn(self, 1));
+        let operator = operator("SVMRegressor", 1).with("kernel_params", params());
+        let operator = operator.with("coefficients", drawn(self, 3)).with("rho", drawn(self, 1));
         let x = self.random.between(&[13, 3], -2.0, 2.0);
         self.add("linear", operator, vec![x], &[], 1);
     }

@@ -71,56 +71,59 @@ pub(super) trait Record: Copy + Send + Sync + 'static {
     type Number: Number;
     /// The most features of a row, and the most records of a tree.
     const MOST: (usize, usize);
-    fn new(value: Self::Number, feature: usize, missing: bool, pair: usize) -> Self;
+    /// Makes a record from which the pair to which it leads is so many records away.
+    fn new(value: Self::Number, feature: usize, missing: bool, away: isize) -> Self;
     /// The value with which the feature is compared; the vote of a leaf.
     fn value(self) -> Self::Number;
-    fn feature(self) -> usize;
+    /// The feature; `FLAGGED` says that records may say something of NaN.
+    fn feature<const FLAGGED: bool>(self) -> usize;
     /// Whether a feature that is NaN counts as at most the value.
     fn missing(self) -> bool;
-    /// The position of the first record of the pair to which the record leads.
-    fn pair(self) -> usize;
+    /// How many records away the first record of the pair is to which the record leads; 0 for a
+    /// leaf.
+    fn away(self) -> isize;
 }
 
 macro_rules! record {
-    ($name:ident, $number:ty, $short:ty) => {
+    ($name:ident, $number:ty, $short:ty, $signed:ty) => {
         #[derive(Clone, Copy)]
         #[repr(C)]
         pub(super) struct $name {
             value: $number,
             /// The feature, and in the highest bit whether NaN counts as at most the value.
             feature: $short,
-            pair: $short,
+            away: $signed,
         }
 
         impl Record for $name {
             type Number = $number;
-            const MOST: (usize, usize) = (<$short>::MAX as usize / 2 - 1, <$short>::MAX as usize);
-            fn new(value: $number, feature: usize, missing: bool, pair: usize) -> Self {
+            const MOST: (usize, usize) = (<$short>::MAX as usize / 2 - 1, <$signed>::MAX as usize);
+            fn new(value: $number, feature: usize, missing: bool, away: isize) -> Self {
                 let flag = if missing { 1 << (<$short>::BITS - 1) } else { 0 };
-                $name { value, feature: feature as $short | flag, pair: pair as $short }
+                $name { value, feature: feature as $short | flag, away: away as $signed }
             }
             #[inline(always)]
             fn value(self) -> $number {
                 self.value
             }
             #[inline(always)]
-            fn feature(self) -> usize {
-                (self.feature & (<$short>::MAX >> 1)) as usize
+            fn feature<const FLAGGED: bool>(self) -> usize {
+                (if FLAGGED { self.feature & (<$short>::MAX >> 1) } else { self.feature }) as usize
             }
             #[inline(always)]
             fn missing(self) -> bool {
                 self.feature >> (<$short>::BITS - 1) != 0
             }
             #[inline(always)]
-            fn pair(self) -> usize {
-                self.pair as usize
+            fn away(self) -> isize {
+                self.away as isize
             }
         }
     };
 }
-record!(Narrow, f32, u16);
-record!(Wide, f32, u32);
-record!(Double, f64, u32);
+record!(Narrow, f32, u16, i16);
+record!(Wide, f32, u32, i32);
+record!(Double, f64, u32, i32);
 
 /// A tree among the records of a forest.
 #[derive(Clone, Copy)]
@@ -225,7 +228,7 @@ impl<R: Record> Planting<'_, R> {
                         }
                         _ => R::Number::of_index(leaf),
                     };
-                    R::new(vote, self.features, false, at)
+                    R::new(vote, self.features, false, 0)
                 }
                 Place::Next(Next::Branch(branch)) => {
                     let Branch { comparison, feature, value, missing, yes, no } =
@@ -259,14 +262,15 @@ impl<R: Record> Planting<'_, R> {
                     } else {
                         shared = true;
                     }
-                    R::new(value, feature as usize, missing, self.pairs[branch as usize] as usize)
+                    let pair = self.pairs[branch as usize] as usize;
+                    R::new(value, feature as usize, missing, pair as isize - at as isize)
                 }
                 Place::Equal(branch) => {
                     let Branch { comparison, feature, value, yes, no, .. } = self.ensemble.branches[branch as usize];
                     let (same, other) = if comparison == Comparison::Is { (yes, no) } else { (no, yes) };
                     let pair = self.pair(start)?;
                     queue.extend([(Place::Next(same), pair, level + 1), (Place::Next(other), pair + 1, level + 1)]);
-                    R::new(R::Number::of(value).next_smaller(), feature as usize, false, pair)
+                    R::new(R::Number::of(value).next_smaller(), feature as usize, false, (pair - at) as isize)
                 }
                 Place::Search(first, last, branch) => {
                     let Branch { feature, yes, no, .. } = self.ensemble.branches[branch as usize];
@@ -278,7 +282,7 @@ impl<R: Record> Planting<'_, R> {
                     };
                     let pair = self.pair(start)?;
                     queue.extend([(end(middle + 1, last), pair, level + 1), (end(first, middle), pair + 1, level + 1)]);
-                    R::new(self.bounds[middle as usize], feature as usize, false, pair)
+                    R::new(self.bounds[middle as usize], feature as usize, false, (pair - at) as isize)
                 }
             };
             self.records[start + at] = record;
@@ -294,7 +298,7 @@ impl<R: Record> Planting<'_, R> {
         if pair + 2 > R::MOST.1 || self.records.len() + 2 > self.most {
             return None;
         }
-        self.records.extend([R::new(R::Number::NAN, self.features, false, pair); 2]);
+        self.records.extend([R::new(R::Number::NAN, self.features, false, 0); 2]);
         Some(pair)
     }
 
@@ -405,28 +409,11 @@ impl<R: Record> Forest<R> {
         rows: *const R::Number,
         stride: usize,
     ) -> [R::Number; LANES] {
-        // SAFETY: records lead to records of their own tree, and read features of the row or the
-        // NaN behind them.
+        // SAFETY: the tree is one of these, and the rows are the caller's promise.
         unsafe {
-            let records = self.records.as_ptr().add(tree.start);
-            let mut at = [0usize; LANES];
-            for _ in 0..tree.shallow {
-                for (lane, at) in at.iter_mut().enumerate() {
-                    *at = step::<R, MISSING>(*records.add(*at), rows.add(lane * stride));
-                }
-            }
-            for _ in tree.shallow..tree.deep {
-                let mut moved = 0;
-                for (lane, at) in at.iter_mut().enumerate() {
-                    let next = step::<R, MISSING>(*records.add(*at), rows.add(lane * stride));
-                    moved |= next ^ *at;
-                    *at = next;
-                }
-                if moved == 0 {
-                    break;
-                }
-            }
-            at.map(|at| (*records.add(at)).value())
+            let first = self.records.as_ptr().add(tree.start);
+            let rows = std::array::from_fn(|lane| rows.add(lane * stride));
+            walk::<R, MISSING>([first; LANES], rows, (tree.shallow, tree.deep))
         }
     }
 
@@ -440,55 +427,70 @@ impl<R: Record> Forest<R> {
         trees: &[Tree; LANES],
         row: *const R::Number,
     ) -> [R::Number; LANES] {
-        // SAFETY: as in `rows`.
+        let shallow = trees.iter().map(|tree| tree.shallow).min().unwrap_or(0);
+        let deep = trees.iter().map(|tree| tree.deep).max().unwrap_or(0);
+        // SAFETY: the trees are some of these, and the row is the caller's promise.
         unsafe {
-            let records = self.records.as_ptr();
-            let starts = trees.map(|tree| records.add(tree.start));
-            let mut at = [0usize; LANES];
-            let shallow = trees.iter().map(|tree| tree.shallow).min().unwrap_or(0);
-            let deep = trees.iter().map(|tree| tree.deep).max().unwrap_or(0);
-            for _ in 0..shallow {
-                for (at, start) in at.iter_mut().zip(starts) {
-                    *at = step::<R, MISSING>(*start.add(*at), row);
-                }
-            }
-            for _ in shallow..deep {
-                let mut moved = 0;
-                for (at, start) in at.iter_mut().zip(starts) {
-                    let next = step::<R, MISSING>(*start.add(*at), row);
-                    moved |= next ^ *at;
-                    *at = next;
-                }
-                if moved == 0 {
-                    break;
-                }
-            }
-            let mut leaves = [R::Number::NAN; LANES];
-            for ((leaf, at), start) in leaves.iter_mut().zip(at).zip(starts) {
-                *leaf = (*start.add(at)).value();
-            }
-            leaves
+            let first = trees.map(|tree| self.records.as_ptr().add(tree.start));
+            walk::<R, MISSING>(first, [row; LANES], (shallow, deep))
         }
+    }
+}
+
+/// Walks from the first records of trees to leaves, and returns what these hold.
+///
+/// # Safety
+/// The records must be first ones of a forest's trees, and the rows such as the forest was planted
+/// for, each with a NaN behind it.
+#[inline(always)]
+unsafe fn walk<R: Record, const MISSING: bool>(
+    mut at: [*const R; LANES],
+    rows: [*const R::Number; LANES],
+    (shallow, deep): (u32, u32),
+) -> [R::Number; LANES] {
+    // SAFETY: records lead to records of their own tree, and read features of the row, or the NaN
+    // behind them.
+    unsafe {
+        for _ in 0..shallow {
+            for (at, row) in at.iter_mut().zip(rows) {
+                *at = step::<R, MISSING>(*at, row);
+            }
+        }
+        for _ in shallow..deep {
+            let mut moved = 0;
+            for (at, row) in at.iter_mut().zip(rows) {
+                let next = step::<R, MISSING>(*at, row);
+                moved |= next.addr() ^ at.addr();
+                *at = next;
+            }
+            if moved == 0 {
+                break;
+            }
+        }
+        at.map(|at| (*at).value())
     }
 }
 
 /// The rows, or trees, that walk in step: as many as hide the time that a step waits for memory.
 pub(super) const LANES: usize = 8;
 
-/// Returns the position to which a record sends a row.
+/// Returns the record to which a record sends a row.
 ///
 /// # Safety
-/// The row must have the record's feature.
+/// As for [`walk`].
 #[inline(always)]
-unsafe fn step<R: Record, const MISSING: bool>(record: R, row: *const R::Number) -> usize {
+unsafe fn step<R: Record, const MISSING: bool>(at: *const R, row: *const R::Number) -> *const R {
     // SAFETY: the caller's promise.
-    let x = unsafe { *row.add(record.feature()) };
-    let mut second = x <= record.value();
-    if MISSING {
-        // Only NaN is not equal to itself.
-        #[allow(clippy::eq_op)]
-        let is_nan = x != x;
-        second |= record.missing() & is_nan;
+    unsafe {
+        let record = *at;
+        let x = *row.add(record.feature::<MISSING>());
+        let mut second = x <= record.value();
+        if MISSING {
+            // Only NaN is not equal to itself.
+            #[allow(clippy::eq_op)]
+            let is_nan = x != x;
+            second |= record.missing() & is_nan;
+        }
+        at.offset(record.away() + isize::from(second))
     }
-    record.pair() + usize::from(second)
 }
