@@ -32,6 +32,7 @@ mod indexing;
 mod layout;
 mod loss;
 mod matmul;
+pub mod ml;
 mod normalize;
 mod numbers;
 mod place;
@@ -75,6 +76,7 @@ static TABLE: &[&[Definition]] = &[
     layout::DEFINITIONS,
     loss::DEFINITIONS,
     matmul::DEFINITIONS,
+    ml::DEFINITIONS,
     normalize::DEFINITIONS,
     place::DEFINITIONS,
     pool::DEFINITIONS,

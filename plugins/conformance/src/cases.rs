@@ -25,11 +25,11 @@ impl Random {
     }
 
     /// Returns a number between -1 and 1, in steps that every float type represents well.
-    fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 33) as usize % limit.max(1)
     }
 
@@ -457,6 +457,7 @@ pub fn suite(seed: u64) -> Result<Vec<Case>> {
     suite.vision();
     suite.sequences();
     suite.places();
+    suite.machine_learning();
     match suite.wrong {
         None => Ok(distinctly_named(suite.cases)),
         Some(error) => Err(error),

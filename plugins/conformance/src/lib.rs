@@ -29,6 +29,7 @@ mod cases;
 mod contract;
 mod export;
 mod harness;
+mod ml;
 mod model;
 mod networks;
 mod places;

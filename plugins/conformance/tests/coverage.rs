@@ -14,7 +14,8 @@ fn every_operator_has_a_case() {
     let covered: BTreeSet<&str> = suite.iter().map(|case| &*case.operator.name).collect();
     // Random operators have no single right answer.
     // A Constant is folded before a device sees it.
-    let elsewhere = ["Constant"];
+    // Text and maps do not reach devices.
+    let elsewhere = ["Constant", "CategoryMapper", "DictVectorizer"];
     let bare: Vec<&str> = Standard::definitions()
         .filter(|definition| definition.deterministic && !elsewhere.contains(&definition.name))
         .map(|definition| definition.name)

@@ -6,6 +6,7 @@ pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
+mod forest;
 mod gru;
 mod integers;
 mod lines;
@@ -26,6 +27,7 @@ mod resize;
 mod select;
 mod tile;
 mod transposed;
+mod trees;
 pub(crate) mod vector;
 
 use std::fmt::Arguments as Text;
@@ -37,7 +39,7 @@ use hetero_hal::{
     Tensor,
 };
 use hetero_kit::Tracer;
-use hetero_reference::Standard;
+use hetero_reference::{Standard, ml};
 
 use crate::device::Shared;
 use crate::lower::regions::may_be_in_a_region;
@@ -325,10 +327,17 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 
 /// Makes the native kernel for a node as if its bounds were its sizes.
 fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    // Elements of native kernels do not share a byte.
-    let whole = |value: &ProgramValue| value.dtype.bits().is_multiple_of(8);
-    if !site.operator().domain.is_empty() || !site.values().all(whole) {
+    // Elements of native kernels are bytes, and share none.
+    let whole = |value: &ProgramValue| value.dtype.bits() > 0 && value.dtype.bits().is_multiple_of(8);
+    if !site.values().all(whole) {
         return Ok(None);
+    }
+    match (&*site.operator().domain, &*site.operator().name) {
+        ("", _) => {}
+        (ml::DOMAIN, "TreeEnsemble" | "TreeEnsembleClassifier" | "TreeEnsembleRegressor") => {
+            return trees::compile(site);
+        }
+        _ => return Ok(None),
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),

@@ -101,14 +101,16 @@ pub(crate) fn table(options: &OperatorsOptions) -> Result<()> {
     say!("|---|---|--:|{}---|", "---|".repeat(names.len()))?;
     let kernels = kernels(&cases);
     let mut definitions: Vec<_> = Standard::definitions().collect();
-    definitions.sort_by_key(|definition| (definition.name, definition.since));
+    definitions.sort_by_key(|definition| (definition.domain, definition.name, definition.since));
     for definition in definitions {
         let last = definition.until.map_or_else(|| "…".to_owned(), |until| format!("–{}", until - 1));
         let count = cases.iter().filter(|case| *case.operator.name == *definition.name).count();
+        let dot = if definition.domain.is_empty() { "" } else { "." };
+        let name = format!("{}{dot}{}", definition.domain, definition.name);
         let cells: Vec<String> = tables.iter().map(|table| cell(table.get(definition.name))).collect();
         let shared = kernels.get(definition.name).map(|types| types.iter().copied().collect::<Vec<_>>().join(" "));
         let shared = shared.unwrap_or_else(|| "—".into());
-        say!("| {} | {}{last} | {count} | {} | {shared} |", definition.name, definition.since, cells.join(" | "))?;
+        say!("| {name} | {}{last} | {count} | {} | {shared} |", definition.since, cells.join(" | "))?;
     }
     Ok(())
 }
