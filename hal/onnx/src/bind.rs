@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashSet};
 use hetero_hal::{Allowance, Dim, Graph, Model, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
-use crate::infer::{check_operators, infer_along_branches};
+use crate::infer::{check_operators, infer_expanding};
 
 /// The shapes, sizes and contents to which a model is bound.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +63,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
             }
         }
     }
-    let inferred = infer_along_branches(&mut graph, operators, &binding.allowance)?;
+    let inferred = infer_expanding(&mut graph, operators, &binding.allowance)?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
     Ok(BoundModel { program, symbols, assumed })

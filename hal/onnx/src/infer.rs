@@ -6,7 +6,7 @@
 
 use foldhash::HashMap;
 use hetero_hal::{
-    Allowance, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
+    Allowance, Capture, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
     OperatorSet, Tensor, TensorType, ValueId, element_count, empties,
 };
 
@@ -44,15 +44,19 @@ struct Rules<'a> {
 }
 
 /// Infers as [`infer`] does, and puts the branch that it takes in the place of each `If` whose
-/// condition is known by then.
-/// What such a branch decides may be the next condition, so both are one walk.
-pub(crate) fn infer_along_branches(
+/// condition is known by then, and the body in the place of each node whose operator has one.
+/// What such a branch decides may be the next condition, so all of this is one walk.
+///
+/// # Errors
+/// Those of [`infer`], and `OutOfMemory` where the bodies' constants do not fit the allowance.
+pub fn infer_expanding(
     graph: &mut Graph,
     operators: &dyn OperatorSet,
     allowance: &Allowance,
 ) -> Result<Inferred> {
     let rules = Rules { operators, allowance };
     let mut inferred = Inferred::default();
+    let mut left_for_bodies = allowance.clone();
     // The nodes that are left, the next one last.
     let mut left = std::mem::take(&mut graph.nodes);
     left.reverse();
@@ -70,11 +74,45 @@ pub(crate) fn infer_along_branches(
             left.extend(splice(graph, &node, &branch).into_iter().rev());
             continue;
         }
+        let body = expanded(graph, &node, rules, &inferred, &mut left_for_bodies);
+        if let Some(body) = body.map_err(|error| error.at(node.to_string()))? {
+            left.extend(splice(graph, &node, &body).into_iter().rev());
+            continue;
+        }
         visit(graph, &node, rules, &mut inferred)?;
         nodes.push(node);
     }
     graph.nodes = nodes;
     Ok(inferred)
+}
+
+/// Returns the body of a node whose operator has one, with the node's inputs as its captures.
+fn expanded(
+    graph: &Graph,
+    node: &Node,
+    rules: Rules<'_>,
+    inferred: &Inferred,
+    left: &mut Allowance,
+) -> hetero_hal::Result<Option<Graph>> {
+    let Some(definition) = rules.operators.find(&node.operator).filter(|definition| definition.expand.is_some()) else {
+        return Ok(None);
+    };
+    definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
+    let facts = input_facts(graph, node, inferred);
+    let none = |_: &str, _: &[TensorType]| Err(hetero_hal::Error::internal("a body has no subgraph"));
+    let context =
+        Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
+    let Some(mut body) = definition.body(&context, left)? else { return Ok(None) };
+    let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
+    let bytes = constants.map(|tensor| tensor.bytes().len()).fold(0, usize::saturating_add);
+    *left = left.less(bytes)?;
+    body.captures = node
+        .inputs
+        .iter()
+        .zip(&body.inputs)
+        .filter_map(|(outer, inner)| Some(Capture { outer: (*outer)?, inner: *inner }))
+        .collect();
+    Ok(Some(body))
 }
 
 /// The findings of inference beside types.
@@ -169,6 +207,18 @@ struct Facts {
     most: Vec<Tensor>,
 }
 
+/// Returns what is known of the inputs of a node.
+fn input_facts(graph: &Graph, node: &Node, inferred: &Inferred) -> Vec<Option<InputFact>> {
+    let content =
+        |id: ValueId| graph.values[id.index()].constant.as_ref().or_else(|| inferred.values.get(&id)).cloned();
+    let fact = |id: ValueId| InputFact {
+        ty: graph.values[id.index()].ty.clone(),
+        value: content(id),
+        most: inferred.most.get(&id).cloned(),
+    };
+    node.inputs.iter().map(|id| id.map(fact)).collect()
+}
+
 fn node_facts(
     graph: &Graph,
     node: &Node,
@@ -177,19 +227,7 @@ fn node_facts(
     inferred: &Inferred,
 ) -> hetero_hal::Result<Facts> {
     definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
-    let content =
-        |id: ValueId| graph.values[id.index()].constant.as_ref().or_else(|| inferred.values.get(&id)).cloned();
-    let facts: Vec<Option<InputFact>> = node
-        .inputs
-        .iter()
-        .map(|id| {
-            id.map(|id| InputFact {
-                ty: graph.values[id.index()].ty.clone(),
-                value: content(id),
-                most: inferred.most.get(&id).cloned(),
-            })
-        })
-        .collect();
+    let facts = input_facts(graph, node, inferred);
     let subgraph = |name: &str, inputs: &[TensorType]| {
         let Some(body) = node.operator.graph(name)? else {
             return Err(hetero_hal::Error::invalid_model(format!("it lacks the graph '{name}'")));

@@ -20,6 +20,7 @@
 
 mod attention;
 mod binary;
+mod body;
 mod cast;
 mod control;
 mod conv;
@@ -31,6 +32,7 @@ mod indexing;
 mod layout;
 mod loss;
 mod matmul;
+mod microsoft;
 mod normalize;
 mod numbers;
 mod place;
@@ -55,6 +57,7 @@ use std::sync::LazyLock;
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
 pub use control::run;
+pub use microsoft::Blocks;
 pub use resize::Resampling;
 pub use window::{Padding, Window};
 
@@ -92,7 +95,7 @@ type Index = foldhash::HashMap<(&'static str, &'static str), Vec<&'static Defini
 
 static INDEX: LazyLock<Index> = LazyLock::new(|| {
     let mut index = Index::default();
-    for definition in TABLE.iter().copied().flatten() {
+    for definition in Standard::definitions() {
         index.entry((definition.domain, definition.name)).or_default().push(definition);
     }
     index
@@ -103,9 +106,9 @@ static INDEX: LazyLock<Index> = LazyLock::new(|| {
 pub struct Standard;
 
 impl Standard {
-    /// Returns every definition.
+    /// Returns every definition, of other domains than the standard's too.
     pub fn definitions() -> impl Iterator<Item = &'static Definition> {
-        TABLE.iter().copied().flatten()
+        TABLE.iter().chain(&microsoft::DEFINITIONS).copied().flatten()
     }
 }
 
