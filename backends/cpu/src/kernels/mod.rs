@@ -13,6 +13,7 @@ mod lstm;
 mod matmul;
 mod moments;
 mod movement;
+mod nbits;
 mod normalize;
 mod oracle;
 mod pad;
@@ -280,8 +281,13 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
 fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // Native kernels are made for exact shapes, and for elements that do not share a byte.
     let exact = |value: &ProgramValue| !value.is_dynamic() && value.dtype.bits().is_multiple_of(8);
-    if !site.operator().domain.is_empty() || !site.values().all(exact) {
+    if !site.values().all(exact) {
         return Ok(None);
+    }
+    if !site.operator().domain.is_empty() {
+        // The other operators of this domain have bodies of the standard's.
+        let product = &*site.operator().domain == "com.microsoft" && &*site.operator().name == "MatMulNBits";
+        return if product { nbits::compile(site) } else { Ok(None) };
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),

@@ -229,6 +229,8 @@ struct Cache {
     rows: usize,
     /// The number of keys before the fresh ones, for each sequence: `[batch, 1]`.
     before: ValueId,
+    /// The number of all keys of each sequence: `[batch, 1]`.
+    lengths: ValueId,
     /// The row of old cache, fresh rows and one row of zeros for each new row: `[batch · groups,
     /// rows]`, counted through all of them.
     sources: ValueId,
@@ -240,13 +242,15 @@ impl Cache {
         let rows = past.max(total);
         let given = body.input(5);
         let given = body.cast(given, DType::I64);
-        let lengths = body.reshape(given, &[batch, 1])?;
+        let given = body.reshape(given, &[batch, 1])?;
+        let one = body.number(1.0, DType::I64)?;
+        let lengths = body.add(given, one);
         // The first run is about fresh keys alone, although some sequences may be shorter.
         let before = if steps == total {
             body.zeros(DType::I64, &[batch, 1])?
         } else {
-            let lacking = body.number(1.0 - steps as f64, DType::I64)?;
-            body.add(lengths, lacking)
+            let fresh = body.number(steps as f64, DType::I64)?;
+            body.sub(lengths, fresh)
         };
         let place = body.whole(&[1, rows], |at| at as i64)?;
         let fresh = body.number(steps as f64, DType::I64)?;
@@ -265,7 +269,7 @@ impl Cache {
         let first = body.whole(&[batch, groups, 1], |head| (head * all) as i64)?;
         let sources = body.add(row, first);
         let sources = body.reshape(sources, &[heads, rows])?;
-        Ok(Cache { rows, before, sources })
+        Ok(Cache { rows, before, lengths, sources })
     }
 
     /// Returns the new cache: `[batch, groups, rows, width]`.
@@ -380,32 +384,29 @@ fn rotated(
     ])
 }
 
-/// Returns what is added to the scores so that no query sees a hidden key: one that comes later,
-/// or one before the window.
-fn hidden(body: &mut Body, operator: &Operator, sizes: &Sizes, cache: &Cache) -> Result<ValueId> {
-    let &Sizes { dtype, batch, steps, .. } = sizes;
+/// Returns which keys each query sees, as `[batch, 1, steps or 1, rows]`.
+/// Hidden are keys that are not there, that come later, or that lie before the window.
+fn seen(body: &mut Body, operator: &Operator, sizes: &Sizes, cache: &Cache) -> Result<ValueId> {
+    let &Sizes { batch, steps, .. } = sizes;
     let place = body.whole(&[1, 1, cache.rows], |at| at as i64)?;
-    let step = body.whole(&[1, steps, 1], |at| at as i64)?;
-    let before = body.reshape(cache.before, &[batch, 1, 1])?;
+    let lengths = body.reshape(cache.lengths, &[batch, 1, 1])?;
+    let mut seen = body.op("Less", &[place, lengths]);
     let causal = operator.int("causal")?.unwrap_or(1) != 0;
-    let window = operator.int("local_window_size")?.unwrap_or(-1);
-    let last = if causal {
-        body.add(before, step)
-    } else {
-        let fresh = body.number(steps as f64 - 1.0, DType::I64)?;
-        body.add(before, fresh)
-    };
-    let mut seen = body.op("LessOrEqual", &[place, last]);
-    if causal && window > 0 {
-        let width = body.number(window as f64, DType::I64)?;
-        let start = body.sub(last, width);
-        let inside = body.op("Greater", &[place, start]);
-        seen = body.op("And", &[seen, inside]);
+    if causal {
+        let step = body.whole(&[1, steps, 1], |at| at as i64)?;
+        let before = body.reshape(cache.before, &[batch, 1, 1])?;
+        let last = body.add(before, step);
+        let earlier = body.op("LessOrEqual", &[place, last]);
+        seen = body.op("And", &[seen, earlier]);
+        let window = operator.int("local_window_size")?.unwrap_or(-1);
+        if window > 0 {
+            let width = body.number(window as f64, DType::I64)?;
+            let start = body.sub(last, width);
+            let inside = body.op("Greater", &[place, start]);
+            seen = body.op("And", &[seen, inside]);
+        }
     }
-    let (shown, hidden) = (body.number(0.0, dtype)?, body.number(least(dtype), dtype)?);
-    let bias = body.op("Where", &[seen, shown, hidden]);
-    let rows = if causal { steps } else { 1 };
-    body.reshape(bias, &[batch, 1, rows, cache.rows])
+    body.reshape(seen, &[batch, 1, if causal { steps } else { 1 }, cache.rows])
 }
 
 /// Returns the softmax of scores, where a sink may take a share of each query's weights.
@@ -477,15 +478,20 @@ fn grouped(inference: &Inference<'_>) -> Result<Option<Graph>> {
         }
         scores = body.add(scores, bias);
     }
-    let hidden = hidden(&mut body, operator, &sizes, &cache)?;
-    scores = body.add(scores, hidden);
+    let seen = seen(&mut body, operator, &sizes, &cache)?;
+    let (nothing, hidden) = (body.number(0.0, dtype)?, body.number(least(dtype), dtype)?);
+    let bias = body.op("Where", &[seen, nothing, hidden]);
+    let raw = scores;
+    scores = body.add(scores, bias);
     let weights = weights(&mut body, inference, &sizes, cache.rows, scores)?;
     let lined = body.reshape(weights, &[batch, groups, lines, cache.rows])?;
     let result = body.op("MatMul", &[lined, values]);
     let result = body.reshape(result, &[batch, heads, steps, width])?;
     let mut outputs = vec![side_by_side(&mut body, result, [batch, heads, steps, width])?, keys, values];
     if inference.outputs > 3 {
-        let shown = if operator.int("qk_output")?.unwrap_or(0) == 1 { scores } else { weights };
+        // What is hidden counts as 0 before the softmax, too.
+        let before = operator.int("qk_output")?.unwrap_or(0) == 1;
+        let shown = if before { body.op("Where", &[seen, raw, nothing]) } else { weights };
         outputs.push(body.slice(shown, 3, (0, total))?);
     }
     body.done(&outputs)
