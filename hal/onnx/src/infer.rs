@@ -19,6 +19,9 @@ const MOST_ELEMENTS: usize = 4096;
 /// The most bytes that such a computation takes on its way.
 const MOST_BYTES: usize = 1 << 22;
 
+/// The bytes that a node of a body takes until its program is bound, with its values and names.
+const NODE_BYTES: usize = 1 << 10;
+
 /// Infers the types of all values of a graph, as far as the types of its inputs tell.
 /// The result holds the content of each value that shapes alone decide, and the sizes that depend
 /// on data.
@@ -103,9 +106,10 @@ fn expanded(
     let context =
         Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
     let Some(mut body) = definition.body(&context, left)? else { return Ok(None) };
+    trim(&mut body, node);
     let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
     let bytes = constants.map(|tensor| tensor.bytes().len()).fold(0, usize::saturating_add);
-    *left = left.less(bytes)?;
+    *left = left.less(bytes.saturating_add(body.nodes.len().saturating_mul(NODE_BYTES)))?;
     body.captures = node
         .inputs
         .iter()
@@ -113,6 +117,27 @@ fn expanded(
         .filter_map(|(outer, inner)| Some(Capture { outer: (*outer)?, inner: *inner }))
         .collect();
     Ok(Some(body))
+}
+
+/// Takes the nodes and outputs out of a body that make nothing which the node is asked for.
+fn trim(body: &mut Graph, node: &Node) {
+    let mut needed = vec![false; body.values.len()];
+    for (inner, _) in body.outputs.iter().zip(&node.outputs).filter(|(_, outer)| outer.is_some()) {
+        needed[inner.index()] = true;
+    }
+    let mut kept = Vec::with_capacity(body.nodes.len());
+    for mut inner in std::mem::take(&mut body.nodes).into_iter().rev() {
+        for output in &mut inner.outputs {
+            *output = output.filter(|id| needed[id.index()]);
+        }
+        while inner.outputs.pop_if(|output| output.is_none()).is_some() {}
+        if !inner.outputs.is_empty() {
+            inner.uses().for_each(|id| needed[id.index()] = true);
+            kept.push(inner);
+        }
+    }
+    kept.reverse();
+    body.nodes = kept;
 }
 
 /// The findings of inference beside types.
@@ -392,4 +417,61 @@ pub fn check_operators(model: &hetero_hal::Model, operators: &dyn OperatorSet) -
         })
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(MissingOperators(missing)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{Attribute, DType, ErrorKind, Model, Operator, Value};
+    use hetero_reference::Standard;
+
+    use super::*;
+    use crate::{Binding, bind};
+
+    /// Returns a model of one node of `com.microsoft` over inputs of these shapes.
+    fn model(operator: Operator, shapes: &[&[usize]], outputs: &[bool]) -> Model {
+        let mut graph = Graph { name: "g".into(), ..Graph::default() };
+        let mut value = |name: String, ty: TensorType| {
+            graph.values.push(Value { name: name.into(), ty, constant: None });
+            ValueId(graph.values.len() as u32 - 1)
+        };
+        let exact = |shape: &[usize]| TensorType::exact(DType::F32, shape);
+        let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, dims)| value(format!("x{i}"), exact(dims))).collect();
+        let outputs: Vec<_> = (0..outputs.len())
+            .map(|at| outputs[at].then(|| value(format!("y{at}"), TensorType::default())))
+            .collect();
+        graph.inputs.clone_from(&inputs);
+        graph.outputs = outputs.iter().flatten().copied().collect();
+        let inputs = inputs.into_iter().map(Some).collect();
+        let operator = Operator { domain: "com.microsoft".into(), ..operator };
+        graph.nodes.push(Node { name: "n".into(), operator, inputs, outputs });
+        Model { graph, opsets: [("".into(), 17), ("com.microsoft".into(), 1)].into(), ..Model::default() }
+    }
+
+    #[test]
+    fn a_body_takes_the_place_of_its_node_and_holds_what_is_asked_for() {
+        let skip = Operator::new("SkipLayerNormalization", 1);
+        let shapes = [&[2usize, 3, 4][..], &[2, 3, 4], &[4]];
+        let names = |outputs: &[bool]| -> Vec<String> {
+            let bound = bind(&model(skip.clone(), &shapes, outputs), &Binding::default(), &Standard).unwrap();
+            assert!(bound.program.nodes().iter().all(|node| node.name.starts_with("n/")));
+            bound.program.nodes().iter().map(|node| format!("{}:{}", node.operator, node.outputs.len())).collect()
+        };
+        assert_eq!(names(&[true]), ["Add:1", "LayerNormalization:1"]);
+        assert_eq!(names(&[true, false, false, true]), ["Add:1", "LayerNormalization:1"]);
+        assert_eq!(names(&[false, false, false, true]), ["Add:1"]);
+        assert_eq!(names(&[true, true]), ["Add:1", "LayerNormalization:2"]);
+    }
+
+    #[test]
+    fn bodies_take_memory_of_the_binding_together() {
+        let attention = Operator::new("MultiHeadAttention", 1)
+            .with("num_heads", Attribute::Int(1))
+            .with("unidirectional", Attribute::Int(1));
+        let model = model(attention, &[&[1, 512, 2], &[1, 512, 2], &[1, 512, 2]], &[true]);
+        let allowed = |bytes: usize| Binding { allowance: Allowance::new(bytes), ..Binding::default() };
+        assert!(bind(&model, &allowed(64 << 20), &Standard).is_ok());
+        let error = hetero_hal::Error::from(bind(&model, &allowed(1 << 20), &Standard).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("MultiHeadAttention"), "{error}");
+    }
 }

@@ -357,7 +357,7 @@ impl Suite {
             }
             for window in [1, 2, 4] {
                 let operator = plain.clone().with("local_window_size", int(window));
-                self.add_partial(&format!("{name} window {window}"), operator, own.clone(), &[6], 1);
+                self.add_partial(&format!("{name} window {window}"), operator, own.clone(), &[6], 3);
             }
             for kind in [1, 2] {
                 let operator = plain.clone().with("qk_output", int(kind));
@@ -366,15 +366,15 @@ impl Suite {
             let settings = [("softcap", real(0.5)), ("scale", real(0.9)), ("smooth_softmax", int(1))];
             for (setting, value) in settings {
                 let operator = plain.clone().with(setting, value);
-                self.add_partial(&format!("{name} {setting}"), operator, own.clone(), &[6], 1);
+                self.add_partial(&format!("{name} {setting}"), operator, own.clone(), &[6], 3);
             }
             let both_ways = plain.clone().with("causal", int(0));
-            self.add_partial(&format!("{name} both ways"), both_ways, own.clone(), &[6], 1);
+            self.add_partial(&format!("{name} both ways"), both_ways, own.clone(), &[6], 3);
             let bias = self.f(&[1, heads, steps, total as usize]);
             let capped = plain.clone().with("softcap", real(0.7));
-            self.add_partial(&format!("{name} with a bias"), capped, with(own.clone(), 10, bias), &[6], 1);
+            self.add_partial(&format!("{name} with a bias"), capped, with(own.clone(), 10, bias), &[6], 3);
             let sink = self.f(&[heads]);
-            self.add_partial(&format!("{name} with sinks"), plain.clone(), with(own.clone(), 11, sink), &[6], 1);
+            self.add_partial(&format!("{name} with sinks"), plain.clone(), with(own.clone(), 11, sink), &[6], 3);
             let factors = [self.f(&[width]), self.f(&[width])];
             let normed = with(with(own, 14, factors[0].clone()), 15, factors[1].clone());
             self.add_partial(&format!("{name} normalised"), plain.clone(), normed, &[6, 14, 15], 3);
@@ -522,7 +522,8 @@ impl Suite {
         }
         for (name, scale) in [("QLinearSigmoid", scalar(0.004f32)), ("QLinearLeakyRelu", scalar(0.031f32))] {
             let x = self.bytes(&[16, 16]);
-            let base = all(vec![x, scalar(0.02f32), scalar(120u8), scale]);
+            let mut base = all(vec![x, scalar(0.02f32), scalar(120u8), scale]);
+            base.push(None);
             self.add_partial("uint8", of(name), base.clone(), &[1, 2, 3], 1);
             self.add_partial("with a zero", of(name), with(base, 4, scalar(9u8)), &[1, 2, 3, 4], 1);
             let x = self.signed(&[16, 16]);

@@ -13,6 +13,8 @@ mod inverse;
 mod lstm;
 mod normalize;
 mod quantized;
+#[cfg(test)]
+mod tests;
 
 use hetero_hal::{Definition, Operator, Result};
 
