@@ -267,7 +267,8 @@ pub use memory::{
 };
 pub use model::Model;
 pub use operators::{
-    Definition, EvaluateFn, ExpandFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn, empties,
+    Definition, EvaluateFn, Evaluation, ExpandFn, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
+    empties,
 };
 pub use program::{Extent, Program, ProgramValue};
 pub use queue::{Execution, Extents, HostTask, Operation, Queue, QueueOptions, Work, submit_and_wait};

@@ -52,11 +52,7 @@ struct Rules<'a> {
 ///
 /// # Errors
 /// Those of [`infer`], and `OutOfMemory` where the bodies' constants do not fit the allowance.
-pub fn infer_expanding(
-    graph: &mut Graph,
-    operators: &dyn OperatorSet,
-    allowance: &Allowance,
-) -> Result<Inferred> {
+pub fn infer_expanding(graph: &mut Graph, operators: &dyn OperatorSet, allowance: &Allowance) -> Result<Inferred> {
     let rules = Rules { operators, allowance };
     let mut inferred = Inferred::default();
     let mut left_for_bodies = allowance.clone();
@@ -103,8 +99,7 @@ fn expanded(
     definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
     let facts = input_facts(graph, node, inferred);
     let none = |_: &str, _: &[TensorType]| Err(hetero_hal::Error::internal("a body has no subgraph"));
-    let context =
-        Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
+    let context = Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
     let Some(mut body) = definition.body(&context, left)? else { return Ok(None) };
     trim(&mut body, node);
     let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
@@ -436,9 +431,8 @@ mod tests {
         };
         let exact = |shape: &[usize]| TensorType::exact(DType::F32, shape);
         let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, dims)| value(format!("x{i}"), exact(dims))).collect();
-        let outputs: Vec<_> = (0..outputs.len())
-            .map(|at| outputs[at].then(|| value(format!("y{at}"), TensorType::default())))
-            .collect();
+        let outputs: Vec<_> =
+            (0..outputs.len()).map(|at| outputs[at].then(|| value(format!("y{at}"), TensorType::default()))).collect();
         graph.inputs.clone_from(&inputs);
         graph.outputs = outputs.iter().flatten().copied().collect();
         let inputs = inputs.into_iter().map(Some).collect();

@@ -210,8 +210,7 @@ impl Suite {
         let (batch, steps, heads, width, inner, past) = (2, 3, 2, 4, 6, 2);
         let hidden = heads * width;
         let plain = of("Attention").with("num_heads", int(heads as i64));
-        let base =
-            all(vec![self.f(&[batch, steps, inner]), self.f(&[inner, 3 * hidden]), self.f(&[3 * hidden])]);
+        let base = all(vec![self.f(&[batch, steps, inner]), self.f(&[inner, 3 * hidden]), self.f(&[3 * hidden])]);
         let cache = self.f(&[2, batch, heads, past, width]);
         let masks: Vec<(&str, Drawn)> = vec![
             ("no", i32s(&[0], &[])),
@@ -356,6 +355,10 @@ impl Suite {
                 self.add_partial(&format!("{name} placed {interleaved}"), turning, placed, &[6], 3);
             }
             for window in [1, 2, 4] {
+                // A query that sees no key has no right answer.
+                if window == 1 && name == "ragged prompt" {
+                    continue;
+                }
                 let operator = plain.clone().with("local_window_size", int(window));
                 self.add_partial(&format!("{name} window {window}"), operator, own.clone(), &[6], 3);
             }
@@ -512,7 +515,8 @@ impl Suite {
         // Scales are powers of two, so that a sum lies on a half only where that is exact.
         let step = |power: i32| scalar(2.0f32.powi(power));
         for (name, scale) in [("QLinearAdd", step(-4)), ("QLinearMul", step(-3))] {
-            let both = [(self.bytes(&[3, 40]), self.bytes(&[40]), true), (self.signed(&[3, 1]), self.signed(&[40]), false)];
+            let both =
+                [(self.bytes(&[3, 40]), self.bytes(&[40]), true), (self.signed(&[3, 1]), self.signed(&[40]), false)];
             for (a, b, unsigned) in both {
                 let zero = |value: u8| if unsigned { scalar(value) } else { scalar(value as i8) };
                 let inputs = vec![a, step(-5), zero(120), b, step(-5), zero(100), scale.clone(), zero(90)];
@@ -535,7 +539,8 @@ impl Suite {
         self.add("alpha", bent, inputs, &[1, 2, 3, 4], 1);
         for last in [0, 1] {
             let operator = of("QLinearGlobalAveragePool").with("channels_last", int(last));
-            let inputs = vec![self.bytes(&[2, 5, 7, 3]), scalar(0.02f32), scalar(120u8), scalar(0.0051f32), scalar(90u8)];
+            let inputs =
+                vec![self.bytes(&[2, 5, 7, 3]), scalar(0.02f32), scalar(120u8), scalar(0.0051f32), scalar(90u8)];
             self.add(&format!("channels last {last}"), operator, inputs, &[1, 2, 3, 4], 1);
         }
         for (version, axis, shape) in [(13, -1, &[4, 10][..]), (13, 1, &[4, 5, 3]), (11, 1, &[4, 5, 2])] {
@@ -547,14 +552,8 @@ impl Suite {
         }
         let operator = of("QLinearConcat").with("axis", int(1));
         let inputs = vec![scalar(0.03f32), scalar(90u8)];
-        let parts = [
-            self.bytes(&[2, 3]),
-            scalar(0.02f32),
-            scalar(120u8),
-            self.bytes(&[2, 5]),
-            scalar(0.04f32),
-            scalar(100u8),
-        ];
+        let parts =
+            [self.bytes(&[2, 3]), scalar(0.02f32), scalar(120u8), self.bytes(&[2, 5]), scalar(0.04f32), scalar(100u8)];
         self.add("of two", operator, [inputs, parts.to_vec()].concat(), &[0, 1, 3, 4, 6, 7], 1);
         for dtype in [DType::U8, DType::I8, DType::U16, DType::I16] {
             let (low, high) = if matches!(dtype, DType::U8 | DType::U16) { (0.0, 250.0) } else { (-120.0, 120.0) };

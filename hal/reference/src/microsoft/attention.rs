@@ -8,12 +8,7 @@ use crate::body::{Body, evaluate_by_body, has, infer_by_body, known, misfit, sha
 use crate::numbers::pack;
 use crate::shapes::size;
 
-const fn of(
-    name: &'static str,
-    inputs: (usize, usize),
-    outputs: usize,
-    expand: hetero_hal::ExpandFn,
-) -> Definition {
+const fn of(name: &'static str, inputs: (usize, usize), outputs: usize, expand: hetero_hal::ExpandFn) -> Definition {
     Definition::new(name, 1, inputs, infer_by_body, evaluate_by_body)
         .in_domain(DOMAIN)
         .outputs(outputs)

@@ -176,9 +176,10 @@ fn product(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         for (at, weight) in weights.iter_mut().enumerate() {
             let group = match &order {
                 None => at / block,
-                Some(order) => usize::try_from(order[at]).ok().filter(|&group| group < parts).ok_or_else(|| {
-                    misfit(operator, format!("g_idx names the group {} of {parts}", order[at]))
-                })?,
+                Some(order) => usize::try_from(order[at])
+                    .ok()
+                    .filter(|&group| group < parts)
+                    .ok_or_else(|| misfit(operator, format!("g_idx names the group {} of {parts}", order[at])))?,
             };
             let scale = column * parts + group;
             let zero = match (&packed, &typed) {
@@ -338,10 +339,11 @@ fn gather(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                     *place = rest % size;
                     rest /= size;
                 }
-                let group = position.iter().zip(&gathering.scales).enumerate().fold(0, |group, (axis, (&place, &size))| {
-                    let place = if axis == blocked { place / block } else { place.min(size - 1) };
-                    group * size + place
-                });
+                let group =
+                    position.iter().zip(&gathering.scales).enumerate().fold(0, |group, (axis, (&place, &size))| {
+                        let place = if axis == blocked { place / block } else { place.min(size - 1) };
+                        group * size + place
+                    });
                 let zero = zeros.as_ref().map_or(gathering.zero, |zeros| zeros[group]);
                 result.push((x[at] - zero) * scales[group]);
             }
@@ -356,8 +358,7 @@ fn expand_gather(inference: &Inference<'_>) -> Result<Option<Graph>> {
     if !known(inference) || inference.dtype(0)? != Some(DType::U8) {
         return Ok(None);
     }
-    let (Some(data), Some(indices), Some(scales)) =
-        (shape(inference, 0)?, shape(inference, 1)?, shape(inference, 2)?)
+    let (Some(data), Some(indices), Some(scales)) = (shape(inference, 0)?, shape(inference, 1)?, shape(inference, 2)?)
     else {
         return Ok(None);
     };

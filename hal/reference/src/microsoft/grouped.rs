@@ -11,9 +11,7 @@ use crate::body::{Body, OPSET, evaluate_by_body, has, infer_by_body, known, misf
 use crate::shapes::size;
 
 pub(super) static DEFINITIONS: &[Definition] = &[
-    Definition::new("RotaryEmbedding", 1, (4, 4), infer_by_body, evaluate_by_body)
-        .in_domain(DOMAIN)
-        .expanding(rotary),
+    Definition::new("RotaryEmbedding", 1, (4, 4), infer_by_body, evaluate_by_body).in_domain(DOMAIN).expanding(rotary),
     Definition::new("GroupQueryAttention", 1, (7, 16), infer, evaluate_by_body)
         .in_domain(DOMAIN)
         .outputs(4)
@@ -378,10 +376,7 @@ fn rotated(
     }
     let interleaved = flag(operator, "rotary_interleaved")?;
     let rotation = Rotation { rotated, interleaved, cos: angles[0], sin: angles[1] };
-    Ok([
-        rotation.of(body, q, [batch, heads, steps, width])?,
-        rotation.of(body, k, [batch, groups, steps, width])?,
-    ])
+    Ok([rotation.of(body, q, [batch, heads, steps, width])?, rotation.of(body, k, [batch, groups, steps, width])?])
 }
 
 /// Returns which keys each query sees, as `[batch, 1, steps or 1, rows]`.

@@ -10,9 +10,8 @@ use crate::numbers::{floats, pack};
 use crate::recurrent::lstm_seeing;
 use crate::shapes::elements;
 
-pub(super) static DEFINITIONS: &[Definition] = &[
-    Definition::new("DynamicQuantizeLSTM", 1, (12, 12), infer, lstm).in_domain(DOMAIN).outputs(3).counting(flops),
-];
+pub(super) static DEFINITIONS: &[Definition] =
+    &[Definition::new("DynamicQuantizeLSTM", 1, (12, 12), infer, lstm).in_domain(DOMAIN).outputs(3).counting(flops)];
 
 fn flops(_: &Operator, inputs: &[Option<TensorType>], _: &[TensorType]) -> u64 {
     let at = |index: usize| inputs.get(index).and_then(Option::as_ref);
@@ -31,7 +30,8 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     if x.is_some_and(|dims| dims.len() != 3) || r.is_some_and(|dims| dims.len() != 3) {
         return Err(misfit(inference.operator, "the input and the recurrent weights have rank 3"));
     }
-    let at = |dims: Option<&[Dim]>, index: usize| dims.and_then(|dims| dims.get(index).cloned()).unwrap_or(Dim::Unknown);
+    let at =
+        |dims: Option<&[Dim]>, index: usize| dims.and_then(|dims| dims.get(index).cloned()).unwrap_or(Dim::Unknown);
     let (count, hidden) = (at(r, 0), at(r, 1));
     let (steps, batch) = (at(x, 0), at(x, 1));
     let ty = |dims| TensorType { dtype, dims: Some(dims) };

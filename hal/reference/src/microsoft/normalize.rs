@@ -7,12 +7,7 @@ use crate::body::{Body, OPSET, evaluate_by_body, has, infer_by_body, misfit, sha
 use crate::normalize::{infer_layer, layer};
 use crate::shapes::axis;
 
-const fn of(
-    name: &'static str,
-    inputs: (usize, usize),
-    outputs: usize,
-    expand: hetero_hal::ExpandFn,
-) -> Definition {
+const fn of(name: &'static str, inputs: (usize, usize), outputs: usize, expand: hetero_hal::ExpandFn) -> Definition {
     Definition::new(name, 1, inputs, infer_by_body, evaluate_by_body).outputs(outputs).expanding(expand)
 }
 
@@ -99,7 +94,8 @@ fn behind_a_sum(inference: &Inference<'_>, centred: bool) -> Result<Option<Graph
     }
     if let (Some(x), Some(skip)) = (shape(inference, 0)?, shape(inference, 1)?) {
         // The skipping input may lack the batch, or have a batch of one.
-        let whole = skip == x || (rank == 3 && (skip == x[1..] || (skip.len() == 3 && skip[0] == 1 && skip[1..] == x[1..])));
+        let whole =
+            skip == x || (rank == 3 && (skip == x[1..] || (skip.len() == 3 && skip[0] == 1 && skip[1..] == x[1..])));
         if !whole {
             return Err(misfit(operator, format!("the skipping input {skip:?} does not fit {x:?}")));
         }

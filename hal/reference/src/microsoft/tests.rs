@@ -44,10 +44,8 @@ fn close(a: &[f64], b: &[f64]) -> bool {
 
 /// Infers the types of the outputs from what the inputs' types alone tell.
 fn inferred(operator: &Operator, inputs: &[Option<Tensor>], outputs: usize) -> Result<Vec<TensorType>> {
-    let fact = |tensor: &Tensor| InputFact {
-        ty: TensorType::exact(tensor.dtype(), tensor.shape()),
-        ..InputFact::default()
-    };
+    let fact =
+        |tensor: &Tensor| InputFact { ty: TensorType::exact(tensor.dtype(), tensor.shape()), ..InputFact::default() };
     let facts: Vec<_> = inputs.iter().map(|input| input.as_ref().map(fact)).collect();
     let none = |_: &str, _: &[TensorType]| Ok(vec![]);
     let inference = Inference { operator, inputs: &facts, outputs, subgraph: &none };
@@ -93,8 +91,7 @@ fn a_query_of_a_group_sees_the_cache_and_itself() {
     let operator = of("GroupQueryAttention").with("num_heads", int(2)).with("kv_num_heads", int(1));
     let (q, k) = (real(&[1, 1, 2], &[0.0, 0.0]), real(&[1, 1, 1], &[1.0]));
     let cache = real(&[1, 1, 4, 1], &[3.0, 5.0, 100.0, 100.0]);
-    let inputs =
-        [q, k.clone(), real(&[1, 1, 1], &[1.0]), cache.clone(), cache, i32s(&[1], &[2]), i32s(&[], &[3])];
+    let inputs = [q, k.clone(), real(&[1, 1, 1], &[1.0]), cache.clone(), cache, i32s(&[1], &[2]), i32s(&[], &[3])];
     let outputs = crate::evaluate(&operator, &inputs, 3).unwrap();
     // All scores are 0, so each head gets the mean of 3, 5 and 1.
     assert!(close(&floats(&outputs[0]).unwrap(), &[3.0, 3.0]));
@@ -120,9 +117,15 @@ fn what_does_not_fit_is_refused_before_it_is_bound() {
     let (x, codes, scale) = (filled(&[1, 16]), bytes(&[1, 1, 8], &[0; 8]), real(&[1], &[1.0]));
     let inputs = [x.clone(), codes.clone(), scale.clone()];
     assert!(inferred(&product, &inputs, 1).is_ok());
-    for (name, value) in
-        [("K", 0), ("K", i64::MAX), ("N", i64::MIN), ("N", 1 << 62), ("bits", 3), ("block_size", 1 << 62), ("block_size", 0)]
-    {
+    for (name, value) in [
+        ("K", 0),
+        ("K", i64::MAX),
+        ("N", i64::MIN),
+        ("N", 1 << 62),
+        ("bits", 3),
+        ("block_size", 1 << 62),
+        ("block_size", 0),
+    ] {
         refused(&product.clone().with(name, int(value)), &inputs);
     }
     refused(&product, &[filled(&[16, 1]), codes.clone(), scale.clone()]);
@@ -158,15 +161,10 @@ fn what_does_not_fit_is_refused_before_it_is_bound() {
     refused(&of("SkipLayerNormalization"), &[filled(&[1, 2, 3]), filled(&[1, 3, 2]), filled(&[3])]);
     refused(&of("SkipLayerNormalization"), &[filled(&[3]), filled(&[3]), filled(&[3])]);
     refused(&of("Inverse"), &[filled(&[2, 3])]);
-    refused(&of("QLinearAdd"), &[
-        bytes(&[2], &[1, 2]),
-        filled(&[2]),
-        None,
-        bytes(&[2], &[1, 2]),
-        real(&[], &[1.0]),
-        None,
-        real(&[], &[1.0]),
-    ]);
+    refused(
+        &of("QLinearAdd"),
+        &[bytes(&[2], &[1, 2]), filled(&[2]), None, bytes(&[2], &[1, 2]), real(&[], &[1.0]), None, real(&[], &[1.0])],
+    );
     let concat = of("QLinearConcat").with("axis", int(0));
     refused(&concat, &[real(&[], &[1.0]), bytes(&[], &[1]), bytes(&[2], &[1, 2]), real(&[], &[1.0])]);
     refused(&of("RotaryEmbedding"), &[filled(&[1, 2, 6]), i32s(&[1], &[0]), filled(&[4, 2]), filled(&[4, 1])]);
