@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -378,12 +377,16 @@ impl Profile {
 
     /// Reads the profile at [`Profile::default_path`]; returns `None` where there is none.
     ///
+    /// A caller that nobody named a profile to can go on where this fails, and say so.
+    ///
     /// # Errors
     /// The errors of [`Profile::load`].
     pub fn load_default() -> Result<Option<Profile>> {
-        match Profile::default_path() {
-            Some(path) if path.exists() => Profile::load(&path).map(Some),
-            _ => Ok(None),
+        use std::io::ErrorKind::{NotADirectory, NotFound};
+        let Some(path) = Profile::default_path() else { return Ok(None) };
+        match hetero_files::read_text(&path, LARGEST) {
+            Err(error) if matches!(error.kind(), NotFound | NotADirectory) => Ok(None),
+            text => Profile::of_file(&path, text).map(Some),
         }
     }
 
@@ -391,25 +394,27 @@ impl Profile {
     ///
     /// # Errors
     /// `Io` where the file cannot be read.
-    /// `InvalidArgument` where it is larger than 16 MiB or no profile.
+    /// `InvalidArgument` where it is no file, larger than 16 MiB or no profile.
     pub fn load(path: &Path) -> Result<Profile> {
-        let failed = |source: std::io::Error| {
-            let message = format!("cannot read the profile {}: {source}", path.display());
-            Error::new(ErrorKind::Io, message).with_remedy("make one with `hetero calibrate`").caused_by(source)
-        };
-        let file = std::fs::File::open(path).map_err(failed)?;
-        let mut text = Vec::new();
-        // The file's own length need not be true, such as that of a pipe or of a file that grows.
-        file.take(LARGEST + 1).read_to_end(&mut text).map_err(failed)?;
-        if text.len() as u64 > LARGEST {
-            let message = format!("{} is no profile: it is larger than {LARGEST} bytes", path.display());
-            return Err(Error::invalid_argument(message).with_remedy(REMEDY));
-        }
+        Profile::of_file(path, hetero_files::read_text(path, LARGEST))
+    }
+
+    /// Returns the profile of a file that was read, or the reason why it was not.
+    fn of_file(path: &Path, text: hetero_files::Result<String>) -> Result<Profile> {
+        use hetero_files::Error as FileError;
         let wrong = |reason: String| {
             Error::invalid_argument(format!("{} is no profile: {reason}", path.display())).with_remedy(REMEDY)
         };
-        let text = std::str::from_utf8(&text).map_err(|error| wrong(error.to_string()))?;
-        Profile::parse(text).map_err(wrong)
+        match text {
+            Ok(text) => Profile::parse(&text).map_err(wrong),
+            Err(error @ (FileError::TooLarge { .. } | FileError::NotText(_) | FileError::NotRegular(_))) => {
+                Err(wrong(error.to_string()))
+            }
+            Err(error) => {
+                let message = format!("cannot read the profile {}: {error}", path.display());
+                Err(Error::new(ErrorKind::Io, message).with_remedy("make one with `hetero calibrate`").caused_by(error))
+            }
+        }
     }
 
     /// Reads JSON.
@@ -478,15 +483,9 @@ impl Profile {
             if let Some(folder) = folder {
                 std::fs::create_dir_all(folder)?;
             }
-            let mut beside = path.as_os_str().to_owned();
-            beside.push(format!(".{}", std::process::id()));
-            std::fs::write(&beside, text)?;
-            std::fs::rename(&beside, path).inspect_err(|_| {
-                // Nobody needs the file that remains; the first error is the one to tell.
-                let _ = std::fs::remove_file(&beside);
-            })
+            hetero_files::replace(path, text)
         };
-        write().map_err(|source: std::io::Error| {
+        write().map_err(|source: hetero_files::Error| {
             let message = format!("cannot write the profile {}: {source}", path.display());
             Error::new(ErrorKind::Io, message).with_remedy("name another file").caused_by(source)
         })
@@ -578,6 +577,10 @@ mod tests {
         ] {
             std::fs::write(&path, content).unwrap();
             let error = Profile::load(&path).unwrap_err();
+            assert!(error.message().contains(word) && error.remedy().is_some(), "{error}");
+        }
+        for (path, word) in [(Path::new("/dev/zero"), "a device"), (&folder, "a folder")] {
+            let error = Profile::load(path).unwrap_err();
             assert!(error.message().contains(word) && error.remedy().is_some(), "{error}");
         }
         assert_eq!(Profile::load(&folder.join("absent.json")).unwrap_err().kind(), ErrorKind::Io);

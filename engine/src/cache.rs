@@ -7,9 +7,9 @@
 //! Errors of the folder are no errors of a compilation.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use bytes::Bytes;
 use hetero_hal::{DeviceInfo, Executable, Program};
 use hetero_kit::digest;
 
@@ -40,20 +40,12 @@ impl ProgramCache {
     }
 
     /// Returns the bytes that an earlier compilation of the program for the device has left.
-    pub(crate) fn find(&self, program: &Program, device: &DeviceInfo) -> Option<Vec<u8>> {
-        let path = self.path(program, device);
+    pub(crate) fn find(&self, program: &Program, device: &DeviceInfo) -> Option<Bytes> {
         // A file that is larger than all files together may be is not this cache's.
-        // Nor is what is no file: a pipe or a device may have no end.
-        let about = std::fs::metadata(&path).ok()?;
-        if !about.is_file() || about.len() > self.limit {
-            return None;
-        }
-        let mut sealed = std::fs::read(path).ok()?;
+        let sealed = hetero_files::read(self.path(program, device), self.limit).ok()?;
         // A damaged file counts as absent, and is written again.
         let (content, seal) = sealed.split_last_chunk::<SEAL>()?;
-        let (bytes, sound) = (content.len(), digest(content).to_le_bytes() == *seal);
-        sealed.truncate(bytes);
-        sound.then_some(sealed)
+        (digest(content).to_le_bytes() == *seal).then(|| sealed.slice(..content.len()))
     }
 
     /// Keeps a compiled program, where it has a serial form, and removes the oldest files where
@@ -71,6 +63,7 @@ impl ProgramCache {
 
     /// Removes the files that were written first, until the others are small enough.
     fn trim(&self) -> std::io::Result<()> {
+        hetero_files::remove_old_drafts(&self.folder);
         let mut files: Vec<(SystemTime, u64, PathBuf)> = Vec::new();
         for entry in std::fs::read_dir(&self.folder)?.flatten() {
             let path = entry.path();
@@ -94,12 +87,8 @@ impl ProgramCache {
 
 /// Writes a file as a whole or not at all, as other threads and processes may read it.
 fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    static DRAFTS: AtomicU64 = AtomicU64::new(0);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let draft = path.with_extension(format!("{}-{}.tmp", std::process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
-    std::fs::write(&draft, bytes).and_then(|()| std::fs::rename(&draft, path)).inspect_err(|_| {
-        let _ = std::fs::remove_file(&draft);
-    })
+    Ok(hetero_files::replace(path, bytes)?)
 }

@@ -187,6 +187,9 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
     }
 }
 
+/// The bytes that a configuration may have.
+const LARGEST: u64 = 16 << 20;
+
 /// The names that may stand in a configuration.
 const NAMES: [&str; 16] = [
     "scheduling",
@@ -208,13 +211,14 @@ const NAMES: [&str; 16] = [
 ];
 
 impl Config {
-    /// Reads a file.
+    /// Reads a file of at most 16 MiB, or such a text from a pipe that this process was given, as
+    /// `hetero_files` says.
     ///
     /// # Errors
     /// `File`, or `Config` with the file, the line and the nearest valid name.
     pub fn read(path: impl AsRef<Path>) -> Result<Config, Error> {
         let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
+        let text = hetero_files::read_text(path, LARGEST)
             .map_err(|error| Error::File { path: path.to_owned(), reason: error.to_string() })?;
         Ok(Config::parse(&text, &path.display().to_string())?)
     }

@@ -110,3 +110,25 @@ fn the_folder_stays_within_its_limit_and_strangers_are_left_alone() {
     assert!(files(&folder).contains(&stranger));
     std::fs::remove_dir_all(&folder).unwrap();
 }
+
+#[test]
+#[cfg(unix)]
+fn an_entry_that_is_no_file_counts_as_absent() {
+    let folder = folder("kinds");
+    let _ = std::fs::remove_dir_all(&folder);
+    let expected = run(1.0, Some(&folder), u64::MAX);
+    let entry = files(&folder).pop().unwrap();
+    for make in ["mkfifo", "ln -s /dev/zero", "mkdir"] {
+        std::fs::remove_file(&entry).unwrap();
+        let line = format!("{make} \"$0\"");
+        assert!(std::process::Command::new("sh").args(["-c", &line]).arg(&entry).status().unwrap().success());
+        let (done, outcome) = std::sync::mpsc::channel();
+        let cache = folder.clone();
+        std::thread::spawn(move || done.send(run(1.0, Some(&cache), u64::MAX)));
+        assert_eq!(outcome.recv_timeout(std::time::Duration::from_secs(120)).unwrap(), expected, "{make}");
+        if entry.is_dir() {
+            break;
+        }
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}

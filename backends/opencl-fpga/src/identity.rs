@@ -42,11 +42,9 @@ fn libraries(vendors: &Path) -> Vec<String> {
         Err(_) => vec![vendors.to_owned()],
     };
     files.sort_unstable();
-    let is_short =
-        |path: &PathBuf| std::fs::metadata(path).is_ok_and(|about| about.is_file() && about.len() <= LONGEST);
-    files.retain(|path| path.extension().is_some_and(|ending| ending == "icd") && is_short(path));
-    let named = files.iter().filter_map(|path| std::fs::read_to_string(path).ok());
-    named.map(|text| file_identity(Path::new(text.trim()))).collect()
+    files.retain(|path| path.extension().is_some_and(|ending| ending == "icd"));
+    let named = files.iter().filter_map(|path| hetero_files::read(path, LONGEST).ok());
+    named.map(|text| file_identity(Path::new(String::from_utf8_lossy(&text).trim()))).collect()
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use hetero_hal::Result;
+use hetero_hal::{ErrorKind, Result};
 
 use crate::handle::{Context, DeviceHandle, Program};
 use crate::processor::{self, Processor};
@@ -34,6 +33,9 @@ pub(crate) struct Built {
 
 /// The first bytes of a file of the cache; each version of the format has its own.
 const MAGIC: &[u8; 8] = b"heteroc2";
+
+/// The bytes that a file of the cache may have; a binary for a large FPGA has some hundred million.
+const LARGEST: u64 = 1 << 30;
 
 /// Returns the FNV-1a hash of 128 bits, which tells texts apart and is no proof against forgery.
 fn hash(parts: &[&[u8]]) -> u128 {
@@ -85,8 +87,10 @@ impl Library {
     }
 
     fn compile(&self, context: &Context, key: u128, source: &str) -> Result<Program> {
-        let program = Program::from_source(context, source)?;
-        program.build(self.device, &self.options)?;
+        let program = twice(|| {
+            let program = Program::from_source(context, source)?;
+            program.build(self.device, &self.options).map(|()| program)
+        })?;
         if let (Some(path), Ok(binary)) = (self.path(key), program.binary(self.device)) {
             // A cache that cannot be written is left unused.
             let _ = store(&path, key, &binary);
@@ -101,7 +105,7 @@ impl Library {
     /// Returns a binary of the cache, where there is one that the driver takes.
     /// A binary that the driver does not take is made again.
     fn find(&self, context: &Context, key: u128) -> Option<Program> {
-        self.load(context, key, &std::fs::read(self.path(key)?).ok()?)
+        self.load(context, key, &hetero_files::read(self.path(key)?, LARGEST).ok()?)
     }
 
     /// Returns the program of a sealed binary, where it has this key and the driver takes it.
@@ -133,13 +137,21 @@ fn sealed(key: u128, binary: &[u8]) -> Vec<u8> {
 fn store(path: &Path, key: u128, binary: &[u8]) -> std::io::Result<()> {
     let Some(folder) = path.parent() else { return Ok(()) };
     std::fs::create_dir_all(folder)?;
-    static DRAFTS: AtomicU64 = AtomicU64::new(0);
-    let number = DRAFTS.fetch_add(1, Ordering::Relaxed);
-    let draft = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
-    std::fs::write(&draft, sealed(key, binary))?;
-    std::fs::rename(&draft, path).inspect_err(|_| {
-        let _ = std::fs::remove_file(&draft);
-    })
+    hetero_files::remove_old_drafts(folder);
+    Ok(hetero_files::replace(path, sealed(key, binary))?)
+}
+
+/// Builds a program, and once more where the compiler turns it down.
+///
+/// Drivers keep what they compiled in a cache of their own in the user's folder, which all
+/// processes share, and a build fails where another process wins a race for an entry.
+/// The entry is there then, and the second build finds it.
+/// A source that is wrong fails again, and that error is returned, with the compiler's log.
+fn twice<T>(build: impl Fn() -> Result<T>) -> Result<T> {
+    match build() {
+        Err(error) if error.kind() == ErrorKind::Compile => build(),
+        done => done,
+    }
 }
 
 /// Returns the user's cache folder for programs.
@@ -149,10 +161,34 @@ pub(crate) fn folder() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use hetero_hal::Error;
+
     use super::*;
 
     fn library() -> Library {
         Library::new(DeviceHandle(std::ptr::null_mut()), "maker".into(), "options", None)
+    }
+
+    /// Calls [`twice`] with builds that end in these ways, and returns how many were made.
+    fn builds(outcomes: &[Option<ErrorKind>]) -> (usize, Result<usize>) {
+        let made = std::cell::Cell::new(0);
+        let built = twice(|| {
+            let number = made.replace(made.get() + 1);
+            outcomes[number].map_or(Ok(number), |kind| Err(Error::new(kind, format!("log {number}"))))
+        });
+        (made.get(), built)
+    }
+
+    #[test]
+    fn a_build_that_the_compiler_turns_down_is_tried_once_more() {
+        let (turned_down, lost) = (Some(ErrorKind::Compile), Some(ErrorKind::DeviceLost));
+        assert!(matches!(builds(&[None]), (1, Ok(0))));
+        assert!(matches!(builds(&[turned_down, None]), (2, Ok(1))));
+        let (made, built) = builds(&[turned_down, turned_down, None]);
+        let error = built.unwrap_err();
+        assert!(made == 2 && error.kind() == ErrorKind::Compile && error.message().contains("log 1"), "{error}");
+        let (made, built) = builds(&[lost, None]);
+        assert!(made == 1 && built.unwrap_err().kind() == ErrorKind::DeviceLost);
     }
 
     #[test]

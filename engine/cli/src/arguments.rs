@@ -129,9 +129,15 @@ pub(crate) struct ModelOptions {
     /// Open dimensions that no shape or input file decides are taken as 1.
     #[arg(long = "shape", value_name = "NAME=1x3x224x224", value_parser = parse_shape)]
     pub(crate) shapes: Vec<(String, Vec<usize>)>,
-    /// Read the configuration from this YAML file.
+    /// Read the configuration from this YAML file, or from a pipe that is named /dev/stdin.
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
+    /// Map the model's files instead of reading them into memory, so that a large model is there at
+    /// once and its weights can leave memory again.
+    /// Nobody may write the files meanwhile: where one becomes shorter, the system ends the
+    /// process.
+    #[arg(long)]
+    pub(crate) map_weights: bool,
 }
 
 /// The devices to use, and how.

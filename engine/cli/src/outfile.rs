@@ -29,7 +29,7 @@ impl OutFile {
 
     /// Makes the file, with this content.
     pub(crate) fn write(&self, text: &str) -> Result<()> {
-        std::fs::write(&self.opened, text).map_err(|error| match error.kind() {
+        hetero_files::replace(&self.opened, text).map_err(|error| match error.kind() {
             io::ErrorKind::BrokenPipe => Failure::unread(),
             _ => Failure::file("write", &self.named, &error),
         })

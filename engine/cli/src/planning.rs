@@ -1,11 +1,10 @@
 //! What `plan` and `run` do first: the engine that the options ask for, and the model with its
 //! shapes.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hetero::hal::DeviceId;
-use hetero::{Binding, Config, HeteroEngine, Model, Plan, Strategy};
+use hetero::{Binding, Config, HeteroEngine, Model, Plan, ReadOptions, Strategy};
 use hetero_layers::Fault;
 
 use crate::arguments::{CacheOptions, DeviceOptions, ModelOptions, PlaceOptions};
@@ -69,9 +68,14 @@ pub(crate) fn milliseconds(time: Duration) -> f64 {
 }
 
 /// Reads a model within the command's limits, and tells how long that took.
-pub(crate) fn load(path: &Path, memory_limit: Option<u64>) -> Result<(Model, Duration)> {
+pub(crate) fn load(options: &ModelOptions, memory_limit: Option<u64>) -> Result<(Model, Duration)> {
     let began = Instant::now();
-    let model = hetero::read_model_within(path, &limits::allowance(memory_limit)).map_err(hetero::Error::from)?;
+    let how = ReadOptions {
+        map: options.map_weights,
+        count_files: memory_limit.is_some(),
+        allowance: limits::allowance(memory_limit),
+    };
+    let model = hetero::read_model_with(&options.model, how).map_err(hetero::Error::from)?;
     Ok((model, began.elapsed()))
 }
 

@@ -2,7 +2,7 @@
 //! Pseudo-random tensors are made here too.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use half::f16;
@@ -56,8 +56,9 @@ fn check_header(file: &mut File) -> std::result::Result<(), String> {
 
 fn read_npy(path: &Path) -> Result<Tensor> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("read", path, error);
-    let mut file = File::open(path).map_err(|error| broken(&error))?;
-    let bytes = file.metadata().map_err(|error| broken(&error))?.len();
+    let file = hetero_files::Opened::open(path).map_err(|error| broken(&error))?;
+    let bytes = file.bytes();
+    let mut file = file.into_file();
     check_header(&mut file).map_err(|error| broken(&error))?;
     let npy = npyz::NpyFile::new(BufReader::new(file)).map_err(|error| broken(&error))?;
     let npyz::DType::Plain(element) = npy.dtype() else {
@@ -67,15 +68,15 @@ fn read_npy(path: &Path) -> Result<Tensor> {
     let shape: Option<Vec<usize>> = npy.shape().iter().map(|&size| usize::try_from(size).ok()).collect();
     let shape = shape.ok_or_else(|| broken(&"its shape overflows"))?;
     let count = hetero::hal::element_count(&shape).filter(|&count| count as u64 <= bytes);
-    if count.is_none() {
+    let Some(count) = count else {
         return Err(broken(&"its header promises more than the file holds"));
-    }
+    };
     let columns_first = npy.order() == npyz::Order::Fortran && shape.len() > 1;
     let stored: Vec<usize> = if columns_first { shape.iter().rev().copied().collect() } else { shape.clone() };
     let name = element.to_string();
     macro_rules! elements {
         ($rust:ty) => {
-            typed::<$rust>(npy.into_vec::<$rust>(), &stored)
+            typed::<$rust>(elements(npy, count), &stored)
         };
     }
     let tensor = match name.trim_start_matches(['<', '|', '=', '>']) {
@@ -91,7 +92,7 @@ fn read_npy(path: &Path) -> Result<Tensor> {
         "u4" => elements!(u32),
         "u8" => elements!(u64),
         "b1" => {
-            let flags = npy.into_vec::<bool>().map(|flags| flags.into_iter().map(Bool::from).collect());
+            let flags = elements::<bool>(npy, count).map(|flags| flags.into_iter().map(Bool::from).collect());
             typed::<Bool>(flags, &stored)
         }
         other => return Err(broken(&format!("elements of type {other} are not supported"))),
@@ -104,6 +105,17 @@ fn read_npy(path: &Path) -> Result<Tensor> {
     let transposed = hetero_reference::evaluate(&Operator::new("Transpose", 13), &[Some(tensor)], 1);
     let mut transposed = transposed.map_err(|error| broken(&error))?;
     Ok(transposed.swap_remove(0))
+}
+
+/// Reads so many elements; it is an error, and no end of the process, where there is no memory for
+/// them.
+fn elements<T: npyz::Deserialize>(npy: npyz::NpyFile<BufReader<File>>, count: usize) -> std::io::Result<Vec<T>> {
+    let mut elements = Vec::new();
+    elements.try_reserve_exact(count)?;
+    for element in npy.data().map_err(std::io::Error::other)? {
+        elements.push(element?);
+    }
+    Ok(elements)
 }
 
 fn typed<T: Element>(elements: std::io::Result<Vec<T>>, shape: &[usize]) -> std::result::Result<Tensor, String> {
@@ -122,21 +134,17 @@ pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     } else {
         tensor.clone()
     };
+    hetero_files::replace_with(path, |out| write_elements(out, &tensor)).map_err(|error| broken(&error))
+}
+
+fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
     let shape: Vec<u64> = tensor.shape().iter().map(|&size| size as u64).collect();
-    let mut file = BufWriter::new(File::create(path).map_err(|error| broken(&error))?);
     macro_rules! elements {
         ($rust:ty, $convert:expr) => {{
-            let view = tensor.view::<$rust>().map_err(|error| broken(&error))?;
-            let mut writer = npyz::WriteOptions::new()
-                .default_dtype()
-                .shape(&shape)
-                .writer(&mut file)
-                .begin_nd()
-                .map_err(|error| broken(&error))?;
-            writer.extend(view.iter().map($convert)).map_err(|error| broken(&error))?;
-            writer.finish().map_err(|error| broken(&error))?;
-            // The buffer may hold the end of the file yet, and its drop would tell no error.
-            file.flush().map_err(|error| broken(&error))
+            let view = tensor.view::<$rust>().map_err(std::io::Error::other)?;
+            let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
+            writer.extend(view.iter().map($convert))?;
+            writer.finish()
         }};
     }
     match tensor.dtype() {
@@ -152,7 +160,7 @@ pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
         DType::U32 => elements!(u32, |&v| v),
         DType::U64 => elements!(u64, |&v| v),
         DType::Bool => elements!(Bool, |v| v.get()),
-        other => Err(broken(&format!("{other} has no .npy form"))),
+        other => Err(std::io::Error::other(format!("{other} has no .npy form"))),
     }
 }
 

@@ -351,7 +351,7 @@ fn outside(error: Error, nodes: &[NodeId]) -> Error {
 /// An error names the device.
 fn compile_one(device: &Arc<dyn Device>, program: &Program, fleet: &Fleet) -> Result<Arc<dyn Executable>> {
     let deadline = Some(Instant::now() + fleet.deadline());
-    let cached = fleet.cache().and_then(|cache| cache.find(program, device.info())).map(Into::into);
+    let cached = fleet.cache().and_then(|cache| cache.find(program, device.info()));
     let known = cached.is_some();
     let options = CompileOptions { deadline, cached, ..CompileOptions::default() };
     let executable = device.compile(Source::Program(program), &options).map_err(|error| named(error, &**device))?;

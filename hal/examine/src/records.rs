@@ -5,9 +5,7 @@
 //! Errors of the folder are no errors of an examination.
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -65,12 +63,8 @@ fn path(folder: &Path, key: u128) -> PathBuf {
 }
 
 fn read(path: &Path, of: &str) -> Option<Verdict> {
-    // What is no file, such as a pipe, may have no end.
-    if !std::fs::metadata(path).ok()?.is_file() {
-        return None;
-    }
-    let mut text = String::new();
-    std::fs::File::open(path).ok()?.take(LARGEST).read_to_string(&mut text).ok()?;
+    let bytes = hetero_files::read(path, LARGEST).ok()?;
+    let text = std::str::from_utf8(&bytes).ok()?;
     let (line, seal) = text.strip_suffix('\n')?.split_once('\n')?;
     let record: Record = serde_json::from_str(line).ok().filter(|_| *seal == sealed(line))?;
     (record.of == of && record.verdict.holds()).then_some(record.verdict)
@@ -81,17 +75,13 @@ fn sealed(line: &str) -> String {
 }
 
 /// Writes a file as a whole or not at all, because other processes may read it.
-fn write(path: &Path, record: &Record) -> std::io::Result<()> {
-    static DRAFTS: AtomicU64 = AtomicU64::new(0);
+fn write(path: &Path, record: &Record) -> hetero_files::Result<()> {
+    let line = serde_json::to_string(record).map_err(std::io::Error::from)?;
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
+        hetero_files::remove_old_drafts(folder);
     }
-    let line = serde_json::to_string(record)?;
-    let draft = path.with_extension(format!("{}-{}.tmp", std::process::id(), DRAFTS.fetch_add(1, Ordering::Relaxed)));
-    let written = std::fs::write(&draft, format!("{line}\n{}\n", sealed(&line)));
-    written.and_then(|()| std::fs::rename(&draft, path)).inspect_err(|_| {
-        let _ = std::fs::remove_file(&draft);
-    })
+    hetero_files::replace(path, format!("{line}\n{}\n", sealed(&line)))
 }
 
 /// Removes the files that were written first, where there are too many.

@@ -1,7 +1,6 @@
 //! Errors of reading, writing, checking and binding models.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 /// The result of a call of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -10,13 +9,13 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file cannot be opened, mapped or written.
+    /// A file cannot be opened, read or written.
     #[error("cannot access {}: {source}", path.display())]
     Io {
         /// The path of the file.
         path: PathBuf,
-        /// The operating system's reason.
-        source: Arc<std::io::Error>,
+        /// The reason, such as the operating system's.
+        source: hetero_files::Error,
     },
     /// The bytes are not a protobuf message of the expected kind.
     #[error("{what} is not valid ONNX: {source}; the file may be truncated or of another format")]
@@ -51,10 +50,6 @@ pub enum Error {
 impl Error {
     pub(crate) fn invalid(text: impl Into<String>) -> Self {
         Error::Invalid(text.into())
-    }
-
-    pub(crate) fn io(path: impl Into<PathBuf>, source: std::io::Error) -> Self {
-        Error::Io { path: path.into(), source: Arc::new(source) }
     }
 }
 

@@ -7,9 +7,10 @@ use std::collections::{HashMap, HashSet};
 use hetero_hal::{Allowance, DType};
 
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::import::canonical_domain;
 use crate::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto};
-use crate::tensor::{ExternalFiles, export, import};
+use crate::tensor::{export, import};
 use crate::weigh;
 
 /// The deepest nesting of calls that is expanded.
@@ -128,7 +129,7 @@ fn share_tensor(tensor: &mut TensorProto) {
     if tensor.raw_data.is_some() || !tensor.external_data.is_empty() {
         return;
     }
-    let Ok(content) = import(tensor, &mut ExternalFiles::new(None, Allowance::default())) else { return };
+    let Ok(content) = import(tensor, &mut Files::none(Allowance::default())) else { return };
     if content.dtype() == DType::String {
         return;
     }

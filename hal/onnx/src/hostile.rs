@@ -26,7 +26,7 @@ fn value(name: &str, dtype: DType, dims: &[i64]) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
 }
 
-fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
+pub(crate) fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     NodeProto {
         op_type: Some(operator.into()),
         input: inputs.iter().map(ToString::to_string).collect(),
@@ -35,7 +35,7 @@ fn node(operator: &str, inputs: &[&str], outputs: &[&str]) -> NodeProto {
     }
 }
 
-fn tensor(name: &str, dtype: DType, dims: &[i64], raw: Vec<u8>) -> TensorProto {
+pub(crate) fn tensor(name: &str, dtype: DType, dims: &[i64], raw: Vec<u8>) -> TensorProto {
     TensorProto {
         name: Some(name.into()),
         data_type: Some(dtype.onnx_code()),
@@ -46,7 +46,7 @@ fn tensor(name: &str, dtype: DType, dims: &[i64], raw: Vec<u8>) -> TensorProto {
 }
 
 /// Makes the model y = Relu(x), over two floats, with changes.
-fn model(change: impl FnOnce(&mut ModelProto, &mut GraphProto)) -> Vec<u8> {
+pub(crate) fn model(change: impl FnOnce(&mut ModelProto, &mut GraphProto)) -> Vec<u8> {
     let mut graph = GraphProto {
         node: vec![node("Relu", &["x"], &["y"])],
         input: vec![value("x", DType::F32, &[2])],

@@ -11,15 +11,16 @@ use foldhash::{HashMap, HashSet};
 use hetero_hal::{Attribute, Capture, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
 
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::tensor_shape_proto::dimension;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TypeProto, ValueInfoProto, type_proto};
-use crate::tensor::{self, ExternalFiles};
+use crate::tensor;
 
 /// A reader that turns a graph and, recursively, its subgraphs into the contract's form.
 pub(crate) struct Importer<'a> {
     pub(crate) opsets: &'a BTreeMap<Arc<str>, u32>,
-    pub(crate) files: ExternalFiles,
+    pub(crate) files: Files,
     /// The graphs that are being read, the outermost first.
     scopes: Vec<Scope>,
     /// The names of operators, domains and attributes, which very many nodes have in common.
@@ -51,7 +52,7 @@ impl Scope {
 }
 
 impl<'a> Importer<'a> {
-    pub(crate) fn new(opsets: &'a BTreeMap<Arc<str>, u32>, files: ExternalFiles) -> Self {
+    pub(crate) fn new(opsets: &'a BTreeMap<Arc<str>, u32>, files: Files) -> Self {
         Importer { opsets, files, scopes: Vec::new(), words: HashSet::default() }
     }
 

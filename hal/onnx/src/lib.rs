@@ -1,9 +1,10 @@
 //! ONNX files for hetero: reads and writes models, infers shapes and types, and binds a model to
 //! shapes.
 //!
-//! Weights stay where they are: initialisers are slices of the memory-mapped file, and so is
-//! external data, which must lie in the model's folder.
-//! A mapped file must not be changed while a model of it lives.
+//! A model's file, and external data in its folder, is read into memory once, and weights are
+//! slices of that.
+//! So nothing that happens to a file reaches a model that was read; [`ReadOptions::map`] gives that
+//! up for models that are large.
 //! Symbolic dimensions, subgraphs and optional inputs are kept; functions that a file defines are
 //! expanded.
 //! The meaning of operators comes from an [`OperatorSet`](hetero_hal::OperatorSet), usually from
@@ -51,17 +52,20 @@
 mod bind;
 mod branches;
 mod error;
+// Memory maps are the only part of this crate that safe Rust cannot express.
+#[allow(unsafe_code)]
+mod files;
 mod functions;
 #[cfg(test)]
 mod hostile;
+#[cfg(test)]
+mod hostile_files;
 mod import;
 mod infer;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[rustfmt::skip]
 mod proto;
 mod read;
-// Memory maps are the only part of this crate that safe Rust cannot express.
-#[allow(unsafe_code)]
 mod tensor;
 mod weigh;
 mod write;
@@ -70,6 +74,8 @@ pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use infer::{Inferred, check_operators, infer, infer_expanding};
 pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_within};
+pub use files::ReadOptions;
+pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_with};
 pub use write::{model_of, tensor_to_bytes, to_bytes, write};
 
 /// The oldest version of the standard's operator set that is read.

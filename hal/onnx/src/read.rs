@@ -9,36 +9,38 @@ use hetero_hal::{Allowance, Model, Tensor};
 use prost::Message;
 
 use crate::error::{Error, Result};
+use crate::files::{Files, ReadOptions};
 use crate::import::{Importer, canonical_domain};
 use crate::proto::{ModelProto, TensorProto};
-use crate::tensor::{ExternalFiles, import, map_file};
+use crate::tensor::import;
 use crate::{NEWEST_OPSET, OLDEST_OPSET, functions, weigh};
 
-/// Reads a model file.
-/// Weights, in the file or beside it, are mapped and not copied: the files must stay as they are
-/// while the model lives.
+/// Reads a model file, with the external data beside it, into memory.
+///
+/// Nothing that happens to the files afterwards reaches the model: they may be replaced, shortened
+/// or removed.
+/// [`read_with`] can map files instead.
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the file.
 pub fn read(path: impl AsRef<Path>) -> Result<Model> {
-    read_within(path, &Allowance::default())
+    read_with(path, ReadOptions::default())
 }
 
-/// Reads a model file as [`read`] does, within an allowance.
-/// What counts is the memory that the file's content takes besides the file: decoded messages,
-/// functions that are expanded, and sparse tensors in their dense form.
+/// Reads a model file, with the external data beside it, as the options say.
+///
+/// External data lies in the model's folder, or below it.
+/// Where the model is named by a link, it may also lie in the folder of the file that the link
+/// leads to, as in caches of downloads; other links that lead out of the folder are errors.
 ///
 /// # Errors
-/// `Hal` with `OutOfMemory` or `Timeout` where the allowance does not suffice.
+/// `Hal` with `OutOfMemory` or `Timeout` where the options' allowance does not suffice.
 /// Otherwise [`Error`] says what is wrong with the file.
-pub fn read_within(path: impl AsRef<Path>, allowance: &Allowance) -> Result<Model> {
+pub fn read_with(path: impl AsRef<Path>, options: ReadOptions) -> Result<Model> {
     let path = path.as_ref();
-    let bytes = map_file(path)?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    decode(bytes, Some(folder), &path.display().to_string(), allowance)
+    options.allowance.check()?;
+    let (bytes, files) = Files::open(path, options)?;
+    decode(bytes, files, &path.display().to_string())
 }
 
 /// Reads a model from memory.
@@ -51,12 +53,13 @@ pub fn read_bytes(bytes: Bytes) -> Result<Model> {
     read_bytes_within(bytes, &Allowance::default())
 }
 
-/// Reads a model from memory as [`read_bytes`] does, within an allowance; see [`read_within`].
+/// Reads a model from memory as [`read_bytes`] does, within an allowance.
+/// What counts is the memory that is needed besides `bytes`.
 ///
 /// # Errors
-/// Those of [`read_within`].
+/// Those of [`read_with`].
 pub fn read_bytes_within(bytes: Bytes, allowance: &Allowance) -> Result<Model> {
-    decode(bytes, None, "the model", allowance)
+    decode(bytes, Files::none(allowance.clone()), "the model")
 }
 
 /// Reads a `TensorProto` file, such as the standard's test data, and returns the tensor with the
@@ -66,19 +69,18 @@ pub fn read_bytes_within(bytes: Bytes, allowance: &Allowance) -> Result<Model> {
 /// [`Error`] says what is wrong with the file.
 pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Tensor)> {
     let path = path.as_ref();
-    let bytes = map_file(path)?;
-    let allowance = Allowance::default().less(weigh::tensor(&bytes))?;
+    let (bytes, mut files) = Files::open(path, ReadOptions::default())?;
+    files.allowance = files.allowance.less(weigh::tensor(&bytes))?;
     let proto =
         TensorProto::decode(bytes).map_err(|source| Error::Decode { what: path.display().to_string(), source })?;
-    let mut files = ExternalFiles::new(path.parent(), allowance);
     Ok((proto.name().to_owned(), import(&proto, &mut files)?))
 }
 
-fn decode(bytes: Bytes, folder: Option<&Path>, what: &str, allowance: &Allowance) -> Result<Model> {
-    allowance.check()?;
-    let mut left = allowance.less(weigh::model(&bytes))?;
+fn decode(bytes: Bytes, mut files: Files, what: &str) -> Result<Model> {
+    files.allowance.check()?;
+    files.allowance = files.allowance.less(weigh::model(&bytes))?;
     let mut proto = ModelProto::decode(bytes).map_err(|source| Error::Decode { what: what.to_owned(), source })?;
-    functions::expand(&mut proto, &mut left)?;
+    functions::expand(&mut proto, &mut files.allowance)?;
     let mut opsets: BTreeMap<Arc<str>, u32> = BTreeMap::new();
     for import in &proto.opset_import {
         let domain = canonical_domain(import.domain());
@@ -94,7 +96,7 @@ fn decode(bytes: Bytes, folder: Option<&Path>, what: &str, allowance: &Allowance
         )));
     }
     let graph = proto.graph.take().ok_or_else(|| Error::invalid("it has no graph"))?;
-    let graph = Importer::new(&opsets, ExternalFiles::new(folder, left)).graph(graph)?;
+    let graph = Importer::new(&opsets, files).graph(graph)?;
     graph.check()?;
     let metadata =
         proto.metadata_props.iter().map(|entry| (entry.key().to_owned(), entry.value().to_owned())).collect();

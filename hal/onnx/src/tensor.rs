@@ -1,100 +1,16 @@
-//! Tensors: `TensorProto` to [`Tensor`] and back, and external data mapped from files.
+//! Tensors: `TensorProto` to [`Tensor`] and back.
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hetero_hal::{Allowance, DType, Element, Tensor, element_count};
-use memmap2::Mmap;
+use hetero_hal::{DType, Element, Tensor, element_count};
 
 use crate::error::{Error, Result};
+use crate::files::Files;
 use crate::proto::{self, TensorProto, tensor_proto::DataLocation};
 
-/// Maps a whole file read-only.
-/// An empty file gives no bytes.
-pub(crate) fn map_file(path: &Path) -> Result<Bytes> {
-    let file = File::open(path).map_err(|source| Error::io(path, source))?;
-    let metadata = file.metadata().map_err(|source| Error::io(path, source))?;
-    if !metadata.is_file() {
-        return Err(Error::io(path, std::io::Error::other("it is not a regular file")));
-    }
-    if metadata.len() == 0 {
-        return Ok(Bytes::new());
-    }
-    // SAFETY: the mapping is private and read-only.
-    // Only another process that truncates or rewrites the file while it is mapped breaks it.
-    // Like every runtime that maps weights, the crate's docs ask for files that stay as they are.
-    let map = unsafe { Mmap::map(&file) }.map_err(|source| Error::io(path, source))?;
-    Ok(Bytes::from_owner(map))
-}
-
-/// The files of external data, each mapped once, none outside the model's folder.
-pub(crate) struct ExternalFiles {
-    folder: Option<PathBuf>,
-    mapped: HashMap<PathBuf, Bytes>,
-    /// What is left for tensors that take more memory than the file.
-    allowance: Allowance,
-}
-
-impl ExternalFiles {
-    /// Makes an empty set of files.
-    /// `folder` is the model's own; it is `None` where the model came from memory and may not name
-    /// files.
-    pub(crate) fn new(folder: Option<&Path>, allowance: Allowance) -> Self {
-        ExternalFiles { folder: folder.map(Path::to_path_buf), mapped: HashMap::new(), allowance }
-    }
-
-    fn load(&mut self, tensor: &TensorProto) -> Result<Bytes> {
-        let fail = |reason: String| Error::ExternalData { tensor: tensor.name().to_owned(), reason };
-        let entry = |key: &str| {
-            tensor.external_data.iter().find(|entry| entry.key() == key).map(|entry| entry.value().to_owned())
-        };
-        let number = |key: &str| match entry(key) {
-            None => Ok(None),
-            Some(text) => {
-                text.parse::<usize>().map(Some).map_err(|_| fail(format!("its {key} '{text}' is not a size")))
-            }
-        };
-        let location = entry("location").ok_or_else(|| fail("it names no location".into()))?;
-        let Some(folder) = &self.folder else {
-            return Err(fail(format!("'{location}' cannot be found for a model that was read from memory")));
-        };
-        let folder = folder.canonicalize().map_err(|source| Error::io(folder, source))?;
-        let path = folder
-            .join(&location)
-            .canonicalize()
-            .map_err(|error| fail(format!("cannot open '{location}' in the model's folder: {error}")))?;
-        // Checked after links and `..` are resolved, so that no spelling leads out.
-        if !path.starts_with(&folder) {
-            return Err(fail(format!("'{location}' lies outside the model's folder")));
-        }
-        let file = match self.mapped.get(&path) {
-            Some(bytes) => bytes.clone(),
-            None => {
-                let bytes = map_file(&path)?;
-                self.mapped.insert(path, bytes.clone());
-                bytes
-            }
-        };
-        let offset = number("offset")?.unwrap_or(0);
-        let length = match number("length")? {
-            Some(length) => length,
-            None => file.len().saturating_sub(offset),
-        };
-        match offset.checked_add(length) {
-            Some(end) if end <= file.len() => Ok(file.slice(offset..end)),
-            _ => Err(fail(format!(
-                "bytes {offset} to {offset}+{length} reach past the end of '{location}' ({} bytes)",
-                file.len()
-            ))),
-        }
-    }
-}
-
-/// Reads a tensor; raw and external data stay where they are mapped.
-pub(crate) fn import(tensor: &TensorProto, files: &mut ExternalFiles) -> Result<Tensor> {
+/// Reads a tensor; raw and external data stay slices of the files' bytes.
+pub(crate) fn import(tensor: &TensorProto, files: &mut Files) -> Result<Tensor> {
     let name = tensor.name();
     let code = tensor.data_type();
     let dtype = DType::from_onnx_code(code)
@@ -112,7 +28,7 @@ pub(crate) fn import(tensor: &TensorProto, files: &mut ExternalFiles) -> Result<
     }
     let named = |error: hetero_hal::Error| Error::invalid(format!("tensor '{name}': {}", error.message()));
     if tensor.data_location() == DataLocation::External {
-        return Tensor::from_bytes(dtype, &shape, files.load(tensor)?).map_err(named);
+        return Tensor::from_bytes(dtype, &shape, files.external(tensor)?).map_err(named);
     }
     if let Some(raw) = &tensor.raw_data {
         return Tensor::from_bytes(dtype, &shape, raw.clone()).map_err(named);
@@ -161,7 +77,7 @@ fn bytes_of<T: Element>(dtype: DType, shape: &[usize], data: &[T]) -> hetero_hal
 }
 
 /// Reads a sparse tensor as the dense tensor that it stands for, where the allowance suffices.
-pub(crate) fn import_sparse(sparse: &proto::SparseTensorProto, files: &mut ExternalFiles) -> Result<Tensor> {
+pub(crate) fn import_sparse(sparse: &proto::SparseTensorProto, files: &mut Files) -> Result<Tensor> {
     let (Some(values), Some(indices)) = (&sparse.values, &sparse.indices) else {
         return Err(Error::invalid("a sparse tensor lacks its values or indices"));
     };

@@ -48,13 +48,13 @@ pub fn to_bytes(model: &Model) -> Result<Vec<u8>> {
     Ok(proto.encode_to_vec())
 }
 
-/// Writes the model to a file, weights included.
+/// Writes the model to a file, weights included, whole or not at all.
 ///
 /// # Errors
 /// The errors of [`to_bytes`], and `Io`.
 pub fn write(model: &Model, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    std::fs::write(path, to_bytes(model)?).map_err(|source| Error::io(path, source))
+    hetero_files::replace(path, to_bytes(model)?).map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// Returns a program as a model with static shapes, which a vendor's compiler can take.

@@ -17,14 +17,14 @@ pub fn write_case(folder: &Path, case: &Case) -> Result<()> {
     let (program, inputs) = single(case)?;
     let model = hetero_onnx::model_of(&program);
     let data = folder.join("test_data_set_0");
-    let broken = |path: &Path, error: std::io::Error| {
+    let broken = |path: &Path, error: hetero_files::Error| {
         Error::invalid_argument(format!("cannot write {}: {error}", path.display()))
     };
-    std::fs::create_dir_all(&data).map_err(|error| broken(&data, error))?;
+    std::fs::create_dir_all(&data).map_err(|error| broken(&data, error.into()))?;
     hetero_onnx::write(&model, folder.join("model.onnx")).map_err(Error::from)?;
     let save = |kind: &str, index: usize, name: &str, tensor: &Tensor| {
         let path = data.join(format!("{kind}_{index}.pb"));
-        std::fs::write(&path, hetero_onnx::tensor_to_bytes(name, tensor)).map_err(|error| broken(&path, error))
+        hetero_files::replace(&path, hetero_onnx::tensor_to_bytes(name, tensor)).map_err(|error| broken(&path, error))
     };
     for (index, (id, tensor)) in program.inputs().iter().zip(&inputs).enumerate() {
         save("input", index, &program.value(*id)?.name, tensor)?;

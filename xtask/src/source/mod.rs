@@ -2,6 +2,7 @@
 //! anything.
 
 pub(crate) mod api;
+pub(crate) mod files;
 mod tokens;
 pub(crate) mod words;
 
@@ -70,14 +71,25 @@ fn collect(
         match module.content {
             Some((_, items)) => collect(items, &below, (path, public), found)?,
             None => {
-                let files = [folder.join(format!("{name}.rs")), below.join("mod.rs")];
+                let usual = [folder.join(format!("{name}.rs")), below.join("mod.rs")];
+                let files = named_file(&module.attrs).map_or(usual.to_vec(), |named| vec![folder.join(named)]);
                 let file = files.iter().find(|file| file.exists());
                 let file = file.ok_or_else(|| format!("module {} has no file", path.join("::")))?;
+                let below = if file.ends_with("mod.rs") { file.with_file_name("") } else { below };
                 collect(parse(file)?, &below, (path, public), found)?;
             }
         }
     }
     Ok(())
+}
+
+/// Returns the file that a module's attribute `path` names.
+fn named_file(attributes: &[syn::Attribute]) -> Option<String> {
+    let attribute = attributes.iter().find(|attribute| attribute.path().is_ident("path"))?;
+    match &attribute.meta.require_name_value().ok()?.value {
+        syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Str(file), .. }) => Some(file.value()),
+        _ => None,
+    }
 }
 
 /// Tells whether an item is there for tests alone.

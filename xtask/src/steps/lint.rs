@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::together;
 use crate::prose::prose;
-use crate::source::{api, words};
+use crate::source::{api, files, words};
 use crate::workspace::{Result, Workspace, run};
 
 pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
@@ -16,6 +16,7 @@ pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
         ("docs", run(doc.env("RUSTDOCFLAGS", "-D warnings"))),
         ("docs/api", api_is_new(workspace)),
         ("names of types", words::check(&workspace.root)),
+        ("files", files::check(&workspace.root)),
         ("prose", prose(workspace, None)),
         ("oldest compiler", dependencies_compile(workspace)),
     ])

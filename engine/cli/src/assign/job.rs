@@ -1,6 +1,5 @@
 //! An assignment problem as checked and read from its file.
 
-use std::io::Read;
 use std::path::Path;
 
 use hetero_assign::{Aim, Assignment, Error};
@@ -29,13 +28,7 @@ pub(super) fn problem(options: &AssignOptions) -> Result<Assignment> {
 
 /// Returns the text of a file that is not larger than any problem.
 fn read(path: &Path) -> Result<String> {
-    let mut text = String::new();
-    let file = std::fs::File::open(path).map_err(|error| Failure::file("read", path, &error))?;
-    file.take(LARGEST + 1).read_to_string(&mut text).map_err(|error| Failure::file("read", path, &error))?;
-    if text.len() as u64 > LARGEST {
-        return Err(Failure::file("read", path, &format!("it is larger than {} MiB, as no problem is", LARGEST >> 20)));
-    }
-    Ok(text)
+    hetero_files::read_text(path, LARGEST).map_err(|error| Failure::file("read", path, &error))
 }
 
 /// Returns the same limits with this objective, or `None` where there is no such problem.

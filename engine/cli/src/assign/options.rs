@@ -8,7 +8,7 @@ use crate::arguments::JsonOptions;
 
 #[derive(Debug, Args)]
 pub(crate) struct AssignOptions {
-    /// The file of the problem, as text or JSON.
+    /// The file of the problem, as text or JSON, or a pipe that is named /dev/stdin.
     pub(crate) file: PathBuf,
     /// The seconds after which the best assignment found is taken; the search ends earlier where
     /// that is proven to be the best.

@@ -17,12 +17,13 @@ use crate::arguments::{ConformanceOptions, ModelCasesOptions, SaveOptions};
 use crate::devices;
 use crate::failure::{Failure, Result};
 use crate::output::{document, lines, say};
+use crate::planning::load;
 use crate::progress::Spinner;
 
 /// Checks the operators of a model, each kind once.
 pub(crate) fn model(options: &ModelCasesOptions) -> Result<()> {
     let path = &options.model.model;
-    let model = hetero::read_model(path).map_err(hetero::Error::from)?;
+    let (model, _) = load(&options.model, None)?;
     let binding =
         Binding { shapes: options.model.shapes.iter().cloned().collect(), default_size: Some(1), ..Binding::default() };
     let bound = hetero::bind(&model, &binding, &hetero_reference::Standard).map_err(hetero::Error::from)?;
@@ -58,7 +59,7 @@ pub(crate) fn save(options: &SaveOptions) -> Result<()> {
     }
     let names: String = cases.iter().map(|case| format!("{}\n", case.name)).collect();
     let path = options.folder.join("names.txt");
-    std::fs::write(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
+    hetero_files::replace(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
     say!("{} cases of seed {} are in {}", cases.len(), options.seed, options.folder.display())?;
     Ok(())
 }

@@ -16,13 +16,17 @@ use crate::progress::Spinner;
 /// The most elements of an input that is bound as a constant because shapes depend on it.
 const LARGEST_CONSTANT: usize = 64;
 
+/// The bytes that a list of expected failures may have.
+const LARGEST_LIST: u64 = 16 << 20;
+
 /// Runs the standard's own cases, each through an engine of its own with one device.
 pub(crate) fn standard(options: &StandardOptions) -> Result<()> {
     let cases =
         standard_cases(&options.folder).map_err(|error| Failure::usage(error.to_string(), "name another folder"))?;
     let expected = match &options.expected {
         Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+            let text =
+                hetero_files::read_text(path, LARGEST_LIST).map_err(|error| Failure::file("read", path, &error))?;
             ExpectedFailures::parse(&text)
         }
         None => ExpectedFailures::onnx(),

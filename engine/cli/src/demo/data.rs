@@ -54,7 +54,7 @@ pub(super) fn data() -> Result<PathBuf> {
 /// Returns the held-out images, with values from 0 to 1, and their labels.
 pub(super) fn held_out(path: &Path) -> Result<(Vec<f32>, Vec<usize>)> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("read", path, error);
-    let file = std::fs::File::open(path).map_err(|error| broken(&error))?;
+    let file = hetero_files::Opened::open(path).map_err(|error| broken(&error))?.into_file();
     let mut text = String::new();
     // The real file is 9 MB unpacked.
     let unpacked = flate2::read::GzDecoder::new(file).take(64 << 20).read_to_string(&mut text);

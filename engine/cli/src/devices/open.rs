@@ -72,12 +72,15 @@ pub(crate) fn open(engine: &mut HeteroEngine, options: &DeviceOptions, default: 
 }
 
 /// Returns the profile to plan with: the one that was named, else the user's, where there is one.
+/// A named profile that cannot be read is an error; the user's is done without, and this says so.
 pub(crate) fn profile(options: &DeviceOptions) -> Result<Option<Profile>> {
-    let loaded = match &options.profile {
-        Some(path) => Profile::load(path).map(Some),
-        None => Profile::load_default(),
-    };
-    loaded.map_err(|error| Failure::failed(error.to_string()))
+    match &options.profile {
+        Some(path) => Profile::load(path).map(Some).map_err(|error| Failure::failed(error.to_string())),
+        None => Ok(Profile::load_default().unwrap_or_else(|error| {
+            note!("planning without a profile: {error}");
+            None
+        })),
+    }
 }
 
 /// Tells which profile is planned with, and for which devices it cannot be used.

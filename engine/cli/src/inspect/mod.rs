@@ -11,9 +11,8 @@ use serde_json::json;
 
 use crate::arguments::InspectOptions;
 use crate::failure::Result;
-use crate::limits;
 use crate::output::{document, say};
-use crate::planning::binding;
+use crate::planning::{binding, load};
 
 /// The sums that are known once a model is bound to shapes.
 struct Bound {
@@ -23,8 +22,7 @@ struct Bound {
 }
 
 pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
-    let model =
-        hetero::read_model_within(&options.model.model, &limits::allowance(None)).map_err(hetero::Error::from)?;
+    let (model, _) = load(&options.model, None)?;
     let graph = &model.graph;
     let mut operators: BTreeMap<String, usize> = BTreeMap::new();
     for node in model.all_nodes() {

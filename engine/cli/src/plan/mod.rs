@@ -20,7 +20,7 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let spinner = Spinner::start("reading the model");
     let engine =
         engine(&options.model, &options.devices, (&options.place, &options.cache), options.strategy.as_deref(), &[])?;
-    let (model, _) = load(&options.model.model, options.devices.memory_limit)?;
+    let (model, _) = load(&options.model, options.devices.memory_limit)?;
     spinner.say("planning");
     let binding = binding(&options.model);
     if options.timing {

@@ -13,6 +13,9 @@ use crate::planning::{binding, engine, load, warn_of_idle_pins};
 use crate::progress::Spinner;
 use crate::tensors;
 
+/// The bytes that a plan may have; one of a million nodes has some hundred million.
+const LARGEST_PLAN: u64 = 1 << 30;
+
 /// A model, ready to run with its inputs.
 pub(crate) struct Prepared {
     pub(super) engine: HeteroEngine,
@@ -30,7 +33,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn new(options: &JobOptions, spinner: &Spinner) -> Result<Prepared> {
         let engine = engine(&options.model, &options.devices, (&options.place, &options.cache), None, &options.faults)?;
-        let (model, load_time) = load(&options.model.model, options.devices.memory_limit)?;
+        let (model, load_time) = load(&options.model, options.devices.memory_limit)?;
         let mut given: Vec<(String, Tensor)> = Vec::new();
         for (name, path) in &options.inputs {
             given.push((name.clone(), tensors::read(path)?));
@@ -39,7 +42,8 @@ impl Prepared {
         let began = Instant::now();
         let plan = match &options.plan {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| Failure::file("read", path, &error))?;
+                let text =
+                    hetero_files::read_text(path, LARGEST_PLAN).map_err(|error| Failure::file("read", path, &error))?;
                 engine.load_plan(&model, &text)?
             }
             None => {

@@ -19,7 +19,8 @@ pub(crate) struct JobOptions {
     pub(crate) place: PlaceOptions,
     #[command(flatten)]
     pub(crate) cache: CacheOptions,
-    /// Run this plan, made by `hetero plan -o`, which has its own shapes.
+    /// Run this plan, made by `hetero plan -o`, which has its own shapes; it may be a pipe that is
+    /// named /dev/stdin.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["place", "shapes"])]
     pub(crate) plan: Option<PathBuf>,
     /// The content of an input; the option may be repeated.
