@@ -7,7 +7,7 @@ use foldhash::{HashMap, HashSet};
 use hetero_hal::{Allowance, Attribute, Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
-use crate::infer::{check_operators, infer_along_branches};
+use crate::infer::{check_operators, infer_expanding};
 use crate::open;
 
 /// The shapes, sizes and contents to which a model is bound.
@@ -66,7 +66,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
     if !binding.open.is_empty() {
         let open = open::Open::find(&graph, &declared, &binding.open)?;
         let program = open::bind(graph, &open, &symbols, operators, allowance)?;
-        return Ok(BoundModel { program, symbols, assumed });
+        return Ok(BoundModel { program, symbols, assumed, notes: tables(&model.graph) });
     }
     for value in &mut graph.values {
         for dim in value.ty.dims.iter_mut().flatten() {
@@ -77,7 +77,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
             }
         }
     }
-    let inferred = infer_along_branches(&mut graph, operators, allowance, vec![])?;
+    let inferred = infer_expanding(&mut graph, operators, allowance)?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
     Ok(BoundModel { program, symbols, assumed, notes: tables(&model.graph) })

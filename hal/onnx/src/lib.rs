@@ -74,7 +74,7 @@ mod write;
 pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use files::ReadOptions;
-pub use infer::{Inferred, check_operators, infer};
+pub use infer::{Inferred, check_operators, infer, infer_expanding};
 pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_with};
 pub use write::{model_of, tensor_to_bytes, to_bytes, write};
 

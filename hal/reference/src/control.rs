@@ -57,7 +57,7 @@ pub fn run(
 
 /// Computes the nodes of a graph one after the other.
 /// The values that are in use at once count against the allowance.
-fn interpret(
+pub(crate) fn interpret(
     graph: &Graph,
     inputs: &[Tensor],
     operators: &dyn OperatorSet,

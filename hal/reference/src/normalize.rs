@@ -38,7 +38,7 @@ fn infer_batch(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 /// Infers the types of a LayerNormalization, whose statistics have size 1 in the normalised
 /// dimensions.
-fn infer_layer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+pub(crate) fn infer_layer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let ty = inference.input(0)?.ty.clone();
     let first = inference.operator.int("axis")?.unwrap_or(-1);
     let dims = match &ty.dims {
@@ -177,7 +177,7 @@ fn normalise_blocks(
     Ok(vec![pack(values, input.dtype(), input.shape())?])
 }
 
-fn layer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+pub(crate) fn layer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
     let first = axis(operator.int("axis")?.unwrap_or(-1), input.rank())?;

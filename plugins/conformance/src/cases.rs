@@ -109,7 +109,7 @@ impl Suite {
         constants: &[usize],
         outputs: usize,
     ) {
-        let name = format!("{} {detail}", operator.name);
+        let name = format!("{operator} {detail}");
         let inputs = inputs.into_iter().map(Option::transpose).collect::<Result<Vec<_>>>();
         let Some(inputs) = self.kept(&name, inputs) else { return };
         let there = |&index: &usize| inputs.get(index).is_some_and(Option::is_some);
@@ -458,6 +458,7 @@ pub fn suite(seed: u64) -> Result<Vec<Case>> {
     suite.sequences();
     suite.places();
     suite.machine_learning();
+    suite.contributed();
     match suite.wrong {
         None => Ok(distinctly_named(suite.cases)),
         Some(error) => Err(error),

@@ -14,6 +14,7 @@ mod lstm;
 mod matmul;
 mod moments;
 mod movement;
+mod nbits;
 mod normalize;
 mod oracle;
 mod pad;
@@ -337,6 +338,8 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         (ml::DOMAIN, "TreeEnsemble" | "TreeEnsembleClassifier" | "TreeEnsembleRegressor") => {
             return trees::compile(site);
         }
+        // The other operators of this domain have bodies of the standard's.
+        ("com.microsoft", "MatMulNBits") => return nbits::compile(site),
         _ => return Ok(None),
     }
     match &*site.operator().name {
