@@ -29,6 +29,7 @@ mod cases;
 mod contract;
 mod export;
 mod harness;
+mod limits;
 mod model;
 mod networks;
 mod places;
@@ -53,6 +54,7 @@ pub use contract::{ContractCase, check_contract, contract_cases, run_contract_ca
 pub use export::write_case;
 pub use harness::DeviceTests;
 pub use hetero_examine::{difference, threshold};
+pub use limits::limits;
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};
 pub use standard::{
