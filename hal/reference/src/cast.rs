@@ -53,8 +53,8 @@ fn convert(evaluation: &Evaluation<'_>, to: DType) -> Result<Vec<Tensor>> {
     }
     let numbers = Numbers::of(input)?;
     if to == DType::String {
-        // A number has some forty digits at the most.
-        take(input.len(), 96)?;
+        // A number has some forty digits at the most, and one of 64 bits some 330.
+        take(input.len(), if input.dtype() == DType::F64 { 800 } else { 128 })?;
         spend(input.len().saturating_mul(50))?;
         let text = match numbers {
             Numbers::Ints(values) => values.into_iter().map(|v| v.to_string().into()).collect(),
