@@ -199,11 +199,11 @@ fn align(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                         for j in 0..points_w {
                             let x = at(0) + column as f64 * bin_w + (j as f64 + 0.5) * bin_w / points_w as f64;
                             match around(y, x, height, width) {
-                                None => best = best.max(0.0),
+                                None => best = crate::numbers::max(best, 0.0),
                                 Some(taps) => {
                                     for (weight, position) in taps {
                                         sum += weight * pixels[position];
-                                        best = best.max(weight * pixels[position]);
+                                        best = crate::numbers::max(best, weight * pixels[position]);
                                     }
                                 }
                             }
@@ -268,7 +268,7 @@ fn pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                         spend(width)?;
                         for j in range(horizontal, column, width) {
                             let pixel = pixels[i * width + j];
-                            best = Some(best.map_or(pixel, |b: f64| b.max(pixel)));
+                            best = Some(best.map_or(pixel, |b: f64| crate::numbers::max(b, pixel)));
                         }
                     }
                     result.push(best.unwrap_or(0.0));

@@ -298,7 +298,8 @@ fn mean_variance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     for (&group, v) in groups.iter().zip(&mut x) {
         let (count, sum, squares) = sums[group];
         let mean: f64 = sum / count;
-        let deviation = (squares / count - mean * mean).max(0.0).sqrt();
+        // Rounding may lead below 0, and NaN must stay.
+        let deviation = crate::numbers::max(squares / count - mean * mean, 0.0).sqrt();
         *v = (*v - mean) / (deviation + LEAST_DEVIATION);
     }
     Ok(vec![pack(x, input.dtype(), shape)?])

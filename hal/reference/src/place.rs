@@ -5,7 +5,7 @@ use hetero_hal::{
 };
 
 use crate::indexing::{indices, offset, pick, strides};
-use crate::numbers::{floats, pack};
+use crate::numbers::{Numbers, floats, pack};
 use crate::shapes::{axes as sorted_axes, axis, few, infer_same, integers, size};
 use crate::window::per_axis;
 
@@ -147,7 +147,17 @@ fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (image, block) = (integers(evaluation.input(1)?)?, integers(evaluation.input(2)?)?);
     let columns = Columns::resolve(evaluation.operator, input.shape(), &image, &block)?;
     let count = evaluation.reserve(hetero_hal::DType::F64, &columns.shape)?;
-    let x = floats(input)?;
+    take(count, size_of::<i128>())?;
+    let numbers = match Numbers::of(input)? {
+        Numbers::Floats(x) => Numbers::Floats(gather(&columns, &x, 0.0, |a, b| a + b)?),
+        Numbers::Ints(x) => Numbers::Ints(gather(&columns, &x, 0, i128::wrapping_add)?),
+    };
+    Ok(vec![numbers.into_tensor(input.dtype(), &columns.shape)?])
+}
+
+/// Joins the numbers of blocks that meet in the same place of the image.
+fn gather<T: Copy>(columns: &Columns, x: &[T], zero: T, join: impl Fn(T, T) -> T) -> Result<Vec<T>> {
+    let count = element_count(&columns.shape).unwrap_or(usize::MAX);
     let space = &columns.shape[2..];
     let planes = columns.shape[0] * columns.shape[1];
     let plane: usize = space.iter().product();
@@ -157,8 +167,7 @@ fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         take(element_count(shape).unwrap_or(usize::MAX), 2 * each)?;
         Ok(indices(shape).collect())
     };
-    take(count, size_of::<f64>())?;
-    let mut result = vec![0.0; count];
+    let mut result = vec![zero; count];
     let (taps, blocks) = (lists(&columns.block)?, lists(&columns.blocks)?);
     for p in 0..planes {
         for (t, tap) in taps.iter().enumerate() {
@@ -169,12 +178,13 @@ fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                     moved.checked_sub(columns.pads[axis]).filter(|&position| position < space[axis])
                 };
                 if let Some(index) = (0..space.len()).map(place).collect::<Option<Vec<_>>>() {
-                    result[p * plane + offset(&index, &steps)] += x[(p * taps.len() + t) * blocks.len() + b];
+                    let into = &mut result[p * plane + offset(&index, &steps)];
+                    *into = join(*into, x[(p * taps.len() + t) * blocks.len() + b]);
                 }
             }
         }
     }
-    Ok(vec![pack(result, input.dtype(), &columns.shape)?])
+    Ok(result)
 }
 
 /// Writes an update into a cache along an axis, from a position that each batch has for itself.

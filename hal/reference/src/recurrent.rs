@@ -66,7 +66,7 @@ fn activation(name: &str, alphas: &mut Parameters<'_>, betas: &mut Parameters<'_
     Ok(match name.to_ascii_lowercase().as_str() {
         "sigmoid" => Box::new(sigmoid),
         "tanh" => Box::new(f64::tanh),
-        "relu" => Box::new(|x| x.max(0.0)),
+        "relu" => Box::new(|x| crate::numbers::max(x, 0.0)),
         "softsign" => Box::new(|x| x / (1.0 + x.abs())),
         "softplus" => Box::new(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
         "affine" => {

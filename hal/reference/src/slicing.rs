@@ -531,8 +531,8 @@ fn scatter(evaluation: &Evaluation<'_>, positions: &[usize], updates: &Tensor) -
                 x[place] = match reduction {
                     "add" => x[place] + value,
                     "mul" => x[place] * value,
-                    "max" => x[place].max(value),
-                    "min" => x[place].min(value),
+                    "max" => crate::numbers::max(x[place], value),
+                    "min" => crate::numbers::min(x[place], value),
                     _ => return Err(unknown()),
                 };
             }

@@ -87,6 +87,14 @@ impl Suite {
         Suite { random: Random(seed | 1), cases: Vec::new(), wrong: None }
     }
 
+    /// Returns the cases, or the reason why one could not be made.
+    pub(crate) fn finished(self) -> Result<Vec<Case>> {
+        match self.wrong {
+            None => Ok(self.cases),
+            Some(error) => Err(error),
+        }
+    }
+
     pub(crate) fn add(
         &mut self,
         detail: &str,
@@ -459,14 +467,11 @@ pub fn suite(seed: u64) -> Result<Vec<Case>> {
     suite.places();
     suite.machine_learning();
     suite.contributed();
-    match suite.wrong {
-        None => Ok(distinctly_named(suite.cases)),
-        Some(error) => Err(error),
-    }
+    suite.finished().map(distinctly_named)
 }
 
 /// Returns the cases, each with a name of its own: the second of a name gets ` (2)`.
-fn distinctly_named(mut cases: Vec<Case>) -> Vec<Case> {
+pub(crate) fn distinctly_named(mut cases: Vec<Case>) -> Vec<Case> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     for case in &mut cases {
         let count = seen.entry(case.name.clone()).or_default();

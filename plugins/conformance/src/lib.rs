@@ -30,6 +30,7 @@ mod contract;
 mod contributed;
 mod export;
 mod harness;
+mod limits;
 mod ml;
 mod model;
 mod networks;
@@ -55,6 +56,7 @@ pub use contract::{ContractCase, check_contract, contract_cases, run_contract_ca
 pub use export::write_case;
 pub use harness::DeviceTests;
 pub use hetero_examine::{difference, threshold};
+pub use limits::limits;
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};
 pub use standard::{
