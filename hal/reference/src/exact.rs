@@ -1,10 +1,11 @@
 //! Exact sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hetero_hal::{
-    Allowance, Dim, Error, ErrorKind, Evaluation, Graph, Inference, InputFact, Node, Operator, OperatorSet, Program,
-    Result, Tensor, TensorType, Value, ValueId, element_count, empties, shape_content,
+    Allowance, Capture, Dim, Error, ErrorKind, Evaluation, Graph, Inference, InputFact, Node, Operator, OperatorSet,
+    Program, Result, Tensor, TensorType, Value, ValueId, element_count, empties, shape_content,
 };
 
 /// The most elements of a value that is computed on the way, as shapes, axes and sizes are.
@@ -68,13 +69,6 @@ pub struct Exact {
     pub shapes: Vec<Vec<usize>>,
 }
 
-/// What is known of a value.
-#[derive(Clone, Default)]
-struct Known {
-    ty: TensorType,
-    content: Option<Tensor>,
-}
-
 /// Returns the program for inputs of these shapes.
 /// `contents` has the content of each input that decides sizes; see [`shaping_inputs`].
 ///
@@ -92,90 +86,115 @@ pub fn exact(
     if shapes.len() != program.inputs().len() || contents.len() != shapes.len() {
         return Err(Error::invalid_argument(format!("{} shapes for {}", shapes.len(), program.inputs().len())));
     }
-    let known = |value: &hetero_hal::ProgramValue| match &value.constant {
-        Some(content) => {
-            Known { ty: TensorType::exact(content.dtype(), content.shape()), content: Some(content.clone()) }
-        }
-        None => Known { ty: TensorType { dtype: Some(value.dtype), dims: None }, content: None },
+    let value = |value: &hetero_hal::ProgramValue| {
+        let ty = match &value.constant {
+            Some(content) => TensorType::exact(content.dtype(), content.shape()),
+            None => TensorType { dtype: Some(value.dtype), dims: None },
+        };
+        Value { name: value.name.clone(), ty, constant: value.constant.clone() }
     };
-    let mut values: Vec<Known> = program.values().iter().map(known).collect();
+    let (inputs, outputs) = (program.inputs().to_vec(), program.outputs());
+    let values: Vec<Value> = program.values().iter().map(value).collect();
+    let mut found: Vec<Option<Tensor>> = vec![None; values.len()];
+    let mut graph = Graph { name: Arc::from(program.name()), values, inputs, ..Graph::default() };
     for ((id, shape), content) in program.inputs().iter().zip(shapes).zip(contents) {
-        let value = program.value(*id)?;
-        values[id.index()] = Known { ty: TensorType::exact(value.dtype, shape), content: content.clone() };
+        let value = &mut graph.values[id.index()];
+        value.ty = TensorType::exact(program.value(*id)?.dtype, shape);
+        found[id.index()].clone_from(content);
     }
-    let mut nodes = Vec::with_capacity(program.nodes().len());
-    for node in program.nodes() {
+    let mut given = program.nodes().iter();
+    // The nodes of bodies that are left, the next one last.
+    let mut bodies: Vec<Node> = Vec::new();
+    let mut room = allowance.clone();
+    while let Some(node) = bodies.pop().map(Cow::Owned).or_else(|| given.next().map(Cow::Borrowed)) {
         let at = |error: Error| error.at(node.to_string());
-        let facts = facts(node, &values, operators, allowance).map_err(at)?;
-        let is_known = facts.iter().all(|known| known.content.is_some());
-        for (id, known) in node.outputs.iter().zip(facts) {
+        allowance.check().map_err(at)?;
+        let made = facts(&graph, &node, &found, operators, &mut room).map_err(at)?;
+        let (types, contents) = match made {
+            Facts::Body(body) => {
+                bodies.extend(graph.inline(&node, &body).into_iter().rev());
+                found.resize(graph.values.len(), None);
+                continue;
+            }
+            Facts::Known(types, contents) => (types, contents),
+        };
+        let is_known = !contents.is_empty();
+        let mut contents = contents.into_iter();
+        for (id, ty) in node.outputs.iter().zip(types) {
+            let content = contents.next();
             let Some(id) = id else { continue };
-            if known.ty.shape().is_none() {
-                let name = &program.value(*id)?.name;
-                let text = format!("the size of value '{name}' ({}) depends on data", known.ty);
+            let value = &mut graph.values[id.index()];
+            if ty.dtype.is_none() || ty.shape().is_none() {
+                let text = format!("the size of value '{}' ({ty}) depends on data", value.name);
                 return Err(at(Error::new(ErrorKind::Unsupported, text)));
             }
-            values[id.index()] = known;
+            value.ty = ty;
+            found[id.index()] = content;
         }
         if !is_known {
-            nodes.push(node.clone());
+            graph.nodes.push(node.into_owned());
         }
     }
     // A node that stays makes all its outputs, so none of these is known.
-    for id in nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
-        values[id.index()].content = None;
+    for id in graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
+        found[id.index()] = None;
     }
-    assemble(program, values, nodes)
-}
-
-fn assemble(program: &Program, values: Vec<Known>, nodes: Vec<Node>) -> Result<Exact> {
-    let mut is_input = vec![false; values.len()];
-    program.inputs().iter().for_each(|id| is_input[id.index()] = true);
-    let (mut outputs, mut known, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
-    for (position, id) in program.outputs().iter().enumerate() {
-        let value = &values[id.index()];
-        shapes.push(value.ty.shape().ok_or_else(|| Error::internal("an output has no shape"))?);
-        match &value.content {
-            Some(content) if !is_input[id.index()] => known.push((position, content.clone())),
-            _ => outputs.push(*id),
+    graph.inputs.iter().for_each(|id| found[id.index()] = None);
+    let (mut known, mut shapes) = (Vec::new(), Vec::new());
+    for (position, id) in outputs.iter().enumerate() {
+        let shape = graph.values[id.index()].ty.shape();
+        shapes.push(shape.ok_or_else(|| Error::internal("an output has no shape"))?);
+        match &found[id.index()] {
+            Some(content) => known.push((position, content.clone())),
+            None => graph.outputs.push(*id),
         }
     }
-    let graph = Graph {
-        name: Arc::from(program.name()),
-        values: values
-            .into_iter()
-            .zip(program.values())
-            .zip(&is_input)
-            .map(|((known, value), &is_input)| Value {
-                name: value.name.clone(),
-                ty: known.ty,
-                constant: known.content.filter(|_| !is_input),
-            })
-            .collect(),
-        nodes,
-        inputs: program.inputs().to_vec(),
-        outputs,
-        captures: vec![],
-    };
+    for (value, content) in graph.values.iter_mut().zip(found) {
+        value.constant = value.constant.take().or(content);
+    }
     Ok(Exact { program: Program::new(graph, vec![])?, known, shapes })
 }
 
-/// Returns what is known of a node's outputs.
-fn facts(node: &Node, values: &[Known], operators: &dyn OperatorSet, allowance: &Allowance) -> Result<Vec<Known>> {
-    allowance.check()?;
+/// What is known of a node.
+enum Facts {
+    /// The body that takes its place.
+    Body(Graph),
+    /// The types of its outputs, and the contents of all of them or of none.
+    Known(Vec<TensorType>, Vec<Tensor>),
+}
+
+/// Returns what is known of a node; `room` is what is left for the constants of bodies.
+fn facts(
+    graph: &Graph,
+    node: &Node,
+    found: &[Option<Tensor>],
+    operators: &dyn OperatorSet,
+    room: &mut Allowance,
+) -> Result<Facts> {
     let operator = &node.operator;
     let definition = operators.find(operator).ok_or_else(|| Error::unsupported(format!("operator {operator}")))?;
     definition.check_arity(operator, node.inputs.len(), node.outputs.len())?;
-    let of = |id: ValueId| &values[id.index()];
-    let fact = |id: ValueId| InputFact { ty: of(id).ty.clone(), value: of(id).content.clone(), most: None };
+    let fact = |id: ValueId| {
+        let value = &graph.values[id.index()];
+        let content = value.constant.as_ref().or(found[id.index()].as_ref());
+        InputFact { ty: value.ty.clone(), value: content.cloned(), most: None }
+    };
     let inputs: Vec<Option<InputFact>> = node.inputs.iter().map(|id| id.map(fact)).collect();
     let none = |_: &str, _: &[TensorType]| Err(Error::unsupported("an operator with a subgraph among exact sizes"));
     let inference = Inference { operator, inputs: &inputs, outputs: node.outputs.len(), subgraph: &none };
+    if let Some(mut body) = definition.body(&inference, room)? {
+        body.trim(&node.outputs.iter().map(Option::is_some).collect::<Vec<_>>());
+        let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
+        *room = room.less(constants.map(|tensor| tensor.bytes().len()).sum())?;
+        let captures = node.inputs.iter().zip(&body.inputs);
+        body.captures =
+            captures.filter_map(|(outer, inner)| Some(Capture { outer: (*outer)?, inner: *inner })).collect();
+        return Ok(Facts::Body(body));
+    }
     let mut types = (definition.infer)(&inference)?;
     types.truncate(node.outputs.len());
-    let contents = contents(node, operators, allowance, &inputs, &types)?;
-    let mut contents = contents.into_iter();
-    Ok(types.into_iter().map(|ty| Known { ty, content: contents.next() }).collect())
+    let contents = contents(node, operators, room, &inputs, &types)?;
+    Ok(Facts::Known(types, contents))
 }
 
 /// Returns the contents of a node's outputs, where they are small and its inputs decide them.

@@ -243,7 +243,7 @@ fn quantised_attention(inference: &Inference<'_>) -> Result<Option<Graph>> {
     }
     let (Some(x), Some(w)) = (shape(inference, 0)?, shape(inference, 1)?) else { return Ok(None) };
     let mut body = Body::of(inference);
-    let optional = |index: usize| has(inference, index).then(|| ValueId(index as u32));
+    let optional = |index: usize| has(inference, index).then_some(ValueId(index as u32));
     let (input, weights) = (body.input(0), body.input(1));
     let input = body.real(input, ValueId(3), optional(6));
     let weights = body.real(weights, ValueId(4), optional(7));
