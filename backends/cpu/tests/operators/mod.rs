@@ -837,7 +837,7 @@ fn only_these_operators_of_the_domain_are_computed_plainly() {
     let mut plain = std::collections::BTreeSet::new();
     for case in hetero_conformance::suite(1).unwrap() {
         let half = case.inputs.iter().flatten().any(|input| input.dtype() == DType::F16);
-        if case.operator.domain.is_empty() || half {
+        if &*case.operator.domain != "com.microsoft" || half {
             continue;
         }
         let (program, _) = program(&case).unwrap();
