@@ -221,7 +221,7 @@ pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
     Ok((Program::new(graph, inferred.extents)?, inputs))
 }
 
-/// Returns the case as a program of one node, whatever its operator, and the tensors for its inputs.
+/// Returns the case as a program of one node, whatever its operator, and its inputs' tensors.
 fn single(case: &Case) -> Result<(Program, Vec<Tensor>)> {
     let (mut graph, inputs) = graph(case);
     let inferred = hetero_onnx::infer(&mut graph, &hetero_reference::Standard, &hetero_hal::Allowance::default())?;
