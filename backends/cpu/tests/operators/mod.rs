@@ -4,7 +4,7 @@
 #![allow(clippy::panic)]
 
 use hetero_conformance::{Case, program, run_program};
-use hetero_hal::{Attribute, DType, Operator, Quality, Tensor};
+use hetero_hal::{Attribute, DType, Driver, Operator, Quality, Tensor};
 use hetero_reference::Standard;
 
 use super::{Network, Random, devices};
