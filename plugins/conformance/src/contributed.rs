@@ -344,6 +344,7 @@ impl Suite {
             let own = base(self, false);
             self.add_partial(name, plain.clone(), own.clone(), &[6], 3);
             self.add_partial(&format!("{name} of known lengths"), plain.clone(), own.clone(), &[5, 6], 3);
+            self.add_partial(&format!("{name} of a total that a run tells"), plain.clone(), own.clone(), &[], 3);
             let angles = [self.f(&[16, width / 2]), self.f(&[16, width / 2])];
             for interleaved in [0, 1] {
                 let turning = plain.clone().with("do_rotary", int(1)).with("rotary_interleaved", int(interleaved));

@@ -851,6 +851,8 @@ fn only_these_operators_of_the_domain_are_computed_plainly() {
         "com.microsoft.DynamicQuantizeLSTM by com.microsoft.DynamicQuantizeLSTM",
         // Data of four bits in types of their own.
         "com.microsoft.GatherBlockQuantized by com.microsoft.GatherBlockQuantized",
+        // The size of a cache that only a run tells.
+        "com.microsoft.GroupQueryAttention by com.microsoft.GroupQueryAttention",
         "com.microsoft.Inverse by com.microsoft.Inverse",
         // An order of the weights, which is deprecated.
         "com.microsoft.MatMulNBits by com.microsoft.MatMulNBits",
