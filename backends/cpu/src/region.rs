@@ -1,9 +1,11 @@
 //! Regions of a program, compiled for the sizes of each run.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use hetero_hal::{
-    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, Program, ProgramValue, Result, Tensor, element_count,
+    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, Program, ProgramValue, Result, Tensor, TraceKind,
+    element_count,
 };
 use hetero_reference::{Exact, Standard, exact, shaping_inputs};
 
@@ -142,6 +144,7 @@ impl Region {
             return Ok(found);
         }
         drop(recent);
+        let began = runtime.tracer.map(|_| Instant::now());
         let shapes = self.inputs.iter().map(|port| port.sizes(runtime).collect::<Result<Vec<_>>>());
         let shapes = shapes.collect::<Result<Vec<_>>>()?;
         for (port, shape) in self.inputs.iter().zip(&shapes) {
@@ -170,6 +173,9 @@ impl Region {
             recent.remove(0);
         }
         recent.push(compiled.clone());
+        if let (Some(tracer), Some(began)) = (runtime.tracer, began) {
+            tracer.event(TraceKind::Compile, "region", &[], (began, Instant::now()), 0);
+        }
         Ok(compiled)
     }
 
