@@ -212,12 +212,16 @@ impl LoadedModel {
         }
         for (position, tensor) in given.iter().enumerate() {
             let value = value(&position);
-            match (tensor, &value.ty.dims) {
-                (None, _) if value.constant.is_none() => return Err(wrong(&value.name, "it is missing".to_owned())),
-                (Some(tensor), Some(dims)) if dims.len() != tensor.rank() => {
-                    return Err(wrong(&value.name, format!("it is {}, not {:?}", value.ty, tensor.shape())));
+            let Some(tensor) = tensor else {
+                if value.constant.is_none() {
+                    return Err(wrong(&value.name, "it is missing".to_owned()));
                 }
-                _ => {}
+                continue;
+            };
+            let rank = value.ty.dims.as_ref().map_or(tensor.rank(), Vec::len);
+            if rank != tensor.rank() || value.ty.dtype.is_some_and(|dtype| dtype != tensor.dtype()) {
+                let found = format!("{}{:?}", tensor.dtype(), tensor.shape());
+                return Err(wrong(&value.name, format!("it is {}, not {found}", value.ty)));
             }
         }
         Ok(given)

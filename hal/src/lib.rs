@@ -261,7 +261,7 @@ pub use driver::{DeviceId, DeviceInfo, DeviceKind, Driver, OpenOptions, Unavaila
 pub use dtype::{Bool, DType, Element};
 pub use error::{Error, ErrorKind, Result, Sizes};
 pub use fingerprint::Fingerprint;
-pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, Node, NodeId, Operator, TensorType, Value, ValueId};
+pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, LateId, Node, NodeId, Operator, TensorType, Value, ValueId};
 pub use memory::{
     Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind, check_range,
 };

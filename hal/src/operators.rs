@@ -320,7 +320,9 @@ impl<'a> Evaluation<'a> {
         match (count, bytes) {
             (Some(count), Some(bytes)) if take(bytes, 1).is_ok() => Ok(count),
             _ => {
-                let what = format!("{} would make a {dtype} tensor of shape {shape:?}", self.operator);
+                // A file may ask for thousands of dimensions, and a message shows the first ones.
+                let (shown, rank) = (&shape[..shape.len().min(16)], shape.len());
+                let what = format!("{} would make a {dtype} tensor of rank {rank}, shape {shown:?}", self.operator);
                 Err(exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), self.left().bytes, what))
             }
         }

@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::{indices, pick};
 use crate::numbers::{Numbers, floats};
-use crate::shapes::{named_type, size};
+use crate::shapes::{integers, named_type, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Constant", 1, (0, 0), infer_constant, constant),
@@ -71,7 +71,7 @@ fn infer_filled(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 fn filled(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let value = filler(evaluation.operator)?;
-    let shape = evaluation.input(0)?.to_i64_vec()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+    let shape = integers(evaluation.input(0)?)?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let count = evaluation.reserve(value.dtype(), &shape)?;
     Ok(vec![pick(&value, &shape, std::iter::repeat_n(Some(0), count), None)?])
 }

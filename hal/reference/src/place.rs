@@ -6,7 +6,7 @@ use hetero_hal::{
 
 use crate::indexing::{indices, offset, pick, strides};
 use crate::numbers::{floats, pack};
-use crate::shapes::{axes as sorted_axes, axis, infer_same, size};
+use crate::shapes::{axes as sorted_axes, axis, few, infer_same, integers, size};
 use crate::window::per_axis;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -23,12 +23,12 @@ fn reverse(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let time = axis(operator.int("time_axis")?.unwrap_or(0), input.rank())?;
     let batch = axis(operator.int("batch_axis")?.unwrap_or(1), input.rank())?;
-    let lengths = evaluation.input(1)?.to_i64_vec()?;
+    let lengths = integers(evaluation.input(1)?)?;
     let limit = input.shape()[time] as i64;
     let fits =
         lengths.len() == input.shape()[batch] && time != batch && lengths.iter().all(|n| (0..=limit).contains(n));
     if !fits {
-        return Err(Error::invalid_model(format!("{operator}: the lengths {lengths:?} do not fit {input:?}")));
+        return Err(Error::invalid_model(format!("{operator}: the lengths {} do not fit {input:?}", few(&lengths))));
     }
     let steps = strides(input.shape());
     let positions = indices(input.shape()).map(|mut index| {
@@ -74,7 +74,7 @@ fn infer_center(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 /// Cuts, or fills with zeros, on both sides; an odd element is at the end.
 fn center(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let shape = centered(evaluation.operator, input.shape(), &evaluation.input(1)?.to_i64_vec()?)?;
+    let shape = centered(evaluation.operator, input.shape(), &integers(evaluation.input(1)?)?)?;
     evaluation.reserve(input.dtype(), &shape)?;
     let steps = strides(input.shape());
     let positions = indices(&shape).map(|index| {
@@ -105,7 +105,7 @@ struct Columns {
 
 impl Columns {
     fn resolve(operator: &Operator, input: &[usize], image: &[i64], block: &[i64]) -> Result<Columns> {
-        let misfit = || Error::invalid_model(format!("{operator} of {input:?} into {image:?} by {block:?}"));
+        let misfit = || Error::invalid_model(format!("{operator} of {input:?} into {} by {}", few(image), few(block)));
         let image = image.iter().map(|&v| size(v)).collect::<Result<Vec<_>>>()?;
         let block = block.iter().map(|&v| size(v)).collect::<Result<Vec<_>>>()?;
         let rank = image.len();
@@ -144,7 +144,7 @@ fn infer_columns(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 /// Adds up the blocks [batch, channels * taps, blocks] where they overlap in the image.
 fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let (image, block) = (evaluation.input(1)?.to_i64_vec()?, evaluation.input(2)?.to_i64_vec()?);
+    let (image, block) = (integers(evaluation.input(1)?)?, integers(evaluation.input(2)?)?);
     let columns = Columns::resolve(evaluation.operator, input.shape(), &image, &block)?;
     let count = evaluation.reserve(hetero_hal::DType::F64, &columns.shape)?;
     let x = floats(input)?;
@@ -184,7 +184,7 @@ fn write_cache(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let shape = cache.shape();
     let along = axis(operator.int("axis")?.unwrap_or(-2), shape.len())?;
     let starts = match evaluation.optional(2) {
-        Some(tensor) => tensor.to_i64_vec()?,
+        Some(tensor) => integers(tensor)?,
         None => vec![0; shape[0]],
     };
     let circular = match operator.text("mode")? {

@@ -6,6 +6,7 @@ use hetero_hal::{
 };
 
 use crate::numbers::{floats, pack};
+use crate::shapes::integers;
 use crate::unary::sigmoid;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -140,8 +141,11 @@ impl Layer {
         };
         let bias = optional(3, count * 2 * rows, "B")?;
         let lengths = match evaluation.optional(4) {
-            None => vec![steps; batch],
-            Some(tensor) => tensor.to_i64_vec()?.into_iter().map(|v| (v.max(0) as usize).min(steps)).collect(),
+            None => {
+                take(batch, size_of::<usize>())?;
+                vec![steps; batch]
+            }
+            Some(tensor) => integers(tensor)?.into_iter().map(|v| (v.max(0) as usize).min(steps)).collect(),
         };
         if lengths.len() != batch {
             return Err(misfit("sequence_lens"));

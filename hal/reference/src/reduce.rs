@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::{sort, strided, strides};
 use crate::numbers::{Numbers, floats, limits};
-use crate::shapes::{axes, axis, elements, infer_same, list, list_of};
+use crate::shapes::{axes, axis, elements, infer_same, integers, list, list_of};
 
 const NAMES: [&str; 10] = [
     "ReduceSum",
@@ -233,7 +233,7 @@ fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 fn cumulate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
-    let along = evaluation.input(1)?.to_i64_vec()?;
+    let along = integers(evaluation.input(1)?)?;
     let along = axis(along.first().copied().unwrap_or(0), input.rank())?;
     let exclusive = operator.int("exclusive")?.unwrap_or(0) != 0;
     let reverse = operator.int("reverse")?.unwrap_or(0) != 0;
@@ -294,7 +294,7 @@ fn top(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let k = match (operator.int("k")?, evaluation.optional(1)) {
         (Some(k), _) => k,
-        (None, Some(tensor)) => tensor.to_i64_vec()?.first().copied().unwrap_or(0),
+        (None, Some(tensor)) => integers(tensor)?.first().copied().unwrap_or(0),
         (None, None) => return Err(Error::invalid_model("TopK lacks its k")),
     };
     let along = axis(operator.int("axis")?.unwrap_or(-1), input.rank())?;

@@ -33,12 +33,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_hal::{
-    Allowance, DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
+    Allowance, DType, Error, ErrorKind, Extents, LateId, Node, Operator, OperatorSet, Program, ProgramValue, Result,
+    Tensor,
 };
 use hetero_kit::Tracer;
 use hetero_reference::Standard;
 
+use crate::device::Shared;
 use crate::lower::regions::may_be_in_a_region;
+use crate::memory;
 use crate::operand::Arguments;
 use crate::pool::Pool;
 pub(crate) use crate::saved::Packed;
@@ -136,6 +139,8 @@ pub(crate) struct Runtime<'a> {
     pub(crate) extents: Option<&'a Extents>,
     /// The device's threads.
     pub(crate) pool: &'a Pool,
+    /// The device's own.
+    pub(crate) shared: &'a Shared,
     /// The memory that is left on the device, and the run's deadline.
     pub(crate) allowance: Allowance,
     /// Who is told of the steps.
@@ -148,13 +153,31 @@ pub(crate) struct Runtime<'a> {
 const LOOK: usize = 1 << 26;
 
 impl<'a> Runtime<'a> {
-    pub(crate) fn new(extents: Option<&'a Extents>, pool: &'a Pool, allowance: Allowance) -> Self {
-        Runtime { extents, pool, allowance, tracer: None, late: AtomicBool::new(false) }
+    pub(crate) fn new(extents: Option<&'a Extents>, shared: &'a Shared, allowance: Allowance) -> Self {
+        Runtime { extents, pool: &shared.pool, shared, allowance, tracer: None, late: AtomicBool::new(false) }
     }
 
     /// Returns the same runtime, whose steps this tracer is told of.
     pub(crate) fn told(self, tracer: Option<&'a Tracer>) -> Self {
         Runtime { tracer, ..self }
+    }
+
+    /// Returns the content of a late value.
+    ///
+    /// # Errors
+    /// `Internal` where nothing has made it.
+    pub(crate) fn late(&self, id: LateId) -> Result<Tensor> {
+        self.extents.ok_or_else(|| Error::internal("a run has no room for late values"))?.late(id)
+    }
+
+    /// Keeps the content of a late value, whose bytes count against the device's memory for as long
+    /// as anybody holds them.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the device's limit forbids it.
+    pub(crate) fn put(&self, id: LateId, content: Tensor) -> Result<()> {
+        let extents = self.extents.ok_or_else(|| Error::internal("a run has no room for late values"))?;
+        extents.put(id, memory::counted(content, &self.shared.id, &self.shared.budget)?)
     }
 
     /// Does pieces of work on the device's threads, as [`Pool::for_each`] does, until the deadline.
@@ -281,11 +304,13 @@ pub(crate) fn computes(dtype: DType) -> bool {
 pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Support> {
     let site = Site { program, node, isa, weights: None };
     Standard.find(&node.operator)?;
-    if !site.values().all(|value| computes(value.dtype)) {
+    // The reference implementation computes on strings too.
+    if !site.values().all(|value| computes(value.dtype) || value.dtype.bits() == 0) {
         return None;
     }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
-    let kernel = if may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
+    let open = site.values().any(ProgramValue::is_dynamic);
+    let kernel = if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
     match kernel {
         Ok(Some(_)) => Some(Support::Native),
         _ => Some(Support::Oracle),
