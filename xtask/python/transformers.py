@@ -1,6 +1,6 @@
 """Transformers with weights of a seed, as exporters of PyTorch write them: sizes are read by Shape and Gather, and put together for Reshape.
 
-`encoder` is like BERT, `decoder` like GPT-2 with a cache. Attention is in its parts, Gelu is by Erf, and both models have a mask.
+`encoder` is like BERT, `decoder` like GPT-2 with a cache. Attention is in its parts, Gelu is by Erf, and both models have a mask of padding; the decoder compares positions for its causal mask, as newer exports do.
 """
 import numpy as np
 import onnx
@@ -108,15 +108,11 @@ def decoder(path, seed, layers, width, heads, vocabulary):
     inputs = {ids: tokens, mask: (TensorProto.INT64, ["batch", "total"]), positions: tokens}
     outputs = {"logits": (TensorProto.FLOAT, ["batch", "sequence", vocabulary])}
     value = embedding(writer, ids, positions, vocabulary)
-    bias = writer.padding(mask)
-    triangle = writer.constant(np.tril(np.ones((1, 1, POSITIONS, POSITIONS), bool)))
-    lowest = writer.scalar(-10000)
-
-    def masked(scores, query, key):
-        end, rows = writer.size(key, 2), writer.size(query, 2)
-        part = writer.op("Slice", triangle, writer.op("Sub", end, rows), end, writer.integers(2))
-        part = writer.op("Slice", part, writer.integers(0), end, writer.integers(3))
-        return writer.op("Add", writer.op("Where", part, scores, lowest), bias)
+    zero, one = (writer.constant(np.int64(value)) for value in (0, 1))
+    total = writer.op("Gather", writer.op("Shape", mask), one, axis=0)
+    seen = writer.op("LessOrEqual", writer.op("Range", zero, total, one), writer.op("Unsqueeze", positions, writer.integers(1, 3)))
+    bias = writer.op("Where", seen, writer.padding(mask), writer.scalar(-10000))
+    masked = lambda scores, query, key: writer.op("Add", scores, writer.op("Slice", bias, writer.integers(0), writer.size(key, 2), writer.integers(3)))
 
     for layer in range(layers):
         def cache(*values):
