@@ -41,8 +41,8 @@ impl<'a> Columns<'a> {
         };
         let whole = coefficients.len() / intercepts.len().max(1);
         let divides = whole * intercepts.len() == coefficients.len();
-        // ONNX Runtime does not read coefficients behind those that the features need, and the model
-        // in its own package has some.
+        // ONNX Runtime does not read coefficients behind those that the features need, and the
+        // model in its own package has some.
         let features = features.filter(|&count| (1..=whole).contains(&count));
         if coefficients.is_empty() || !(divides || features.is_some()) {
             let (coefficients, columns) = (coefficients.len(), intercepts.len());
