@@ -245,7 +245,7 @@ fn quantised_attention(inference: &Inference<'_>) -> Result<Option<Graph>> {
     }
     let (Some(x), Some(w)) = (shape(inference, 0)?, shape(inference, 1)?) else { return Ok(None) };
     let mut body = Body::of(inference);
-    let optional = |index: usize| has(inference, index).then(|| ValueId(index as u32));
+    let optional = |index: usize| has(inference, index).then_some(ValueId(index as u32));
     let (input, weights) = (body.input(0), body.input(1));
     let input = body.real(input, ValueId(3), optional(6));
     let weights = body.real(weights, ValueId(4), optional(7));
@@ -365,9 +365,15 @@ fn split(body: &mut Body, inference: &Inference<'_>, heads: usize) -> Result<Opt
         {
             return Err(misfit(operator, format!("the bias {bias:?} has no part for each of {parts:?}")));
         }
-        let bias = body.input(3);
-        let parts = body.split(bias, 0, &parts)?.into_iter().zip(widths);
-        parts.map(|(part, width)| body.reshape(part, &[1, heads, 1, width])).collect::<Result<Vec<_>>>().map(Some)
+        // Parts that are not wanted go, so each is a node of its own.
+        let (bias, mut from, mut shaped) = (body.input(3), 0usize, Vec::new());
+        for (part, width) in parts.into_iter().zip(widths) {
+            let to = from.saturating_add(part);
+            let line = body.slice(bias, 0, (from, to))?;
+            shaped.push(body.reshape(line, &[1, heads, 1, width])?);
+            from = to;
+        }
+        Ok(Some(shaped))
     };
     let mut split = match (query.as_slice(), key.as_deref(), value.as_deref()) {
         (&[batch, steps, n, 3, width], None, None) if n == heads => {

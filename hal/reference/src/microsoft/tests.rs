@@ -139,7 +139,7 @@ fn what_does_not_fit_is_refused_before_it_is_bound() {
         refused(&heads.clone().with("num_heads", int(count)), &[line.clone(), line.clone(), line.clone()]);
     }
     let heads = heads.with("num_heads", int(2));
-    refused(&heads, &[line.clone()]);
+    refused(&heads, std::slice::from_ref(&line));
     refused(&heads, &[line.clone(), filled(&[2, 2, 6]), line.clone()]);
     refused(&heads, &[line.clone(), line.clone(), line.clone(), filled(&[17])]);
     refused(&heads, &[line.clone(), line.clone(), line.clone(), None, i32s(&[7], &[0; 7])]);
