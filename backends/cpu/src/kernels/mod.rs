@@ -284,10 +284,11 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !site.values().all(exact) {
         return Ok(None);
     }
-    if !site.operator().domain.is_empty() {
+    match (&*site.operator().domain, &*site.operator().name) {
+        ("", _) => {}
         // The other operators of this domain have bodies of the standard's.
-        let product = &*site.operator().domain == "com.microsoft" && &*site.operator().name == "MatMulNBits";
-        return if product { nbits::compile(site) } else { Ok(None) };
+        ("com.microsoft", "MatMulNBits") => return nbits::compile(site),
+        _ => return Ok(None),
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),
