@@ -365,9 +365,15 @@ fn split(body: &mut Body, inference: &Inference<'_>, heads: usize) -> Result<Opt
         {
             return Err(misfit(operator, format!("the bias {bias:?} has no part for each of {parts:?}")));
         }
-        let bias = body.input(3);
-        let parts = body.split(bias, 0, &parts)?.into_iter().zip(widths);
-        parts.map(|(part, width)| body.reshape(part, &[1, heads, 1, width])).collect::<Result<Vec<_>>>().map(Some)
+        // Parts that are not wanted go, so each is a node of its own.
+        let (bias, mut from, mut shaped) = (body.input(3), 0usize, Vec::new());
+        for (part, width) in parts.into_iter().zip(widths) {
+            let to = from.saturating_add(part);
+            let line = body.slice(bias, 0, (from, to))?;
+            shaped.push(body.reshape(line, &[1, heads, 1, width])?);
+            from = to;
+        }
+        Ok(Some(shaped))
     };
     let mut split = match (query.as_slice(), key.as_deref(), value.as_deref()) {
         (&[batch, steps, n, 3, width], None, None) if n == heads => {
