@@ -10,8 +10,8 @@
 //! - `write PATH` writes the bytes of the last run's first output.
 //! - `held` tells what memory the process and the loaded model hold.
 //!
-//! A sequence goes on where the model has a cache: inputs `past_key_values.*`, whose next content is
-//! the output `present.*`.
+//! A sequence goes on where the model has a cache: inputs `past_key_values.*`, whose next content
+//! is the output `present.*`.
 //! Otherwise each run is a sequence of its own.
 //! `xtask/python/shapes.py` gives ONNX Runtime the same inputs.
 
@@ -70,8 +70,7 @@ fn owned(outputs: &Outputs) -> Named {
 
 impl Sequence {
     fn new(path: &str, threads: usize, vocabulary: i64) -> Outcome<Sequence> {
-        let mut options = DeviceOptions::default();
-        options.threads = Some(threads);
+        let options = DeviceOptions { threads: Some(threads), ..DeviceOptions::default() };
         let mut engine = HeteroEngine::builder().build();
         engine.add_device("cpu:0", options)?;
         let loaded = engine.load(&hetero::read_model(path)?)?;
