@@ -1,8 +1,8 @@
 //! Loaded models: a model that serves inputs of any shapes.
 //!
 //! A plan is for some sizes.
-//! A loaded model keeps the plans that it made, with their sessions, and finds the one that serves a
-//! run's shapes.
+//! A loaded model keeps the plans that it made, with their sessions, and finds the one that serves
+//! a run's shapes.
 //! The first plan is for exactly the sizes of the first run.
 //! Once a dimension has had a second size, it is taken to vary, and a plan serves all of its sizes
 //! from 2 up to a bound.
@@ -171,7 +171,7 @@ impl LoadedModel {
         &self.model
     }
 
-    /// Returns how many plans were made so far; a run whose shapes an earlier plan serves makes none.
+    /// Returns how many plans were made so far; a run whose shapes an earlier one serves makes none.
     #[must_use]
     pub fn plans_made(&self) -> usize {
         self.state().made
@@ -183,8 +183,8 @@ impl LoadedModel {
         self.state().served.len()
     }
 
-    /// Returns why each shape has a plan of its own, where that is so: a device takes exact sizes, or
-    /// a size depends on more than the shapes of inputs.
+    /// Returns why each shape has a plan of its own, where that is so: a device takes exact sizes,
+    /// or a size depends on more than the shapes of inputs.
     #[must_use]
     pub fn notes(&self) -> Option<String> {
         self.state().exact.clone()

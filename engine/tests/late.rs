@@ -1,5 +1,5 @@
-//! Values whose memory nobody can lay out before a run: sizes without a bound, and elements that are
-//! no bytes.
+//! Values whose memory nobody can lay out before a run: sizes without a bound, and elements that
+//! are no bytes.
 
 #![allow(clippy::unwrap_used)]
 

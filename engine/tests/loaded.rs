@@ -133,8 +133,8 @@ fn ids(batch: usize, length: usize) -> Tensor {
     Tensor::from_vec(&[batch, length], (0..batch * length).map(|i| (i * 7 % 50) as i64).collect()).unwrap()
 }
 
-/// Runs inputs by a loaded model and by a plan for their shapes alone, and checks that both give the
-/// same.
+/// Runs inputs by a loaded model and by a plan for their shapes alone, and checks that both give
+/// the same.
 fn agrees(engine: &HeteroEngine, loaded: &LoadedModel, inputs: &[(&str, Tensor)]) -> BTreeMap<String, Tensor> {
     let shapes: Vec<_> = inputs.iter().map(|(_, tensor)| tensor.shape().to_vec()).collect();
     let found = loaded.run(inputs).unwrap_or_else(|error| panic!("{shapes:?}: {error}"));

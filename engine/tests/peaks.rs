@@ -183,8 +183,8 @@ fn grown(case: &Case) -> Vec<Case> {
     ways.into_iter().filter_map(larger).collect()
 }
 
-/// Returns the cases of each definition of the table; a case of a newer version also serves an older
-/// one where that takes it.
+/// Returns the cases of each definition of the table; a case of a newer version also serves an
+/// older one where that takes it.
 fn by_definition(cases: &[Case]) -> Vec<(&'static Definition, Vec<Case>)> {
     let of = |definition: &'static Definition| {
         let named = cases

@@ -1,8 +1,8 @@
 //! Binding to bounds: a program for all sizes of its inputs up to some.
 //!
 //! Inference with open sizes proves what holds for all of them, such as the values that are
-//! constant, but often little of the rest: where a file computes shapes from shapes, the contents of
-//! these decide sizes, and they differ from run to run.
+//! constant, but often little of the rest: where a file computes shapes from shapes, the contents
+//! of these decide sizes, and they differ from run to run.
 //! So the graph is inferred twice more, for the bounds and for smaller sizes.
 //! The first gives each value its bound, and a size that both agree on is taken as known.
 //! Neither is proven for the sizes between, so whoever runs the program computes the sizes of each

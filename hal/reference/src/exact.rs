@@ -62,8 +62,8 @@ pub struct Exact {
     /// The program: its values and inputs are those of the program that it was made from.
     /// Nodes whose results shapes alone decide are gone, and its outputs lack those that are known.
     pub program: Program,
-    /// The positions of its nodes in the program that it was made from; a node of a body has that of
-    /// the node that the body stands for.
+    /// The positions of its nodes in the program that it was made from; a node of a body has that
+    /// of the node that the body stands for.
     pub nodes: Vec<usize>,
     /// The outputs that are known without a run, each with its position among the outputs of the
     /// program that this one was made from.
