@@ -56,7 +56,7 @@ fn a_run_reads_and_writes_files() {
     assert_eq!(values, [1.0, 20.0, 300.0, 4.0, 50.0, 600.0]);
     // The same input comes through a TensorProto.
     let tensor = Tensor::from_vec(&[1, 3], vec![1.0f32; 3]).unwrap();
-    std::fs::write(folder.0.join("x.pb"), hetero_onnx::tensor_to_bytes("x:0", &tensor)).unwrap();
+    std::fs::write(folder.0.join("x.pb"), hetero_onnx::value_to_bytes("x:0", &tensor)).unwrap();
     assert!(folder.run(&["run", "model.onnx", "--input", "x:0=x.pb"]).status.success());
 }
 

@@ -342,12 +342,16 @@ fn value_type(info: &ValueInfoProto) -> Result<TensorType> {
     }
 }
 
-/// Reads a tensor's type; of sequences, maps and optionals, which have none, nothing is known.
+/// Reads a type; of maps nothing is known.
+/// Of sequences and optionals it is known that they are such, and a run tells how many parts of
+/// which types they have.
 fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
     let (code, shape) = match &proto.value {
         Some(type_proto::Value::TensorType(ty)) => (ty.elem_type(), &ty.shape),
         Some(type_proto::Value::SparseTensorType(ty)) => (ty.elem_type(), &ty.shape),
-        _ => return Ok(TensorType::default()),
+        Some(type_proto::Value::SequenceType(_)) => return Ok(parts_type(DType::Sequence)),
+        Some(type_proto::Value::OptionalType(_)) => return Ok(parts_type(DType::Optional)),
+        Some(type_proto::Value::MapType(_)) | None => return Ok(TensorType::default()),
     };
     let dtype = match DType::from_onnx_code(code) {
         None if code != 0 => return Err(Error::invalid(format!("the unknown element type {code}"))),
@@ -373,6 +377,10 @@ fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
         ),
     };
     Ok(TensorType { dtype, dims })
+}
+
+fn parts_type(dtype: DType) -> TensorType {
+    TensorType::new(dtype, vec![Dim::Unknown])
 }
 
 /// Puts nodes in topological order (Kahn), and keeps the file's order where it is one.

@@ -51,6 +51,7 @@
 
 mod bind;
 mod branches;
+mod data;
 mod error;
 // Memory maps are the only part of this crate that safe Rust cannot express.
 #[allow(unsafe_code)]
@@ -75,8 +76,8 @@ pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use files::ReadOptions;
 pub use infer::{Inferred, check_operators, infer};
-pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_with};
-pub use write::{model_of, tensor_to_bytes, to_bytes, write};
+pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_value, read_with};
+pub use write::{model_of, to_bytes, value_to_bytes, write};
 
 /// The oldest version of the standard's operator set that is read.
 /// Before version 7 some operators broadcast by attributes; these are reported as missing, and the

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use hetero_hal::{
     Allowance, Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program,
-    Result, Tensor, TensorType, ValueId, take,
+    Result, Tensor, TensorType, ValueId, empties, take,
 };
 
-use crate::numbers::Numbers;
 use crate::shapes::axis;
 use crate::slicing::join;
 
@@ -47,6 +46,29 @@ pub fn run(
         }
     }
     interpret(&program.to_graph(), inputs, operators, &|_| None, allowance)
+}
+
+/// Runs a graph that no shapes have been inferred for by the oracle, within an allowance.
+/// Inputs and outputs are in the graph's order; inputs that are left out at the end have the
+/// contents that the graph gives them.
+///
+/// # Errors
+/// `InvalidArgument` where an input has no content, `InvalidModel` where the graph contradicts
+/// itself, and the error of any node that fails, with its name.
+pub fn run_graph(
+    graph: &Graph,
+    inputs: &[Tensor],
+    operators: &dyn OperatorSet,
+    allowance: &Allowance,
+) -> Result<Vec<Tensor>> {
+    graph.check()?;
+    for (index, id) in graph.inputs.iter().enumerate() {
+        let value = graph.value(*id)?;
+        if inputs.get(index).or(value.constant.as_ref()).is_none() {
+            return Err(Error::invalid_argument(format!("input '{}' has no content", value.name)));
+        }
+    }
+    interpret(graph, inputs, operators, &|_| None, allowance)
 }
 
 /// Computes the nodes of a graph one after the other.
@@ -99,14 +121,14 @@ fn interpret(
         drop(arguments);
         for (id, tensor) in node.outputs.iter().zip(results) {
             if let Some(id) = id {
-                left = left.less(tensor.bytes().len()).map_err(at)?;
+                left = left.less(tensor.footprint()).map_err(at)?;
                 values[id.index()] = Some(tensor);
                 computed[id.index()] = true;
             }
         }
         for id in node.uses().filter(|id| last_use[id.index()] == index) {
             let gone = values[id.index()].take().filter(|_| computed[id.index()]);
-            left.bytes += gone.map_or(0, |tensor| tensor.bytes().len());
+            left.bytes += gone.map_or(0, |tensor| tensor.footprint());
         }
     }
     let output = |id: &ValueId| {
@@ -117,14 +139,14 @@ fn interpret(
     graph.outputs.iter().map(output).collect()
 }
 
-fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>> {
+pub(crate) fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>> {
     evaluation
         .operator
         .graph(name)?
         .ok_or_else(|| Error::invalid_model(format!("{} lacks the graph '{name}'", evaluation.operator)))
 }
 
-fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+pub(crate) fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
     if inputs.len() != graph.inputs.len() {
         return Err(Error::invalid_model(format!(
             "{} gives its body {} inputs, which takes {}",
@@ -231,7 +253,7 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         going = flag(&results.next().ok_or_else(|| Error::invalid_model("the body of Loop has no outputs"))?)?;
         carried = results.by_ref().take(count).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            take(tensor.bytes().len(), 1)?;
+            take(tensor.footprint(), 1)?;
             list.push(tensor);
         }
         trip += 1;
@@ -254,8 +276,12 @@ fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
             return Err(Error::invalid_model(format!("axis {along} is outside a tensor of rank {}", shape.len())));
         }
         shape.insert(along, 0);
-        return Numbers::Ints(vec![]).into_tensor(dtype, &shape);
+        let nothing = empties(&[TensorType::exact(dtype, &shape)], 1).map(|mut list| list.swap_remove(0));
+        return nothing.ok_or_else(|| Error::unsupported(format!("collecting no {dtype} of shape {shape:?}")));
     };
+    if first.dtype().is_parts() {
+        return Err(Error::invalid_model(format!("a loop collects tensors, and no {}", first.dtype())));
+    }
     let mut shape = first.shape().to_vec();
     if along > shape.len() {
         return Err(Error::invalid_model(format!("axis {along} is outside a tensor of rank {}", shape.len())));
@@ -351,7 +377,7 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let mut results = run_body(evaluation, body, &inputs)?.into_iter();
         carried = results.by_ref().take(states).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            take(tensor.bytes().len(), 1)?;
+            take(tensor.footprint(), 1)?;
             list.push(tensor);
         }
     }

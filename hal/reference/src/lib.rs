@@ -32,6 +32,7 @@ mod indexing;
 mod layout;
 mod loss;
 mod matmul;
+mod ml;
 mod normalize;
 mod numbers;
 mod place;
@@ -42,11 +43,14 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod select;
+mod sequence;
 mod shapes;
 mod slicing;
 mod small;
 mod softmax;
 mod spectral;
+mod stateful;
+mod text;
 mod unary;
 mod unique;
 mod window;
@@ -55,7 +59,7 @@ use std::sync::LazyLock;
 
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
-pub use control::run;
+pub use control::{run, run_graph};
 pub use exact::{Exact, exact, shaping_inputs, sizes_depend_on_data};
 pub use resize::Resampling;
 pub use window::{Padding, Window};
@@ -75,6 +79,7 @@ static TABLE: &[&[Definition]] = &[
     layout::DEFINITIONS,
     loss::DEFINITIONS,
     matmul::DEFINITIONS,
+    ml::DEFINITIONS,
     normalize::DEFINITIONS,
     place::DEFINITIONS,
     pool::DEFINITIONS,
@@ -84,9 +89,12 @@ static TABLE: &[&[Definition]] = &[
     &reduce::DEFINITIONS,
     resize::DEFINITIONS,
     select::DEFINITIONS,
+    sequence::DEFINITIONS,
     slicing::DEFINITIONS,
     softmax::DEFINITIONS,
     spectral::DEFINITIONS,
+    stateful::DEFINITIONS,
+    text::DEFINITIONS,
     unique::DEFINITIONS,
 ];
 
