@@ -52,6 +52,7 @@
 mod bind;
 mod branches;
 mod data;
+mod early;
 mod error;
 // Memory maps are the only part of this crate that safe Rust cannot express.
 #[allow(unsafe_code)]
@@ -80,8 +81,8 @@ pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_value, rea
 pub use write::{model_of, to_bytes, value_to_bytes, write};
 
 /// The oldest version of the standard's operator set that is read.
-/// Before version 7 some operators broadcast by attributes; these are reported as missing, and the
-/// others run.
+/// Before version 7 some operators broadcast by attributes; these are reported as missing where the
+/// file does not tell the ranks of their inputs.
 pub const OLDEST_OPSET: u32 = 1;
 /// The newest version of the standard's operator set that is read.
 pub const NEWEST_OPSET: u32 = 27;

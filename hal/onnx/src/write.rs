@@ -69,7 +69,9 @@ pub fn model_of(program: &Program) -> Model {
 /// Notes the operator sets of nodes, and of the nodes in their subgraphs.
 fn note_opsets(nodes: &[Node], opsets: &mut BTreeMap<Arc<str>, u32>) {
     for node in nodes {
-        opsets.insert(node.operator.domain.clone(), node.operator.version);
+        let version = opsets.entry(node.operator.domain.clone()).or_default();
+        // Nodes of an early model are partly of a later version, which the others have in common.
+        *version = node.operator.version.max(*version);
         node.subgraphs().for_each(|graph| note_opsets(&graph.nodes, opsets));
     }
 }
