@@ -482,6 +482,7 @@ impl Profile {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
             if let Some(folder) = folder {
                 std::fs::create_dir_all(folder)?;
+                hetero_files::remove_old_drafts(folder);
             }
             hetero_files::replace(path, text)
         };

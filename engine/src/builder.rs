@@ -203,7 +203,8 @@ impl Builder {
 
     /// Keeps compiled programs in this folder, and takes them from it, so that a later process
     /// makes its sessions faster.
-    /// Without it, every process compiles anew.
+    /// Without it, every process compiles anew, and so it does where the folder cannot be written:
+    /// that is no error, and [`Fleet::cache_trouble`](crate::Fleet::cache_trouble) tells why.
     ///
     /// A device takes from the folder only what is undamaged and fits the model, the device and its
     /// driver; it does not protect itself from files that somebody forges, so nobody else should be
@@ -235,7 +236,7 @@ impl Builder {
             memory_share: self.config.device_params.gpu_mem_threshold.unwrap_or(1.0),
             deadline: self.deadline,
             max_in_flight: self.config.scheduling.max_in_flight,
-            cache: self.cache.map(|folder| ProgramCache { folder, limit: self.cache_limit }),
+            cache: self.cache.map(|folder| ProgramCache::new(folder, self.cache_limit)),
         };
         let planner = Arc::new(Planner {
             standard: self.partitioner.is_none(),

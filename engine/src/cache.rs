@@ -4,9 +4,10 @@
 //! and its driver's version.
 //! The device decides whether the file fits.
 //! A digest at the file's end tells whether it is damaged; a damaged file is written again.
-//! Errors of the folder are no errors of a compilation.
+//! Errors of the folder are no errors of a compilation; the first one is kept for whoever asks.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -28,9 +29,20 @@ pub(crate) struct ProgramCache {
     pub(crate) folder: PathBuf,
     /// The most bytes that all files may have together.
     pub(crate) limit: u64,
+    /// The first error of writing to the folder.
+    trouble: Arc<OnceLock<String>>,
 }
 
 impl ProgramCache {
+    pub(crate) fn new(folder: PathBuf, limit: u64) -> ProgramCache {
+        ProgramCache { folder, limit, trouble: Arc::default() }
+    }
+
+    /// Returns why a program could not be kept, where that happened.
+    pub(crate) fn trouble(&self) -> Option<&str> {
+        self.trouble.get().map(String::as_str)
+    }
+
     /// Returns the path of the file for a program on a device.
     fn path(&self, program: &Program, device: &DeviceInfo) -> PathBuf {
         let driver = digest([&*device.vendor, &*device.name, &*device.driver_version].join("\0").as_bytes());
@@ -57,7 +69,9 @@ impl ProgramCache {
             return;
         }
         // Where the cache cannot be written, there is no cache, and that is no error.
-        let _ = write(&self.path(program, device), &bytes);
+        if let Err(error) = write(&self.path(program, device), &bytes) {
+            let _ = self.trouble.set(format!("{}: {error}", self.folder.display()));
+        }
         let _ = self.trim();
     }
 

@@ -206,6 +206,13 @@ impl Fleet {
         self.limits.cache.as_ref()
     }
 
+    /// Returns why the folder of [`Builder::cache`](crate::Builder::cache) did not take a compiled
+    /// program, where that happened; the programs work all the same.
+    #[must_use]
+    pub fn cache_trouble(&self) -> Option<&str> {
+        self.cache().and_then(ProgramCache::trouble)
+    }
+
     /// Returns the devices that were lost, each with the error that told of the loss.
     #[must_use]
     pub fn lost(&self) -> Vec<(DeviceId, HalError)> {

@@ -84,6 +84,7 @@ impl Planner {
         let whole = Annotated::new(Arc::new(self.rewrite(bound.program, &allowance)?), vec![]);
         let (tile, (parts, mut notes)) = (self.tile_size(fleet), self.batch_parts(fleet, &whole, &allowance)?);
         notes.extend(fleet.absent().iter().map(ToString::to_string));
+        notes.extend(bound.notes);
         let annotated = self.split(&whole, &parts, tile, &allowance)?;
         let passes = began.elapsed() - bind;
         allowance.check()?;
@@ -144,7 +145,7 @@ impl Planner {
         partitioning.check_order(edges)?;
         self.check_required(fleet, &annotated, &HashSet::new(), &partitioning)?;
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
-        let notes = fleet.absent().iter().map(ToString::to_string).collect();
+        let notes = fleet.absent().iter().map(ToString::to_string).chain(bound.notes).collect();
         let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
         let made = made(model, &annotated.program);
         Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, made, timing })

@@ -129,13 +129,15 @@ struct Account {
     taken: usize,
     /// The steps until the clock is read again.
     steps: usize,
+    /// Whether an evaluation runs; without one nothing would ever give back what is taken.
+    open: bool,
 }
 
 thread_local! {
     /// The account is the thread's and no argument, so that all helpers of an operator can draw on
     /// it, and none can be called without it.
     static ACCOUNT: RefCell<Account> =
-        RefCell::new(Account { allowance: Allowance::default(), taken: 0, steps: STEPS });
+        RefCell::new(Account { allowance: Allowance::default(), taken: 0, steps: STEPS, open: false });
 }
 
 /// An evaluation's time as the one that runs on this thread; dropping it gives back what was taken,
@@ -144,7 +146,7 @@ pub(crate) struct Opened(Option<Account>);
 
 impl Opened {
     pub(crate) fn new(allowance: Allowance) -> Self {
-        Opened(Some(ACCOUNT.replace(Account { allowance, taken: 0, steps: STEPS })))
+        Opened(Some(ACCOUNT.replace(Account { allowance, taken: 0, steps: STEPS, open: true })))
     }
 }
 
@@ -160,6 +162,8 @@ impl Drop for Opened {
 /// [`Evaluation`](crate::Evaluation) that runs on this thread; it is given back when that
 /// evaluation ends.
 /// A definition calls this before it allocates anything that grows with a size.
+/// Where no evaluation runs, as in a rule of inference, each call is weighed by itself against the
+/// default allowance.
 ///
 /// # Errors
 /// `OutOfMemory` with both sizes, where it is more than what is left of the allowance.
@@ -168,7 +172,7 @@ pub fn take(count: usize, size: usize) -> Result<()> {
         let left = account.allowance.bytes - account.taken;
         match count.checked_mul(size) {
             Some(bytes) if bytes <= left => {
-                account.taken += bytes;
+                account.taken += if account.open { bytes } else { 0 };
                 Ok(())
             }
             bytes => {

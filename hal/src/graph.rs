@@ -21,6 +21,19 @@ pub struct NodeId(pub u32);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ExtentId(pub u32);
 
+/// The place, among those of its program, of a value that takes memory once it is made; see
+/// [`ProgramValue::late`](crate::ProgramValue::late).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LateId(pub u32);
+
+impl LateId {
+    /// Returns the id as an index into the list of places.
+    #[must_use]
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
 impl ValueId {
     /// Returns the id as an index into the list of values.
     #[must_use]

@@ -261,14 +261,14 @@ pub use driver::{DeviceId, DeviceInfo, DeviceKind, Driver, OpenOptions, Unavaila
 pub use dtype::{Bool, DType, Element};
 pub use error::{Error, ErrorKind, Result, Sizes};
 pub use fingerprint::Fingerprint;
-pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, Node, NodeId, Operator, TensorType, Value, ValueId};
+pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, LateId, Node, NodeId, Operator, TensorType, Value, ValueId};
 pub use memory::{
     Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind, check_range,
 };
 pub use model::Model;
 pub use operators::{
-    Definition, EvaluateFn, Evaluation, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn, empties,
-    shape_content,
+    Definition, EvaluateFn, Evaluation, ExpandFn, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
+    empties, shape_content,
 };
 pub use program::{Extent, Program, ProgramValue};
 pub use queue::{Execution, Extents, HostTask, Operation, Queue, QueueOptions, Work, submit_and_wait};

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::allowance::{self, Allowance, Opened, exceeded, take};
 use crate::dtype::DType;
 use crate::error::{Error, Result};
-use crate::graph::{Attribute, Dim, Operator, TensorType, ValueId};
+use crate::graph::{Attribute, Dim, Graph, Operator, TensorType, ValueId};
 use crate::tensor::{Tensor, element_count};
 
 /// A function that infers the types of the outputs of one node.
@@ -20,6 +20,11 @@ pub type EvaluateFn = fn(&Evaluation<'_>) -> Result<Vec<Tensor>>;
 /// A function that counts the floating-point operations of one node from the types of its inputs
 /// and outputs; a multiply-add counts as two.
 pub type FlopsFn = fn(&Operator, &[Option<TensorType>], &[TensorType]) -> u64;
+/// A function that returns the body of one node: a graph of other operators with the same meaning.
+/// Its inputs and outputs are the node's, in order; an input that the node leaves out is one that
+/// nothing in the body reads.
+/// It returns `None` where the facts do not suffice to write the body.
+pub type ExpandFn = fn(&Inference<'_>) -> Result<Option<Graph>>;
 /// A function that infers the output types of the subgraph under an attribute's name from the types
 /// of its inputs.
 pub type SubgraphFn<'a> = dyn Fn(&str, &[TensorType]) -> Result<Vec<TensorType>> + 'a;
@@ -63,6 +68,9 @@ pub struct Definition {
     /// The promise that equal inputs give equal outputs.
     /// It is false for a random generator: such a node is never folded or merged.
     pub deterministic: bool,
+    /// The function that returns the operator's body, for an operator that others express.
+    /// Binding puts the body in the place of the node, so that devices need no kernel for it.
+    pub expand: Option<ExpandFn>,
 }
 
 impl Definition {
@@ -89,7 +97,41 @@ impl Definition {
             flops: |_, _, _| 0,
             in_place: &[],
             deterministic: true,
+            expand: None,
         }
+    }
+
+    /// Returns the same definition in another domain than the standard's.
+    #[must_use]
+    pub const fn in_domain(mut self, domain: &'static str) -> Self {
+        self.domain = domain;
+        self
+    }
+
+    /// Returns the same definition for an operator that has a body of other operators.
+    #[must_use]
+    pub const fn expanding(mut self, expand: ExpandFn) -> Self {
+        self.expand = Some(expand);
+        self
+    }
+
+    /// Returns the body of a node, where its operator has one and the facts suffice to write it.
+    /// What the body's constants take is taken from the allowance before they are made.
+    ///
+    /// # Errors
+    /// The error of a node that breaks a rule of its operator, and `OutOfMemory`.
+    pub fn body(&self, inference: &Inference<'_>, allowance: &Allowance) -> Result<Option<Graph>> {
+        let Some(expand) = self.expand else { return Ok(None) };
+        allowance.check()?;
+        let opened = Opened::new(allowance.clone());
+        let body = expand(inference)?;
+        drop(opened);
+        if let Some(body) = &body
+            && body.outputs.len() < inference.outputs
+        {
+            return Err(Error::unsupported(format!("output {} of {}", body.outputs.len(), inference.operator)));
+        }
+        Ok(body)
     }
 
     /// Returns the same definition with the given largest number of outputs.
@@ -320,7 +362,9 @@ impl<'a> Evaluation<'a> {
         match (count, bytes) {
             (Some(count), Some(bytes)) if take(bytes, 1).is_ok() => Ok(count),
             _ => {
-                let what = format!("{} would make a {dtype} tensor of shape {shape:?}", self.operator);
+                // A file may ask for thousands of dimensions, and a message shows the first ones.
+                let (shown, rank) = (&shape[..shape.len().min(16)], shape.len());
+                let what = format!("{} would make a {dtype} tensor of rank {rank}, shape {shown:?}", self.operator);
                 Err(exceeded(bytes.map_or(u64::MAX, |bytes| bytes as u64), self.left().bytes, what))
             }
         }

@@ -8,7 +8,7 @@ use foldhash::HashMap;
 use crate::dtype::DType;
 use crate::error::{Error, Result};
 use crate::fingerprint::{Digest, Fingerprint};
-use crate::graph::{Dim, ExtentId, Graph, Node, NodeId, ValueId};
+use crate::graph::{Dim, ExtentId, Graph, LateId, Node, NodeId, ValueId};
 use crate::tensor::{Tensor, element_count};
 
 /// A size that depends on data.
@@ -17,6 +17,9 @@ pub struct Extent {
     /// The largest size that it can take, for which memory is planned.
     pub bound: usize,
 }
+
+/// The bytes up to which a value is laid out by a bound that it may stay far below.
+const LARGEST_BOUND: usize = 1 << 26;
 
 /// A value of a program.
 #[derive(Clone, Debug, PartialEq)]
@@ -31,15 +34,20 @@ pub struct ProgramValue {
     /// The extent that holds the true size of each dimension in a run; empty where all sizes are
     /// exact.
     pub extents: Vec<Option<ExtentId>>,
+    /// The place of the content in a run, where the value is late: it takes memory once it is made
+    /// and not before.
+    /// Such a value has elements that are no bytes, or sizes without a bound or with a very large
+    /// one; where even the rank is open, `shape` is empty.
+    pub late: Option<LateId>,
     /// The content of a constant; `None` for any other value.
     pub constant: Option<Tensor>,
 }
 
 impl ProgramValue {
-    /// Tells whether some dimension depends on data.
+    /// Tells whether only a run tells all about the value that memory is laid out by.
     #[must_use]
     pub fn is_dynamic(&self) -> bool {
-        self.extents.iter().any(Option::is_some)
+        self.late.is_some() || self.extents.iter().any(Option::is_some)
     }
 
     /// Returns the largest number of elements that the value can have.
@@ -49,10 +57,13 @@ impl ProgramValue {
         self.shape.iter().product()
     }
 
-    /// Returns the largest number of bytes that the value can take.
-    /// Strings count as 0: no device lays them out.
+    /// Returns the bytes that the value is laid out with, which are the most that it can take, and 0
+    /// for a late value.
     #[must_use]
     pub fn bytes(&self) -> usize {
+        if self.late.is_some() {
+            return 0;
+        }
         self.dtype.bytes_for(self.elements()).unwrap_or(0)
     }
 }
@@ -79,6 +90,7 @@ struct Content {
     inputs: Vec<ValueId>,
     outputs: Vec<ValueId>,
     extents: Arc<[Extent]>,
+    lates: usize,
     fingerprint: OnceLock<Fingerprint>,
 }
 
@@ -86,7 +98,9 @@ impl Program {
     /// Turns a graph of which every type is known into a program.
     /// The ids of values and nodes stay as they are.
     ///
-    /// Dimensions must be [`Dim::Known`], or [`Dim::Data`] with an extent below `extents.len()`.
+    /// Dimensions that are [`Dim::Data`] have an extent below `extents.len()`.
+    /// A value with other dimensions that are not [`Dim::Known`] becomes a late one, as does one of
+    /// strings, and one whose sizes depend on data and have a very large bound.
     ///
     /// # Errors
     /// `InvalidModel` where the graph is not sound, captures something, or a type is not fully
@@ -104,6 +118,11 @@ impl Program {
         for id in ports.chain(touched) {
             used[id.index()] = true;
         }
+        let mut lates = 0;
+        let mut late = || {
+            lates += 1;
+            LateId(lates as u32 - 1)
+        };
         let values = graph
             .values
             .into_iter()
@@ -112,19 +131,29 @@ impl Program {
                 let unknown = |what: &str| {
                     Error::invalid_model(format!("the {what} of value '{}' is not known: {}", value.name, value.ty))
                 };
-                let (Some(dtype), Some(dims)) = (value.ty.dtype, &value.ty.dims) else {
+                let Some(dtype) = value.ty.dtype.filter(|_| used) else {
                     if used {
                         return Err(unknown("type"));
                     }
                     let (dtype, shape) =
                         value.constant.as_ref().map_or((DType::U8, vec![0]), |c| (c.dtype(), c.shape().to_vec()));
-                    let constant = value.constant;
-                    return Ok(ProgramValue { name: value.name, dtype, shape, extents: vec![], constant });
+                    let (name, constant) = (value.name, value.constant);
+                    return Ok(ProgramValue { name, dtype, shape, extents: vec![], late: None, constant });
                 };
-                let mut shape = Vec::with_capacity(dims.len());
-                let mut sizes = vec![None; dims.len()];
-                for (axis, dim) in dims.iter().enumerate() {
-                    shape.push(dim.bound().ok_or_else(|| unknown("shape"))?);
+                let bounds = value.ty.dims.as_ref().and_then(|dims| dims.iter().map(Dim::bound).collect());
+                let Some(shape): Option<Vec<usize>> = bounds else {
+                    let (name, constant) = (value.name, None);
+                    return Ok(ProgramValue {
+                        name,
+                        dtype,
+                        shape: vec![],
+                        extents: vec![],
+                        late: Some(late()),
+                        constant,
+                    });
+                };
+                let mut sizes = vec![None; shape.len()];
+                for (axis, dim) in value.ty.dims.iter().flatten().enumerate() {
                     if let Dim::Data { bound, extent } = dim {
                         let known = extent.and_then(|id| extents.get(id.index()));
                         if known.is_none_or(|extent| *bound > extent.bound) {
@@ -136,18 +165,22 @@ impl Program {
                 if sizes.iter().all(Option::is_none) {
                     sizes.clear();
                 }
-                if element_count(&shape).and_then(|count| dtype.bytes_for(count)).is_none() {
+                let bytes = element_count(&shape).and_then(|count| dtype.bytes_for(count));
+                let is_large = bytes.is_none_or(|bytes| bytes > LARGEST_BOUND);
+                let is_late = value.constant.is_none() && (dtype.bits() == 0 || (is_large && !sizes.is_empty()));
+                if bytes.is_none() && !is_late {
                     return Err(Error::invalid_model(format!(
                         "the size of value '{}' ({dtype}{shape:?}) overflows the address space",
                         value.name
                     )));
                 }
-                Ok(ProgramValue { name: value.name, dtype, shape, extents: sizes, constant: value.constant })
+                let late = is_late.then(&mut late);
+                Ok(ProgramValue { name: value.name, dtype, shape, extents: sizes, late, constant: value.constant })
             })
             .collect::<Result<Vec<_>>>()?;
         let (name, nodes, inputs, outputs) = (graph.name, graph.nodes, graph.inputs, graph.outputs);
         let extents = extents.into();
-        Ok(Content { values, nodes, inputs, outputs, extents, ..Content::default() }.named(name))
+        Ok(Content { values, nodes, inputs, outputs, extents, lates, ..Content::default() }.named(name))
     }
 
     /// Returns a number that tells the program from others.
@@ -189,7 +222,8 @@ impl Program {
                         extent => Dim::Data { bound: size, extent },
                     })
                     .collect();
-                let ty = crate::graph::TensorType::new(value.dtype, dims);
+                let is_open = value.late.is_some() && value.shape.is_empty();
+                let ty = crate::graph::TensorType { dtype: Some(value.dtype), dims: (!is_open).then_some(dims) };
                 crate::graph::Value { name: value.name, ty, constant: value.constant }
             })
             .collect();
@@ -258,6 +292,19 @@ impl Program {
     #[must_use]
     pub fn extents(&self) -> &[Extent] {
         &self.content.extents
+    }
+
+    /// Tells whether runs need [`Extents`](crate::Extents): some size or value is known only in the
+    /// run.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        !self.content.extents.is_empty() || self.content.lates > 0
+    }
+
+    /// Returns the number of places for late values; each [`LateId`] is below it.
+    #[must_use]
+    pub fn lates(&self) -> usize {
+        self.content.lates
     }
 
     /// Returns the node that produces each value; `None` for inputs and constants.
@@ -347,7 +394,8 @@ impl Program {
             node.uses().filter(|&value| maker(value) != *part).for_each(|value| wanted_outside[value.index()] = true);
         }
         let cut = |(number, (name, ids)): (usize, &(String, Vec<NodeId>))| -> Result<Program> {
-            let mut cut = Content { extents: self.content.extents.clone(), ..Content::default() };
+            let (extents, lates) = (self.content.extents.clone(), self.content.lates);
+            let mut cut = Content { extents, lates, ..Content::default() };
             let mut renamed: HashMap<ValueId, ValueId> = HashMap::default();
             for node in ids.iter().map(|id| &nodes[id.index()]) {
                 for old in node.uses().chain(node.outputs.iter().flatten().copied()) {
@@ -400,6 +448,7 @@ impl Content {
             digest.bytes(value.dtype.name().as_bytes());
             digest.word(value.shape.len() as u64);
             value.shape.iter().for_each(|&size| digest.word(size as u64));
+            digest.word(u64::from(value.late.is_some()));
             for extent in &value.extents {
                 digest.word(extent.map_or(u64::MAX, |id| u64::from(id.0)));
             }

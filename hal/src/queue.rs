@@ -2,15 +2,17 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use crate::binding::BindingTable;
 use crate::device::Executable;
 use crate::error::{Error, Result};
-use crate::graph::ExtentId;
+use crate::graph::{ExtentId, LateId};
 use crate::memory::Buffer;
+use crate::program::Program;
+use crate::tensor::Tensor;
 use crate::timeline::{Point, Timeline};
 use crate::trace::TraceSink;
 
@@ -262,14 +264,46 @@ impl Execution {
 /// The true sizes, in one run, of dimensions that only the run tells.
 /// Those of inputs are written by whoever submits the run, before it does.
 /// Each other one is written by the node that produces it, before that work's signal.
+///
+/// The contents of late values are here too, from the node that makes them to the last that reads
+/// them.
 #[derive(Debug)]
-pub struct Extents(Box<[AtomicU64]>);
+pub struct Extents {
+    sizes: Box<[AtomicU64]>,
+    late: Box<[Mutex<Option<Tensor>>]>,
+}
 
 impl Extents {
-    /// Makes room for `count` sizes, all 0.
+    /// Makes room for the sizes of a program, all 0, and for its late values.
+    #[must_use]
+    pub fn of(program: &Program) -> Self {
+        let sizes = program.extents().iter().map(|_| AtomicU64::new(0)).collect();
+        Extents { sizes, late: (0..program.lates()).map(|_| Mutex::default()).collect() }
+    }
+
+    /// Makes room for this number of sizes, all 0, and for no late value.
     #[must_use]
     pub fn new(count: usize) -> Self {
-        Extents((0..count).map(|_| AtomicU64::new(0)).collect())
+        Extents { sizes: (0..count).map(|_| AtomicU64::new(0)).collect(), late: Box::default() }
+    }
+
+    /// Returns the content of a late value.
+    ///
+    /// # Errors
+    /// `Internal` where nothing has made it, and for an id of another program.
+    pub fn late(&self, id: LateId) -> Result<Tensor> {
+        let slot = self.late.get(id.index()).map(|slot| slot.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        slot.flatten().ok_or_else(|| Error::internal(format!("the late value {} is not made", id.0)))
+    }
+
+    /// Sets the content of a late value.
+    ///
+    /// # Errors
+    /// `Internal` for an id of another program.
+    pub fn put(&self, id: LateId, content: Tensor) -> Result<()> {
+        let slot = self.late.get(id.index()).ok_or_else(|| Error::internal(format!("no late value {}", id.0)))?;
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(content);
+        Ok(())
     }
 
     /// Returns the true size of an extent.
@@ -277,7 +311,7 @@ impl Extents {
     /// # Errors
     /// `Internal` for an id of another program.
     pub fn get(&self, id: ExtentId) -> Result<usize> {
-        let slot = self.0.get(id.index()).ok_or_else(|| Error::internal(format!("no extent {}", id.0)))?;
+        let slot = self.sizes.get(id.index()).ok_or_else(|| Error::internal(format!("no extent {}", id.0)))?;
         usize::try_from(slot.load(Ordering::Acquire)).map_err(|_| Error::internal("extent overflows usize"))
     }
 
@@ -286,7 +320,7 @@ impl Extents {
     /// # Errors
     /// `Internal` for an id of another program.
     pub fn set(&self, id: ExtentId, size: usize) -> Result<()> {
-        let slot = self.0.get(id.index()).ok_or_else(|| Error::internal(format!("no extent {}", id.0)))?;
+        let slot = self.sizes.get(id.index()).ok_or_else(|| Error::internal(format!("no extent {}", id.0)))?;
         slot.store(size as u64, Ordering::Release);
         Ok(())
     }

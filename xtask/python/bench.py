@@ -23,67 +23,13 @@ import numpy as np
 import onnxruntime
 import openvino
 
+from runners import Hetero, Library, OnnxRuntime, jiffies, seconds_of
+
 ROUNDS, BLOCK, LEAST = 5, 0.8, 6
 ROUNDS_BESIDE = 9
 FOREIGN = 8.0
 # Spinning threads of one have stopped before the next begins.
 PAUSE = 0.05
-
-
-def jiffies():
-    """Busy time of the machine, steal included, and of this process, in seconds."""
-    with open("/proc/stat") as file:
-        fields = [int(field) for field in file.readline().split()[1:]]
-    return (sum(fields[:8]) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK"), sum(os.times()[:2])
-
-
-def seconds_of(pid):
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-class Hetero:
-    def __init__(self, name, hetero, folder, ports, threads):
-        self.name = name
-        source = os.path.join(folder, "case_0")
-        command = [hetero, "run", "--device", "cpu:0", os.path.join(folder, "model.onnx"), "--threads", str(threads), "--on-request"]
-        for port, stem in ports["inputs"].items():
-            command += ["--input", f"{port}={os.path.join(source, stem)}.npy"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def block(self, count):
-        self.process.stdin.write("\n" * count)
-        self.process.stdin.flush()
-        return [float(self.process.stdout.readline()) / 1e3 for _ in range(count)]
-
-    def close(self):
-        self.process.stdin.close()
-        if self.process.wait() != 0:
-            sys.exit("hetero failed")
-
-
-class Library:
-    def block(self, count):
-        times = []
-        for _ in range(count):
-            start = time.perf_counter()
-            self.run()
-            times.append((time.perf_counter() - start) * 1e3)
-        return times
-
-
-class OnnxRuntime(Library):
-    name = "onnxruntime"
-
-    def __init__(self, model, feeds, threads):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
-        self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self.feeds = feeds
-
-    def run(self):
-        self.session.run(None, self.feeds)
 
 
 class OpenVino(Library):
@@ -108,7 +54,8 @@ def measure(hetero, folder, threads, taken, beside):
     source, model = os.path.join(folder, "case_0"), os.path.join(folder, "model.onnx")
     feeds = {port: np.load(os.path.join(source, stem) + ".npy") for port, stem in ports["inputs"].items()}
     builds = [("hetero", hetero)] + ([("beside", beside)] if beside else [])
-    start = lambda: [Hetero(name, binary, folder, ports, threads) for name, binary in builds]
+    inputs = {port: os.path.join(source, stem) + ".npy" for port, stem in ports["inputs"].items()}
+    start = lambda: [Hetero(name, binary, model, inputs, threads) for name, binary in builds]
     children = start()
     runners = [*children, OnnxRuntime(model, feeds, threads)]
     try:

@@ -250,6 +250,11 @@ enum Bench {
         #[arg(long, default_value_t = 120)]
         seconds: u64,
     },
+    /// Measure ensembles of decision trees beside ONNX Runtime: 100 and 1 000 trees, one row and
+    /// 10 000, one thread and two.
+    ///
+    /// Writes target/bench-trees.json and .md, and fails where hetero is slower or results differ.
+    Trees,
     /// Measure `examples/image_pipeline`, one photograph after the other and as a stream, with the
     /// bounds of its stages; writes target/bench-pipeline.json and .md.
     Pipeline {
@@ -265,7 +270,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Models { beside, names, .. } => beside.is_some() || !names.is_empty(),
         Bench::Assign { names, .. } | Bench::Placement { names, .. } => !names.is_empty(),
         Bench::Pipeline { arguments } => !arguments.is_empty(),
-        Bench::Handover | Bench::Schedule { .. } | Bench::Tiles { .. } => false,
+        Bench::Handover | Bench::Schedule { .. } | Bench::Tiles { .. } | Bench::Trees => false,
     };
     if write && part {
         return Err("--write is for the whole benchmark: leave out names, --beside and other arguments".to_owned());
@@ -278,6 +283,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Placement { .. } => "placement",
         Bench::Schedule { .. } => "schedule",
         Bench::Tiles { .. } => "tiles",
+        Bench::Trees => "trees",
         Bench::Pipeline { .. } => "pipeline",
     };
     steps::reported(workspace, (section, write), |workspace| match what {
@@ -289,6 +295,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         }
         Bench::Schedule { seconds, seed } => steps::bench_schedule(workspace, seconds, seed),
         Bench::Tiles { size, seconds } => steps::bench_tiles(workspace, size, seconds),
+        Bench::Trees => steps::bench_trees(workspace),
         Bench::Pipeline { arguments } => steps::bench_pipeline(workspace, &arguments),
     })
 }

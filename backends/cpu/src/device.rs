@@ -74,14 +74,7 @@ impl Driver for CpuDriver {
             Error::new(ErrorKind::OutOfMemory, "cannot start threads").on(info.id.clone()).caused_by(error)
         })?;
         let limit = options.memory_limit.or(info.memory_bytes).unwrap_or(u64::MAX);
-        let shared = Shared {
-            id: info.id.clone(),
-            budget: Arc::new(Budget::new(limit)),
-            pool: Arc::new(pool),
-            weights: DeviceWeights::new(&info.id),
-            isa,
-            filters,
-        };
+        let shared = Shared::new(info.id.clone(), Arc::new(pool), limit, (isa, filters));
         let (capabilities, busy) = (capabilities(), Arc::new(AtomicU64::new(0)));
         Ok(Arc::new(CpuDevice { capabilities, busy, shared: Arc::new(shared), info }))
     }
@@ -124,6 +117,13 @@ pub(crate) struct Shared {
     /// Whether convolutions may be done by minimal filtering, which is faster and rounds
     /// differently.
     pub(crate) filters: bool,
+}
+
+impl Shared {
+    pub(crate) fn new(id: DeviceId, pool: Arc<Pool>, limit: u64, (isa, filters): (Isa, bool)) -> Shared {
+        let (budget, weights) = (Arc::new(Budget::new(limit)), DeviceWeights::new(&id));
+        Shared { id, budget, pool, weights, isa, filters }
+    }
 }
 
 struct CpuDevice {

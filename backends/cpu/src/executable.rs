@@ -9,7 +9,7 @@ use std::time::Instant;
 use foldhash::{HashMap, HashMapExt, HashSet};
 use hetero_hal::{
     Allowance, BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable,
-    Execution, ExtentId, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
+    Execution, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
 };
 use hetero_kit::{Budget, Held, Tracer, Weights};
 
@@ -21,10 +21,8 @@ use crate::kernels::{Kernel, Packed, Runtime};
 use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
 use crate::operand::{Arguments, Operand};
-use crate::pool::Pool;
 use crate::region::Region;
 use crate::saved::{self, Packer, Saved};
-use crate::simd::Isa;
 
 /// The place of a value while the program runs.
 #[derive(Clone, Copy, Debug)]
@@ -111,11 +109,9 @@ pub(crate) struct CpuExecutable {
     constants: Vec<Tensor>,
     copies: Vec<Arc<Held<Tensor>>>,
     scratch: usize,
-    extents: usize,
-    pool: Arc<Pool>,
-    /// The device's memory.
-    budget: Arc<Budget>,
-    isa: Isa,
+    /// Whether a run needs extents.
+    is_open: bool,
+    shared: Arc<Shared>,
     /// Frames of earlier runs, which are used again.
     frames: Mutex<Vec<Frame>>,
 }
@@ -174,7 +170,10 @@ impl CpuExecutable {
                 let Some(content) = value.constant.as_ref().filter(|_| form.layout == Layout::Plain) else {
                     continue;
                 };
-                if is_aligned(content) || content.bytes().len() <= SMALL {
+                if content.dtype().bits() == 0 {
+                    // Kernels have such constants themselves, as they are no bytes.
+                    places.insert(form, Place::Scratch { offset: 0, bytes: 0 });
+                } else if is_aligned(content) || content.bytes().len() <= SMALL {
                     places.insert(form, Place::Constant(constants.len()));
                     constants.push(if is_aligned(content) { content.clone() } else { aligned(content)? });
                 } else {
@@ -213,28 +212,14 @@ impl CpuExecutable {
                 workspace: workspace.map(scratch),
             });
         }
-        let (scratch, extents, pool, budget) = (arena.bytes, program.extents().len(), pool.clone(), budget.clone());
+        let (scratch, is_open, shared) = (arena.bytes, program.is_open(), device.clone());
         let (places, frames) = (operands, Mutex::new(Vec::new()));
-        Ok(CpuExecutable {
-            bindings,
-            steps,
-            places,
-            nodes,
-            constants,
-            copies,
-            scratch,
-            extents,
-            pool,
-            budget,
-            isa,
-            frames,
-        })
+        Ok(CpuExecutable { bindings, steps, places, nodes, constants, copies, scratch, is_open, shared, frames })
     }
 
     /// Checks for a caller's mistakes.
     pub(crate) fn check(&self, execution: &Execution) -> Result<()> {
-        let last = ExtentId((self.extents as u32).saturating_sub(1));
-        if self.extents > 0 && execution.extents.as_ref().is_none_or(|extents| extents.get(last).is_err()) {
+        if self.is_open && execution.extents.is_none() {
             return Err(Error::invalid_argument("the program has sizes that depend on data, but no extents are given"));
         }
         Ok(())
@@ -278,24 +263,20 @@ impl CpuExecutable {
         let scratch = execution.scratch.as_ref().and_then(|_| bound.last().copied());
         // No plan has the memory that the oracle needs on the way.
         // The oracle takes what the device has left.
-        let allowance = Allowance::new(left(&self.budget)).until(execution.deadline);
-        let runtime = Runtime::new(execution.extents.as_deref(), &self.pool, allowance).told(tracer);
+        let allowance = Allowance::new(left(&self.shared.budget)).until(execution.deadline);
+        let runtime = Runtime::new(execution.extents.as_deref(), &self.shared, allowance).told(tracer);
         self.perform((bound, scratch), copies, (inputs, outputs), &runtime)
     }
 
     /// Runs inside a run of another executable, on operands and a buffer of its own.
-    pub(crate) fn run_on(&self, operands: &[Operand], scratch: Option<&Buffer>, outer: &Runtime<'_>) -> Result<()> {
+    pub(crate) fn run_on(&self, operands: &[Operand], scratch: Option<Operand>, outer: &Runtime<'_>) -> Result<()> {
         for (info, operand) in self.bindings.iter().zip(operands) {
             if operand.bytes < info.bytes {
                 return Err(Error::internal(format!("the operand '{}' is too small", info.name))
                     .with_sizes(info.bytes as u64, Some(operand.bytes as u64)));
             }
         }
-        let scratch = scratch.map(|buffer| memory(buffer).map(|memory| (memory.host().as_mut_ptr(), buffer)));
-        let scratch = scratch.transpose()?.and_then(|(start, buffer)| {
-            Some(Operand { address: start?.wrapping_add(buffer.offset()), bytes: buffer.len() })
-        });
-        let runtime = Runtime::new(None, outer.pool, outer.allowance.clone()).told(outer.tracer);
+        let runtime = Runtime::new(None, &self.shared, outer.allowance.clone()).told(outer.tracer);
         let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let Frame { copies, inputs, outputs, .. } = &mut frame;
         let outcome = self.copies.iter().try_for_each(|copy| {
@@ -326,8 +307,8 @@ impl CpuExecutable {
                 // Where no value takes memory, there may be no scratch buffer at all.
                 Place::Scratch { bytes: 0, .. } => NOTHING,
                 Place::Scratch { offset, bytes } => Operand { address: scratch?.address.wrapping_add(offset), bytes },
-                Place::Constant(index) => constant(&self.constants[index]),
-                Place::Copy(index) => constant(&copies[index]),
+                Place::Constant(index) => Operand::constant(&self.constants[index]),
+                Place::Copy(index) => Operand::constant(&copies[index]),
             })
         };
         for step in &self.steps {
@@ -366,13 +347,6 @@ fn left(budget: &Budget) -> usize {
     usize::try_from(budget.limit().saturating_sub(budget.used())).unwrap_or(usize::MAX)
 }
 
-/// Returns a constant's bytes as an operand.
-/// Only inputs are constants, and inputs are not written.
-fn constant(tensor: &Tensor) -> Operand {
-    let bytes = tensor.bytes();
-    Operand { address: bytes.as_ptr().cast_mut(), bytes: bytes.len() }
-}
-
 /// An operand of no bytes, at an address that is aligned for every element type.
 const NOTHING: Operand = Operand { address: std::ptr::without_provenance_mut(ALIGNMENT), bytes: 0 };
 
@@ -389,7 +363,7 @@ impl Executable for CpuExecutable {
         let mut known = HashSet::default();
         let mut packed: Vec<&Packed> = self.steps.iter().flat_map(|step| step.kernel.weights()).collect();
         packed.retain(|weight| known.insert(Arc::as_ptr(weight)));
-        saved::save(saved::key(self.isa), &packed)
+        saved::save(saved::key(self.shared.isa), &packed)
     }
 
     fn weights(&self) -> Vec<Arc<dyn Weight>> {

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
+use bytes::Bytes;
+use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, Tensor, check_range};
 use hetero_kit::Budget;
+
+use crate::operand::Operand;
 
 /// The alignment that this device prefers: a cache line, and the widest vector.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -51,6 +54,64 @@ impl CpuMemory {
     pub(crate) fn host(&self) -> &HostMemory {
         &self.host
     }
+}
+
+/// Returns the address of a buffer's first byte.
+///
+/// # Errors
+/// `Internal` where the memory is another device's, or constant.
+pub(crate) fn operand(buffer: &Buffer) -> Result<Operand> {
+    let start = buffer.memory::<CpuMemory>().and_then(|memory| memory.host.as_mut_ptr());
+    let start = start.ok_or_else(|| Error::internal("a run's own memory cannot be written"))?;
+    Ok(Operand { address: start.wrapping_add(buffer.offset()), bytes: buffer.len() })
+}
+
+/// The bytes of a buffer that nobody writes any more.
+struct Frozen(Buffer);
+
+impl AsRef<[u8]> for Frozen {
+    fn as_ref(&self) -> &[u8] {
+        let Some(memory) = self.0.memory::<CpuMemory>() else { return &[] };
+        // SAFETY: the buffer lies inside memory that it keeps alive, and `frozen` took the only
+        // handle by which it could be written.
+        unsafe { std::slice::from_raw_parts(memory.host.as_ptr().add(self.0.offset()), self.0.len()) }
+    }
+}
+
+/// Returns the bytes of a buffer, which its caller has alone and which is not written any more.
+pub(crate) fn frozen(buffer: Buffer) -> Bytes {
+    Bytes::from_owner(Frozen(buffer))
+}
+
+/// Bytes that count against a budget for as long as they are held.
+struct Counted {
+    bytes: Bytes,
+    budget: Arc<Budget>,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.budget.give(self.bytes.len() as u64);
+    }
+}
+
+/// Returns the same tensor, whose bytes count against the budget for as long as anybody holds them.
+///
+/// # Errors
+/// `OutOfMemory` where the budget forbids it.
+pub(crate) fn counted(content: Tensor, device: &DeviceId, budget: &Arc<Budget>) -> Result<Tensor> {
+    if content.bytes().is_empty() {
+        return Ok(content);
+    }
+    budget.take(device, content.bytes().len() as u64)?;
+    let counted = Counted { bytes: content.bytes().clone(), budget: budget.clone() };
+    Tensor::from_bytes(content.dtype(), content.shape(), Bytes::from_owner(counted))
 }
 
 impl Drop for CpuMemory {

@@ -1,12 +1,20 @@
 //! The memory that kernels read and write: typed views of raw memory, in one place.
 
-use hetero_hal::{Element, Error, Result};
+use hetero_hal::{Element, Error, Result, Tensor};
 
 /// A value's bytes while a program runs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Operand {
     pub(crate) address: *mut u8,
     pub(crate) bytes: usize,
+}
+
+impl Operand {
+    /// Returns a tensor's bytes as an operand that is only read.
+    pub(crate) fn constant(tensor: &Tensor) -> Operand {
+        let bytes = tensor.bytes();
+        Operand { address: bytes.as_ptr().cast_mut(), bytes: bytes.len() }
+    }
 }
 
 // SAFETY: an operand is an address.

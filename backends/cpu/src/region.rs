@@ -3,14 +3,15 @@
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use hetero_hal::{
-    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, Program, ProgramValue, Result, Tensor, element_count,
+    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, LateId, Program, ProgramValue, Result, Tensor,
+    element_count,
 };
 use hetero_reference::{Exact, Standard, exact, shaping_inputs};
 
 use crate::device::Shared;
 use crate::executable::CpuExecutable;
 use crate::kernels::{Kernel, Packed, Runtime};
-use crate::memory::CpuMemory;
+use crate::memory::{self, CpuMemory};
 use crate::operand::{Arguments, Operand};
 
 /// The most sizes for which a region is kept compiled; those of the last runs stay.
@@ -26,23 +27,41 @@ struct Port {
     extents: Vec<Option<ExtentId>>,
     /// Whether the content decides sizes.
     shaping: bool,
+    /// The place of the content, where the value is late.
+    late: Option<LateId>,
 }
 
 impl Port {
     fn new(value: &ProgramValue) -> Port {
-        let ProgramValue { name, dtype, shape, extents, .. } = value.clone();
-        Port { name, dtype, shape, extents, shaping: false }
+        let ProgramValue { name, dtype, shape, extents, late, .. } = value.clone();
+        Port { name, dtype, shape, extents, shaping: false, late }
     }
 
-    /// Returns the true sizes in this run.
-    fn sizes(&self, runtime: &Runtime<'_>) -> impl Iterator<Item = Result<usize>> {
-        self.shape.iter().enumerate().map(|(axis, &bound)| {
-            match (self.extents.get(axis).copied().flatten(), runtime.extents) {
-                (Some(extent), Some(extents)) => Ok(extents.get(extent)?),
-                (Some(_), None) => Err(Error::internal(format!("the sizes of '{}' are not given", self.name))),
-                (None, _) => Ok(bound),
-            }
-        })
+    /// Returns the true size of a dimension in this run.
+    fn size(&self, axis: usize, runtime: &Runtime<'_>) -> Result<usize> {
+        match (self.extents.get(axis).copied().flatten(), runtime.extents) {
+            (Some(extent), Some(extents)) => extents.get(extent),
+            (Some(_), None) => Err(Error::internal(format!("the sizes of '{}' are not given", self.name))),
+            (None, _) => Ok(self.shape[axis]),
+        }
+    }
+
+    /// Returns the true shape in this run.
+    fn sizes(&self, content: Option<&Tensor>, runtime: &Runtime<'_>) -> Result<Vec<usize>> {
+        match content {
+            Some(content) => Ok(content.shape().to_vec()),
+            None => (0..self.shape.len()).map(|axis| self.size(axis, runtime)).collect(),
+        }
+    }
+
+    /// Tells whether the value may have this shape.
+    fn takes(&self, shape: &[usize]) -> bool {
+        let fits = |axis: usize, size: usize| match self.extents.get(axis).copied().flatten() {
+            Some(_) => size <= self.shape[axis],
+            None => size == self.shape[axis],
+        };
+        self.late.is_some()
+            || (shape.len() == self.shape.len() && shape.iter().enumerate().all(|(axis, &size)| fits(axis, size)))
     }
 }
 
@@ -92,7 +111,7 @@ impl Region {
         let region = Region { program, inputs, outputs, device: device.clone(), first: OnceLock::new(), recent, rooms };
         // Weights are packed once, for the largest sizes, where these say enough.
         // Sizes that do not fit together there may do so in a run.
-        if region.inputs.iter().all(|port| !port.shaping) {
+        if region.inputs.iter().all(|port| !port.shaping && port.late.is_none()) {
             let shapes: Vec<Vec<usize>> = region.inputs.iter().map(|port| port.shape.clone()).collect();
             let contents = vec![None; shapes.len()];
             match region.compile(Vec::new(), &shapes, &contents, options) {
@@ -123,16 +142,22 @@ impl Region {
     }
 
     /// Returns the region for the sizes of this run.
-    fn find(&self, arguments: &Arguments<'_>, runtime: &Runtime<'_>) -> Result<Arc<Compiled>> {
+    /// `late` has the contents of late inputs.
+    fn find(&self, arguments: &Arguments<'_>, late: &[Option<Tensor>], runtime: &Runtime<'_>) -> Result<Arc<Compiled>> {
         let mut key = Vec::with_capacity(self.inputs.len() * 2);
-        for (index, port) in self.inputs.iter().enumerate() {
-            for (size, extent) in port.sizes(runtime).zip(&port.extents) {
-                if extent.is_some() {
-                    key.push(size? as u64);
+        for (index, (port, late)) in self.inputs.iter().zip(late).enumerate() {
+            if let Some(content) = late {
+                key.push(content.rank() as u64);
+                key.extend(content.shape().iter().map(|&size| size as u64));
+            } else {
+                for (axis, extent) in port.extents.iter().enumerate() {
+                    if extent.is_some() {
+                        key.push(port.size(axis, runtime)? as u64);
+                    }
                 }
             }
             if port.shaping {
-                let (content, _) = self.content(index, arguments, runtime)?;
+                let (content, _) = self.content(index, arguments, late.as_ref(), runtime)?;
                 key.push(content.len() as u64);
                 key.extend(content.iter().map(|&byte| u64::from(byte)));
             }
@@ -145,27 +170,20 @@ impl Region {
             return Ok(found);
         }
         drop(recent);
-        let shapes = self.inputs.iter().map(|port| port.sizes(runtime).collect::<Result<Vec<_>>>());
-        let shapes = shapes.collect::<Result<Vec<_>>>()?;
-        for (port, shape) in self.inputs.iter().zip(&shapes) {
-            if shape.iter().zip(&port.shape).any(|(size, bound)| size > bound) {
-                return Err(beyond(port, shape));
-            }
+        let sizes = self.inputs.iter().zip(late).map(|(port, late)| port.sizes(late.as_ref(), runtime));
+        let shapes = sizes.collect::<Result<Vec<_>>>()?;
+        if let Some((port, shape)) = self.inputs.iter().zip(&shapes).find(|(port, shape)| !port.takes(shape)) {
+            return Err(beyond(port, shape));
         }
         let mut contents = vec![None; self.inputs.len()];
         for (index, port) in self.inputs.iter().enumerate().filter(|(_, port)| port.shaping) {
-            let (content, shape) = self.content(index, arguments, runtime)?;
+            let (content, shape) = self.content(index, arguments, late[index].as_ref(), runtime)?;
             contents[index] = Some(Tensor::from_bytes(port.dtype, &shape, content.to_vec().into())?);
         }
         let compiled = Arc::new(self.compile(key, &shapes, &contents, &CompileOptions::default())?);
-        for (port, shape) in self.outputs.iter().zip(&compiled.shapes) {
-            let fits = |axis: usize, size: usize| match port.extents.get(axis).copied().flatten() {
-                Some(_) => size <= port.shape[axis],
-                None => size == port.shape[axis],
-            };
-            if shape.len() != port.shape.len() || !shape.iter().enumerate().all(|(axis, &size)| fits(axis, size)) {
-                return Err(beyond(port, shape));
-            }
+        let outputs = || self.outputs.iter().zip(&compiled.shapes);
+        if let Some((port, shape)) = outputs().find(|(port, shape)| !port.takes(shape)) {
+            return Err(beyond(port, shape));
         }
         let _ = self.first.set(compiled.clone());
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -181,10 +199,14 @@ impl Region {
         &self,
         index: usize,
         arguments: &Arguments<'a>,
+        late: Option<&'a Tensor>,
         runtime: &Runtime<'_>,
     ) -> Result<(&'a [u8], Vec<usize>)> {
+        if let Some(content) = late {
+            return Ok((content.bytes(), content.shape().to_vec()));
+        }
         let port = &self.inputs[index];
-        let shape = port.sizes(runtime).collect::<Result<Vec<_>>>()?;
+        let shape = port.sizes(None, runtime)?;
         let bytes = element_count(&shape).and_then(|count| port.dtype.bytes_for(count));
         let content = bytes.and_then(|bytes| arguments.input::<u8>(index).ok()?.get(..bytes));
         let content =
@@ -217,27 +239,58 @@ fn beyond(port: &Port, shape: &[usize]) -> Error {
     .with_remedy("bind the model to larger sizes")
 }
 
+fn put(port: &Port, content: Tensor, runtime: &Runtime<'_>) -> Result<()> {
+    match (port.late, runtime.extents) {
+        (Some(late), Some(extents)) => extents.put(late, content),
+        _ => Err(Error::internal(format!("a run has no room for the late value '{}'", port.name))),
+    }
+}
+
 impl Kernel for Region {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let compiled = self.find(arguments, runtime)?;
+        let late = self.inputs.iter().map(|port| port.late.map(|id| runtime.late(id)).transpose());
+        let late = late.collect::<Result<Vec<_>>>()?;
+        let compiled = self.find(arguments, &late, runtime)?;
         let mut bound: Vec<Operand> = Vec::with_capacity(self.inputs.len() + compiled.made.len());
         let missing = || Error::internal("a region lacks an operand");
-        for index in 0..self.inputs.len() {
-            bound.push(arguments.inputs.get(index).copied().flatten().ok_or_else(missing)?);
+        for (index, late) in late.iter().enumerate() {
+            bound.push(match late {
+                Some(content) => Operand::constant(content),
+                None => arguments.inputs.get(index).copied().flatten().ok_or_else(missing)?,
+            });
         }
+        // Late outputs take memory now, as their sizes are known.
+        let mut made: Vec<(usize, Buffer)> = Vec::new();
         for &index in &compiled.made {
-            bound.push(arguments.outputs.get(index).copied().flatten().ok_or_else(missing)?);
+            let port = &self.outputs[index];
+            if port.late.is_none() {
+                bound.push(arguments.outputs.get(index).copied().flatten().ok_or_else(missing)?);
+                continue;
+            }
+            let bytes = element_count(&compiled.shapes[index]).and_then(|count| port.dtype.bytes_for(count));
+            let buffer = CpuMemory::allocate(&self.device.id, bytes.ok_or_else(missing)?, &self.device.budget)?;
+            bound.push(memory::operand(&buffer)?);
+            made.push((index, buffer));
         }
         let bytes = compiled.executable.scratch_bytes();
         if bytes > 0 {
             let room = self.room(bytes)?;
-            let outcome = compiled.executable.run_on(&bound, Some(&room), runtime);
+            let outcome = compiled.executable.run_on(&bound, Some(memory::operand(&room)?), runtime);
             self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room);
             outcome?;
         } else {
             compiled.executable.run_on(&bound, None, runtime)?;
         }
+        for (index, buffer) in made {
+            let (port, shape) = (&self.outputs[index], &compiled.shapes[index]);
+            let content = Tensor::from_bytes(port.dtype, shape, memory::frozen(buffer))?;
+            put(port, content, runtime)?;
+        }
         for (index, content) in &compiled.known {
+            if self.outputs[*index].late.is_some() {
+                put(&self.outputs[*index], content.clone(), runtime)?;
+                continue;
+            }
             let bytes = content.bytes();
             let output = arguments.output::<u8>(*index)?;
             output.get_mut(..bytes.len()).ok_or_else(missing)?.copy_from_slice(bytes);

@@ -436,10 +436,14 @@ impl Operands<'_, '_> {
             (a, b) if a == b => x,
             (Scalar::Float, Scalar::Bool) => format!("{x} != 0.0f"),
             (_, Scalar::Bool) => format!("{x} != {}", zero(from)),
-            // A negative float has a meaning for an unsigned type only on its way through a signed
-            // one.
-            (Scalar::Float, Scalar::Uint) if self.site.target.long => format!("to_uint(to_long({x}))"),
-            (Scalar::Float, Scalar::Ulong) => format!("pick({x} < 0.0f, to_ulong(to_long({x})), to_ulong({x}))"),
+            // A float that a type does not hold becomes the nearest number that it does.
+            (Scalar::Float, _) => match self.site.result()?.dtype {
+                DType::I8 => format!("cut_int(max2(min2({x}, 127.0f), -128.0f))"),
+                DType::I16 => format!("cut_int(max2(min2({x}, 32767.0f), -32768.0f))"),
+                DType::U8 => format!("cut_uint(min2({x}, 255.0f))"),
+                DType::U16 => format!("cut_uint(min2({x}, 65535.0f))"),
+                _ => format!("cut_{}({x})", out.name()),
+            },
             _ => format!("to_{}({x})", out.name()),
         })
     }

@@ -32,6 +32,10 @@ pub(crate) struct Arguments {
     /// Without it, a run may take an hour.
     #[arg(long, global = true, value_name = "SECONDS", value_parser = parse_deadline)]
     pub(crate) deadline: Option<Duration>,
+    /// Tell each step as a line on the standard error when it begins, also where that is no
+    /// terminal.
+    #[arg(long, global = true)]
+    pub(crate) progress: bool,
     #[command(subcommand)]
     pub(crate) command: Command,
 }

@@ -58,6 +58,26 @@ impl Failure {
         Failure::failed(format!("cannot {verb} {}: {error}", path.display()))
     }
 
+    /// Returns the failure of a file or folder that cannot be made, with a remedy.
+    pub(crate) fn unwritten(path: &Path, error: impl Into<std::io::Error>) -> Self {
+        use std::io::ErrorKind;
+        let error: std::io::Error = error.into();
+        let failure = Failure::file("write", path, &error);
+        match error.kind() {
+            ErrorKind::BrokenPipe => Failure::unread(),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                failure.with_help("make room there, or name another place")
+            }
+            ErrorKind::PermissionDenied
+            | ErrorKind::ReadOnlyFilesystem
+            | ErrorKind::NotFound
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidInput => failure.with_help("name another place"),
+            _ => failure,
+        }
+    }
+
     /// Returns the failure of a write to a pipe that nobody reads any more; it has no report.
     pub(crate) fn unread() -> Self {
         Failure::new(Kind::Unread, "nobody reads the output")

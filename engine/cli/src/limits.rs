@@ -26,7 +26,7 @@ pub(crate) fn watch(time: Duration) {
         output::report(&format!("the command passed its deadline of {time:?}, inside work that cannot be interrupted"));
         // Handlers of drivers run at the exit, and may wait for the very work that hangs.
         #[cfg(unix)]
-        std::thread::spawn(|| {
+        let _ = std::thread::Builder::new().name("end".to_owned()).spawn(|| {
             std::thread::sleep(GRACE);
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         });

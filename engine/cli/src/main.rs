@@ -53,6 +53,9 @@ fn command(words: Vec<OsString>) -> Result<ExitCode> {
         // This is either bad usage or a question for help.
         Err(error) => return output::usage(&error),
     };
+    if arguments.progress {
+        progress::tell_steps();
+    }
     if let Some(deadline) = arguments.deadline {
         limits::watch(deadline);
     }

@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 use std::fs::Metadata;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
@@ -12,6 +11,7 @@ use clap::error::ErrorKind;
 
 use crate::failure::{Failure, Result};
 use crate::output;
+use crate::progress::Spinner;
 
 /// A file that a command writes.
 /// Each option for such a file has this type, by which [`check`] finds them all.
@@ -29,10 +29,9 @@ impl OutFile {
 
     /// Makes the file, with this content.
     pub(crate) fn write(&self, text: &str) -> Result<()> {
-        hetero_files::replace(&self.opened, text).map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe => Failure::unread(),
-            _ => Failure::file("write", &self.named, &error),
-        })
+        let _spinner = Spinner::start(format!("writing {self}"));
+        hetero_files::remove_old_drafts(folder(&self.opened));
+        hetero_files::replace(&self.opened, text).map_err(|error| Failure::unwritten(&self.named, error))
     }
 }
 
@@ -93,16 +92,17 @@ fn absolute(path: &Path) -> PathBuf {
     let name = path.file_name().map(|name| {
         if cfg!(unix) && cfg!(not(target_os = "macos")) { name.to_owned() } else { name.to_ascii_lowercase() }
     });
-    let folder = match path.parent() {
-        Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
-        Some(folder) => folder,
-        None => return path,
-    };
+    let folder = folder(&path);
     let folder = std::fs::canonicalize(folder).or_else(|_| std::path::absolute(folder));
     match (folder, name) {
         (Ok(folder), Some(name)) => folder.join(name),
         _ => path,
     }
+}
+
+/// Returns the folder that a file is in by its path.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Checks that no two files that a command writes are one, and that it reads none of them.

@@ -1,11 +1,20 @@
-//! Signs of life on long work; there are none where nobody watches.
+//! Signs of life on long work; where nobody watches a terminal, there are none unless asked for.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, WeakProgressBar};
 
-use crate::output::shown;
+use crate::output::{note, shown};
+
+/// Whether each step is told as a line, too.
+static TOLD: AtomicBool = AtomicBool::new(false);
+
+/// Tells each step from now on as a line on the standard error, which need not be a terminal.
+pub(crate) fn tell_steps() {
+    TOLD.store(true, Ordering::Relaxed);
+}
 
 /// The spinner that is on the screen now, if there is one.
 static SHOWN: Mutex<Option<WeakProgressBar>> = Mutex::new(None);
@@ -21,13 +30,31 @@ impl Spinner {
         *SHOWN.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.downgrade());
         let spinner = Spinner(bar);
         spinner.say(message);
-        spinner.0.enable_steady_tick(Duration::from_millis(100));
+        if !spinner.0.is_hidden() {
+            spin(spinner.0.downgrade());
+        }
         spinner
     }
 
     pub(crate) fn say(&self, message: impl AsRef<str>) {
         self.0.set_message(shown(message.as_ref()).into_owned());
+        if TOLD.load(Ordering::Relaxed) {
+            note!("{}", message.as_ref());
+        }
     }
+}
+
+/// Turns a spinner on a thread of its own, for as long as it is there.
+/// It stands still where the system gives no thread.
+fn spin(bar: WeakProgressBar) {
+    let turn = move || {
+        while let Some(bar) = bar.upgrade() {
+            bar.tick();
+            drop(bar);
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    };
+    let _ = std::thread::Builder::new().name("spinner".to_owned()).spawn(turn);
 }
 
 impl Drop for Spinner {

@@ -26,12 +26,12 @@ pub(crate) fn read(path: &Path, wanted: Option<DType>) -> Result<Tensor> {
 }
 
 /// The longest header that is read; a plain array has some hundred bytes.
-const LONGEST_HEADER: u64 = 64 << 10;
+const LONGEST_HEADER: u64 = 4 << 10;
 /// The most opening brackets in a header; a plain array has 2.
 const MOST_BRACKETS: usize = 16;
 
 /// Checks that a header of `.npy` is short and has few brackets, because the time that its parser
-/// takes grows exponentially with their depth.
+/// takes grows exponentially with their depth, and that its sizes multiply to a number of elements.
 fn check_header(file: &mut File) -> std::result::Result<(), String> {
     let said = |error: std::io::Error| error.to_string();
     let mut start = [0; 12];
@@ -51,6 +51,14 @@ fn check_header(file: &mut File) -> std::result::Result<(), String> {
     let brackets = header.iter().filter(|byte| matches!(byte, b'(' | b'[' | b'{')).count();
     if brackets > MOST_BRACKETS {
         return Err(format!("its header has {brackets} brackets, and {MOST_BRACKETS} are the most"));
+    }
+    // The parser multiplies the sizes without a check.
+    // Other numbers of the header, such as an element's bytes, are few and small.
+    let numbers =
+        header.split(|byte| !byte.is_ascii_digit()).filter(|digits| digits.iter().any(|&digit| digit != b'0'));
+    let mut product = numbers.map(|digits| std::str::from_utf8(digits).ok()?.parse::<u64>().ok());
+    if product.try_fold(1u64, |product, number| product.checked_mul(number?)).is_none() {
+        return Err("the sizes in its header overflow".to_owned());
     }
     Ok(())
 }
@@ -158,7 +166,8 @@ fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     } else {
         tensor.clone()
     };
-    hetero_files::replace_with(path, |out| write_elements(out, &tensor)).map_err(|error| broken(&error))
+    hetero_files::replace_with(path, |out| write_elements(out, &tensor))
+        .map_err(|error| Failure::unwritten(path, error))
 }
 
 fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {

@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 use foldhash::HashMap;
 use hetero_comm::{Staged, Transport as _, ZeroCopy};
 use hetero_hal::{
-    DType, Device, Error as HalError, ErrorKind, ExtentId, HandleKind, HostMemory, Program, Queue, QueueOptions,
-    SyncMode, Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
+    DType, Device, Error as HalError, ErrorKind, ExtentId, HandleKind, HostMemory, LateId, Program, Queue,
+    QueueOptions, SyncMode, Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
 };
 
 use crate::fleet::Fleet;
@@ -93,12 +93,15 @@ enum OutputSource {
 }
 
 /// Memory that a run writes an output into; later runs use its room again.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct OutputBuffer {
     /// The bytes of the elements.
     pub bytes: Vec<u8>,
     /// The true sizes of the dimensions.
     pub shape: Vec<usize>,
+    /// The output itself where its elements are no bytes, such as strings; `bytes` and `shape` are
+    /// empty then.
+    pub object: Option<Tensor>,
 }
 
 /// Host memory that a run writes an output into; see [`Session::run_to`].
@@ -156,6 +159,8 @@ pub struct Session {
     inputs: Vec<Port>,
     /// The extents of each input's dimensions; empty where its sizes are exact.
     open: Vec<Vec<Option<ExtentId>>>,
+    /// The place of each input that is late.
+    late: Vec<Option<LateId>>,
     outputs: Vec<Port>,
     sources: Vec<OutputSource>,
     frozen: Frozen,
@@ -233,6 +238,7 @@ impl Session {
         }
         Ok(Session {
             inputs: ports(program.inputs())?,
+            late: program.inputs().iter().map(|&id| Ok(program.value(id)?.late)).collect::<Result<_>>()?,
             open: program.inputs().iter().map(|&id| Ok(program.value(id)?.extents.clone())).collect::<Result<_>>()?,
             outputs: ports(program.outputs())?,
             deadline: fleet.deadline(),
@@ -396,6 +402,9 @@ impl Session {
             let tensor = match source {
                 OutputSource::Constant(tensor) => tensor.clone(),
                 OutputSource::Input(position) => inputs[*position].clone(),
+                OutputSource::Slot(_) if buffer.object.is_some() => {
+                    buffer.object.unwrap_or_else(|| Tensor::scalar(0u8))
+                }
                 OutputSource::Slot(_) => Tensor::from_bytes(port.dtype, &buffer.shape, buffer.bytes.into())?,
             };
             Ok((port.name.clone(), tensor))
@@ -507,7 +516,11 @@ impl Session {
                 ),
             });
         }
-        for ((port, open), tensor) in self.inputs.iter().zip(&self.open).zip(inputs) {
+        for (((port, open), late), tensor) in self.inputs.iter().zip(&self.open).zip(&self.late).zip(inputs) {
+            let any = late.is_some() && (port.shape.is_empty() || port.shape == tensor.shape());
+            if any && tensor.dtype() == port.dtype {
+                continue;
+            }
             if !open.is_empty() && tensor.dtype() == port.dtype && fits(port, open, tensor.shape()) {
                 continue;
             }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hetero_comm::host_buffer;
-use hetero_hal::{Error as HalError, ErrorKind, Execution, Extents, Tensor, Timeline, TraceSink, Work};
+use hetero_hal::{Error as HalError, ErrorKind, Execution, Extents, LateId, Tensor, Timeline, TraceSink, Work};
 use hetero_kit::copy_through_host;
 
 use super::context::Context;
@@ -33,8 +33,7 @@ impl Session {
             let device = &*self.devices[self.frozen.layout.slots[slot].device];
             context.inputs[slot].bring_in(device, &inputs[position], &self.arrivals[slot])?;
         }
-        let sizes = self.program.extents().len();
-        context.extents = (sizes > 0).then(|| Arc::new(Extents::new(sizes)));
+        context.extents = self.program.is_open().then(|| Arc::new(Extents::of(&self.program)));
         if let Some(extents) = &context.extents {
             self.set_sizes(inputs, extents)?;
         }
@@ -57,7 +56,10 @@ impl Session {
 
     /// Sets the sizes of open dimensions to those of the inputs.
     fn set_sizes(&self, inputs: &[Tensor], extents: &Extents) -> Result<()> {
-        for ((port, open), tensor) in self.inputs.iter().zip(&self.open).zip(inputs) {
+        for (((port, open), late), tensor) in self.inputs.iter().zip(&self.open).zip(&self.late).zip(inputs) {
+            if let Some(late) = *late {
+                extents.put(late, tensor.clone())?;
+            }
             for (&extent, &size) in open.iter().zip(tensor.shape()) {
                 let Some(extent) = extent else { continue };
                 let known = extents.get(extent)?;
@@ -211,16 +213,24 @@ impl Session {
     /// Copies the outputs out.
     pub(super) fn collect(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], context: &Context) -> Result<()> {
         for ((port, source), into) in self.outputs.iter().zip(&self.sources).zip(outputs) {
-            let OutputBuffer { bytes, shape } = into;
+            let OutputBuffer { bytes, shape, object } = into;
             shape.clear();
+            *object = None;
             let whole = |tensor: &Tensor, bytes: &mut Vec<u8>, shape: &mut Vec<usize>| {
                 bytes.clear();
                 bytes.extend_from_slice(tensor.bytes());
                 shape.extend_from_slice(tensor.shape());
             };
             match source {
-                OutputSource::Constant(tensor) => whole(tensor, bytes, shape),
-                OutputSource::Input(position) => whole(&inputs[*position], bytes, shape),
+                OutputSource::Constant(tensor) if tensor.dtype().bits() > 0 => whole(tensor, bytes, shape),
+                OutputSource::Input(position) if port.dtype.bits() > 0 => whole(&inputs[*position], bytes, shape),
+                OutputSource::Constant(tensor) => *object = Some(tensor.clone()),
+                OutputSource::Input(position) => *object = Some(inputs[*position].clone()),
+                OutputSource::Slot(slot) if self.late_of(*slot)?.is_some() => {
+                    let content = self.late_content(*slot, context)?;
+                    whole(&content, bytes, shape);
+                    *object = (port.dtype.bits() == 0).then_some(content);
+                }
                 OutputSource::Slot(slot) => {
                     self.true_shape(*slot, context, shape)?;
                     let count = hetero_hal::element_count(shape).and_then(|count| port.dtype.bytes_for(count));
@@ -246,7 +256,15 @@ impl Session {
                 OutputSource::Slot(_) => None,
             };
             let into = |bytes: usize| host_buffer(output.memory.clone()).slice(0..bytes);
-            if let Some(tensor) = whole {
+            let late = match source {
+                OutputSource::Slot(slot) if self.late_of(*slot)?.is_some() => Some(self.late_content(*slot, context)?),
+                _ => None,
+            };
+            if let Some(tensor) = whole.or(late.as_ref()) {
+                if tensor.dtype().bits() == 0 {
+                    let what = format!("the output '{}' is {}, which has no bytes", port.name, tensor.dtype());
+                    return Err(HalError::unsupported(what).with_remedy("run without memory for it").into());
+                }
                 output.shape.extend_from_slice(tensor.shape());
                 into(tensor.bytes().len())?.write(0, tensor.bytes())?;
             } else if let OutputSource::Slot(slot) = source {
@@ -261,6 +279,18 @@ impl Session {
             }
         }
         Ok(())
+    }
+
+    /// Returns the place of a slot's value, where it is late.
+    fn late_of(&self, slot: usize) -> Result<Option<LateId>> {
+        Ok(self.program.value(self.frozen.layout.slots[slot].value)?.late)
+    }
+
+    /// Returns the content of a slot whose value is late, in a run that is over.
+    fn late_content(&self, slot: usize, context: &Context) -> Result<Tensor> {
+        let missing = || HalError::internal("a run left a late value out");
+        let id = self.late_of(slot)?.ok_or_else(missing)?;
+        Ok(context.extents.as_ref().ok_or_else(missing)?.late(id)?)
     }
 
     /// Fills an empty shape with the true sizes of a slot's dimensions in a run that is over.

@@ -3,6 +3,7 @@
 //!
 //! The models come from the cache (`HETERO_CACHE`); `HETERO_MUTATIONS` and `HETERO_SEED` choose how
 //! many and which.
+//! `HETERO_FIRST` begins at a number, so that one mutation can be run again.
 //! Without the cache the test mutates a model of its own.
 //! Half of a model's mutations change bytes, and half its structure; see [`structure`].
 
@@ -15,6 +16,7 @@ mod texts;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use counting::Counting;
@@ -26,7 +28,7 @@ use hetero_testkit::SplitMix64;
 static ALLOCATOR: Counting = Counting;
 
 /// The longest that one mutation may take.
-const SLOWEST: Duration = Duration::from_secs(60);
+const SLOWEST: Duration = Duration::from_secs(20);
 /// The bytes that the engine may spend on constants and on intermediate values, each.
 const LIMIT: usize = 64 << 20;
 
@@ -146,7 +148,15 @@ fn attempt(engine: &HeteroEngine, bytes: Vec<u8>) -> Result<(), hetero::Error> {
 /// The panics of this process; those of a device's worker are errors of the run to the caller.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
+/// The tests count for the whole process, so that one works at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn count_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(hook);
+}
+
+fn hook() {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         PANICS.fetch_add(1, Ordering::Relaxed);
@@ -154,8 +164,27 @@ fn count_panics() {
     }));
 }
 
+/// Returns the model with this number as bytes, and what is changed in it.
+fn mutation(models: &[Vec<u8>], seed: u64, number: u64) -> (Vec<u8>, String) {
+    // Each mutation has a generator of its own, so that it can be run again by its number.
+    let mut random = SplitMix64::new(seed << 32 | number);
+    let index =
+        if number % 4 < 2 { random.below((NETWORKS.len() + 3).min(models.len())) } else { random.below(models.len()) };
+    let whole = &models[index];
+    if number.is_multiple_of(2)
+        && let Ok(model) = hetero::read_model_bytes(whole.clone().into())
+    {
+        let changed = structure::mutated(&model, &mut random);
+        if let Ok(bytes) = hetero_onnx::to_bytes(&changed) {
+            return (bytes, format!("model {index}: {}", structure::difference(&model, &changed)));
+        }
+    }
+    (mutated(whole, &mut random), format!("model {index}: bytes"))
+}
+
 #[test]
 fn mutated_models_end_in_an_error_or_a_result() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (count, seed) = (setting("HETERO_MUTATIONS", 300), setting("HETERO_SEED", 1));
     let mut models = models();
     if models.is_empty() {
@@ -167,19 +196,10 @@ fn mutated_models_end_in_an_error_or_a_result() {
     count_panics();
     let mut engine = HeteroEngine::builder().memory_limit(LIMIT as u64).deadline(SLOWEST).build();
     engine.add_device("cpu:0", DeviceOptions { memory_limit: Some(LIMIT as u64), ..DeviceOptions::default() }).unwrap();
-    let (mut results, mut errors, mut slowest, mut largest) = (0, 0, Duration::ZERO, 0);
-    for number in 0..count {
-        // Each mutation has a generator of its own, so that it can be run again by its number.
-        let mut random = SplitMix64::new(seed << 32 | number);
-        let model = &models[if number % 4 < 2 {
-            random.below((NETWORKS.len() + 3).min(models.len()))
-        } else {
-            random.below(models.len())
-        }];
-        let structural = number % 2 == 0;
-        let changed = structural.then(|| hetero::read_model_bytes(model.clone().into()).ok()).flatten();
-        let changed = changed.and_then(|model| hetero_onnx::to_bytes(&structure::mutated(&model, &mut random)).ok());
-        let bytes = changed.unwrap_or_else(|| mutated(model, &mut random));
+    let first = setting("HETERO_FIRST", 0);
+    let (mut results, mut errors, mut slowest, mut largest) = (0, 0, (Duration::ZERO, 0), (0, 0));
+    for number in first..count {
+        let (bytes, change) = mutation(&models, seed, number);
         let size = bytes.len();
         let before = counting::watch_peak();
         let began = Instant::now();
@@ -189,19 +209,20 @@ fn mutated_models_end_in_an_error_or_a_result() {
         }
         let took = began.elapsed();
         let grown = counting::peak().saturating_sub(before);
-        assert!(took < SLOWEST, "mutation {number} of seed {seed} took {took:?}");
+        assert!(took < SLOWEST, "mutation {number} of seed {seed} took {took:?}; {change}");
         // The memory is for constants and values within their limits, for the oracle's wide numbers
         // beside them, and for a multiple of the file.
         let allowed = 12 * LIMIT + 256 * size;
-        assert!(grown <= allowed, "mutation {number} of seed {seed} took {grown} bytes for a model of {size}");
-        (slowest, largest) = (slowest.max(took), largest.max(grown));
+        assert!(
+            grown <= allowed,
+            "mutation {number} of seed {seed} took {grown} bytes for a model of {size}; {change}"
+        );
+        (slowest, largest) = (slowest.max((took, number)), largest.max((grown, number)));
     }
-    println!(
-        "{count} mutations of {} models, seed {seed}: {results} results, {errors} errors, slowest {slowest:?}, most memory {} MiB",
-        models.len(),
-        largest >> 20
-    );
-    assert_eq!(results + errors, count);
+    println!("{} mutations of {} models, seed {seed}: {results} results, {errors} errors", count - first, models.len(),);
+    println!("slowest {:?}, mutation {} of {}", slowest.0, slowest.1, mutation(&models, seed, slowest.1).1);
+    println!("most memory {} MiB, mutation {} of {}", largest.0 >> 20, largest.1, mutation(&models, seed, largest.1).1);
+    assert_eq!(results + errors, count - first);
     assert_eq!(PANICS.load(Ordering::Relaxed), 0, "panics; their messages stand above");
 }
 
@@ -212,6 +233,7 @@ fn plan(engine: &HeteroEngine, model: &Model) -> String {
 
 #[test]
 fn mutated_plans_configurations_and_profiles_end_in_an_error_or_are_taken() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let (count, seed) = (setting("HETERO_MUTATIONS", 300), setting("HETERO_SEED", 1));
     let mut engine = HeteroEngine::builder().memory_limit(LIMIT as u64).deadline(SLOWEST).build();
     let cpu = engine.add_device("cpu:0", DeviceOptions::default()).unwrap();
@@ -220,11 +242,14 @@ fn mutated_plans_configurations_and_profiles_end_in_an_error_or_are_taken() {
     let info = engine.devices().iter().find(|device| device.info().id == cpu).unwrap().info().clone();
     profile.devices.push(hetero::comm::DeviceProfile::new(&info));
     let texts = [plan(&engine, &model), CONFIGURATION.to_owned(), profile.to_json().unwrap()];
-    let (mut taken, mut errors) = ([0; 3], [0; 3]);
+    count_panics();
+    let (mut taken, mut errors, mut slowest, mut largest) = ([0; 3], [0; 3], Duration::ZERO, 0);
     for number in 0..count * 3 {
         let mut random = SplitMix64::new(seed << 32 | number | 1 << 31);
         let kind = (number % 3) as usize;
         let text = texts::mutated(&texts[kind], &mut random);
+        let before = counting::watch_peak();
+        let began = Instant::now();
         let outcome = match kind {
             0 => engine.load_plan(&model, &text).and_then(|plan| engine.session(&plan).map(drop)).is_ok(),
             1 => hetero::Config::parse(&text, "mutated.yaml").is_ok_and(|config| {
@@ -236,11 +261,16 @@ fn mutated_plans_configurations_and_profiles_end_in_an_error_or_are_taken() {
                 engine.add_device("cpu:0", DeviceOptions::default()).is_ok() && engine.analyze_model(&model).is_ok()
             }),
         };
+        let (took, grown) = (began.elapsed(), counting::peak().saturating_sub(before));
+        assert!(took < SLOWEST, "text {number} of seed {seed} took {took:?}");
+        (slowest, largest) = (slowest.max(took), largest.max(grown));
         *(if outcome { &mut taken } else { &mut errors }).get_mut(kind).unwrap() += 1;
     }
     println!(
-        "{count} mutations of each, seed {seed}: plans, configurations and profiles, taken {taken:?}, errors {errors:?}"
+        "{count} mutations of each, seed {seed}: plans, configurations and profiles, taken {taken:?}, errors {errors:?}, slowest {slowest:?}, most memory {} MiB",
+        largest >> 20
     );
+    assert_eq!(PANICS.load(Ordering::Relaxed), 0, "panics; their messages stand above");
     assert!(errors.iter().all(|&count| count > 0), "no mutation of a kind was refused: {errors:?}");
 }
 

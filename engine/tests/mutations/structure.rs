@@ -115,6 +115,33 @@ pub(crate) fn mutated(model: &Model, random: &mut SplitMix64) -> Model {
     model
 }
 
+/// Returns the nodes and values in which two models differ, as they are in the second.
+pub(crate) fn difference(before: &Model, after: &Model) -> String {
+    let mut found = Vec::new();
+    if before.opsets != after.opsets {
+        found.push(format!("opsets {:?}", after.opsets));
+    }
+    for (old, new) in before.graph.nodes.iter().zip(&after.graph.nodes) {
+        let same = old.operator.name == new.operator.name && old.inputs == new.inputs && old.outputs == new.outputs;
+        let (olds, news) = (&old.operator.attributes, &new.operator.attributes);
+        // Attributes may hold graphs, whose words are the only way to compare them.
+        let changed: Vec<String> = news
+            .iter()
+            .filter(|(name, content)| olds.get(*name).is_none_or(|old| format!("{old:?}") != format!("{content:?}")))
+            .map(|(name, content)| format!("{name} = {content:?}").chars().take(200).collect())
+            .collect();
+        if !same || !changed.is_empty() || olds.len() != news.len() {
+            found.push(format!("node {new} {:?} {changed:?}", new.inputs));
+        }
+    }
+    for (old, new) in before.graph.values.iter().zip(&after.graph.values) {
+        if old.ty != new.ty || old.constant != new.constant {
+            found.push(format!("value '{}' {:?} from {:?}", new.name, new.ty, old.ty));
+        }
+    }
+    found.join("; ")
+}
+
 fn change(graph: &mut Graph, random: &mut SplitMix64) {
     if graph.nodes.is_empty() || graph.values.is_empty() {
         return;

@@ -1,6 +1,6 @@
 //! An examination in a process of its own, which may crash, hang and print as it likes.
 
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -34,10 +34,23 @@ pub(crate) struct Examiner {
     pub(crate) arguments: Vec<String>,
 }
 
-/// A process that did not examine the device: it could not be started, is no examiner, or does not
-/// know the device.
+/// The reason why no process examined the device.
 #[derive(Debug)]
-pub(crate) struct NotExamined;
+pub(crate) enum NotExamined {
+    /// There is no such program, it is no examiner, or it does not know the device.
+    NoExaminer,
+    /// The system starts no process now, for want of descriptors, processes or memory.
+    NotStarted(std::io::Error),
+}
+
+impl From<std::io::Error> for NotExamined {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::PermissionDenied => NotExamined::NoExaminer,
+            _ => NotExamined::NotStarted(error),
+        }
+    }
+}
 
 /// What the process has told so far.
 #[derive(Default)]
@@ -87,16 +100,16 @@ impl Heard {
 /// Examines a device by a process of the examiner's.
 pub(crate) fn examine(examiner: &Examiner, request: &Request) -> Result<Verdict, NotExamined> {
     let began = Instant::now();
-    let request = request.clone().with_caches();
+    let (request, _in_use) = request.clone().with_caches();
     let heard = Running::start(examiner, &request).map(|mut running| {
         let heard = running.hear(&request.mark(), began + request.limit());
         running.stop();
         heard
     });
     request.remove_caches();
-    let (heard, end) = heard.ok_or(NotExamined)?;
+    let (heard, end) = heard?;
     let mut verdict = match (heard.found.clone(), end) {
-        _ if heard.unknown || !heard.begun => return Err(NotExamined),
+        _ if heard.unknown || !heard.begun => return Err(NotExamined::NoExaminer),
         (Some(verdict), _) => verdict,
         (None, End::Late) => late(heard.question(), request.limit()),
         (None, End::Ended(status)) => ended(&heard, status),
@@ -161,10 +174,11 @@ struct Running {
 }
 
 impl Running {
-    fn start(examiner: &Examiner, request: &Request) -> Option<Running> {
-        let text = serde_json::to_string(request).ok().filter(|text| text.len() <= LONGEST)?;
+    fn start(examiner: &Examiner, request: &Request) -> Result<Running, NotExamined> {
+        let text = serde_json::to_string(request).ok().filter(|text| text.len() <= LONGEST);
+        let text = text.ok_or(NotExamined::NoExaminer)?;
         // One pipe for both outputs keeps the driver's words and the answers in their order.
-        let (output, input) = std::io::pipe().ok()?;
+        let (output, input) = std::io::pipe()?;
         let mut command = Command::new(&examiner.program);
         command.args(&examiner.arguments).env(REQUEST, text);
         request.caches.iter().for_each(|folder| {
@@ -172,18 +186,18 @@ impl Running {
         });
         // The process ends when the other end of its standard input is closed, which the system
         // does where this process ends.
-        command.stdin(Stdio::piped()).stdout(input.try_clone().ok()?).stderr(input);
-        let child = command.spawn().ok()?;
+        command.stdin(Stdio::piped()).stdout(input.try_clone()?).stderr(input);
+        let child = command.spawn()?;
         // The command holds the pipe's writing end, and the reader would never see the end of it.
         drop(command);
         let (told, lines) = sync_channel(64);
         let read = move || read(output, &told);
         let mut running = Running { child, lines };
         match std::thread::Builder::new().name("examination's output".to_owned()).spawn(read) {
-            Ok(_) => Some(running),
-            Err(_) => {
+            Ok(_) => Ok(running),
+            Err(error) => {
                 running.stop();
-                None
+                Err(error.into())
             }
         }
     }

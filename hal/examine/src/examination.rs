@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use hetero_hal::{DeviceInfo, Driver, OpenOptions};
 use hetero_kit::file_identity;
 
-use crate::child::{self, Examiner};
+use crate::child::{self, Examiner, NotExamined};
 use crate::verdict::{FailureKind, Verdict};
 use crate::wire::{Request, options};
-use crate::{exam, records, serve};
+use crate::{exam, records, serve, surroundings};
 
 /// The time that an examination may take, unless somebody says otherwise.
 /// The slowest driver of hetero's tests takes about a tenth of it.
@@ -99,6 +99,13 @@ impl Examination {
         Examination { anew: true, ..self }
     }
 
+    /// Returns what went wrong with examinations of this process since the last call, each in a
+    /// line: verdicts that cannot be kept, and devices that could not be examined.
+    #[must_use]
+    pub fn troubles() -> Vec<String> {
+        records::troubles()
+    }
+
     /// Tells whether devices are examined.
     #[must_use]
     pub fn is_on(&self) -> bool {
@@ -111,6 +118,8 @@ impl Examination {
     /// These are the driver's id, name and version of the device, its [`DeviceInfo::identity`], the
     /// options that only the driver knows, the host's processor, and hetero's version.
     /// A verdict with a failure holds for a day, and another one without end.
+    /// A failure is not kept where the system gives this process few descriptors or bounds its
+    /// memory, because it may have come of that.
     #[must_use]
     pub fn examine(&self, driver: &Arc<dyn Driver>, info: &DeviceInfo, options: &OpenOptions) -> Verdict {
         self.of(driver, info, options, "")
@@ -145,9 +154,23 @@ impl Examination {
         let examiner = self.examiner.as_ref().filter(|_| !serve::is_examination());
         let verdict = match examiner.map(|examiner| child::examine(examiner, &request)) {
             Some(Ok(verdict)) => verdict,
-            Some(Err(_)) | None => in_this_process(driver, info.id.ordinal(), options, self.limit),
+            // A driver that gets nothing from the system may crash, which is not for this process.
+            Some(Err(NotExamined::NotStarted(error))) => {
+                let reason = format!("no process for the examination: {error}");
+                records::complain(format!("{} is not examined: {reason}", info.id));
+                Verdict::unknown(reason)
+            }
+            Some(Err(NotExamined::NoExaminer)) | None => {
+                in_this_process(driver, info.id.ordinal(), options, self.limit)
+            }
         };
-        records::keep(folder, &of, &verdict);
+        // What a driver cannot do here it may do elsewhere.
+        if folder.is_none() && hetero_kit::cache_folder().is_none() {
+            let reason = "neither XDG_CACHE_HOME nor HOME names a folder for caches";
+            records::complain(format!("{}: {reason}", records::UNKEPT));
+        }
+        let lasts = verdict.failure.is_none() || !surroundings::are_narrow();
+        records::keep(folder.filter(|_| lasts), &of, &verdict);
         verdict
     }
 }

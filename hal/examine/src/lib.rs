@@ -33,6 +33,7 @@ mod questions;
 mod records;
 mod run;
 mod serve;
+mod surroundings;
 mod verdict;
 mod wire;
 

@@ -2,7 +2,7 @@
 //!
 //! A file has a line of JSON and a line with the digest of the first one.
 //! Whatever is not exactly so counts as absent, and the device is examined again.
-//! Errors of the folder are no errors of an examination.
+//! Errors of the folder are no errors of an examination; they are kept for whoever asks.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -23,6 +23,28 @@ const ENDING: &str = "verdict";
 
 /// The verdicts that this process knows, by key.
 static KNOWN: Mutex<Option<HashMap<u128, Verdict>>> = Mutex::new(None);
+
+/// What it means that verdicts cannot be kept.
+pub(crate) const UNKEPT: &str = "examinations are not kept, so each process examines devices anew";
+
+/// What went wrong with examinations, each text once, and how many of the texts were handed out.
+static TROUBLES: Mutex<(Vec<String>, usize)> = Mutex::new((Vec::new(), 0));
+
+/// Remembers what went wrong, for whoever asks.
+pub(crate) fn complain(trouble: String) {
+    let mut troubles = TROUBLES.lock().unwrap_or_else(PoisonError::into_inner);
+    if !troubles.0.contains(&trouble) {
+        troubles.0.push(trouble);
+    }
+}
+
+/// Returns what went wrong since the last call.
+pub(crate) fn troubles() -> Vec<String> {
+    let mut troubles = TROUBLES.lock().unwrap_or_else(PoisonError::into_inner);
+    let (texts, told) = &mut *troubles;
+    let known = std::mem::replace(told, texts.len());
+    texts.iter().skip(known).cloned().collect()
+}
 
 /// What a file holds.
 #[derive(Serialize, Deserialize)]
@@ -53,7 +75,9 @@ pub(crate) fn keep(folder: Option<&Path>, of: &str, verdict: &Verdict) {
     drop(known);
     if let Some(folder) = folder.filter(|_| verdict.is_conclusive()) {
         // Where the folder cannot be written, nothing is kept, and that is no error.
-        let _ = write(&path(folder, key), &Record { of: of.to_owned(), verdict: verdict.clone() });
+        if let Err(error) = write(&path(folder, key), &Record { of: of.to_owned(), verdict: verdict.clone() }) {
+            complain(format!("{UNKEPT}: cannot write to {}: {error}", folder.display()));
+        }
         let _ = trim(folder);
     }
 }

@@ -64,7 +64,7 @@ impl Prepared {
         inputs: &[Tensor],
         deadline: Instant,
     ) -> Result<Prepared> {
-        let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
+        let extents = program.is_open().then(|| Arc::new(Extents::of(program)));
         let mut buffers = Vec::new();
         let mut given = inputs.iter();
         for info in executable.bindings() {

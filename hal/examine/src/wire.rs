@@ -4,7 +4,8 @@
 //! The answers are lines among whatever the driver prints, each behind a mark that holds a number
 //! of the request, so that they are not mistaken for the driver's words.
 
-use std::path::PathBuf;
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,9 @@ use crate::verdict::Verdict;
 pub(crate) const REQUEST: &str = "HETERO_EXAMINING";
 /// The most bytes of a request; systems bound the length of a variable.
 pub(crate) const LONGEST: usize = 32 << 10;
+
+/// The beginning of the names of folders for caches; a request's number follows.
+const FOLDER: &str = "hetero-examination-";
 
 /// What the examining process is asked to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -74,21 +78,27 @@ impl Request {
     /// Makes an empty folder for the caches of the process that examines.
     /// Drivers and backends keep compiled kernels in the user's folder, and an examination that is
     /// answered by those says nothing of the compiler.
-    pub(crate) fn with_caches(mut self) -> Request {
-        let folder = std::env::temp_dir().join(format!("hetero-examination-{:032x}", self.number));
+    /// Returns the folder opened, too: its lock tells others that it is in use.
+    pub(crate) fn with_caches(mut self) -> (Request, Option<File>) {
+        let temporary = std::env::temp_dir();
+        remove_old_caches(&temporary);
+        let folder = temporary.join(format!("{FOLDER}{:032x}", self.number));
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
         // Without the folder, the user's caches are used.
         self.caches = builder.create(&folder).is_ok().then_some(folder);
-        self
+        let opened = self.caches.as_ref().and_then(|folder| File::open(folder).ok());
+        // Where there are no locks, the folder's age tells.
+        let locked = opened.filter(|opened| opened.try_lock().is_ok());
+        (self, locked)
     }
 
     /// Removes the folder of [`Request::with_caches`], whatever was put into it.
     pub(crate) fn remove_caches(&self) {
         if let Some(folder) = &self.caches {
-            // A process that the driver has started may write into it still; the system removes
-            // what is left there some day.
+            // A process that the driver has started may write into it still; a later examination
+            // removes what is left there.
             let _ = std::fs::remove_dir_all(folder);
         }
     }
@@ -97,6 +107,32 @@ impl Request {
     pub(crate) fn mark(&self) -> String {
         format!("@hetero {:032x} ", self.number)
     }
+}
+
+/// Removes the folders for caches of examinations whose processes were ended by the system.
+/// Such a folder is not locked and older than a minute, or where there are no locks, than a day.
+fn remove_old_caches(temporary: &Path) {
+    const ENDED: Duration = Duration::from_secs(60);
+    const OLD: Duration = Duration::from_secs(24 * 3600);
+    let Ok(entries) = std::fs::read_dir(temporary) else { return };
+    for entry in entries.flatten() {
+        let is_ours = entry.file_name().to_str().and_then(|name| name.strip_prefix(FOLDER)).is_some_and(is_number);
+        // The metadata are those of a link itself, where somebody has put one there.
+        let Some(about) = entry.metadata().ok().filter(|about| is_ours && about.is_dir()) else { continue };
+        let Some(age) = about.modified().ok().and_then(|then| then.elapsed().ok()) else { continue };
+        let least = match File::open(entry.path()).map(|folder| folder.try_lock()) {
+            Ok(Err(TryLockError::WouldBlock)) => continue,
+            Ok(Ok(())) => ENDED,
+            Ok(Err(TryLockError::Error(_))) | Err(_) => OLD,
+        };
+        if age > least {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn is_number(text: &str) -> bool {
+    text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A line of the examining process.
@@ -110,4 +146,34 @@ pub(crate) enum Answer {
     Asks(String),
     /// The result.
     Found(Verdict),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn folders_for_caches_of_ended_processes_are_removed_and_those_in_use_stay() {
+        let temporary = std::env::temp_dir().join(format!("hetero-wire-{}", std::process::id()));
+        let number = |number: u32| format!("{FOLDER}{number:032x}");
+        let made = |name: &str, age: u64| {
+            let folder = temporary.join(name);
+            std::fs::create_dir_all(folder.join("kernels")).unwrap();
+            let opened = File::open(&folder).unwrap();
+            opened.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+            opened
+        };
+        let used = made(&number(1), 7200);
+        used.try_lock().unwrap();
+        for (name, age) in [(number(2), 7200), (number(3), 0), (format!("{FOLDER}notes"), 7200)] {
+            made(&name, age);
+        }
+        remove_old_caches(&temporary);
+        let left = std::fs::read_dir(&temporary).unwrap();
+        let mut left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        left.sort();
+        std::fs::remove_dir_all(&temporary).unwrap();
+        assert_eq!(left, [number(1), number(3), format!("{FOLDER}notes")]);
+    }
 }

@@ -116,6 +116,11 @@ impl Draft {
     }
 }
 
+/// Returns `false`: drafts are told by their age alone.
+pub(crate) fn remove_abandoned(_: &Path) -> bool {
+    false
+}
+
 impl Drop for Draft {
     fn drop(&mut self) {
         if !self.kept {

@@ -372,17 +372,35 @@ fn what_is_no_file_is_written_to_and_not_replaced() {
 }
 
 #[test]
-fn drafts_of_killed_processes_are_removed_when_they_are_old() {
+fn drafts_that_nobody_writes_any_more_are_removed_and_others_stay() {
     let scratch = Scratch::new();
-    let old = std::time::SystemTime::now() - Duration::from_secs(7200);
-    for (name, old) in [(".hetero-7-1.tmp", Some(old)), (".hetero-7-2.tmp", None), (".hetero-notes.tmp", Some(old))] {
-        let file = std::fs::File::create(scratch.path(name)).unwrap();
-        if let Some(old) = old {
-            file.set_modified(old).unwrap();
-        }
+    for name in [".hetero-7-1.tmp", ".hetero-notes.tmp", ".hetero-7-1.tmp.txt"] {
+        std::fs::write(scratch.path(name), "half a fi").unwrap();
     }
-    remove_old_drafts(&scratch.0);
-    assert_eq!(scratch.names(), [".hetero-7-2.tmp", ".hetero-notes.tmp"]);
+    let path = scratch.path("file");
+    replace_with(&path, |out| {
+        out.write_all(b"whole")?;
+        // The draft of this very file is under way, whoever cleans up meanwhile.
+        (0..3).for_each(|_| remove_old_drafts(&scratch.0));
+        assert_eq!(scratch.names().len(), 3);
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(scratch.names(), [".hetero-7-1.tmp.txt", ".hetero-notes.tmp", "file"]);
+    assert_eq!(std::fs::read(path).unwrap(), b"whole");
+}
+
+#[test]
+fn writers_and_those_who_clean_up_do_not_hinder_each_other() {
+    let scratch = Scratch::new();
+    std::thread::scope(|scope| {
+        for writer in 0..4u8 {
+            let path = scratch.path(&format!("file {writer}"));
+            scope.spawn(move || (0..200u8).for_each(|round| replace(&path, [round]).unwrap()));
+            scope.spawn(|| (0..200).for_each(|_| remove_old_drafts(&scratch.0)));
+        }
+    });
+    assert_eq!(scratch.names(), ["file 0", "file 1", "file 2", "file 3"]);
 }
 
 #[test]

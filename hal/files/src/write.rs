@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::system::{Target, target};
+use crate::system::{Target, remove_abandoned, target};
 
 /// The beginning and the end of a draft's name; between them are the numbers of the process and of
 /// the draft.
@@ -47,7 +47,8 @@ pub fn replace_with(path: impl AsRef<Path>, write: impl FnOnce(&mut dyn Write) -
 
 /// Removes the drafts in a folder that were left by processes that the system ended while they
 /// wrote.
-/// A draft of the last hour may still be written, and stays.
+/// Whether a writer has ended is told by the lock that it has on its draft.
+/// Where the file system has no locks, a draft of the last hour may still be written, and stays.
 pub fn remove_old_drafts(folder: impl AsRef<Path>) {
     const OLD: Duration = Duration::from_secs(3600);
     let Ok(entries) = std::fs::read_dir(folder) else { return };
@@ -57,8 +58,11 @@ pub fn remove_old_drafts(folder: impl AsRef<Path>) {
                 .and_then(|rest| rest.strip_suffix(DRAFT.1))
                 .is_some_and(|middle| middle.split('-').all(|number| number.parse::<u64>().is_ok()))
         });
+        if !is_draft || remove_abandoned(&entry.path()) {
+            continue;
+        }
         let age = entry.metadata().and_then(|about| about.modified()).ok().and_then(|then| then.elapsed().ok());
-        if is_draft && age.is_some_and(|age| age > OLD) {
+        if age.is_some_and(|age| age > OLD) {
             // Another process may have removed it already.
             let _ = std::fs::remove_file(entry.path());
         }

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
-use hetero_hal::{Allowance, DType, Dim, Graph, Model, OperatorSet, Program, Tensor, ValueId};
+use hetero_hal::{Allowance, Attribute, DType, Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
-use crate::infer::{check_operators, infer_along_branches};
+use crate::infer::{check_operators, infer_expanding};
 use crate::open;
 
 /// The shapes, sizes and contents to which a model is bound.
@@ -39,6 +39,8 @@ pub struct BoundModel {
     /// The dimensions that nothing decided and that got [`Binding::default_size`], as `input[axis]`
     /// or the symbol's name.
     pub assumed: Vec<String>,
+    /// What the program gives in another form than the file says, a sentence each.
+    pub notes: Vec<String>,
 }
 
 /// Binds a model to shapes.
@@ -64,7 +66,7 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
     if !binding.open.is_empty() {
         let open = open::Open::find(&graph, &declared, &binding.open)?;
         let program = open::bind(graph, &open, &symbols, operators, allowance)?;
-        return Ok(BoundModel { program, symbols, assumed });
+        return Ok(BoundModel { program, symbols, assumed, notes: tables(&model.graph) });
     }
     for value in &mut graph.values {
         for dim in value.ty.dims.iter_mut().flatten() {
@@ -75,10 +77,40 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
             }
         }
     }
-    let inferred = infer_along_branches(&mut graph, operators, allowance, vec![])?;
+    let inferred = infer_expanding(&mut graph, operators, allowance)?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
-    Ok(BoundModel { program, symbols, assumed })
+    Ok(BoundModel { program, symbols, assumed, notes: tables(&model.graph) })
+}
+
+/// Returns a sentence for each output of which the file makes a sequence of maps.
+///
+/// There are no maps here: a `ZipMap`, which exporters put behind classifiers, passes on the table
+/// of the probabilities, and only says what its columns are called.
+fn tables(graph: &Graph) -> Vec<String> {
+    const MOST: usize = 20;
+    let zips = graph.nodes.iter().filter(|node| {
+        let operator = &node.operator;
+        (&*operator.domain, &*operator.name) == ("ai.onnx.ml", "ZipMap")
+    });
+    let sentence = |node: &Node| {
+        let output = node.outputs.first().copied().flatten().filter(|id| graph.outputs.contains(id))?;
+        let ints = node.operator.ints("classlabels_int64s").ok().flatten().unwrap_or_default();
+        let mut labels: Vec<String> = ints.iter().take(MOST).map(ToString::to_string).collect();
+        let mut count = ints.len();
+        if let Some(Attribute::Strings(texts)) = node.operator.attribute("classlabels_strings") {
+            labels.extend(texts.iter().take(MOST).map(|text| format!("'{}'", String::from_utf8_lossy(text))));
+            count += texts.len();
+        }
+        let more = count.checked_sub(labels.len()).filter(|&more| more > 0);
+        let more = more.map(|more| format!(" and {more} more")).unwrap_or_default();
+        let (name, labels) = (&graph.values[output.index()].name, labels.join(", "));
+        Some(format!(
+            "the output '{name}' is a table with a column for each of the labels {labels}{more}; \
+             in the file it is a sequence of maps, which a ZipMap makes"
+        ))
+    };
+    zips.filter_map(sentence).collect()
 }
 
 /// Returns the dimensions that a model's file declares for each of its inputs.
@@ -211,5 +243,40 @@ pub(crate) fn settle(graph: &mut Graph, known: HashMap<ValueId, Tensor>) {
         for id in node.outputs.iter().flatten() {
             graph.values[id.index()].constant = None;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{DType, Operator, TensorType, Value};
+
+    use super::*;
+
+    #[test]
+    fn a_map_of_probabilities_is_their_table_and_a_note_says_so() {
+        let zip = Operator { domain: "ai.onnx.ml".into(), ..Operator::new("ZipMap", 1) };
+        let labels = ["no", "yes"].map(|label| label.as_bytes().into());
+        let graph = Graph {
+            name: "classifier".into(),
+            values: vec![
+                Value { name: "scores".into(), ty: TensorType::exact(DType::F32, &[4, 2]), constant: None },
+                Value { name: "probabilities".into(), ..Value::default() },
+            ],
+            nodes: vec![Node {
+                name: "zip".into(),
+                operator: zip.with("classlabels_strings", Attribute::Strings(labels.to_vec())),
+                inputs: vec![Some(ValueId(0))],
+                outputs: vec![Some(ValueId(1))],
+            }],
+            inputs: vec![ValueId(0)],
+            outputs: vec![ValueId(1)],
+            captures: vec![],
+        };
+        let opsets = [("".into(), 17), ("ai.onnx.ml".into(), 1)].into();
+        let model = Model { graph, opsets, ..Model::default() };
+        let bound = bind(&model, &Binding::default(), &hetero_reference::Standard).unwrap();
+        assert_eq!(bound.program.value(bound.program.outputs()[0]).unwrap().shape, [4, 2]);
+        let [note] = &bound.notes[..] else { panic!("{:?}", bound.notes) };
+        assert!(note.contains("'probabilities' is a table") && note.contains("'no', 'yes'"), "{note}");
     }
 }

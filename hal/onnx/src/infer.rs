@@ -6,7 +6,7 @@
 
 use foldhash::HashMap;
 use hetero_hal::{
-    Allowance, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
+    Allowance, Capture, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
     OperatorSet, Tensor, TensorType, ValueId, element_count, empties, shape_content,
 };
 
@@ -18,6 +18,9 @@ use crate::error::{MissingOperator, MissingOperators, Result};
 const MOST_ELEMENTS: usize = 4096;
 /// The most bytes that such a computation takes on its way.
 const MOST_BYTES: usize = 1 << 22;
+
+/// The bytes that a node of a body takes until its program is bound, with its values and names.
+const NODE_BYTES: usize = 1 << 10;
 
 /// Infers the types of all values of a graph, as far as the types of its inputs tell.
 /// The result holds the content of each value that shapes alone decide, and the sizes that depend
@@ -44,10 +47,17 @@ struct Rules<'a> {
 }
 
 /// Infers as [`infer`] does, and puts the branch that it takes in the place of each `If` whose
-/// condition is known by then.
-/// What such a branch decides may be the next condition, so both are one walk.
-/// `extents` are those of the graph's inputs.
-pub(crate) fn infer_along_branches(
+/// condition is known by then, and the body in the place of each node whose operator has one.
+/// What such a branch decides may be the next condition, so all of this is one walk.
+///
+/// # Errors
+/// Those of [`infer`], and `OutOfMemory` where the bodies' constants do not fit the allowance.
+pub fn infer_expanding(graph: &mut Graph, operators: &dyn OperatorSet, allowance: &Allowance) -> Result<Inferred> {
+    infer_open(graph, operators, allowance, vec![])
+}
+
+/// Infers as [`infer_expanding`] does, where the graph's inputs have these extents.
+pub(crate) fn infer_open(
     graph: &mut Graph,
     operators: &dyn OperatorSet,
     allowance: &Allowance,
@@ -55,6 +65,7 @@ pub(crate) fn infer_along_branches(
 ) -> Result<Inferred> {
     let rules = Rules { operators, allowance };
     let mut inferred = Inferred { extents, ..Inferred::default() };
+    let mut left_for_bodies = allowance.clone();
     // The nodes that are left, the next one last.
     let mut left = std::mem::take(&mut graph.nodes);
     left.reverse();
@@ -72,11 +83,66 @@ pub(crate) fn infer_along_branches(
             left.extend(splice(graph, &node, &branch).into_iter().rev());
             continue;
         }
+        let body = expanded(graph, &node, rules, &inferred, &mut left_for_bodies);
+        if let Some(body) = body.map_err(|error| error.at(node.to_string()))? {
+            left.extend(splice(graph, &node, &body).into_iter().rev());
+            continue;
+        }
         visit(graph, &node, rules, &mut inferred)?;
         nodes.push(node);
     }
     graph.nodes = nodes;
     Ok(inferred)
+}
+
+/// Returns the body of a node whose operator has one, with the node's inputs as its captures.
+fn expanded(
+    graph: &Graph,
+    node: &Node,
+    rules: Rules<'_>,
+    inferred: &Inferred,
+    left: &mut Allowance,
+) -> hetero_hal::Result<Option<Graph>> {
+    let Some(definition) = rules.operators.find(&node.operator).filter(|definition| definition.expand.is_some()) else {
+        return Ok(None);
+    };
+    definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
+    let facts = input_facts(graph, node, inferred);
+    let none = |_: &str, _: &[TensorType]| Err(hetero_hal::Error::internal("a body has no subgraph"));
+    let context = Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
+    let Some(mut body) = definition.body(&context, left)? else { return Ok(None) };
+    trim(&mut body, node);
+    let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
+    let bytes = constants.map(|tensor| tensor.bytes().len()).fold(0, usize::saturating_add);
+    *left = left.less(bytes.saturating_add(body.nodes.len().saturating_mul(NODE_BYTES)))?;
+    body.captures = node
+        .inputs
+        .iter()
+        .zip(&body.inputs)
+        .filter_map(|(outer, inner)| Some(Capture { outer: (*outer)?, inner: *inner }))
+        .collect();
+    Ok(Some(body))
+}
+
+/// Takes the nodes and outputs out of a body that make nothing which the node is asked for.
+fn trim(body: &mut Graph, node: &Node) {
+    let mut needed = vec![false; body.values.len()];
+    for (inner, _) in body.outputs.iter().zip(&node.outputs).filter(|(_, outer)| outer.is_some()) {
+        needed[inner.index()] = true;
+    }
+    let mut kept = Vec::with_capacity(body.nodes.len());
+    for mut inner in std::mem::take(&mut body.nodes).into_iter().rev() {
+        for output in &mut inner.outputs {
+            *output = output.filter(|id| needed[id.index()]);
+        }
+        while inner.outputs.pop_if(|output| output.is_none()).is_some() {}
+        if !inner.outputs.is_empty() {
+            inner.uses().for_each(|id| needed[id.index()] = true);
+            kept.push(inner);
+        }
+    }
+    kept.reverse();
+    body.nodes = kept;
 }
 
 /// The findings of inference beside types.
@@ -171,6 +237,18 @@ struct Facts {
     most: Vec<Tensor>,
 }
 
+/// Returns what is known of the inputs of a node.
+fn input_facts(graph: &Graph, node: &Node, inferred: &Inferred) -> Vec<Option<InputFact>> {
+    let content =
+        |id: ValueId| graph.values[id.index()].constant.as_ref().or_else(|| inferred.values.get(&id)).cloned();
+    let fact = |id: ValueId| InputFact {
+        ty: graph.values[id.index()].ty.clone(),
+        value: content(id),
+        most: inferred.most.get(&id).cloned(),
+    };
+    node.inputs.iter().map(|id| id.map(fact)).collect()
+}
+
 fn node_facts(
     graph: &Graph,
     node: &Node,
@@ -179,19 +257,7 @@ fn node_facts(
     inferred: &Inferred,
 ) -> hetero_hal::Result<Facts> {
     definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
-    let content =
-        |id: ValueId| graph.values[id.index()].constant.as_ref().or_else(|| inferred.values.get(&id)).cloned();
-    let facts: Vec<Option<InputFact>> = node
-        .inputs
-        .iter()
-        .map(|id| {
-            id.map(|id| InputFact {
-                ty: graph.values[id.index()].ty.clone(),
-                value: content(id),
-                most: inferred.most.get(&id).cloned(),
-            })
-        })
-        .collect();
+    let facts = input_facts(graph, node, inferred);
     let subgraph = |name: &str, inputs: &[TensorType]| {
         let Some(body) = node.operator.graph(name)? else {
             return Err(hetero_hal::Error::invalid_model(format!("it lacks the graph '{name}'")));
@@ -343,4 +409,60 @@ pub fn check_operators(model: &hetero_hal::Model, operators: &dyn OperatorSet) -
         })
         .collect();
     if missing.is_empty() { Ok(()) } else { Err(MissingOperators(missing)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{Attribute, DType, ErrorKind, Model, Operator, Value};
+    use hetero_reference::Standard;
+
+    use super::*;
+    use crate::{Binding, bind};
+
+    /// Returns a model of one node of `com.microsoft` over inputs of these shapes.
+    fn model(operator: Operator, shapes: &[&[usize]], outputs: &[bool]) -> Model {
+        let mut graph = Graph { name: "g".into(), ..Graph::default() };
+        let mut value = |name: String, ty: TensorType| {
+            graph.values.push(Value { name: name.into(), ty, constant: None });
+            ValueId(graph.values.len() as u32 - 1)
+        };
+        let exact = |shape: &[usize]| TensorType::exact(DType::F32, shape);
+        let inputs: Vec<_> = shapes.iter().enumerate().map(|(i, dims)| value(format!("x{i}"), exact(dims))).collect();
+        let outputs: Vec<_> =
+            (0..outputs.len()).map(|at| outputs[at].then(|| value(format!("y{at}"), TensorType::default()))).collect();
+        graph.inputs.clone_from(&inputs);
+        graph.outputs = outputs.iter().flatten().copied().collect();
+        let inputs = inputs.into_iter().map(Some).collect();
+        let operator = Operator { domain: "com.microsoft".into(), ..operator };
+        graph.nodes.push(Node { name: "n".into(), operator, inputs, outputs });
+        Model { graph, opsets: [("".into(), 17), ("com.microsoft".into(), 1)].into(), ..Model::default() }
+    }
+
+    #[test]
+    fn a_body_takes_the_place_of_its_node_and_holds_what_is_asked_for() {
+        let skip = Operator::new("SkipLayerNormalization", 1);
+        let shapes = [&[2usize, 3, 4][..], &[2, 3, 4], &[4]];
+        let names = |outputs: &[bool]| -> Vec<String> {
+            let bound = bind(&model(skip.clone(), &shapes, outputs), &Binding::default(), &Standard).unwrap();
+            assert!(bound.program.nodes().iter().all(|node| node.name.starts_with("n/")));
+            bound.program.nodes().iter().map(|node| format!("{}:{}", node.operator, node.outputs.len())).collect()
+        };
+        assert_eq!(names(&[true]), ["Add:1", "LayerNormalization:1"]);
+        assert_eq!(names(&[true, false, false, true]), ["Add:1", "LayerNormalization:1"]);
+        assert_eq!(names(&[false, false, false, true]), ["Add:1"]);
+        assert_eq!(names(&[true, true]), ["Add:1", "LayerNormalization:2"]);
+    }
+
+    #[test]
+    fn bodies_take_memory_of_the_binding_together() {
+        let attention = Operator::new("MultiHeadAttention", 1)
+            .with("num_heads", Attribute::Int(1))
+            .with("unidirectional", Attribute::Int(1));
+        let model = model(attention, &[&[1, 512, 2], &[1, 512, 2], &[1, 512, 2]], &[true]);
+        let allowed = |bytes: usize| Binding { allowance: Allowance::new(bytes), ..Binding::default() };
+        assert!(bind(&model, &allowed(64 << 20), &Standard).is_ok());
+        let error = hetero_hal::Error::from(bind(&model, &allowed(1 << 20), &Standard).unwrap_err());
+        assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+        assert!(error.to_string().contains("MultiHeadAttention"), "{error}");
+    }
 }

@@ -76,7 +76,7 @@ mod write;
 pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use files::ReadOptions;
-pub use infer::{Inferred, check_operators, infer};
+pub use infer::{Inferred, check_operators, infer, infer_expanding};
 pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_value, read_with};
 pub use write::{model_of, to_bytes, value_to_bytes, write};
 

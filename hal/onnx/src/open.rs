@@ -16,7 +16,7 @@ use hetero_hal::{Allowance, Dim, Extent, ExtentId, Graph, OperatorSet, Program, 
 
 use crate::bind::settle;
 use crate::error::{Error, Result};
-use crate::infer::{infer, infer_along_branches};
+use crate::infer::{infer, infer_open};
 
 /// The open dimensions of a graph's inputs, and the extents that hold their sizes.
 pub(crate) struct Open {
@@ -96,7 +96,7 @@ pub(crate) fn bind(
         }
     }
     open.set(&mut graph, |extent| Dim::Data { bound: open.bound(extent), extent: Some(extent) });
-    let inferred = infer_along_branches(&mut graph, operators, allowance, open.extents.clone())?;
+    let inferred = infer_open(&mut graph, operators, allowance, open.extents.clone())?;
     let at = |size: &dyn Fn(usize) -> usize| -> Result<Graph> {
         let mut exact = graph.clone();
         for (value, is_input) in exact.values.iter_mut().zip(is_input.iter().chain(std::iter::repeat(&false))) {

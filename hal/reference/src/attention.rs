@@ -5,9 +5,9 @@ use hetero_hal::{
     spend, take,
 };
 
-use crate::indexing::{broadcast_strides, offset};
+use crate::indexing::{broadcast_strides, offset, permuted};
 use crate::numbers::{floats, pack};
-use crate::shapes::{broadcast_shapes, elements, infer_same};
+use crate::shapes::{broadcast_shapes, elements, infer_same, integers};
 use crate::slicing::join;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -91,9 +91,7 @@ fn by_heads(tensor: &Tensor, [batch, heads, steps, width]: [usize; 4]) -> Result
 }
 
 fn swap_middle(tensor: &Tensor) -> Result<Tensor> {
-    let swap = Operator::new("Transpose", 13).with("perm", hetero_hal::Attribute::Ints(vec![0, 2, 1, 3]));
-    let mut swapped = crate::evaluate(&swap, &[Some(tensor.clone())], 1)?;
-    swapped.pop().ok_or_else(|| Error::internal("Transpose gave nothing"))
+    permuted(tensor, &[0, 2, 1, 3])
 }
 
 /// The numbers that are added to the scores before the softmax: minus infinity where a key must not
@@ -159,7 +157,7 @@ fn attention(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let count = evaluation.reserve(dtype, &scores_shape)?;
     evaluation.reserve(dtype, &[batch, q_heads, steps, v_width])?;
     let bias = evaluation.optional(3).map(|mask| Bias::of(mask, scores_shape)).transpose()?;
-    let lengths = evaluation.optional(6).map(Tensor::to_i64_vec).transpose()?;
+    let lengths = evaluation.optional(6).map(integers).transpose()?;
     if lengths.as_ref().is_some_and(|lengths| lengths.len() != batch) {
         return Err(Error::invalid_model(format!("{operator} needs a length of keys for each of {batch} sequences")));
     }
@@ -227,7 +225,7 @@ fn rotate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     };
     let half = rotated / 2;
     let (cos, sin) = (evaluation.input(1)?, evaluation.input(2)?);
-    let positions = evaluation.optional(3).map(Tensor::to_i64_vec).transpose()?;
+    let positions = evaluation.optional(3).map(integers).transpose()?;
     let rows = if positions.is_some() { cos.shape().first().copied().unwrap_or(0) } else { batch * steps };
     let fits = rotated <= width
         && rotated % 2 == 0

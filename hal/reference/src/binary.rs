@@ -3,7 +3,7 @@
 use hetero_hal::{DType, Definition, Evaluation, Inference, Result, Tensor, TensorType, spend, take};
 
 use crate::indexing::{broadcast_strides, strided};
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, max, min};
 use crate::shapes::{broadcast_shapes, flops_per_element, infer_broadcast};
 
 /// One operator, with its function on two floats and on two integers.
@@ -53,7 +53,7 @@ const ROWS: [Row; 21] = [
     variadic("Sum", |a, b| a + b, |a, b| a + b),
     variadic("Mean", |a, b| a + b, |a, b| a + b),
     variadic("Max", max, |a, b| a.max(b)),
-    variadic("Min", |a, b| -max(-a, -b), |a, b| a.min(b)),
+    variadic("Min", min, |a, b| a.min(b)),
     comparison("Equal", |a, b| flag(a == b), |a, b| i128::from(a == b)),
     comparison("Greater", |a, b| flag(a > b), |a, b| i128::from(a > b)),
     comparison("GreaterOrEqual", |a, b| flag(a >= b), |a, b| i128::from(a >= b)),
@@ -93,26 +93,52 @@ fn flag(value: bool) -> f64 {
     f64::from(u8::from(value))
 }
 
-/// Returns the larger number; NaN wins, as in NumPy.
-fn max(a: f64, b: f64) -> f64 {
-    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+/// Raises an integer to a power, wrapping; a negative exponent gives the power's integer part.
+fn int_power(mut base: i128, mut exponent: i128) -> i128 {
+    if exponent < 0 {
+        return match base {
+            1 => 1,
+            -1 => 1 - 2 * (exponent & 1),
+            _ => 0,
+        };
+    }
+    let mut power = 1i128;
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            power = power.wrapping_mul(base);
+        }
+        base = base.wrapping_mul(base);
+        exponent >>= 1;
+    }
+    power
 }
 
-/// Raises an integer to a power, wrapping; a negative exponent gives the power's integer part.
-fn int_power(base: i128, exponent: i128) -> i128 {
-    match u32::try_from(exponent) {
-        Ok(exponent) => base.wrapping_pow(exponent),
-        Err(_) => match base {
-            1 => 1,
-            -1 => {
-                if exponent % 2 == 0 {
-                    1
-                } else {
-                    -1
-                }
-            }
-            _ => 0,
-        },
+/// Raises numbers of one kind to powers of the other, as [`f64::powf`] does where it can.
+/// Whole powers of whole numbers are exact, and an exponent that no `f64` holds keeps its last bit,
+/// which says the sign.
+fn mixed_power(base: Numbers, exponent: Numbers) -> Numbers {
+    match (base, exponent) {
+        (Numbers::Ints(x), Numbers::Floats(y)) => {
+            // A power that is no whole number, or too large, is cut off as a Cast does it.
+            let power = |x: i128, y: f64| match y as i128 {
+                whole if whole as f64 == y && (0..=127).contains(&whole) => int_power(x, whole),
+                _ => (x as f64).powf(y) as i128,
+            };
+            Numbers::Ints(x.into_iter().zip(y).map(|(x, y)| power(x, y)).collect())
+        }
+        (Numbers::Floats(x), Numbers::Ints(y)) => {
+            let power = |x: f64, y: i128| {
+                let size = x.abs().powf(y as f64);
+                if x.is_sign_negative() && y & 1 == 1 { -size } else { size }
+            };
+            Numbers::Floats(x.into_iter().zip(y).map(|(x, y)| power(x, y)).collect())
+        }
+        (Numbers::Ints(x), Numbers::Ints(y)) => {
+            Numbers::Ints(x.into_iter().zip(y).map(|(x, y)| int_power(x, y)).collect())
+        }
+        (Numbers::Floats(x), Numbers::Floats(y)) => {
+            Numbers::Floats(x.into_iter().zip(y).map(|(x, y)| x.powf(y)).collect())
+        }
     }
 }
 
@@ -150,10 +176,11 @@ fn zip(
         (Numbers::Ints(x), Numbers::Ints(y), _, Some(int)) => {
             Numbers::Ints(x.into_iter().zip(y).map(|(x, y)| int(x, y)).collect())
         }
-        // Pow may raise a float to an integer and the other way round.
-        (x, y, Some(float), _) => {
-            Numbers::Floats(x.floats().into_iter().zip(y.floats()).map(|(x, y)| float(x, y)).collect())
+        (Numbers::Floats(x), Numbers::Floats(y), Some(float), _) => {
+            Numbers::Floats(x.into_iter().zip(y).map(|(x, y)| float(x, y)).collect())
         }
+        // Pow alone may raise a float to an integer and the other way round.
+        (x, y, ..) if evaluation.operator.is("Pow") => mixed_power(x, y),
         _ => return Err(unsupported(evaluation, a.dtype())),
     };
     Ok((numbers, shape))
@@ -287,6 +314,10 @@ mod tests {
         assert_eq!(ints(&Operator::new("Div", 14), vec![-7, 7, 5], vec![2, 2, 0]), [-3, 3, 0]);
         assert_eq!(ints(&Operator::new("Add", 14), vec![i32::MAX], vec![1]), [i32::MIN]);
         assert_eq!(ints(&Operator::new("Pow", 15), vec![2, -3], vec![10, 3]), [1024, -27]);
+        assert_eq!(
+            ints(&Operator::new("Pow", 15), vec![-1, -1, 2, 3], vec![-3, -2, -1, i32::MAX]),
+            [-1, 1, 0, -1_431_655_765]
+        );
         assert_eq!(ints(&Operator::new("Mod", 13), vec![-7, 7], vec![3, -3]), [2, -2]);
         let fmod = Operator::new("Mod", 13).with("fmod", Attribute::Int(1));
         assert_eq!(ints(&fmod, vec![-7, 7], vec![3, -3]), [-1, 1]);

@@ -7,7 +7,8 @@ use hetero_hal::{
     Result, Tensor, TensorType, ValueId, empties, take,
 };
 
-use crate::shapes::axis;
+use crate::indexing::{pick, strided, strides};
+use crate::shapes::{axis, integers};
 use crate::slicing::join;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -20,6 +21,9 @@ pub(crate) static DEFINITIONS: &[Definition] = &[
 /// The most iterations of a loop whose own bound is larger or absent; a model that needs more does
 /// not end.
 const MOST_ITERATIONS: i64 = 1 << 32;
+
+/// The bytes that a tensor has beside its elements.
+const HELD: usize = 256;
 
 /// Runs a whole program by the oracle, within an allowance.
 /// Inputs and outputs are in the program's order.
@@ -38,7 +42,9 @@ pub fn run(
     for (id, tensor) in program.inputs().iter().zip(inputs) {
         let value = program.value(*id)?;
         let fits = tensor.dtype() == value.dtype
-            && (tensor.shape() == value.shape || (value.is_dynamic() && tensor.rank() == value.shape.len()));
+            && (tensor.shape() == value.shape
+                || value.late.is_some()
+                || (value.is_dynamic() && tensor.rank() == value.shape.len()));
         if !fits {
             return Err(Error::invalid_argument(format!(
                 "input '{}' is {}{:?}, not {tensor:?}",
@@ -74,7 +80,7 @@ pub fn run_graph(
 
 /// Computes the nodes of a graph one after the other.
 /// The values that are in use at once count against the allowance.
-fn interpret(
+pub(crate) fn interpret(
     graph: &Graph,
     inputs: &[Tensor],
     operators: &dyn OperatorSet,
@@ -147,7 +153,13 @@ pub(crate) fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a
         .ok_or_else(|| Error::invalid_model(format!("{} lacks the graph '{name}'", evaluation.operator)))
 }
 
-pub(crate) fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+/// Runs a body on inputs, of which some bytes were made by the body before.
+pub(crate) fn run_body(
+    evaluation: &Evaluation<'_>,
+    graph: &Graph,
+    inputs: &[Tensor],
+    made: usize,
+) -> Result<Vec<Tensor>> {
     if inputs.len() != graph.inputs.len() {
         return Err(Error::invalid_model(format!(
             "{} gives its body {} inputs, which takes {}",
@@ -156,7 +168,11 @@ pub(crate) fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Ten
             graph.inputs.len()
         )));
     }
-    interpret(graph, inputs, evaluation.operators, evaluation.outer, &evaluation.left())
+    interpret(graph, inputs, evaluation.operators, evaluation.outer, &evaluation.left().less(made)?)
+}
+
+fn bytes(tensors: &[Tensor]) -> usize {
+    tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.footprint()))
 }
 
 fn flag(tensor: &Tensor) -> Result<bool> {
@@ -200,7 +216,7 @@ fn wider(a: Dim, b: &Dim) -> Dim {
 
 fn branch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let name = if flag(evaluation.input(0)?)? { "then_branch" } else { "else_branch" };
-    run_body(evaluation, body(evaluation, name)?, &[])
+    run_body(evaluation, body(evaluation, name)?, &[], 0)
 }
 
 /// Infers the types of a Loop.
@@ -233,7 +249,7 @@ fn infer_loop(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let body = body(evaluation, "body")?;
     let trips = match evaluation.optional(0) {
-        Some(tensor) => tensor.to_i64_vec()?.first().copied().unwrap_or(0),
+        Some(tensor) => integers(tensor)?.first().copied().unwrap_or(0),
         None => i64::MAX,
     };
     let mut going = evaluation.optional(1).map(flag).transpose()?.unwrap_or(true);
@@ -249,12 +265,13 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             return Err(Error::new(ErrorKind::Execution, "Loop does not end"));
         }
         let mut inputs = vec![Tensor::scalar(trip), Tensor::scalar(Bool::from(going))];
+        let made = if trip > 0 { bytes(&carried) } else { 0 };
         inputs.append(&mut carried);
-        let mut results = run_body(evaluation, body, &inputs)?.into_iter();
+        let mut results = run_body(evaluation, body, &inputs, made)?.into_iter();
         going = flag(&results.next().ok_or_else(|| Error::invalid_model("the body of Loop has no outputs"))?)?;
         carried = results.by_ref().take(count).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            take(tensor.footprint(), 1)?;
+            take(tensor.footprint().saturating_add(2 * HELD), 1)?;
             list.push(tensor);
         }
         trip += 1;
@@ -356,11 +373,15 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     for index in 0..scanned {
         let tensor = evaluation.input(states + index)?;
         let along = axis(in_axes[index], tensor.rank())?;
+        let own = strides(tensor.shape());
+        let without = |list: &[usize]| [&list[..along], &list[along + 1..]].concat();
+        let (shape, steps) = (without(tensor.shape()), without(&own));
+        take(tensor.shape()[along], size_of::<Tensor>())?;
         let mut elements = Vec::with_capacity(tensor.shape()[along]);
         for at in 0..tensor.shape()[along] {
-            let gather = hetero_hal::Operator::new("Gather", 13).with("axis", Attribute::Int(along as i64));
-            let inputs = [Some(tensor.clone()), Some(Tensor::scalar(at as i64))];
-            elements.push(crate::evaluate(&gather, &inputs, 1)?.swap_remove(0));
+            take(HELD, 1)?;
+            let positions = strided(&shape, &steps, at * own[along])?;
+            elements.push(pick(tensor, &shape, positions.into_iter().map(Some), None)?);
         }
         if backwards[index] != 0 {
             elements.reverse();
@@ -373,12 +394,13 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     }
     let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); collects];
     for step in 0..length {
+        let made = if step > 0 { bytes(&carried) } else { 0 };
         let mut inputs = std::mem::take(&mut carried);
         inputs.extend(sequences.iter().map(|sequence| sequence[step].clone()));
-        let mut results = run_body(evaluation, body, &inputs)?.into_iter();
+        let mut results = run_body(evaluation, body, &inputs, made)?.into_iter();
         carried = results.by_ref().take(states).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            take(tensor.footprint(), 1)?;
+            take(tensor.footprint().saturating_add(2 * HELD), 1)?;
             list.push(tensor);
         }
     }

@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::sort;
 use crate::numbers::{floats, pack};
-use crate::shapes::{elements, size};
+use crate::shapes::{elements, integers, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("NonMaxSuppression", 10, (2, 5), infer_suppression, suppress),
@@ -64,7 +64,7 @@ fn suppress(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         return Err(Error::invalid_model(format!("{operator}: {boxes:?} and {scores:?} do not fit together")));
     }
     let most = match evaluation.optional(2) {
-        Some(tensor) => usize::try_from(tensor.to_i64_vec()?.first().copied().unwrap_or(0)).unwrap_or(0),
+        Some(tensor) => usize::try_from(integers(tensor)?.first().copied().unwrap_or(0)).unwrap_or(0),
         None => 0,
     };
     let threshold = |index: usize| -> Result<Option<f64>> {
@@ -154,7 +154,7 @@ const MOST_POINTS: f64 = 65_536.0;
 fn align(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, regions) = (evaluation.input(0)?, evaluation.input(1)?);
-    let images = evaluation.input(2)?.to_i64_vec()?;
+    let images = integers(evaluation.input(2)?)?;
     let (&[batch, channels, height, width], &[count, 4]) = (input.shape(), regions.shape()) else {
         return Err(Error::invalid_model(format!("{operator} of {input:?} in {regions:?}")));
     };
@@ -199,11 +199,11 @@ fn align(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                         for j in 0..points_w {
                             let x = at(0) + column as f64 * bin_w + (j as f64 + 0.5) * bin_w / points_w as f64;
                             match around(y, x, height, width) {
-                                None => best = best.max(0.0),
+                                None => best = crate::numbers::max(best, 0.0),
                                 Some(taps) => {
                                     for (weight, position) in taps {
                                         sum += weight * pixels[position];
-                                        best = best.max(weight * pixels[position]);
+                                        best = crate::numbers::max(best, weight * pixels[position]);
                                     }
                                 }
                             }
@@ -268,7 +268,7 @@ fn pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                         spend(width)?;
                         for j in range(horizontal, column, width) {
                             let pixel = pixels[i * width + j];
-                            best = Some(best.map_or(pixel, |b: f64| b.max(pixel)));
+                            best = Some(best.map_or(pixel, |b: f64| crate::numbers::max(b, pixel)));
                         }
                     }
                     result.push(best.unwrap_or(0.0));

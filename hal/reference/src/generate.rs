@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::{indices, pick};
 use crate::numbers::{Numbers, floats};
-use crate::shapes::{named_type, size};
+use crate::shapes::{integers, named_type, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Constant", 1, (0, 0), infer_constant, constant),
@@ -71,7 +71,7 @@ fn infer_filled(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 fn filled(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let value = filler(evaluation.operator)?;
-    let shape = evaluation.input(0)?.to_i64_vec()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+    let shape = integers(evaluation.input(0)?)?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let count = evaluation.reserve(value.dtype(), &shape)?;
     Ok(vec![pick(&value, &shape, std::iter::repeat_n(Some(0), count), None)?])
 }
@@ -109,9 +109,19 @@ fn infer_size(_: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 /// Returns the number of values from `start` up to `limit` in steps of `delta`.
 fn steps(start: &Tensor, limit: &Tensor, delta: &Tensor) -> Result<usize> {
-    let first = |tensor: &Tensor| -> Result<f64> {
-        floats(tensor)?.first().copied().ok_or_else(|| Error::invalid_model("Range takes scalars"))
-    };
+    if start.is_empty() || limit.is_empty() || delta.is_empty() {
+        return Err(Error::invalid_model("Range takes scalars"));
+    }
+    if let (Numbers::Ints(start), Numbers::Ints(limit), Numbers::Ints(delta)) =
+        (Numbers::of(start)?, Numbers::of(limit)?, Numbers::of(delta)?)
+    {
+        let way = limit[0] - start[0];
+        let whole = way.checked_div(delta[0]).filter(|&count| count <= 1 << 48);
+        let whole = whole.ok_or_else(|| Error::invalid_model("Range never ends, or is absurdly long"))?;
+        let rest = i128::from(way % delta[0] != 0 && (way < 0) == (delta[0] < 0));
+        return Ok((whole + rest).max(0) as usize);
+    }
+    let first = |tensor: &Tensor| -> Result<f64> { Ok(floats(tensor)?[0]) };
     let count = ((first(limit)? - first(start)?) / first(delta)?).ceil();
     if count.is_nan() || count > (1u64 << 48) as f64 {
         return Err(Error::invalid_model("Range never ends, or is absurdly long"));

@@ -8,7 +8,7 @@ use hetero_hal::{
 use crate::indexing::{indices, offset, strides};
 use crate::numbers::{floats, pack};
 use crate::resize::cubic;
-use crate::shapes::{elements, size};
+use crate::shapes::{elements, few, integers, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("GridSample", 16, (2, 2), infer_sample, sample).counting(flops),
@@ -159,13 +159,13 @@ fn infer_affine(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn grid_shape(sizes: &[usize]) -> Result<Vec<usize>> {
     match sizes {
         [n, _, space @ ..] if (2..4).contains(&space.len()) => Ok([&[*n], space, &[space.len()]].concat()),
-        _ => Err(Error::invalid_model(format!("AffineGrid of the size {sizes:?}"))),
+        _ => Err(Error::invalid_model(format!("AffineGrid of the size {}", few(sizes)))),
     }
 }
 
 fn affine(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let theta = evaluation.input(0)?;
-    let sizes = evaluation.input(1)?.to_i64_vec()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+    let sizes = integers(evaluation.input(1)?)?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let shape = grid_shape(&sizes)?;
     let space = &sizes[2..];
     let rank = space.len();

@@ -69,18 +69,26 @@ pub(crate) fn offset(index: &[usize], strides: &[usize]) -> usize {
 /// # Errors
 /// `OutOfMemory` where the positions do not fit the evaluation's allowance.
 pub(crate) fn strided(shape: &[usize], strides: &[usize], start: usize) -> Result<Vec<usize>> {
-    // A list is made for each axis out of the one before it.
     let count = element_count(shape).unwrap_or(usize::MAX);
-    take(count, 2 * size_of::<usize>())?;
-    spend(count)?;
-    if count == 0 {
-        return Ok(Vec::new());
-    }
-    let mut positions = vec![start];
-    for (&size, &stride) in shape.iter().zip(strides) {
-        positions = positions.iter().flat_map(|&base| (0..size).map(move |i| base + i * stride)).collect();
-    }
+    take(count, size_of::<usize>())?;
+    let mut positions = Vec::with_capacity(count);
+    walk(shape, &[strides.to_vec()], |at| {
+        spend(1)?;
+        positions.push(start + at[0]);
+        Ok(())
+    })?;
     Ok(positions)
+}
+
+/// Returns a tensor with its dimensions in another order.
+///
+/// # Errors
+/// `OutOfMemory` where the tensor does not fit the evaluation's allowance.
+pub(crate) fn permuted(tensor: &Tensor, order: &[usize]) -> Result<Tensor> {
+    let own = strides(tensor.shape());
+    let shape: Vec<usize> = order.iter().map(|&axis| tensor.shape()[axis]).collect();
+    let steps: Vec<usize> = order.iter().map(|&axis| own[axis]).collect();
+    pick(tensor, &shape, strided(&shape, &steps, 0)?.into_iter().map(Some), None)
 }
 
 /// Calls a function for every index of a shape, row-major, with the positions that the index has
@@ -168,38 +176,44 @@ pub(crate) fn pick(
 ) -> Result<Tensor> {
     let count = element_count(shape).unwrap_or(usize::MAX);
     let text = size_of::<std::sync::Arc<str>>();
-    take(count, if source.strings().is_ok() { text } else { source.dtype().bits().div_ceil(8) })?;
+    // A list of strings is copied once it is whole.
+    take(count, if source.strings().is_ok() { 2 * text } else { source.dtype().bits().div_ceil(8) })?;
     if let Ok(strings) = source.strings() {
         let empty: std::sync::Arc<str> = "".into();
         let filler = fill.and_then(|fill| fill.strings().ok()).and_then(|fill| fill.first()).unwrap_or(&empty);
-        let chosen = positions.into_iter().map(|p| p.and_then(|p| strings.get(p)).unwrap_or(filler).clone()).collect();
+        let mut chosen = Vec::with_capacity(count);
+        for position in positions {
+            spend(4)?;
+            chosen.push(position.and_then(|p| strings.get(p)).unwrap_or(filler).clone());
+        }
         return Tensor::from_strings(shape, chosen);
     }
     let bits = source.dtype().bits();
     if !bits.is_multiple_of(8) {
-        take(source.len(), 1)?;
+        take(source.len() + count, 1)?;
         let codes = small::unpack(source.bytes(), bits, source.len());
         let filler = fill.map(|fill| small::unpack(fill.bytes(), bits, 1)).unwrap_or_default();
-        let chosen = small::pack(&pick_bytes(&codes, 1, positions, &filler)?, bits);
+        let chosen = small::pack(&pick_bytes(&codes, 1, count, positions, &filler)?, bits);
         return Tensor::from_bytes(source.dtype(), shape, chosen.into());
     }
-    let filler = fill.map(|fill| fill.bytes().to_vec()).unwrap_or_default();
-    let chosen = pick_bytes(source.bytes(), bits / 8, positions, &filler)?;
+    let filler = fill.and_then(|fill| fill.bytes().get(..bits / 8)).unwrap_or_default();
+    let chosen = pick_bytes(source.bytes(), bits / 8, count, positions, filler)?;
     Tensor::from_bytes(source.dtype(), shape, chosen.into())
 }
 
-/// Returns elements of `width` bytes at `positions`; zeros where neither `source` nor `fill` has
+/// Returns `count` elements of `width` bytes at `positions`; zeros where neither `source` nor `fill` has
 /// one.
 fn pick_bytes(
     source: &[u8],
     width: usize,
+    count: usize,
     positions: impl IntoIterator<Item = Option<usize>>,
     fill: &[u8],
 ) -> Result<Vec<u8>> {
     let zeros = vec![0; width];
     let fill = fill.get(..width).unwrap_or(&zeros);
-    let positions = positions.into_iter();
-    let mut chosen = Vec::with_capacity(positions.size_hint().0.saturating_mul(width));
+    // The positions need not know how many they are, and a list that grows takes more.
+    let mut chosen = Vec::with_capacity(count.saturating_mul(width));
     for position in positions {
         spend(4)?;
         let element = position.and_then(|p| source.get(p * width..(p + 1) * width)).unwrap_or(fill);

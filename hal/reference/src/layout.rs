@@ -4,8 +4,8 @@ use hetero_hal::{
     DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, take,
 };
 
-use crate::indexing::{broadcast_strides, pick, strided, strides};
-use crate::shapes::{axes, axis, broadcast_dims, broadcast_shapes, infer_same, list, list_of, size};
+use crate::indexing::{broadcast_strides, permuted, pick, strided, strides};
+use crate::shapes::{axes, axis, broadcast_dims, broadcast_shapes, few, infer_same, integers, list, list_of, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Identity", 1, (1, 1), infer_same, identity).in_place(&[0]),
@@ -49,7 +49,7 @@ fn dropout(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 /// Returns the sizes that a Reshape asks for: 0 copies the input's size, and one -1 takes the
 /// elements that are left.
 fn reshaped(input: &[usize], wanted: &[i64], zero_is_zero: bool) -> Result<Vec<usize>> {
-    let misfit = || Error::invalid_model(format!("{input:?} does not reshape to {wanted:?}"));
+    let misfit = || Error::invalid_model(format!("{input:?} does not reshape to {}", few(wanted)));
     let mut shape = Vec::with_capacity(wanted.len());
     let mut open = None;
     for (position, &value) in wanted.iter().enumerate() {
@@ -128,7 +128,7 @@ fn bound_open_size(input: &TensorType, dims: &mut [Dim]) {
 fn reshape(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let zero = evaluation.operator.int("allowzero")?.unwrap_or(0) != 0;
-    let shape = reshaped(input.shape(), &evaluation.input(1)?.to_i64_vec()?, zero)?;
+    let shape = reshaped(input.shape(), &integers(evaluation.input(1)?)?, zero)?;
     Ok(vec![input.reshaped(&shape)?])
 }
 
@@ -229,7 +229,7 @@ fn permutation(operator: &Operator, rank: usize) -> Result<Vec<usize>> {
         Some(perm) => {
             let order = perm.iter().map(|&value| axis(value, rank)).collect::<Result<Vec<_>>>()?;
             if order.len() != rank || axes(perm, rank).is_err() {
-                return Err(Error::invalid_model(format!("perm {perm:?} is no permutation of {rank} axes")));
+                return Err(Error::invalid_model(format!("perm {} is no permutation of {rank} axes", few(perm))));
             }
             Ok(order)
         }
@@ -251,10 +251,7 @@ fn infer_transpose(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 fn transpose(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let order = permutation(evaluation.operator, input.rank())?;
-    let own = strides(input.shape());
-    let shape: Vec<usize> = order.iter().map(|&axis| input.shape()[axis]).collect();
-    let steps: Vec<usize> = order.iter().map(|&axis| own[axis]).collect();
-    Ok(vec![pick(input, &shape, strided(&shape, &steps, 0)?.into_iter().map(Some), None)?])
+    Ok(vec![permuted(input, &order)?])
 }
 
 fn infer_expand(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
@@ -272,7 +269,7 @@ fn infer_expand(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 fn expand(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let target = evaluation.input(1)?.to_i64_vec()?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
+    let target = integers(evaluation.input(1)?)?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let shape = broadcast_shapes([input.shape(), &target])?;
     evaluation.reserve(input.dtype(), &shape)?;
     let positions = strided(&shape, &broadcast_strides(input.shape(), &shape), 0)?;
@@ -300,7 +297,7 @@ fn infer_tile(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 fn tile(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let shape = tiled(input.shape(), &evaluation.input(1)?.to_i64_vec()?)?;
+    let shape = tiled(input.shape(), &integers(evaluation.input(1)?)?)?;
     evaluation.reserve(input.dtype(), &shape)?;
     let own = strides(input.shape());
     let positions = crate::indexing::indices(&shape).map(|index| {

@@ -20,6 +20,7 @@
 
 mod attention;
 mod binary;
+mod body;
 mod cast;
 mod control;
 mod conv;
@@ -32,7 +33,8 @@ mod indexing;
 mod layout;
 mod loss;
 mod matmul;
-mod ml;
+mod microsoft;
+pub mod ml;
 mod normalize;
 mod numbers;
 mod place;
@@ -61,6 +63,7 @@ use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Resul
 
 pub use control::{run, run_graph};
 pub use exact::{Exact, exact, shaping_inputs, sizes_depend_on_data};
+pub use microsoft::Blocks;
 pub use resize::Resampling;
 pub use window::{Padding, Window};
 
@@ -102,7 +105,7 @@ type Index = foldhash::HashMap<(&'static str, &'static str), Vec<&'static Defini
 
 static INDEX: LazyLock<Index> = LazyLock::new(|| {
     let mut index = Index::default();
-    for definition in TABLE.iter().copied().flatten() {
+    for definition in Standard::definitions() {
         index.entry((definition.domain, definition.name)).or_default().push(definition);
     }
     index
@@ -113,9 +116,9 @@ static INDEX: LazyLock<Index> = LazyLock::new(|| {
 pub struct Standard;
 
 impl Standard {
-    /// Returns every definition.
+    /// Returns every definition, of other domains than the standard's too.
     pub fn definitions() -> impl Iterator<Item = &'static Definition> {
-        TABLE.iter().copied().flatten()
+        TABLE.iter().chain(&microsoft::DEFINITIONS).copied().flatten()
     }
 }
 

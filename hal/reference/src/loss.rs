@@ -3,7 +3,7 @@
 use hetero_hal::{Definition, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take};
 
 use crate::numbers::{floats, pack};
-use crate::shapes::elements;
+use crate::shapes::{elements, integers};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("NegativeLogLikelihoodLoss", 12, (2, 3), infer, likelihood).counting(flops),
@@ -89,7 +89,7 @@ fn loss(evaluation: &Evaluation<'_>, scores: &[f64]) -> Result<Tensor> {
     take(labels.len(), size_of::<f64>() + size_of::<i64>())?;
     spend(8 * labels.len())?;
     let (mut losses, mut total) = (Vec::with_capacity(labels.len()), 0.0);
-    for (line, label) in labels.to_i64_vec()?.into_iter().enumerate() {
+    for (line, label) in integers(labels)?.into_iter().enumerate() {
         if ignored == Some(label) {
             losses.push(0.0);
             continue;

@@ -244,6 +244,9 @@ fn gemm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (n, inner) = if trans_b { (b0, b1) } else { (b1, b0) };
     agree(&Dim::Known(k), &Dim::Known(inner))?;
     evaluation.reserve(a.dtype(), &[m, n])?;
+    if a.dtype().is_integer() && alpha.fract() == 0.0 && beta.fract() == 0.0 {
+        return whole_gemm(evaluation, (trans_a, trans_b), (alpha as i128, beta as i128), (m, n, k));
+    }
     let (x, y) = (floats(a)?, floats(b)?);
     let at_a = |i: usize, j: usize| x[if trans_a { j * m + i } else { i * k + j }];
     let at_b = |i: usize, j: usize| y[if trans_b { j * k + i } else { i * n + j }];
@@ -265,6 +268,43 @@ fn gemm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         }
     }
     Ok(vec![pack(result, a.dtype(), &[m, n])?])
+}
+
+/// Computes a Gemm of whole numbers and factors, which wraps as the other products do.
+fn whole_gemm(
+    evaluation: &Evaluation<'_>,
+    (trans_a, trans_b): (bool, bool),
+    (alpha, beta): (i128, i128),
+    (m, n, k): (usize, usize, usize),
+) -> Result<Vec<Tensor>> {
+    let misfit = || Error::invalid_model("Gemm mixes floats and integers");
+    let ints = |index: usize| match Numbers::of(evaluation.input(index)?)? {
+        Numbers::Ints(values) => Ok(values),
+        Numbers::Floats(_) => Err(misfit()),
+    };
+    let (x, y) = (ints(0)?, ints(1)?);
+    take(m * n, size_of::<i128>())?;
+    let mut result = Vec::with_capacity(m * n);
+    for row in 0..m {
+        for column in 0..n {
+            spend(k + 1)?;
+            let term = |i: usize| {
+                let x = x[if trans_a { i * m + row } else { row * k + i }];
+                x.wrapping_mul(y[if trans_b { column * k + i } else { i * n + column }])
+            };
+            result.push(alpha.wrapping_mul((0..k).map(term).fold(0, i128::wrapping_add)));
+        }
+    }
+    if let Some(c) = evaluation.optional(2) {
+        if broadcast_shapes([c.shape(), &[m, n]])? != [m, n] {
+            return Err(Error::invalid_model(format!("C {:?} does not broadcast to {m}x{n}", c.shape())));
+        }
+        let values = ints(2)?;
+        for (into, from) in result.iter_mut().zip(strided(&[m, n], &broadcast_strides(c.shape(), &[m, n]), 0)?) {
+            *into = into.wrapping_add(beta.wrapping_mul(values[from]));
+        }
+    }
+    Ok(vec![Numbers::Ints(result).into_tensor(evaluation.input(0)?.dtype(), &[m, n])?])
 }
 
 #[cfg(test)]

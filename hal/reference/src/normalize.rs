@@ -38,7 +38,7 @@ fn infer_batch(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 /// Infers the types of a LayerNormalization, whose statistics have size 1 in the normalised
 /// dimensions.
-fn infer_layer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+pub(crate) fn infer_layer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let ty = inference.input(0)?.ty.clone();
     let first = inference.operator.int("axis")?.unwrap_or(-1);
     let dims = match &ty.dims {
@@ -177,7 +177,7 @@ fn normalise_blocks(
     Ok(vec![pack(values, input.dtype(), input.shape())?])
 }
 
-fn layer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+pub(crate) fn layer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
     let first = axis(operator.int("axis")?.unwrap_or(-1), input.rank())?;
@@ -298,7 +298,8 @@ fn mean_variance(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     for (&group, v) in groups.iter().zip(&mut x) {
         let (count, sum, squares) = sums[group];
         let mean: f64 = sum / count;
-        let deviation = (squares / count - mean * mean).max(0.0).sqrt();
+        // Rounding may lead below 0, and NaN must stay.
+        let deviation = crate::numbers::max(squares / count - mean * mean, 0.0).sqrt();
         *v = (*v - mean) / (deviation + LEAST_DEVIATION);
     }
     Ok(vec![pack(x, input.dtype(), shape)?])

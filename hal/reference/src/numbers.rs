@@ -87,8 +87,8 @@ impl Numbers {
             DType::U16 => narrow!(u16),
             DType::U32 => narrow!(u32),
             DType::U64 => narrow!(u64),
-            DType::F16 => Tensor::from_vec(shape, self.floats().into_iter().map(f16::from_f64).collect()),
-            DType::BF16 => Tensor::from_vec(shape, self.floats().into_iter().map(bf16::from_f64).collect()),
+            DType::F16 => Tensor::from_vec(shape, self.odd().map(f16::from_f32).collect()),
+            DType::BF16 => Tensor::from_vec(shape, self.odd().map(bf16::from_f32).collect()),
             DType::Bool => {
                 let flags: Vec<Bool> = match self {
                     Numbers::Ints(values) => values.into_iter().map(|v| Bool::from(v != 0)).collect(),
@@ -109,6 +109,16 @@ impl Numbers {
         }
     }
 
+    /// Returns the numbers as `f32`, rounded to odd, so that rounding them again to half as many
+    /// bits gives what rounding once would have given.
+    fn odd(self) -> impl Iterator<Item = f32> {
+        let (floats, ints) = match self {
+            Numbers::Floats(values) => (values, vec![]),
+            Numbers::Ints(values) => (vec![], values),
+        };
+        floats.into_iter().chain(ints.into_iter().map(odd_f64)).map(odd_f32)
+    }
+
     /// Returns the numbers as floats.
     pub(crate) fn floats(self) -> Vec<f64> {
         match self {
@@ -116,6 +126,36 @@ impl Numbers {
             Numbers::Ints(values) => values.into_iter().map(|v| v as f64).collect(),
         }
     }
+}
+
+/// Returns an integer as a float; where it is none, the neighbour whose last bit is set.
+fn odd_f64(value: i128) -> f64 {
+    let nearest = value as f64;
+    if nearest as i128 == value {
+        return nearest;
+    }
+    let beyond = (nearest as i128).unsigned_abs() > value.unsigned_abs();
+    f64::from_bits((nearest.to_bits() - u64::from(beyond)) | 1)
+}
+
+/// Returns a number as `f32`; where it is none, the neighbour whose last bit is set.
+fn odd_f32(value: f64) -> f32 {
+    let nearest = value as f32;
+    let wide = f64::from(nearest);
+    if wide == value || value.is_nan() {
+        return nearest;
+    }
+    f32::from_bits((nearest.to_bits() - u32::from(wide.abs() > value.abs())) | 1)
+}
+
+/// Returns the larger number; NaN wins, as in NumPy.
+pub(crate) fn max(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+/// Returns the smaller number; NaN wins, as in NumPy.
+pub(crate) fn min(a: f64, b: f64) -> f64 {
+    -max(-a, -b)
 }
 
 fn codes(tensor: &Tensor) -> impl Iterator<Item = u8> {
@@ -145,6 +185,27 @@ pub(crate) fn pack(values: Vec<f64>, dtype: DType, shape: &[usize]) -> Result<Te
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn halves_are_rounded_once() {
+        // Just beyond the middle between two neighbours, by less than f32 sees.
+        let above = 1.0 + 2f64.powi(-11) + 2f64.powi(-40);
+        let y = pack(vec![above, -above, above - 2f64.powi(-39), 1e-300], DType::F16, &[4]).unwrap();
+        assert_eq!(
+            y.view::<f16>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>(),
+            [0x3c01, 0xbc01, 0x3c00, 0]
+        );
+        let above = 1.0 + 2f64.powi(-8) + 2f64.powi(-40);
+        let y = pack(vec![above, f64::MAX, f64::from(f32::MAX), f64::NAN], DType::BF16, &[4]).unwrap();
+        assert_eq!(y.view::<bf16>().unwrap()[0].to_bits(), 0x3f81);
+        assert!(y.view::<bf16>().unwrap()[1..3].iter().all(|v| *v == bf16::INFINITY));
+        assert!(y.view::<bf16>().unwrap()[3].is_nan());
+        let y = Numbers::Ints(vec![(1 << 60) + (1 << 52) + 1, 7]).into_tensor(DType::BF16, &[2]).unwrap();
+        assert_eq!(
+            y.view::<bf16>().unwrap().iter().map(|v| v.to_f64()).collect::<Vec<_>>(),
+            [1.0078125 * 2f64.powi(60), 7.0]
+        );
+    }
 
     #[test]
     fn integers_wrap_and_floats_round() {

@@ -5,8 +5,8 @@ use hetero_hal::{
 };
 
 use crate::indexing::{indices, offset, pick, strides};
-use crate::numbers::{floats, pack};
-use crate::shapes::{axes as sorted_axes, axis, infer_same, size};
+use crate::numbers::{Numbers, floats, pack};
+use crate::shapes::{axes as sorted_axes, axis, few, infer_same, integers, size};
 use crate::window::per_axis;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -23,12 +23,12 @@ fn reverse(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let time = axis(operator.int("time_axis")?.unwrap_or(0), input.rank())?;
     let batch = axis(operator.int("batch_axis")?.unwrap_or(1), input.rank())?;
-    let lengths = evaluation.input(1)?.to_i64_vec()?;
+    let lengths = integers(evaluation.input(1)?)?;
     let limit = input.shape()[time] as i64;
     let fits =
         lengths.len() == input.shape()[batch] && time != batch && lengths.iter().all(|n| (0..=limit).contains(n));
     if !fits {
-        return Err(Error::invalid_model(format!("{operator}: the lengths {lengths:?} do not fit {input:?}")));
+        return Err(Error::invalid_model(format!("{operator}: the lengths {} do not fit {input:?}", few(&lengths))));
     }
     let steps = strides(input.shape());
     let positions = indices(input.shape()).map(|mut index| {
@@ -74,7 +74,7 @@ fn infer_center(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 /// Cuts, or fills with zeros, on both sides; an odd element is at the end.
 fn center(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let shape = centered(evaluation.operator, input.shape(), &evaluation.input(1)?.to_i64_vec()?)?;
+    let shape = centered(evaluation.operator, input.shape(), &integers(evaluation.input(1)?)?)?;
     evaluation.reserve(input.dtype(), &shape)?;
     let steps = strides(input.shape());
     let positions = indices(&shape).map(|index| {
@@ -105,7 +105,7 @@ struct Columns {
 
 impl Columns {
     fn resolve(operator: &Operator, input: &[usize], image: &[i64], block: &[i64]) -> Result<Columns> {
-        let misfit = || Error::invalid_model(format!("{operator} of {input:?} into {image:?} by {block:?}"));
+        let misfit = || Error::invalid_model(format!("{operator} of {input:?} into {} by {}", few(image), few(block)));
         let image = image.iter().map(|&v| size(v)).collect::<Result<Vec<_>>>()?;
         let block = block.iter().map(|&v| size(v)).collect::<Result<Vec<_>>>()?;
         let rank = image.len();
@@ -144,10 +144,20 @@ fn infer_columns(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 /// Adds up the blocks [batch, channels * taps, blocks] where they overlap in the image.
 fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let (image, block) = (evaluation.input(1)?.to_i64_vec()?, evaluation.input(2)?.to_i64_vec()?);
+    let (image, block) = (integers(evaluation.input(1)?)?, integers(evaluation.input(2)?)?);
     let columns = Columns::resolve(evaluation.operator, input.shape(), &image, &block)?;
     let count = evaluation.reserve(hetero_hal::DType::F64, &columns.shape)?;
-    let x = floats(input)?;
+    take(count, size_of::<i128>())?;
+    let numbers = match Numbers::of(input)? {
+        Numbers::Floats(x) => Numbers::Floats(gather(&columns, &x, 0.0, |a, b| a + b)?),
+        Numbers::Ints(x) => Numbers::Ints(gather(&columns, &x, 0, i128::wrapping_add)?),
+    };
+    Ok(vec![numbers.into_tensor(input.dtype(), &columns.shape)?])
+}
+
+/// Joins the numbers of blocks that meet in the same place of the image.
+fn gather<T: Copy>(columns: &Columns, x: &[T], zero: T, join: impl Fn(T, T) -> T) -> Result<Vec<T>> {
+    let count = element_count(&columns.shape).unwrap_or(usize::MAX);
     let space = &columns.shape[2..];
     let planes = columns.shape[0] * columns.shape[1];
     let plane: usize = space.iter().product();
@@ -157,8 +167,7 @@ fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         take(element_count(shape).unwrap_or(usize::MAX), 2 * each)?;
         Ok(indices(shape).collect())
     };
-    take(count, size_of::<f64>())?;
-    let mut result = vec![0.0; count];
+    let mut result = vec![zero; count];
     let (taps, blocks) = (lists(&columns.block)?, lists(&columns.blocks)?);
     for p in 0..planes {
         for (t, tap) in taps.iter().enumerate() {
@@ -169,12 +178,13 @@ fn columns(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                     moved.checked_sub(columns.pads[axis]).filter(|&position| position < space[axis])
                 };
                 if let Some(index) = (0..space.len()).map(place).collect::<Option<Vec<_>>>() {
-                    result[p * plane + offset(&index, &steps)] += x[(p * taps.len() + t) * blocks.len() + b];
+                    let into = &mut result[p * plane + offset(&index, &steps)];
+                    *into = join(*into, x[(p * taps.len() + t) * blocks.len() + b]);
                 }
             }
         }
     }
-    Ok(vec![pack(result, input.dtype(), &columns.shape)?])
+    Ok(result)
 }
 
 /// Writes an update into a cache along an axis, from a position that each batch has for itself.
@@ -184,7 +194,7 @@ fn write_cache(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let shape = cache.shape();
     let along = axis(operator.int("axis")?.unwrap_or(-2), shape.len())?;
     let starts = match evaluation.optional(2) {
-        Some(tensor) => tensor.to_i64_vec()?,
+        Some(tensor) => integers(tensor)?,
         None => vec![0; shape[0]],
     };
     let circular = match operator.text("mode")? {

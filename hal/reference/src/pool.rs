@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::indices;
 use crate::numbers::{Numbers, floats, pack};
-use crate::shapes::elements;
+use crate::shapes::{elements, integers};
 use crate::window::{Window, output_dims, per_axis};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -62,11 +62,11 @@ fn infer_global(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 /// Walks over every window of every channel.
-/// It calls `reduce` with the channel's first element, the window's taps as (number, position), the
-/// output index and the window.
+/// It calls `reduce` with the channel's first element, the positions of the window's elements on the
+/// input, the output index and the window.
 fn each_window(
     evaluation: &Evaluation<'_>,
-    mut reduce: impl FnMut(usize, &[(usize, usize)], &[usize], &Window),
+    mut reduce: impl FnMut(usize, &[usize], &[usize], &Window),
 ) -> Result<Vec<usize>> {
     let input = evaluation.input(0)?;
     let shape = input.shape();
@@ -78,12 +78,12 @@ fn each_window(
     let plane: usize = shape[2..].iter().product();
     // Callers keep a choice or a sum for each window, and the list of a window's taps.
     take(element_count(&result).unwrap_or(usize::MAX), 48)?;
-    take(plane, 4 * size_of::<(usize, usize)>())?;
+    take(plane, 4 * size_of::<usize>())?;
     let mut taps = Vec::new();
     for channel in 0..shape[0] * shape[1] {
         for at in indices(&window.output) {
             taps.clear();
-            window.taps(&at, &shape[2..], |tap, position| taps.push((tap, position)))?;
+            window.taps(&at, &shape[2..], |_, position| taps.push(position))?;
             spend(2 * taps.len() + 8)?;
             reduce(channel * plane, &taps, &at, &window);
         }
@@ -98,7 +98,7 @@ fn max_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mut chosen: Vec<Option<usize>> = Vec::new();
     let numbers = Numbers::of(input)?;
     let shape = each_window(evaluation, |first, taps, _, _| {
-        let positions = taps.iter().map(|&(_, position)| first + position);
+        let positions = taps.iter().map(|&position| first + position);
         // The first of equal elements wins, and NaN before everything.
         chosen.push(match &numbers {
             Numbers::Floats(x) => positions
@@ -140,22 +140,22 @@ fn average_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let spatial = input.shape()[2.min(input.rank())..].to_vec();
     let mut values = Vec::new();
     let shape = each_window(evaluation, |first, taps, at, window| {
-        let sum: f64 = taps.iter().map(|&(_, position)| x[first + position]).sum();
-        let count = if with_padding { padded_taps(window, at, &spatial) } else { taps.len() };
-        values.push(sum / count as f64);
+        let sum: f64 = taps.iter().map(|&position| x[first + position]).sum();
+        let count = if with_padding { padded_taps(window, at, &spatial) } else { taps.len() as f64 };
+        values.push(sum / count);
     })?;
     Ok(vec![pack(values, input.dtype(), &shape)?])
 }
 
 /// Returns the number of elements of a window on the input or its padding; elements that rounding
 /// up adds beyond the padding do not count.
-fn padded_taps(window: &Window, at: &[usize], spatial: &[usize]) -> usize {
+fn padded_taps(window: &Window, at: &[usize], spatial: &[usize]) -> f64 {
     (0..spatial.len())
         .map(|axis| {
             let limit = spatial[axis] + window.begin[axis] + window.end[axis];
             let start = at[axis] * window.strides[axis];
             // The taps below the limit are the first ones.
-            limit.saturating_sub(start).div_ceil(window.dilations[axis]).min(window.kernel[axis])
+            limit.saturating_sub(start).div_ceil(window.dilations[axis]).min(window.kernel[axis]) as f64
         })
         .product()
 }
@@ -166,7 +166,7 @@ fn lp_pool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let x = floats(input)?;
     let mut values = Vec::new();
     let shape = each_window(evaluation, |first, taps, _, _| {
-        let sum: f64 = taps.iter().map(|&(_, position)| x[first + position].abs().powf(p)).sum();
+        let sum: f64 = taps.iter().map(|&position| x[first + position].abs().powf(p)).sum();
         values.push(sum.powf(p.recip()));
     })?;
     Ok(vec![pack(values, input.dtype(), &shape)?])
@@ -232,10 +232,10 @@ fn infer_unpool(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 /// channels included.
 fn unpool(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
-    let (input, positions) = (evaluation.input(0)?, evaluation.input(1)?.to_i64_vec()?);
+    let (input, positions) = (evaluation.input(0)?, integers(evaluation.input(1)?)?);
     let natural = unpooled(operator, input.shape())?;
     let shape = match evaluation.optional(2) {
-        Some(tensor) => tensor.to_i64_vec()?.into_iter().map(crate::shapes::size).collect::<Result<Vec<_>>>()?,
+        Some(tensor) => integers(tensor)?.into_iter().map(crate::shapes::size).collect::<Result<Vec<_>>>()?,
         None => natural.clone(),
     };
     let count = evaluation.reserve(DType::I64, &shape)?;

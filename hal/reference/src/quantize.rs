@@ -34,7 +34,7 @@ fn optional_type(operator: &Operator, attribute: &str) -> Result<Option<DType>> 
     if operator.int(attribute)? == Some(0) { Ok(None) } else { named_type(operator, attribute) }
 }
 
-fn infer_quantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+pub(crate) fn infer_quantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dtype = match (inference.optional(2), optional_type(inference.operator, "output_dtype")?) {
         (Some(zero), _) => zero.ty.dtype,
         (None, named) => Some(named.unwrap_or(DType::U8)),
@@ -42,7 +42,7 @@ fn infer_quantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     Ok(vec![TensorType { dtype, dims: inference.input(0)?.ty.dims.clone() }])
 }
 
-fn infer_dequantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+pub(crate) fn infer_dequantize(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dtype = optional_type(inference.operator, "output_dtype")?.or(inference.dtype(1)?);
     Ok(vec![TensorType { dtype, dims: inference.input(0)?.ty.dims.clone() }])
 }
@@ -86,7 +86,7 @@ fn spread(operator: &Operator, input: &[usize], scale: &[usize]) -> Result<Box<d
     }))
 }
 
-fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+pub(crate) fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, scale) = (evaluation.input(0)?, evaluation.input(1)?);
     let zero = evaluation.optional(2);
@@ -121,7 +121,7 @@ fn quantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![quantized(ratios, zero, dtype, input.shape())?])
 }
 
-fn dequantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+pub(crate) fn dequantize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let (input, scale) = (evaluation.input(0)?, evaluation.input(1)?);
     let dtype = optional_type(operator, "output_dtype")?.unwrap_or(scale.dtype());

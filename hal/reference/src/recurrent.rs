@@ -6,6 +6,7 @@ use hetero_hal::{
 };
 
 use crate::numbers::{floats, pack};
+use crate::shapes::integers;
 use crate::unary::sigmoid;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -65,7 +66,7 @@ fn activation(name: &str, alphas: &mut Parameters<'_>, betas: &mut Parameters<'_
     Ok(match name.to_ascii_lowercase().as_str() {
         "sigmoid" => Box::new(sigmoid),
         "tanh" => Box::new(f64::tanh),
-        "relu" => Box::new(|x| x.max(0.0)),
+        "relu" => Box::new(|x| crate::numbers::max(x, 0.0)),
         "softsign" => Box::new(|x| x / (1.0 + x.abs())),
         "softplus" => Box::new(|x| x.max(0.0) + (-x.abs()).exp().ln_1p()),
         "affine" => {
@@ -140,8 +141,11 @@ impl Layer {
         };
         let bias = optional(3, count * 2 * rows, "B")?;
         let lengths = match evaluation.optional(4) {
-            None => vec![steps; batch],
-            Some(tensor) => tensor.to_i64_vec()?.into_iter().map(|v| (v.max(0) as usize).min(steps)).collect(),
+            None => {
+                take(batch, size_of::<usize>())?;
+                vec![steps; batch]
+            }
+            Some(tensor) => integers(tensor)?.into_iter().map(|v| (v.max(0) as usize).min(steps)).collect(),
         };
         if lengths.len() != batch {
             return Err(misfit("sequence_lens"));
@@ -223,35 +227,56 @@ impl Layer {
         cells: Option<&[f64]>,
         mut step: impl FnMut(usize, &[f64], &mut Vec<f64>, &mut Vec<f64>),
     ) -> Result<[Vec<f64>; 3]> {
+        self.run_seeing(cells, |_| {}, |direction, x, _, h, c| step(direction, x, h, c))
+    }
+
+    /// Runs as [`Layer::run`] does, where a step also gets its state as `see` changes the states of
+    /// a whole batch.
+    fn run_seeing(
+        &self,
+        cells: Option<&[f64]>,
+        see: impl Fn(&mut [f64]),
+        mut step: impl FnMut(usize, &[f64], &[f64], &mut Vec<f64>, &mut Vec<f64>),
+    ) -> Result<[Vec<f64>; 3]> {
         let directions = self.backwards.len();
         let count = element_count(&[self.steps, directions, self.batch, self.hidden]).unwrap_or(usize::MAX);
         take(count, size_of::<f64>())?;
-        take(directions * self.batch * self.hidden, 2 * size_of::<f64>())?;
+        take(directions * self.batch * self.hidden, 5 * size_of::<f64>())?;
         spend(count)?;
         let mut all = vec![0.0; self.steps * directions * self.batch * self.hidden];
         let mut last = vec![0.0; directions * self.batch * self.hidden];
         let mut last_cells = last.clone();
         for (direction, &backwards) in self.backwards.iter().enumerate() {
-            for item in 0..self.batch {
+            let begin = |values: Option<&[f64]>, item: usize| {
                 let at = self.state(direction, item);
-                let begin = |values: Option<&[f64]>| {
-                    values.map_or(vec![0.0; self.hidden], |v| v[at..at + self.hidden].to_vec())
-                };
-                let (mut h, mut c) = (begin(self.initial.as_deref()), begin(cells));
-                let length = self.lengths[item];
-                for time in 0..length {
+                values.map_or(vec![0.0; self.hidden], |v| v[at..at + self.hidden].to_vec())
+            };
+            let states = |item: usize| (begin(self.initial.as_deref(), item), begin(cells, item));
+            let mut states: Vec<(Vec<f64>, Vec<f64>)> = (0..self.batch).map(states).collect();
+            for time in 0..self.lengths.iter().copied().max().unwrap_or(0) {
+                let mut seen: Vec<f64> = states.iter().flat_map(|(h, _)| h).copied().collect();
+                see(&mut seen);
+                for (item, (h, c)) in states.iter_mut().enumerate() {
+                    let length = self.lengths[item];
+                    if time >= length {
+                        continue;
+                    }
                     spend(self.rows().saturating_mul(self.width + self.hidden + 8))?;
                     let time = if backwards { length - 1 - time } else { time };
-                    step(direction, self.input(time, item), &mut h, &mut c);
+                    let seen = &seen[item * self.hidden..][..self.hidden];
+                    step(direction, self.input(time, item), seen, h, c);
                     let row = if self.batch_first {
                         (item * self.steps + time) * directions + direction
                     } else {
                         (time * directions + direction) * self.batch + item
                     };
-                    all[row * self.hidden..][..self.hidden].copy_from_slice(&h);
+                    all[row * self.hidden..][..self.hidden].copy_from_slice(h);
                 }
-                last[at..at + self.hidden].copy_from_slice(&h);
-                last_cells[at..at + self.hidden].copy_from_slice(&c);
+            }
+            for (item, (h, c)) in states.iter().enumerate() {
+                let at = self.state(direction, item);
+                last[at..at + self.hidden].copy_from_slice(h);
+                last_cells[at..at + self.hidden].copy_from_slice(c);
             }
         }
         Ok([all, last, last_cells])
@@ -275,6 +300,11 @@ fn dot(a: &[f64], b: &[f64]) -> f64 {
 }
 
 fn lstm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    lstm_seeing(evaluation, |_| {})
+}
+
+/// Computes an LSTM whose products see the states of a batch as `see` changes them.
+pub(crate) fn lstm_seeing(evaluation: &Evaluation<'_>, see: impl Fn(&mut [f64])) -> Result<Vec<Tensor>> {
     let layer = Layer::read(evaluation, 4, &["Sigmoid", "Tanh", "Tanh"])?;
     let hidden = layer.hidden;
     let optional = |index: usize, length: usize| -> Result<Option<Vec<f64>>> {
@@ -288,13 +318,13 @@ fn lstm(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let cells = optional(6, layer.backwards.len() * layer.batch * hidden)?;
     let peepholes = optional(7, layer.backwards.len() * 3 * hidden)?;
     let coupled = evaluation.operator.int("input_forget")?.unwrap_or(0) != 0;
-    let results = layer.run(cells.as_deref(), |direction, x, h, c| {
+    let results = layer.run_seeing(cells.as_deref(), see, |direction, x, seen, h, c| {
         let [f, g, o] = [0, 1, 2].map(|index| &layer.activations[direction * 3 + index]);
         // The standard's order of gates is input, output, forget, cell; that of peepholes is input,
         // output, forget.
         let gate = |index: usize, unit: usize| {
             let row = index * hidden + unit;
-            layer.input_part(direction, row, x) + layer.state_part(direction, row, h)
+            layer.input_part(direction, row, x) + layer.state_part(direction, row, seen)
         };
         let peep = |index: usize, unit: usize, c: f64| {
             peepholes.as_ref().map_or(0.0, |p| p[(direction * 3 + index) * hidden + unit] * c)

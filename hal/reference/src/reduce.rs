@@ -6,8 +6,8 @@ use hetero_hal::{
 };
 
 use crate::indexing::{sort, strided, strides};
-use crate::numbers::{Numbers, floats, limits};
-use crate::shapes::{axes, axis, elements, infer_same, list, list_of};
+use crate::numbers::{Numbers, limits, max, min};
+use crate::shapes::{axes, axis, elements, infer_same, integers, list, list_of};
 
 const NAMES: [&str; 10] = [
     "ReduceSum",
@@ -127,25 +127,20 @@ fn each<T>(starts: &[usize], apart: &[usize], reduce: impl Fn(Together<'_>) -> T
 
 /// Reduces floats; no floats reduce to the operation's neutral element.
 fn float(name: &str, values: impl Iterator<Item = f64> + Clone) -> f64 {
-    let nan_or = |a: f64, b: f64, better: bool| if a.is_nan() || (!b.is_nan() && !better) { a } else { b };
     match name {
         "ReduceMean" => {
             let count = values.clone().count();
             values.sum::<f64>() / count as f64
         }
-        "ReduceMax" => values.fold(f64::NEG_INFINITY, |a, b| nan_or(a, b, b > a)),
-        "ReduceMin" => values.fold(f64::INFINITY, |a, b| nan_or(a, b, b < a)),
+        "ReduceMax" => values.fold(f64::NEG_INFINITY, max),
+        "ReduceMin" => values.fold(f64::INFINITY, min),
         "ReduceProd" => values.product(),
         "ReduceL1" => values.map(f64::abs).sum(),
         "ReduceL2" => values.map(|v| v * v).sum::<f64>().sqrt(),
         "ReduceLogSum" => values.sum::<f64>().ln(),
         "ReduceLogSumExp" => {
-            let largest = values.clone().fold(f64::NEG_INFINITY, f64::max);
-            if largest.is_infinite() {
-                largest
-            } else {
-                largest + values.map(|v| (v - largest).exp()).sum::<f64>().ln()
-            }
+            let largest = values.clone().fold(f64::NEG_INFINITY, max);
+            if !largest.is_finite() { largest } else { largest + values.map(|v| (v - largest).exp()).sum::<f64>().ln() }
         }
         "ReduceSumSquare" => values.map(|v| v * v).sum(),
         _ => values.sum(),
@@ -164,7 +159,12 @@ fn int(name: &str, values: impl Iterator<Item = i128> + Clone, low: i128, high: 
         "ReduceSum" => values.sum(),
         "ReduceL1" => values.map(i128::abs).sum(),
         "ReduceSumSquare" => values.fold(0, |sum: i128, v| sum.wrapping_add(v.wrapping_mul(v))),
-        // Logarithms and roots of integers are taken as floats and cut off.
+        "ReduceL2" => {
+            let squares =
+                values.fold(0u128, |sum, v| sum.saturating_add(v.unsigned_abs().saturating_mul(v.unsigned_abs())));
+            squares.isqrt() as i128
+        }
+        // Logarithms of integers are taken as floats and cut off.
         _ => float(name, values.map(|v| v as f64)) as i128,
     }
 }
@@ -207,14 +207,24 @@ fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     if input.shape()[along] == 0 {
         return Err(Error::invalid_model(format!("{operator} over an empty axis")));
     }
-    let x = floats(input)?;
+    let x = Numbers::of(input)?;
+    // NaN is both the largest and the smallest number, as in NumPy.
+    let compare = |a: usize, b: usize| {
+        let order = match &x {
+            Numbers::Ints(x) => x[a].cmp(&x[b]),
+            Numbers::Floats(x) => match x[a].partial_cmp(&x[b]) {
+                Some(order) => order,
+                None => return x[a].is_nan().cmp(&x[b].is_nan()),
+            },
+        };
+        if smallest { order.reverse() } else { order }
+    };
     let chosen = lines(input.shape(), along)?.map(|line| {
         let line = line?;
         let mut best = 0;
         for k in 1..line.len() {
-            let (a, b) = (x[line[k]], x[line[best]]);
-            let better = if smallest { a < b } else { a > b };
-            if better || (last && a == b) {
+            let order = compare(line[k], line[best]);
+            if order.is_gt() || (last && order.is_eq()) {
                 best = k;
             }
         }
@@ -233,7 +243,7 @@ fn arg(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 fn cumulate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
-    let along = evaluation.input(1)?.to_i64_vec()?;
+    let along = integers(evaluation.input(1)?)?;
     let along = axis(along.first().copied().unwrap_or(0), input.rank())?;
     let exclusive = operator.int("exclusive")?.unwrap_or(0) != 0;
     let reverse = operator.int("reverse")?.unwrap_or(0) != 0;
@@ -294,7 +304,7 @@ fn top(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let k = match (operator.int("k")?, evaluation.optional(1)) {
         (Some(k), _) => k,
-        (None, Some(tensor)) => tensor.to_i64_vec()?.first().copied().unwrap_or(0),
+        (None, Some(tensor)) => integers(tensor)?.first().copied().unwrap_or(0),
         (None, None) => return Err(Error::invalid_model("TopK lacks its k")),
     };
     let along = axis(operator.int("axis")?.unwrap_or(-1), input.rank())?;
@@ -365,5 +375,38 @@ mod tests {
         assert_eq!(&*top[1].view::<i64>().unwrap(), [1, 2, 3]);
         let arg = crate::evaluate(&Operator::new("ArgMax", 13), &[Some(x)], 1).unwrap();
         assert_eq!(&*arg[0].view::<i64>().unwrap(), [1]);
+    }
+
+    #[test]
+    fn whole_numbers_are_told_apart_beyond_floats() {
+        let x = Tensor::from_vec(&[3], vec![(1i64 << 53) + 1, 1 << 53, (1 << 53) + 2]).unwrap();
+        let at = |name: &str| {
+            let y = crate::evaluate(&Operator::new(name, 13), &[Some(x.clone())], 1).unwrap();
+            y[0].view::<i64>().unwrap()[0]
+        };
+        assert_eq!((at("ArgMax"), at("ArgMin")), (2, 1));
+        let x = Tensor::from_vec(&[1], vec![(1i64 << 53) + 1]).unwrap();
+        let y = crate::evaluate(&Operator::new("ReduceL2", 18), &[Some(x)], 1).unwrap();
+        assert_eq!(&*y[0].view::<i64>().unwrap(), [(1 << 53) + 1]);
+    }
+
+    #[test]
+    fn nan_is_the_largest_and_the_smallest() {
+        let x = Tensor::from_vec(&[4], vec![1.0f32, f32::NAN, f32::INFINITY, f32::NAN]).unwrap();
+        for (name, last, place) in [("ArgMax", 0, 1), ("ArgMin", 0, 1), ("ArgMax", 1, 3), ("ArgMin", 1, 3)] {
+            let op = Operator::new(name, 13).with("select_last_index", Attribute::Int(last));
+            let y = crate::evaluate(&op, &[Some(x.clone())], 1).unwrap();
+            assert_eq!(&*y[0].view::<i64>().unwrap(), [place], "{name}, last: {last}");
+        }
+        for (values, expected) in [
+            (vec![f32::INFINITY, f32::NAN], f32::NAN),
+            (vec![f32::NEG_INFINITY, f32::NEG_INFINITY], f32::NEG_INFINITY),
+            (vec![f32::INFINITY, f32::NEG_INFINITY], f32::INFINITY),
+        ] {
+            let x = Tensor::from_vec(&[2], values).unwrap();
+            let y = crate::evaluate(&Operator::new("ReduceLogSumExp", 18), &[Some(x)], 1).unwrap();
+            let found = y[0].view::<f32>().unwrap()[0];
+            assert!(found == expected || (found.is_nan() && expected.is_nan()), "{found} is not {expected}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use hetero_hal::{Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take};
 
+use crate::indexing::pick;
 use crate::numbers::{Numbers, floats};
 use crate::shapes::{axes as sorted_axes, axis, elements, size};
 
@@ -329,7 +330,14 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mapping = mapping(operator)?;
     let filler = f64::from(operator.float("extrapolation_value")?.unwrap_or(0.0));
     let mut shape = input.shape().to_vec();
-    let mut values = floats(input)?;
+    // Where no numbers are computed, positions are, so that each element stays what it is.
+    let picks = matches!(kernel, Kernel::Nearest(_));
+    let mut values = if picks {
+        take(input.len(), size_of::<f64>())?;
+        (0..input.len()).map(|position| position as f64).collect()
+    } else {
+        floats(input)?
+    };
     for along in 0..shape.len() {
         let (from, to) = (shape[along], request.output[along]);
         let scale = request.scales[along];
@@ -350,7 +358,7 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
                 spend(inner.saturating_mul(taps.len() + 1))?;
                 for i in 0..inner {
                     next[(o * to + at) * inner + i] = if outside {
-                        filler
+                        if picks { -1.0 } else { filler }
                     } else {
                         let read = |position: usize| values[(o * from + position) * inner + i];
                         taps.iter().map(|&(position, weight)| weight * read(position)).sum()
@@ -359,6 +367,11 @@ fn resize(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             }
         }
         values = next;
+    }
+    if picks {
+        let fill = Numbers::Floats(vec![filler]).into_tensor(input.dtype(), &[1])?;
+        let positions = values.into_iter().map(|position| (position >= 0.0).then_some(position as usize));
+        return Ok(vec![pick(input, &shape, positions, Some(&fill))?]);
     }
     let numbers = if input.dtype().is_integer() {
         let (low, high) = crate::numbers::limits(input.dtype());

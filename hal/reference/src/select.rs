@@ -3,7 +3,7 @@
 use hetero_hal::{Definition, Evaluation, Inference, Result, Tensor, TensorType, take};
 
 use crate::indexing::{broadcast_strides, pick, strided};
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, max, min};
 use crate::shapes::{broadcast_dims, broadcast_shapes, flops_per_element, infer_same};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
@@ -53,9 +53,10 @@ fn clip(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         Numbers::Floats(values) => {
             let first = |n: Option<Numbers>| n.and_then(|n| n.floats().first().copied());
             let (low, high) = (first(low), first(high));
+            // The standard has a Clip as a Min of a Max, in which NaN wins.
             let bounded = |x: f64| {
-                let x = low.map_or(x, |low| if x < low { low } else { x });
-                high.map_or(x, |high| if x > high { high } else { x })
+                let x = low.map_or(x, |low| max(x, low));
+                high.map_or(x, |high| min(x, high))
             };
             Numbers::Floats(values.into_iter().map(bounded).collect())
         }

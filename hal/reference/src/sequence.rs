@@ -365,7 +365,7 @@ fn map(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             DType::Sequence => Ok(input.parts()?[at].clone()),
             _ => Ok((*input).clone()),
         };
-        let results = run_body(evaluation, body, &inputs.iter().map(of).collect::<Result<Vec<_>>>()?)?;
+        let results = run_body(evaluation, body, &inputs.iter().map(of).collect::<Result<Vec<_>>>()?, 0)?;
         for (list, part) in mapped.iter_mut().zip(results) {
             // Lists grow by doubling, and are copied once at the end.
             take(part.footprint().saturating_add(4 * size_of::<Tensor>()), 1)?;

@@ -1,6 +1,8 @@
 //! Rules of shapes that many operators share: axes, broadcasting and known sizes.
 
-use hetero_hal::{DType, Dim, Error, Evaluation, Inference, Operator, Result, TensorType};
+use std::fmt::Debug;
+
+use hetero_hal::{DType, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take};
 
 /// Returns an axis of a tensor of the given rank, counted from the end where it is negative.
 pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
@@ -14,10 +16,13 @@ pub(crate) fn axis(value: i64, rank: usize) -> Result<usize> {
 
 /// Returns axes, sorted; a repeated axis is an error.
 pub(crate) fn axes(values: &[i64], rank: usize) -> Result<Vec<usize>> {
+    if values.len() > rank {
+        return Err(Error::invalid_model(format!("{} axes for a tensor of rank {rank}", values.len())));
+    }
     let mut found = values.iter().map(|&value| axis(value, rank)).collect::<Result<Vec<_>>>()?;
     found.sort_unstable();
     if found.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(Error::invalid_model(format!("the axes {values:?} repeat")));
+        return Err(Error::invalid_model(format!("the axes {} repeat", few(values))));
     }
     Ok(found)
 }
@@ -126,11 +131,32 @@ pub(crate) fn list_of(inference: &Inference<'_>, attribute: &str, index: usize) 
     }
 }
 
+/// Returns the numbers of a tensor of integers that decide sizes, axes or places.
+///
+/// # Errors
+/// `OutOfMemory` where the list does not fit the evaluation's allowance.
+pub(crate) fn integers(tensor: &Tensor) -> Result<Vec<i64>> {
+    // Many a list becomes a list of sizes or positions.
+    take(tensor.len(), size_of::<i64>() + size_of::<usize>())?;
+    spend(tensor.len())?;
+    tensor.to_i64_vec()
+}
+
+/// Returns the first elements of a list that a message shows, because a file decides how long the
+/// list is.
+pub(crate) fn few(list: &[impl Debug]) -> String {
+    const MOST: usize = 16;
+    match list.get(..MOST) {
+        Some(first) if list.len() > MOST => format!("{first:?} and {} more", list.len() - MOST),
+        _ => format!("{list:?}"),
+    }
+}
+
 /// Returns the list under `attribute`, or in input `index` in later versions of the operator.
 pub(crate) fn list(evaluation: &Evaluation<'_>, attribute: &str, index: usize) -> Result<Option<Vec<i64>>> {
     match evaluation.operator.ints(attribute)? {
         Some(list) => Ok(Some(list.to_vec())),
-        None => evaluation.optional(index).map(hetero_hal::Tensor::to_i64_vec).transpose(),
+        None => evaluation.optional(index).map(integers).transpose(),
     }
 }
 
@@ -155,5 +181,11 @@ mod tests {
         assert!(axis(3, 3).is_err() && axis(-4, 3).is_err() && axis(0, 0).is_err() && axis(i64::MIN, 2).is_err());
         assert_eq!(axes(&[-1, 0], 3).unwrap(), [0, 2]);
         assert!(axes(&[1, -2], 3).is_err());
+        let long = axes(&[0; 100_000], 3).unwrap_err().to_string();
+        assert!(long.contains("100000 axes") && long.len() < 100, "{long}");
+        assert_eq!(
+            (few(&[1, 2]), few(&[7; 20]).len()),
+            ("[1, 2]".to_owned(), "[7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7] and 4 more".len())
+        );
     }
 }

@@ -7,7 +7,7 @@ use hetero_hal::{
 
 use crate::indexing::{indices, offset, pick, strided, strides};
 use crate::numbers::Numbers;
-use crate::shapes::{axis, infer_same, list, list_of, size};
+use crate::shapes::{axis, few, infer_same, integers, list, list_of, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Concat", 4, (1, usize::MAX), infer_concat, concat),
@@ -86,10 +86,14 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
     let outer: usize = shape[..along].iter().product();
     let overflow = || Error::invalid_model(format!("the size {shape:?} of a Concat overflows"));
     let count = element_count(&shape).ok_or_else(overflow)?;
-    take(count, if first.dtype() == DType::String { 32 } else { 2 * first.dtype().bits().div_ceil(8) })?;
+    let bits = first.dtype().bits();
+    // The parts and the whole are there at once, and elements that share a byte are packed again.
+    let each = if first.dtype() == DType::String { 32 } else { 2 * bits.div_ceil(8) + usize::from(bits < 8) };
+    take(count, each)?;
+    take(tensors.len(), size_of::<Vec<u8>>())?;
     spend(count)?;
     if first.dtype() == DType::String {
-        let mut strings = Vec::new();
+        let mut strings = Vec::with_capacity(count);
         for o in 0..outer {
             spend(tensors.len())?;
             for tensor in tensors {
@@ -99,7 +103,6 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
         }
         return Tensor::from_strings(&shape, strings);
     }
-    let bits = first.dtype().bits();
     let narrow = !bits.is_multiple_of(8);
     // Elements that share a byte are taken apart first.
     let whole = |tensor: &Tensor| -> Vec<u8> {
@@ -147,7 +150,7 @@ pub(crate) fn parts_of(total: usize, listed: &[i64]) -> Result<Vec<usize>> {
     let sizes = listed.iter().map(|&part| size(part)).collect::<Result<Vec<_>>>()?;
     let sum = sizes.iter().try_fold(0usize, |sum, &part| sum.checked_add(part));
     if sum != Some(total) {
-        return Err(Error::invalid_model(format!("{total} elements are not cut into parts of {listed:?}")));
+        return Err(Error::invalid_model(format!("{total} elements are not cut into parts of {}", few(listed))));
     }
     Ok(sizes)
 }
@@ -280,7 +283,7 @@ fn slice(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
     let content = |index: usize| match evaluation.optional(index) {
         None => Ok(None),
-        Some(tensor) => Ok(Some(Some(tensor.to_i64_vec()?))),
+        Some(tensor) => Ok(Some(Some(integers(tensor)?))),
     };
     let lists = slices(evaluation.operator, content)?.ok_or_else(|| Error::invalid_model("Slice lacks its starts"))?;
     let ranges = sliced(input.shape(), &lists)?;
@@ -341,7 +344,7 @@ fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let operator = evaluation.operator;
     let input = evaluation.input(0)?;
     let listed = list(evaluation, "pads", 1)?.ok_or_else(|| Error::invalid_model("Pad lacks its pads"))?;
-    let axes = evaluation.optional(3).map(Tensor::to_i64_vec).transpose()?;
+    let axes = evaluation.optional(3).map(integers).transpose()?;
     let pads = paddings(input.rank(), &listed, axes.as_deref())?;
     let dims = input.shape();
     let shape = dims.iter().zip(&pads).map(|(&dim, &pads)| padded(dim, pads)).collect::<Result<Vec<_>>>()?;
@@ -370,9 +373,12 @@ fn pad(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let mut sources: Vec<Vec<Option<usize>>> = Vec::with_capacity(dims.len());
     for axis in 0..dims.len() {
         take(shape[axis], size_of::<Option<usize>>())?;
-        spend(shape[axis])?;
-        let from = (0..shape[axis]).map(|i| fold(i as i64 - pads[axis].0, dims[axis]));
-        sources.push(from.collect::<Result<_>>()?);
+        let mut from = Vec::with_capacity(shape[axis]);
+        for i in 0..shape[axis] {
+            spend(1)?;
+            from.push(fold(i as i64 - pads[axis].0, dims[axis])?);
+        }
+        sources.push(from);
     }
     let fill = match (evaluation.optional(2), operator.float("value")?) {
         (Some(fill), _) => Some(fill.clone()),
@@ -412,7 +418,7 @@ fn gather(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let along = axis(evaluation.operator.int("axis")?.unwrap_or(0), dims.len())?;
     let shape = [&dims[..along], chosen.shape(), &dims[along + 1..]].concat();
     evaluation.reserve(input.dtype(), &shape)?;
-    let rows = chosen.to_i64_vec()?.into_iter().map(|v| position(v, dims[along])).collect::<Result<Vec<_>>>()?;
+    let rows = integers(chosen)?.into_iter().map(|v| position(v, dims[along])).collect::<Result<Vec<_>>>()?;
     let outer: usize = dims[..along].iter().product();
     let inner: usize = dims[along + 1..].iter().product();
     let rows = &rows;
@@ -442,19 +448,18 @@ fn element_positions(operator: &Operator, shape: &[usize], chosen: &Tensor) -> R
         return Err(Error::invalid_model(format!("indices {:?} for a tensor {shape:?}", chosen.shape())));
     }
     let own = strides(shape);
-    let values = chosen.to_i64_vec()?;
+    let values = integers(chosen)?;
     let place = |(mut index, value): (Vec<usize>, i64)| {
         index[along] = position(value, shape[along])?;
         Ok(offset(&index, &own))
     };
-    take(chosen.len(), 2 * size_of::<usize>())?;
-    indices(chosen.shape())
-        .zip(values)
-        .map(|pair| {
-            spend(20)?;
-            place(pair)
-        })
-        .collect()
+    take(chosen.len(), size_of::<usize>())?;
+    let mut places = Vec::with_capacity(chosen.len());
+    for pair in indices(chosen.shape()).zip(values) {
+        spend(20)?;
+        places.push(place(pair)?);
+    }
+    Ok(places)
 }
 
 fn infer_gather_nd(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
@@ -481,7 +486,7 @@ fn block_positions(shape: &[usize], chosen: &Tensor, batch: usize) -> Result<(Ve
     let rows: usize = chosen.shape()[..chosen.rank() - 1].iter().product();
     let batches: usize = shape[..batch].iter().product();
     let batch_size: usize = shape[batch..].iter().product();
-    let values = chosen.to_i64_vec()?;
+    let values = integers(chosen)?;
     take(rows, size_of::<usize>())?;
     let mut starts = Vec::with_capacity(rows);
     for row in 0..rows {
@@ -534,8 +539,8 @@ fn scatter(evaluation: &Evaluation<'_>, positions: &[usize], updates: &Tensor) -
                 x[place] = match reduction {
                     "add" => x[place] + value,
                     "mul" => x[place] * value,
-                    "max" => x[place].max(value),
-                    "min" => x[place].min(value),
+                    "max" => crate::numbers::max(x[place], value),
+                    "min" => crate::numbers::min(x[place], value),
                     _ => return Err(unknown()),
                 };
             }
@@ -566,9 +571,12 @@ fn scatter_elements(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 fn scatter_nd(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (starts, block) = block_positions(evaluation.input(0)?.shape(), evaluation.input(1)?, 0)?;
     let count = starts.len().saturating_mul(block);
-    take(count, 2 * size_of::<usize>())?;
-    spend(count)?;
-    let positions: Vec<usize> = starts.iter().flat_map(|start| (0..block).map(move |i| start + i)).collect();
+    take(count, size_of::<usize>())?;
+    let mut positions = Vec::with_capacity(count);
+    for start in starts {
+        spend(block + 1)?;
+        positions.extend(start..start + block);
+    }
     scatter(evaluation, &positions, evaluation.input(2)?)
 }
 
@@ -616,7 +624,7 @@ fn one_hot(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 
 fn trilu(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
-    let k = evaluation.optional(1).map(Tensor::to_i64_vec).transpose()?.and_then(|k| k.first().copied()).unwrap_or(0);
+    let k = evaluation.optional(1).map(integers).transpose()?.and_then(|k| k.first().copied()).unwrap_or(0);
     let upper = evaluation.operator.int("upper")?.unwrap_or(1) != 0;
     let &[.., rows, columns] = input.shape() else {
         return Err(Error::invalid_model("Trilu takes matrices"));

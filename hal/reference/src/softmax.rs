@@ -40,7 +40,9 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let at = |i: usize| (line / inner * length + i) * inner + line % inner;
         let largest = (0..length).map(|i| values[at(i)]).fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = (0..length).map(|i| (values[at(i)] - largest).exp()).sum();
-        let first = (0..length).find(|&i| values[at(i)] == largest);
+        // NaN is larger than any number, as in NumPy.
+        let nan = (0..length).find(|&i| values[at(i)].is_nan());
+        let first = nan.or_else(|| (0..length).find(|&i| values[at(i)] == largest));
         for i in 0..length {
             let value = &mut values[at(i)];
             *value = match &*operator.name {

@@ -2,7 +2,7 @@
 
 use hetero_hal::{Definition, Evaluation, Operator, Result, Tensor, spend};
 
-use crate::numbers::Numbers;
+use crate::numbers::{Numbers, max, min};
 use crate::shapes::{flops_per_element, infer_same};
 
 /// One operator, with its function on floats and, where the standard allows integers, on integers.
@@ -60,7 +60,7 @@ const ROWS: [Row; 38] = [
     float("Softplus", 1, |x, _| x.max(0.0) + (-x.abs()).exp().ln_1p()),
     float("Softsign", 1, |x, _| x / (1.0 + x.abs())),
     float("Elu", 1, |x, p| if x < 0.0 { p.alpha * x.exp_m1() } else { x }),
-    float("Celu", 12, |x, p| x.max(0.0) + (p.alpha * (x / p.alpha).exp_m1()).min(0.0)),
+    float("Celu", 12, |x, p| max(x, 0.0) + min(p.alpha * (x / p.alpha).exp_m1(), 0.0)),
     float("Selu", 1, |x, p| p.gamma * if x > 0.0 { x } else { p.alpha * x.exp_m1() }),
     float("LeakyRelu", 1, |x, p| if x < 0.0 { p.alpha * x } else { x }),
     float("ThresholdedRelu", 10, |x, p| if x > p.alpha { x } else { 0.0 }),

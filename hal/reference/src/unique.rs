@@ -147,6 +147,8 @@ fn compress(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     if flags.len() > flat.shape()[along] {
         return Err(Error::invalid_model(format!("Compress of {} by {} flags", flat.shape()[along], flags.len())));
     }
+    // The list grows as flags are found, by doubling.
+    take(flags.len(), 3 * size_of::<usize>())?;
     let kept: Vec<usize> = (0..flags.len()).filter(|&index| flags[index].get()).collect();
     Ok(vec![chosen(&flat, along, &kept)?])
 }

@@ -2,6 +2,8 @@
 
 use hetero_hal::{Dim, Error, Operator, Result, spend};
 
+use crate::shapes::few;
+
 /// The rule for the padding that an operator adds by itself (`auto_pad`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Padding {
@@ -61,9 +63,7 @@ pub(crate) fn per_axis(operator: &Operator, name: &str, rank: usize, lowest: i64
         Some(values) if values.len() == rank && values.iter().all(|&v| (lowest..1 << 31).contains(&v)) => {
             Ok(values.iter().map(|&v| v as usize).collect())
         }
-        Some(values) => {
-            Err(Error::invalid_model(format!("attribute '{name}' is {values:?} for {rank} spatial dimensions")))
-        }
+        Some(values) => Err(Error::invalid_model(format!("attribute '{name}' is {} for {rank} numbers", few(values)))),
     }
 }
 
@@ -128,34 +128,42 @@ impl Window {
     /// input.
     /// `tap` is its number in the window, and `position` its row-major position in `input`.
     pub(crate) fn taps(&self, output: &[usize], input: &[usize], mut visit: impl FnMut(usize, usize)) -> Result<()> {
-        // One index counts on, because windows are many and may be large.
-        let mut index = vec![0; self.kernel.len()];
-        let count = self.kernel.iter().fold(1usize, |count, &size| count.saturating_mul(size));
-        for tap in 0..count {
-            if tap % 1024 == 0 {
-                spend(4 * 1024.min(count))?;
+        // The elements on the input are a range along each axis.
+        // Only these are walked, because most of a window may lie on the padding.
+        let mut ranges = Vec::with_capacity(input.len());
+        for axis in 0..input.len() {
+            let (start, step) = (output[axis] * self.strides[axis], self.dilations[axis]);
+            let from = self.begin[axis].saturating_sub(start).div_ceil(step);
+            let to = (self.begin[axis] + input[axis]).saturating_sub(start).div_ceil(step).min(self.kernel[axis]);
+            if from >= to {
+                return Ok(());
             }
-            let mut position = 0;
-            let mut inside = true;
+            ranges.push(from..to);
+        }
+        let mut index: Vec<usize> = ranges.iter().map(|range| range.start).collect();
+        loop {
+            spend(4)?;
+            let (mut tap, mut position) = (0usize, 0);
             for axis in 0..input.len() {
-                let at = output[axis] * self.strides[axis] + index[axis] * self.dilations[axis];
-                match at.checked_sub(self.begin[axis]) {
-                    Some(at) if at < input[axis] => position = position * input[axis] + at,
-                    _ => inside = false,
-                }
+                let at = output[axis] * self.strides[axis] + index[axis] * self.dilations[axis] - self.begin[axis];
+                position = position * input[axis] + at;
+                // The number means something only where each element has a weight, so that their
+                // count fits.
+                tap = tap.wrapping_mul(self.kernel[axis]).wrapping_add(index[axis]);
             }
-            if inside {
-                visit(tap, position);
-            }
-            for (place, &size) in index.iter_mut().zip(&self.kernel).rev() {
+            visit(tap, position);
+            let goes_on = index.iter_mut().zip(&ranges).rev().any(|(place, range)| {
                 *place += 1;
-                if *place < size {
-                    break;
+                let inside = *place < range.end;
+                if !inside {
+                    *place = range.start;
                 }
-                *place = 0;
+                inside
+            });
+            if !goes_on {
+                return Ok(());
             }
         }
-        Ok(())
     }
 }
 
@@ -201,6 +209,27 @@ mod tests {
             .with("pads", Attribute::Ints(vec![0, 1]));
         assert_eq!(Window::resolve(&op, &[4], &[1]).unwrap().output, [2]);
         assert_eq!(Window::resolve(&op, &[5], &[2]).unwrap().output, [3]);
+    }
+
+    #[test]
+    fn only_elements_on_the_input_are_walked() {
+        let wide = |kernel: Vec<usize>, dilations| Window {
+            strides: vec![1; kernel.len()],
+            dilations,
+            begin: kernel.iter().map(|size| size / 2).collect(),
+            end: kernel.iter().map(|size| size / 2).collect(),
+            output: vec![3; kernel.len()],
+            kernel,
+        };
+        let seen = |window: &Window, output: &[usize], input: &[usize]| {
+            let mut seen = Vec::new();
+            window.taps(output, input, |tap, position| seen.push((tap, position))).unwrap();
+            seen
+        };
+        assert_eq!(seen(&wide(vec![1 << 30], vec![1]), &[1], &[2]), [((1 << 29) - 1, 0), (1 << 29, 1)]);
+        assert_eq!(seen(&wide(vec![3, 3], vec![1, 1]), &[0, 1], &[2, 2]), [(3, 0), (4, 1), (6, 2), (7, 3)]);
+        assert_eq!(seen(&wide(vec![3], vec![2]), &[0], &[4]), [(1, 1), (2, 3)]);
+        assert_eq!(seen(&wide(vec![1], vec![1]), &[2], &[2]), []);
     }
 
     #[test]

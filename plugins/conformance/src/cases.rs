@@ -25,11 +25,11 @@ impl Random {
     }
 
     /// Returns a number between -1 and 1, in steps that every float type represents well.
-    fn unit(&mut self) -> f32 {
+    pub(crate) fn unit(&mut self) -> f32 {
         (self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0
     }
 
-    fn below(&mut self, limit: usize) -> usize {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
         (self.next() >> 33) as usize % limit.max(1)
     }
 
@@ -87,6 +87,14 @@ impl Suite {
         Suite { random: Random(seed | 1), cases: Vec::new(), wrong: None }
     }
 
+    /// Returns the cases, or the reason why one could not be made.
+    pub(crate) fn finished(self) -> Result<Vec<Case>> {
+        match self.wrong {
+            None => Ok(self.cases),
+            Some(error) => Err(error),
+        }
+    }
+
     pub(crate) fn add(
         &mut self,
         detail: &str,
@@ -109,7 +117,7 @@ impl Suite {
         constants: &[usize],
         outputs: usize,
     ) {
-        let name = format!("{} {detail}", operator.name);
+        let name = format!("{operator} {detail}");
         let inputs = inputs.into_iter().map(Option::transpose).collect::<Result<Vec<_>>>();
         let Some(inputs) = self.kept(&name, inputs) else { return };
         let there = |&index: &usize| inputs.get(index).is_some_and(Option::is_some);
@@ -457,14 +465,13 @@ pub fn suite(seed: u64) -> Result<Vec<Case>> {
     suite.vision();
     suite.sequences();
     suite.places();
-    match suite.wrong {
-        None => Ok(distinctly_named(suite.cases)),
-        Some(error) => Err(error),
-    }
+    suite.machine_learning();
+    suite.contributed();
+    suite.finished().map(distinctly_named)
 }
 
 /// Returns the cases, each with a name of its own: the second of a name gets ` (2)`.
-fn distinctly_named(mut cases: Vec<Case>) -> Vec<Case> {
+pub(crate) fn distinctly_named(mut cases: Vec<Case>) -> Vec<Case> {
     let mut seen: HashMap<String, usize> = HashMap::new();
     for case in &mut cases {
         let count = seen.entry(case.name.clone()).or_default();

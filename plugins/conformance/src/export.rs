@@ -4,7 +4,7 @@ use std::path::Path;
 
 use hetero_hal::{Error, Result, Tensor};
 
-use crate::{Case, program};
+use crate::{Case, single};
 
 /// Writes a case in the standard's own layout: `model.onnx`, and `test_data_set_0` with
 /// `input_N.pb` and, by the oracle, `output_N.pb`.
@@ -14,7 +14,7 @@ use crate::{Case, program};
 /// An error where the oracle or inference turns the case down, or where a file cannot be written.
 pub fn write_case(folder: &Path, case: &Case) -> Result<()> {
     let expected = hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs)?;
-    let (program, inputs) = program(case)?;
+    let (program, inputs) = single(case)?;
     let model = hetero_onnx::model_of(&program);
     let data = folder.join("test_data_set_0");
     let broken = |path: &Path, error: hetero_files::Error| {

@@ -27,8 +27,11 @@
 
 mod cases;
 mod contract;
+mod contributed;
 mod export;
 mod harness;
+mod limits;
+mod ml;
 mod model;
 mod networks;
 mod places;
@@ -53,6 +56,7 @@ pub use contract::{ContractCase, check_contract, contract_cases, run_contract_ca
 pub use export::write_case;
 pub use harness::DeviceTests;
 pub use hetero_examine::{difference, threshold};
+pub use limits::limits;
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};
 pub use standard::{
@@ -177,8 +181,12 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
         Ok(made) => made,
         Err(error) => return Outcome::Failed(format!("the program: {error}")),
     };
-    if device.claims(&program).is_empty() {
-        return Outcome::Unclaimed(device.refusal(&program, NodeId(0)));
+    let mut claimed = vec![false; program.nodes().len()];
+    for id in device.claims(&program).iter().flat_map(|claim| &claim.nodes) {
+        claimed[id.index()] = true;
+    }
+    if let Some(bare) = claimed.iter().position(|claimed| !claimed) {
+        return Outcome::Unclaimed(device.refusal(&program, NodeId(bare as u32)));
     }
     let actual = match run_program(device, &program, &inputs) {
         Ok(actual) => actual,
@@ -204,11 +212,27 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
     Outcome::Passed(largest)
 }
 
-/// Returns the case as a program of one node, and the tensors for its inputs.
+/// Returns the case as a program for devices, and the tensors for its inputs.
+/// It has one node, or those of the body of an operator that has one.
 ///
 /// # Errors
 /// An error where inference turns the case down.
 pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
+    let (mut graph, inputs) = graph(case);
+    let allowance = hetero_hal::Allowance::default();
+    let inferred = hetero_onnx::infer_expanding(&mut graph, &hetero_reference::Standard, &allowance)?;
+    Ok((Program::new(graph, inferred.extents)?, inputs))
+}
+
+/// Returns the case as a program of one node, whatever its operator, and the tensors for its inputs.
+fn single(case: &Case) -> Result<(Program, Vec<Tensor>)> {
+    let (mut graph, inputs) = graph(case);
+    let inferred = hetero_onnx::infer(&mut graph, &hetero_reference::Standard, &hetero_hal::Allowance::default())?;
+    Ok((Program::new(graph, inferred.extents)?, inputs))
+}
+
+/// Returns the case as a graph of one node, without types, and the tensors for its inputs.
+fn graph(case: &Case) -> (Graph, Vec<Tensor>) {
     let mut graph = Graph { name: case.name.as_str().into(), ..Graph::default() };
     let mut bound = Vec::new();
     let mut inputs = Vec::new();
@@ -240,8 +264,7 @@ pub fn program(case: &Case) -> Result<(Program, Vec<Tensor>)> {
         outputs.push(Some(id));
     }
     graph.nodes.push(Node { name: "node".into(), operator: case.operator.clone(), inputs, outputs });
-    let inferred = hetero_onnx::infer(&mut graph, &hetero_reference::Standard, &hetero_hal::Allowance::default())?;
-    Ok((Program::new(graph, inferred.extents)?, bound))
+    (graph, bound)
 }
 
 /// Runs a program on a device: compiles it, binds buffers, submits it to a queue of its own, waits,

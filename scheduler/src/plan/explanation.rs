@@ -92,9 +92,9 @@ pub struct Elsewhere {
     /// claim one of them.
     pub seconds: Option<f64>,
     /// The seconds of a run with the partition there and everything else as it is; `None` where
-    /// that is not possible.
+    /// that is not possible or was not tried.
     pub makespan: Option<f64>,
-    /// The reason why the partition cannot be there.
+    /// The reason why the partition cannot be there, or why it was not tried.
     pub obstacle: Option<String>,
 }
 
@@ -139,6 +139,7 @@ impl Explanation {
     /// Explains a plan by the costs of a problem, which may be the problem that the plan was made
     /// for or one with costs measured since.
     /// `effort` limits the search for the lower bound.
+    /// For some thousand tasks and more, only the longest are tried on other devices.
     ///
     /// # Errors
     /// [`Error::Plan`] where the plan does not fit the problem's tasks, devices and claims.
@@ -149,9 +150,11 @@ impl Explanation {
         let critical_path = replay.critical_path();
         let mut partitions = Vec::with_capacity(plan.partitions.len());
         let mut alternatives = Vec::new();
+        let tried = tried(&replay);
         for (partition, (slot, slack)) in replay.slots().zip(replay.slack()).enumerate() {
             let others = problem.devices().ids().filter(|&device| device != slot.device);
-            let elsewhere: Vec<Elsewhere> = others.map(|device| elsewhere(&replay, partition, device)).collect();
+            let elsewhere: Vec<Elsewhere> =
+                others.map(|device| elsewhere(&replay, partition, device, tried[partition])).collect();
             for other in &elsewhere {
                 if let Some(makespan) = other.makespan {
                     alternatives
@@ -201,8 +204,25 @@ fn id(problem: &Problem, device: DeviceIndex) -> String {
     problem.devices().get(device).map_or_else(String::new, |device| device.id.clone())
 }
 
+/// The tasks that all replays for an explanation go through together, about.
+/// Each replay goes through all tasks of the plan.
+const STEPS: usize = 20_000_000;
+
+/// Tells of each partition whether it is tried on other devices: the longest are, as many as
+/// [`STEPS`] allows.
+fn tried(replay: &Replay<'_>) -> Vec<bool> {
+    let lengths: Vec<f64> = replay.slots().map(|slot| slot.finish - slot.start).collect();
+    let others = replay.problem().devices().len().saturating_sub(1).max(1);
+    let most = (STEPS / others / replay.problem().graph().len().max(1)).max(1);
+    let mut longest: Vec<usize> = (0..lengths.len()).collect();
+    longest.sort_by(|&a, &b| lengths[b].total_cmp(&lengths[a]));
+    let mut tried = vec![false; lengths.len()];
+    longest.into_iter().take(most).for_each(|partition| tried[partition] = true);
+    tried
+}
+
 /// Returns what a run would be with one partition on another device, and everything else as it is.
-fn elsewhere(replay: &Replay<'_>, partition: usize, device: DeviceIndex) -> Elsewhere {
+fn elsewhere(replay: &Replay<'_>, partition: usize, device: DeviceIndex, tried: bool) -> Elsewhere {
     let problem = replay.problem();
     let known = |task: &&TaskId| problem.graph().known(**task);
     if let Some(task) = replay.tasks(partition).iter().find(|task| known(task).seconds_on(device).is_none()) {
@@ -210,6 +230,10 @@ fn elsewhere(replay: &Replay<'_>, partition: usize, device: DeviceIndex) -> Else
         return Elsewhere { device: id(problem, device), seconds: None, makespan: None, obstacle };
     }
     let seconds = replay.seconds_on(partition, device);
+    if !tried {
+        let obstacle = Some("it was not tried, as the plan has many longer partitions".to_owned());
+        return Elsewhere { device: id(problem, device), seconds, makespan: None, obstacle };
+    }
     let limit = problem.devices().get(device).and_then(|device| device.memory);
     let (makespan, obstacle) = match replay.with(Change::Partition { partition, device }) {
         Err(error) => (None, Some(error.to_string())),
@@ -282,12 +306,14 @@ fn edges(replay: &Replay<'_>) -> Vec<PartitionEdge> {
 
 fn transfers(replay: &Replay<'_>, critical_path: &[Leg]) -> Vec<TransferPrice> {
     let problem = replay.problem();
-    let awaited = |partitions: (usize, usize), seconds: f64| {
-        critical_path.iter().any(|leg| {
-            matches!(leg, Leg::Transfer { from, to, seconds: longest }
-                if (*from, *to) == partitions && seconds >= *longest)
-        })
-    };
+    // A path goes from one partition to another at most once.
+    let legs = critical_path.iter().filter_map(|leg| match leg {
+        Leg::Transfer { from, to, seconds } => Some(((*from, *to), *seconds)),
+        Leg::Partition { .. } => None,
+    });
+    let longest: BTreeMap<(usize, usize), f64> = legs.collect();
+    let awaited =
+        |partitions: (usize, usize), seconds: f64| longest.get(&partitions).is_some_and(|longest| seconds >= *longest);
     let place = |task: TaskId, device| (problem.graph().known(task).name.clone(), id(problem, device));
     let mut transfers: Vec<TransferPrice> = passages(replay)
         .into_iter()

@@ -1,5 +1,7 @@
 //! Clusters: groups of tasks that no sensible plan takes apart, each planned as one task.
 
+use std::cell::OnceCell;
+
 use crate::error::Error;
 use crate::problem::{Arrays, Problem, Schedule, Task, TaskGraph, TaskId, by_start};
 use crate::search::in_order;
@@ -33,10 +35,11 @@ impl Clusters {
         let mut cluster_of = vec![usize::MAX; arrays.tasks];
         let mut members: Vec<Vec<usize>> = Vec::new();
         for &task in &arrays.order {
-            let joins = arrays.before.of(task).iter().find(|&&(feeding, bytes)| {
-                // The feeding task ends its cluster, as it feeds no other task.
-                arrays.after.of(feeding).len() == 1 && stay_together(arrays, feeding, task, bytes)
-            });
+            // The feeding task ends its cluster, as it feeds no other task.
+            let mut ends = arrays.before.of(task).iter().filter(|(feeding, _)| arrays.after.of(*feeding).len() == 1);
+            let behind = OnceCell::new();
+            let behind = || behind.get_or_init(|| sent(arrays, task)).as_slice();
+            let joins = ends.find(|&&(feeding, bytes)| stay_together(arrays, feeding, task, bytes, behind));
             match joins {
                 Some(&(feeding, _)) => cluster_of[task] = cluster_of[feeding],
                 None => {
@@ -76,8 +79,8 @@ impl Clusters {
 
 /// Tells whether a change of device between these two tasks is never better than a change behind
 /// both.
-/// The second task is the only one that the first feeds.
-fn stay_together(arrays: &Arrays, first: usize, second: usize, bytes: f64) -> bool {
+/// The second task is the only one that the first feeds, and `behind` says what it [`sent`].
+fn stay_together<'a>(arrays: &Arrays, first: usize, second: usize, bytes: f64, behind: impl Fn() -> &'a [f64]) -> bool {
     let claims = |task: usize| arrays.row(task).iter().map(|seconds| seconds.is_finite());
     if !claims(first).eq(claims(second)) {
         return false;
@@ -86,12 +89,20 @@ fn stay_together(arrays: &Arrays, first: usize, second: usize, bytes: f64) -> bo
     claimed().all(|from| {
         claimed().filter(|&to| to != from).all(|to| {
             let before = arrays.transfer(from, to, bytes);
-            let behind: f64 = arrays.after.of(second).iter().map(|&(_, bytes)| arrays.transfer(from, to, bytes)).sum();
+            let behind = behind()[from * arrays.devices + to];
             let (here, there) = (arrays.seconds(second, from) + behind, before + arrays.seconds(second, to));
             // Where there is no link at all, the device cannot change.
             !before.is_finite() || here <= there + TOLERANCE * before
         })
     })
+}
+
+/// Returns the seconds in which all that a task sends passes from one device to another, in a row
+/// for each device that sends.
+fn sent(arrays: &Arrays, task: usize) -> Vec<f64> {
+    let all = |from, to| arrays.after.of(task).iter().map(|&(_, bytes)| arrays.transfer(from, to, bytes)).sum();
+    let pairs = (0..arrays.devices).flat_map(|from| (0..arrays.devices).map(move |to| (from, to)));
+    pairs.map(|(from, to)| all(from, to)).collect()
 }
 
 fn contracted(fine: &Problem, cluster_of: &[usize], members: &[Vec<usize>]) -> Result<Problem, Error> {

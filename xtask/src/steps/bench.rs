@@ -66,6 +66,17 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside
     workspace.run(workspace.python(), &arguments)
 }
 
+/// Measures ensembles of decision trees beside ONNX Runtime.
+pub(crate) fn bench_trees(workspace: &Workspace) -> Result<()> {
+    setup::python(workspace)?;
+    let hetero = workspace.hetero()?;
+    let target = workspace.root.join("target");
+    let paths = [workspace.script("trees.py"), hetero, target.join("bench-trees"), target.join("bench-trees")];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// Measures assignment problems, solved by hetero and by HiGHS.
 pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]) -> Result<()> {
     let data = data(workspace).join("gap");

@@ -10,11 +10,12 @@ mod sanitize;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{
-    bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles, reported,
+    bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_tiles, bench_trees,
+    reported,
 };
 pub(crate) use code::{build, cuda, fault_streams, features, fuzz, loom, neon, release, unit};
 pub(crate) use lint::{docs, lint, write_api};
-pub(crate) use models::{conformance, models, mutations, oracle, placements};
+pub(crate) use models::{conformance, kills, models, mutations, oracle, placements};
 pub(crate) use publish::publish;
 pub(crate) use sanitize::sanitize;
 
@@ -28,6 +29,8 @@ const SEED: u64 = 1;
 /// Of the generated cases, devices other than the CPU run one in this number; a night runs all.
 pub(crate) const EVERY: u32 = 4;
 const MUTATIONS: u64 = 2000;
+/// The number of times that a night kills commands in each phase.
+const NIGHTLY_KILLS: u32 = 100;
 /// The number of mutations for which a night has time.
 const NIGHTLY_MUTATIONS: u64 = 20_000;
 const NIGHTLY_SECONDS: u64 = 300;
@@ -129,12 +132,13 @@ pub(crate) fn together<'a>(parts: impl IntoIterator<Item = (&'a str, Result<()>)
 }
 
 /// Runs what every night runs: all generated cases on every device, long streams under faults, more
-/// mutations, and fuzzing.
+/// mutations, commands killed in each phase, and fuzzing.
 pub(crate) fn nightly(workspace: &Workspace, seed: u64) -> Result<()> {
     together([
         ("conformance", conformance(workspace, &Sample { every: 1, seed })),
         ("streams under faults", fault_streams(workspace)),
         ("mutations", mutations(workspace, NIGHTLY_MUTATIONS, seed)),
+        ("kills", kills(workspace, NIGHTLY_KILLS)),
         ("fuzzing", fuzz(workspace, NIGHTLY_SECONDS)),
         ("sanitizers", sanitize(workspace)),
     ])

@@ -106,3 +106,10 @@ pub(crate) fn mutations(workspace: &Workspace, count: u64, seed: u64) -> Result<
         .env("HETERO_MUTATIONS", count.to_string())
         .env("HETERO_SEED", seed.to_string()))
 }
+
+/// Kills commands so many times in each phase.
+pub(crate) fn kills(workspace: &Workspace, count: u32) -> Result<()> {
+    // As in `Workspace::tested_hetero`, the whole workspace is named.
+    let arguments = ["test", "--workspace", "--test", "processes", "--", "--nocapture"];
+    run(workspace.command("cargo", &arguments).env("HETERO_KILLS", count.to_string()))
+}

@@ -38,29 +38,32 @@ impl Job for Places<'_> {
     unsafe fn run<S: Simd>(self) {
         let Places { arg, input, into } = self;
         let Lines { length, inner, .. } = arg.lines;
-        // NaN is not better than anything, and nothing is better than NaN.
+        // NaN is better than everything.
         if inner == 1 {
             let line = &input[..length];
             let first = line[0];
             let chunks = line.chunks_exact(S::LANES);
-            let better =
-                |best: f32, &x: &f32| if (x < best) == arg.smallest && x != best && !x.is_nan() { x } else { best };
+            let better = |best: f32, &x: &f32| {
+                if best.is_nan() || (x < best) != arg.smallest || x == best { best } else { x }
+            };
+            let better = |best: f32, x: &f32| if x.is_nan() { *x } else { better(best, x) };
             let mut best = chunks.remainder().iter().fold(first, better);
             let mut lanes = [first; WIDEST];
             // SAFETY: each vector lies in the line, or in `lanes`.
             unsafe {
                 let mut vector = S::splat(first);
                 for chunk in chunks {
-                    // The instruction takes the second operand where the first is NaN.
+                    // The instruction takes the second operand where either is NaN.
                     let x = S::load(chunk.as_ptr());
-                    vector = if arg.smallest { S::min(x, vector) } else { S::max(x, vector) };
+                    let one = if arg.smallest { S::min(vector, x) } else { S::max(vector, x) };
+                    vector = S::select_nan(vector, one);
                 }
                 S::store(lanes.as_mut_ptr(), vector);
             }
             best = lanes.iter().fold(best, better);
-            let found = |x: &f32| *x == best;
+            let found = |x: &f32| *x == best || (best.is_nan() && x.is_nan());
             let place = if arg.last { line.iter().rposition(found) } else { line.iter().position(found) };
-            into[0] = if first.is_nan() { 0 } else { place.unwrap_or(0) as i64 };
+            into[0] = place.unwrap_or(0) as i64;
             return;
         }
         let mut best = [0.0f32; WIDEST];
@@ -70,7 +73,8 @@ impl Job for Places<'_> {
             let row = &input[k * inner..][..into.len()];
             for ((&x, best), into) in row.iter().zip(&mut best).zip(into.iter_mut()) {
                 let better = if arg.smallest { x < *best } else { x > *best };
-                if better || (arg.last && x == *best) {
+                let (nan, was_nan) = (x.is_nan(), best.is_nan());
+                if better || (nan && !was_nan) || (arg.last && (x == *best || (nan && was_nan))) {
                     (*best, *into) = (x, k as i64);
                 }
             }

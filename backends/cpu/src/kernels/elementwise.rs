@@ -96,6 +96,10 @@ pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
             let (Some(low), Some(high)) = (limit(1, "min")?, limit(2, "max")?) else {
                 return Ok(None);
             };
+            // A bound that is NaN makes every result NaN, whereas a range leaves it out.
+            if low.into_iter().chain(high).any(f32::is_nan) {
+                return Ok(None);
+            }
             Activation::Clamp(low.unwrap_or(f32::NEG_INFINITY), high.unwrap_or(f32::INFINITY))
         }
         _ => return Ok(None),

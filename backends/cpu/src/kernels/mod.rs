@@ -6,6 +6,7 @@ pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
+mod forest;
 mod gru;
 mod integers;
 mod lines;
@@ -13,6 +14,7 @@ mod lstm;
 mod matmul;
 mod moments;
 mod movement;
+mod nbits;
 mod normalize;
 mod oracle;
 mod pad;
@@ -26,6 +28,7 @@ mod resize;
 mod select;
 mod tile;
 mod transposed;
+mod trees;
 pub(crate) mod vector;
 
 use std::fmt::Arguments as Text;
@@ -33,12 +36,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_hal::{
-    Allowance, DType, Error, ErrorKind, Extents, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
+    Allowance, DType, Error, ErrorKind, Extents, LateId, Node, Operator, OperatorSet, Program, ProgramValue, Result,
+    Tensor,
 };
 use hetero_kit::Tracer;
-use hetero_reference::Standard;
+use hetero_reference::{Standard, ml};
 
+use crate::device::Shared;
 use crate::lower::regions::may_be_in_a_region;
+use crate::memory;
 use crate::operand::Arguments;
 use crate::pool::Pool;
 pub(crate) use crate::saved::Packed;
@@ -136,6 +142,8 @@ pub(crate) struct Runtime<'a> {
     pub(crate) extents: Option<&'a Extents>,
     /// The device's threads.
     pub(crate) pool: &'a Pool,
+    /// The device's own.
+    pub(crate) shared: &'a Shared,
     /// The memory that is left on the device, and the run's deadline.
     pub(crate) allowance: Allowance,
     /// Who is told of the steps.
@@ -148,13 +156,31 @@ pub(crate) struct Runtime<'a> {
 const LOOK: usize = 1 << 26;
 
 impl<'a> Runtime<'a> {
-    pub(crate) fn new(extents: Option<&'a Extents>, pool: &'a Pool, allowance: Allowance) -> Self {
-        Runtime { extents, pool, allowance, tracer: None, late: AtomicBool::new(false) }
+    pub(crate) fn new(extents: Option<&'a Extents>, shared: &'a Shared, allowance: Allowance) -> Self {
+        Runtime { extents, pool: &shared.pool, shared, allowance, tracer: None, late: AtomicBool::new(false) }
     }
 
     /// Returns the same runtime, whose steps this tracer is told of.
     pub(crate) fn told(self, tracer: Option<&'a Tracer>) -> Self {
         Runtime { tracer, ..self }
+    }
+
+    /// Returns the content of a late value.
+    ///
+    /// # Errors
+    /// `Internal` where nothing has made it.
+    pub(crate) fn late(&self, id: LateId) -> Result<Tensor> {
+        self.extents.ok_or_else(|| Error::internal("a run has no room for late values"))?.late(id)
+    }
+
+    /// Keeps the content of a late value, whose bytes count against the device's memory for as long
+    /// as anybody holds them.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the device's limit forbids it.
+    pub(crate) fn put(&self, id: LateId, content: Tensor) -> Result<()> {
+        let extents = self.extents.ok_or_else(|| Error::internal("a run has no room for late values"))?;
+        extents.put(id, memory::counted(content, &self.shared.id, &self.shared.budget)?)
     }
 
     /// Does pieces of work on the device's threads, as [`Pool::for_each`] does, until the deadline.
@@ -281,11 +307,13 @@ pub(crate) fn computes(dtype: DType) -> bool {
 pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Support> {
     let site = Site { program, node, isa, weights: None };
     Standard.find(&node.operator)?;
-    if !site.values().all(|value| computes(value.dtype)) {
+    // The reference implementation computes on strings too.
+    if !site.values().all(|value| computes(value.dtype) || value.dtype.bits() == 0) {
         return None;
     }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
-    let kernel = if may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
+    let open = site.values().any(ProgramValue::is_dynamic);
+    let kernel = if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
     match kernel {
         Ok(Some(_)) => Some(Support::Native),
         _ => Some(Support::Oracle),
@@ -300,10 +328,19 @@ fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 
 /// Makes the native kernel for a node as if its bounds were its sizes.
 fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    // Elements of native kernels do not share a byte.
-    let whole = |value: &ProgramValue| value.dtype.bits().is_multiple_of(8);
-    if !site.operator().domain.is_empty() || !site.values().all(whole) {
+    // Elements of native kernels are bytes, and share none.
+    let whole = |value: &ProgramValue| value.dtype.bits() > 0 && value.dtype.bits().is_multiple_of(8);
+    if !site.values().all(whole) {
         return Ok(None);
+    }
+    match (&*site.operator().domain, &*site.operator().name) {
+        ("", _) => {}
+        (ml::DOMAIN, "TreeEnsemble" | "TreeEnsembleClassifier" | "TreeEnsembleRegressor") => {
+            return trees::compile(site);
+        }
+        // The other operators of this domain have bodies of the standard's.
+        ("com.microsoft", "MatMulNBits") => return nbits::compile(site),
+        _ => return Ok(None),
     }
     match &*site.operator().name {
         "Conv" => conv::compile(site),

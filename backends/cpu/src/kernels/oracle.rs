@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use hetero_hal::{DType, Error, Evaluation, ExtentId, Operator, OperatorSet, Result, Tensor, ValueId};
+use hetero_hal::{DType, Error, Evaluation, ExtentId, LateId, Operator, OperatorSet, Result, Tensor, ValueId};
 use hetero_reference::Standard;
 
 use super::{Kernel, Runtime, Site};
@@ -13,6 +13,10 @@ struct Signature {
     dtype: DType,
     shape: Vec<usize>,
     extents: Vec<Option<ExtentId>>,
+    /// The place of the content, where the value is late.
+    late: Option<LateId>,
+    /// The content, where it is constant and has no bytes.
+    constant: Option<Tensor>,
 }
 
 impl Signature {
@@ -43,6 +47,8 @@ impl Oracle {
             dtype: value.dtype,
             shape: value.shape.clone(),
             extents: value.extents.clone(),
+            late: value.late,
+            constant: value.constant.clone().filter(|_| value.dtype.bits() == 0),
         };
         if Standard.find(site.operator()).is_none() {
             return Err(Error::unsupported(format!("operator {}", site.operator())));
@@ -59,8 +65,14 @@ impl Oracle {
     }
 }
 
-/// Returns a tensor of a copy of the operand's bytes.
+/// Returns a tensor of a copy of the operand's bytes, or the content of a late value.
 fn tensor(signature: &Signature, operand: Operand, runtime: &Runtime<'_>) -> Result<Tensor> {
+    if let Some(content) = &signature.constant {
+        return Ok(content.clone());
+    }
+    if let Some(late) = signature.late {
+        return runtime.late(late);
+    }
     let shape = signature.shape(runtime)?;
     let count = hetero_hal::element_count(&shape).and_then(|count| signature.dtype.bytes_for(count));
     let bytes = count.filter(|&bytes| bytes <= operand.bytes);
@@ -88,6 +100,21 @@ impl Kernel for Oracle {
         let results = evaluation.compute()?;
         for (index, (signature, result)) in self.outputs.iter().zip(results).enumerate() {
             let Some(signature) = signature else { continue };
+            let sizes = |extents: &hetero_hal::Extents| {
+                result.shape().iter().zip(&signature.extents).try_for_each(|(size, extent)| match extent {
+                    Some(extent) => extents.set(*extent, *size),
+                    None => Ok(()),
+                })
+            };
+            if let Some(late) = signature.late {
+                if result.dtype() != signature.dtype {
+                    let text = format!("output {index} is {result:?}, and inference said {}", signature.dtype);
+                    return Err(Error::internal(text));
+                }
+                runtime.extents.map_or(Ok(()), sizes)?;
+                runtime.put(late, result)?;
+                continue;
+            }
             let fits = result.dtype() == signature.dtype
                 && result.rank() == signature.shape.len()
                 && result.shape().iter().zip(&signature.shape).all(|(size, bound)| size <= bound)
@@ -100,11 +127,7 @@ impl Kernel for Oracle {
             }
             let bytes = result.bytes();
             arguments.output::<u8>(index)?[..bytes.len()].copy_from_slice(bytes);
-            for (size, extent) in result.shape().iter().zip(&signature.extents) {
-                if let (Some(extent), Some(extents)) = (extent, runtime.extents) {
-                    extents.set(*extent, *size)?;
-                }
-            }
+            runtime.extents.map_or(Ok(()), sizes)?;
         }
         Ok(())
     }

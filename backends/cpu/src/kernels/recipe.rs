@@ -90,7 +90,11 @@ fn convolution(site: Site<'_>, recipe: Convolution) -> Result<Box<dyn Kernel>> {
         (Some(from), Some(to)) if geometry.is_depthwise() => {
             Box::new(conv::Depthwise::new(isa, geometry, from, to, weights, finish)?)
         }
-        (Some(from), Some(to)) if filters && conv::Winograd::pays(&geometry, isa.lanes()) => {
+        (Some(from), Some(to))
+            if filters
+                && conv::Winograd::pays(&geometry, isa.lanes())
+                && conv::Winograd::suits(weights.content(), geometry.outputs) =>
+        {
             Box::new(conv::Winograd::new(isa, geometry, from, to, weights, finish)?)
         }
         (from, Some(to)) => Box::new(conv::Blocked::new(isa, geometry, from, to, weights, finish)?),

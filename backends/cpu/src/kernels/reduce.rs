@@ -362,7 +362,7 @@ struct LogSumExp {
 }
 
 /// The logarithms of sums of exponentials.
-/// Where the largest element is infinite, it is the result.
+/// Where the largest element is infinite or NaN, it is the result.
 struct Exponentials<'a>(Columns<'a>);
 
 impl Job for Exponentials<'_> {
@@ -379,11 +379,12 @@ impl Job for Exponentials<'_> {
                 let (mut largest, mut most) = (S::splat(least), least);
                 for run in Columns::runs(input, groups) {
                     let chunks = run.chunks_exact(S::LANES);
-                    most = chunks.remainder().iter().fold(most, |most, &x| most.max(x));
-                    // The instruction takes the second operand where the first is NaN.
-                    chunks.for_each(|chunk| largest = S::max(S::load(chunk.as_ptr()), largest));
+                    most = chunks.remainder().iter().fold(most, |most, &x| Fold::Max.one(most, x));
+                    chunks.for_each(|chunk| largest = Fold::Max.step::<S>(largest, S::load(chunk.as_ptr())));
                 }
-                most = most.max(S::largest(largest));
+                let mut lanes = [least; WIDEST];
+                S::store(lanes.as_mut_ptr(), largest);
+                most = lanes.iter().fold(most, |most, &x| Fold::Max.one(most, x));
                 let (mut sums, mut sum) = (S::splat(0.0), 0.0);
                 for run in Columns::runs(input, groups) {
                     let chunks = run.chunks_exact(S::LANES);
@@ -403,7 +404,7 @@ impl Job for Exponentials<'_> {
             unsafe {
                 let load = |line: usize| S::load_first(input.as_ptr().add(line + at), lanes);
                 let mut most = S::splat(least);
-                Columns::lines(groups, |line| most = S::max(load(line), most));
+                Columns::lines(groups, |line| most = Fold::Max.step::<S>(most, load(line)));
                 let mut sum = S::splat(0.0);
                 Columns::lines(groups, |line| sum = S::add(sum, simd::exp::<S>(S::sub(load(line), most))));
                 let (mut mosts, mut sums) = ([0.0; WIDEST], [0.0; WIDEST]);

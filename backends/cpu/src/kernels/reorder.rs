@@ -134,18 +134,21 @@ impl Job for Row {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroUsize;
+    use std::sync::Arc;
 
-    use hetero_hal::Allowance;
+    use hetero_hal::{Allowance, DeviceId};
 
     use super::*;
+    use crate::device::Shared;
     use crate::operand::Operand;
     use crate::pool::Pool;
 
     /// Checks single pixels too, because a plain value's channels also lie together there.
     #[test]
     fn lanes_behind_the_last_channel_are_zero() {
-        let pool = Pool::new(NonZeroUsize::MIN).unwrap();
-        let runtime = Runtime::new(None, &pool, Allowance::default());
+        let pool = Arc::new(Pool::new(NonZeroUsize::MIN).unwrap());
+        let shared = Shared::new(DeviceId::new("cpu", 0), pool, u64::MAX, (Isa::widest(), true));
+        let runtime = Runtime::new(None, &shared, Allowance::default());
         for isa in Isa::available() {
             for (height, width) in [(1, 1), (1, 3), (2, 2)] {
                 let image = Image { batch: 1, channels: 5, height, width, halo: Halo::NONE, lanes: isa.lanes() };

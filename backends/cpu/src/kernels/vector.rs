@@ -28,7 +28,7 @@ pub(crate) enum Activation {
     Softsign,
     /// `x`, or `a * (exp(x) - 1)` below 0.
     Elu(f32),
-    /// The same as `Elu`, with `exp(x / a)`; 0 for NaN.
+    /// The same as `Elu`, with `exp(x / a)`.
     Celu(f32),
     /// `b * x`, or `b * a * (exp(x) - 1)` up to 0.
     Selu(f32, f32),
@@ -109,7 +109,7 @@ impl Activation {
                 Activation::Elu(a) => S::select_lt(x, zero, S::mul(S::splat(a), simd::exp_m1::<S>(x)), x),
                 Activation::Celu(a) => {
                     let below = S::mul(S::splat(a), simd::exp_m1::<S>(S::div(x, S::splat(a))));
-                    S::add(S::max(x, zero), S::min(below, zero))
+                    S::add(S::max(zero, x), S::min(zero, below))
                 }
                 Activation::Selu(a, b) => {
                     let below = S::mul(S::splat(a), simd::exp_m1::<S>(x));

@@ -35,7 +35,7 @@ pub(crate) fn may_be_in_a_region(program: &Program, node: &Node) -> bool {
 impl Regions {
     /// Finds the regions of a program, or `None` where it has none.
     pub(crate) fn find(program: &Program) -> Option<Regions> {
-        if program.extents().is_empty() {
+        if !program.is_open() {
             return None;
         }
         let values = program.values();

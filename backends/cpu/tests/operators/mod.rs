@@ -792,3 +792,68 @@ fn in_the_memory_of_the_input() {
         }
     }
 }
+
+/// Returns an operator of the domain `com.microsoft`.
+fn contributed(name: &str) -> Operator {
+    Operator { domain: "com.microsoft".into(), ..Operator::new(name, 1) }
+}
+
+#[test]
+fn products_with_weights_of_few_bits() {
+    agree(31, 120, |random| {
+        let bits = random.pick(&[2usize, 4, 8]);
+        let block = random.pick(&[16usize, 32, 128]);
+        let (depth, columns) = (random.size(1, 300), random.size(1, 40));
+        let rows = random.pick(&[&[1][..], &[3], &[8], &[2, 9], &[37]]);
+        let blocks = depth.div_ceil(block);
+        let operator = contributed("MatMulNBits")
+            .with("K", int(depth))
+            .with("N", int(columns))
+            .with("bits", int(bits))
+            .with("block_size", int(block));
+        let zeros = match random.size(0, 2) {
+            0 => None,
+            1 => Some(of_type(random, DType::U8, &[columns, (blocks * bits).div_ceil(8)])),
+            _ => Some(random.tensor(&[columns, blocks], 2.0).unwrap()),
+        };
+        let inputs = vec![
+            Some(random.tensor(&[rows, &[depth]].concat(), 1.0).unwrap()),
+            Some(of_type(random, DType::U8, &[columns, blocks, block * bits / 8])),
+            Some(random.tensor(&[columns, blocks], 0.1).unwrap()),
+            zeros,
+            None,
+            random.chance(2).then(|| numbers(random, &[columns])),
+        ];
+        let name = format!("{bits} bits, {rows:?} by {depth} by {columns}, blocks of {block}");
+        let constants = if random.chance(2) { vec![1, 2] } else { vec![] };
+        (Case { name, operator, inputs, constants, outputs: 1 }, true)
+    });
+}
+
+/// Operators of `com.microsoft` that files hold run by kernels, node by node of their bodies.
+#[test]
+fn only_these_operators_of_the_domain_are_computed_plainly() {
+    let device = hetero_cpu::CpuDriver.open(0, &hetero_hal::OpenOptions::default()).unwrap();
+    let mut plain = std::collections::BTreeSet::new();
+    for case in hetero_conformance::suite(1).unwrap() {
+        let half = case.inputs.iter().flatten().any(|input| input.dtype() == DType::F16);
+        if case.operator.domain.is_empty() || half {
+            continue;
+        }
+        let (program, _) = program(&case).unwrap();
+        let claims = device.claims(&program);
+        for claim in claims.iter().filter(|claim| claim.quality != Quality::Native) {
+            let nodes = claim.nodes.iter().map(|id| program.nodes()[id.index()].operator.to_string());
+            plain.extend(nodes.map(|node| format!("{} by {node}", case.operator)));
+        }
+    }
+    let known = [
+        "com.microsoft.DynamicQuantizeLSTM by com.microsoft.DynamicQuantizeLSTM",
+        // Data of four bits in types of their own.
+        "com.microsoft.GatherBlockQuantized by com.microsoft.GatherBlockQuantized",
+        "com.microsoft.Inverse by com.microsoft.Inverse",
+        // An order of the weights, which is deprecated.
+        "com.microsoft.MatMulNBits by com.microsoft.MatMulNBits",
+    ];
+    assert_eq!(plain.iter().map(String::as_str).collect::<Vec<_>>(), known);
+}

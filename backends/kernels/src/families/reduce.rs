@@ -208,6 +208,12 @@ pub(super) fn arg(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
         (false, false) => "e < s",
         (false, true) => "e <= s",
     };
+    // NaN is both the largest and the smallest number, as in NumPy.
+    let compare = match (scalar, last) {
+        (Scalar::Float, false) => format!("({compare} && !is_nan(s)) || (is_nan(e) && !is_nan(s))"),
+        (Scalar::Float, true) => format!("{compare} || is_nan(e)"),
+        _ => compare.to_owned(),
+    };
     let results = output.value.elements();
     let body = format!(
         "const uint o = LINEAR;\nif (o < n) {{\nconst uint base = o / inner * inner * size + o % inner;\n\

@@ -115,7 +115,28 @@ float modulo(float a, float b) {
 }
 
 float remainder_(float a, float b) {
-  return a - b * trunc(a / b);
+  return pick(is_inf(b) && !is_inf(a), a, a - b * trunc(a / b));
+}
+
+// Whole numbers towards zero: the nearest one where there is none, and 0 for NaN.
+int cut_int(float x) {
+  const int far = pick(x >= 2147483648.0f, 2147483647, -2147483647 - 1);
+  return pick(is_nan(x), 0, pick(abs_float(x) >= 2147483648.0f, far, to_int(x)));
+}
+
+uint cut_uint(float x) {
+  return pick(is_nan(x) || x <= 0.0f, 0u, pick(x >= 4294967296.0f, ~0u, to_uint(x)));
+}
+
+long cut_long(float x) {
+  const long least = to_long(1) << 63u;
+  const long far = pick(x > 0.0f, ~least, least);
+  return pick(is_nan(x), to_long(0), pick(abs_float(x) >= 9223372036854775808.0f, far, to_long(x)));
+}
+
+ulong cut_ulong(float x) {
+  const ulong most = ~to_ulong(0u);
+  return pick(is_nan(x) || x <= 0.0f, to_ulong(0u), pick(x >= 18446744073709551616.0f, most, to_ulong(x)));
 }
 
 int modulo_int(int a, int b) {
@@ -129,7 +150,8 @@ long modulo_long(long a, long b) {
 }
 
 int power_int(int x, int y) {
-  int result = pick(y < 0, pick(x == 1, 1, 0), 1);
+  const int odd = pick((y & 1) == 1, -1, 1);
+  int result = pick(y < 0, pick(x == 1, 1, pick(x == -1, odd, 0)), 1);
   int base = x;
   for (uint n = to_uint(pick(y < 0, 0, y)); n > 0u; n = n / 2u) {
     if ((n & 1u) == 1u) {
@@ -141,10 +163,12 @@ int power_int(int x, int y) {
 }
 
 long power_long(long x, long y) {
-  long result = pick(y < to_long(0), pick(x == to_long(1), to_long(1), to_long(0)), to_long(1));
+  const long one = to_long(1);
+  const long odd = pick((y & one) == one, -one, one);
+  long result = pick(y < to_long(0), pick(x == one, one, pick(x == -one, odd, to_long(0))), one);
   long base = x;
-  for (uint n = to_uint(pick(y < to_long(0), to_long(0), y)); n > 0u; n = n / 2u) {
-    if ((n & 1u) == 1u) {
+  for (long n = pick(y < to_long(0), to_long(0), y); n > to_long(0); n = n / to_long(2)) {
+    if ((n & one) == one) {
       result = result * base;
     }
     base = base * base;

@@ -40,7 +40,7 @@ total = part[0];
 if (r < results) {
 #if SUM
   if (lane == 0u) {
-    STORE(y, r, log(total) + largest);
+    STORE(y, r, pick(is_inf(s), s, log(total) + largest));
   }
 #else
   const float scale = log(total);

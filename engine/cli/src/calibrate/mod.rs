@@ -71,8 +71,10 @@ pub(crate) fn calibrate(options: &CalibrateOptions) -> failure::Result<()> {
             Err(error) => note!("{} on {}: not measured: {error}", model.display(), device.id),
         }
     }
+    spinner.say("writing the profile");
+    let saved = profile.save(&path);
     drop(spinner);
-    profile.save(&path).map_err(|error| Failure::failed(error.to_string()))?;
+    saved.map_err(|error| Failure::failed(error.to_string()))?;
     if options.output.json {
         document(profile.to_json().map_err(|error| Failure::failed(error.to_string()))?)?;
         return Ok(());

@@ -149,7 +149,7 @@ impl<'a> Bench<'a> {
         }
         let scratch = executable.scratch();
         let scratch = if scratch.bytes > 0 { Some(self.device.allocate(scratch)?) } else { None };
-        let extents = (!program.extents().is_empty()).then(|| Arc::new(Extents::new(program.extents().len())));
+        let extents = program.is_open().then(|| Arc::new(Extents::of(&program)));
         let table = BindingTable::new(bindings);
         let execution = Execution::new(executable, table).with_scratch(scratch).with_extents(extents);
         let times = self.times(&Work::execute(execution), share)?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hetero::HeteroEngine;
 use hetero::hal::Device;
-use hetero_conformance::{Case, DeviceTest, suite};
+use hetero_conformance::{Case, DeviceTest, limits, suite};
 use hetero_layers::Validated;
 
 use crate::arguments::ConformanceOptions;
@@ -23,9 +23,10 @@ pub(super) fn nothing_wanted() -> Failure {
     Failure::usage("no case has this filter in its name", "leave out --filter to run all")
 }
 
-/// Returns the generated cases whose names contain a text.
+/// Returns the generated cases, and those of numbers at their limits, whose names contain a text.
 pub(super) fn cases(seed: u64, filter: Option<&str>) -> Result<Vec<Case>> {
     let mut cases = suite(seed).map_err(hetero::Error::from)?;
+    cases.extend(limits().map_err(hetero::Error::from)?);
     cases.retain(|case| wanted(filter, &case.name));
     Ok(cases)
 }

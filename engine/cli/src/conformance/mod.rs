@@ -59,7 +59,7 @@ pub(crate) fn save(options: &SaveOptions) -> Result<()> {
     }
     let names: String = cases.iter().map(|case| format!("{}\n", case.name)).collect();
     let path = options.folder.join("names.txt");
-    hetero_files::replace(&path, names).map_err(|error| Failure::file("write", &path, &error))?;
+    hetero_files::replace(&path, names).map_err(|error| Failure::unwritten(&path, error))?;
     say!("{} cases of seed {} are in {}", cases.len(), options.seed, options.folder.display())?;
     Ok(())
 }

@@ -33,13 +33,14 @@ fn support(device: &dyn Device, cases: &[Case]) -> BTreeMap<String, Support> {
     let mut table: BTreeMap<String, Support> = BTreeMap::new();
     for case in cases {
         let Some(dtype) = worked_on(case) else { continue };
-        let row = table.entry(case.operator.name.to_string()).or_default();
+        let row = table.entry(case.operator.to_string()).or_default();
         match check(device, case) {
             Outcome::Unclaimed(_) => continue,
             Outcome::Failed(_) => row.wrong.insert(dtype.name()),
             Outcome::Passed(_) => {
                 let claims = program(case).map(|(program, _)| device.claims(&program)).unwrap_or_default();
-                let slow = claims.iter().all(|claim| matches!(claim.quality, Quality::Slow(_)));
+                // A body of several operators is native where all of them are.
+                let slow = claims.iter().any(|claim| matches!(claim.quality, Quality::Slow(_)));
                 if slow { row.slow.insert(dtype.name()) } else { row.native.insert(dtype.name()) }
             }
         };
@@ -56,7 +57,7 @@ fn kernels(cases: &[Case]) -> BTreeMap<String, BTreeSet<&'static str>> {
     for case in cases {
         let (Some(dtype), Ok((program, _))) = (worked_on(case), program(case)) else { continue };
         if program.nodes().iter().all(|node| hetero_kernels::support(&program, node, &target).is_ok()) {
-            table.entry(case.operator.name.to_string()).or_default().insert(dtype.name());
+            table.entry(case.operator.to_string()).or_default().insert(dtype.name());
         }
     }
     table
@@ -101,14 +102,18 @@ pub(crate) fn table(options: &OperatorsOptions) -> Result<()> {
     say!("|---|---|--:|{}---|", "---|".repeat(names.len()))?;
     let kernels = kernels(&cases);
     let mut definitions: Vec<_> = Standard::definitions().collect();
-    definitions.sort_by_key(|definition| (definition.name, definition.since));
+    definitions.sort_by_key(|definition| (definition.domain, definition.name, definition.since));
     for definition in definitions {
         let last = definition.until.map_or_else(|| "…".to_owned(), |until| format!("–{}", until - 1));
-        let count = cases.iter().filter(|case| *case.operator.name == *definition.name).count();
-        let cells: Vec<String> = tables.iter().map(|table| cell(table.get(definition.name))).collect();
-        let shared = kernels.get(definition.name).map(|types| types.iter().copied().collect::<Vec<_>>().join(" "));
+        let name = match definition.domain {
+            "" => definition.name.to_owned(),
+            domain => format!("{domain}.{}", definition.name),
+        };
+        let count = cases.iter().filter(|case| case.operator.to_string() == name).count();
+        let cells: Vec<String> = tables.iter().map(|table| cell(table.get(&name))).collect();
+        let shared = kernels.get(&name).map(|types| types.iter().copied().collect::<Vec<_>>().join(" "));
         let shared = shared.unwrap_or_else(|| "—".into());
-        say!("| {} | {}{last} | {count} | {} | {shared} |", definition.name, definition.since, cells.join(" | "))?;
+        say!("| {name} | {}{last} | {count} | {} | {shared} |", definition.since, cells.join(" | "))?;
     }
     Ok(())
 }

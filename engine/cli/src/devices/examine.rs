@@ -10,6 +10,7 @@ use hetero_layers::{Fault, Faulty};
 use serde_json::{Value, json};
 
 use crate::arguments::ExamineOptions;
+use crate::output::note;
 
 /// Returns the builder of an engine whose devices are examined by this program, unless the user
 /// does not want that; with faults, drivers have them.
@@ -40,6 +41,11 @@ fn faulty(faults: &[(DeviceId, Fault)]) -> Vec<Arc<dyn Driver>> {
         }
     }
     drivers
+}
+
+/// Says what went wrong with examinations, and has not been said.
+pub(super) fn warn_of_troubles() {
+    Examination::troubles().iter().for_each(|trouble| note!("{trouble}"));
 }
 
 /// Examines the device that another process asks for.

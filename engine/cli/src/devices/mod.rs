@@ -58,12 +58,15 @@ pub(crate) fn list(options: &JsonOptions) -> Result<()> {
 /// Examines devices one by one.
 fn examined(engine: &HeteroEngine, infos: Vec<DeviceInfo>, anew: bool) -> Vec<(DeviceInfo, Examined)> {
     let spinner = Spinner::start("examining devices");
-    let examine = |info: DeviceInfo| {
+    let one = |info: DeviceInfo| {
         spinner.say(format!("examining {}", info.id));
         let examined = Examined::new(engine, &info, anew);
         (info, examined)
     };
-    infos.into_iter().map(examine).collect()
+    let examined = infos.into_iter().map(one).collect();
+    drop(spinner);
+    examine::warn_of_troubles();
+    examined
 }
 
 fn with(mut object: Value, key: &str, value: Value) -> Value {

@@ -4,6 +4,7 @@ use hetero::HeteroEngine;
 use hetero::comm::{Profile, Usability};
 use hetero::hal::DeviceId;
 
+use super::examine;
 use crate::arguments::{DeviceChoice, DeviceOptions, DriverOption};
 use crate::failure::{Failure, Result};
 use crate::output::note;
@@ -22,7 +23,9 @@ pub(crate) fn add_all(engine: &mut HeteroEngine, options: &DeviceOptions) -> Res
 type Default = fn(&HeteroEngine) -> Vec<DeviceId>;
 
 fn add_which(engine: &mut HeteroEngine, options: &DeviceOptions, default: Default) -> Result<()> {
-    open(engine, options, default)?;
+    let opened = open(engine, options, default);
+    examine::warn_of_troubles();
+    opened?;
     engine.fleet().absent().iter().for_each(|absent| note!("{absent}"));
     if let Some(profile) = engine.profile() {
         note!("{}", used(profile, engine));

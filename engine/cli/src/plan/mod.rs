@@ -17,9 +17,10 @@ use crate::progress::Spinner;
 use crate::report::summary;
 
 pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
-    let spinner = Spinner::start("reading the model");
+    let spinner = Spinner::start("opening devices");
     let engine =
         engine(&options.model, &options.devices, (&options.place, &options.cache), options.strategy.as_deref(), &[])?;
+    spinner.say("reading the model");
     let (model, _) = load(&options.model, options.devices.memory_limit)?;
     spinner.say("planning");
     let binding = binding(&options.model);

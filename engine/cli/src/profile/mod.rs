@@ -64,7 +64,7 @@ impl Row {
 }
 
 pub(crate) fn profile(options: &ProfileOptions) -> Result<()> {
-    let spinner = Spinner::start("reading the model");
+    let spinner = Spinner::start("opening devices");
     let prepared = Prepared::new(&options.job, &spinner)?;
     let session = &prepared.session;
     let inputs: Vec<Tensor> = prepared.ordered()?;

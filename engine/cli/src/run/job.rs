@@ -33,6 +33,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     pub(crate) fn new(options: &JobOptions, spinner: &Spinner) -> Result<Prepared> {
         let engine = engine(&options.model, &options.devices, (&options.place, &options.cache), None, &options.faults)?;
+        spinner.say("reading the model");
         let (model, load_time) = load(&options.model, options.devices.memory_limit)?;
         let mut given: Vec<(String, Tensor)> = Vec::new();
         for (name, path) in &options.inputs {
@@ -61,6 +62,9 @@ impl Prepared {
         let began = Instant::now();
         let session = engine.session(&plan)?;
         let compile_time = began.elapsed();
+        if let Some(trouble) = engine.fleet().cache_trouble() {
+            note!("compiled programs are not kept: cannot write to the cache {trouble}");
+        }
         // An input that was bound as a constant is no input any more.
         let fixed = plan.fixed().to_vec();
         let mut inputs = given;

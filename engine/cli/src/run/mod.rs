@@ -33,7 +33,7 @@ fn on_request(prepared: &mut Prepared) -> Result<()> {
 }
 
 pub(crate) fn run(options: &RunOptions) -> Result<()> {
-    let spinner = Spinner::start("reading the model");
+    let spinner = Spinner::start("opening devices");
     let mut prepared = Prepared::new(&options.job, &spinner)?;
     if options.on_request {
         drop(spinner);

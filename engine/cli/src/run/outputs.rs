@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use crate::failure::{Failure, Result};
 use crate::outfile::Place;
 use crate::output::{is_plain, say};
+use crate::progress::Spinner;
 use crate::tensors;
 
 /// The most bytes of a name that a file's name keeps, so that a number and an ending find room in
@@ -38,7 +39,9 @@ pub(super) fn print_renamed(all: &[Written]) -> Result<()> {
 
 /// Writes each output as `.npy`, or as `.pb` where it is no tensor, to a folder, which is made where it is not there.
 pub(super) fn write(folder: &Path, outputs: &Outputs) -> Result<Vec<Written>> {
-    std::fs::create_dir_all(folder).map_err(|error| Failure::file("make", folder, &error))?;
+    let _spinner = Spinner::start("writing outputs");
+    std::fs::create_dir_all(folder).map_err(|error| Failure::unwritten(folder, error))?;
+    hetero_files::remove_old_drafts(folder);
     let names: Vec<&str> = outputs.iter().map(|(name, _)| name).collect();
     let (stems, mut taken) = stems(&names);
     let mut places = HashSet::new();

@@ -15,7 +15,7 @@ use crate::error::Result;
 
 pub use folder::Folder;
 pub(crate) use pipe::given_pipe;
-pub(crate) use write::{Target, target};
+pub(crate) use write::{Target, remove_abandoned, target};
 
 /// The flags with which files are opened for reading: none waits for a pipe's other end, and a
 /// terminal does not become the process's own.

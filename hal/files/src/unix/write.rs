@@ -1,14 +1,15 @@
 //! What a path that is to be written leads to, and the draft of a file.
 
 use std::ffi::OsString;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
+use super::READ;
 use super::pipe::{Patient, is_given};
 use super::place::Place;
 use crate::error::{Error, Result};
@@ -87,6 +88,9 @@ impl Draft {
                 Err(Errno::EXIST) => continue,
                 Err(error) => return Err(refused(error)),
             };
+            if !is_claimed(&file) {
+                continue;
+            }
             let draft = Draft { file, place, name, kept: false };
             if let Some(permissions) = permissions {
                 draft.file.set_permissions(std::fs::Permissions::from_mode(permissions))?;
@@ -109,6 +113,38 @@ impl Drop for Draft {
         if !self.kept {
             // Nobody needs the draft; the error that came first is the one to tell.
             let _ = unlinkat(&self.place.folder, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// Claims a new draft for this process, by a lock that the system takes off when the process ends.
+/// Returns `false` where another process took the draft for one that nobody writes any more, and
+/// removes it.
+/// A file system without locks has drafts that are told by their age alone.
+fn is_claimed(draft: &File) -> bool {
+    match draft.try_lock() {
+        Err(TryLockError::WouldBlock) => false,
+        Ok(()) | Err(TryLockError::Error(_)) => !is_removed(draft),
+    }
+}
+
+fn is_removed(file: &File) -> bool {
+    file.metadata().is_ok_and(|about| about.nlink() == 0)
+}
+
+/// Removes a draft where its writer has ended, and tells whether it is known if that is so.
+pub(crate) fn remove_abandoned(draft: &Path) -> bool {
+    let Ok(opened) = openat(CWD, draft, READ | OFlags::NOFOLLOW, Mode::empty()) else { return false };
+    let opened = File::from(opened);
+    match opened.try_lock() {
+        Err(TryLockError::WouldBlock) => true,
+        Err(TryLockError::Error(_)) => false,
+        Ok(()) => {
+            // The lock stays until the name is gone, so that nobody gets it for a new draft before.
+            if !is_removed(&opened) {
+                let _ = std::fs::remove_file(draft);
+            }
+            true
         }
     }
 }

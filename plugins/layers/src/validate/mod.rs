@@ -254,7 +254,8 @@ impl ValidatedQueue {
         let mut inner = Vec::with_capacity(buffers.len());
         for (info, buffer) in infos.iter().zip(&buffers) {
             let what = format!("the buffer bound to '{}'", info.name);
-            if buffer.len() < info.bytes {
+            let is_open = info.direction == Direction::Input && !info.extents.is_empty();
+            if buffer.len() < info.bytes && !is_open {
                 let detail = format!("{what} has {} bytes, and {} are needed", buffer.len(), info.bytes);
                 return Err(self.breach(Rule::BindingTooSmall, detail));
             }

@@ -66,6 +66,11 @@ impl<'a> Filters<'a> {
         Ok(Filters { weights, constant })
     }
 
+    /// Returns the weights as the model has them.
+    pub(super) fn content(&self) -> &Tensor {
+        &self.constant.content
+    }
+
     /// Returns the form of `elements` elements that `pack` makes of the weights and of the factors
     /// of `finish`.
     /// `layout` says all else that the form depends on.

@@ -15,10 +15,15 @@
 //! stays small.
 //! Weights take four times the memory of the direct kernel's weights; [`Winograd::pays`] says no
 //! where reading them would take longer than computing.
-//! An infinite or NaN element spoils every tile that reads it, whereas in the direct kernel it
-//! spoils only the pixels around it.
+//!
+//! The transforms mix all pixels of a window, so rounding errors of the largest pixel reach outputs
+//! that do not see it, and an infinite or NaN pixel would spoil a whole tile.
+//! So each window is judged first, by the squares of its pixels ([`Judge`]): a tile whose pixels
+//! differ too much is summed directly ([`Exact`]).
+//! [`Winograd::suits`] says no to filters without both signs, whose sums must not become negative
+//! where the input is not.
 
-use hetero_hal::Result;
+use hetero_hal::{Result, Tensor};
 
 use super::{Filters, Finish, Geometry};
 use crate::image::{Halo, Image};
@@ -42,6 +47,21 @@ const B: f32 = std::f32::consts::SQRT_2;
 /// The elements of a band's transformed input: half of what the second-level caches of two cores
 /// hold.
 const BAND: usize = 1 << 19;
+
+/// The largest ratio of the squares of a window to those that one output sees.
+/// An output's error is then at the most some 256 times what its own pixels would cause, below
+/// 1e-4 of their magnitude.
+const UNEVEN: f32 = 65_536.0;
+
+/// The largest magnitudes of pixels and of weights, so that no transformed product overflows.
+const LARGEST: f32 = 1e12;
+
+/// The channels whose weights are gathered at a time for tiles that are summed directly; it divides
+/// the lanes of every vector.
+const GATHERED: usize = 8;
+
+/// The lines of squares and of their sums that judging a row of tiles takes.
+const LINES: usize = IN + OUT + 2;
 
 /// The approximate number of tiles that a task multiplies at once: twice the rows of the widest
 /// microkernel.
@@ -95,6 +115,20 @@ impl Winograd {
         let transforms = tiles * (g.channels * BEFORE + g.outputs * AFTER);
         let ours = pairs * PLACES * (tiles + WEIGHT) + transforms;
         ours + ours / 8 < direct
+    }
+
+    /// Tells whether filters may be computed in this way, whatever the input is.
+    /// A filter without both signs gives results of one sign for inputs of one sign, and rounding
+    /// must not change that.
+    pub(in crate::kernels) fn suits(weights: &Tensor, filters: usize) -> bool {
+        let Ok(values) = weights.view::<f32>() else { return false };
+        let small = values.iter().all(|weight| weight.abs() <= LARGEST);
+        let each = (values.len() / filters.max(1)).max(1);
+        let mixed = |filter: &[f32]| {
+            let mut signs = filter.iter().filter(|weight| **weight != 0.0).map(|weight| *weight > 0.0);
+            signs.next().is_none_or(|first| signs.any(|sign| sign != first))
+        };
+        small && values.chunks(each).all(mixed)
     }
 
     /// Makes the kernel.
@@ -160,16 +194,137 @@ impl Winograd {
         (PLACES * division.band * width * self.channels, sums)
     }
 
+    /// Returns the elements of a line of squares, of which each tile of a row reads six.
+    fn line(&self) -> usize {
+        let (_, width) = self.tiles();
+        (width * OUT + IN - OUT).next_multiple_of(WIDEST) + WIDEST
+    }
+
+    /// Returns the place in a plane of the input where the window of a row's first tile begins, and
+    /// the lines and columns that there are from there on.
+    fn window(&self, y: usize) -> (usize, usize, usize) {
+        let halo = self.input.halo;
+        let (above, beside) = (y + halo.top - self.geometry.begin[0], halo.left - self.geometry.begin[1]);
+        let lines = (self.input.height + halo.top + halo.bottom).saturating_sub(above);
+        let columns = (self.input.width + halo.left + halo.right).saturating_sub(beside);
+        (above * self.input.row() + beside * self.input.lanes, lines, columns)
+    }
+
+    /// Judges rows of tiles of the band whose first row is `first`: writes 0 for each tile whose
+    /// pixels are alike, and 1 for the others.
+    ///
+    /// # Safety
+    /// `source` must be the input, `lines` this task's [`LINES`] lines, and `into` have an element
+    /// for each tile of the band.
+    unsafe fn judge(
+        &self,
+        source: *const f32,
+        lines: *mut f32,
+        into: *mut f32,
+        first: usize,
+        rows: std::ops::Range<usize>,
+    ) {
+        let (length, (height, width)) = (self.line(), self.tiles());
+        let (blocks, plane) = (self.input.blocks(), self.input.plane());
+        let begin = rows.start;
+        for row in rows {
+            let (item, y) = ((first + row) / height, (first + row) % height * OUT);
+            let (at, there, columns) = self.window(y);
+            // SAFETY: the caller's promise; squares are taken of lines that there are.
+            unsafe {
+                // The last two lines are the next row's first two.
+                let known = if row > begin && y > 0 {
+                    std::ptr::copy(lines.add(OUT * length), lines, (IN - OUT) * length);
+                    IN - OUT
+                } else {
+                    0
+                };
+                for line in known..IN {
+                    let into = std::slice::from_raw_parts_mut(lines.add(line * length), length);
+                    let columns = if line < there { columns.min(width * OUT + IN - OUT) } else { 0 };
+                    into[columns..].fill(0.0);
+                    let from = source.add(item * blocks * plane).wrapping_add(at + line * self.input.row());
+                    self.isa.run(Squares { from, plane, blocks, columns, into: into.as_mut_ptr() });
+                }
+                self.isa.run(Judge {
+                    lines,
+                    length,
+                    outputs: (OUT.min(self.output.height - y), self.output.width),
+                    into: into.add(row * width),
+                });
+            }
+        }
+    }
+
+    /// Computes the sums of tiles that are not done by transforms, of some blocks of filters: each
+    /// at the first 16 positions of the tile's own sums.
+    ///
+    /// # Safety
+    /// As for [`Winograd::task`].
+    unsafe fn exact(
+        &self,
+        source: *const f32,
+        uneven: &[f32],
+        sums: *mut f32,
+        first: usize,
+        rows: std::ops::Range<usize>,
+        blocks: std::ops::Range<usize>,
+    ) {
+        let (lanes, (height, width), channels) = (self.isa.lanes(), self.tiles(), self.geometry.channels);
+        let count = rows.len() * width;
+        let [content, scale @ ..] = self.weights.sources() else { return };
+        let weights = content.bytes();
+        let scale = scale.first().map(|scale| scale.bytes());
+        let number = |bytes: &[u8], at: usize| {
+            let bytes = bytes.get(at * size_of::<f32>()..).and_then(<[u8]>::first_chunk);
+            bytes.map_or(0.0, |bytes| f32::from_ne_bytes(*bytes))
+        };
+        for (index, block) in blocks.clone().enumerate() {
+            let filters = (block * lanes..self.geometry.outputs).take(lanes);
+            for channel in (0..channels).step_by(GATHERED) {
+                let taken = GATHERED.min(channels - channel);
+                let mut gathered = [0.0; GATHERED * 9 * WIDEST];
+                for (lane, filter) in filters.clone().enumerate() {
+                    let scale = scale.map_or(1.0, |scale| number(scale, filter));
+                    for tap in 0..taken * 9 {
+                        let weight = number(weights, (filter * channels + channel) * 9 + tap);
+                        gathered[tap * lanes + lane] = weight * scale;
+                    }
+                }
+                for (tile, _) in uneven.iter().enumerate().filter(|(_, uneven)| **uneven != 0.0) {
+                    let (row, column) = (first + rows.start + tile / width, tile % width * OUT);
+                    let (at, lines, columns) = self.window(row % height * OUT);
+                    let plane = row / height * self.input.blocks() + channel / lanes;
+                    // SAFETY: the caller's promise; the job reads what there is of the window.
+                    unsafe {
+                        self.isa.run(Exact {
+                            weights: gathered.as_ptr(),
+                            channels: taken,
+                            from: source
+                                .wrapping_add(plane * self.input.plane() + at + column * lanes + channel % lanes),
+                            row: self.input.row(),
+                            lines: lines.min(IN),
+                            columns: columns.saturating_sub(column).min(IN),
+                            sums: sums.add((index * count + tile) * lanes),
+                            step: blocks.len() * count * lanes,
+                            begins: channel == 0,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
     /// Computes the sums of some rows of tiles of the band at some blocks of filters, and
     /// transforms them back into the output.
     ///
     /// # Safety
-    /// `transformed` must hold the band, whose first row of tiles is `first`, and `weights` must be
-    /// the packed weights' value.
+    /// `source` must be the input, `transformed` and `uneven` must hold the band, whose first row
+    /// of tiles is `first`, and `weights` must be the packed weights' value.
     /// `sums` must be this task's, and nobody else may write those pixels and filters.
     unsafe fn task(
         &self,
-        (transformed, weights): (*const f32, *const f32),
+        (source, transformed, uneven, weights): (*const f32, *const f32, *const f32, *const f32),
         sums: *mut f32,
         (output, addend): (Shared, Option<*const f32>),
         (first, division): (usize, Division),
@@ -215,6 +370,12 @@ impl Winograd {
                 block += vectors;
             }
         }
+        // SAFETY: the caller's promise.
+        let uneven = unsafe { std::slice::from_raw_parts(uneven.add(rows.start * width), count) };
+        if uneven.iter().any(|uneven| *uneven != 0.0) {
+            // SAFETY: the caller's promise.
+            unsafe { self.exact(source, uneven, sums, first, rows.clone(), blocks.clone()) };
+        }
         for (index, row) in rows.clone().enumerate() {
             let (item, y) = ((first + row) / height, (first + row) % height * OUT);
             let lines = OUT.min(self.output.height - y);
@@ -227,6 +388,7 @@ impl Winograd {
                     self.isa.run(After {
                         sums: sums.add((number * count + index * width) * lanes),
                         step: blocks.len() * count * lanes,
+                        uneven: uneven[index * width..][..width].as_ptr(),
                         out: output.at(at),
                         addend: addend.map(|addend| addend.add(at)),
                         row: self.output.row(),
@@ -259,33 +421,43 @@ impl Kernel for Winograd {
         let threads = runtime.pool.threads();
         let division = self.division(threads);
         let (band, task) = self.room(division);
-        let (transformed, sums) = arguments.workspace::<f32>()?.split_at_mut(band);
+        let (lanes, (height, width)) = (self.isa.lanes(), self.tiles());
+        let (transformed, rest) = arguments.workspace::<f32>()?.split_at_mut(band);
+        let (uneven, rest) = rest.split_at_mut(division.band * width);
+        let (lines, sums) = rest.split_at_mut(LINES * self.line() * threads);
         debug_assert!(sums.len() >= task * threads);
         let (transformed, sums) = (Shared::new(transformed), Shared::new(sums));
+        let (uneven, lines) = (Shared::new(uneven), Shared::new(lines));
         let packed = self.weights.value()?;
         let weights = Shared::constant(packed.as_ptr());
-        let (lanes, (height, width)) = (self.isa.lanes(), self.tiles());
         let rows = height * self.geometry.batch;
         let (blocks, groups) = (self.input.blocks(), self.output.blocks().div_ceil(division.filters));
         for first in (0..rows).step_by(division.band) {
             let count = division.band.min(rows - first);
+            let pieces = runtime.pieces(count, blocks * width * lanes * OUT * OUT);
+            runtime.for_each(pieces, |number, thread| {
+                let rows = tile::piece(count, pieces, number);
+                // SAFETY: each row of tiles is one task's, and each thread has its lines.
+                unsafe {
+                    let lines = lines.at(thread * LINES * self.line());
+                    self.judge(source.at(0), lines, uneven.at(0), first, rows);
+                }
+            });
             let pieces = runtime.pieces(count * blocks, width * lanes * 64);
             runtime.for_each(pieces, |number, _| {
                 for unit in tile::piece(count * blocks, pieces, number) {
                     let (row, block) = (unit / blocks, unit % blocks);
                     let (item, y) = ((first + row) / height, (first + row) % height * OUT);
-                    let halo = self.input.halo;
-                    let (above, beside) = (halo.top - self.geometry.begin[0], halo.left - self.geometry.begin[1]);
+                    let (at, lines, columns) = self.window(y);
                     let plane = (item * blocks + block) * self.input.plane();
                     // SAFETY: the input is as large as its layout says; the row of tiles at this
                     // block is one task's.
                     unsafe {
                         self.isa.run(Before {
-                            input: source.at(plane),
+                            from: source.at(plane).wrapping_add(at),
                             row: self.input.row(),
-                            lines: self.input.height + halo.top + halo.bottom,
-                            columns: self.input.width + halo.left + halo.right,
-                            from: (y + above, beside),
+                            lines: lines.min(IN),
+                            columns,
                             into: transformed.at(row * width * self.channels + block * lanes),
                             tiles: width,
                             tile: self.channels,
@@ -304,8 +476,16 @@ impl Kernel for Winograd {
                 unsafe {
                     let addend = addend.map(|addend| addend.at(0).cast_const());
                     let sums = sums.at(thread * task);
-                    let operands = (transformed.at(0).cast_const(), weights.at(0).cast_const());
-                    self.task(operands, sums, (output, addend), (first, division), rows, blocks);
+                    let [source, transformed, uneven, weights] =
+                        [source, transformed, uneven, weights].map(|operand| operand.at(0).cast_const());
+                    self.task(
+                        (source, transformed, uneven, weights),
+                        sums,
+                        (output, addend),
+                        (first, division),
+                        rows,
+                        blocks,
+                    );
                 }
             });
         }
@@ -314,7 +494,9 @@ impl Kernel for Winograd {
 
     fn workspace(&self, threads: usize) -> usize {
         let (band, task) = self.room(self.division(threads));
-        (band + task * threads) * size_of::<f32>()
+        let (_, width) = self.tiles();
+        let judging = self.division(threads).band * width + LINES * self.line() * threads;
+        (band + judging + task * threads) * size_of::<f32>()
     }
 
     fn in_place(&self) -> &'static [usize] {
@@ -328,13 +510,12 @@ impl Kernel for Winograd {
 
 /// The transformation of the input of a row of tiles, of one block of channels.
 struct Before {
-    /// The block's plane, halo included.
-    input: *const f32,
+    /// The block's first pixel of the first tile's window.
+    from: *const f32,
     row: usize,
+    /// The lines of the windows, and the columns from the first on, that exist.
     lines: usize,
     columns: usize,
-    /// The line and column where the first tile begins.
-    from: (usize, usize),
     /// The first tile's first position; tiles lie `tile` elements apart, and positions `place`.
     into: *mut f32,
     tiles: usize,
@@ -371,16 +552,25 @@ impl Job for Before {
         // SAFETY: the caller's promise; nothing outside the plane is read.
         unsafe {
             let zero = S::splat(0.0);
-            let lines = self.lines.saturating_sub(self.from.0).min(IN);
+            let mut half = [[zero; IN]; IN];
             for number in 0..self.tiles {
-                let column = self.from.1 + number * OUT;
+                let column = number * OUT;
                 let columns = self.columns.saturating_sub(column).min(IN);
-                let at = self.input.wrapping_add(self.from.0 * self.row + column * S::LANES);
-                let mut half = [[zero; IN]; IN];
-                for x in 0..columns {
+                let at = self.from.wrapping_add(column * S::LANES);
+                // The window's first columns are the last ones of the window before.
+                let known = if number > 0 { IN - OUT } else { 0 };
+                for row in &mut half {
+                    for x in 0..known {
+                        row[x] = row[x + OUT];
+                    }
+                    for value in &mut row[columns.max(known)..] {
+                        *value = zero;
+                    }
+                }
+                for x in known..columns {
                     let mut line = [zero; IN];
                     for (y, value) in line.iter_mut().enumerate() {
-                        if y < lines {
+                        if y < self.lines {
                             *value = S::load(at.add(y * self.row + x * S::LANES));
                         }
                     }
@@ -389,11 +579,171 @@ impl Job for Before {
                     }
                 }
                 let into = self.into.add(number * self.tile);
-                for (y, line) in half.into_iter().enumerate() {
+                for (y, line) in half.iter().copied().enumerate() {
                     for (x, value) in before::<S>(line).into_iter().enumerate() {
                         S::store(into.add((y * IN + x) * self.place), value);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// The squares of a line of pixels, each summed over all channels.
+struct Squares {
+    /// The line's first pixel in the first block; blocks lie `plane` elements apart.
+    from: *const f32,
+    plane: usize,
+    blocks: usize,
+    columns: usize,
+    into: *mut f32,
+}
+
+impl Squares {
+    /// Sums the squares of `N` pixels from `x` on.
+    #[inline(always)]
+    unsafe fn some<S: Simd, const N: usize>(&self, x: usize) {
+        // SAFETY: the caller promises that the pixels exist, and the instructions.
+        unsafe {
+            let mut sums = [S::splat(0.0); N];
+            for block in 0..self.blocks {
+                let at = self.from.add(block * self.plane + x * S::LANES);
+                for (pixel, sum) in sums.iter_mut().enumerate() {
+                    let value = S::load(at.add(pixel * S::LANES));
+                    *sum = S::fma(value, value, *sum);
+                }
+            }
+            for (pixel, sum) in sums.into_iter().enumerate() {
+                *self.into.add(x + pixel) = S::sum(sum);
+            }
+        }
+    }
+}
+
+impl Job for Squares {
+    type Output = ();
+
+    /// # Safety
+    /// The line must be valid in each block, and `into` have an element for each column.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let whole = self.columns / 8 * 8;
+            (0..whole).step_by(8).for_each(|x| self.some::<S, 8>(x));
+            (whole..self.columns).for_each(|x| self.some::<S, 1>(x));
+        }
+    }
+}
+
+/// The judgement of a row of tiles by the squares of its pixels.
+struct Judge {
+    /// The six lines of squares, each of `length` elements, and room for as many more as [`LINES`]
+    /// says.
+    lines: *mut f32,
+    length: usize,
+    /// The lines and columns of outputs that exist.
+    outputs: (usize, usize),
+    into: *mut f32,
+}
+
+impl Job for Judge {
+    type Output = ();
+
+    /// # Safety
+    /// All lines must be valid, and `into` have an element for each tile.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Judge { lines, length, outputs, into } = self;
+        // SAFETY: the caller's promise: a line is longer by a vector than what is read of it.
+        unsafe {
+            let line = |number: usize| lines.add(number * length);
+            let (columns, least) = (line(IN + OUT), line(IN + OUT + 1));
+            for x in (0..length).step_by(S::LANES) {
+                let of: [S::V; IN] = std::array::from_fn(|number| S::load(line(number).add(x)));
+                let mut all = of[0];
+                for one in &of[1..] {
+                    all = S::add(all, *one);
+                }
+                S::store(columns.add(x), all);
+                for y in 0..OUT {
+                    S::store(line(IN + y).add(x), S::add(S::add(of[y], of[y + 1]), of[y + 2]));
+                }
+            }
+            // What each output of a column sees, and the least of that.
+            for x in (0..length - S::LANES).step_by(S::LANES) {
+                let seen = |y: usize| {
+                    let at = line(IN + y).add(x);
+                    S::add(S::add(S::load(at), S::load(at.add(1))), S::load(at.add(2)))
+                };
+                let mut smallest = seen(0);
+                for y in 1..outputs.0 {
+                    smallest = S::min(smallest, seen(y));
+                }
+                S::store(least.add(x), smallest);
+            }
+            for (tile, first) in (0..outputs.1).step_by(OUT).enumerate() {
+                let all: f32 = (first..first + IN).map(|x| *columns.add(x)).sum();
+                let seen = (first..(first + OUT).min(outputs.1)).map(|x| *least.add(x));
+                let seen = seen.fold(f32::INFINITY, f32::min);
+                // Where a number is NaN or too large, no comparison holds.
+                let even = all == 0.0 || (all <= seen * UNEVEN && all < LARGEST * LARGEST);
+                *into.add(tile) = if even { 0.0 } else { 1.0 };
+            }
+        }
+    }
+}
+
+/// The sums of one tile for one block of filters and some channels, by the definition.
+struct Exact {
+    /// A vector of filters for each tap of each channel.
+    weights: *const f32,
+    channels: usize,
+    /// The first channel at the window's first pixel; the others lie behind it.
+    from: *const f32,
+    row: usize,
+    /// The lines and columns of the window that exist.
+    lines: usize,
+    columns: usize,
+    /// The first output; outputs lie `step` elements apart.
+    sums: *mut f32,
+    step: usize,
+    /// Whether the sums begin with these channels.
+    begins: bool,
+}
+
+impl Job for Exact {
+    type Output = ();
+
+    /// # Safety
+    /// The weights, the part of the window that exists, and the 16 sums must be valid.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut sums = [[S::splat(0.0); OUT]; OUT];
+            if !self.begins {
+                for (place, sum) in sums.as_flattened_mut().iter_mut().enumerate() {
+                    *sum = S::load(self.sums.add(place * self.step));
+                }
+            }
+            for channel in 0..self.channels {
+                let taps: [S::V; 9] =
+                    std::array::from_fn(|tap| S::load(self.weights.add((channel * 9 + tap) * S::LANES)));
+                for y in 0..self.lines {
+                    for x in 0..self.columns {
+                        let pixel = S::splat(*self.from.add(y * self.row + x * S::LANES + channel));
+                        // A tap of the window is the difference between a pixel and an output.
+                        for (v, tap_y) in (y.saturating_sub(2)..OUT.min(y + 1)).map(|v| (v, y - v)) {
+                            for u in x.saturating_sub(2)..OUT.min(x + 1) {
+                                sums[v][u] = S::fma(pixel, taps[tap_y * 3 + x - u], sums[v][u]);
+                            }
+                        }
+                    }
+                }
+            }
+            for (place, sum) in sums.as_flattened().iter().enumerate() {
+                S::store(self.sums.add(place * self.step), *sum);
             }
         }
     }
@@ -405,6 +755,8 @@ struct After {
     /// The first tile's first position; tiles lie together, and positions `step` apart.
     sums: *const f32,
     step: usize,
+    /// For each tile, whether its first 16 positions are the outputs themselves.
+    uneven: *const f32,
     /// The first pixel; rows lie `row` elements apart.
     out: *mut f32,
     addend: Option<*const f32>,
@@ -447,7 +799,8 @@ impl Job for After {
             for number in 0..self.columns.div_ceil(OUT) {
                 let sums = self.sums.add(number * S::LANES);
                 let mut half = [[S::splat(0.0); IN]; OUT];
-                for x in 0..IN {
+                let uneven = *self.uneven.add(number) != 0.0;
+                for x in 0..if uneven { 0 } else { IN } {
                     let mut line = [S::splat(0.0); IN];
                     for (y, value) in line.iter_mut().enumerate() {
                         *value = S::load(sums.add((y * IN + x) * self.step));
@@ -459,7 +812,12 @@ impl Job for After {
                 let columns = OUT.min(self.columns - number * OUT);
                 for (y, line) in half.into_iter().enumerate().take(self.lines) {
                     let at = y * self.row + number * OUT * S::LANES;
-                    for (x, value) in after::<S>(line).into_iter().enumerate().take(columns) {
+                    let line = if uneven {
+                        std::array::from_fn(|x| S::load(sums.add((y * OUT + x) * self.step)))
+                    } else {
+                        after::<S>(line)
+                    };
+                    for (x, value) in line.into_iter().enumerate().take(columns) {
                         let at = at + x * S::LANES;
                         let sum = S::add(value, bias);
                         let sum = match self.addend {
@@ -527,7 +885,7 @@ fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Ve
 
 #[cfg(test)]
 mod tests {
-    use hetero_hal::{DeviceId, Tensor};
+    use hetero_hal::DeviceId;
     use hetero_kit::Weights;
     use hetero_testkit::SplitMix64;
 
@@ -583,18 +941,17 @@ mod tests {
                 // SAFETY: this is one tile of one block, and each list is as large as that needs.
                 unsafe {
                     isa.run(Before {
-                        input: input.as_ptr(),
+                        from: input.as_ptr(),
                         row: 6 * lanes,
                         lines: 6,
                         columns: 6,
-                        from: (0, 0),
                         into: transformed.as_mut_ptr(),
                         tiles: 1,
                         tile: lanes,
                         place: lanes,
                     });
                     let out = (Shared::new(&mut output), None);
-                    let operands = (transformed.as_ptr(), packed.as_ptr());
+                    let operands = (input.as_ptr(), transformed.as_ptr(), [0.0].as_ptr(), packed.as_ptr());
                     kernel.task(operands, sums.as_mut_ptr(), out, (0, division), 0..1, 0..1);
                 }
                 for (pixel, value) in output.iter().step_by(lanes).enumerate() {

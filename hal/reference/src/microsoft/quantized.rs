@@ -1,0 +1,349 @@
+//! Products, sums and activations of quantised numbers.
+
+use hetero_hal::{Attribute, DType, Definition, Dim, Error, Graph, Inference, Operator, Result, ValueId};
+
+use super::{DOMAIN, flag, number};
+use crate::body::{Body, OPSET, evaluate_by_body, has, infer_by_body, misfit, shape};
+use crate::quantize::{dequantize, infer_dequantize, infer_quantize, quantize};
+use crate::shapes::axis;
+
+const fn of(name: &'static str, inputs: (usize, usize), expand: hetero_hal::ExpandFn) -> Definition {
+    Definition::new(name, 1, inputs, infer_by_body, evaluate_by_body).in_domain(DOMAIN).expanding(expand)
+}
+
+pub(super) static DEFINITIONS: &[Definition] = &[
+    of("DynamicQuantizeMatMul", (3, 5), dynamic_product),
+    of("MatMulIntegerToFloat", (4, 7), product_to_float),
+    of("QGemm", (6, 9), gemm),
+    of("QLinearAdd", (7, 8), |inference| of_two(inference, "Add")),
+    of("QLinearMul", (7, 8), |inference| of_two(inference, "Mul")),
+    of("QLinearSigmoid", (4, 5), |inference| of_one(inference, |body, x| Ok(body.op("Sigmoid", &[x])))),
+    of("QLinearLeakyRelu", (4, 5), leaky),
+    of("QLinearGlobalAveragePool", (5, 5), pool),
+    of("QLinearSoftmax", (5, 5), softmax),
+    of("QLinearConcat", (3, usize::MAX), concat),
+    Definition::new("QuantizeLinear", 1, (2, 3), infer_quantize, quantize).in_domain(DOMAIN).expanding(expand_quantize),
+    Definition::new("DequantizeLinear", 1, (2, 3), infer_dequantize, dequantize)
+        .in_domain(DOMAIN)
+        .expanding(expand_dequantize),
+];
+
+/// Returns an input where the node has it.
+fn optional(inference: &Inference<'_>, index: usize) -> Option<ValueId> {
+    has(inference, index).then_some(ValueId(index as u32))
+}
+
+/// Checks that a scale or zero point is one number.
+fn single(inference: &Inference<'_>, index: usize) -> Result<()> {
+    match inference.optional(index).and_then(|fact| fact.ty.shape()) {
+        Some(shape) if shape.iter().product::<usize>() != 1 => {
+            Err(misfit(inference.operator, format!("input {index} of shape {shape:?} is not one number")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Returns an input of one number as a scalar, which broadcasts to any shape.
+fn scalar(body: &mut Body, inference: &Inference<'_>, index: usize) -> Result<Option<ValueId>> {
+    let Some(value) = optional(inference, index) else { return Ok(None) };
+    single(inference, index)?;
+    if shape(inference, index)?.is_some_and(|shape| shape.is_empty()) {
+        return Ok(Some(value));
+    }
+    body.reshape(value, &[]).map(Some)
+}
+
+/// Returns a scale, which every node needs.
+fn scale(body: &mut Body, inference: &Inference<'_>, index: usize) -> Result<ValueId> {
+    inference.input(index)?;
+    scalar(body, inference, index)?.ok_or_else(|| Error::internal("a required input is missing"))
+}
+
+/// Returns quantised numbers as real ones; scale and zero point are the inputs behind them.
+fn real(body: &mut Body, inference: &Inference<'_>, index: usize) -> Result<ValueId> {
+    let scale = scale(body, inference, index + 1)?;
+    let zero = scalar(body, inference, index + 2)?;
+    let x = body.input(index);
+    Ok(body.real(x, scale, zero))
+}
+
+/// Quantises the result by a scale and the zero point behind it.
+fn quantised(body: &mut Body, inference: &Inference<'_>, y: ValueId, index: usize, dtype: DType) -> Result<ValueId> {
+    let scale = scale(body, inference, index)?;
+    let zero = scalar(body, inference, index + 1)?;
+    body.quantised(y, scale, zero, dtype)
+}
+
+/// Checks that a scale or zero point is one number, or one for each column of the matrix before it.
+fn per_column(inference: &Inference<'_>, matrix: usize, index: usize) -> Result<()> {
+    let (Some(matrix), Some(fact)) = (inference.dims(matrix)?, inference.optional(index)) else { return Ok(()) };
+    let Some(shape) = fact.ty.shape() else { return Ok(()) };
+    let columns = matrix.last().and_then(Dim::known);
+    let one = shape.iter().product::<usize>() == 1;
+    if one || columns.is_none() || (shape.last().copied() == columns && shape.len() <= matrix.len()) {
+        return Ok(());
+    }
+    Err(misfit(inference.operator, format!("input {index} of shape {shape:?} is not for each of {columns:?} columns")))
+}
+
+/// Returns a product of two stacks of matrices of real numbers, with a bias.
+fn product(body: &mut Body, inference: &Inference<'_>, factors: &[ValueId], bias: usize) -> Result<ValueId> {
+    let y = body.op("MatMul", factors);
+    Ok(match optional(inference, bias) {
+        Some(bias) => body.add(y, bias),
+        None => y,
+    })
+}
+
+/// Multiplies real numbers, quantised here to 256 steps that cover their range and zero, by
+/// quantised ones.
+fn dynamic_product(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    for index in [2, 3] {
+        per_column(inference, 1, index)?;
+    }
+    let mut body = Body::of(inference);
+    let x = body.input(0);
+    let whole = Operator::new("ReduceMax", OPSET).with("keepdims", Attribute::Int(0));
+    let zero = body.number(0.0, DType::F32)?;
+    let high = body.apply(whole.clone(), &[x]);
+    let high = body.op("Max", &[high, zero]);
+    let low = body.apply(Operator { name: "ReduceMin".into(), ..whole }, &[x]);
+    let low = body.op("Min", &[low, zero]);
+    let (steps, one) = (body.number(255.0, DType::F32)?, body.number(1.0, DType::F32)?);
+    let range = body.sub(high, low);
+    let step = body.div(range, steps);
+    let flat = body.op("Equal", &[range, zero]);
+    let step = body.op("Where", &[flat, one, step]);
+    let below = body.op("Neg", &[low]);
+    let place = body.div(below, step);
+    let place = body.op("Clip", &[place, zero, steps]);
+    let place = body.op("Round", &[place]);
+    let code = body.div(x, step);
+    let code = body.op("Round", &[code]);
+    let code = body.add(code, place);
+    let code = body.op("Clip", &[code, zero, steps]);
+    let code = body.sub(code, place);
+    let left = body.mul(code, step);
+    let right = body.input(1);
+    let right = body.real(right, ValueId(2), optional(inference, 3));
+    let y = product(&mut body, inference, &[left, right], 4)?;
+    body.done(&[y])
+}
+
+fn product_to_float(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let Some(dtype) = inference.dtype(2)? else { return Ok(None) };
+    for (matrix, index) in [(0, 2), (1, 3), (0, 4), (1, 5)] {
+        per_column(inference, matrix, index)?;
+    }
+    let mut body = Body::of(inference);
+    let mut factors = Vec::new();
+    for index in [0, 1] {
+        let x = body.input(index);
+        let scale = body.input(index + 2);
+        let scale = if dtype == DType::F32 { scale } else { body.cast(scale, DType::F32) };
+        factors.push(body.real(x, scale, optional(inference, index + 4)));
+    }
+    let mut y = body.op("MatMul", &factors);
+    if dtype != DType::F32 {
+        y = body.cast(y, dtype);
+    }
+    if let Some(bias) = optional(inference, 6) {
+        y = body.add(y, bias);
+    }
+    body.done(&[y])
+}
+
+/// Returns `alpha · a · b` and a sum of whole numbers in the products' scale, as real numbers or
+/// quantised.
+fn gemm(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let operator = inference.operator;
+    let transposed = flag(operator, "transB")?;
+    let (Some(a), Some(b)) = (shape(inference, 0)?, shape(inference, 3)?) else { return Ok(None) };
+    let (&[_, _], &[b_rows, b_columns]) = (a.as_slice(), b.as_slice()) else {
+        return Err(misfit(operator, format!("{a:?} and {b:?} are no matrices")));
+    };
+    let columns = if transposed { b_rows } else { b_columns };
+    let mut body = Body::of(inference);
+    let left = real(&mut body, inference, 0)?;
+    // The right matrix has a scale and a zero point, or one of both for each column of the result.
+    let line = |body: &mut Body, index: usize| -> Result<Option<ValueId>> {
+        match inference.optional(index).map(|fact| fact.ty.shape()) {
+            None => Ok(None),
+            Some(Some(shape)) if shape == [columns] && columns != 1 => {
+                let value = body.input(index);
+                let sizes = if transposed { [columns, 1] } else { [1, columns] };
+                body.reshape(value, &sizes).map(Some)
+            }
+            Some(_) => scalar(body, inference, index),
+        }
+    };
+    inference.input(4)?;
+    let b_scale = line(&mut body, 4)?.ok_or_else(|| Error::internal("a required input is missing"))?;
+    let b_zero = line(&mut body, 5)?;
+    let right = body.input(3);
+    let right = body.real(right, b_scale, b_zero);
+    let alpha = operator.float("alpha")?.unwrap_or(1.0);
+    let product = Operator::new("Gemm", OPSET)
+        .with("transA", Attribute::Int(flag(operator, "transA")?.into()))
+        .with("transB", Attribute::Int(transposed.into()))
+        .with("alpha", Attribute::Float(alpha));
+    let mut y = body.apply(product, &[left, right]);
+    if has(inference, 6) {
+        let sum = body.input(6);
+        let sum = body.cast(sum, DType::F32);
+        let a_scale = scale(&mut body, inference, 1)?;
+        let b_scale = body.input(4);
+        let unit = body.mul(a_scale, b_scale);
+        let alpha = body.number(f64::from(alpha), DType::F32)?;
+        let unit = body.mul(unit, alpha);
+        let sum = body.mul(sum, unit);
+        y = body.add(y, sum);
+    }
+    if has(inference, 7) {
+        let dtype = match inference.optional(8) {
+            Some(zero) => zero.ty.dtype,
+            None => inference.dtype(0)?,
+        };
+        let Some(dtype) = dtype else { return Ok(None) };
+        y = quantised(&mut body, inference, y, 7, dtype)?;
+    }
+    body.done(&[y])
+}
+
+fn of_two(inference: &Inference<'_>, name: &str) -> Result<Option<Graph>> {
+    let Some(dtype) = inference.dtype(0)? else { return Ok(None) };
+    let mut body = Body::of(inference);
+    let (a, b) = (real(&mut body, inference, 0)?, real(&mut body, inference, 3)?);
+    let y = body.op(name, &[a, b]);
+    let y = quantised(&mut body, inference, y, 6, dtype)?;
+    body.done(&[y])
+}
+
+/// Returns a function of real numbers over quantised ones, whose result is quantised.
+fn of_one(
+    inference: &Inference<'_>,
+    function: impl FnOnce(&mut Body, ValueId) -> Result<ValueId>,
+) -> Result<Option<Graph>> {
+    let Some(dtype) = inference.dtype(0)? else { return Ok(None) };
+    let mut body = Body::of(inference);
+    let x = real(&mut body, inference, 0)?;
+    let y = function(&mut body, x)?;
+    let y = quantised(&mut body, inference, y, 3, dtype)?;
+    body.done(&[y])
+}
+
+fn leaky(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let alpha = number(inference.operator, "alpha", 0.01)? as f32;
+    of_one(inference, |body, x| {
+        Ok(body.apply(Operator::new("LeakyRelu", OPSET).with("alpha", Attribute::Float(alpha)), &[x]))
+    })
+}
+
+fn pool(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let last = flag(inference.operator, "channels_last")?;
+    let Some(dims) = inference.dims(0)? else { return Ok(None) };
+    let rank = dims.len();
+    if rank < 3 {
+        return Err(misfit(inference.operator, format!("the input has rank {rank}")));
+    }
+    let axes: Vec<i64> = if last { (1..rank as i64 - 1).collect() } else { (2..rank as i64).collect() };
+    of_one(inference, |body, x| {
+        let axes = body.list(&axes)?;
+        Ok(body.op("ReduceMean", &[x, axes]))
+    })
+}
+
+fn softmax(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let operator = inference.operator;
+    let opset = operator.int("opset")?.unwrap_or(1);
+    // Before version 13 all dimensions from the axis on are one.
+    let (version, default) = if opset < 13 { (11, 1) } else { (OPSET, -1) };
+    let along = operator.int("axis")?.unwrap_or(default);
+    if let Some(dims) = inference.dims(0)? {
+        axis(along, dims.len())?;
+    }
+    of_one(inference, |body, x| {
+        Ok(body.apply(Operator::new("Softmax", version).with("axis", Attribute::Int(along)), &[x]))
+    })
+}
+
+/// Puts quantised tensors one behind the other; the scale and zero point of the result come first.
+fn concat(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let operator = inference.operator;
+    let count = inference.inputs.len();
+    if count < 5 || !(count - 2).is_multiple_of(3) {
+        return Err(misfit(operator, format!("{count} inputs are no tensors with their scales and zero points")));
+    }
+    let along = operator.int("axis")?.ok_or_else(|| misfit(operator, "it has no axis"))?;
+    let dtype = match inference.optional(1) {
+        Some(zero) => zero.ty.dtype,
+        None => inference.dtype(2)?,
+    };
+    let Some(dtype) = dtype else { return Ok(None) };
+    let mut body = Body::of(inference);
+    let mut parts = Vec::new();
+    for index in (2..count).step_by(3) {
+        parts.push(real(&mut body, inference, index)?);
+    }
+    let y = body.concat(&parts, along);
+    let y = quantised(&mut body, inference, y, 0, dtype)?;
+    body.done(&[y])
+}
+
+/// Returns scales and zero points in a shape that broadcasts along the axis of the input that they
+/// are for; `None` where they are for blocks, or where little is known.
+fn along_axis(body: &mut Body, inference: &Inference<'_>) -> Result<Option<[Option<ValueId>; 2]>> {
+    let operator = inference.operator;
+    let (Some(x), Some(scales)) = (shape(inference, 0)?, shape(inference, 1)?) else { return Ok(None) };
+    if operator.int("block_size")?.unwrap_or(0) != 0 {
+        return Ok(None);
+    }
+    let mut sizes = vec![];
+    if scales.iter().product::<usize>() != 1 {
+        let along = axis(operator.int("axis")?.unwrap_or(1), x.len())?;
+        if scales != [x[along]] {
+            return Err(misfit(operator, format!("the scales {scales:?} do not fit {x:?}")));
+        }
+        sizes = vec![1; x.len()];
+        sizes[along] = x[along];
+    }
+    let mut shaped = [None, None];
+    for (slot, index) in shaped.iter_mut().zip([1, 2]).filter(|(_, index)| has(inference, *index)) {
+        let value = body.input(index);
+        let given = shape(inference, index)?;
+        if given.as_ref().is_some_and(|given| *given != scales && given.iter().product::<usize>() != 1) {
+            return Err(misfit(operator, format!("the zero points {given:?} do not fit the scales {scales:?}")));
+        }
+        let one = given.is_some_and(|given| given.iter().product::<usize>() == 1);
+        *slot = Some(body.reshape(value, if one { &[] } else { &sizes })?);
+    }
+    Ok(Some(shaped))
+}
+
+/// Tells whether numbers of this type are of whole bytes, and exact as `f32`.
+fn is_small(dtype: Option<DType>) -> bool {
+    matches!(dtype, Some(DType::U8 | DType::I8 | DType::U16 | DType::I16))
+}
+
+fn expand_quantize(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let dtype = infer_quantize(inference)?.first().and_then(|ty| ty.dtype);
+    let plain = inference.dtype(0)? == Some(DType::F32) && inference.dtype(1)? == Some(DType::F32);
+    let mut body = Body::of(inference);
+    let (true, true, Some(dtype)) = (plain, is_small(dtype), dtype) else { return Ok(None) };
+    let Some([Some(scale), zero]) = along_axis(&mut body, inference)? else { return Ok(None) };
+    let x = body.input(0);
+    let y = body.quantised(x, scale, zero, dtype)?;
+    body.done(&[y])
+}
+
+fn expand_dequantize(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let plain = inference.dtype(1)? == Some(DType::F32) && inference.operator.attribute("output_dtype").is_none();
+    let mut body = Body::of(inference);
+    if !plain || !is_small(inference.dtype(0)?) {
+        return Ok(None);
+    }
+    let Some([Some(scale), zero]) = along_axis(&mut body, inference)? else { return Ok(None) };
+    let x = body.input(0);
+    let y = body.real(x, scale, zero);
+    body.done(&[y])
+}
