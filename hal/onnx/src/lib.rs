@@ -65,6 +65,7 @@ mod hostile_files;
 mod import;
 mod infer;
 mod open;
+mod parts;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[rustfmt::skip]
 mod proto;

@@ -48,21 +48,11 @@ pub struct StandardResult {
 pub struct ExpectedFailures(Vec<(String, String)>);
 
 impl ExpectedFailures {
-    /// Returns the list for devices and the cases of `onnx` 1.22.0.
+    /// Returns the list for the oracle, the CPU device and the cases of `onnx` 1.22.0.
     ///
     /// # Errors
     /// `InvalidArgument` where the list itself is broken.
     pub fn onnx() -> Result<Self> {
-        const BOTH: &str =
-            concat!(include_str!("../expected/onnx-1.22.0.txt"), include_str!("../expected/onnx-1.22.0-devices.txt"));
-        ExpectedFailures::parse(BOTH)
-    }
-
-    /// Returns the list for the oracle and the cases of `onnx` 1.22.0.
-    ///
-    /// # Errors
-    /// `InvalidArgument` where the list itself is broken.
-    pub fn oracle() -> Result<Self> {
         ExpectedFailures::parse(include_str!("../expected/onnx-1.22.0.txt"))
     }
 
