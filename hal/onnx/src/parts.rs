@@ -6,6 +6,9 @@
 
 use hetero_hal::{Attribute, DType, Node, Tensor};
 
+/// The depth from which on nothing is known; no sequence lies as deep in others.
+const DEEPEST: usize = 8;
+
 /// What is known of a value beside its dimensions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Held {
@@ -29,7 +32,7 @@ impl Held {
 
     /// Returns what is known of a value that holds this one.
     fn around(&self, dtype: DType) -> Held {
-        let parts = self.dtype.iter().chain(&self.parts).copied().collect();
+        let parts = self.dtype.iter().chain(&self.parts).copied().take(DEEPEST).collect();
         Held { dtype: Some(dtype), parts }
     }
 

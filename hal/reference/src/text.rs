@@ -169,8 +169,8 @@ fn normalizer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     };
     let compared = if operator.int("is_case_sensitive")?.unwrap_or(0) != 0 { Case::Kept } else { Case::Lower };
     let words = strings(operator, "stopwords")?;
-    // Letters that change can take three times the bytes.
-    let room = |text: &str| reserve(text.len().saturating_mul(3));
+    // Letters that change can take three times the bytes, and a text is changed twice.
+    let room = |text: &str| reserve(text.len().saturating_mul(6));
     let mut stopped: HashSet<String> = HashSet::default();
     for word in words.unwrap_or_default() {
         room(word)?;
@@ -206,8 +206,13 @@ pub(crate) fn strings<'a>(operator: &'a Operator, name: &str) -> Result<Option<V
     }
 }
 
-/// The most bytes that a compiled pattern takes, and the states that are made of it on the way.
-const PATTERN_BYTES: usize = 1 << 22;
+/// The most bytes that a compiled pattern takes, and as many the states that are made of it on the
+/// way.
+const COMPILED_BYTES: usize = 1 << 20;
+/// The most bytes of a pattern.
+const LONGEST_PATTERN: usize = 1 << 14;
+/// The bytes that a parsed pattern takes for each of its own; `\pL` names some hundred ranges.
+const PARSED_BYTES: usize = 1 << 11;
 
 fn infer_full_match(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let dims = inference.dims(0)?.map(<[Dim]>::to_vec);
@@ -269,23 +274,36 @@ fn full_match(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let reason = reason.lines().last().unwrap_or_default().trim().to_owned();
         Error::invalid_model(format!("{operator} has a pattern that is not of RE2's syntax, or too large: {reason}"))
     };
-    take(2 * PATTERN_BYTES, 1)?;
-    let config = Config::new().match_kind(MatchKind::All).cache_capacity(PATTERN_BYTES).skip_cache_capacity_check(true);
+    if pattern.len() > LONGEST_PATTERN {
+        return Err(failed(&format!("it has {} bytes, and {LONGEST_PATTERN} are the most", pattern.len())));
+    }
+    take(pattern.len(), PARSED_BYTES)?;
+    take(2 * COMPILED_BYTES, 1)?;
+    let config =
+        Config::new().match_kind(MatchKind::All).cache_capacity(COMPILED_BYTES).skip_cache_capacity_check(true);
     let dfa = DFA::builder()
         .configure(config)
         .syntax(syntax::Config::new().nest_limit(100))
-        .thompson(thompson::Config::new().nfa_size_limit(Some(PATTERN_BYTES)))
+        .thompson(thompson::Config::new().nfa_size_limit(Some(COMPILED_BYTES)))
         .build(&translated(pattern))
         .map_err(|error| {
             failed(&std::error::Error::source(&error).map_or_else(|| error.to_string(), |e| e.to_string()))
         })?;
     let mut cache = dfa.create_cache();
+    // A new state is made of all states of the pattern.
+    let steps = 8 * dfa.get_nfa().states().len();
+    let mut known = 0;
     let mut matches = |text: &str| -> Result<bool> {
         let start = Input::new(text).anchored(Anchored::Yes);
         let mut state = dfa.start_state_forward(&mut cache, &start).map_err(|error| failed(&error))?;
         for &byte in text.as_bytes() {
             spend(16)?;
             state = dfa.next_state(&mut cache, state, byte).map_err(|error| failed(&error))?;
+            let made = cache.memory_usage();
+            if made != known {
+                known = made;
+                spend(steps)?;
+            }
             if state.is_dead() || state.is_quit() {
                 return Ok(false);
             }
@@ -309,7 +327,13 @@ struct Grams {
     starts: Vec<usize>,
     /// The place of each n-gram in the result.
     places: Vec<usize>,
-    width: usize,
+}
+
+/// Returns how many places the result of a TfIdfVectorizer has for each row.
+fn width(operator: &Operator) -> Result<usize> {
+    let last = operator.ints("ngram_indexes")?.and_then(|places| places.iter().max());
+    let width = last.and_then(|&last| usize::try_from(last).ok()?.checked_add(1));
+    width.ok_or_else(|| Error::invalid_model(format!("{operator} lacks valid ngram_indexes")))
 }
 
 impl Grams {
@@ -326,15 +350,13 @@ impl Grams {
             return Err(missing("max_gram_length"));
         }
         let places = list("ngram_indexes")?;
-        let last = places.iter().max().ok_or_else(|| missing("ngram_indexes"))?;
-        let width = last.checked_add(1).ok_or_else(|| missing("ngram_indexes"))?;
         let (starts, skips) = (list("ngram_counts")?, length("max_skip_count")?);
-        Ok(Grams { lengths: shortest..=longest, skips, starts, places, width })
+        Ok(Grams { lengths: shortest..=longest, skips, starts, places })
     }
 }
 
 fn infer_vectorizer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let width = Dim::Known(Grams::of(inference.operator)?.width);
+    let width = Dim::Known(width(inference.operator)?);
     let dims = match inference.dims(0)? {
         Some([] | [_]) => Some(vec![width]),
         Some([rows, _]) => Some(vec![rows.clone(), width]),
@@ -421,7 +443,7 @@ fn vectorizer(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         (None, None) => return Err(Error::invalid_model(format!("{operator} lacks its pool"))),
     };
     let tree = Tree::of(&grams, &pool, operator)?;
-    let width = grams.width;
+    let width = width(operator)?;
     let shape = if input.rank() == 2 { vec![rows, width] } else { vec![width] };
     let count = evaluation.reserve(DType::F32, &shape)?;
     let mut found = vec![0f32; count];
@@ -587,7 +609,9 @@ mod tests {
 
     #[test]
     fn hostile_patterns_are_errors_and_long_texts_end_by_the_deadline() {
-        for pattern in ["(", "a{1000000}", "((a{100}){100}){100}", "\\", "[", r"(a)\1", &"(".repeat(100_000)] {
+        for pattern in
+            ["(", "a{100000}", &r"\pL".repeat(6000), "((a{100}){100}){100}", "\\", "[", r"(a)\1", &"(".repeat(100_000)]
+        {
             assert!(matched(pattern, "a").is_err(), "{pattern:.20}");
         }
         let op = Operator::new("RegexFullMatch", 20).with("pattern", text("(a|b|ab)*[ab]{50}c"));
