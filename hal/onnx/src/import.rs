@@ -244,6 +244,8 @@ impl<'a> Importer<'a> {
                 name.push('_');
             }
             let (wide, _) = scope.declare(&name)?;
+            let dims = ty.dims.iter().flatten().cloned().chain(std::iter::repeat_n(Dim::Known(1), missing));
+            scope.value(wide).ty = TensorType { dtype: ty.dtype, dims: Some(dims.collect()) };
             nodes.push(Node { name: name.into(), operator, inputs: vec![Some(*input)], outputs: vec![Some(wide)] });
             node.inputs[1] = Some(wide);
         }

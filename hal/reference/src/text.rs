@@ -523,6 +523,62 @@ mod tests {
     }
 
     #[test]
+    fn texts_move_as_numbers_do() {
+        let ints = |shape: &[usize], values: &[i64]| Tensor::from_vec(shape, values.to_vec()).unwrap();
+        let list = |values: &[i64]| ints(&[values.len()], values);
+        let (digits, flags) = (ints(&[2, 3], &[3, 1, 4, 1, 5, 9]), [true, false, true].map(Bool::from).to_vec());
+        let flags = Tensor::from_vec(&[3], flags).unwrap();
+        let cast = |tensor: &Tensor| {
+            let to = Operator::new("Cast", 21).with("to", Attribute::Int(8));
+            compute(&to, &[Some(tensor.clone())], 1).unwrap().swap_remove(0)
+        };
+        let op = |name: &str| Operator::new(name, 17);
+        let along = |name: &str, axis: i64| op(name).with("axis", Attribute::Int(axis));
+        let d = || digits.clone();
+        // The operators, their inputs, which of these are elements to move, and how many outputs are.
+        let cases: Vec<(Operator, Vec<Tensor>, &[usize], usize)> = vec![
+            (op("Identity"), vec![d()], &[0], 1),
+            (op("Transpose"), vec![d()], &[0], 1),
+            (op("Flatten"), vec![d()], &[0], 1),
+            (op("Reshape"), vec![d(), list(&[3, -1])], &[0], 1),
+            (op("Unsqueeze"), vec![d(), list(&[0])], &[0], 1),
+            (op("Squeeze"), vec![ints(&[1, 2], &[7, 8]), list(&[0])], &[0], 1),
+            (op("Expand"), vec![d(), list(&[2, 2, 3])], &[0], 1),
+            (op("Tile"), vec![d(), list(&[2, 1])], &[0], 1),
+            (along("Concat", 1), vec![d(), d()], &[0, 1], 1),
+            (along("Split", 1), vec![d(), list(&[1, 2])], &[0], 2),
+            (op("Slice"), vec![d(), list(&[2]), list(&[-9]), list(&[1]), list(&[-1])], &[0], 1),
+            (op("Pad"), vec![d(), list(&[1, 0, 0, 2]), ints(&[], &[7])], &[0, 2], 1),
+            (along("Gather", 1), vec![d(), list(&[2, 0, -1])], &[0], 1),
+            (along("GatherElements", 0), vec![d(), ints(&[1, 3], &[1, 0, 1])], &[0], 1),
+            (op("GatherND"), vec![d(), ints(&[2, 2], &[0, 1, 1, 2])], &[0], 1),
+            (along("ScatterElements", 1), vec![d(), ints(&[1, 2], &[0, 2]), ints(&[1, 2], &[6, 7])], &[0, 2], 1),
+            (op("ScatterND"), vec![d(), ints(&[1, 1], &[1]), ints(&[1, 3], &[6, 7, 8])], &[0, 2], 1),
+            (along("Compress", 1), vec![d(), flags.clone()], &[0], 1),
+            (op("Where"), vec![flags, d(), ints(&[], &[0])], &[1, 2], 1),
+            (op("Unique"), vec![d()], &[0], 1),
+            (along("OneHot", 0), vec![list(&[1, 0]), list(&[2]), list(&[4, 5])], &[2], 1),
+            (op("ReverseSequence"), vec![d(), list(&[1, 2, 2])], &[0], 1),
+            (op("Trilu"), vec![ints(&[1, 1], &[5])], &[0], 1),
+        ];
+        for (operator, inputs, moved, outputs) in cases {
+            let numbers: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+            let mut texts = numbers.clone();
+            for &index in moved {
+                texts[index] = Some(cast(&inputs[index]));
+            }
+            let (expected, found) = (compute(&operator, &numbers, outputs), compute(&operator, &texts, outputs));
+            for (expected, found) in expected.unwrap().iter().zip(found.unwrap()).take(outputs) {
+                assert_eq!(cast(expected), found, "{operator}");
+                assert_eq!(cast(expected).strings().unwrap(), found.strings().unwrap(), "{operator}");
+            }
+        }
+        let equal = compute(&op("Equal"), &[Some(cast(&d())), Some(cast(&ints(&[3], &[3, 5, 9])))], 1).unwrap();
+        let equal: Vec<bool> = equal[0].view::<Bool>().unwrap().iter().map(|flag| flag.get()).collect();
+        assert_eq!(equal, [true, false, false, false, true, true]);
+    }
+
+    #[test]
     fn texts_are_joined_with_broadcasting() {
         let inputs = [Some(texts(&[2, 1], &["a", "é"])), Some(texts(&[2], &["", "x"]))];
         let y = compute(&Operator::new("StringConcat", 20), &inputs, 1).unwrap();
