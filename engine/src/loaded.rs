@@ -25,6 +25,8 @@ use crate::{Error, Model, Result};
 const MOST_PLANS: usize = 8;
 /// The smallest bound of a size that varies.
 const LEAST_BOUND: usize = 64;
+/// The number of open dimensions among which sums are looked for.
+const MOST_IN_SUMS: usize = 16;
 
 /// A model that an engine runs with inputs of any shapes that the model allows.
 ///
@@ -61,6 +63,28 @@ struct OpenDim {
     at: Vec<(usize, usize)>,
 }
 
+/// A dimension that is the sum of two others.
+#[derive(Clone, Copy)]
+struct Sum {
+    whole: usize,
+    parts: [usize; 2],
+}
+
+impl Sum {
+    fn holds(&self, sizes: &[usize]) -> bool {
+        let [a, b] = self.parts.map(|part| sizes[part]);
+        a.checked_add(b) == Some(sizes[self.whole])
+    }
+
+    /// Returns the sums that these sizes allow.
+    fn of(sizes: &[usize]) -> Vec<Sum> {
+        let dims = || 0..sizes.len().min(MOST_IN_SUMS);
+        let parts = dims().flat_map(|a| dims().filter(move |&b| a < b).map(move |b| [a, b]));
+        let sums = parts.flat_map(|parts| dims().map(move |whole| Sum { whole, parts }));
+        sums.filter(|sum| !sum.parts.contains(&sum.whole) && sum.holds(sizes)).collect()
+    }
+}
+
 /// The sizes of an open dimension that a plan serves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Span {
@@ -74,6 +98,13 @@ impl Span {
         match self {
             Span::Exactly(own) => own == size,
             Span::UpTo(bound) => (2..=bound).contains(&size),
+        }
+    }
+
+    /// Returns the largest size.
+    fn most(self) -> usize {
+        match self {
+            Span::Exactly(most) | Span::UpTo(most) => most,
         }
     }
 }
@@ -95,6 +126,9 @@ struct State {
     served: Vec<Arc<Served>>,
     /// The open dimensions that vary.
     varying: BTreeSet<usize>,
+    /// The dimensions that were the sum of two others whenever a plan was made, as the length of a
+    /// mask is that of a cache and of what is new; `None` before the first plan.
+    sums: Option<Vec<Sum>>,
     /// Why each shape has a plan of its own, where that is so.
     exact: Option<String>,
     made: usize,
@@ -303,6 +337,10 @@ impl LoadedModel {
 
     /// Notes the dimensions that have another size than in the run before.
     fn note_sizes(&self, state: &mut State, sizes: &[usize]) {
+        match &mut state.sums {
+            Some(sums) => sums.retain(|sum| sum.holds(sizes)),
+            None => state.sums = Some(Sum::of(sizes)),
+        }
         let Some(last) = state.served.last().cloned() else { return };
         state.varying.extend((0..sizes.len()).filter(|&dim| !last.spans[dim].holds(sizes[dim])));
         // Devices whose executables take exact sizes have a plan for each shape.
@@ -322,15 +360,20 @@ impl LoadedModel {
             if size < 2 || !state.varying.contains(&dim) {
                 return Span::Exactly(size);
             }
-            let known = state.served.iter().map(|served| match served.spans[dim] {
-                Span::Exactly(size) | Span::UpTo(size) => size,
-            });
+            let known = state.served.iter().map(|served| served.spans[dim].most());
             let most = known.chain([size]).max().unwrap_or(size);
             // A size that grows step by step takes a new plan only when it has doubled.
             let roomy = most.checked_next_power_of_two().and_then(|most| most.checked_mul(2));
             Span::UpTo(roomy.unwrap_or(most).max(LEAST_BOUND))
         };
-        sizes.iter().enumerate().map(span).collect()
+        let mut spans: Vec<Span> = sizes.iter().enumerate().map(span).collect();
+        // Bounds that do not add up as the sizes do may not fit together in the model.
+        for Sum { whole, parts } in state.sums.iter().flatten().copied() {
+            if let (Span::UpTo(_), [Some(a), Some(b)]) = (spans[whole], parts.map(|part| spans.get(part).copied())) {
+                spans[whole] = Span::UpTo(a.most().saturating_add(b.most()));
+            }
+        }
+        spans
     }
 
     /// Plans and compiles for these sizes.

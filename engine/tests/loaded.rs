@@ -2,10 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
 
-use hetero::hal::{Attribute, Bool, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
-use hetero::{DeviceOptions, Error, HeteroEngine, LoadedModel, Model, Tensor};
+use hetero::hal::{
+    Attribute, Bool, DType, Dim, Graph, Node, Operator, TensorType, TraceEvent, TraceKind, TraceSink, Value, ValueId,
+};
+use hetero::{DeviceOptions, Error, HeteroEngine, LoadedModel, Model, OutputBuffer, Tensor};
 use hetero_cpu as _;
 
 /// A graph in the making.
@@ -206,6 +209,97 @@ fn a_cache_that_grows_takes_a_plan_when_it_has_doubled() {
         assert_eq!(past.shape(), [1, step + 1, 16]);
     }
     assert!(loaded.plans_made() <= 6, "{}", loaded.plans_made());
+}
+
+#[test]
+fn a_mask_as_long_as_the_cache_and_what_is_new_takes_plans_as_rarely() {
+    let mut b = Builder::default();
+    let x = b.input("x", DType::F32, &["batch", "new", "16"]);
+    let past = b.input("past", DType::F32, &["batch", "past", "16"]);
+    let mask = b.input("mask", DType::F32, &["batch", "total"]);
+    let all = b.node(Operator::new("Concat", 17).with("axis", Attribute::Int(1)), &[past, x]);
+    let turned = b.node(Operator::new("Transpose", 17).with("perm", ints(&[0, 2, 1])), &[all]);
+    let scores = b.op("MatMul", &[x, turned]);
+    let one = b.list(&[1]);
+    let mask = b.op("Unsqueeze", &[mask, one]);
+    let scores = b.op("Add", &[scores, mask]);
+    let scores = b.node(Operator::new("Softmax", 17).with("axis", Attribute::Int(-1)), &[scores]);
+    let y = b.op("MatMul", &[scores, all]);
+    let model = b.model(&[y, all]);
+    let (engine, name) = (engine(), model.graph.values[all.index()].name.clone());
+    let loaded = engine.load(&model).unwrap();
+    let (mut past, mut total) = (waves(&[1, 0, 16], 0), 0);
+    for step in 0..150 {
+        let new = if step == 0 { 9 } else { 1 };
+        total += new;
+        let inputs = [("x", waves(&[1, new, 16], step)), ("past", past), ("mask", waves(&[1, total], step))];
+        past = agrees(&engine, &loaded, &inputs)[&*name].clone();
+    }
+    assert!(loaded.plans_made() <= 6, "{}", loaded.plans_made());
+    assert_eq!(loaded.notes(), None);
+}
+
+/// What a run's trace tells: how often a device compiled, and the nodes that it computed.
+#[derive(Default)]
+struct Told(Mutex<(usize, BTreeSet<String>)>);
+
+impl TraceSink for Told {
+    fn event(&self, event: &TraceEvent<'_>) {
+        let mut told = self.0.lock().unwrap();
+        told.0 += usize::from(event.kind == TraceKind::Compile);
+        told.1.extend(event.nodes.iter().map(ToString::to_string));
+    }
+}
+
+#[test]
+fn layers_that_are_alike_are_compiled_once_for_a_size_and_keep_their_names() {
+    const LAYERS: usize = 4;
+    let mut b = Builder::default();
+    let mut x = b.input("x", DType::F32, &["1", "1", "16"]);
+    let pasts: Vec<ValueId> =
+        (0..LAYERS).map(|layer| b.input(&format!("past{layer}"), DType::F32, &["1", "past", "16"])).collect();
+    for (layer, &past) in pasts.iter().enumerate() {
+        let w = b.weights(&[16, 16]);
+        let key = b.op("MatMul", &[x, w]);
+        let all = b.node(Operator::new("Concat", 17).with("axis", Attribute::Int(1)), &[past, key]);
+        let turned = b.node(Operator::new("Transpose", 17).with("perm", ints(&[0, 2, 1])), &[all]);
+        let scores = b.op("MatMul", &[x, turned]);
+        // The last layer is another one.
+        let divisor = b.constant(Tensor::scalar(if layer + 1 == LAYERS { 3f32 } else { 4f32 }));
+        let scores = b.op("Div", &[scores, divisor]);
+        let scores = b.node(Operator::new("Softmax", 17).with("axis", Attribute::Int(-1)), &[scores]);
+        let y = b.op("MatMul", &[scores, all]);
+        let w = b.weights(&[16, 16]);
+        let y = b.op("MatMul", &[y, w]);
+        x = b.op("Tanh", &[y]);
+    }
+    let model = b.model(&[x]);
+    let named = |kind: &str| {
+        let nodes = model.graph.nodes.iter().filter(|node| node.operator.is(kind));
+        nodes.map(|node| node.name.to_string()).collect::<BTreeSet<_>>()
+    };
+    let (engine, softmaxes) = (engine(), named("Softmax"));
+    assert_eq!(softmaxes.len(), LAYERS);
+    let loaded = engine.load(&model).unwrap();
+    for (length, compiled) in [(9, 0), (12, 2), (13, 2), (12, 0), (30, 2)] {
+        let names: Vec<String> = (0..LAYERS).map(|layer| format!("past{layer}")).collect();
+        let mut inputs = vec![("x", waves(&[1, 1, 16], length))];
+        inputs.extend((0..LAYERS).map(|layer| (&*names[layer], waves(&[1, length, 16], layer))));
+        let session = loaded.session(&inputs).unwrap();
+        let told = Arc::new(Told::default());
+        let sink: Arc<dyn TraceSink> = told.clone();
+        let ordered: Vec<Tensor> = session
+            .inputs()
+            .iter()
+            .map(|port| inputs.iter().find(|(name, _)| *name == &*port.name).unwrap().1.clone())
+            .collect();
+        session.run_traced(&ordered, &mut [OutputBuffer::default()], Some(&sink)).unwrap();
+        let told = told.0.lock().unwrap();
+        assert_eq!(told.0, compiled, "{length}");
+        assert!(softmaxes.is_subset(&told.1), "{:?}", told.1);
+        drop(told);
+        agrees(&engine, &loaded, &inputs);
+    }
 }
 
 #[test]

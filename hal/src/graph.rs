@@ -436,6 +436,76 @@ impl Graph {
             .ok_or_else(|| Error::internal(format!("graph '{}' has no value {}", self.name, id.0)))
     }
 
+    /// Brings the values of a node's body into the graph, such as those of the branch that an `If`
+    /// takes, and returns the nodes that take the node's place.
+    /// The body's captures are values of this graph.
+    /// Names get the node's name as a prefix, so that they stay unique.
+    pub fn inline(&mut self, node: &Node, body: &Graph) -> Vec<Node> {
+        let mut renamed: Vec<Option<ValueId>> = vec![None; body.values.len()];
+        for capture in &body.captures {
+            renamed[capture.inner.index()] = Some(capture.outer);
+        }
+        let mut made_here = vec![false; body.values.len()];
+        for id in body.nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
+            made_here[id.index()] = true;
+        }
+        let mut carried = Vec::new();
+        for (inner, outer) in body.outputs.iter().zip(&node.outputs) {
+            if let Some(outer) = outer {
+                match renamed[inner.index()] {
+                    None if made_here[inner.index()] => renamed[inner.index()] = Some(*outer),
+                    _ => carried.push((*inner, *outer)),
+                }
+            }
+        }
+        for (slot, value) in renamed.iter_mut().zip(&body.values) {
+            if slot.is_none() {
+                *slot = Some(ValueId(self.values.len() as u32));
+                let mut value = value.clone();
+                value.name = format!("{}/{}", node.name, value.name).into();
+                self.values.push(value);
+            }
+        }
+        let rename = |id: ValueId| renamed[id.index()].unwrap_or(id);
+        let mut nodes = Vec::with_capacity(body.nodes.len() + carried.len());
+        for inner in &body.nodes {
+            let mut inner = inner.remapped(rename);
+            inner.name = format!("{}/{}", node.name, inner.name).into();
+            nodes.push(inner);
+        }
+        for (index, (inner, outer)) in carried.into_iter().enumerate() {
+            nodes.push(Node {
+                name: format!("{}/output_{index}", node.name).into(),
+                operator: Operator::new("Identity", node.operator.version),
+                inputs: vec![Some(rename(inner))],
+                outputs: vec![Some(outer)],
+            });
+        }
+        nodes
+    }
+
+    /// Takes out the nodes and outputs that make nothing which is wanted; `wanted` tells of each
+    /// output of the graph whether it is.
+    pub fn trim(&mut self, wanted: &[bool]) {
+        let mut needed = vec![false; self.values.len()];
+        for (id, _) in self.outputs.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
+            needed[id.index()] = true;
+        }
+        let mut kept = Vec::with_capacity(self.nodes.len());
+        for mut node in std::mem::take(&mut self.nodes).into_iter().rev() {
+            for output in &mut node.outputs {
+                *output = output.filter(|id| needed[id.index()]);
+            }
+            while node.outputs.pop_if(|output| output.is_none()).is_some() {}
+            if !node.outputs.is_empty() {
+                node.uses().for_each(|id| needed[id.index()] = true);
+                kept.push(node);
+            }
+        }
+        kept.reverse();
+        self.nodes = kept;
+    }
+
     /// Checks the promises of the type.
     /// Ids are in range, every value has at most one producer, nodes are in topological order, and
     /// names of values are unique.

@@ -57,8 +57,8 @@ impl ProgramValue {
         self.shape.iter().product()
     }
 
-    /// Returns the bytes that the value is laid out with, which are the most that it can take, and 0
-    /// for a late value.
+    /// Returns the bytes that the value is laid out with: the most that it can take, or 0 for a late
+    /// value.
     #[must_use]
     pub fn bytes(&self) -> usize {
         if self.late.is_some() {

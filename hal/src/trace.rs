@@ -82,6 +82,8 @@ pub enum TraceKind {
     Wait,
     /// A host function ran.
     Host,
+    /// A program, or a part of one, was compiled for the sizes of the run.
+    Compile,
 }
 
 impl fmt::Display for TraceKind {
@@ -91,6 +93,7 @@ impl fmt::Display for TraceKind {
             TraceKind::Transfer => "transfer",
             TraceKind::Wait => "wait",
             TraceKind::Host => "host",
+            TraceKind::Compile => "compile",
         })
     }
 }

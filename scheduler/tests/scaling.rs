@@ -97,8 +97,8 @@ fn measure(family: fn(usize, &mut SplitMix64) -> Vec<Vec<usize>>, count: usize) 
     times.try_into().unwrap()
 }
 
-/// The sizes that are compared: a phase that is linear takes 8 times as much for the larger, and one
-/// that goes through all pairs 64 times.
+/// The sizes that are compared: a phase that is linear takes 8 times as much for the larger, and
+/// one that goes through all pairs 64 times.
 const SIZES: [usize; 2] = [2000, 16_000];
 /// The most that the larger may take more.
 const MOST_TIMES: u64 = 24;

@@ -235,6 +235,20 @@ enum Bench {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure models whose sizes change from run to run, beside plans for each size alone and
+    /// beside ONNX Runtime.
+    ///
+    /// An encoder gets 500 random lengths up to 512, and a decoder 1 000 tokens with a growing
+    /// cache.
+    /// Writes target/bench-shapes.json and .md, and fails where outputs differ.
+    Shapes {
+        /// Take 25 lengths and 100 tokens only.
+        #[arg(long)]
+        quick: bool,
+        /// Seed of weights and lengths.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
     /// Measure a product of matrices on cpu:0 and opencl:0 alone, and in tiles over both.
     ///
     /// The matrices have 4096 rows and columns unless `--size` says otherwise.
@@ -270,10 +284,13 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Models { beside, names, .. } => beside.is_some() || !names.is_empty(),
         Bench::Assign { names, .. } | Bench::Placement { names, .. } => !names.is_empty(),
         Bench::Pipeline { arguments } => !arguments.is_empty(),
+        Bench::Shapes { quick, .. } => *quick,
         Bench::Handover | Bench::Schedule { .. } | Bench::Tiles { .. } | Bench::Trees => false,
     };
     if write && part {
-        return Err("--write is for the whole benchmark: leave out names, --beside and other arguments".to_owned());
+        return Err(
+            "--write is for the whole benchmark: leave out names, --beside, --quick and other arguments".to_owned()
+        );
     }
     let section = match what {
         Bench::Models { taken: false, .. } => "models",
@@ -282,6 +299,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Handover => "handover",
         Bench::Placement { .. } => "placement",
         Bench::Schedule { .. } => "schedule",
+        Bench::Shapes { .. } => "shapes",
         Bench::Tiles { .. } => "tiles",
         Bench::Trees => "trees",
         Bench::Pipeline { .. } => "pipeline",
@@ -294,6 +312,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
             steps::bench_placement(workspace, seconds, cuts, seed, &names)
         }
         Bench::Schedule { seconds, seed } => steps::bench_schedule(workspace, seconds, seed),
+        Bench::Shapes { quick, seed } => steps::bench_shapes(workspace, quick, seed),
         Bench::Tiles { size, seconds } => steps::bench_tiles(workspace, size, seconds),
         Bench::Trees => steps::bench_trees(workspace),
         Bench::Pipeline { arguments } => steps::bench_pipeline(workspace, &arguments),

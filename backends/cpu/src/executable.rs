@@ -9,7 +9,7 @@ use std::time::Instant;
 use foldhash::{HashMap, HashMapExt, HashSet};
 use hetero_hal::{
     Allowance, BindingInfo, Buffer, BufferLayout, CompileOptions, DeviceId, Direction, Error, ErrorKind, Executable,
-    Execution, HostMemory, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
+    Execution, HostMemory, Node, NodeId, Program, Result, Tensor, TraceKind, ValueId, Weight, distinct_weights,
 };
 use hetero_kit::{Budget, Held, Tracer, Weights};
 
@@ -21,7 +21,7 @@ use crate::kernels::{Kernel, Packed, Runtime};
 use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
 use crate::operand::{Arguments, Operand};
-use crate::region::Region;
+use crate::region::{Families, Region};
 use crate::saved::{self, Packer, Saved};
 
 /// The place of a value while the program runs.
@@ -60,7 +60,9 @@ const SMALL: usize = 4096;
 struct Step {
     /// The node that errors name.
     node: Named,
-    /// The nodes that it does: a range of [`CpuExecutable::nodes`].
+    /// The position of that node in the program.
+    last: u32,
+    /// The nodes that it does: a range of [`CpuExecutable::nodes`] and of [`CpuExecutable::done`].
     nodes: Range<u32>,
     kernel: Box<dyn Kernel>,
     /// A range of [`CpuExecutable::places`].
@@ -85,6 +87,21 @@ impl fmt::Display for Named {
     }
 }
 
+/// The nodes that an executable does for another program than its own, which is the same but for
+/// names.
+#[derive(Clone, Copy)]
+pub(crate) struct Alias<'a> {
+    pub(crate) program: &'a Program,
+    /// The position there of each node of the executable's own program.
+    pub(crate) nodes: &'a [usize],
+}
+
+impl<'a> Alias<'a> {
+    fn node(self, own: u32) -> Option<&'a Node> {
+        self.program.nodes().get(*self.nodes.get(own as usize)?)
+    }
+}
+
 /// Adds entries to a list, and returns their range.
 fn append<T>(list: &mut Vec<T>, entries: impl IntoIterator<Item = T>) -> Result<Range<u32>> {
     let start = list.len();
@@ -106,6 +123,8 @@ pub(crate) struct CpuExecutable {
     places: Vec<Option<Place>>,
     /// The names of the nodes that the steps do.
     nodes: Vec<Arc<str>>,
+    /// The positions of these nodes in the program.
+    done: Vec<u32>,
     constants: Vec<Tensor>,
     copies: Vec<Arc<Held<Tensor>>>,
     scratch: usize,
@@ -194,18 +213,22 @@ impl CpuExecutable {
         let scratch = |range: arena::Range| Place::Scratch { offset: range.offset, bytes: range.bytes };
         places.extend(arena.values.into_iter().map(|(form, range)| (form, scratch(range))));
         let mut steps = Vec::with_capacity(kernels.len());
-        let (mut operands, mut nodes) = (Vec::new(), Vec::with_capacity(program.nodes().len()));
+        let mut operands = Vec::new();
+        let count = program.nodes().len();
+        let (mut nodes, mut done) = (Vec::with_capacity(count), Vec::with_capacity(count));
         for ((draft, kernel), workspace) in drafts.into_iter().zip(kernels).zip(arena.workspaces) {
             let last = program.nodes().get(draft.node).ok_or_else(|| Error::internal("a step is of no node"))?;
             let find = |form: &Option<Form>| form.and_then(|form| places.get(&form).copied());
-            let done = draft.nodes.iter().filter_map(|&node| program.nodes().get(node));
+            let names = draft.nodes.iter().filter_map(|&node| Some(program.nodes().get(node)?.name.clone()));
+            done.extend(draft.nodes.iter().map(|&node| node as u32));
             steps.push(Step {
                 node: Named {
                     name: last.name.clone(),
                     domain: last.operator.domain.clone(),
                     operator: last.operator.name.clone(),
                 },
-                nodes: append(&mut nodes, done.map(|node| node.name.clone()))?,
+                last: draft.node as u32,
+                nodes: append(&mut nodes, names)?,
                 kernel,
                 inputs: append(&mut operands, draft.inputs.iter().map(find))?,
                 outputs: append(&mut operands, draft.outputs.iter().map(find))?,
@@ -214,7 +237,7 @@ impl CpuExecutable {
         }
         let (scratch, is_open, shared) = (arena.bytes, program.is_open(), device.clone());
         let (places, frames) = (operands, Mutex::new(Vec::new()));
-        Ok(CpuExecutable { bindings, steps, places, nodes, constants, copies, scratch, is_open, shared, frames })
+        Ok(CpuExecutable { bindings, steps, places, nodes, done, constants, copies, scratch, is_open, shared, frames })
     }
 
     /// Checks for a caller's mistakes.
@@ -265,11 +288,18 @@ impl CpuExecutable {
         // The oracle takes what the device has left.
         let allowance = Allowance::new(left(&self.shared.budget)).until(execution.deadline);
         let runtime = Runtime::new(execution.extents.as_deref(), &self.shared, allowance).told(tracer);
-        self.perform((bound, scratch), copies, (inputs, outputs), &runtime)
+        self.perform((bound, scratch), copies, (inputs, outputs), &runtime, None)
     }
 
-    /// Runs inside a run of another executable, on operands and a buffer of its own.
-    pub(crate) fn run_on(&self, operands: &[Operand], scratch: Option<Operand>, outer: &Runtime<'_>) -> Result<()> {
+    /// Runs inside a run of another executable, on operands and a buffer of its own, and calls the
+    /// nodes by their names there.
+    pub(crate) fn run_on(
+        &self,
+        operands: &[Operand],
+        scratch: Option<Operand>,
+        outer: &Runtime<'_>,
+        alias: Alias<'_>,
+    ) -> Result<()> {
         for (info, operand) in self.bindings.iter().zip(operands) {
             if operand.bytes < info.bytes {
                 return Err(Error::internal(format!("the operand '{}' is too small", info.name))
@@ -283,7 +313,8 @@ impl CpuExecutable {
             copies.push(copy.value()?);
             Ok(())
         });
-        let outcome = outcome.and_then(|()| self.perform((operands, scratch), copies, (inputs, outputs), &runtime));
+        let lists = (inputs, outputs);
+        let outcome = outcome.and_then(|()| self.perform((operands, scratch), copies, lists, &runtime, Some(alias)));
         frame.copies.clear();
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
         outcome
@@ -296,6 +327,7 @@ impl CpuExecutable {
         copies: &[Arc<Tensor>],
         (inputs, outputs): (&mut Vec<Option<Operand>>, &mut Vec<Option<Operand>>),
         runtime: &Runtime<'_>,
+        alias: Option<Alias<'_>>,
     ) -> Result<()> {
         let resolve = |place: Place| -> Option<Operand> {
             Some(match place {
@@ -312,7 +344,10 @@ impl CpuExecutable {
             })
         };
         for step in &self.steps {
-            let at = |error: Error| error.at(step.node.to_string());
+            let at = |error: Error| match alias.and_then(|alias| alias.node(step.last)) {
+                Some(node) => error.at(node.to_string()),
+                None => error.at(step.node.to_string()),
+            };
             runtime.check().map_err(at)?;
             inputs.clear();
             inputs.extend(part(&self.places, &step.inputs).iter().map(|place| place.and_then(resolve)));
@@ -324,8 +359,13 @@ impl CpuExecutable {
             let begin = tracer.map(|_| Instant::now());
             step.kernel.run(&mut arguments, runtime).and_then(|()| runtime.finish()).map_err(at)?;
             if let (Some(tracer), Some(begin)) = (tracer, begin) {
-                let nodes = part(&self.nodes, &step.nodes);
-                tracer.event(TraceKind::Kernel, step.kernel.name(), nodes, (begin, Instant::now()), 0);
+                let span = (begin, Instant::now());
+                let names = alias.map(|alias| {
+                    let nodes = part(&self.done, &step.nodes).iter().filter_map(|&node| alias.node(node));
+                    nodes.map(|node| node.name.clone()).collect::<Vec<_>>()
+                });
+                let nodes = names.as_deref().unwrap_or_else(|| part(&self.nodes, &step.nodes));
+                tracer.event(TraceKind::Kernel, step.kernel.name(), nodes, span, 0);
             }
         }
         Ok(())
@@ -430,9 +470,10 @@ fn make(
     (weights, here): (Packer<'_>, bool),
 ) -> Result<Vec<Box<dyn Kernel>>> {
     // The pool's threads make kernels, and a region makes its own by them.
+    let mut families = Families::default();
     let recipe = |draft: &mut Draft| {
         Ok(Mutex::new(match std::mem::replace(&mut draft.recipe, Recipe::Node) {
-            Recipe::Region(part) => Making::Made(Ok(Box::new(Region::new(*part, device, options)?))),
+            Recipe::Region(part) => Making::Made(Ok(Box::new(Region::new(*part, device, options, &mut families)?))),
             recipe => Making::Recipe(recipe),
         }))
     };

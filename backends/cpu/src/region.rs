@@ -1,15 +1,16 @@
 //! Regions of a program, compiled for the sizes of each run.
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use hetero_hal::{
-    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, LateId, Program, ProgramValue, Result, Tensor,
-    element_count,
+    Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, LateId, Node, Program, ProgramValue, Result, Tensor,
+    TraceKind, element_count,
 };
 use hetero_reference::{Exact, Standard, exact, shaping_inputs};
 
 use crate::device::Shared;
-use crate::executable::CpuExecutable;
+use crate::executable::{Alias, CpuExecutable};
 use crate::kernels::{Kernel, Packed, Runtime};
 use crate::memory::{self, CpuMemory};
 use crate::operand::{Arguments, Operand};
@@ -17,6 +18,8 @@ use crate::operand::{Arguments, Operand};
 /// The most sizes for which a region is kept compiled; those of the last runs stay.
 /// A compiled region takes some kilobytes, as weights are shared.
 const KEPT: usize = 32;
+/// The number of families among which that of a region is looked for.
+const MOST_LOOKS: usize = 16;
 
 /// An input or output of a region.
 struct Port {
@@ -70,6 +73,8 @@ struct Compiled {
     /// The sizes that only a run tells, and the contents that decide sizes.
     key: Vec<u64>,
     executable: CpuExecutable,
+    /// The position in the region of each node that the executable does.
+    nodes: Vec<usize>,
     /// The outputs that are known without a run.
     known: Vec<(usize, Tensor)>,
     /// The positions of the other outputs.
@@ -84,6 +89,14 @@ pub(crate) struct Region {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     device: Arc<Shared>,
+    family: Arc<Family>,
+}
+
+/// What regions share that are the same but for names, as those of a model's layers often are: for
+/// each size, one of them is compiled for all.
+struct Family {
+    /// The region that was found first.
+    program: Program,
     /// The region as it was compiled first, which keeps packed weights while other sizes come and
     /// go.
     first: OnceLock<Arc<Compiled>>,
@@ -93,8 +106,57 @@ pub(crate) struct Region {
     rooms: Mutex<Vec<Buffer>>,
 }
 
+/// The families of a program's regions, the latest last.
+#[derive(Default)]
+pub(crate) struct Families(Vec<Arc<Family>>);
+
+impl Families {
+    /// Returns the family of a region, and whether it is a new one.
+    fn of(&mut self, program: &Program) -> (Arc<Family>, bool) {
+        let known = self.0.iter().rev().take(MOST_LOOKS).find(|family| is_alike(&family.program, program));
+        if let Some(family) = known {
+            return (family.clone(), false);
+        }
+        let (recent, rooms) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
+        let family = Arc::new(Family { program: program.clone(), first: OnceLock::new(), recent, rooms });
+        self.0.push(family.clone());
+        (family, true)
+    }
+}
+
+/// Tells whether two regions are the same but for names, so that what is compiled for one does what
+/// the other does.
+fn is_alike(one: &Program, other: &Program) -> bool {
+    let open = |value: &ProgramValue| value.extents.iter().map(Option::is_some).collect::<Vec<_>>();
+    let same = |one: &Tensor, other: &Tensor| {
+        let place = |tensor: &Tensor| (tensor.dtype(), tensor.bytes().as_ptr_range());
+        (place(one) == place(other) && one.shape() == other.shape()) || one == other
+    };
+    let values = |(one, other): (&ProgramValue, &ProgramValue)| {
+        let constants = match (&one.constant, &other.constant) {
+            (Some(one), Some(other)) => same(one, other),
+            (None, None) => true,
+            _ => false,
+        };
+        let types = one.dtype == other.dtype && one.shape == other.shape && open(one) == open(other);
+        types && one.late.is_some() == other.late.is_some() && constants
+    };
+    let nodes = |(one, other): (&Node, &Node)| {
+        one.operator == other.operator && one.inputs == other.inputs && one.outputs == other.outputs
+    };
+    (one.inputs(), one.outputs()) == (other.inputs(), other.outputs())
+        && (one.nodes().len(), one.values().len()) == (other.nodes().len(), other.values().len())
+        && one.nodes().iter().zip(other.nodes()).all(nodes)
+        && one.values().iter().zip(other.values()).all(values)
+}
+
 impl Region {
-    pub(crate) fn new(program: Program, device: &Arc<Shared>, options: &CompileOptions) -> Result<Region> {
+    pub(crate) fn new(
+        program: Program,
+        device: &Arc<Shared>,
+        options: &CompileOptions,
+        families: &mut Families,
+    ) -> Result<Region> {
         let port = |&id| program.value(id).map(Port::new);
         let mut inputs = program.inputs().iter().map(port).collect::<Result<Vec<_>>>()?;
         let outputs = program.outputs().iter().map(port).collect::<Result<Vec<_>>>()?;
@@ -107,16 +169,18 @@ impl Region {
                 });
             }
         }
-        let (recent, rooms) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
-        let region = Region { program, inputs, outputs, device: device.clone(), first: OnceLock::new(), recent, rooms };
+        let (family, is_new) = families.of(&program);
+        let region = Region { program, inputs, outputs, device: device.clone(), family };
         // Weights are packed once, for the largest sizes, where these say enough.
         // Sizes that do not fit together there may do so in a run.
-        if region.inputs.iter().all(|port| !port.shaping && port.late.is_none()) {
+        if is_new && region.inputs.iter().all(|port| !port.shaping && port.late.is_none()) {
             let shapes: Vec<Vec<usize>> = region.inputs.iter().map(|port| port.shape.clone()).collect();
             let contents = vec![None; shapes.len()];
             match region.compile(Vec::new(), &shapes, &contents, options) {
-                Ok(compiled) => drop(region.first.set(Arc::new(compiled))),
-                Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => return Err(error),
+                Ok(compiled) => drop(region.family.first.set(Arc::new(compiled))),
+                Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => {
+                    return Err(error);
+                }
                 Err(_) => {}
             }
         }
@@ -130,15 +194,15 @@ impl Region {
         contents: &[Option<Tensor>],
         options: &CompileOptions,
     ) -> Result<Compiled> {
-        let Exact { program, known, shapes } =
+        let Exact { program, nodes, known, shapes } =
             exact(&self.program, shapes, contents, &Standard, &hetero_hal::Allowance::default())?;
-        let executable = match self.first.get() {
+        let executable = match self.family.first.get() {
             Some(_) => CpuExecutable::compile_again(&program, &self.device)?,
             None => CpuExecutable::compile(&program, options, &self.device)?,
         };
         let is_made = |position: &usize| known.iter().all(|(other, _)| other != position);
         let made = (0..self.outputs.len()).filter(is_made).collect();
-        Ok(Compiled { key, executable, known, made, shapes })
+        Ok(Compiled { key, executable, nodes, known, made, shapes })
     }
 
     /// Returns the region for the sizes of this run.
@@ -162,7 +226,7 @@ impl Region {
                 key.extend(content.iter().map(|&byte| u64::from(byte)));
             }
         }
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut recent = self.family.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(position) = recent.iter().rposition(|compiled| compiled.key == key) {
             // Mostly it is the last one already.
             let found = recent.remove(position);
@@ -170,6 +234,7 @@ impl Region {
             return Ok(found);
         }
         drop(recent);
+        let began = runtime.tracer.map(|_| Instant::now());
         let sizes = self.inputs.iter().zip(late).map(|(port, late)| port.sizes(late.as_ref(), runtime));
         let shapes = sizes.collect::<Result<Vec<_>>>()?;
         if let Some((port, shape)) = self.inputs.iter().zip(&shapes).find(|(port, shape)| !port.takes(shape)) {
@@ -185,12 +250,15 @@ impl Region {
         if let Some((port, shape)) = outputs().find(|(port, shape)| !port.takes(shape)) {
             return Err(beyond(port, shape));
         }
-        let _ = self.first.set(compiled.clone());
-        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.family.first.set(compiled.clone());
+        let mut recent = self.family.recent.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() == KEPT {
             recent.remove(0);
         }
         recent.push(compiled.clone());
+        if let (Some(tracer), Some(began)) = (runtime.tracer, began) {
+            tracer.event(TraceKind::Compile, "region", &[], (began, Instant::now()), 0);
+        }
         Ok(compiled)
     }
 
@@ -216,7 +284,7 @@ impl Region {
 
     /// Returns memory of at least so many bytes that no other run uses.
     fn room(&self, bytes: usize) -> Result<Buffer> {
-        let mut rooms = self.rooms.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rooms = self.family.rooms.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(position) = rooms.iter().position(|room| room.len() >= bytes) {
             return Ok(rooms.swap_remove(position));
         }
@@ -272,14 +340,15 @@ impl Kernel for Region {
             bound.push(memory::operand(&buffer)?);
             made.push((index, buffer));
         }
+        let alias = Alias { program: &self.program, nodes: &compiled.nodes };
         let bytes = compiled.executable.scratch_bytes();
         if bytes > 0 {
             let room = self.room(bytes)?;
-            let outcome = compiled.executable.run_on(&bound, Some(memory::operand(&room)?), runtime);
-            self.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room);
+            let outcome = compiled.executable.run_on(&bound, Some(memory::operand(&room)?), runtime, alias);
+            self.family.rooms.lock().unwrap_or_else(PoisonError::into_inner).push(room);
             outcome?;
         } else {
-            compiled.executable.run_on(&bound, None, runtime)?;
+            compiled.executable.run_on(&bound, None, runtime, alias)?;
         }
         for (index, buffer) in made {
             let (port, shape) = (&self.outputs[index], &compiled.shapes[index]);
@@ -295,7 +364,9 @@ impl Kernel for Region {
             let output = arguments.output::<u8>(*index)?;
             output.get_mut(..bytes.len()).ok_or_else(missing)?.copy_from_slice(bytes);
         }
-        let Some(extents) = runtime.extents else { return Ok(()) };
+        let Some(extents) = runtime.extents else {
+            return Ok(());
+        };
         for (port, shape) in self.outputs.iter().zip(&compiled.shapes) {
             for (&size, extent) in shape.iter().zip(&port.extents) {
                 let Some(extent) = *extent else { continue };
@@ -312,7 +383,7 @@ impl Kernel for Region {
     }
 
     fn weights(&self) -> Vec<&Packed> {
-        self.first.get().map_or_else(Vec::new, |first| first.executable.packed().collect())
+        self.family.first.get().map_or_else(Vec::new, |first| first.executable.packed().collect())
     }
 
     fn traces_inside(&self) -> bool {

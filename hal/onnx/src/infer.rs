@@ -12,7 +12,7 @@ use hetero_hal::{
     Node, OperatorSet, Tensor, TensorType, ValueId, element_count, empties, shape_content,
 };
 
-use crate::branches::{known_branch, splice};
+use crate::branches::known_branch;
 use crate::error::{MissingOperator, MissingOperators, Result};
 use crate::parts::{self, Held};
 
@@ -83,12 +83,12 @@ pub(crate) fn infer_open(
                 merge(&mut ty, std::mem::take(outer));
                 *outer = ty;
             }
-            left.extend(splice(graph, &node, &branch).into_iter().rev());
+            left.extend(graph.inline(&node, &branch).into_iter().rev());
             continue;
         }
         let body = expanded(graph, &node, rules, &inferred, &mut left_for_bodies);
         if let Some(body) = body.map_err(|error| error.at(node.to_string()))? {
-            left.extend(splice(graph, &node, &body).into_iter().rev());
+            left.extend(graph.inline(&node, &body).into_iter().rev());
             continue;
         }
         visit(graph, &node, rules, &mut inferred)?;
@@ -114,7 +114,7 @@ fn expanded(
     let none = |_: &str, _: &[TensorType]| Err(hetero_hal::Error::internal("a body has no subgraph"));
     let context = Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
     let Some(mut body) = definition.body(&context, left)? else { return Ok(None) };
-    trim(&mut body, node);
+    body.trim(&node.outputs.iter().map(Option::is_some).collect::<Vec<_>>());
     let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
     let bytes = constants.map(|tensor| tensor.bytes().len()).fold(0, usize::saturating_add);
     *left = left.less(bytes.saturating_add(body.nodes.len().saturating_mul(NODE_BYTES)))?;
@@ -125,27 +125,6 @@ fn expanded(
         .filter_map(|(outer, inner)| Some(Capture { outer: (*outer)?, inner: *inner }))
         .collect();
     Ok(Some(body))
-}
-
-/// Takes the nodes and outputs out of a body that make nothing which the node is asked for.
-fn trim(body: &mut Graph, node: &Node) {
-    let mut needed = vec![false; body.values.len()];
-    for (inner, _) in body.outputs.iter().zip(&node.outputs).filter(|(_, outer)| outer.is_some()) {
-        needed[inner.index()] = true;
-    }
-    let mut kept = Vec::with_capacity(body.nodes.len());
-    for mut inner in std::mem::take(&mut body.nodes).into_iter().rev() {
-        for output in &mut inner.outputs {
-            *output = output.filter(|id| needed[id.index()]);
-        }
-        while inner.outputs.pop_if(|output| output.is_none()).is_some() {}
-        if !inner.outputs.is_empty() {
-            inner.uses().for_each(|id| needed[id.index()] = true);
-            kept.push(inner);
-        }
-    }
-    kept.reverse();
-    body.nodes = kept;
 }
 
 /// The findings of inference beside types.

@@ -1,10 +1,11 @@
 //! Exact sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use hetero_hal::{
-    Allowance, Dim, Error, ErrorKind, Evaluation, Graph, Inference, InputFact, Node, Operator, OperatorSet, Program,
-    Result, Tensor, TensorType, Value, ValueId, element_count, empties, shape_content,
+    Allowance, Capture, Dim, Error, ErrorKind, Evaluation, Graph, Inference, InputFact, Node, Operator, OperatorSet,
+    Program, ProgramValue, Result, Tensor, TensorType, Value, ValueId, element_count, empties, shape_content,
 };
 
 /// The most elements of a value that is computed on the way, as shapes, axes and sizes are.
@@ -61,18 +62,14 @@ pub struct Exact {
     /// The program: its values and inputs are those of the program that it was made from.
     /// Nodes whose results shapes alone decide are gone, and its outputs lack those that are known.
     pub program: Program,
+    /// The positions of its nodes in the program that it was made from; a node of a body has that of
+    /// the node that the body stands for.
+    pub nodes: Vec<usize>,
     /// The outputs that are known without a run, each with its position among the outputs of the
     /// program that this one was made from.
     pub known: Vec<(usize, Tensor)>,
     /// The shapes of all outputs of the program that this one was made from.
     pub shapes: Vec<Vec<usize>>,
-}
-
-/// What is known of a value.
-#[derive(Clone, Default)]
-struct Known {
-    ty: TensorType,
-    content: Option<Tensor>,
 }
 
 /// Returns the program for inputs of these shapes.
@@ -92,96 +89,154 @@ pub fn exact(
     if shapes.len() != program.inputs().len() || contents.len() != shapes.len() {
         return Err(Error::invalid_argument(format!("{} shapes for {}", shapes.len(), program.inputs().len())));
     }
-    let known = |value: &hetero_hal::ProgramValue| match &value.constant {
-        Some(content) => {
-            Known { ty: TensorType::exact(content.dtype(), content.shape()), content: Some(content.clone()) }
-        }
-        None => Known { ty: TensorType { dtype: Some(value.dtype), dims: None }, content: None },
+    let known = |value: &ProgramValue| {
+        let ty = match &value.constant {
+            Some(content) => TensorType::exact(content.dtype(), content.shape()),
+            None => TensorType { dtype: Some(value.dtype), dims: None },
+        };
+        InputFact { ty, value: value.constant.clone(), most: None }
     };
-    let mut values: Vec<Known> = program.values().iter().map(known).collect();
+    let mut values: Vec<InputFact> = program.values().iter().map(known).collect();
     for ((id, shape), content) in program.inputs().iter().zip(shapes).zip(contents) {
         let value = program.value(*id)?;
-        values[id.index()] = Known { ty: TensorType::exact(value.dtype, shape), content: content.clone() };
+        let ty = TensorType::exact(value.dtype, shape);
+        values[id.index()] = InputFact { ty, value: content.clone(), most: None };
     }
-    let mut nodes = Vec::with_capacity(program.nodes().len());
-    for node in program.nodes() {
+    // The values of bodies stand behind the program's own.
+    let mut graph: Option<Graph> = None;
+    let mut given = program.nodes().iter().enumerate();
+    // The nodes of bodies that are left, the next one last, each with the node that it stands for.
+    let mut bodies: Vec<(usize, Node)> = Vec::new();
+    let mut room = allowance.clone();
+    let mut kept: Vec<(usize, Cow<'_, Node>)> = Vec::with_capacity(program.nodes().len());
+    let mut inputs: Vec<Option<InputFact>> = Vec::new();
+    loop {
+        let body = bodies.pop().map(|(position, node)| (position, Cow::Owned(node)));
+        let next = body.or_else(|| given.next().map(|(position, node)| (position, Cow::Borrowed(node))));
+        let Some((position, node)) = next else { break };
         let at = |error: Error| error.at(node.to_string());
-        let facts = facts(node, &values, operators, allowance).map_err(at)?;
-        let is_known = facts.iter().all(|known| known.content.is_some());
-        for (id, known) in node.outputs.iter().zip(facts) {
+        // Facts are lent to the node, as a copy of each would take longer than most inferences.
+        inputs.clear();
+        for (index, id) in node.inputs.iter().enumerate() {
+            let lent = node.inputs[..index].iter().position(|earlier| earlier.is_some() && earlier == id);
+            inputs.push(match (id, lent) {
+                (Some(_), Some(earlier)) => inputs[earlier].clone(),
+                (Some(id), None) => Some(std::mem::take(&mut values[id.index()])),
+                (None, _) => None,
+            });
+        }
+        let facts = facts(&node, &inputs, operators, &mut room).map_err(at)?;
+        for (id, fact) in node.inputs.iter().zip(inputs.drain(..)) {
+            if let (Some(id), Some(fact)) = (id, fact) {
+                values[id.index()] = fact;
+            }
+        }
+        let facts = match facts {
+            Facts::Known(facts) => facts,
+            Facts::Body(body) => {
+                let own = || Graph { values: vec![Value::default(); program.values().len()], ..Graph::default() };
+                let graph = graph.get_or_insert_with(own);
+                bodies.extend(graph.inline(&node, &body).into_iter().rev().map(|node| (position, node)));
+                let fresh = graph.values.iter().skip(values.len());
+                let fact =
+                    |value: &Value| InputFact { ty: value.ty.clone(), value: value.constant.clone(), most: None };
+                values.extend(fresh.map(fact).collect::<Vec<_>>());
+                continue;
+            }
+        };
+        let is_known = facts.iter().all(|fact| fact.value.is_some());
+        for (id, fact) in node.outputs.iter().zip(facts) {
             let Some(id) = id else { continue };
-            if known.ty.shape().is_none() {
-                let name = &program.value(*id)?.name;
-                let text = format!("the size of value '{name}' ({}) depends on data", known.ty);
+            if fact.ty.dims.as_ref().is_none_or(|dims| dims.iter().any(|dim| dim.known().is_none())) {
+                let text = format!("the size of output {} ({}) depends on data", id.0, fact.ty);
                 return Err(at(Error::new(ErrorKind::Unsupported, text)));
             }
-            values[id.index()] = known;
+            values[id.index()] = fact;
         }
         if !is_known {
-            nodes.push(node.clone());
+            kept.push((position, node));
         }
     }
     // A node that stays makes all its outputs, so none of these is known.
-    for id in nodes.iter().flat_map(|node| node.outputs.iter().flatten()) {
-        values[id.index()].content = None;
+    for id in kept.iter().flat_map(|(_, node)| node.outputs.iter().flatten()) {
+        values[id.index()].value = None;
     }
-    assemble(program, values, nodes)
+    assemble(program, graph, values, kept)
 }
 
-fn assemble(program: &Program, values: Vec<Known>, nodes: Vec<Node>) -> Result<Exact> {
+fn assemble(
+    program: &Program,
+    bodies: Option<Graph>,
+    values: Vec<InputFact>,
+    kept: Vec<(usize, Cow<'_, Node>)>,
+) -> Result<Exact> {
     let mut is_input = vec![false; values.len()];
     program.inputs().iter().for_each(|id| is_input[id.index()] = true);
     let (mut outputs, mut known, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
     for (position, id) in program.outputs().iter().enumerate() {
         let value = &values[id.index()];
         shapes.push(value.ty.shape().ok_or_else(|| Error::internal("an output has no shape"))?);
-        match &value.content {
+        match &value.value {
             Some(content) if !is_input[id.index()] => known.push((position, content.clone())),
             _ => outputs.push(*id),
         }
     }
-    let graph = Graph {
-        name: Arc::from(program.name()),
-        values: values
-            .into_iter()
-            .zip(program.values())
-            .zip(&is_input)
-            .map(|((known, value), &is_input)| Value {
-                name: value.name.clone(),
-                ty: known.ty,
-                constant: known.content.filter(|_| !is_input),
-            })
-            .collect(),
-        nodes,
-        inputs: program.inputs().to_vec(),
-        outputs,
-        captures: vec![],
+    let fresh = bodies.iter().flat_map(|graph| graph.values.iter().skip(program.values().len()));
+    let names = program.values().iter().map(|value| &value.name).chain(fresh.map(|value| &value.name));
+    let value = |((fact, name), &is_input): ((InputFact, &Arc<str>), &bool)| Value {
+        name: name.clone(),
+        ty: fact.ty,
+        constant: fact.value.filter(|_| !is_input),
     };
-    Ok(Exact { program: Program::new(graph, vec![])?, known, shapes })
+    let values = values.into_iter().zip(names).zip(&is_input).map(value).collect();
+    let (positions, nodes) = kept.into_iter().map(|(position, node)| (position, node.into_owned())).unzip();
+    let inputs = program.inputs().to_vec();
+    let graph = Graph { name: Arc::from(program.name()), values, nodes, inputs, outputs, captures: vec![] };
+    Ok(Exact { program: Program::new(graph, vec![])?, nodes: positions, known, shapes })
 }
 
-/// Returns what is known of a node's outputs.
-fn facts(node: &Node, values: &[Known], operators: &dyn OperatorSet, allowance: &Allowance) -> Result<Vec<Known>> {
-    allowance.check()?;
+/// What is known of a node.
+enum Facts {
+    /// The body that takes its place.
+    Body(Graph),
+    /// The facts of its outputs.
+    Known(Vec<InputFact>),
+}
+
+/// Returns what is known of a node; `room` is what is left for the constants of bodies.
+fn facts(
+    node: &Node,
+    inputs: &[Option<InputFact>],
+    operators: &dyn OperatorSet,
+    room: &mut Allowance,
+) -> Result<Facts> {
+    room.check()?;
     let operator = &node.operator;
     let definition = operators.find(operator).ok_or_else(|| Error::unsupported(format!("operator {operator}")))?;
     definition.check_arity(operator, node.inputs.len(), node.outputs.len())?;
-    let of = |id: ValueId| &values[id.index()];
-    let fact = |id: ValueId| InputFact { ty: of(id).ty.clone(), value: of(id).content.clone(), most: None };
-    let inputs: Vec<Option<InputFact>> = node.inputs.iter().map(|id| id.map(fact)).collect();
     let none = |_: &str, _: &[TensorType]| Err(Error::unsupported("an operator with a subgraph among exact sizes"));
-    let inference = Inference { operator, inputs: &inputs, outputs: node.outputs.len(), subgraph: &none };
+    let inference = Inference { operator, inputs, outputs: node.outputs.len(), subgraph: &none };
+    if let Some(mut body) = definition.body(&inference, room)? {
+        body.trim(&node.outputs.iter().map(Option::is_some).collect::<Vec<_>>());
+        let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
+        *room = room.less(constants.map(|tensor| tensor.bytes().len()).sum())?;
+        let captures = node.inputs.iter().zip(&body.inputs);
+        let capture = |(outer, inner): (&Option<ValueId>, &ValueId)| Some(Capture { outer: (*outer)?, inner: *inner });
+        body.captures = captures.filter_map(capture).collect();
+        return Ok(Facts::Body(body));
+    }
     let mut types = (definition.infer)(&inference)?;
     types.truncate(node.outputs.len());
-    let contents = contents(node, operators, allowance, &inputs, &types)?;
+    let contents = contents(node, (definition.deterministic, operators), room, inputs, &types)?;
     let mut contents = contents.into_iter();
-    Ok(types.into_iter().map(|ty| Known { ty, content: contents.next() }).collect())
+    let fact = |ty| InputFact { ty, value: contents.next(), most: None };
+    Ok(Facts::Known(types.into_iter().map(fact).collect()))
 }
 
 /// Returns the contents of a node's outputs, where they are small and its inputs decide them.
 fn contents(
     node: &Node,
-    operators: &dyn OperatorSet,
+    (deterministic, operators): (bool, &dyn OperatorSet),
     allowance: &Allowance,
     inputs: &[Option<InputFact>],
     types: &[TensorType],
@@ -199,7 +254,6 @@ fn contents(
     let size =
         |ty: &TensorType| ty.dims.as_ref().and_then(|dims| dims.iter().map(Dim::known).collect::<Option<Vec<_>>>());
     let made = |ty: &TensorType| small(size(ty).and_then(|shape| element_count(&shape)));
-    let deterministic = operators.find(operator).is_some_and(|definition| definition.deterministic);
     if !deterministic || !inputs.iter().flatten().all(fits) || !types.iter().all(made) || inputs.is_empty() {
         return Ok(vec![]);
     }

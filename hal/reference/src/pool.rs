@@ -62,8 +62,8 @@ fn infer_global(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 /// Walks over every window of every channel.
-/// It calls `reduce` with the channel's first element, the positions of the window's elements on the
-/// input, the output index and the window.
+/// It calls `reduce` with the channel's first element, the positions of the window's elements on
+/// the input, the output index and the window.
 fn each_window(
     evaluation: &Evaluation<'_>,
     mut reduce: impl FnMut(usize, &[usize], &[usize], &Window),

@@ -259,8 +259,19 @@ fn infer_slice(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
         Some(fact) => Ok(Some(fact.value.as_ref().map(Tensor::to_i64_vec).transpose()?)),
     };
     let Some(lists) = slices(inference.operator, content)? else {
-        let open = |dim: &Dim| dim.bound().map_or(Dim::Unknown, |bound| Dim::Data { bound, extent: None });
-        return Ok(vec![TensorType { dtype: ty.dtype, dims: Some(dims.iter().map(open).collect()) }]);
+        let touched = match (content(3)?, inference.input(1)?.ty.shape().as_deref()) {
+            (Some(Some(axes)), _) => {
+                Some(axes.iter().map(|&value| axis(value, dims.len())).collect::<Result<Vec<_>>>()?)
+            }
+            (None, Some(&[count])) => Some((0..count.min(dims.len())).collect()),
+            _ => None,
+        };
+        let open = |(axis, dim): (usize, &Dim)| match dim.bound() {
+            _ if touched.as_ref().is_some_and(|touched| !touched.contains(&axis)) => dim.clone(),
+            Some(bound) => Dim::Data { bound, extent: None },
+            None => Dim::Unknown,
+        };
+        return Ok(vec![TensorType { dtype: ty.dtype, dims: Some(dims.iter().enumerate().map(open).collect()) }]);
     };
     // Sizes that are not known stay open on the axes that are sliced, and stay as they are on the
     // others.
@@ -639,6 +650,8 @@ fn trilu(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 
 #[cfg(test)]
 mod tests {
+    use hetero_hal::InputFact;
+
     use super::*;
 
     #[test]
@@ -649,6 +662,28 @@ mod tests {
         assert_eq!(range(0, 0, 9, 1).unwrap().2, 0);
         assert_eq!(range(5, 4, 0, i64::MIN).unwrap(), (4, i64::MIN, 1));
         assert!(range(5, 0, 5, 0).is_err());
+    }
+
+    #[test]
+    fn an_end_that_is_not_known_opens_the_axes_that_are_sliced() {
+        let fact = |value: Option<Tensor>, dims: &[usize]| {
+            Some(InputFact { ty: TensorType::exact(DType::I64, dims), value, most: None })
+        };
+        let list = |values: &[i64]| Tensor::from_vec(&[values.len()], values.to_vec()).unwrap();
+        let x = Some(InputFact { ty: TensorType::exact(DType::F32, &[2, 3, 4]), value: None, most: None });
+        let none = |_: &str, _: &[TensorType]| Err(Error::internal("no subgraph"));
+        let infer = |inputs: &[Option<InputFact>]| {
+            let operator = Operator::new("Slice", 13);
+            let inference = Inference { operator: &operator, inputs, outputs: 1, subgraph: &none };
+            infer_slice(&inference).unwrap()[0].dims.clone().unwrap()
+        };
+        let open = |bound| Dim::Data { bound, extent: None };
+        let inputs = [x.clone(), fact(Some(list(&[0])), &[1]), fact(None, &[1]), fact(Some(list(&[-1])), &[1])];
+        assert_eq!(infer(&inputs), [Dim::Known(2), Dim::Known(3), open(4)]);
+        // Without axes, the first are sliced.
+        assert_eq!(infer(&inputs[..3]), [open(2), Dim::Known(3), Dim::Known(4)]);
+        let hidden = [inputs[0].clone(), inputs[1].clone(), inputs[2].clone(), fact(None, &[1])];
+        assert_eq!(infer(&hidden), [open(2), open(3), open(4)]);
     }
 
     #[test]

@@ -315,19 +315,21 @@ impl Suite {
     }
 
     fn attention_of_groups(&mut self) {
-        // Queries, fresh keys, rows of cache, lengths less one, total.
-        let runs: [(&str, usize, usize, usize, &[i32], i32); 6] = [
-            ("prompt", 2, 4, 0, &[3, 3], 4),
-            ("prompt with room", 2, 4, 8, &[3, 3], 4),
-            ("ragged prompt", 2, 4, 0, &[3, 2], 4),
-            ("token", 2, 1, 5, &[5, 3], 6),
-            ("token with room", 2, 1, 8, &[5, 3], 6),
-            ("tokens", 1, 3, 5, &[7], 8),
+        // The sizes are those of the batch, of the fresh keys and of the cache; behind them are the
+        // lengths less one, and the longest length.
+        type Run<'a> = (&'a str, [usize; 3], &'a [i32], i32);
+        let runs: [Run<'_>; 6] = [
+            ("prompt", [2, 4, 0], &[3, 3], 4),
+            ("prompt with room", [2, 4, 8], &[3, 3], 4),
+            ("ragged prompt", [2, 4, 0], &[3, 2], 4),
+            ("token", [2, 1, 5], &[5, 3], 6),
+            ("token with room", [2, 1, 8], &[5, 3], 6),
+            ("tokens", [1, 3, 5], &[7], 8),
         ];
         let (heads, groups, width) = (4, 2, 16);
         let plain = of("GroupQueryAttention").with("num_heads", int(heads as i64));
         let plain = plain.with("kv_num_heads", int(groups as i64));
-        for (name, batch, steps, past, lengths, total) in runs {
+        for (name, [batch, steps, past], lengths, total) in runs {
             let base = |suite: &mut Suite, packed: bool| -> Inputs {
                 let mut line = |count: usize| Some(suite.f(&[batch, steps, count * width]));
                 let mut inputs = if packed {
@@ -344,6 +346,7 @@ impl Suite {
             let own = base(self, false);
             self.add_partial(name, plain.clone(), own.clone(), &[6], 3);
             self.add_partial(&format!("{name} of known lengths"), plain.clone(), own.clone(), &[5, 6], 3);
+            self.add_partial(&format!("{name} of a total that a run tells"), plain.clone(), own.clone(), &[], 3);
             let angles = [self.f(&[16, width / 2]), self.f(&[16, width / 2])];
             for interleaved in [0, 1] {
                 let turning = plain.clone().with("do_rotary", int(1)).with("rotary_interleaved", int(interleaved));

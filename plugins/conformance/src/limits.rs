@@ -405,7 +405,7 @@ impl Suite {
                 // A batch of two, sixteen channels, and one pixel of interest in some of them.
                 let (channels, side) = (16, 9);
                 let mut values: Vec<f64> = (0..2 * channels * side * side)
-                    .map(|at| f64::from((at * 2_654_435_761usize >> 5) as u32 % 64) / 16.0 - 2.0)
+                    .map(|at| f64::from(((at as u64 * 2_654_435_761) >> 5) as u32 % 64) / 16.0 - 2.0)
                     .collect();
                 for channel in [0, 3, 7, 15, 16, 29] {
                     values[channel * side * side + (channel * 7 + number * 11) % (side * side)] = special;
@@ -451,7 +451,8 @@ impl Suite {
                 // A filter for each kind of layout: few channels, one for each channel, and many.
                 let filters = |shape: &[usize]| {
                     let count: usize = shape.iter().product();
-                    let values = (0..count).map(|at| f64::from((at * 40_503 >> 3) as u32 % 32) / 16.0 - 0.96875);
+                    let values =
+                        (0..count).map(|at| f64::from(((at as u64 * 40_503) >> 3) as u32 % 32) / 16.0 - 0.96875);
                     tensor(dtype, shape, values.collect())
                 };
                 for (group, shape) in [(1, [32, channels, 3, 3]), (16, [16, 1, 3, 3]), (1, [16, channels, 1, 1])] {

@@ -185,6 +185,19 @@ pub(crate) fn bench_placement(
     workspace.run(workspace.python(), &arguments)
 }
 
+/// Measures models whose sizes change from run to run.
+pub(crate) fn bench_shapes(workspace: &Workspace, quick: bool, seed: u64) -> Result<()> {
+    setup::python(workspace)?;
+    workspace.cargo(&["build", "--release", "--package", "hetero", "--example", "shapes"])?;
+    let example = workspace.release_folder().join("examples").join("shapes");
+    let out = workspace.root.join("target").join("bench-shapes");
+    let paths = [workspace.script("shapes.py"), example, out].map(|path| path.to_string_lossy().into_owned());
+    let seed = seed.to_string();
+    let mut arguments: Vec<&str> = paths.iter().map(String::as_str).chain([&*seed]).collect();
+    arguments.extend(quick.then_some("--quick"));
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// Measures products of matrices in tiles.
 pub(crate) fn bench_tiles(workspace: &Workspace, size: usize, seconds: u64) -> Result<()> {
     drivers::setup(workspace)?;

@@ -6,7 +6,9 @@
 //! AddressSanitizer does not mind: it watches all allocations, and all accesses of the code that is
 //! compiled here.
 //! ThreadSanitizer does not see the fences and locks inside the standard library, so reports whose
-//! stacks lead through the parts of [`OUTSIDE`] are left out; a race there is for Loom to find.
+//! stacks lead through the parts of [`OUTSIDE`] are left out.
+//! Most stacks of tests do, so that it finds little until the standard library is instrumented too,
+//! for which the toolchain needs its source; races in lock-free code are for Loom to find.
 
 use super::together;
 use crate::workspace::{Result, Workspace, run};

@@ -4,8 +4,8 @@
 //! goes to the second record of a pair, and any other row to the first one.
 //! All comparisons of the standard become this one, with the next smaller number as the value where
 //! that is needed; sets become a search.
-//! A leaf leads to itself, whatever the row has, so that several rows walk in step, without a branch
-//! of the program, until all of them stand still.
+//! A leaf leads to itself, whatever the row has, so that several rows walk in step, without a
+//! branch of the program, until all of them stand still.
 
 use std::collections::VecDeque;
 
@@ -399,8 +399,8 @@ impl<R: Record> Forest<R> {
     /// hold.
     ///
     /// # Safety
-    /// `rows` must point to `LANES` rows, each with the features that the forest was planted for and
-    /// a NaN behind them.
+    /// `rows` must point to `LANES` rows, each with the features that the forest was planted for
+    /// and a NaN behind them.
     /// `MISSING` must be set where the forest's `missing` is.
     #[inline(always)]
     pub(super) unsafe fn rows<const MISSING: bool>(

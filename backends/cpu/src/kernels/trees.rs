@@ -20,8 +20,11 @@ const BLOCK: usize = 128;
 const NUMBERS: usize = 1 << 13;
 /// The most targets: a thread has sums for each target of several rows.
 const TARGETS: usize = 1 << 16;
-/// The scalar operations of a walk through one tree.
+/// The scalar operations of a walk of one row through one tree.
 const WALK: usize = 40;
+/// The same, where threads share the trees of one row: as a walk of eight trees takes no longer
+/// than to wake a thread, it counts for less.
+const SHARED_WALK: usize = 10;
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(input) = site.input(0) else { return Ok(None) };
@@ -366,30 +369,42 @@ impl<R: Record> Trees<R> {
             let leaves = workspace.at(desk_words).cast::<R::Number>();
             (self.desk(workspace.at(0), 1), std::slice::from_raw_parts_mut(leaves, groups * LANES))
         };
+        // The last group repeats the last tree.
+        let group_of = |group: usize| -> [Tree; LANES] {
+            std::array::from_fn(|lane| trees[(group * LANES + lane).min(trees.len() - 1)])
+        };
         let shared = Shared::new(leaves);
+        let pieces = runtime.pieces(groups, LANES * SHARED_WALK);
         for row in 0..self.shape.rows {
             self.fill(desk.rows, row, arguments)?;
-            let at = Shared::constant(desk.rows.as_ptr());
-            let pieces = runtime.pieces(groups, LANES * WALK);
-            runtime.for_each(pieces, |number, _| {
-                for group in piece(groups, pieces, number) {
-                    // The last group repeats the last tree.
-                    let group_trees: [Tree; LANES] =
-                        std::array::from_fn(|lane| trees[(group * LANES + lane).min(trees.len() - 1)]);
-                    // SAFETY: the row has its features and a NaN behind them; each group has its
-                    // part of the leaves.
-                    unsafe {
-                        let found = forest.trees::<MISSING>(&group_trees, at.at(0));
-                        shared.slice(group * LANES, LANES).copy_from_slice(&found);
-                    }
-                }
-            });
             desk.sums.fill(R::Number::default());
             desk.voted.fill(false);
-            for (index, &tree) in trees.iter().enumerate() {
-                // SAFETY: the tasks that wrote the leaves are done.
-                let leaf = unsafe { *shared.at(index) };
-                Self::vote(forest, ensemble.aggregate, tree, leaf, desk.sums, desk.voted);
+            if pieces == 1 {
+                // Adding up waits for the sum before, and walking goes on meanwhile.
+                runtime.check()?;
+                for (group, some) in trees.chunks(LANES).enumerate() {
+                    // SAFETY: the row has its features and a NaN behind them.
+                    let found = unsafe { forest.trees::<MISSING>(&group_of(group), desk.rows.as_ptr()) };
+                    for (&tree, leaf) in some.iter().zip(found) {
+                        Self::vote(forest, ensemble.aggregate, tree, leaf, desk.sums, desk.voted);
+                    }
+                }
+            } else {
+                let at = Shared::constant(desk.rows.as_ptr());
+                runtime.for_each(pieces, |number, _| {
+                    for group in piece(groups, pieces, number) {
+                        // SAFETY: as above; each group has its part of the leaves.
+                        unsafe {
+                            let found = forest.trees::<MISSING>(&group_of(group), at.at(0));
+                            shared.slice(group * LANES, LANES).copy_from_slice(&found);
+                        }
+                    }
+                });
+                for (index, &tree) in trees.iter().enumerate() {
+                    // SAFETY: the tasks that wrote the leaves are done.
+                    let leaf = unsafe { *shared.at(index) };
+                    Self::vote(forest, ensemble.aggregate, tree, leaf, desk.sums, desk.voted);
+                }
             }
             // SAFETY: nobody else writes.
             unsafe { self.finish(ensemble, row, (&*desk.sums, &*desk.voted), desk.scores, results) };

@@ -73,6 +73,11 @@ impl Lowering<'_> {
         else {
             return Ok(());
         };
+        // What reads no blocked value begins a chain or stays plain.
+        let begins = site.operator().is("Conv") || site.operator().is("BatchNormalization");
+        if !begins && !self.node(node).inputs.iter().flatten().any(|id| self.blocked[id.index()]) {
+            return Ok(());
+        }
         if !site.operator().domain.is_empty() || !self.may_be_blocked(output) {
             return Ok(());
         }

@@ -16,7 +16,7 @@ const OPSET: u32 = 17;
 /// The largest number of elements of a value in a random graph.
 const MOST_ELEMENTS: usize = 1 << 16;
 
-/// Returns the conformance suite's cases as programs of one node, each with the case's name.
+/// Returns the conformance suite's cases as programs, each with the case's name.
 pub(crate) fn cases() -> Vec<(String, Program)> {
     suite(1)
         .unwrap()

@@ -128,11 +128,13 @@ fn masked(
     let operator = inference.operator;
     let Some(mask_shape) = shape(inference, index)? else { return Ok(None) };
     let Sizes { batch, steps, past, keys } = sizes;
+    let twice = batch.saturating_mul(2);
+    let offsets = batch.saturating_mul(3).saturating_add(2);
     let ty = inference.dtype(index)?.unwrap_or(DType::I32);
     let mask = body.input(index);
     let wrong = || misfit(operator, format!("the mask {mask_shape:?} fits neither {batch} sequences nor {keys} keys"));
     let seen = match *mask_shape.as_slice() {
-        [count] if count == batch || count == 2 * batch || count == 3 * batch + 2 => {
+        [count] if count == batch || count == twice || count == offsets => {
             take(keys, 3 * size_of::<i128>())?;
             let numbers = (0..keys).map(|key| key as f64).collect();
             let positions = body.constant(pack(numbers, ty, &[1, keys])?);
@@ -142,7 +144,7 @@ fn masked(
             };
             let ends = part(body, 0)?;
             let mut seen = body.op("Less", &[positions, ends]);
-            if count == 2 * batch {
+            if count == twice {
                 let starts = part(body, 1)?;
                 let behind = body.op("GreaterOrEqual", &[positions, starts]);
                 seen = body.op("And", &[seen, behind]);
@@ -243,7 +245,7 @@ fn quantised_attention(inference: &Inference<'_>) -> Result<Option<Graph>> {
     }
     let (Some(x), Some(w)) = (shape(inference, 0)?, shape(inference, 1)?) else { return Ok(None) };
     let mut body = Body::of(inference);
-    let optional = |index: usize| has(inference, index).then(|| ValueId(index as u32));
+    let optional = |index: usize| has(inference, index).then_some(ValueId(index as u32));
     let (input, weights) = (body.input(0), body.input(1));
     let input = body.real(input, ValueId(3), optional(6));
     let weights = body.real(weights, ValueId(4), optional(7));
@@ -357,15 +359,21 @@ fn split(body: &mut Body, inference: &Inference<'_>, heads: usize) -> Result<Opt
         if !has(inference, 3) {
             return Ok(None);
         }
-        let parts = widths.map(|width| width * heads);
+        let parts = widths.map(|width| width.saturating_mul(heads));
         if let Some(bias) = shape(inference, 3)?
-            && bias != [parts.iter().sum::<usize>()]
+            && bias != [parts.iter().fold(0, |sum: usize, part| sum.saturating_add(*part))]
         {
             return Err(misfit(operator, format!("the bias {bias:?} has no part for each of {parts:?}")));
         }
-        let bias = body.input(3);
-        let parts = body.split(bias, 0, &parts)?.into_iter().zip(widths);
-        parts.map(|(part, width)| body.reshape(part, &[1, heads, 1, width])).collect::<Result<Vec<_>>>().map(Some)
+        // Parts that are not wanted go, so each is a node of its own.
+        let (bias, mut from, mut shaped) = (body.input(3), 0usize, Vec::new());
+        for (part, width) in parts.into_iter().zip(widths) {
+            let to = from.saturating_add(part);
+            let line = body.slice(bias, 0, (from, to))?;
+            shaped.push(body.reshape(line, &[1, heads, 1, width])?);
+            from = to;
+        }
+        Ok(Some(shaped))
     };
     let mut split = match (query.as_slice(), key.as_deref(), value.as_deref()) {
         (&[batch, steps, n, 3, width], None, None) if n == heads => {

@@ -298,7 +298,7 @@ fn gather(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         }
         // Each row of bytes is unpacked for itself, as the last byte of a row may be half full.
         let bytes = tensor.shape().last().copied().unwrap_or(1);
-        let rows = if bytes == 0 { 0 } else { tensor.len() / bytes };
+        let rows = tensor.len().checked_div(bytes).unwrap_or(0);
         let count = element_count(&[rows, columns]).unwrap_or(usize::MAX);
         take(count, size_of::<f64>())?;
         let at = |index: usize| {

@@ -179,7 +179,7 @@ fn conv(inference: &Inference<'_>) -> Result<Option<Graph>> {
     body.done(&[y])
 }
 
-/// Returns the same where the channels of images are their last dimension; those of filters are not.
+/// Returns the same for images whose channels are their last dimension, in contrast to filters.
 fn conv_of_last_channels(inference: &Inference<'_>) -> Result<Option<Graph>> {
     let operator = inference.operator;
     let (Some(dtype), Some(image)) = (inference.dtype(0)?, shape(inference, 0)?) else { return Ok(None) };

@@ -166,7 +166,7 @@ fn sizes(inference: &Inference<'_>) -> Result<Option<Sizes>> {
     if packed == has(inference, 2) {
         return Err(misfit(operator, "keys need values"));
     }
-    let line = groups.checked_mul(width).unwrap_or(usize::MAX);
+    let line = groups.saturating_mul(width);
     for index in [1, 2].into_iter().filter(|&index| has(inference, index)) {
         let Some(shape) = shape(inference, index)? else { return Ok(None) };
         if shape != [batch, steps, line] {
@@ -210,7 +210,7 @@ fn infer(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
         return infer_by_body(inference);
     }
     // Only a run tells how many keys there are; the cache and the fresh keys bound them.
-    let bound = sizes.past.checked_add(sizes.steps).unwrap_or(usize::MAX);
+    let bound = sizes.past.saturating_add(sizes.steps);
     let [batch, steps, heads, groups, width] =
         [sizes.batch, sizes.steps, sizes.heads, sizes.groups, sizes.width].map(Dim::Known);
     let keys = Dim::Data { bound, extent: None };
@@ -443,7 +443,7 @@ fn grouped(inference: &Inference<'_>) -> Result<Option<Graph>> {
     if flag(operator, "do_rotary")? {
         [q, k] = rotated(&mut body, inference, &sizes, (cache.before, steps == total), [q, k])?;
     }
-    let old = |index: usize| has(inference, index).then(|| ValueId(index as u32));
+    let old = |index: usize| has(inference, index).then_some(ValueId(index as u32));
     let keys = cache.renewed(&mut body, &sizes, old(3), k)?;
     let values = cache.renewed(&mut body, &sizes, old(4), v)?;
     let scale = match operator.float("scale")? {

@@ -33,10 +33,15 @@ fn optional(inference: &Inference<'_>, index: usize) -> Option<ValueId> {
     has(inference, index).then_some(ValueId(index as u32))
 }
 
+/// Tells whether a tensor of this shape is one number.
+fn is_one(shape: &[usize]) -> bool {
+    shape.iter().all(|&size| size == 1)
+}
+
 /// Checks that a scale or zero point is one number.
 fn single(inference: &Inference<'_>, index: usize) -> Result<()> {
     match inference.optional(index).and_then(|fact| fact.ty.shape()) {
-        Some(shape) if shape.iter().product::<usize>() != 1 => {
+        Some(shape) if !is_one(&shape) => {
             Err(misfit(inference.operator, format!("input {index} of shape {shape:?} is not one number")))
         }
         _ => Ok(()),
@@ -79,7 +84,7 @@ fn per_column(inference: &Inference<'_>, matrix: usize, index: usize) -> Result<
     let (Some(matrix), Some(fact)) = (inference.dims(matrix)?, inference.optional(index)) else { return Ok(()) };
     let Some(shape) = fact.ty.shape() else { return Ok(()) };
     let columns = matrix.last().and_then(Dim::known);
-    let one = shape.iter().product::<usize>() == 1;
+    let one = is_one(&shape);
     if one || columns.is_none() || (shape.last().copied() == columns && shape.len() <= matrix.len()) {
         return Ok(());
     }
@@ -299,7 +304,7 @@ fn along_axis(body: &mut Body, inference: &Inference<'_>) -> Result<Option<[Opti
         return Ok(None);
     }
     let mut sizes = vec![];
-    if scales.iter().product::<usize>() != 1 {
+    if !is_one(&scales) {
         let along = axis(operator.int("axis")?.unwrap_or(1), x.len())?;
         if scales != [x[along]] {
             return Err(misfit(operator, format!("the scales {scales:?} do not fit {x:?}")));
@@ -311,10 +316,10 @@ fn along_axis(body: &mut Body, inference: &Inference<'_>) -> Result<Option<[Opti
     for (slot, index) in shaped.iter_mut().zip([1, 2]).filter(|(_, index)| has(inference, *index)) {
         let value = body.input(index);
         let given = shape(inference, index)?;
-        if given.as_ref().is_some_and(|given| *given != scales && given.iter().product::<usize>() != 1) {
+        if given.as_ref().is_some_and(|given| *given != scales && !is_one(given)) {
             return Err(misfit(operator, format!("the zero points {given:?} do not fit the scales {scales:?}")));
         }
-        let one = given.is_some_and(|given| given.iter().product::<usize>() == 1);
+        let one = given.is_some_and(|given| is_one(&given));
         *slot = Some(body.reshape(value, if one { &[] } else { &sizes })?);
     }
     Ok(Some(shaped))

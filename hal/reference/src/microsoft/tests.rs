@@ -139,7 +139,7 @@ fn what_does_not_fit_is_refused_before_it_is_bound() {
         refused(&heads.clone().with("num_heads", int(count)), &[line.clone(), line.clone(), line.clone()]);
     }
     let heads = heads.with("num_heads", int(2));
-    refused(&heads, &[line.clone()]);
+    refused(&heads, std::slice::from_ref(&line));
     refused(&heads, &[line.clone(), filled(&[2, 2, 6]), line.clone()]);
     refused(&heads, &[line.clone(), line.clone(), line.clone(), filled(&[17])]);
     refused(&heads, &[line.clone(), line.clone(), line.clone(), None, i32s(&[7], &[0; 7])]);
@@ -215,4 +215,115 @@ fn types_are_known_without_content() {
             assert_eq!(*ty, TensorType::exact(tensor.dtype(), tensor.shape()), "{operator}");
         }
     }
+}
+
+/// A small generator of pseudo-random numbers (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) as usize % limit
+    }
+
+    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
+        list[self.below(list.len())]
+    }
+}
+
+const ATTRIBUTES: [&str; 19] = [
+    "num_heads",
+    "kv_num_heads",
+    "rotary_embedding_dim",
+    "K",
+    "N",
+    "bits",
+    "block_size",
+    "axis",
+    "gather_axis",
+    "quantize_axis",
+    "channels_last",
+    "transA",
+    "transBatchA",
+    "unidirectional",
+    "local_window_size",
+    "do_rotary",
+    "interleaved",
+    "opset",
+    "smooth_softmax",
+];
+const SIZES: [i64; 8] = [0, 1, 2, 3, 4, 16, -1, i64::MAX];
+const TYPES: [DType; 6] = [DType::F32, DType::U8, DType::I8, DType::I32, DType::I64, DType::U4];
+
+/// Draws an operator of a definition with attributes, and the number of its inputs and outputs.
+fn drawn(random: &mut Random, definition: &hetero_hal::Definition) -> (Operator, usize, usize) {
+    let mut operator = Operator { domain: definition.domain.into(), ..Operator::new(definition.name, 1) };
+    for name in ATTRIBUTES {
+        if random.below(3) > 0 {
+            operator = operator.with(name, int(random.pick(&SIZES)));
+        }
+    }
+    let most = definition.max_inputs.min(definition.min_inputs + 9);
+    let inputs = definition.min_inputs + random.below(most - definition.min_inputs + 1);
+    (operator, inputs, 1 + random.below(definition.max_outputs.min(4)))
+}
+
+/// Whatever sizes a file names, inference ends in types or an error, without overflow or memory.
+#[test]
+fn absurd_sizes_end_in_an_error_or_in_types() {
+    const DIMS: [usize; 8] = [0, 1, 2, 3, 16, 1 << 32, 1 << 62, i64::MAX as usize];
+    let (mut random, mut errors, mut found) = (Random(7), 0, 0);
+    for definition in DEFINITIONS.iter().copied().flatten() {
+        for _ in 0..400 {
+            let (operator, inputs, outputs) = drawn(&mut random, definition);
+            let common: Vec<usize> = (0..5).map(|_| random.pick(&DIMS)).collect();
+            let mut fact = || {
+                let rank = random.below(6);
+                let dims: Vec<usize> =
+                    (0..rank).map(|at| if random.below(4) > 0 { common[at] } else { random.pick(&DIMS) }).collect();
+                let ty = TensorType::exact(random.pick(&TYPES), &dims);
+                (random.below(8) > 0).then(|| InputFact { ty, ..InputFact::default() })
+            };
+            let facts: Vec<_> = (0..inputs).map(|_| fact()).collect();
+            let none = |_: &str, _: &[TensorType]| Ok(vec![]);
+            let inference = Inference { operator: &operator, inputs: &facts, outputs, subgraph: &none };
+            let allowance = Allowance::new(1 << 20);
+            match (definition.infer)(&inference).and(definition.body(&inference, &allowance)) {
+                Ok(_) => found += 1,
+                Err(_) => errors += 1,
+            }
+        }
+    }
+    assert!(errors > 1000 && found > 100, "{errors} errors, {found} results");
+}
+
+/// Tensors that do not fit each other end in an error or a result, and not in a panic.
+#[test]
+fn tensors_that_do_not_fit_end_in_an_error_or_a_result() {
+    const DIMS: [usize; 6] = [0, 1, 2, 3, 4, 16];
+    let (mut random, mut errors, mut found) = (Random(11), 0, 0);
+    for definition in DEFINITIONS.iter().copied().flatten() {
+        for _ in 0..200 {
+            let (operator, inputs, outputs) = drawn(&mut random, definition);
+            let common: Vec<usize> = (0..5).map(|_| random.pick(&DIMS)).collect();
+            let mut tensor = || {
+                let rank = random.below(5);
+                let dims: Vec<usize> =
+                    (0..rank).map(|at| if random.below(4) > 0 { common[at] } else { random.pick(&DIMS) }).collect();
+                let count = dims.iter().product();
+                let values = (0..count).map(|_| random.below(6) as f64 - 1.0).collect();
+                (random.below(8) > 0).then(|| crate::numbers::pack(values, random.pick(&TYPES), &dims).unwrap())
+            };
+            let tensors: Vec<_> = (0..inputs).map(|_| tensor()).collect();
+            let allowance = Allowance::new(1 << 22);
+            let evaluation = hetero_hal::Evaluation::new(&operator, &tensors, outputs, &Standard, &allowance);
+            match evaluation.compute() {
+                Ok(_) => found += 1,
+                Err(_) => errors += 1,
+            }
+        }
+    }
+    assert!(errors > 1000 && found > 50, "{errors} errors, {found} results");
 }

@@ -106,7 +106,8 @@ fn look_up<K: Eq + Hash>(
     Ok(found)
 }
 
-/// Returns bits that are equal for equal numbers: of both zeros, and of everything that is no number.
+/// Returns bits that are equal for equal numbers, both zeros among them, and for all that is no
+/// number.
 fn bits(value: f64) -> u64 {
     if value.is_nan() { f64::NAN.to_bits() } else { (value + 0.0).to_bits() }
 }

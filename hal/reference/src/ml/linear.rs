@@ -39,14 +39,17 @@ impl<'a> Columns<'a> {
             }
             Some(list) => list.to_vec(),
         };
-        let features = coefficients.len() / intercepts.len().max(1);
-        if coefficients.is_empty() || features * intercepts.len() != coefficients.len() {
+        let whole = coefficients.len() / intercepts.len().max(1);
+        let divides = whole * intercepts.len() == coefficients.len();
+        // ONNX Runtime does not read coefficients behind those that the features need, and the
+        // model in its own package has some.
+        let features = features.filter(|&count| (1..=whole).contains(&count));
+        if coefficients.is_empty() || !(divides || features.is_some()) {
             let (coefficients, columns) = (coefficients.len(), intercepts.len());
-            return Err(wrong(
-                operator,
-                format_args!("{coefficients} coefficients do not divide into {columns} columns"),
-            ));
+            let what = format_args!("{coefficients} coefficients do not divide into {columns} columns");
+            return Err(wrong(operator, what));
         }
+        let features = features.unwrap_or(whole);
         Ok(Columns { coefficients, intercepts, features })
     }
 
@@ -182,6 +185,16 @@ mod tests {
         let y = crate::evaluate(&classifier(&[1.0, 1.0], &[7, 9]), &[Some(x)], 2).unwrap();
         assert_eq!(&*y[0].view::<i64>().unwrap(), [9, 7]);
         assert_eq!(&*y[1].view::<f32>().unwrap(), [-2.0, 3.0, 2.0, -1.0]);
+    }
+
+    #[test]
+    fn coefficients_behind_those_of_the_features_are_not_read() {
+        let model = classifier(&[1.0, 1.0, 2.0, 2.0, 9.0, 9.0], &[7, 9]);
+        let model = model.with("intercepts", Attribute::Floats(vec![0.0, 0.0]));
+        let x = |features: usize| Tensor::from_vec(&[1, features], vec![1.0f32; features]).unwrap();
+        let y = crate::evaluate(&model, &[Some(x(2))], 2).unwrap();
+        assert_eq!(&*y[1].view::<f32>().unwrap(), [2.0, 4.0]);
+        assert!(crate::evaluate(&model, &[Some(x(4))], 2).is_err());
     }
 
     #[test]

@@ -20,8 +20,8 @@ fn logistic(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// Returns the quantile of the normal distribution, by Winitzki's approximation of the inverse error
-/// function with its constant of 0.147, as the standard's own implementation has it.
+/// Returns the quantile of the normal distribution, by Winitzki's approximation of the inverse
+/// error function with its constant of 0.147, as the standard's own implementation has it.
 fn probit(x: f64) -> f64 {
     const A: f64 = 0.147;
     let y = 2.0 * x - 1.0;

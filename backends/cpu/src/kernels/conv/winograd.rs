@@ -286,9 +286,11 @@ impl Winograd {
                 let mut gathered = [0.0; GATHERED * 9 * WIDEST];
                 for (lane, filter) in filters.clone().enumerate() {
                     let scale = scale.map_or(1.0, |scale| number(scale, filter));
-                    for tap in 0..taken * 9 {
-                        let weight = number(weights, (filter * channels + channel) * 9 + tap);
-                        gathered[tap * lanes + lane] = weight * scale;
+                    let (from, bytes) = ((filter * channels + channel) * 9, taken * 9 * size_of::<f32>());
+                    let taps = weights.get(from * size_of::<f32>()..).and_then(|rest| rest.get(..bytes));
+                    let (taps, _) = taps.unwrap_or_default().as_chunks();
+                    for (into, weight) in gathered[lane..].iter_mut().step_by(lanes).zip(taps) {
+                        *into = f32::from_ne_bytes(*weight) * scale;
                     }
                 }
                 for (tile, _) in uneven.iter().enumerate().filter(|(_, uneven)| **uneven != 0.0) {
@@ -730,14 +732,17 @@ impl Job for Exact {
             for channel in 0..self.channels {
                 let taps: [S::V; 9] =
                     std::array::from_fn(|tap| S::load(self.weights.add((channel * 9 + tap) * S::LANES)));
-                for y in 0..self.lines {
-                    for x in 0..self.columns {
-                        let pixel = S::splat(*self.from.add(y * self.row + x * S::LANES + channel));
-                        // A tap of the window is the difference between a pixel and an output.
-                        for (v, tap_y) in (y.saturating_sub(2)..OUT.min(y + 1)).map(|v| (v, y - v)) {
-                            for u in x.saturating_sub(2)..OUT.min(x + 1) {
-                                sums[v][u] = S::fma(pixel, taps[tap_y * 3 + x - u], sums[v][u]);
-                            }
+                // What does not exist is only read by outputs that do not exist either.
+                let mut pixels = [[0.0; IN]; IN];
+                for (y, line) in pixels.iter_mut().enumerate().take(self.lines) {
+                    for (x, pixel) in line.iter_mut().enumerate().take(self.columns) {
+                        *pixel = *self.from.add(y * self.row + x * S::LANES + channel);
+                    }
+                }
+                for (v, sums) in sums.iter_mut().enumerate() {
+                    for (u, sum) in sums.iter_mut().enumerate() {
+                        for (tap, weights) in taps.iter().enumerate() {
+                            *sum = S::fma(S::splat(pixels[v + tap / 3][u + tap % 3]), *weights, *sum);
                         }
                     }
                 }
