@@ -95,8 +95,8 @@ pub use hetero_hal as hal;
 pub use hetero_hal::{DType, Model, OpenOptions as DeviceOptions, Tensor};
 pub use hetero_onnx::{
     Binding, Error as ModelError, ReadOptions, bind, check_operators, read as read_model,
-    read_bytes as read_model_bytes, read_bytes_within as read_model_bytes_within, read_tensor,
-    read_with as read_model_with,
+    read_bytes as read_model_bytes, read_bytes_within as read_model_bytes_within, read_tensor, read_value,
+    read_with as read_model_with, value_to_bytes,
 };
 pub use hetero_scheduler as scheduler;
 pub use loaded::LoadedModel;

@@ -64,6 +64,12 @@ pub enum DType {
     U2,
     /// A 2-bit signed integer, four in a byte, low bits first.
     I2,
+    /// What a sequence holds: whole tensors, kept as such and not as bytes.
+    /// It is no element type of the standard, so [`DType::all`] leaves it out.
+    Sequence,
+    /// What an optional holds: one whole tensor or sequence, or none.
+    /// It is no element type of the standard, so [`DType::all`] leaves it out.
+    Optional,
 }
 
 /// Every type with its number in the standard, its name there and its bits per element.
@@ -97,16 +103,21 @@ const TABLE: &[(DType, i32, &str, usize)] = &[
 ];
 
 impl DType {
-    /// Returns every element type.
+    /// Returns every element type of the standard.
     pub fn all() -> impl Iterator<Item = DType> {
         TABLE.iter().map(|row| row.0)
     }
 
     fn row(self) -> (i32, &'static str, usize) {
-        TABLE.iter().find(|row| row.0 == self).map_or((0, "undefined", 0), |row| (row.1, row.2, row.3))
+        match self {
+            DType::Sequence => (0, "sequence", 0),
+            DType::Optional => (0, "optional", 0),
+            _ => TABLE.iter().find(|row| row.0 == self).map_or((0, "undefined", 0), |row| (row.1, row.2, row.3)),
+        }
     }
 
-    /// Returns the number of this type in ONNX's `TensorProto.DataType`.
+    /// Returns the number of this type in ONNX's `TensorProto.DataType`; 0 for what is no element
+    /// type there.
     #[must_use]
     pub fn onnx_code(self) -> i32 {
         self.row().0
@@ -124,7 +135,8 @@ impl DType {
         self.row().1
     }
 
-    /// Returns the bits per element; 0 for strings, whose size depends on their text.
+    /// Returns the bits per element; 0 for strings and for whole tensors, whose sizes depend on
+    /// their content.
     #[must_use]
     pub fn bits(self) -> usize {
         self.row().2
@@ -136,6 +148,12 @@ impl DType {
     pub fn bytes_for(self, elements: usize) -> Option<usize> {
         let bits = self.bits();
         if bits >= 8 { elements.checked_mul(bits / 8) } else { Some(elements.checked_mul(bits)?.div_ceil(8)) }
+    }
+
+    /// Tells whether the elements are whole tensors, as those of sequences and optionals are.
+    #[must_use]
+    pub fn is_parts(self) -> bool {
+        matches!(self, DType::Sequence | DType::Optional)
     }
 
     /// Tells whether this is a real floating-point type, of any width.
@@ -209,6 +227,10 @@ mod tests {
             assert_eq!(DType::from_onnx_code(dtype.onnx_code()), Some(dtype));
         }
         assert_eq!(DType::from_onnx_code(0), None);
+        for (dtype, name) in [(DType::Sequence, "sequence"), (DType::Optional, "optional")] {
+            assert_eq!((dtype.name(), dtype.bits(), dtype.onnx_code()), (name, 0, 0));
+            assert!(dtype.is_parts() && DType::all().all(|other| other != dtype));
+        }
     }
 
     #[test]

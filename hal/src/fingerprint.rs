@@ -79,6 +79,10 @@ impl Digest {
             }
             return;
         }
+        if tensor.dtype().is_parts() {
+            tensor.parts().unwrap_or_default().iter().for_each(|part| self.tensor(part));
+            return;
+        }
         let bytes = tensor.bytes();
         if bytes.len() <= 2 * ENDS + PIECES * PIECE {
             return self.bytes(bytes);

@@ -390,6 +390,9 @@ pub fn empties(types: &[TensorType], count: usize) -> Option<Vec<Tensor>> {
         if dtype == DType::String {
             return Tensor::from_strings(&shape, Vec::new()).ok();
         }
+        if dtype.is_parts() {
+            return Tensor::from_parts(dtype, Vec::new()).ok().filter(|_| shape.len() == 1);
+        }
         Tensor::from_bytes(dtype, &shape, Bytes::new()).ok()
     };
     types.get(..count)?.iter().map(empty).collect()

@@ -34,7 +34,18 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
 enum Data {
     Bytes(Bytes),
     Strings(Arc<[Arc<str>]>),
+    Parts {
+        parts: Arc<[Tensor]>,
+        /// How deep sequences lie in each other here, this one included.
+        depth: usize,
+        /// The memory of the parts, as [`Tensor::footprint`] counts it.
+        footprint: usize,
+    },
 }
+
+/// The most sequences and optionals that lie in each other.
+/// The standard's types need three, and a bound keeps whoever walks over them from running deep.
+const DEEPEST: usize = 8;
 
 /// An immutable, dense, row-major tensor in host memory.
 ///
@@ -73,11 +84,14 @@ impl Tensor {
     /// says.
     ///
     /// # Errors
-    /// `InvalidModel` where shape and type need another number of bytes, and for strings, which
-    /// have no bytes.
+    /// `InvalidModel` where shape and type need another number of bytes, and for strings, sequences
+    /// and optionals, which have no bytes.
     pub fn from_bytes(dtype: DType, shape: &[usize], bytes: Bytes) -> Result<Self> {
         if dtype == DType::String {
             return Err(Error::invalid_model("a string tensor has no bytes").with_remedy("use Tensor::from_strings"));
+        }
+        if dtype.is_parts() {
+            return Err(Error::invalid_model(format!("a {dtype} has no bytes")).with_remedy("use Tensor::from_parts"));
         }
         let needed = element_count(shape).and_then(|count| dtype.bytes_for(count));
         match needed {
@@ -113,6 +127,47 @@ impl Tensor {
         Ok(Tensor { dtype: DType::String, shape: shape.into(), data: Data::Strings(strings.into()) })
     }
 
+    /// Makes a sequence of tensors, or an optional of one tensor or none.
+    /// It is a tensor of rank 1 whose elements are the parts.
+    ///
+    /// ```
+    /// use hetero_hal::{DType, Tensor};
+    ///
+    /// let parts = vec![Tensor::scalar(1.0f32), Tensor::scalar(2i64)];
+    /// let sequence = Tensor::from_parts(DType::Sequence, parts)?;
+    /// assert_eq!(sequence.shape(), [2]);
+    /// assert_eq!(sequence.parts()?[1], Tensor::scalar(2i64));
+    /// let optional = Tensor::from_parts(DType::Optional, vec![sequence])?;
+    /// assert_eq!(optional.len(), 1);
+    /// # Ok::<(), hetero_hal::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// `InvalidArgument` for another element type, for an optional of several parts, and where
+    /// sequences and optionals lie too deep in each other.
+    pub fn from_parts(dtype: DType, parts: Vec<Tensor>) -> Result<Self> {
+        if !dtype.is_parts() {
+            return Err(Error::invalid_argument(format!("the elements of a {dtype} tensor are no whole tensors")));
+        }
+        if dtype == DType::Optional && parts.len() > 1 {
+            return Err(Error::invalid_argument(format!("{} parts for an optional, which has one", parts.len())));
+        }
+        let (mut depth, mut footprint) = (0, parts.len().saturating_mul(size_of::<Tensor>()));
+        for part in &parts {
+            if let Data::Parts { depth: inner, .. } = part.data {
+                depth = depth.max(inner);
+            }
+            footprint = footprint.saturating_add(part.footprint());
+        }
+        if depth >= DEEPEST {
+            return Err(Error::invalid_argument(format!(
+                "sequences and optionals lie more than {DEEPEST} deep in each other"
+            )));
+        }
+        let shape = [parts.len()].into();
+        Ok(Tensor { dtype, shape, data: Data::Parts { parts: parts.into(), depth: depth + 1, footprint } })
+    }
+
     /// Makes a tensor of rank 0.
     pub fn scalar<T: Element>(value: T) -> Self {
         let data = Data::Bytes(Bytes::from_owner(VecBytes(vec![value])));
@@ -122,9 +177,13 @@ impl Tensor {
     /// Returns the same elements under another shape.
     ///
     /// # Errors
-    /// `InvalidArgument` where the shape has another number of elements.
+    /// `InvalidArgument` where the shape has another number of elements, or another rank than the 1
+    /// that sequences and optionals have.
     pub fn reshaped(&self, shape: &[usize]) -> Result<Self> {
         check_count(shape, self.len())?;
+        if self.dtype.is_parts() && shape.len() != 1 {
+            return Err(Error::invalid_argument(format!("{self:?} does not take the shape {shape:?}")));
+        }
         Ok(Tensor { dtype: self.dtype, shape: shape.into(), data: self.data.clone() })
     }
 
@@ -159,13 +218,13 @@ impl Tensor {
         self.shape.contains(&0)
     }
 
-    /// Returns the raw bytes; empty for strings.
+    /// Returns the raw bytes; empty for strings, sequences and optionals.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         static NONE: Bytes = Bytes::new();
         match &self.data {
             Data::Bytes(bytes) => bytes,
-            Data::Strings(_) => &NONE,
+            Data::Strings(_) | Data::Parts { .. } => &NONE,
         }
     }
 
@@ -190,7 +249,32 @@ impl Tensor {
     pub fn strings(&self) -> Result<&[Arc<str>]> {
         match &self.data {
             Data::Strings(strings) => Ok(strings),
-            Data::Bytes(_) => Err(Error::invalid_argument(format!("a {} tensor was read as strings", self.dtype))),
+            _ => Err(Error::invalid_argument(format!("a {} tensor was read as strings", self.dtype))),
+        }
+    }
+
+    /// Returns the parts of a sequence or an optional.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where the tensor has another element type.
+    pub fn parts(&self) -> Result<&[Tensor]> {
+        match &self.data {
+            Data::Parts { parts, .. } => Ok(parts),
+            _ => Err(Error::invalid_argument(format!("a {} tensor was read as a sequence", self.dtype))),
+        }
+    }
+
+    /// Returns the bytes of memory that the content takes, those of texts and of parts included.
+    /// What several tensors or elements share counts for each of them.
+    #[must_use]
+    pub fn footprint(&self) -> usize {
+        match &self.data {
+            Data::Bytes(bytes) => bytes.len(),
+            Data::Strings(strings) => {
+                let texts = strings.iter().fold(0usize, |sum, text| sum.saturating_add(text.len()));
+                texts.saturating_add(size_of_val::<[Arc<str>]>(strings))
+            }
+            Data::Parts { footprint, .. } => *footprint,
         }
     }
 
@@ -215,7 +299,7 @@ fn check_count(shape: &[usize], elements: usize) -> Result<()> {
     }
 }
 
-/// Tensors are equal where their element types, shapes and bits are.
+/// Tensors are equal where their element types, shapes and bits are, or their texts or parts.
 impl PartialEq for Tensor {
     fn eq(&self, other: &Self) -> bool {
         self.dtype == other.dtype
@@ -223,6 +307,7 @@ impl PartialEq for Tensor {
             && match (&self.data, &other.data) {
                 (Data::Bytes(a), Data::Bytes(b)) => a == b,
                 (Data::Strings(a), Data::Strings(b)) => a == b,
+                (Data::Parts { parts: a, .. }, Data::Parts { parts: b, .. }) => Arc::ptr_eq(a, b) || a == b,
                 _ => false,
             }
     }
@@ -254,6 +339,35 @@ mod tests {
         assert!(Tensor::from_bytes(DType::F32, &[1 << 40, 1 << 40], Bytes::new()).is_err());
         assert!(Tensor::from_bytes(DType::String, &[0], Bytes::new()).is_err());
         assert!(Tensor::from_bytes(DType::I4, &[3], Bytes::from_static(&[0; 2])).is_ok());
+    }
+
+    #[test]
+    fn sequences_hold_tensors_and_their_memory() {
+        let part = Tensor::from_vec(&[4], vec![1i32, 2, 3, 4]).unwrap();
+        let text = Tensor::from_strings(&[1], vec!["four".into()]).unwrap();
+        let sequence = Tensor::from_parts(DType::Sequence, vec![part.clone(), text.clone()]).unwrap();
+        assert_eq!((sequence.dtype(), sequence.shape(), sequence.bytes().len()), (DType::Sequence, &[2][..], 0));
+        assert_eq!(sequence.footprint(), 16 + 4 + size_of::<Arc<str>>() + 2 * size_of::<Tensor>());
+        assert_eq!(sequence, Tensor::from_parts(DType::Sequence, vec![part.clone(), text.clone()]).unwrap());
+        assert_ne!(sequence, Tensor::from_parts(DType::Sequence, vec![text.clone(), part.clone()]).unwrap());
+        let optional = Tensor::from_parts(DType::Optional, vec![sequence.clone()]).unwrap();
+        assert_eq!(optional.parts().unwrap(), std::slice::from_ref(&sequence));
+        assert!(optional.view::<i32>().is_err() && optional.strings().is_err() && part.parts().is_err());
+        assert!(Tensor::from_parts(DType::Optional, vec![part.clone(), part.clone()]).is_err());
+        assert!(Tensor::from_parts(DType::I32, vec![]).is_err());
+        assert!(Tensor::from_bytes(DType::Sequence, &[0], Bytes::new()).is_err());
+        assert!(sequence.reshaped(&[1, 2]).is_err() && sequence.reshaped(&[2]).is_ok());
+    }
+
+    #[test]
+    fn sequences_do_not_lie_in_each_other_without_end() {
+        let mut inner = Tensor::from_parts(DType::Sequence, vec![]).unwrap();
+        for _ in 1..DEEPEST {
+            inner = Tensor::from_parts(DType::Sequence, vec![inner.clone(), inner]).unwrap();
+        }
+        assert_eq!(inner.footprint(), ((2 << (DEEPEST - 1)) - 2) * size_of::<Tensor>());
+        let error = Tensor::from_parts(DType::Optional, vec![inner]).unwrap_err();
+        assert!(error.message().contains("deep"), "{error}");
     }
 
     #[test]

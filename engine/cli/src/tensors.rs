@@ -1,4 +1,4 @@
-//! Tensors in files: `.npy` is read and written, and ONNX `TensorProto` (`.pb`) is read.
+//! Tensors in files: `.npy` and the standard's messages (`.pb`) are read and written.
 //! Pseudo-random tensors are made here too.
 
 use std::fs::File;
@@ -13,13 +13,14 @@ use npyz::WriterBuilder;
 use crate::failure::{Failure, Result};
 
 /// Reads a tensor; the file's ending names the format.
-pub(crate) fn read(path: &Path) -> Result<Tensor> {
+/// A `.pb` file holds the message of what is wanted, as it does not say itself what it holds.
+pub(crate) fn read(path: &Path, wanted: Option<DType>) -> Result<Tensor> {
     match path.extension().and_then(|ending| ending.to_str()) {
         Some("npy") => read_npy(path),
-        Some("pb") => Ok(hetero::read_tensor(path).map_err(hetero::Error::from)?.1),
+        Some("pb") => Ok(hetero::read_value(path, wanted.unwrap_or(DType::U8)).map_err(hetero::Error::from)?.1),
         _ => Err(Failure::usage(
             format!("cannot tell what {} is", path.display()),
-            "an input is a .npy file or an ONNX TensorProto in a .pb file",
+            "an input is a .npy file, or a .pb file with an ONNX TensorProto, SequenceProto or OptionalProto",
         )),
     }
 }
@@ -75,7 +76,11 @@ fn read_npy(path: &Path) -> Result<Tensor> {
     // The header is believed only as far as the file has bytes for it.
     let shape: Option<Vec<usize>> = npy.shape().iter().map(|&size| usize::try_from(size).ok()).collect();
     let shape = shape.ok_or_else(|| broken(&"its shape overflows"))?;
-    let count = hetero::hal::element_count(&shape).filter(|&count| count as u64 <= bytes);
+    let fits = |count: &usize| {
+        let size = element.num_bytes().and_then(|size| size.checked_mul(*count));
+        *count as u64 <= bytes && size.is_some_and(|size| size as u64 <= bytes)
+    };
+    let count = hetero::hal::element_count(&shape).filter(fits);
     let Some(count) = count else {
         return Err(broken(&"its header promises more than the file holds"));
     };
@@ -103,6 +108,11 @@ fn read_npy(path: &Path) -> Result<Tensor> {
             let flags = elements::<bool>(npy, count).map(|flags| flags.into_iter().map(Bool::from).collect());
             typed::<Bool>(flags, &stored)
         }
+        // Texts of a fixed width, in code points or bytes, which zeros fill up at the end.
+        other if other.starts_with(['U', 'S', 'a']) => elements::<String>(npy, count)
+            .map(|texts| texts.into_iter().map(Into::into).collect())
+            .map_err(|error| error.to_string())
+            .and_then(|texts| Tensor::from_strings(&stored, texts).map_err(|error| error.to_string())),
         other => return Err(broken(&format!("elements of type {other} are not supported"))),
     }
     .map_err(|error| broken(&error))?;
@@ -131,9 +141,23 @@ fn typed<T: Element>(elements: std::io::Result<Vec<T>>, shape: &[usize]) -> std:
     Tensor::from_vec(shape, elements).map_err(|error| error.to_string())
 }
 
+/// Returns the ending of the files in which a value is written: a sequence has no form in `.npy`.
+pub(crate) fn ending(tensor: &Tensor) -> &'static str {
+    if tensor.dtype().is_parts() { "pb" } else { "npy" }
+}
+
+/// Writes a value in the format of its [`ending`].
+pub(crate) fn write(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
+    if tensor.dtype().is_parts() {
+        let bytes = hetero::value_to_bytes(name, tensor);
+        return hetero_files::replace(path, bytes).map_err(|error| Failure::file("write", path, &error));
+    }
+    write_npy(path, tensor)
+}
+
 /// Writes a tensor as `.npy`.
 /// bfloat16 has no NumPy type and is written as float32, which holds it exactly.
-pub(crate) fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
+fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
     let broken = |error: &dyn std::fmt::Display| Failure::file("write", path, error);
     let tensor = if tensor.dtype() == DType::BF16 {
         let cast = Operator::new("Cast", 13).with("to", Attribute::Int(i64::from(DType::F32.onnx_code())));
@@ -169,8 +193,27 @@ fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
         DType::U32 => elements!(u32, |&v| v),
         DType::U64 => elements!(u64, |&v| v),
         DType::Bool => elements!(Bool, |v| v.get()),
+        DType::String => write_texts(out, &shape, tensor),
         other => Err(std::io::Error::other(format!("{other} has no .npy form"))),
     }
+}
+
+/// The most bytes of a file of texts, of which each takes the room of the longest.
+const MOST_TEXT: usize = 1 << 32;
+
+/// Writes texts as NumPy has them: all as wide as the longest, in code points of four bytes.
+fn write_texts(out: &mut dyn Write, shape: &[u64], tensor: &Tensor) -> std::io::Result<()> {
+    let texts = tensor.strings().map_err(std::io::Error::other)?;
+    let width = texts.iter().map(|text| text.chars().count()).max().unwrap_or(0).max(1);
+    if width.saturating_mul(4).saturating_mul(texts.len()) > MOST_TEXT {
+        let text = format!("{} texts as wide as the longest, of {width} characters, take too much", texts.len());
+        return Err(std::io::Error::other(text));
+    }
+    let element: npyz::TypeStr = format!("<U{width}").parse().map_err(std::io::Error::other)?;
+    let options = npyz::WriteOptions::new().dtype(npyz::DType::new_scalar(element));
+    let mut writer = options.shape(shape).writer(out).begin_nd()?;
+    writer.extend(texts.iter().map(|text| &**text))?;
+    writer.finish()
 }
 
 /// A source of pseudo-random numbers by splitmix64.
@@ -195,6 +238,10 @@ pub(crate) fn inputs(session: &Session, seed: u64) -> Result<Vec<Tensor>> {
 /// Equal seeds, types and shapes make equal tensors on every machine.
 pub(crate) fn random(dtype: DType, shape: &[usize], seed: u64) -> Result<Tensor> {
     let failed = |error: hetero::hal::Error| Failure::failed(error.to_string());
+    if dtype.is_parts() {
+        let remedy = "give its content with `--input NAME=FILE.pb`";
+        return Err(Failure::usage(format!("there are no random values of type {dtype}"), remedy));
+    }
     let count = hetero::hal::element_count(shape).ok_or_else(|| Failure::failed("the shape of an input overflows"))?;
     let mut source = SplitMix(seed);
     let floats = dtype.is_float();
@@ -215,6 +262,42 @@ mod tests {
     use super::*;
 
     #[test]
+    fn texts_and_sequences_are_written_and_read_again() {
+        let folder = std::env::temp_dir().join(format!("hetero-texts-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let texts = |shape: &[usize], texts: &[&str]| {
+            Tensor::from_strings(shape, texts.iter().map(|&text| text.into()).collect()).unwrap()
+        };
+        let words = texts(&[2, 2], &["", "four", "日本", "é🦀"]);
+        let sequence = Tensor::from_parts(DType::Sequence, vec![words.clone(), texts(&[], &["one"])]).unwrap();
+        let optional = Tensor::from_parts(DType::Optional, vec![]).unwrap();
+        for value in [words, texts(&[], &["one"]), texts(&[0, 3], &[]), sequence, optional] {
+            let path = folder.join("value").with_extension(ending(&value));
+            write(&path, "value", &value).unwrap();
+            assert_eq!(read(&path, Some(value.dtype())).unwrap(), value, "{value:?}");
+        }
+        let path = folder.join("a.npy");
+        let file = |element: &str, shape: &str, data: &[u8]| {
+            let header = format!("{{'descr': '{element}', 'fortran_order': False, 'shape': {shape}}}\n");
+            let length = (header.len() as u16).to_le_bytes();
+            std::fs::write(&path, [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), data].concat()).unwrap();
+            read(&path, None)
+        };
+        assert_eq!(file("|S3", "(2,)", b"ab\0cde").unwrap(), texts(&[2], &["ab", "cde"]));
+        assert_eq!(file(">U2", "(1,)", b"\0\0\0a\0\0\0b").unwrap(), texts(&[1], &["ab"]));
+        for (element, shape, data) in [
+            ("<U9999999999", "(1,)", &b"abcd"[..]),
+            ("<U2", "(2,)", b"a\0\0\0b\0\0\0"),
+            ("<U1", "(1,)", b"\xff\xff\xff\xff"),
+            ("|S1", "(1,)", b"\xff"),
+            ("|O", "(1,)", b"aaaaaaaaaaaa"),
+        ] {
+            assert!(file(element, shape, data).is_err(), "{element}");
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    #[test]
     fn npy_round_trip_in_every_type() {
         let folder = std::env::temp_dir().join(format!("hetero-npy-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
@@ -223,7 +306,7 @@ mod tests {
                 let tensor = random(dtype, shape, 7).unwrap();
                 let path = folder.join("a.npy");
                 write_npy(&path, &tensor).unwrap();
-                assert_eq!(read(&path).unwrap(), tensor, "{dtype} {shape:?}");
+                assert_eq!(read(&path, None).unwrap(), tensor, "{dtype} {shape:?}");
             }
         }
         let path = folder.join("bad.npy");
@@ -232,18 +315,18 @@ mod tests {
             b"\x93NUMPY\x01\x00F\x00{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999,)}       \n",
         )
         .unwrap();
-        assert!(read(&path).is_err());
+        assert!(read(&path, None).is_err());
         // A parser that tries each bracket twice would take hours.
         for header in ["(".repeat(1000), format!("{}1{}", "['}',".repeat(40), "]".repeat(40))] {
             let length = (header.len() as u32).to_le_bytes();
             std::fs::write(&path, [&b"\x93NUMPY\x02\x00"[..], &length, header.as_bytes()].concat()).unwrap();
-            assert!(read(&path).unwrap_err().to_string().contains("16 are the most"));
+            assert!(read(&path, None).unwrap_err().to_string().contains("16 are the most"));
         }
         std::fs::write(&path, b"\x93NUMPY\x02\x00\xff\xff\xff\xff").unwrap();
-        assert!(read(&path).unwrap_err().to_string().contains("4294967295 bytes"));
+        assert!(read(&path, None).unwrap_err().to_string().contains("4294967295 bytes"));
         std::fs::write(&path, b"nonsense").unwrap();
-        assert!(read(&path).is_err());
-        assert_eq!(read(&folder.join("x.txt")).unwrap_err().exit_code(), 2);
+        assert!(read(&path, None).is_err());
+        assert_eq!(read(&folder.join("x.txt"), None).unwrap_err().exit_code(), 2);
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

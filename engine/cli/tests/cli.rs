@@ -7,7 +7,8 @@ mod common;
 use std::path::Path;
 use std::process::Command;
 
-use hetero::Tensor;
+use hetero::hal::{Dim, Graph, Node, Operator, TensorType, Value, ValueId};
+use hetero::{DType, Model, Tensor};
 
 use common::{Folder, unwrapped};
 
@@ -56,8 +57,52 @@ fn a_run_reads_and_writes_files() {
     assert_eq!(values, [1.0, 20.0, 300.0, 4.0, 50.0, 600.0]);
     // The same input comes through a TensorProto.
     let tensor = Tensor::from_vec(&[1, 3], vec![1.0f32; 3]).unwrap();
-    std::fs::write(folder.0.join("x.pb"), hetero_onnx::tensor_to_bytes("x:0", &tensor)).unwrap();
+    std::fs::write(folder.0.join("x.pb"), hetero_onnx::value_to_bytes("x:0", &tensor)).unwrap();
     assert!(folder.run(&["run", "model.onnx", "--input", "x:0=x.pb"]).status.success());
+}
+
+#[test]
+fn texts_and_sequences_are_read_and_written() {
+    let folder = Folder::new("texts");
+    let texts = |list: &[&str]| Tensor::from_strings(&[list.len()], list.iter().map(|&text| text.into()).collect());
+    let port = |name: &str, ty| Value { name: name.into(), ty, constant: None };
+    let node = |name: &str, inputs: &[u32], output: u32| Node {
+        name: name.into(),
+        operator: Operator::new(name, 20),
+        inputs: inputs.iter().map(|&id| Some(ValueId(id))).collect(),
+        outputs: vec![Some(ValueId(output))],
+    };
+    let graph = Graph {
+        name: "texts".into(),
+        values: vec![
+            port("words", TensorType::exact(DType::String, &[2])),
+            port("list", TensorType::new(DType::Sequence, vec![Dim::Unknown])),
+            port("joined", TensorType::default()),
+            port("longer", TensorType::default()),
+        ],
+        nodes: vec![node("StringConcat", &[0, 0], 2), node("SequenceInsert", &[1, 2], 3)],
+        inputs: vec![ValueId(0), ValueId(1)],
+        outputs: vec![ValueId(2), ValueId(3)],
+        captures: vec![],
+    };
+    let model = Model { graph, opsets: [("".into(), 20)].into(), ..Model::default() };
+    hetero_onnx::write(&model, folder.0.join("texts.onnx")).unwrap();
+    let words = "é\0\0da\0";
+    let data: Vec<u8> = words.chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
+    let header = "{'descr': '<U3', 'fortran_order': False, 'shape': (2,)}\n";
+    let length = (header.len() as u16).to_le_bytes();
+    let file = [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &data].concat();
+    std::fs::write(folder.0.join("words.npy"), file).unwrap();
+    let list = Tensor::from_parts(DType::Sequence, vec![texts(&["x"]).unwrap()]).unwrap();
+    std::fs::write(folder.0.join("list.pb"), hetero_onnx::value_to_bytes("list", &list)).unwrap();
+    let arguments =
+        ["run", "texts.onnx", "--input", "words=words.npy", "--input", "list=list.pb", "--output", "out", "--json"];
+    folder.json(&arguments);
+    let written = std::fs::read(folder.0.join("out/joined.npy")).unwrap();
+    let ended: Vec<u8> = "éé\0\0dada".chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
+    assert!(written.ends_with(&ended), "{written:?}");
+    let (_, longer) = hetero_onnx::read_value(folder.0.join("out/longer.pb"), DType::Sequence).unwrap();
+    assert_eq!(longer.parts().unwrap(), [texts(&["x"]).unwrap(), texts(&["éé", "dada"]).unwrap()]);
 }
 
 #[test]

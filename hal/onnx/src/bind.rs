@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use foldhash::{HashMap, HashSet};
-use hetero_hal::{Allowance, Attribute, Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
+use hetero_hal::{Allowance, Attribute, DType, Dim, Graph, Model, Node, OperatorSet, Program, Tensor, ValueId};
 
 use crate::error::{Error, Result};
 use crate::infer::{check_operators, infer_expanding};
@@ -158,6 +158,10 @@ fn bind_inputs(
     for id in graph.inputs.clone() {
         let value = &mut graph.values[id.index()];
         let name = value.name.clone();
+        // How many parts there are is each run's affair.
+        if value.ty.dtype.is_some_and(DType::is_parts) {
+            continue;
+        }
         let Some(dims) = &mut value.ty.dims else {
             return Err(Error::Shapes(format!("the model does not say the rank of input '{name}'; give its shape")));
         };

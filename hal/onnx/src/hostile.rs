@@ -271,8 +271,9 @@ fn a_claimed_shape_that_the_input_cannot_have_counts_for_nothing() {
     for (operator, cannot, can, content) in
         [("Reshape", [100], [2], 2), ("Expand", [3], [2], 2), ("Tile", [3], [6], 3), ("Reshape", [1], [2], 2)]
     {
-        let error = bind(&of(operator, &cannot), &Binding::default(), &Standard).unwrap_err().to_string();
-        assert!(error.contains("of value 'y' is not known"), "{operator}: {error}");
+        // Without the claim, only a run tells the size.
+        let open = bind(&of(operator, &cannot), &Binding::default(), &Standard).unwrap().program;
+        assert!(open.value(open.outputs()[0]).unwrap().late.is_some(), "{operator}");
         assert!(bind(&of(operator, &can), &Binding::default(), &Standard).is_ok(), "{operator}");
         // Where the content is known, it decides, whatever the file claims.
         let content = hetero_hal::Tensor::from_vec(&[1], vec![content as i64]).unwrap();

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use foldhash::{HashMap, HashSet};
 use hetero_hal::{Attribute, Capture, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId};
 
+use crate::early;
 use crate::error::{Error, Result};
 use crate::files::Files;
 use crate::proto::attribute_proto::AttributeType;
@@ -140,7 +141,8 @@ impl<'a> Importer<'a> {
         let mut nodes = Vec::with_capacity(proto.node.len());
         for (index, node) in proto.node.into_iter().enumerate() {
             let name = unique_name(&node, index, &mut names);
-            nodes.push(self.node(node, name)?);
+            let node = self.node(node, name)?;
+            self.push(node, &mut nodes)?;
         }
         for info in proto.output {
             let depth = self.scopes.len() - 1;
@@ -225,6 +227,30 @@ impl<'a> Importer<'a> {
             }
         }
         Ok(Node { name, operator, inputs, outputs })
+    }
+
+    /// Puts a node behind others, in the form of the standard's later versions.
+    fn push(&mut self, mut node: Node, nodes: &mut Vec<Node>) -> Result<()> {
+        let scope = self.scope()?;
+        let known = |index: usize| Some((*node.inputs.get(index)?)?).map(|id| (id, &scope.graph.values[id.index()].ty));
+        let second = known(1).map(|(id, ty)| (id, ty.clone()));
+        let first = known(0).and_then(|(_, ty)| ty.dims.clone());
+        let dims = second.as_ref().and_then(|(_, ty)| ty.dims.as_deref());
+        let missing = early::modernise(&mut node, first.as_deref(), dims);
+        if let (Some(missing @ 1..), Some((input, ty))) = (missing, &second) {
+            let operator = early::widening(ty.dims.as_ref().map_or(0, Vec::len), missing);
+            let mut name = format!("{}/widened", node.name);
+            while scope.ids.contains_key(&*name) {
+                name.push('_');
+            }
+            let (wide, _) = scope.declare(&name)?;
+            let dims = ty.dims.iter().flatten().cloned().chain(std::iter::repeat_n(Dim::Known(1), missing));
+            scope.value(wide).ty = TensorType { dtype: ty.dtype, dims: Some(dims.collect()) };
+            nodes.push(Node { name: name.into(), operator, inputs: vec![Some(*input)], outputs: vec![Some(wide)] });
+            node.inputs[1] = Some(wide);
+        }
+        nodes.push(node);
+        Ok(())
     }
 
     /// Returns an attribute's content, which it takes out of the message.
@@ -342,12 +368,16 @@ fn value_type(info: &ValueInfoProto) -> Result<TensorType> {
     }
 }
 
-/// Reads a tensor's type; of sequences, maps and optionals, which have none, nothing is known.
+/// Reads a type; of maps nothing is known.
+/// Of sequences and optionals it is known that they are such, and a run tells how many parts of
+/// which types they have.
 fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
     let (code, shape) = match &proto.value {
         Some(type_proto::Value::TensorType(ty)) => (ty.elem_type(), &ty.shape),
         Some(type_proto::Value::SparseTensorType(ty)) => (ty.elem_type(), &ty.shape),
-        _ => return Ok(TensorType::default()),
+        Some(type_proto::Value::SequenceType(_)) => return Ok(parts_type(DType::Sequence)),
+        Some(type_proto::Value::OptionalType(_)) => return Ok(parts_type(DType::Optional)),
+        Some(type_proto::Value::MapType(_)) | None => return Ok(TensorType::default()),
     };
     let dtype = match DType::from_onnx_code(code) {
         None if code != 0 => return Err(Error::invalid(format!("the unknown element type {code}"))),
@@ -373,6 +403,10 @@ fn tensor_type(proto: &TypeProto) -> Result<TensorType> {
         ),
     };
     Ok(TensorType { dtype, dims })
+}
+
+fn parts_type(dtype: DType) -> TensorType {
+    TensorType::new(dtype, vec![Dim::Unknown])
 }
 
 /// Puts nodes in topological order (Kahn), and keeps the file's order where it is one.

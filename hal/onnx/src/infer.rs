@@ -4,14 +4,17 @@
 //! the way, because later shapes depend on them.
 //! A size that depends on data gets its bound from the operator's rule, and its extent here.
 
+use std::cell::RefCell;
+
 use foldhash::HashMap;
 use hetero_hal::{
-    Allowance, Capture, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact, Node,
-    OperatorSet, Tensor, TensorType, ValueId, element_count, empties, shape_content,
+    Allowance, Capture, DType, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact,
+    Node, OperatorSet, Tensor, TensorType, ValueId, element_count, empties, shape_content,
 };
 
 use crate::branches::known_branch;
 use crate::error::{MissingOperator, MissingOperators, Result};
+use crate::parts::{self, Held};
 
 /// The most elements of a value that is computed on the way; shapes, axes and sizes are far
 /// smaller.
@@ -131,6 +134,8 @@ pub struct Inferred {
     pub values: HashMap<ValueId, Tensor>,
     /// The most that the elements of other contents can be.
     most: HashMap<ValueId, Tensor>,
+    /// The element types of what values hold that are sequences or optionals; see [`Held`].
+    parts: HashMap<ValueId, Vec<DType>>,
     /// The sizes that depend on data.
     pub extents: Vec<Extent>,
 }
@@ -147,7 +152,7 @@ fn walk(graph: &mut Graph, rules: Rules<'_>, inferred: &mut Inferred) -> Result<
 fn visit(graph: &mut Graph, node: &Node, rules: Rules<'_>, inferred: &mut Inferred) -> Result<()> {
     rules.allowance.check().map_err(|error| error.at(node.to_string()))?;
     let Some(definition) = rules.operators.find(&node.operator) else { return Ok(()) };
-    let Facts { mut types, values, most } =
+    let Facts { mut types, values, most, held } =
         node_facts(graph, node, definition, rules, inferred).map_err(|error| error.at(node.to_string()))?;
     for (position, id) in node.outputs.iter().enumerate() {
         let (Some(id), Some(ty)) = (id, types.get_mut(position)) else {
@@ -171,6 +176,8 @@ fn visit(graph: &mut Graph, node: &Node, rules: Rules<'_>, inferred: &mut Inferr
             _ => known,
         };
     }
+    let parts = node.outputs.iter().zip(held).filter_map(|(id, held)| Some(((*id)?, held.parts)));
+    inferred.parts.extend(parts.filter(|(_, parts)| !parts.is_empty()));
     inferred.most.extend(node.outputs.iter().zip(most).filter_map(|(id, most)| Some(((*id)?, most))));
     for (id, value) in node.outputs.iter().zip(values) {
         if let Some(id) = id {
@@ -214,6 +221,16 @@ struct Facts {
     types: Vec<TensorType>,
     values: Vec<Tensor>,
     most: Vec<Tensor>,
+    held: Vec<Held>,
+}
+
+/// Returns what is known of a value beside its dimensions.
+fn held(graph: &Graph, inferred: &Inferred, id: ValueId) -> Held {
+    let value = &graph.values[id.index()];
+    match value.constant.as_ref().or_else(|| inferred.values.get(&id)) {
+        Some(content) => Held::of(content),
+        None => Held { dtype: value.ty.dtype, parts: inferred.parts.get(&id).cloned().unwrap_or_default() },
+    }
 }
 
 /// Returns what is known of the inputs of a node.
@@ -237,18 +254,37 @@ fn node_facts(
 ) -> hetero_hal::Result<Facts> {
     definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
     let facts = input_facts(graph, node, inferred);
+    let concerned = parts::concerns(node, facts.iter().flatten().map(|fact| fact.ty.dtype));
+    let known = |id: &Option<ValueId>| id.map(|id| held(graph, inferred, id)).unwrap_or_default();
+    let given: Vec<Held> = node.inputs.iter().filter(|_| concerned).map(known).collect();
+    let made: RefCell<Vec<Held>> = RefCell::default();
     let subgraph = |name: &str, inputs: &[TensorType]| {
         let Some(body) = node.operator.graph(name)? else {
             return Err(hetero_hal::Error::invalid_model(format!("it lacks the graph '{name}'")));
         };
-        subgraph_types(graph, body, inputs, rules)
+        let (types, outputs) = subgraph_types((graph, inferred), body, inputs, &parts::of_body(node, &given), rules)?;
+        let mut made = made.borrow_mut();
+        // Of the two branches of an If, one may tell what the other leaves open.
+        let count = made.len().max(outputs.len());
+        made.resize_with(count, Held::default);
+        for (known, found) in made.iter_mut().zip(outputs) {
+            known.dtype = known.dtype.or(found.dtype);
+            if known.parts.len() < found.parts.len() {
+                known.parts = found.parts;
+            }
+        }
+        Ok(types)
     };
     let context =
         Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &subgraph };
-    let types = (definition.infer)(&context)?;
+    let mut types = (definition.infer)(&context)?;
+    let held = if concerned { parts::of_outputs(node, &given, &made.take()) } else { vec![] };
+    for (ty, held) in types.iter_mut().zip(&held) {
+        ty.dtype = ty.dtype.or(held.dtype);
+    }
     let values = computed(node, definition, rules, &facts, &types)?;
     let most = if values.is_empty() { bounded(node, definition, rules, &facts, &types) } else { vec![] };
-    Ok(Facts { types, values, most })
+    Ok(Facts { types, values, most, held })
 }
 
 /// The operators that keep the order of their first input where all others are known: a larger
@@ -284,24 +320,31 @@ fn bounded(
     evaluated(node, definition, rules, &inputs, types).unwrap_or_default()
 }
 
-/// Returns the types of the outputs of a subgraph whose inputs have these types.
+/// Returns the types of the outputs of a subgraph whose inputs have these types, and what is known
+/// of these outputs besides.
 fn subgraph_types(
-    outer: &Graph,
+    (outer, around): (&Graph, &Inferred),
     body: &Graph,
     inputs: &[TensorType],
+    given: &[Held],
     rules: Rules<'_>,
-) -> hetero_hal::Result<Vec<TensorType>> {
+) -> hetero_hal::Result<(Vec<TensorType>, Vec<Held>)> {
     let mut body = body.clone();
-    for (&id, ty) in body.inputs.iter().zip(inputs) {
-        body.values[id.index()].ty = ty.clone();
+    let mut inferred = Inferred::default();
+    for (position, (&id, ty)) in body.inputs.iter().zip(inputs).enumerate() {
+        let claimed = std::mem::replace(&mut body.values[id.index()].ty, ty.clone()).dtype;
+        let value = &mut body.values[id.index()].ty;
+        let given = given.get(position).cloned().unwrap_or_default();
+        value.dtype = value.dtype.or(given.dtype).or(claimed);
+        inferred.parts.insert(id, given.parts);
     }
     for capture in &body.captures {
         let source = outer.value(capture.outer)?;
         let value = &mut body.values[capture.inner.index()];
         value.ty = source.ty.clone();
         value.constant = source.constant.clone();
+        inferred.parts.insert(capture.inner, held(outer, around, capture.outer).parts);
     }
-    let mut inferred = Inferred::default();
     walk(&mut body, rules, &mut inferred).map_err(hetero_hal::Error::from)?;
     // A subgraph's extents mean nothing outside it, so the node's outputs get extents of their own.
     let outside = |id: &ValueId| {
@@ -313,7 +356,8 @@ fn subgraph_types(
         }
         ty
     };
-    Ok(body.outputs.iter().map(outside).collect())
+    let held = body.outputs.iter().map(|id| held(&body, &inferred, *id)).collect();
+    Ok((body.outputs.iter().map(outside).collect(), held))
 }
 
 /// Returns the contents of the outputs, where the inputs' contents or types decide them and they

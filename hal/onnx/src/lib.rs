@@ -51,6 +51,8 @@
 
 mod bind;
 mod branches;
+mod data;
+mod early;
 mod error;
 // Memory maps are the only part of this crate that safe Rust cannot express.
 #[allow(unsafe_code)]
@@ -63,6 +65,7 @@ mod hostile_files;
 mod import;
 mod infer;
 mod open;
+mod parts;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 #[rustfmt::skip]
 mod proto;
@@ -75,12 +78,12 @@ pub use bind::{Binding, BoundModel, bind};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use files::ReadOptions;
 pub use infer::{Inferred, check_operators, infer, infer_expanding};
-pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_with};
-pub use write::{model_of, tensor_to_bytes, to_bytes, write};
+pub use read::{read, read_bytes, read_bytes_within, read_tensor, read_value, read_with};
+pub use write::{model_of, to_bytes, value_to_bytes, write};
 
 /// The oldest version of the standard's operator set that is read.
-/// Before version 7 some operators broadcast by attributes; these are reported as missing, and the
-/// others run.
+/// Before version 7 some operators broadcast by attributes; these are reported as missing where the
+/// file does not tell the ranks of their inputs.
 pub const OLDEST_OPSET: u32 = 1;
 /// The newest version of the standard's operator set that is read.
 pub const NEWEST_OPSET: u32 = 27;

@@ -5,15 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hetero_hal::{Allowance, Model, Tensor};
+use hetero_hal::{Allowance, DType, Model, Tensor};
 use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::files::{Files, ReadOptions};
 use crate::import::{Importer, canonical_domain};
-use crate::proto::{ModelProto, TensorProto};
-use crate::tensor::import;
-use crate::{NEWEST_OPSET, OLDEST_OPSET, functions, weigh};
+use crate::proto::ModelProto;
+use crate::{NEWEST_OPSET, OLDEST_OPSET, data, functions, weigh};
 
 /// Reads a model file, with the external data beside it, into memory.
 ///
@@ -68,12 +67,21 @@ pub fn read_bytes_within(bytes: Bytes, allowance: &Allowance) -> Result<Model> {
 /// # Errors
 /// [`Error`] says what is wrong with the file.
 pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Tensor)> {
+    read_value(path, DType::U8)
+}
+
+/// Reads the file of a value, and returns the value with the name that the file gives it.
+/// The file holds a `SequenceProto` or an `OptionalProto` where the element type that is wanted says
+/// so, and otherwise a `TensorProto` of any element type, because such a file does not say which of
+/// them it is.
+///
+/// # Errors
+/// [`Error`] says what is wrong with the file.
+pub fn read_value(path: impl AsRef<Path>, wanted: DType) -> Result<(String, Tensor)> {
     let path = path.as_ref();
     let (bytes, mut files) = Files::open(path, ReadOptions::default())?;
-    files.allowance = files.allowance.less(weigh::tensor(&bytes))?;
-    let proto =
-        TensorProto::decode(bytes).map_err(|source| Error::Decode { what: path.display().to_string(), source })?;
-    Ok((proto.name().to_owned(), import(&proto, &mut files)?))
+    files.allowance = files.allowance.less(weigh::value(&bytes, wanted))?;
+    data::import(bytes, wanted, &mut files, &path.display().to_string())
 }
 
 fn decode(bytes: Bytes, mut files: Files, what: &str) -> Result<Model> {

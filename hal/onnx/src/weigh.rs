@@ -6,6 +6,9 @@
 
 use std::mem::size_of;
 
+use hetero_hal::DType;
+
+use crate::data::{OptionalProto, SequenceProto};
 use crate::proto::{self, type_proto};
 
 /// The deepest nesting of messages that the decoder accepts.
@@ -35,6 +38,10 @@ enum Kind {
     Sharding,
     /// A message of a few texts.
     Entry,
+    /// A value that is a sequence of values.
+    Sequence,
+    /// A value that is an optional.
+    Optional,
 }
 
 /// The content of a field.
@@ -69,6 +76,8 @@ impl Kind {
             Kind::Training => size_of::<proto::TrainingInfoProto>(),
             Kind::Sharding => size_of::<proto::ShardingSpecProto>(),
             Kind::Entry => size_of::<proto::TensorAnnotation>(),
+            Kind::Sequence => size_of::<SequenceProto>(),
+            Kind::Optional => size_of::<OptionalProto>(),
         }
     }
 
@@ -106,6 +115,10 @@ impl Kind {
                 Message(Kind::Entry)
             }
             (Kind::Function, 9 | 14) | (Kind::Training, _) => Message(Kind::Entry),
+            (Kind::Sequence | Kind::Optional, 3) => Message(Kind::Tensor),
+            (Kind::Sequence | Kind::Optional, 4) => Message(Kind::Sparse),
+            (Kind::Sequence | Kind::Optional, 5) => Message(Kind::Sequence),
+            (Kind::Sequence | Kind::Optional, 7) => Message(Kind::Optional),
             (Kind::Tensor, 2 | 14) | (Kind::Sparse, _) => Other,
             _ => Text,
         }
@@ -117,9 +130,14 @@ pub(crate) fn model(bytes: &[u8]) -> usize {
     message(bytes, Kind::Model, 0)
 }
 
-/// Returns the bytes of memory that a single tensor takes, besides those of the file.
-pub(crate) fn tensor(bytes: &[u8]) -> usize {
-    message(bytes, Kind::Tensor, 0)
+/// Returns the bytes of memory that a single value of this kind takes, besides those of the file.
+pub(crate) fn value(bytes: &[u8], kind: DType) -> usize {
+    let kind = match kind {
+        DType::Sequence => Kind::Sequence,
+        DType::Optional => Kind::Optional,
+        _ => Kind::Tensor,
+    };
+    message(bytes, kind, 0)
 }
 
 /// Returns the bytes that a message takes.

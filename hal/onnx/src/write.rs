@@ -5,17 +5,17 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hetero_hal::{Attribute, Dim, Graph, Model, Node, Program, Tensor, TensorType, ValueId};
+use hetero_hal::{Attribute, DType, Dim, Graph, Model, Node, Program, Tensor, TensorType, ValueId};
 use prost::Message;
 
 use crate::error::{Error, Result};
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::tensor_shape_proto::{Dimension, dimension};
 use crate::proto::{
-    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorShapeProto,
-    TypeProto, ValueInfoProto, type_proto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, StringStringEntryProto, TensorProto,
+    TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use crate::tensor;
+use crate::{data, tensor};
 
 /// The IR version that is written for a model that names none.
 const IR_VERSION: i64 = 8;
@@ -69,15 +69,18 @@ pub fn model_of(program: &Program) -> Model {
 /// Notes the operator sets of nodes, and of the nodes in their subgraphs.
 fn note_opsets(nodes: &[Node], opsets: &mut BTreeMap<Arc<str>, u32>) {
     for node in nodes {
-        opsets.insert(node.operator.domain.clone(), node.operator.version);
+        let version = opsets.entry(node.operator.domain.clone()).or_default();
+        // Nodes of an early model are partly of a later version, which the others have in common.
+        *version = node.operator.version.max(*version);
         node.subgraphs().for_each(|graph| note_opsets(&graph.nodes, opsets));
     }
 }
 
-/// The tensor as a `TensorProto`'s bytes, under a name.
+/// Returns the bytes of a value's message, under a name: a `TensorProto`, or a `SequenceProto` or an
+/// `OptionalProto` where the element type says so.
 #[must_use]
-pub fn tensor_to_bytes(name: &str, tensor: &Tensor) -> Vec<u8> {
-    tensor::export(name, tensor).encode_to_vec()
+pub fn value_to_bytes(name: &str, value: &Tensor) -> Vec<u8> {
+    data::export(name, value)
 }
 
 /// The names of a graph's values in the file.
@@ -106,19 +109,46 @@ fn graph_proto<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> GraphProto {
         .map(ValueId)
         .zip(&graph.values)
         .filter(|(id, value)| value.constant.is_none() && value.ty.dtype.is_some() && !told[id.index()]);
+    let mut initializer = Vec::new();
+    let mut nodes = Vec::new();
+    for value in &graph.values {
+        match &value.constant {
+            Some(content) => constant(&value.name, content, &mut initializer, &mut nodes),
+            None => {}
+        }
+    }
+    nodes.extend(graph.nodes.iter().map(|node| node_proto(names, node)));
     GraphProto {
         name: Some(graph.name.to_string()),
-        node: graph.nodes.iter().map(|node| node_proto(names, node)).collect(),
+        node: nodes,
         input: graph.inputs.iter().map(info).collect(),
         output: graph.outputs.iter().map(info).collect(),
         value_info: inner.map(|(id, _)| value_info(graph, id)).collect(),
-        initializer: graph
-            .values
-            .iter()
-            .filter_map(|value| value.constant.as_ref().map(|content| tensor::export(&value.name, content)))
-            .collect(),
+        initializer,
         ..GraphProto::default()
     }
+}
+
+/// Writes a constant as an initialiser.
+/// A sequence or an optional cannot be one, so a node makes it of initialisers.
+fn constant(name: &str, content: &Tensor, initializers: &mut Vec<TensorProto>, nodes: &mut Vec<NodeProto>) {
+    let Ok(parts) = content.parts() else { return initializers.push(tensor::export(name, content)) };
+    let names: Vec<String> = (0..parts.len()).map(|index| format!("{name}/part_{index}")).collect();
+    for (name, part) in names.iter().zip(parts) {
+        constant(name, part, initializers, nodes);
+    }
+    let operator = match (content.dtype(), parts) {
+        (DType::Optional, _) => "Optional",
+        (_, []) => "SequenceEmpty",
+        _ => "SequenceConstruct",
+    };
+    nodes.push(NodeProto {
+        name: Some(format!("{name}/{operator}")),
+        op_type: Some(operator.to_owned()),
+        input: names,
+        output: vec![name.to_owned()],
+        ..NodeProto::default()
+    });
 }
 
 fn value_info(graph: &Graph, id: ValueId) -> ValueInfoProto {
@@ -136,8 +166,13 @@ fn type_proto(ty: &TensorType) -> Option<TypeProto> {
         ..Dimension::default()
     };
     let shape = ty.dims.as_ref().map(|dims| TensorShapeProto { dim: dims.iter().map(dimension).collect() });
-    let tensor = type_proto::Tensor { elem_type: Some(ty.dtype?.onnx_code()), shape };
-    Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() })
+    let value = match ty.dtype? {
+        // A run tells the types of the parts.
+        DType::Sequence => type_proto::Value::SequenceType(Box::default()),
+        DType::Optional => type_proto::Value::OptionalType(Box::default()),
+        dtype => type_proto::Value::TensorType(type_proto::Tensor { elem_type: Some(dtype.onnx_code()), shape }),
+    };
+    Some(TypeProto { value: Some(value), ..TypeProto::default() })
 }
 
 fn node_proto<'a>(all: &[&'a str], node: &'a Node) -> NodeProto {
@@ -216,7 +251,7 @@ fn attribute_proto<'a>(outer: &[&'a str], name: &str, content: &'a Attribute) ->
 
 #[cfg(test)]
 mod tests {
-    use hetero_hal::{Capture, DType, Operator, Value};
+    use hetero_hal::{Capture, Operator, Value};
     use hetero_reference::Standard;
 
     use super::*;
@@ -298,6 +333,31 @@ mod tests {
                 hetero_reference::run(program, &inputs, &Standard, &hetero_hal::Allowance::new(1 << 20)).unwrap()
             };
             assert_eq!(run(&program)[0].bytes(), run(&again)[0].bytes(), "{which}");
+        }
+    }
+
+    #[test]
+    fn constant_sequences_are_made_by_nodes() {
+        let sequence = Tensor::from_parts(DType::Sequence, vec![Tensor::scalar(1i64), Tensor::scalar(2i64)]).unwrap();
+        let empty = Tensor::from_parts(DType::Sequence, vec![]).unwrap();
+        for content in [sequence.clone(), empty, Tensor::from_parts(DType::Optional, vec![sequence]).unwrap()] {
+            let ty = TensorType::new(content.dtype(), vec![Dim::Unknown]);
+            let graph = Graph {
+                name: "kept".into(),
+                values: vec![
+                    Value { name: "known".into(), ty: ty.clone(), constant: Some(content.clone()) },
+                    Value { name: "y".into(), ty: ty.clone(), constant: None },
+                ],
+                nodes: vec![node(Operator::new("Identity", 16), &[0], 1)],
+                outputs: vec![ValueId(1)],
+                ..Graph::default()
+            };
+            let model = Model { graph, opsets: [("".into(), 16)].into(), ..Model::default() };
+            let again = read_bytes(to_bytes(&model).unwrap().into()).unwrap();
+            assert_eq!(again.graph.values[again.graph.outputs[0].index()].ty, ty);
+            let bound = bind(&again, &Binding::default(), &Standard).unwrap().program;
+            let y = hetero_reference::run(&bound, &[], &Standard, &hetero_hal::Allowance::new(1 << 20)).unwrap();
+            assert_eq!(y, [content]);
         }
     }
 

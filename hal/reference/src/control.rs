@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use hetero_hal::{
     Allowance, Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program,
-    Result, Tensor, TensorType, ValueId, take,
+    Result, Tensor, TensorType, ValueId, empties, take,
 };
 
 use crate::indexing::{pick, strided, strides};
-use crate::numbers::Numbers;
 use crate::shapes::{axis, integers};
 use crate::slicing::join;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("If", 1, (1, 1), infer_if, branch).outputs(usize::MAX),
     Definition::new("Loop", 1, (2, usize::MAX), infer_loop, repeat).outputs(usize::MAX),
+    Definition::new("Scan", 8, (2, usize::MAX), infer_batched_scan, batched_scan).outputs(usize::MAX).until(9),
     Definition::new("Scan", 9, (1, usize::MAX), infer_scan, scan).outputs(usize::MAX),
 ];
 
@@ -53,6 +53,29 @@ pub fn run(
         }
     }
     interpret(&program.to_graph(), inputs, operators, &|_| None, allowance)
+}
+
+/// Runs a graph that no shapes have been inferred for by the oracle, within an allowance.
+/// Inputs and outputs are in the graph's order; inputs that are left out at the end have the
+/// contents that the graph gives them.
+///
+/// # Errors
+/// `InvalidArgument` where an input has no content, `InvalidModel` where the graph contradicts
+/// itself, and the error of any node that fails, with its name.
+pub fn run_graph(
+    graph: &Graph,
+    inputs: &[Tensor],
+    operators: &dyn OperatorSet,
+    allowance: &Allowance,
+) -> Result<Vec<Tensor>> {
+    graph.check()?;
+    for (index, id) in graph.inputs.iter().enumerate() {
+        let value = graph.value(*id)?;
+        if inputs.get(index).or(value.constant.as_ref()).is_none() {
+            return Err(Error::invalid_argument(format!("input '{}' has no content", value.name)));
+        }
+    }
+    interpret(graph, inputs, operators, &|_| None, allowance)
 }
 
 /// Computes the nodes of a graph one after the other.
@@ -105,14 +128,14 @@ pub(crate) fn interpret(
         drop(arguments);
         for (id, tensor) in node.outputs.iter().zip(results) {
             if let Some(id) = id {
-                left = left.less(tensor.bytes().len()).map_err(at)?;
+                left = left.less(tensor.footprint()).map_err(at)?;
                 values[id.index()] = Some(tensor);
                 computed[id.index()] = true;
             }
         }
         for id in node.uses().filter(|id| last_use[id.index()] == index) {
             let gone = values[id.index()].take().filter(|_| computed[id.index()]);
-            left.bytes += gone.map_or(0, |tensor| tensor.bytes().len());
+            left.bytes += gone.map_or(0, |tensor| tensor.footprint());
         }
     }
     let output = |id: &ValueId| {
@@ -123,7 +146,7 @@ pub(crate) fn interpret(
     graph.outputs.iter().map(output).collect()
 }
 
-fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>> {
+pub(crate) fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>> {
     evaluation
         .operator
         .graph(name)?
@@ -131,7 +154,12 @@ fn body<'a>(evaluation: &'a Evaluation<'_>, name: &str) -> Result<&'a Arc<Graph>
 }
 
 /// Runs a body on inputs, of which some bytes were made by the body before.
-fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor], made: usize) -> Result<Vec<Tensor>> {
+pub(crate) fn run_body(
+    evaluation: &Evaluation<'_>,
+    graph: &Graph,
+    inputs: &[Tensor],
+    made: usize,
+) -> Result<Vec<Tensor>> {
     if inputs.len() != graph.inputs.len() {
         return Err(Error::invalid_model(format!(
             "{} gives its body {} inputs, which takes {}",
@@ -144,7 +172,7 @@ fn run_body(evaluation: &Evaluation<'_>, graph: &Graph, inputs: &[Tensor], made:
 }
 
 fn bytes(tensors: &[Tensor]) -> usize {
-    tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.bytes().len()))
+    tensors.iter().fold(0, |sum, tensor| sum.saturating_add(tensor.footprint()))
 }
 
 fn flag(tensor: &Tensor) -> Result<bool> {
@@ -243,7 +271,7 @@ fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         going = flag(&results.next().ok_or_else(|| Error::invalid_model("the body of Loop has no outputs"))?)?;
         carried = results.by_ref().take(count).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            take(tensor.bytes().len().saturating_add(2 * HELD), 1)?;
+            take(tensor.footprint().saturating_add(2 * HELD), 1)?;
             list.push(tensor);
         }
         trip += 1;
@@ -266,8 +294,12 @@ fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
             return Err(Error::invalid_model(format!("axis {along} is outside a tensor of rank {}", shape.len())));
         }
         shape.insert(along, 0);
-        return Numbers::Ints(vec![]).into_tensor(dtype, &shape);
+        let nothing = empties(&[TensorType::exact(dtype, &shape)], 1).map(|mut list| list.swap_remove(0));
+        return nothing.ok_or_else(|| Error::unsupported(format!("collecting no {dtype} of shape {shape:?}")));
     };
+    if first.dtype().is_parts() {
+        return Err(Error::invalid_model(format!("a loop collects tensors, and no {}", first.dtype())));
+    }
     let mut shape = first.shape().to_vec();
     if along > shape.len() {
         return Err(Error::invalid_model(format!("axis {along} is outside a tensor of rank {}", shape.len())));
@@ -368,7 +400,7 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         let mut results = run_body(evaluation, body, &inputs, made)?.into_iter();
         carried = results.by_ref().take(states).collect();
         for (list, tensor) in collected.iter_mut().zip(results) {
-            take(tensor.bytes().len().saturating_add(2 * HELD), 1)?;
+            take(tensor.footprint().saturating_add(2 * HELD), 1)?;
             list.push(tensor);
         }
     }
@@ -382,4 +414,114 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         outputs.push(stacked(list, ty, axis(out_axes[index], rank)?)?);
     }
     Ok(outputs)
+}
+
+/// Infers the types of a Scan of version 8, whose values have the batch as their first dimension,
+/// and whose first input has the lengths of the sequences.
+fn infer_batched_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
+    let (scanned, states) = scanned(inference.operator, inference.inputs.len() - 1)?;
+    let mut inputs = Vec::with_capacity(states + scanned);
+    let mut outer = [Dim::Unknown, Dim::Unknown];
+    for (index, fact) in inference.inputs[1..].iter().enumerate() {
+        let mut ty = fact.as_ref().map(|fact| fact.ty.clone()).unwrap_or_default();
+        let own = if index < states { 1 } else { 2 };
+        if let Some(dims) = &mut ty.dims {
+            if dims.len() < own {
+                return Err(Error::invalid_model(format!("input {} of Scan lacks its batch", index + 1)));
+            }
+            dims.drain(..own).enumerate().for_each(|(at, dim)| outer[at] = dim);
+        }
+        inputs.push(ty);
+    }
+    let mut results = (inference.subgraph)("body", &inputs)?;
+    for (index, ty) in results.iter_mut().enumerate() {
+        let own = if index < states { 1 } else { 2 };
+        ty.dims = ty.dims.take().map(|dims| [&outer[..own], &dims].concat());
+    }
+    Ok(results)
+}
+
+/// Scans each element of the batch by itself.
+fn batched_scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
+    let operator = evaluation.operator;
+    let (_, states) = scanned(operator, evaluation.inputs.len() - 1)?;
+    let missing = || Error::invalid_model("a value of Scan lacks its batch");
+    let batch = *evaluation.input(1)?.shape().first().ok_or_else(missing)?;
+    if batch == 0 {
+        return Err(Error::unsupported("Scan of version 8 over a batch of nothing"));
+    }
+    if let Some(lengths) = evaluation.optional(0) {
+        let length = evaluation.input(1 + states)?.shape().get(1).copied().ok_or_else(missing)?;
+        if lengths.to_i64_vec()?.iter().any(|&own| usize::try_from(own) != Ok(length)) {
+            return Err(Error::unsupported("Scan of version 8 over sequences of different lengths"));
+        }
+    }
+    let mut single = hetero_hal::Operator::new("Scan", 9);
+    for (name, value) in &operator.attributes {
+        let name = if &**name == "directions" { "scan_input_directions" } else { name };
+        single = single.with(name, value.clone());
+    }
+    let gather = hetero_hal::Operator::new("Gather", 13);
+    let mut collected: Vec<Vec<Tensor>> = vec![Vec::new(); evaluation.outputs];
+    for element in 0..batch {
+        let mut inputs = Vec::with_capacity(evaluation.inputs.len());
+        for index in 1..evaluation.inputs.len() {
+            let of = [Some(evaluation.input(index)?.clone()), Some(Tensor::scalar(element as i64))];
+            let part =
+                Evaluation::new(&gather, &of, 1, evaluation.operators, &evaluation.left()).compute()?.swap_remove(0);
+            take(part.footprint(), 1)?;
+            inputs.push(Some(part));
+        }
+        let left = evaluation.left();
+        let scan = Evaluation::new(&single, &inputs, evaluation.outputs, evaluation.operators, &left);
+        for (list, tensor) in collected.iter_mut().zip(scan.inside(evaluation.outer).compute()?) {
+            take(tensor.footprint(), 1)?;
+            list.push(tensor);
+        }
+    }
+    let body = body(evaluation, "body")?;
+    let types = body.outputs.iter().map(|id| &body.values[id.index()].ty);
+    collected.into_iter().zip(types).map(|(list, ty)| stacked(list, ty, 0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{Node, Operator, Value};
+
+    use super::*;
+
+    #[test]
+    fn each_element_of_a_batch_is_scanned_by_itself() {
+        // The state is the sum of what came, and is collected.
+        let value = |name: &str| Value { name: name.into(), ..Value::default() };
+        let node = |name: &str, inputs: &[u32], output: u32| Node {
+            name: name.into(),
+            operator: Operator::new(name, 8),
+            inputs: inputs.iter().map(|&id| Some(ValueId(id))).collect(),
+            outputs: vec![Some(ValueId(output))],
+        };
+        let body = Graph {
+            name: "body".into(),
+            values: ["state", "x", "sum", "collected"].map(value).to_vec(),
+            nodes: vec![node("Add", &[0, 1], 2), node("Identity", &[2], 3)],
+            inputs: vec![ValueId(0), ValueId(1)],
+            outputs: vec![ValueId(2), ValueId(3)],
+            captures: vec![],
+        };
+        let scan = Operator::new("Scan", 8)
+            .with("body", Attribute::Graph(Arc::new(body)))
+            .with("num_scan_inputs", Attribute::Int(1));
+        let state = Tensor::from_vec(&[2, 1], vec![0i32, 10]).unwrap();
+        let x = Tensor::from_vec(&[2, 3, 1], vec![1i32, 2, 3, 4, 5, 6]).unwrap();
+        let run = |scan: &Operator, lengths: Option<Tensor>| {
+            crate::evaluate(scan, &[lengths, Some(state.clone()), Some(x.clone())], 2)
+        };
+        let y = run(&scan, None).unwrap();
+        assert_eq!((y[0].shape(), &*y[0].view::<i32>().unwrap()), (&[2, 1][..], &[6, 25][..]));
+        assert_eq!((y[1].shape(), &*y[1].view::<i32>().unwrap()), (&[2, 3, 1][..], &[1, 3, 6, 14, 19, 25][..]));
+        let backwards = scan.clone().with("directions", Attribute::Ints(vec![1]));
+        assert_eq!(&*run(&backwards, None).unwrap()[1].view::<i32>().unwrap(), [3, 5, 6, 16, 21, 25]);
+        let lengths = |list: Vec<i64>| Some(Tensor::from_vec(&[2], list).unwrap());
+        assert!(run(&scan, lengths(vec![3, 3])).is_ok() && run(&scan, lengths(vec![3, 2])).is_err());
+    }
 }

@@ -45,11 +45,14 @@ mod recurrent;
 mod reduce;
 mod resize;
 mod select;
+mod sequence;
 mod shapes;
 mod slicing;
 mod small;
 mod softmax;
 mod spectral;
+mod stateful;
+mod text;
 mod unary;
 mod unique;
 mod window;
@@ -58,7 +61,7 @@ use std::sync::LazyLock;
 
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
-pub use control::run;
+pub use control::{run, run_graph};
 pub use exact::{Exact, exact, shaping_inputs, sizes_depend_on_data};
 pub use microsoft::Blocks;
 pub use resize::Resampling;
@@ -89,9 +92,12 @@ static TABLE: &[&[Definition]] = &[
     &reduce::DEFINITIONS,
     resize::DEFINITIONS,
     select::DEFINITIONS,
+    sequence::DEFINITIONS,
     slicing::DEFINITIONS,
     softmax::DEFINITIONS,
     spectral::DEFINITIONS,
+    stateful::DEFINITIONS,
+    text::DEFINITIONS,
     unique::DEFINITIONS,
 ];
 

@@ -1,7 +1,8 @@
 //! Operators that take parts of tensors, or put parts together.
 
 use hetero_hal::{
-    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, spend, take,
+    DType, Definition, Dim, Error, Evaluation, Inference, Operator, Result, Tensor, TensorType, element_count, spend,
+    take,
 };
 
 use crate::indexing::{indices, offset, pick, strided, strides};
@@ -79,10 +80,12 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
         if !fits {
             return Err(Error::invalid_model(format!("Concat of {first:?} and {tensor:?} along axis {along}")));
         }
-        shape[along] += tensor.shape()[along];
+        let sum = shape[along].checked_add(tensor.shape()[along]);
+        shape[along] = sum.ok_or_else(|| Error::invalid_model("the size of a Concat overflows"))?;
     }
     let outer: usize = shape[..along].iter().product();
-    let count = tensors.iter().map(Tensor::len).sum::<usize>();
+    let overflow = || Error::invalid_model(format!("the size {shape:?} of a Concat overflows"));
+    let count = element_count(&shape).ok_or_else(overflow)?;
     let bits = first.dtype().bits();
     // The parts and the whole are there at once, and elements that share a byte are packed again.
     let each = if first.dtype() == DType::String { 32 } else { 2 * bits.div_ceil(8) + usize::from(bits < 8) };
@@ -92,6 +95,7 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
     if first.dtype() == DType::String {
         let mut strings = Vec::with_capacity(count);
         for o in 0..outer {
+            spend(tensors.len())?;
             for tensor in tensors {
                 let block = tensor.len() / outer;
                 strings.extend_from_slice(&tensor.strings()?[o * block..(o + 1) * block]);
@@ -107,6 +111,7 @@ pub(crate) fn join(tensors: &[Tensor], along: usize) -> Result<Tensor> {
     let parts: Vec<Vec<u8>> = tensors.iter().map(whole).collect();
     let mut bytes = Vec::with_capacity(parts.iter().map(Vec::len).sum());
     for o in 0..outer {
+        spend(parts.len())?;
         for part in &parts {
             let block = part.len() / outer;
             bytes.extend_from_slice(&part[o * block..(o + 1) * block]);
@@ -131,20 +136,23 @@ fn concat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 /// Returns the sizes of the parts: the listed sizes, or equal ones with the last part smaller.
 fn parts(total: usize, listed: Option<&[i64]>, outputs: usize) -> Result<Vec<usize>> {
     match listed {
-        Some(listed) => {
-            let sizes = listed.iter().map(|&part| size(part)).collect::<Result<Vec<_>>>()?;
-            let sum = sizes.iter().try_fold(0usize, |sum, &part| sum.checked_add(part));
-            if sum != Some(total) {
-                return Err(Error::invalid_model(format!("Split of {total} into {}", few(listed))));
-            }
-            Ok(sizes)
-        }
+        Some(listed) => parts_of(total, listed),
         None if outputs == 0 => Err(Error::invalid_model("Split into no parts")),
         None => {
             let each = total.div_ceil(outputs);
             Ok((0..outputs).map(|i| each.min(total.saturating_sub(i * each))).collect())
         }
     }
+}
+
+/// Returns listed sizes of parts, which add up to the total.
+pub(crate) fn parts_of(total: usize, listed: &[i64]) -> Result<Vec<usize>> {
+    let sizes = listed.iter().map(|&part| size(part)).collect::<Result<Vec<_>>>()?;
+    let sum = sizes.iter().try_fold(0usize, |sum, &part| sum.checked_add(part));
+    if sum != Some(total) {
+        return Err(Error::invalid_model(format!("{total} elements are not cut into parts of {}", few(listed))));
+    }
+    Ok(sizes)
 }
 
 fn infer_split(inference: &Inference<'_>) -> Result<Vec<TensorType>> {

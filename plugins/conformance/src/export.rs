@@ -24,7 +24,7 @@ pub fn write_case(folder: &Path, case: &Case) -> Result<()> {
     hetero_onnx::write(&model, folder.join("model.onnx")).map_err(Error::from)?;
     let save = |kind: &str, index: usize, name: &str, tensor: &Tensor| {
         let path = data.join(format!("{kind}_{index}.pb"));
-        hetero_files::replace(&path, hetero_onnx::tensor_to_bytes(name, tensor)).map_err(|error| broken(&path, error))
+        hetero_files::replace(&path, hetero_onnx::value_to_bytes(name, tensor)).map_err(|error| broken(&path, error))
     };
     for (index, (id, tensor)) in program.inputs().iter().zip(&inputs).enumerate() {
         save("input", index, &program.value(*id)?.name, tensor)?;

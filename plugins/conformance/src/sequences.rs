@@ -13,6 +13,8 @@ impl Suite {
     pub(crate) fn sequences(&mut self) {
         self.attention();
         self.rotary();
+        self.linear_attention();
+        self.causal_convolutions();
         self.recurrent();
         self.sums();
         self.spectra();
@@ -69,6 +71,54 @@ impl Suite {
             [&[2, 2, 3, 4], &[2, 2, 5, 4], &[2, 2, 5, 4]].map(|shape| self.random.between(shape, -1.0, 1.0)).to_vec();
         inputs.push(mask);
         self.add("masked by booleans", Operator::new("Attention", 23), inputs, &[], 1);
+    }
+
+    fn linear_attention(&mut self) {
+        for dtype in FLOATS {
+            for (rule, past, q_heads) in
+                [("linear", false, 2), ("gated", true, 2), ("delta", false, 4), ("gated_delta", true, 6)]
+            {
+                let (batch, steps, heads, k_width, width) = (2, 5, 2, 3, 4);
+                let mut number = |shape: &[usize], low, high| Some(self.numbers(dtype, shape, low, high));
+                let mut inputs = vec![
+                    number(&[batch, steps, q_heads * k_width], -1.0, 1.0),
+                    number(&[batch, steps, heads * k_width], -1.0, 1.0),
+                    number(&[batch, steps, heads * width], -1.0, 1.0),
+                    past.then(|| number(&[batch, heads, k_width, width], -1.0, 1.0)).flatten(),
+                ];
+                // One rate fades a head, or each of its rows has its own.
+                let rates = if past && q_heads == 2 { heads } else { heads * k_width };
+                inputs.push(rule.contains("gated").then(|| number(&[batch, steps, rates], -1.0, 0.0)).flatten());
+                let shared = if past { 1 } else { heads };
+                inputs.push(rule.contains("delta").then(|| number(&[batch, steps, shared], 0.0, 1.0)).flatten());
+                while inputs.pop_if(|input| input.is_none()).is_some() {}
+                let operator = Operator::new("LinearAttention", 27)
+                    .with("update_rule", text(rule))
+                    .with("q_num_heads", Attribute::Int(q_heads as i64))
+                    .with("kv_num_heads", Attribute::Int(heads as i64));
+                self.add_partial(&format!("{dtype} {rule} {q_heads}/{heads}"), operator, inputs, &[], 2);
+            }
+        }
+    }
+
+    fn causal_convolutions(&mut self) {
+        for dtype in FLOATS {
+            for (length, taps, biased, past, activation) in [
+                (6, 3, false, false, "none"),
+                (1, 4, true, true, "silu"),
+                (2, 4, true, false, "swish"),
+                (5, 1, false, false, "silu"),
+            ] {
+                let (batch, channels) = (2, 3);
+                let mut number = |shape: &[usize]| Some(self.numbers(dtype, shape, -1.0, 1.0));
+                let mut inputs = vec![number(&[batch, channels, length]), number(&[channels, 1, taps])];
+                inputs.push(biased.then(|| number(&[channels])).flatten());
+                inputs.push(past.then(|| number(&[batch, channels, taps - 1])).flatten());
+                while inputs.pop_if(|input| input.is_none()).is_some() {}
+                let operator = Operator::new("CausalConvWithState", 27).with("activation", text(activation));
+                self.add_partial(&format!("{dtype} {length} by {taps} {activation}"), operator, inputs, &[], 2);
+            }
+        }
     }
 
     fn rotary(&mut self) {

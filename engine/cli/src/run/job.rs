@@ -37,7 +37,9 @@ impl Prepared {
         let (model, load_time) = load(&options.model, options.devices.memory_limit)?;
         let mut given: Vec<(String, Tensor)> = Vec::new();
         for (name, path) in &options.inputs {
-            given.push((name.clone(), tensors::read(path)?));
+            let values = model.graph.inputs.iter().map(|id| &model.graph.values[id.index()]);
+            let wanted = values.into_iter().find(|value| *value.name == **name).and_then(|value| value.ty.dtype);
+            given.push((name.clone(), tensors::read(path, wanted)?));
         }
         spinner.say("planning");
         let began = Instant::now();

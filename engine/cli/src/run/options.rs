@@ -48,7 +48,7 @@ pub(crate) struct JobOptions {
 pub(crate) struct RunOptions {
     #[command(flatten)]
     pub(crate) job: JobOptions,
-    /// Write each output to NAME.npy in this folder.
+    /// Write each output to NAME.npy in this folder, or to NAME.pb where it is a sequence.
     #[arg(long = "output", value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
     /// Run N inputs one by one, then again as a pipeline in which several are under way, and

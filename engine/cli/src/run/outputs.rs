@@ -37,7 +37,7 @@ pub(super) fn print_renamed(all: &[Written]) -> Result<()> {
     renamed.into_iter().try_for_each(|written| say!("output {} is in {}", written.name, written.path.display()))
 }
 
-/// Writes each output as `.npy` to a folder, which is made where it is not there.
+/// Writes each output as `.npy`, or as `.pb` where it is no tensor, to a folder, which is made where it is not there.
 pub(super) fn write(folder: &Path, outputs: &Outputs) -> Result<Vec<Written>> {
     let _spinner = Spinner::start("writing outputs");
     std::fs::create_dir_all(folder).map_err(|error| Failure::unwritten(folder, error))?;
@@ -47,13 +47,14 @@ pub(super) fn write(folder: &Path, outputs: &Outputs) -> Result<Vec<Written>> {
     let mut places = HashSet::new();
     let mut all = Vec::with_capacity(names.len());
     for ((name, tensor), mut stem) in outputs.iter().zip(stems) {
-        let path = |stem: &str| folder.join(format!("{stem}.npy"));
+        let ending = tensors::ending(tensor);
+        let path = |stem: &str| folder.join(format!("{stem}.{ending}"));
         // Some file systems take more names for one than is known here, and links do so anywhere.
         while Place::of(&path(&stem)).is_some_and(|place| places.contains(&place)) {
             stem = taken.another(&stem);
         }
         let path = path(&stem);
-        tensors::write_npy(&path, tensor)?;
+        tensors::write(&path, name, tensor)?;
         places.extend(Place::of(&path));
         all.push(Written { name: name.to_owned(), path, renamed: stem != name });
     }
