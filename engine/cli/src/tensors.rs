@@ -15,7 +15,8 @@ use crate::failure::{Failure, Result};
 /// Reads a tensor; the file's ending names the format.
 /// A `.pb` file holds the message of what is wanted, as it does not say itself what it holds.
 pub(crate) fn read(path: &Path, wanted: Option<DType>) -> Result<Tensor> {
-    match path.extension().and_then(|ending| ending.to_str()) {
+    let ending = path.extension().map(|ending| ending.to_string_lossy().to_ascii_lowercase());
+    match ending.as_deref() {
         Some("npy") => read_npy(path),
         Some("pb") => Ok(hetero::read_value(path, wanted.unwrap_or(DType::U8)).map_err(hetero::Error::from)?.1),
         _ => Err(Failure::usage(
@@ -141,14 +142,18 @@ fn typed<T: Element>(elements: std::io::Result<Vec<T>>, shape: &[usize]) -> std:
     Tensor::from_vec(shape, elements).map_err(|error| error.to_string())
 }
 
-/// Returns the ending of the files in which a value is written: a sequence has no form in `.npy`.
+/// Returns the ending of the files in which a value is written: `pb` for what has no form in `.npy`,
+/// such as a sequence, a complex number or a float of 8 bits.
 pub(crate) fn ending(tensor: &Tensor) -> &'static str {
-    if tensor.dtype().is_parts() { "pb" } else { "npy" }
+    let dtype = tensor.dtype();
+    let numpy = dtype.is_integer() && dtype.bits() >= 8;
+    let floats = matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
+    if numpy || floats || matches!(dtype, DType::Bool | DType::String) { "npy" } else { "pb" }
 }
 
 /// Writes a value in the format of its [`ending`].
 pub(crate) fn write(path: &Path, name: &str, tensor: &Tensor) -> Result<()> {
-    if tensor.dtype().is_parts() {
+    if ending(tensor) == "pb" {
         let bytes = hetero::value_to_bytes(name, tensor);
         return hetero_files::replace(path, bytes).map_err(|error| Failure::file("write", path, &error));
     }

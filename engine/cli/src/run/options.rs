@@ -1,6 +1,6 @@
 //! The options of `hetero run`, as parsed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use hetero::hal::DeviceId;
@@ -68,11 +68,12 @@ pub(crate) struct RunOptions {
 }
 
 fn parse_input(text: &str) -> Result<(String, PathBuf), String> {
-    // Neither names nor files are likely to hold '=', so the first one divides.
-    match text.split_once('=') {
-        Some((name, file)) if !name.is_empty() && !file.is_empty() => Ok((name.to_owned(), file.into())),
-        _ => Err(format!("'{text}' is not NAME=FILE")),
-    }
+    // Names and files may hold '=' too, so the first one divides behind which a file's name is.
+    let divisions = text.match_indices('=').map(|(at, _)| (&text[..at], &text[at + 1..]));
+    let whole: Vec<(&str, &str)> = divisions.filter(|(name, file)| !name.is_empty() && !file.is_empty()).collect();
+    let there = whole.iter().find(|(_, file)| Path::new(file).exists());
+    let (name, file) = there.or(whole.first()).ok_or_else(|| format!("'{text}' is not NAME=FILE"))?;
+    Ok(((*name).to_owned(), file.into()))
 }
 
 #[cfg(test)]
@@ -81,7 +82,11 @@ mod tests {
 
     #[test]
     fn values_parse_or_say_how() {
-        assert!(parse_input("x=").is_err());
+        assert!(parse_input("x=").is_err() && parse_input("=x").is_err() && parse_input("x").is_err());
+        let of = |name: &str, file: &str| Ok((name.to_owned(), PathBuf::from(file)));
+        assert_eq!(parse_input("x=a=b.npy"), of("x", "a=b.npy"), "no such file is there");
+        let here = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+        assert_eq!(parse_input(&format!("x=a={here}")), of("x=a", here));
         assert!(
             parse_fault("cpu:0=lose:1").is_ok() && parse_fault("cpu:0").is_err() && parse_fault("cpu:0=x").is_err()
         );
