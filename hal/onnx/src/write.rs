@@ -76,8 +76,8 @@ fn note_opsets(nodes: &[Node], opsets: &mut BTreeMap<Arc<str>, u32>) {
     }
 }
 
-/// Returns the bytes of a value's message, under a name: a `TensorProto`, or a `SequenceProto` or an
-/// `OptionalProto` where the element type says so.
+/// Returns the bytes of a value's message, under a name: a `TensorProto`, or a `SequenceProto` or
+/// an `OptionalProto` where the element type says so.
 #[must_use]
 pub fn value_to_bytes(name: &str, value: &Tensor) -> Vec<u8> {
     data::export(name, value)
