@@ -112,9 +112,8 @@ fn graph_proto<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> GraphProto {
     let mut initializer = Vec::new();
     let mut nodes = Vec::new();
     for value in &graph.values {
-        match &value.constant {
-            Some(content) => constant(&value.name, content, &mut initializer, &mut nodes),
-            None => {}
+        if let Some(content) = &value.constant {
+            constant(&value.name, content, &mut initializer, &mut nodes);
         }
     }
     nodes.extend(graph.nodes.iter().map(|node| node_proto(names, node)));
