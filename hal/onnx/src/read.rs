@@ -71,9 +71,9 @@ pub fn read_tensor(path: impl AsRef<Path>) -> Result<(String, Tensor)> {
 }
 
 /// Reads the file of a value, and returns the value with the name that the file gives it.
-/// The file holds a `SequenceProto` or an `OptionalProto` where the element type that is wanted says
-/// so, and otherwise a `TensorProto` of any element type, because such a file does not say which of
-/// them it is.
+/// The file holds a `SequenceProto` or an `OptionalProto` where the element type that is wanted
+/// says so, and otherwise a `TensorProto` of any element type, because such a file does not say
+/// which of them it is.
 ///
 /// # Errors
 /// [`Error`] says what is wrong with the file.

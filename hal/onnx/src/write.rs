@@ -76,8 +76,8 @@ fn note_opsets(nodes: &[Node], opsets: &mut BTreeMap<Arc<str>, u32>) {
     }
 }
 
-/// Returns the bytes of a value's message, under a name: a `TensorProto`, or a `SequenceProto` or an
-/// `OptionalProto` where the element type says so.
+/// Returns the bytes of a value's message, under a name: a `TensorProto`, or a `SequenceProto` or
+/// an `OptionalProto` where the element type says so.
 #[must_use]
 pub fn value_to_bytes(name: &str, value: &Tensor) -> Vec<u8> {
     data::export(name, value)
@@ -112,9 +112,8 @@ fn graph_proto<'a>(graph: &'a Graph, outer: Option<&[&'a str]>) -> GraphProto {
     let mut initializer = Vec::new();
     let mut nodes = Vec::new();
     for value in &graph.values {
-        match &value.constant {
-            Some(content) => constant(&value.name, content, &mut initializer, &mut nodes),
-            None => {}
+        if let Some(content) = &value.constant {
+            constant(&value.name, content, &mut initializer, &mut nodes);
         }
     }
     nodes.extend(graph.nodes.iter().map(|node| node_proto(names, node)));

@@ -261,19 +261,16 @@ fn split(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let cut = Cut::of(evaluation.optional(1))?;
     let count = cut.count(total);
     reserve(count)?;
-    let listed = match &cut {
-        Cut::Every(_) => vec![],
-        Cut::Sizes(sizes) => parts_of(total, sizes)?,
+    let (each, listed) = match &cut {
+        Cut::Every(each) => (*each, vec![]),
+        Cut::Sizes(sizes) => (0, parts_of(total, sizes)?),
     };
     let own = strides(input.shape());
     let mut parts = Vec::with_capacity(count);
     let mut start = 0;
     for index in 0..count {
         spend(200)?;
-        let size = match &cut {
-            Cut::Every(each) => *each.min(&(total - start)),
-            Cut::Sizes(_) => listed[index],
-        };
+        let size = listed.get(index).copied().unwrap_or_else(|| each.min(total - start));
         let mut shape = input.shape().to_vec();
         shape[along] = size;
         let positions = strided(&shape, &own, start * own[along])?;
@@ -428,12 +425,12 @@ mod tests {
         Tensor::from_vec(&[values.len()], values.to_vec()).unwrap()
     }
 
-    fn list(parts: &[Tensor]) -> Tensor {
-        Tensor::from_parts(DType::Sequence, parts.to_vec()).unwrap()
+    fn list(parts: impl IntoIterator<Item = Tensor>) -> Tensor {
+        Tensor::from_parts(DType::Sequence, parts.into_iter().collect()).unwrap()
     }
 
-    fn one(operator: &Operator, inputs: &[Tensor]) -> Result<Tensor> {
-        let inputs: Vec<Option<Tensor>> = inputs.iter().cloned().map(Some).collect();
+    fn one(operator: &Operator, inputs: impl IntoIterator<Item = Tensor>) -> Result<Tensor> {
+        let inputs: Vec<Option<Tensor>> = inputs.into_iter().map(Some).collect();
         Ok(compute(operator, &inputs, 1)?.swap_remove(0))
     }
 
@@ -441,25 +438,25 @@ mod tests {
     fn parts_come_and_go_at_both_ends() {
         let (a, b, c) = (ints(&[1]), ints(&[2, 2]), ints(&[]));
         let op = |name: &str| Operator::new(name, 17);
-        let made = one(&op("SequenceConstruct"), &[a.clone(), b.clone()]).unwrap();
-        assert_eq!(made, list(&[a.clone(), b.clone()]));
+        let made = one(&op("SequenceConstruct"), [a.clone(), b.clone()]).unwrap();
+        assert_eq!(made, list([a.clone(), b.clone()]));
         let at = |value: i64| Tensor::scalar(value);
-        let insert = |place: i64| one(&op("SequenceInsert"), &[made.clone(), c.clone(), at(place)]);
-        assert_eq!(insert(0).unwrap(), list(&[c.clone(), a.clone(), b.clone()]));
-        assert_eq!(insert(-1).unwrap(), list(&[a.clone(), c.clone(), b.clone()]));
-        assert_eq!(insert(2).unwrap(), list(&[a.clone(), b.clone(), c.clone()]));
+        let insert = |place: i64| one(&op("SequenceInsert"), [made.clone(), c.clone(), at(place)]);
+        assert_eq!(insert(0).unwrap(), list([c.clone(), a.clone(), b.clone()]));
+        assert_eq!(insert(-1).unwrap(), list([a.clone(), c.clone(), b.clone()]));
+        assert_eq!(insert(2).unwrap(), list([a.clone(), b.clone(), c.clone()]));
         assert!(insert(3).is_err() && insert(-3).is_err() && insert(i64::MIN).is_err());
-        assert_eq!(one(&op("SequenceErase"), &[made.clone()]).unwrap(), list(&[a.clone()]));
-        assert_eq!(one(&op("SequenceErase"), &[made.clone(), at(-2)]).unwrap(), list(&[b.clone()]));
-        assert_eq!(one(&op("SequenceAt"), &[made.clone(), at(-1)]).unwrap(), b);
-        assert!(one(&op("SequenceAt"), &[made.clone(), at(2)]).is_err());
-        assert_eq!(one(&op("SequenceLength"), &[made.clone()]).unwrap(), at(2));
+        assert_eq!(one(&op("SequenceErase"), [made.clone()]).unwrap(), list([a.clone()]));
+        assert_eq!(one(&op("SequenceErase"), [made.clone(), at(-2)]).unwrap(), list([b.clone()]));
+        assert_eq!(one(&op("SequenceAt"), [made.clone(), at(-1)]).unwrap(), b);
+        assert!(one(&op("SequenceAt"), [made.clone(), at(2)]).is_err());
+        assert_eq!(one(&op("SequenceLength"), [made.clone()]).unwrap(), at(2));
         let empty = compute(&op("SequenceEmpty"), &[], 1).unwrap().swap_remove(0);
-        assert_eq!(one(&op("SequenceInsert"), &[empty.clone(), a.clone()]).unwrap(), list(&[a.clone()]));
-        assert!(one(&op("SequenceErase"), &[empty]).is_err());
-        let mixed = one(&op("SequenceInsert"), &[made, Tensor::scalar(1.0f32)]).unwrap_err();
+        assert_eq!(one(&op("SequenceInsert"), [empty.clone(), a.clone()]).unwrap(), list([a.clone()]));
+        assert!(one(&op("SequenceErase"), [empty]).is_err());
+        let mixed = one(&op("SequenceInsert"), [made, Tensor::scalar(1.0f32)]).unwrap_err();
         assert!(mixed.message().contains("one element type"), "{mixed}");
-        assert!(one(&op("SequenceLength"), &[a]).unwrap_err().message().contains("no sequence"));
+        assert!(one(&op("SequenceLength"), [a]).unwrap_err().message().contains("no sequence"));
     }
 
     #[test]
@@ -469,14 +466,14 @@ mod tests {
         let join = Operator::new("ConcatFromSequence", 11).with("axis", Attribute::Int(1));
         for sizes in [None, Some(Tensor::scalar(2i64)), Some(Tensor::from_vec(&[3], vec![0i64, 1, 2]).unwrap())] {
             let parts = compute(&split, &[Some(x.clone()), sizes], 1).unwrap().swap_remove(0);
-            assert_eq!(one(&join, &[parts]).unwrap(), x);
+            assert_eq!(one(&join, [parts]).unwrap(), x);
         }
         let flat = split.clone().with("keepdims", Attribute::Int(0));
-        let columns = one(&flat, &[x.clone()]).unwrap();
+        let columns = one(&flat, [x.clone()]).unwrap();
         assert_eq!(columns.parts().unwrap()[2], ints(&[3, 6]));
-        assert_eq!(one(&join.with("new_axis", Attribute::Int(1)), &[columns]).unwrap(), x);
+        assert_eq!(one(&join.with("new_axis", Attribute::Int(1)), [columns]).unwrap(), x);
         for bad in [Tensor::scalar(0i64), Tensor::scalar(-1i64), Tensor::from_vec(&[1], vec![2i64]).unwrap()] {
-            assert!(one(&split, &[x.clone(), bad]).is_err());
+            assert!(one(&split, [x.clone(), bad]).is_err());
         }
     }
 
@@ -498,12 +495,12 @@ mod tests {
             captures: vec![],
         };
         let map = Operator::new("SequenceMap", 17).with("body", Attribute::Graph(Arc::new(graph)));
-        let parts = list(&[ints(&[1, 2]), ints(&[3])]);
-        assert_eq!(one(&map, &[parts.clone(), ints(&[10])]).unwrap(), list(&[ints(&[11, 12]), ints(&[13])]));
-        let own = list(&[ints(&[1, 2]), ints(&[5])]);
-        assert_eq!(one(&map, &[parts.clone(), own]).unwrap(), list(&[ints(&[2, 4]), ints(&[8])]));
-        assert!(one(&map, &[parts, list(&[ints(&[1])])]).is_err());
-        assert_eq!(one(&map, &[list(&[]), ints(&[1])]).unwrap(), list(&[]));
+        let parts = list([ints(&[1, 2]), ints(&[3])]);
+        assert_eq!(one(&map, [parts.clone(), ints(&[10])]).unwrap(), list([ints(&[11, 12]), ints(&[13])]));
+        let own = list([ints(&[1, 2]), ints(&[5])]);
+        assert_eq!(one(&map, [parts.clone(), own]).unwrap(), list([ints(&[2, 4]), ints(&[8])]));
+        assert!(one(&map, [parts, list([ints(&[1])])]).is_err());
+        assert_eq!(one(&map, [list([]), ints(&[1])]).unwrap(), list([]));
     }
 
     #[test]
@@ -512,12 +509,12 @@ mod tests {
         let has = |input: Option<Tensor>| {
             compute(&op("OptionalHasElement"), &[input], 1).unwrap()[0].view::<Bool>().unwrap()[0].get()
         };
-        let full = one(&op("Optional"), &[list(&[ints(&[1])])]).unwrap();
+        let full = one(&op("Optional"), [list([ints(&[1])])]).unwrap();
         let empty = compute(&op("Optional"), &[], 1).unwrap().swap_remove(0);
         assert!(has(Some(full.clone())) && has(Some(ints(&[]))) && !has(Some(empty.clone())) && !has(None));
-        assert_eq!(one(&op("OptionalGetElement"), &[full]).unwrap(), list(&[ints(&[1])]));
-        assert_eq!(one(&op("OptionalGetElement"), &[ints(&[4])]).unwrap(), ints(&[4]));
-        assert!(one(&op("OptionalGetElement"), &[empty]).unwrap_err().message().contains("no element"));
+        assert_eq!(one(&op("OptionalGetElement"), [full]).unwrap(), list([ints(&[1])]));
+        assert_eq!(one(&op("OptionalGetElement"), [ints(&[4])]).unwrap(), ints(&[4]));
+        assert!(one(&op("OptionalGetElement"), [empty]).unwrap_err().message().contains("no element"));
     }
 
     #[test]
@@ -532,12 +529,12 @@ mod tests {
         assert_eq!(run(&soon).unwrap_err().kind(), ErrorKind::Timeout);
         // A size that is huge without elements has as many parts.
         let hollow = Tensor::from_vec::<u8>(&[1 << 40, 0], vec![]).unwrap();
-        assert_eq!(one(&split, &[hollow]).unwrap_err().kind(), ErrorKind::OutOfMemory);
+        assert_eq!(one(&split, [hollow]).unwrap_err().kind(), ErrorKind::OutOfMemory);
     }
 
     #[test]
     fn operators_on_elements_turn_sequences_down() {
-        let parts = list(&[ints(&[1]), ints(&[2])]);
+        let parts = list([ints(&[1]), ints(&[2])]);
         let at = Tensor::from_vec(&[1], vec![0i64]).unwrap();
         for (name, inputs) in [
             ("Relu", vec![parts.clone()]),
@@ -548,7 +545,7 @@ mod tests {
             ("SplitToSequence", vec![parts.clone()]),
             ("Unsqueeze", vec![parts.clone(), at]),
         ] {
-            assert!(one(&Operator::new(name, 13), &inputs).is_err(), "{name}");
+            assert!(one(&Operator::new(name, 13), inputs).is_err(), "{name}");
         }
     }
 }

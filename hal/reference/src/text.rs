@@ -535,7 +535,7 @@ mod tests {
         let op = |name: &str| Operator::new(name, 17);
         let along = |name: &str, axis: i64| op(name).with("axis", Attribute::Int(axis));
         let d = || digits.clone();
-        // The operators, their inputs, which of these are elements to move, and how many outputs are.
+        // The operators, their inputs, which of these hold what moves, and the number of outputs.
         let cases: Vec<(Operator, Vec<Tensor>, &[usize], usize)> = vec![
             (op("Identity"), vec![d()], &[0], 1),
             (op("Transpose"), vec![d()], &[0], 1),
