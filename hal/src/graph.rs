@@ -439,8 +439,13 @@ impl Graph {
     /// Brings the values of a node's body into the graph, such as those of the branch that an `If`
     /// takes, and returns the nodes that take the node's place.
     /// The body's captures are values of this graph.
-    /// Names get the node's name as a prefix, so that they stay unique.
-    pub fn inline(&mut self, node: &Node, body: &Graph) -> Vec<Node> {
+    /// Names get the node's name as a prefix, and a number where that is another's name already.
+    /// `taken` has the names of all values; an empty set is filled with them, and whoever inlines
+    /// more keeps it.
+    pub fn inline(&mut self, node: &Node, body: &Graph, taken: &mut foldhash::HashSet<Arc<str>>) -> Vec<Node> {
+        if taken.is_empty() {
+            taken.extend(self.values.iter().map(|value| value.name.clone()));
+        }
         let mut renamed: Vec<Option<ValueId>> = vec![None; body.values.len()];
         for capture in &body.captures {
             renamed[capture.inner.index()] = Some(capture.outer);
@@ -462,7 +467,14 @@ impl Graph {
             if slot.is_none() {
                 *slot = Some(ValueId(self.values.len() as u32));
                 let mut value = value.clone();
-                value.name = format!("{}/{}", node.name, value.name).into();
+                let name = format!("{}/{}", node.name, value.name);
+                value.name = name.as_str().into();
+                for number in 2u64.. {
+                    if taken.insert(value.name.clone()) {
+                        break;
+                    }
+                    value.name = format!("{name}-{number}").into();
+                }
                 self.values.push(value);
             }
         }

@@ -561,9 +561,21 @@ mod tests {
     #[test]
     fn unknown_types_are_refused_by_name() {
         let mut graph = forked().to_graph();
-        graph.values[1].ty.dims = Some(vec![Dim::Symbol("batch".into())]);
+        let dtype = graph.values[1].ty.dtype.take();
         let error = Program::new(graph.clone(), vec![]).unwrap_err();
         assert!(error.message().contains("'y'"), "{error}");
+        graph.values[1].ty.dtype = dtype;
+        for dims in [None, Some(vec![Dim::Symbol("batch".into())]), Some(vec![Dim::Unknown])] {
+            graph.values[1].ty.dims = dims;
+            let program = Program::new(graph.clone(), vec![]).unwrap();
+            let value = program.value(ValueId(1)).unwrap();
+            assert!(value.late.is_some() && value.is_dynamic() && value.bytes() == 0);
+            assert!(program.is_open() && program.lates() == 1);
+            assert_eq!(program.to_graph().values[1].ty.dims, None, "it can be made into a program again");
+        }
+        graph.values[1].ty.dims = Some(vec![Dim::Data { bound: 1 << 40, extent: Some(ExtentId(0)) }]);
+        let large = Program::new(graph.clone(), vec![Extent { bound: 1 << 40 }]).unwrap();
+        assert!(large.value(ValueId(1)).unwrap().late.is_some(), "its bound is too large to lay out");
         graph.values[1].ty.dims = Some(vec![Dim::Data { bound: 4, extent: Some(ExtentId(0)) }]);
         assert!(Program::new(graph.clone(), vec![]).is_err());
         let program = Program::new(graph, vec![Extent { bound: 4 }]).unwrap();

@@ -69,6 +69,7 @@ pub(crate) fn infer_open(
     let rules = Rules { operators, allowance };
     let mut inferred = Inferred { extents, ..Inferred::default() };
     let mut left_for_bodies = allowance.clone();
+    let mut taken = foldhash::HashSet::default();
     // The nodes that are left, the next one last.
     let mut left = std::mem::take(&mut graph.nodes);
     left.reverse();
@@ -83,12 +84,12 @@ pub(crate) fn infer_open(
                 merge(&mut ty, std::mem::take(outer));
                 *outer = ty;
             }
-            left.extend(graph.inline(&node, &branch).into_iter().rev());
+            left.extend(graph.inline(&node, &branch, &mut taken).into_iter().rev());
             continue;
         }
         let body = expanded(graph, &node, rules, &inferred, &mut left_for_bodies);
         if let Some(body) = body.map_err(|error| error.at(node.to_string()))? {
-            left.extend(graph.inline(&node, &body).into_iter().rev());
+            left.extend(graph.inline(&node, &body, &mut taken).into_iter().rev());
             continue;
         }
         visit(graph, &node, rules, &mut inferred)?;

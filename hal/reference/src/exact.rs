@@ -104,6 +104,7 @@ pub fn exact(
     }
     // The values of bodies stand behind the program's own.
     let mut graph: Option<Graph> = None;
+    let mut taken = foldhash::HashSet::default();
     let mut given = program.nodes().iter().enumerate();
     // The nodes of bodies that are left, the next one last, each with the node that it stands for.
     let mut bodies: Vec<(usize, Node)> = Vec::new();
@@ -135,8 +136,11 @@ pub fn exact(
             Facts::Known(facts) => facts,
             Facts::Body(body) => {
                 let own = || Graph { values: vec![Value::default(); program.values().len()], ..Graph::default() };
+                if graph.is_none() {
+                    taken.extend(program.values().iter().map(|value| value.name.clone()));
+                }
                 let graph = graph.get_or_insert_with(own);
-                bodies.extend(graph.inline(&node, &body).into_iter().rev().map(|node| (position, node)));
+                bodies.extend(graph.inline(&node, &body, &mut taken).into_iter().rev().map(|node| (position, node)));
                 let fresh = graph.values.iter().skip(values.len());
                 let fact =
                     |value: &Value| InputFact { ty: value.ty.clone(), value: value.constant.clone(), most: None };

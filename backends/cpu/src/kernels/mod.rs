@@ -299,8 +299,8 @@ impl<'a> Site<'a> {
 
 /// Tells whether this device computes on an element type.
 pub(crate) fn computes(dtype: DType) -> bool {
-    // Strings have no bytes, and nothing in the standard computes on pairs.
-    !matches!(dtype, DType::String | DType::C64 | DType::C128)
+    // Strings and sequences have no bytes, and nothing in the standard computes on pairs.
+    dtype.bits() > 0 && !matches!(dtype, DType::C64 | DType::C128)
 }
 
 /// Returns how a node is supported, or `None` where it is not.
@@ -313,6 +313,10 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
     let open = site.values().any(ProgramValue::is_dynamic);
+    if may_be_in_a_region(program, node) && site.values().any(|value| value.late.is_some()) {
+        // Nothing is known of the shape, and the run of the region finds the kernel for it.
+        return Some(Support::Native);
+    }
     let kernel = if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
     match kernel {
         Ok(Some(_)) => Some(Support::Native),
