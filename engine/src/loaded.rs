@@ -171,7 +171,7 @@ impl LoadedModel {
         &self.model
     }
 
-    /// Returns how many plans were made so far; a run whose shapes an earlier one serves makes none.
+    /// Returns how many plans were made so far; a run that an earlier one serves makes none.
     #[must_use]
     pub fn plans_made(&self) -> usize {
         self.state().made

@@ -7,7 +7,7 @@ use hetero_hal::{
     Buffer, CompileOptions, DType, Error, ErrorKind, ExtentId, LateId, Node, Program, ProgramValue, Result, Tensor,
     TraceKind, element_count,
 };
-use hetero_reference::{Exact, Standard, exact, shaping_inputs};
+use hetero_reference::{ExactProgram, Standard, exact, shaping_inputs};
 
 use crate::device::Shared;
 use crate::executable::{Alias, CpuExecutable};
@@ -194,7 +194,7 @@ impl Region {
         contents: &[Option<Tensor>],
         options: &CompileOptions,
     ) -> Result<Compiled> {
-        let Exact { program, nodes, known, shapes } =
+        let ExactProgram { program, nodes, known, shapes } =
             exact(&self.program, shapes, contents, &Standard, &hetero_hal::Allowance::default())?;
         let executable = match self.family.first.get() {
             Some(_) => CpuExecutable::compile_again(&program, &self.device)?,

@@ -142,8 +142,8 @@ fn typed<T: Element>(elements: std::io::Result<Vec<T>>, shape: &[usize]) -> std:
     Tensor::from_vec(shape, elements).map_err(|error| error.to_string())
 }
 
-/// Returns the ending of the files in which a value is written: `pb` for what has no form in `.npy`,
-/// such as a sequence, a complex number or a float of 8 bits.
+/// Returns the ending of the files in which a value is written: `pb` for what has no form in
+/// `.npy`, such as a sequence, a complex number or a float of 8 bits.
 pub(crate) fn ending(tensor: &Tensor) -> &'static str {
     let dtype = tensor.dtype();
     let numpy = dtype.is_integer() && dtype.bits() >= 8;

@@ -214,7 +214,8 @@ fn chunk(bytes: &mut Vec<u8>, field: u64, content: &[u8], claimed: usize) {
     bytes.extend(content);
 }
 
-/// Returns a `TensorProto` in which some fields are hostile, left out, doubled or in each other's place.
+/// Returns a `TensorProto` in which some fields are hostile, left out, doubled or in each other's
+/// place.
 fn proto(random: &mut SplitMix) -> Vec<u8> {
     const NUMBERS: [u64; 12] =
         [0, 1, 2, 24, 255, 65_536, 1 << 31, u32::MAX as u64, 1 << 40, 1 << 62, i64::MAX as u64, u64::MAX];

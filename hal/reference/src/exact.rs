@@ -1,4 +1,4 @@
-//! Exact sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
+//! ExactProgram sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ pub fn sizes_depend_on_data(node: &Node) -> bool {
 
 /// A program of exact sizes; see [`exact`].
 #[derive(Clone, Debug)]
-pub struct Exact {
+pub struct ExactProgram {
     /// The program: its values and inputs are those of the program that it was made from.
     /// Nodes whose results shapes alone decide are gone, and its outputs lack those that are known.
     pub program: Program,
@@ -85,7 +85,7 @@ pub fn exact(
     contents: &[Option<Tensor>],
     operators: &dyn OperatorSet,
     allowance: &Allowance,
-) -> Result<Exact> {
+) -> Result<ExactProgram> {
     if shapes.len() != program.inputs().len() || contents.len() != shapes.len() {
         return Err(Error::invalid_argument(format!("{} shapes for {}", shapes.len(), program.inputs().len())));
     }
@@ -173,7 +173,7 @@ fn assemble(
     bodies: Option<Graph>,
     values: Vec<InputFact>,
     kept: Vec<(usize, Cow<'_, Node>)>,
-) -> Result<Exact> {
+) -> Result<ExactProgram> {
     let mut is_input = vec![false; values.len()];
     program.inputs().iter().for_each(|id| is_input[id.index()] = true);
     let (mut outputs, mut known, mut shapes) = (Vec::new(), Vec::new(), Vec::new());
@@ -196,7 +196,7 @@ fn assemble(
     let (positions, nodes) = kept.into_iter().map(|(position, node)| (position, node.into_owned())).unzip();
     let inputs = program.inputs().to_vec();
     let graph = Graph { name: Arc::from(program.name()), values, nodes, inputs, outputs, captures: vec![] };
-    Ok(Exact { program: Program::new(graph, vec![])?, nodes: positions, known, shapes })
+    Ok(ExactProgram { program: Program::new(graph, vec![])?, nodes: positions, known, shapes })
 }
 
 /// What is known of a node.

@@ -201,8 +201,8 @@ pub(crate) fn pick(
     Tensor::from_bytes(source.dtype(), shape, chosen.into())
 }
 
-/// Returns `count` elements of `width` bytes at `positions`; zeros where neither `source` nor `fill`
-/// has one.
+/// Returns `count` elements of `width` bytes at `positions`; zeros where neither `source` nor
+/// `fill` has one.
 fn pick_bytes(
     source: &[u8],
     width: usize,

@@ -62,7 +62,7 @@ use std::sync::LazyLock;
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
 pub use control::{run, run_graph};
-pub use exact::{Exact, exact, shaping_inputs, sizes_depend_on_data};
+pub use exact::{ExactProgram, exact, shaping_inputs, sizes_depend_on_data};
 pub use microsoft::Blocks;
 pub use resize::Resampling;
 pub use window::{Padding, Window};

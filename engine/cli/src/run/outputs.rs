@@ -37,7 +37,8 @@ pub(super) fn print_renamed(all: &[Written]) -> Result<()> {
     renamed.into_iter().try_for_each(|written| say!("output {} is in {}", written.name, written.path.display()))
 }
 
-/// Writes each output as `.npy`, or as `.pb` where it is no tensor, to a folder, which is made where it is not there.
+/// Writes each output to a folder, which is made where it is not there.
+/// It is a `.npy` file, or a `.pb` file where NumPy has no type for it.
 pub(super) fn write(folder: &Path, outputs: &Outputs) -> Result<Vec<Written>> {
     let _spinner = Spinner::start("writing outputs");
     std::fs::create_dir_all(folder).map_err(|error| Failure::unwritten(folder, error))?;
