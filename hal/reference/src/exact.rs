@@ -1,4 +1,4 @@
-//! ExactProgram sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
+//! Exact sizes: a program whose sizes only a run tells becomes the program of that run's sizes.
 
 use std::borrow::Cow;
 use std::sync::Arc;
