@@ -298,7 +298,7 @@ impl HeteroEngine {
     }
 
     /// Plans a model for the inputs of a run: for their shapes, beside the shapes of the binding.
-    /// Where these leave a size open, small inputs of integers (a target shape, a sampling rate)
+    /// Where these leave a size without a bound, small inputs of integers (a target shape, a sampling rate)
     /// become constants, as shapes may depend on them.
     /// [`Plan::fixed`] has the names of these inputs, and runs take them no more.
     ///
@@ -317,10 +317,10 @@ impl HeteroEngine {
                 return Err(Error::Input { name: (*name).to_owned(), reason });
             }
         }
-        let error = match self.analyze(model, &binding) {
-            Ok(plan) => return Ok(plan),
-            Err(error) => error,
-        };
+        let open = self.analyze(model, &binding);
+        if open.as_ref().is_ok_and(|plan| plan.program().lates() == 0) {
+            return open;
+        }
         let small = inputs.iter().filter(|(_, tensor)| {
             tensor.len() <= LARGEST_CONSTANT && (tensor.dtype().is_integer() || tensor.dtype() == DType::Bool)
         });
@@ -331,9 +331,14 @@ impl HeteroEngine {
             fixed += 1;
         }
         if fixed == 0 {
-            return Err(error);
+            return open;
         }
-        self.analyze(model, &binding).map_err(|_| error)
+        match (self.analyze(model, &binding), open) {
+            // Contents that decide no more sizes stay inputs.
+            (Ok(plan), Ok(open)) if plan.program().lates() >= open.program().lates() => Ok(open),
+            (Ok(plan), _) => Ok(plan),
+            (Err(_), open) => open,
+        }
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.

@@ -269,6 +269,8 @@ fn infer_expand(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 
 fn expand(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let input = evaluation.input(0)?;
+    // Shapes and strides are as long as the target.
+    take(evaluation.input(1)?.len(), 4 * size_of::<usize>())?;
     let target = integers(evaluation.input(1)?)?.into_iter().map(size).collect::<Result<Vec<_>>>()?;
     let shape = broadcast_shapes([input.shape(), &target])?;
     evaluation.reserve(input.dtype(), &shape)?;

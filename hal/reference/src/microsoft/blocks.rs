@@ -8,7 +8,7 @@ use hetero_hal::{
 use super::DOMAIN;
 use crate::body::{Body, has, known, misfit, shape};
 use crate::numbers::{floats, pack};
-use crate::shapes::{axis, elements, size};
+use crate::shapes::{axis, elements, integers, size};
 
 pub(super) static DEFINITIONS: &[Definition] = &[
     Definition::new("MatMulNBits", 1, (3, 6), infer_product, product).in_domain(DOMAIN).counting(product_flops),
@@ -162,7 +162,7 @@ fn product(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (x, codes, scales) = (floats(a)?, evaluation.input(1)?.bytes(), floats(evaluation.input(2)?)?);
     let packed = evaluation.optional(3).filter(|zero| zero.dtype() == DType::U8);
     let typed = evaluation.optional(3).filter(|zero| zero.dtype() != DType::U8).map(floats).transpose()?;
-    let order = evaluation.optional(4).map(Tensor::to_i64_vec).transpose()?;
+    let order = evaluation.optional(4).map(integers).transpose()?;
     let bias = evaluation.optional(5).map(floats).transpose()?;
     let Blocks { depth, columns, bits, block } = blocks;
     let (parts, bytes) = (blocks.blocks(), blocks.block_bytes());
@@ -316,7 +316,7 @@ fn gather(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
             Some(codes(zeros, gathering.scales[scale.rank() - 1])?)
         }
     };
-    let picked = indices.to_i64_vec()?;
+    let picked = integers(indices)?;
     take(count, size_of::<f64>())?;
     let outer: usize = gathering.data[..along].iter().product();
     let inner: usize = gathering.data[along + 1..].iter().product();

@@ -6,7 +6,7 @@ use hetero_hal::{
 
 use super::{define, sizes, texts, wrong};
 use crate::numbers::{floats, pack};
-use crate::shapes::size;
+use crate::shapes::{integers, size};
 
 pub(super) const EXTRACTOR: Definition = define("ArrayFeatureExtractor", 1, (2, 2), infer_extractor, extract);
 pub(super) const VECTORIZER: Definition = define("FeatureVectorizer", 1, (1, usize::MAX), infer_vectorizer, vectorize);
@@ -37,7 +37,7 @@ fn infer_extractor(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 /// Selects elements of the last dimension.
 fn extract(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     let (operator, input) = (evaluation.operator, evaluation.input(0)?);
-    let wanted = evaluation.input(1)?.to_i64_vec()?;
+    let wanted = integers(evaluation.input(1)?)?;
     let Some((&features, rest)) = input.shape().split_last() else {
         return Err(wrong(operator, "its input is a scalar"));
     };
