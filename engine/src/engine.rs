@@ -298,8 +298,8 @@ impl HeteroEngine {
     }
 
     /// Plans a model for the inputs of a run: for their shapes, beside the shapes of the binding.
-    /// Where these leave a size without a bound, small inputs of integers (a target shape, a sampling
-    /// rate) become constants, as shapes may depend on them.
+    /// Where these leave a size without a bound, small inputs of integers (a target shape, a rate)
+    /// become constants, as shapes may depend on them.
     /// [`Plan::fixed`] has the names of these inputs, and runs take them no more.
     ///
     /// # Errors
