@@ -101,6 +101,14 @@ impl Span {
         }
     }
 
+    /// Returns the span whose bound is the size alone.
+    fn at_least(self, size: usize) -> Span {
+        match self {
+            Span::UpTo(_) => Span::UpTo(size),
+            exactly => exactly,
+        }
+    }
+
     /// Returns the largest size.
     fn most(self) -> usize {
         match self {
@@ -235,8 +243,7 @@ impl LoadedModel {
         let wrong = |name: &str, reason: String| Error::Input { name: name.to_owned(), reason };
         let mut given: Vec<Option<&Tensor>> = vec![None; graph.inputs.len()];
         for (name, tensor) in inputs {
-            let position = (0..given.len()).find(|position| *value(position).name == **name);
-            let Some(position) = position else {
+            let Some(position) = self.position(name) else {
                 let names: Vec<&str> = (0..given.len()).map(|position| &*value(&position).name).collect();
                 return Err(wrong(name, format!("there is no such input; the model takes '{}'", names.join("', '"))));
             };
@@ -259,6 +266,12 @@ impl LoadedModel {
             }
         }
         Ok(given)
+    }
+
+    /// Returns the position of an input among the model's.
+    fn position(&self, name: &str) -> Option<usize> {
+        let graph = &self.model.graph;
+        graph.inputs.iter().position(|id| *graph.values[id.index()].name == *name)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -410,8 +423,7 @@ impl LoadedModel {
         } else {
             self.engine.analyze(&self.model, &binding)?
         };
-        let position = |name: &str| graph.inputs.iter().position(|id| *graph.values[id.index()].name == *name);
-        let content = |name: &String| Some((name.clone(), given[position(name)?]?.clone()));
+        let content = |name: &String| Some((name.clone(), given[self.position(name)?]?.clone()));
         let fixed = plan.fixed().iter().filter_map(content).collect();
         let bytes = self.engine.session(&plan)?.report().arena_bytes as u64;
         Ok(Served { spans: spans.to_vec(), shapes, fixed, plan, bytes })
@@ -436,26 +448,13 @@ impl LoadedModel {
     }
 }
 
-impl Span {
-    /// Returns the span whose bound is the size alone.
-    fn at_least(self, size: usize) -> Span {
-        match self {
-            Span::UpTo(_) => Span::UpTo(size),
-            exactly => exactly,
-        }
-    }
-}
-
 impl Served {
     fn is_ranged(&self) -> bool {
         self.spans.iter().any(|span| matches!(span, Span::UpTo(_)))
     }
 
     fn serves(&self, model: &LoadedModel, sizes: &[usize], given: &[Option<&Tensor>]) -> bool {
-        let graph = &model.model.graph;
-        let content = |name: &str| {
-            graph.inputs.iter().position(|id| *graph.values[id.index()].name == *name).and_then(|index| given[index])
-        };
+        let content = |name: &str| model.position(name).and_then(|index| given[index]);
         self.spans.iter().zip(sizes).all(|(span, &size)| span.holds(size))
             && self.shapes.iter().all(|(index, shape)| given[*index].is_some_and(|tensor| tensor.shape() == *shape))
             && self.fixed.iter().all(|(name, tensor)| content(name) == Some(tensor))

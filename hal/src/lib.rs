@@ -267,8 +267,8 @@ pub use memory::{
 };
 pub use model::Model;
 pub use operators::{
-    Definition, EvaluateFn, Evaluation, ExpandFn, FlopsFn, InferFn, Inference, InputFact, OperatorSet, SubgraphFn,
-    empties, shape_content,
+    Definition, EvaluateFn, Evaluation, ExpandFn, FlopsFn, InferFn, Inference, InputFact, MOST_ELEMENTS, OperatorSet,
+    SubgraphFn, empties, shape_content,
 };
 pub use program::{Extent, Program, ProgramValue};
 pub use queue::{Execution, Extents, HostTask, Operation, Queue, QueueOptions, Work, submit_and_wait};

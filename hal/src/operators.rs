@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::allowance::{self, Allowance, Opened, exceeded, take};
 use crate::dtype::DType;
-use crate::error::{Error, Result};
-use crate::graph::{Attribute, Dim, Graph, Operator, TensorType, ValueId};
+use crate::error::{Error, ErrorKind, Result};
+use crate::graph::{Attribute, Capture, Dim, Graph, Node, Operator, TensorType, ValueId};
 use crate::tensor::{Tensor, element_count};
 
 /// A function that infers the types of the outputs of one node.
@@ -134,6 +134,93 @@ impl Definition {
         Ok(body)
     }
 
+    /// Returns the body of a node that such a definition has, to be inlined: with the node's inputs
+    /// as its captures, and without what makes nothing that the node is asked for.
+    /// What it takes is taken from `left`.
+    ///
+    /// # Errors
+    /// Those of [`Definition::check_arity`] and [`Definition::body`], and `OutOfMemory`.
+    pub fn body_of(&self, node: &Node, inputs: &[Option<InputFact>], left: &mut Allowance) -> Result<Option<Graph>> {
+        if self.expand.is_none() {
+            return Ok(None);
+        }
+        self.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
+        let none = |_: &str, _: &[TensorType]| Err(Error::internal("a body has no subgraph"));
+        let inference = Inference { operator: &node.operator, inputs, outputs: node.outputs.len(), subgraph: &none };
+        let Some(mut body) = self.body(&inference, left)? else { return Ok(None) };
+        body.trim(&node.outputs.iter().map(Option::is_some).collect::<Vec<_>>());
+        let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
+        let bytes = constants.map(|tensor| tensor.bytes().len()).fold(0, usize::saturating_add);
+        *left = left.less(bytes.saturating_add(body.nodes.len().saturating_mul(NODE_BYTES)))?;
+        let captures = node.inputs.iter().zip(&body.inputs);
+        let capture = |(outer, inner): (&Option<ValueId>, &ValueId)| Some(Capture { outer: (*outer)?, inner: *inner });
+        body.captures = captures.filter_map(capture).collect();
+        Ok(Some(body))
+    }
+
+    /// Returns the contents of a node's outputs, where the contents or types of its inputs decide
+    /// them and all are small, as shapes, axes and sizes are; none otherwise.
+    ///
+    /// # Errors
+    /// The error of computing them, unless they can be left to a device.
+    pub fn contents(
+        &self,
+        node: &Node,
+        inputs: &[Option<InputFact>],
+        types: &[TensorType],
+        operators: &dyn OperatorSet,
+        allowance: &Allowance,
+    ) -> Result<Vec<Tensor>> {
+        // No device and no kernel has to mind sizes such as a batch of 0.
+        if let Some(empties) = empties(types, node.outputs.len()) {
+            return Ok(empties);
+        }
+        // Shape and Size are the two operators whose value the type of their input decides.
+        if node.operator.is("Shape") || node.operator.is("Size") {
+            let shape = inputs.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
+            return shape.map_or(Ok(vec![]), |shape| shape_content(&node.operator, &shape));
+        }
+        let mut contents = Vec::with_capacity(inputs.len());
+        for input in inputs {
+            match input {
+                None => contents.push(None),
+                Some(InputFact { value: Some(value), .. }) if value.len() <= MOST_ELEMENTS => {
+                    contents.push(Some(value.clone()));
+                }
+                Some(_) => return Ok(vec![]),
+            }
+        }
+        self.evaluate_small(node, &contents, types, operators, allowance)
+    }
+
+    /// Returns the outputs of a node for these inputs, where they are small; none where the node is
+    /// not to be computed before a run.
+    ///
+    /// # Errors
+    /// The error of computing them, unless they can be left to a device.
+    pub fn evaluate_small(
+        &self,
+        node: &Node,
+        inputs: &[Option<Tensor>],
+        types: &[TensorType],
+        operators: &dyn OperatorSet,
+        allowance: &Allowance,
+    ) -> Result<Vec<Tensor>> {
+        let count = |ty: &TensorType| ty.shape().and_then(|shape| element_count(&shape));
+        let is_small = |ty: &TensorType| count(ty).is_some_and(|count| count <= MOST_ELEMENTS);
+        let small = types.iter().take(node.outputs.len()).all(is_small);
+        if !small || !self.deterministic || node.subgraphs().next().is_some() {
+            return Ok(vec![]);
+        }
+        let allowance = Allowance { bytes: allowance.bytes.min(MOST_BYTES), ..allowance.clone() };
+        match Evaluation::new(&node.operator, inputs, node.outputs.len(), operators, &allowance).compute() {
+            Ok(values) => Ok(values),
+            // Shapes do not need it, so a device may compute it in the run.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => Ok(vec![]),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Returns the same definition with the given largest number of outputs.
     #[must_use]
     pub const fn outputs(mut self, max_outputs: usize) -> Self {
@@ -183,6 +270,14 @@ impl Definition {
         Ok(())
     }
 }
+
+/// The most elements of a value that is computed before a run; shapes, axes and sizes are far
+/// smaller.
+pub const MOST_ELEMENTS: usize = 4096;
+/// The most bytes that such a computation takes on its way.
+const MOST_BYTES: usize = 1 << 22;
+/// The bytes that a node of a body takes until its program is bound, with its values and names.
+const NODE_BYTES: usize = 1 << 10;
 
 /// The facts that inference knows of one input.
 #[derive(Clone, Debug, Default)]

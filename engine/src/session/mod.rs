@@ -402,10 +402,10 @@ impl Session {
             let tensor = match source {
                 OutputSource::Constant(tensor) => tensor.clone(),
                 OutputSource::Input(position) => inputs[*position].clone(),
-                OutputSource::Slot(_) if buffer.object.is_some() => {
-                    buffer.object.unwrap_or_else(|| Tensor::scalar(0u8))
-                }
-                OutputSource::Slot(_) => Tensor::from_bytes(port.dtype, &buffer.shape, buffer.bytes.into())?,
+                OutputSource::Slot(_) => match buffer.object {
+                    Some(object) => object,
+                    None => Tensor::from_bytes(port.dtype, &buffer.shape, buffer.bytes.into())?,
+                },
             };
             Ok((port.name.clone(), tensor))
         });

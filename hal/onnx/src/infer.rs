@@ -8,22 +8,13 @@ use std::cell::RefCell;
 
 use foldhash::HashMap;
 use hetero_hal::{
-    Allowance, Capture, DType, Definition, Dim, ErrorKind, Evaluation, Extent, ExtentId, Graph, Inference, InputFact,
-    Node, OperatorSet, Tensor, TensorType, ValueId, element_count, empties, shape_content,
+    Allowance, DType, Definition, Dim, Extent, ExtentId, Graph, Inference, InputFact, MOST_ELEMENTS, Node, OperatorSet,
+    Tensor, TensorType, ValueId, element_count, shape_content,
 };
 
 use crate::branches::known_branch;
 use crate::error::{MissingOperator, MissingOperators, Result};
 use crate::parts::{self, Held};
-
-/// The most elements of a value that is computed on the way; shapes, axes and sizes are far
-/// smaller.
-const MOST_ELEMENTS: usize = 4096;
-/// The most bytes that such a computation takes on its way.
-const MOST_BYTES: usize = 1 << 22;
-
-/// The bytes that a node of a body takes until its program is bound, with its values and names.
-const NODE_BYTES: usize = 1 << 10;
 
 /// Infers the types of all values of a graph, as far as the types of its inputs tell.
 /// The result holds the content of each value that shapes alone decide, and the sizes that depend
@@ -87,8 +78,9 @@ pub(crate) fn infer_open(
             left.extend(graph.inline(&node, &branch, &mut taken).into_iter().rev());
             continue;
         }
-        let body = expanded(graph, &node, rules, &inferred, &mut left_for_bodies);
-        if let Some(body) = body.map_err(|error| error.at(node.to_string()))? {
+        if let Some(body) =
+            body(graph, &node, rules, &inferred, &mut left_for_bodies).map_err(|error| error.at(node.to_string()))?
+        {
             left.extend(graph.inline(&node, &body, &mut taken).into_iter().rev());
             continue;
         }
@@ -99,33 +91,18 @@ pub(crate) fn infer_open(
     Ok(inferred)
 }
 
-/// Returns the body of a node whose operator has one, with the node's inputs as its captures.
-fn expanded(
+/// Returns the body of a node whose operator has one.
+fn body(
     graph: &Graph,
     node: &Node,
     rules: Rules<'_>,
     inferred: &Inferred,
     left: &mut Allowance,
 ) -> hetero_hal::Result<Option<Graph>> {
-    let Some(definition) = rules.operators.find(&node.operator).filter(|definition| definition.expand.is_some()) else {
-        return Ok(None);
-    };
-    definition.check_arity(&node.operator, node.inputs.len(), node.outputs.len())?;
-    let facts = input_facts(graph, node, inferred);
-    let none = |_: &str, _: &[TensorType]| Err(hetero_hal::Error::internal("a body has no subgraph"));
-    let context = Inference { operator: &node.operator, inputs: &facts, outputs: node.outputs.len(), subgraph: &none };
-    let Some(mut body) = definition.body(&context, left)? else { return Ok(None) };
-    body.trim(&node.outputs.iter().map(Option::is_some).collect::<Vec<_>>());
-    let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
-    let bytes = constants.map(|tensor| tensor.bytes().len()).fold(0, usize::saturating_add);
-    *left = left.less(bytes.saturating_add(body.nodes.len().saturating_mul(NODE_BYTES)))?;
-    body.captures = node
-        .inputs
-        .iter()
-        .zip(&body.inputs)
-        .filter_map(|(outer, inner)| Some(Capture { outer: (*outer)?, inner: *inner }))
-        .collect();
-    Ok(Some(body))
+    match rules.operators.find(&node.operator).filter(|definition| definition.expand.is_some()) {
+        Some(definition) => definition.body_of(node, &input_facts(graph, node, inferred), left),
+        None => Ok(None),
+    }
 }
 
 /// The findings of inference beside types.
@@ -283,7 +260,7 @@ fn node_facts(
     for (ty, held) in types.iter_mut().zip(&held) {
         ty.dtype = ty.dtype.or(held.dtype);
     }
-    let values = computed(node, definition, rules, &facts, &types)?;
+    let values = definition.contents(node, &facts, &types, rules.operators, rules.allowance)?;
     let most = if values.is_empty() { bounded(node, definition, rules, &facts, &types) } else { vec![] };
     Ok(Facts { types, values, most, held })
 }
@@ -318,7 +295,7 @@ fn bounded(
         content.filter(|content| content.len() <= MOST_ELEMENTS).cloned().map(Some)
     });
     let Some(inputs) = bounds.collect::<Option<Vec<_>>>() else { return vec![] };
-    evaluated(node, definition, rules, &inputs, types).unwrap_or_default()
+    definition.evaluate_small(node, &inputs, types, rules.operators, rules.allowance).unwrap_or_default()
 }
 
 /// Returns the types of the outputs of a subgraph whose inputs have these types, and what is known
@@ -359,62 +336,6 @@ fn subgraph_types(
     };
     let held = body.outputs.iter().map(|id| held(&body, &inferred, *id)).collect();
     Ok((body.outputs.iter().map(outside).collect(), held))
-}
-
-/// Returns the contents of the outputs, where the inputs' contents or types decide them and they
-/// are small.
-fn computed(
-    node: &Node,
-    definition: &Definition,
-    rules: Rules<'_>,
-    facts: &[Option<InputFact>],
-    types: &[TensorType],
-) -> hetero_hal::Result<Vec<Tensor>> {
-    // No device and no kernel has to mind sizes such as a batch of 0.
-    if let Some(empties) = empties(types, node.outputs.len()) {
-        return Ok(empties);
-    }
-    // Shape and Size are the two operators whose value the type of their input decides.
-    if node.operator.is("Shape") || node.operator.is("Size") {
-        let shape = facts.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
-        return shape.map_or(Ok(vec![]), |shape| shape_content(&node.operator, &shape));
-    }
-    let mut inputs = Vec::with_capacity(facts.len());
-    for fact in facts {
-        match fact {
-            None => inputs.push(None),
-            Some(InputFact { value: Some(value), .. }) if value.len() <= MOST_ELEMENTS => {
-                inputs.push(Some(value.clone()));
-            }
-            Some(_) => return Ok(vec![]),
-        }
-    }
-    evaluated(node, definition, rules, &inputs, types)
-}
-
-/// Returns the outputs of a node for these inputs, where they are small; no outputs where the node
-/// is not to be computed here.
-fn evaluated(
-    node: &Node,
-    definition: &Definition,
-    rules: Rules<'_>,
-    inputs: &[Option<Tensor>],
-    types: &[TensorType],
-) -> hetero_hal::Result<Vec<Tensor>> {
-    let small = types
-        .iter()
-        .take(node.outputs.len())
-        .all(|ty| ty.shape().and_then(|shape| element_count(&shape)).is_some_and(|count| count <= MOST_ELEMENTS));
-    if !small || !definition.deterministic || node.subgraphs().next().is_some() {
-        return Ok(vec![]);
-    }
-    let allowance = Allowance { bytes: rules.allowance.bytes.min(MOST_BYTES), ..rules.allowance.clone() };
-    match Evaluation::new(&node.operator, inputs, node.outputs.len(), rules.operators, &allowance).compute() {
-        Ok(values) => Ok(values),
-        // Shapes do not need it, so a device may compute it in the run.
-        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => Ok(vec![]),
-        Err(error) => Err(error),
-    }
 }
 
 /// Reports every node, in subgraphs too, whose operator the set does not define.

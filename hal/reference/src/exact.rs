@@ -4,14 +4,9 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use hetero_hal::{
-    Allowance, Capture, Dim, Error, ErrorKind, Evaluation, Graph, Inference, InputFact, Node, Operator, OperatorSet,
-    Program, ProgramValue, Result, Tensor, TensorType, Value, ValueId, element_count, empties, shape_content,
+    Allowance, Error, ErrorKind, Graph, Inference, InputFact, Node, Operator, OperatorSet, Program, ProgramValue,
+    Result, Tensor, TensorType, Value,
 };
-
-/// The most elements of a value that is computed on the way, as shapes, axes and sizes are.
-const MOST_ELEMENTS: usize = 4096;
-/// The most bytes that such a computation takes on its way.
-const MOST_BYTES: usize = 1 << 22;
 
 /// Returns the positions of the inputs whose content decides the sizes of an operator's outputs,
 /// beside the shapes of all inputs.
@@ -217,57 +212,15 @@ fn facts(
     room.check()?;
     let operator = &node.operator;
     let definition = operators.find(operator).ok_or_else(|| Error::unsupported(format!("operator {operator}")))?;
+    if let Some(body) = definition.body_of(node, inputs, room)? {
+        return Ok(Facts::Body(body));
+    }
     definition.check_arity(operator, node.inputs.len(), node.outputs.len())?;
     let none = |_: &str, _: &[TensorType]| Err(Error::unsupported("an operator with a subgraph among exact sizes"));
     let inference = Inference { operator, inputs, outputs: node.outputs.len(), subgraph: &none };
-    if let Some(mut body) = definition.body(&inference, room)? {
-        body.trim(&node.outputs.iter().map(Option::is_some).collect::<Vec<_>>());
-        let constants = body.values.iter().filter_map(|value| value.constant.as_ref());
-        *room = room.less(constants.map(|tensor| tensor.bytes().len()).sum())?;
-        let captures = node.inputs.iter().zip(&body.inputs);
-        let capture = |(outer, inner): (&Option<ValueId>, &ValueId)| Some(Capture { outer: (*outer)?, inner: *inner });
-        body.captures = captures.filter_map(capture).collect();
-        return Ok(Facts::Body(body));
-    }
     let mut types = (definition.infer)(&inference)?;
     types.truncate(node.outputs.len());
-    let contents = contents(node, (definition.deterministic, operators), room, inputs, &types)?;
-    let mut contents = contents.into_iter();
+    let mut contents = definition.contents(node, inputs, &types, operators, room)?.into_iter();
     let fact = |ty| InputFact { ty, value: contents.next(), most: None };
     Ok(Facts::Known(types.into_iter().map(fact).collect()))
-}
-
-/// Returns the contents of a node's outputs, where they are small and its inputs decide them.
-fn contents(
-    node: &Node,
-    (deterministic, operators): (bool, &dyn OperatorSet),
-    allowance: &Allowance,
-    inputs: &[Option<InputFact>],
-    types: &[TensorType],
-) -> Result<Vec<Tensor>> {
-    if let Some(empties) = empties(types, node.outputs.len()) {
-        return Ok(empties);
-    }
-    let operator = &node.operator;
-    if operator.is("Shape") || operator.is("Size") {
-        let shape = inputs.first().and_then(Option::as_ref).and_then(|fact| fact.ty.shape());
-        return shape.map_or(Ok(vec![]), |shape| shape_content(operator, &shape));
-    }
-    let small = |count: Option<usize>| count.is_some_and(|count| count <= MOST_ELEMENTS);
-    let fits = |fact: &InputFact| small(fact.value.as_ref().map(Tensor::len));
-    let size =
-        |ty: &TensorType| ty.dims.as_ref().and_then(|dims| dims.iter().map(Dim::known).collect::<Option<Vec<_>>>());
-    let made = |ty: &TensorType| small(size(ty).and_then(|shape| element_count(&shape)));
-    if !deterministic || !inputs.iter().flatten().all(fits) || !types.iter().all(made) || inputs.is_empty() {
-        return Ok(vec![]);
-    }
-    let inputs: Vec<Option<Tensor>> =
-        inputs.iter().map(|fact| fact.as_ref().and_then(|fact| fact.value.clone())).collect();
-    let allowance = Allowance { bytes: allowance.bytes.min(MOST_BYTES), ..allowance.clone() };
-    match Evaluation::new(operator, &inputs, node.outputs.len(), operators, &allowance).compute() {
-        Ok(contents) => Ok(contents),
-        // Sizes do not need it, so a device may compute it.
-        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::OutOfMemory) => Ok(vec![]),
-        Err(error) => Err(error),
-    }
 }
