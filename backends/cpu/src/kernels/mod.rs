@@ -20,6 +20,8 @@ mod oracle;
 mod pad;
 mod planes;
 pub(crate) mod pooling;
+#[allow(dead_code)]
+pub(crate) mod quantised;
 pub(crate) mod recipe;
 mod recurrent;
 mod reduce;

@@ -4,21 +4,24 @@
 //! `cargo xtask test neon`.
 //! They serve no other purpose.
 
-/// Defines vectors of four lanes.
+/// Defines vectors of a type's lanes.
 macro_rules! vectors {
-    ($($name:ident = $lane:ty;)*) => {
+    ($($name:ident = [$lane:ty; $count:literal];)*) => {
         $(
             #[allow(non_camel_case_types)]
             #[derive(Clone, Copy)]
-            pub(super) struct $name([$lane; 4]);
+            pub(crate) struct $name([$lane; $count]);
         )*
     };
 }
 
 vectors! {
-    float32x4_t = f32;
-    int32x4_t = i32;
-    uint32x4_t = u32;
+    float32x4_t = [f32; 4];
+    int32x4_t = [i32; 4];
+    uint32x4_t = [u32; 4];
+    int16x8_t = [i16; 8];
+    int8x8_t = [i8; 8];
+    int8x16_t = [i8; 16];
 }
 
 /// Defines intrinsics that do the same with each lane.
@@ -52,6 +55,7 @@ lanes! {
         f32::from_bits((a & b.to_bits()) | (!a & c.to_bits()));
     vaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t = a.wrapping_add(b);
     vsubq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t = a.wrapping_sub(b);
+    vmulq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t = a.wrapping_mul(b);
     vandq_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = a & b;
     vorrq_u32(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t = a | b;
     vcvtq_s32_f32(a: float32x4_t) -> int32x4_t = a as i32;
@@ -107,4 +111,50 @@ pub(super) unsafe fn vaddvq_f32(a: float32x4_t) -> f32 {
 #[inline(always)]
 pub(super) unsafe fn vmaxvq_f32(a: float32x4_t) -> f32 {
     a.0.into_iter().fold(f32::NEG_INFINITY, |most, lane| if lane.is_nan() || lane > most { lane } else { most })
+}
+#[inline(always)]
+pub(super) unsafe fn vld1q_s32(at: *const i32) -> int32x4_t {
+    // SAFETY: the caller promises four lanes, at any address.
+    int32x4_t(unsafe { at.cast::<[i32; 4]>().read_unaligned() })
+}
+#[inline(always)]
+pub(super) unsafe fn vst1q_s32(at: *mut i32, a: int32x4_t) {
+    // SAFETY: the caller promises four lanes, at any address.
+    unsafe { at.cast::<[i32; 4]>().write_unaligned(a.0) }
+}
+#[inline(always)]
+pub(super) unsafe fn vld1q_s8(at: *const i8) -> int8x16_t {
+    // SAFETY: the caller promises sixteen lanes, at any address.
+    int8x16_t(unsafe { at.cast::<[i8; 16]>().read_unaligned() })
+}
+#[inline(always)]
+pub(super) unsafe fn vreinterpretq_s8_s32(a: int32x4_t) -> int8x16_t {
+    int8x16_t(std::array::from_fn(|lane| a.0[lane / 4].to_ne_bytes()[lane % 4] as i8))
+}
+#[inline(always)]
+pub(super) unsafe fn vget_low_s8(a: int8x16_t) -> int8x8_t {
+    int8x8_t(std::array::from_fn(|lane| a.0[lane]))
+}
+#[inline(always)]
+pub(super) unsafe fn vget_high_s8(a: int8x16_t) -> int8x8_t {
+    int8x8_t(std::array::from_fn(|lane| a.0[lane + 8]))
+}
+#[inline(always)]
+pub(super) unsafe fn vmull_s8(a: int8x8_t, b: int8x8_t) -> int16x8_t {
+    int16x8_t(std::array::from_fn(|lane| i16::from(a.0[lane]) * i16::from(b.0[lane])))
+}
+#[inline(always)]
+pub(super) unsafe fn vpaddlq_s16(a: int16x8_t) -> int32x4_t {
+    int32x4_t(std::array::from_fn(|lane| i32::from(a.0[2 * lane]) + i32::from(a.0[2 * lane + 1])))
+}
+#[inline(always)]
+pub(super) unsafe fn vpaddq_s32(a: int32x4_t, b: int32x4_t) -> int32x4_t {
+    let of = |v: int32x4_t, at: usize| v.0[2 * at].wrapping_add(v.0[2 * at + 1]);
+    int32x4_t([of(a, 0), of(a, 1), of(b, 0), of(b, 1)])
+}
+/// The instruction that `dot::neon` writes as assembly.
+#[inline(always)]
+pub(super) unsafe fn sdot(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+    let product = |at: usize| i32::from(a.0[at]) * i32::from(b.0[at]);
+    int32x4_t(std::array::from_fn(|lane| (4 * lane..4 * lane + 4).map(product).fold(sum.0[lane], i32::wrapping_add)))
 }

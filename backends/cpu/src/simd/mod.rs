@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+#[allow(dead_code)]
+pub(crate) mod dot;
 #[cfg(all(feature = "emulated-neon", not(target_arch = "aarch64")))]
 mod emulated;
 mod math;

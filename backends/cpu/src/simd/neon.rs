@@ -32,7 +32,7 @@ macro_rules! forward {
 
 /// Eight lanes.
 #[derive(Clone, Copy)]
-pub(crate) struct Pair(float32x4_t, float32x4_t);
+pub(crate) struct Pair(pub(super) float32x4_t, pub(super) float32x4_t);
 
 impl Simd for Neon {
     type V = Pair;

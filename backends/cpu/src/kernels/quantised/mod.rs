@@ -1,0 +1,7 @@
+//! Kernels on quantised numbers: products of bytes that are summed exactly, and the ways from real
+//! numbers to quantised ones and back.
+//!
+//! All products end in one microkernel, [`tile`], over weights in [`panels`].
+
+pub(crate) mod panels;
+pub(crate) mod tile;
