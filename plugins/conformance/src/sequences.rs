@@ -255,12 +255,13 @@ impl Suite {
                 }
             }
             for onesided in [0, 1] {
-                for windowed in [false, true] {
+                for (windowed, shape) in [(false, &[2, 29, 1][..]), (true, &[2, 29, 1]), (true, &[2, 29])] {
                     let operator = Operator::new("STFT", 17).with("onesided", Attribute::Int(onesided));
-                    let signal = self.numbers(dtype, &[2, 29, 1], -1.0, 1.0);
+                    let signal = self.numbers(dtype, shape, -1.0, 1.0);
                     let window = windowed.then(|| self.numbers(dtype, &[8], 0.1, 1.0));
                     let inputs = vec![Some(signal), Some(scalar(3i64)), window, Some(scalar(8i64))];
-                    self.add_partial(&format!("{dtype} {onesided} {windowed}"), operator, inputs, &[1, 3], 1);
+                    let detail = format!("{dtype} {onesided} {windowed} {shape:?}");
+                    self.add_partial(&detail, operator, inputs, &[1, 3], 1);
                 }
             }
         }

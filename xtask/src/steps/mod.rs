@@ -15,7 +15,7 @@ pub(crate) use bench::{
 };
 pub(crate) use code::{build, cuda, fault_streams, features, fuzz, loom, neon, release, unit};
 pub(crate) use lint::{docs, lint, write_api};
-pub(crate) use models::{conformance, kills, models, mutations, oracle, placements};
+pub(crate) use models::{conformance, kills, models, mutations, oracle, placements, trained};
 pub(crate) use publish::publish;
 pub(crate) use sanitize::sanitize;
 

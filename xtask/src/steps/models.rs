@@ -83,6 +83,23 @@ pub(crate) fn models(workspace: &Workspace, seed: u64, names: &[String]) -> Resu
     together([("whole models", whole), ("operators one by one", together(one_by_one))])
 }
 
+/// Downloads the packages of the trained models of many kinds, with what their inputs need.
+pub(super) fn trained_packages(workspace: &Workspace) -> Result<()> {
+    setup::npm(workspace)?;
+    setup::models(workspace, &["trained", "scikit-learn"].map(str::to_owned))
+}
+
+/// Compares trained models of many kinds with ONNX Runtime.
+pub(crate) fn trained(workspace: &Workspace, seed: u64, names: &[String]) -> Result<()> {
+    together([("Python", setup::python(workspace)), ("packages", trained_packages(workspace))])?;
+    let hetero = workspace.tested_hetero()?;
+    let (script, seed) = (workspace.script("trained.py"), seed.to_string());
+    let paths = [&script, &hetero, &workspace.cache].map(|path| path.to_string_lossy());
+    let mut arguments: Vec<&str> = paths.iter().map(|path| &**path).chain([&*seed]).collect();
+    arguments.extend(names.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// Runs models whole on each device, and split over several devices.
 pub(crate) fn placements(workspace: &Workspace, seed: u64) -> Result<()> {
     let hetero = workspace.tested_hetero()?;
