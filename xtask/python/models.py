@@ -222,4 +222,5 @@ def main():
                 write(folder, file.read(), feeds())
 
 
-main()
+if __name__ == "__main__":
+    main()
