@@ -21,23 +21,26 @@ def seconds_of(pid):
 
 
 class Hetero:
-    """A process of hetero; `inputs` has the file of each input."""
+    """A process of hetero; `inputs` has the file of each input, and `errors` may be a file for what the process says of a failure."""
 
-    def __init__(self, name, hetero, model, inputs, threads):
+    def __init__(self, name, hetero, model, inputs, threads, errors=None):
         self.name = name
         command = [hetero, "run", "--device", "cpu:0", model, "--threads", str(threads), "--on-request"]
         for port, path in inputs.items():
             command += ["--input", f"{port}={path}"]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True)
 
     def block(self, count):
         """The milliseconds of as many runs; no more are asked for at once than pipes have room for."""
         times = []
         while len(times) < count:
             some = min(4096, count - len(times))
-            self.process.stdin.write("\n" * some)
-            self.process.stdin.flush()
-            times += [float(self.process.stdout.readline()) / 1e3 for _ in range(some)]
+            try:
+                self.process.stdin.write("\n" * some)
+                self.process.stdin.flush()
+                times += [float(self.process.stdout.readline()) / 1e3 for _ in range(some)]
+            except (BrokenPipeError, ValueError):
+                raise RuntimeError("hetero has ended") from None
         return times
 
     def close(self):

@@ -187,8 +187,14 @@ enum Part {
 #[derive(Clone, Debug, Subcommand)]
 enum Bench {
     /// Measure whole models beside ONNX Runtime and OpenVINO; writes target/bench-models.json and
-    /// .md.
+    /// .md, or target/bench-models-types.json and .md.
     Models {
+        /// The models: networks in f32, or models of every type and kind.
+        #[arg(long, value_enum, default_value_t = Set::Networks)]
+        set: Set,
+        /// Measure fewer rounds, and no row again; only for the set `types`.
+        #[arg(long)]
+        quick: bool,
         /// Have another process hold one core meanwhile.
         #[arg(long)]
         taken: bool,
@@ -288,10 +294,19 @@ enum Bench {
     },
 }
 
+/// A set of models.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Set {
+    /// Twelve networks in f32.
+    Networks,
+    /// Trained models of many kinds, models in 8 bits and f16, loops, and operators alone.
+    Types,
+}
+
 /// Runs a benchmark; with `write`, its report becomes a section of docs/benchmarks.md.
 fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result<()> {
     let part = match &what {
-        Bench::Models { beside, names, .. } => beside.is_some() || !names.is_empty(),
+        Bench::Models { beside, names, quick, .. } => beside.is_some() || *quick || !names.is_empty(),
         Bench::Assign { names, .. } | Bench::Placement { names, .. } => !names.is_empty(),
         Bench::Pipeline { arguments } => !arguments.is_empty(),
         Bench::Shapes { quick, .. } => *quick,
@@ -302,7 +317,17 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
             "--write is for the whole benchmark: leave out names, --beside, --quick and other arguments".to_owned()
         );
     }
+    match &what {
+        Bench::Models { set: Set::Types, taken, beside, .. } if *taken || beside.is_some() => {
+            return Err("the set types has neither --taken nor --beside".to_owned());
+        }
+        Bench::Models { set: Set::Networks, quick: true, .. } => {
+            return Err("--quick is for `--set types`".to_owned());
+        }
+        _ => {}
+    }
     let section = match what {
+        Bench::Models { set: Set::Types, .. } => "models-types",
         Bench::Models { taken: false, .. } => "models",
         Bench::Models { taken: true, .. } => "models-taken",
         Bench::Assign { .. } => "assign",
@@ -315,7 +340,8 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Pipeline { .. } => "pipeline",
     };
     steps::reported(workspace, (section, write), |workspace| match what {
-        Bench::Models { taken, beside, names } => steps::bench(workspace, &names, taken, beside.as_deref()),
+        Bench::Models { set: Set::Types, quick, names, .. } => steps::bench_types(workspace, quick, &names),
+        Bench::Models { taken, beside, names, .. } => steps::bench(workspace, &names, taken, beside.as_deref()),
         Bench::Assign { seconds, names } => steps::bench_assign(workspace, seconds, &names),
         Bench::Handover => steps::bench_handover(workspace),
         Bench::Placement { seconds, cuts, seed, names } => {

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::SEED;
-use super::models::prepare;
+use super::models::{prepare, trained_packages};
 use crate::workspace::{Result, Workspace, run};
 use crate::{drivers, sections, setup, state};
 
@@ -63,6 +63,20 @@ pub(crate) fn bench(workspace: &Workspace, names: &[String], taken: bool, beside
     arguments.extend(taken.then_some("--taken"));
     arguments.extend([&*hetero, &*folder, &*out]);
     arguments.extend(names.iter().map(String::as_str));
+    workspace.run(workspace.python(), &arguments)
+}
+
+/// Measures models of every type and kind beside ONNX Runtime and OpenVINO.
+pub(crate) fn bench_types(workspace: &Workspace, quick: bool, names: &[String]) -> Result<()> {
+    setup::python(workspace)?;
+    setup::openvino(workspace)?;
+    trained_packages(workspace)?;
+    let hetero = workspace.hetero()?;
+    let out = workspace.root.join("target").join("bench-models-types");
+    let paths = [&workspace.script("bench_types.py"), &hetero, &workspace.cache, &out];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let mut arguments: Vec<&str> = paths.iter().chain(names).map(String::as_str).collect();
+    arguments.extend(quick.then_some("--quick"));
     workspace.run(workspace.python(), &arguments)
 }
 
