@@ -5,6 +5,7 @@ use hetero_hal::{Error, Program, Result};
 use super::affine::Affine;
 use super::chain::Chain;
 use super::conv::{self, Finish, Geometry};
+use super::quantised::matmul::{Scaled, ScaledProduct};
 use super::reorder::Reorder;
 use super::vector::{Activation, Pairwise};
 use super::{Constant, Kernel, Site, elementwise, movement, native, oracle, pooling};
@@ -30,6 +31,8 @@ pub(crate) enum Recipe {
         blocks: Vec<usize>,
     },
     Reorder(Box<Reorder>),
+    /// A product of bytes whose sums become real numbers.
+    Scaled(Box<Scaled>),
     /// A part of the program whose sizes only a run tells.
     Region(Box<Program>),
 }
@@ -79,6 +82,10 @@ pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
         Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
         Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows, blocks }),
         Recipe::Reorder(reorder) => reorder,
+        Recipe::Scaled(recipe) => match ScaledProduct::new(site, *recipe)? {
+            Some(kernel) => Box::new(kernel),
+            None => return Err(Error::internal("a product is larger than its lowering found")),
+        },
         Recipe::Region(_) => return Err(Error::internal("a region is made by its executable")),
     })
 }

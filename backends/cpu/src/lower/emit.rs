@@ -70,6 +70,9 @@ impl Lowering<'_> {
         if let Some(chain) = self.chains.remove(&node) {
             return self.emit_chain(node, chain);
         }
+        if let Some(product) = self.products.remove(&node) {
+            return self.emit_product(node, product);
+        }
         if let Some(members) = self.clusters.remove(&node) {
             return self.emit_cluster(node, &members);
         }

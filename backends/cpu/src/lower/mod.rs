@@ -12,6 +12,7 @@
 
 mod clusters;
 mod emit;
+mod products;
 pub(crate) mod regions;
 mod survey;
 
@@ -107,6 +108,8 @@ struct Lowering<'a> {
     absorbed: Vec<bool>,
     /// The element-wise nodes on plain values that are done together, by the last of them.
     clusters: HashMap<usize, Vec<clusters::Member>>,
+    /// The products of bytes that are done together with the nodes behind them, by the last of them.
+    products: HashMap<usize, products::Product>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
     /// The halo that all readers of a value want together, where it was asked for.
@@ -140,6 +143,7 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         chains: HashMap::new(),
         absorbed: vec![false; nodes],
         clusters: HashMap::new(),
+        products: HashMap::new(),
         halos: HashMap::new(),
         wanted: HashMap::new(),
         there: HashMap::new(),

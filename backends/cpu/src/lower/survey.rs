@@ -69,6 +69,9 @@ impl Lowering<'_> {
             return Ok(());
         }
         let site = self.site(node);
+        if site.operator().is("MatMulInteger") {
+            return self.survey_product(node);
+        }
         let (Some(input), Some(output)) = (self.input(node, 0), self.node(node).outputs.first().copied().flatten())
         else {
             return Ok(());

@@ -3,5 +3,8 @@
 //!
 //! All products end in one microkernel, [`tile`], over weights in [`panels`].
 
+pub(crate) mod linear;
+pub(crate) mod matmul;
 pub(crate) mod panels;
+pub(crate) mod product;
 pub(crate) mod tile;

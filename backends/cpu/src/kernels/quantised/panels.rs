@@ -3,14 +3,15 @@
 //!
 //! A panel is of as many columns as a vector has lanes.
 //! It begins with each column's sum, an i32, by which zero points of the left operand are taken
-//! into account; see [`sums`].
+//! into account.
 //! Then follow groups of four bytes along the depth: for each group, four bytes of each column.
 //! The depth is of one or more runs (a matrix has one, a convolution one for each position of its
 //! window), and each of them is filled with zeros to whole groups.
 
 use std::ops::Range;
 
-use crate::simd::dot::{Dots, GROUP};
+use crate::simd::WIDEST;
+use crate::simd::dot::{Dot, DotJob, Dots, GROUP};
 
 /// The sizes of packed panels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +38,7 @@ impl Panels {
         self.lanes * size_of::<i32>()
     }
 
-    /// Returns the bytes between a panel and the next.
+    /// Returns the bytes between a panel and the next, a multiple of an i32's.
     pub(crate) fn stride(&self) -> usize {
         self.head() + self.runs * self.run.div_ceil(GROUP) * GROUP * self.lanes
     }
@@ -58,7 +59,7 @@ impl Panels {
     #[inline(always)]
     pub(crate) fn pack(&self, panel: usize, into: &mut [i8], at: impl Fn(usize, usize, usize) -> i8) {
         let columns = self.columns_of(panel);
-        let mut totals = [0i32; crate::simd::WIDEST];
+        let mut totals = [0i32; WIDEST];
         let (head, groups) = into.split_at_mut(self.head());
         let mut groups = groups.chunks_exact_mut(GROUP * self.lanes);
         for run in 0..self.runs {
@@ -73,26 +74,75 @@ impl Panels {
                 }
             }
         }
-        for (into, total) in head.chunks_exact_mut(size_of::<i32>()).zip(totals) {
-            for (into, byte) in into.iter_mut().zip(total.to_ne_bytes()) {
-                *into = byte as i8;
-            }
-        }
+        write_sums(head, &totals);
     }
 
-    /// Packs rows of a matrix, each of which has contiguous columns, as [`Panels::pack`] does.
+    /// Packs one panel of the matrix of one run, with these strides by row and by column.
     /// The bits of `flip` are exchanged in each byte.
-    pub(crate) fn pack_rows(&self, panel: usize, into: &mut [i8], matrix: &[u8], row: usize, flip: u8) {
+    pub(crate) fn pack_matrix(
+        &self,
+        dots: Dots,
+        panel: usize,
+        into: &mut [i8],
+        (matrix, strides, flip): (&[u8], (usize, usize), u8),
+    ) {
         let columns = self.columns_of(panel);
-        self.pack(panel, into, |run, k, column| {
-            debug_assert!(columns.contains(&column));
-            (matrix[(run * self.run + k) * row + column] ^ flip) as i8
-        });
+        if strides.1 == 1 && columns.len() == self.lanes {
+            let start = columns.start.min(matrix.len());
+            // SAFETY: the job has no further conditions.
+            return unsafe { dots.run(Rows { panels: self, into, matrix: &matrix[start..], row: strides.0, flip }) };
+        }
+        self.pack(panel, into, |_, k, column| (matrix[k * strides.0 + column * strides.1] ^ flip) as i8);
     }
 
     /// Returns the sums of a panel's columns.
+    #[cfg(test)]
     pub(crate) fn sums(&self, panels: &[i8], panel: usize) -> impl Iterator<Item = i32> {
         let head = &panels[panel * self.stride()..][..self.head()];
         head.as_chunks::<4>().0.iter().map(|bytes| i32::from_ne_bytes(bytes.map(|byte| byte as u8)))
+    }
+}
+
+fn write_sums(head: &mut [i8], totals: &[i32; WIDEST]) {
+    for (into, total) in head.chunks_exact_mut(size_of::<i32>()).zip(totals) {
+        for (into, byte) in into.iter_mut().zip(total.to_ne_bytes()) {
+            *into = byte as i8;
+        }
+    }
+}
+
+/// The packing of a whole panel from rows whose columns are contiguous.
+struct Rows<'a> {
+    panels: &'a Panels,
+    into: &'a mut [i8],
+    matrix: &'a [u8],
+    row: usize,
+    flip: u8,
+}
+
+impl DotJob for Rows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<D: Dot>(self) {
+        let Rows { panels, into, matrix, row, flip } = self;
+        let mut totals = [0i32; WIDEST];
+        let (head, groups) = into.split_at_mut(panels.head());
+        for (number, group) in groups.chunks_exact_mut(GROUP * D::LANES).enumerate() {
+            let mut columns = [0u32; WIDEST];
+            for byte in 0..GROUP.min(panels.run - number * GROUP) {
+                let from = &matrix[(number * GROUP + byte) * row..][..D::LANES];
+                for ((column, total), from) in columns.iter_mut().zip(&mut totals).zip(from) {
+                    let moved = from ^ flip;
+                    *column |= u32::from(moved) << (8 * byte);
+                    *total = total.wrapping_add(i32::from(moved as i8));
+                }
+            }
+            for (into, column) in group.chunks_exact_mut(GROUP).zip(columns) {
+                // The first byte in memory is the lowest of `column`.
+                into.copy_from_slice(&column.to_le_bytes().map(|byte| byte as i8));
+            }
+        }
+        write_sums(head, &totals);
     }
 }

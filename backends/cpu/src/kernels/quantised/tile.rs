@@ -25,8 +25,9 @@ pub(crate) struct Term {
     /// A number for each row of the tile; the numbers lie `step` elements apart.
     pub(crate) rows: *const i32,
     pub(crate) step: usize,
-    /// A vector for each vector of the tile, contiguous.
+    /// A vector for each vector of the tile; the vectors lie `vector` elements apart.
     pub(crate) columns: *const i32,
+    pub(crate) vector: usize,
 }
 
 /// A tile's operands.
@@ -90,7 +91,7 @@ pub(crate) struct Real<'a> {
     pub(crate) scales: *const f32,
     /// The same of summands.
     pub(crate) bias: Option<*const f32>,
-    /// The least and the largest result; NaN is the least.
+    /// The least and the largest result; NaN stays.
     pub(crate) clamp: (f32, f32),
 }
 
@@ -135,7 +136,7 @@ impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
             let mut sums = [[D::splat(0); F]; P];
             for term in t.terms {
                 for f in 0..F {
-                    let column = D::load(term.columns.add(f * D::LANES));
+                    let column = D::load(term.columns.add(f * term.vector));
                     for (p, sum) in sums.iter_mut().enumerate() {
                         sum[f] = D::add(sum[f], D::mul(D::splat(*term.rows.add(p * term.step)), column));
                     }
@@ -261,7 +262,11 @@ mod tests {
             let w: Vec<u8> = (0..runs * run * columns).map(|_| byte()).collect();
             let mut packed = vec![0x55; panels.bytes().unwrap()];
             for (panel, into) in packed.chunks_exact_mut(panels.stride()).enumerate() {
-                panels.pack_rows(panel, into, &w, columns, 0);
+                let at = |run_of: usize, k: usize, column: usize| w[(run_of * run + k) * columns + column] as i8;
+                match runs {
+                    1 => panels.pack_matrix(dots, panel, into, (&w, (columns, 1), 0)),
+                    _ => panels.pack(panel, into, at),
+                }
             }
             let mut expected = vec![0i32; rows * columns];
             for (index, sum) in expected.iter_mut().enumerate() {
@@ -311,7 +316,8 @@ mod tests {
             let padded = case.panels.count() * case.panels.lanes;
             let (mut factors, mut more) = (vec![0i32; 2 * case.rows], vec![0i32; padded]);
             factors.iter_mut().chain(&mut more).for_each(|v| *v = random.below(1000) as i32 - 500);
-            let term = Term { rows: factors.as_ptr(), step: 2, columns: more.as_ptr() };
+            let (numbers, of, vector) = (factors.as_ptr(), more.as_ptr(), case.panels.lanes);
+            let term = Term { rows: numbers, step: 2, columns: of, vector };
             let terms = [term, term];
             let terms = &terms[..random.below(3)];
             let finish = Whole { out: got.as_mut_ptr(), row: stride, vector: case.panels.lanes };
