@@ -355,6 +355,7 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
         "MatMulInteger" => quantised::matmul::integer(site),
+        "QLinearMatMul" => quantised::qlinear::compile(site),
         "QuantizeLinear" => quantised::linear::quantize(site),
         "DequantizeLinear" => quantised::linear::dequantize(site),
         "DynamicQuantizeLinear" => quantised::linear::dynamic(site),

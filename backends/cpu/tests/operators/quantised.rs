@@ -88,6 +88,35 @@ fn deep_products_of_bytes_and_rows_that_alias() {
     });
 }
 
+#[test]
+fn products_that_are_quantised_again() {
+    agree(46, 200, |random| {
+        let (a, b) = stacks(random);
+        let [first, second, third] = [0; 3].map(|_| random.pick(&BYTES));
+        let columns = if b.len() > 1 { b[b.len() - 1] } else { 1 };
+        let scales = random.pick(&[DType::F32, DType::F32, DType::F16, DType::BF16]);
+        let one: &[usize] = if random.chance(2) { &[] } else { &[1] };
+        // Many sums times scale are halves, which are rounded to even.
+        let scale = |random: &mut Random, shape: &[usize]| {
+            let scale = |random: &mut Random| random.pick(&[1.0f32, 0.5, 0.25, 0.013, 2.0]);
+            Some(reals(scales, shape, (0..shape.iter().product()).map(|_| scale(random)).collect()))
+        };
+        let each: &[usize] = if random.chance(2) { one } else { &[columns] };
+        let inputs = vec![
+            Some(bytes(random, first, &a)),
+            scale(random, one),
+            Some(bytes(random, first, one)),
+            Some(bytes(random, second, &b)),
+            scale(random, each),
+            Some(bytes(random, second, each)),
+            Some(reals(scales, one, vec![random.pick(&[2.0, 64.0, 300.0])])),
+            Some(bytes(random, third, one)),
+        ];
+        let constants = random.pick(&[&[][..], &[3], &[1, 2, 3, 4, 5, 6, 7]]);
+        (case(Operator::new("QLinearMatMul", 21), inputs, constants, 1), true)
+    });
+}
+
 /// Returns a tensor of real numbers of a type.
 fn reals(dtype: DType, shape: &[usize], values: Vec<f32>) -> Tensor {
     match dtype {

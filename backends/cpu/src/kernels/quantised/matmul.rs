@@ -78,6 +78,11 @@ impl Stack {
         Product::is_possible(Dots::best(isa), self.shape)
     }
 
+    /// Returns for each product the numbers of its two matrices.
+    pub(super) fn pairs(&self) -> &[(usize, usize)] {
+        &self.pairs
+    }
+
     /// Tells whether there is one product, so that a constant right matrix is packed.
     pub(crate) fn is_one(&self) -> bool {
         self.pairs == [(0, 0)]

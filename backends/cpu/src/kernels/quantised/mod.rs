@@ -7,4 +7,5 @@ pub(crate) mod linear;
 pub(crate) mod matmul;
 pub(crate) mod panels;
 pub(crate) mod product;
+pub(crate) mod qlinear;
 pub(crate) mod tile;
