@@ -82,10 +82,16 @@ halves!(f16 bf16);
 /// A type of quantised numbers.
 pub(super) trait Code: Element {
     fn whole(self) -> i32;
-    /// Returns a number, limited to the type's.
-    fn saturated(whole: i32) -> Self;
     /// Whether all differences of two numbers are exact as f32.
     const SMALL: bool = true;
+}
+
+/// A type to which real numbers are quantised, of at most 16 bits.
+pub(super) trait Narrow: Code {
+    /// The least and the largest number.
+    const LIMITS: (f32, f32);
+    /// Returns the number of these low bits.
+    fn of_bits(bits: u32) -> Self;
 }
 
 macro_rules! codes {
@@ -96,9 +102,13 @@ macro_rules! codes {
                 fn whole(self) -> i32 {
                     i32::from(self)
                 }
+            }
+
+            impl Narrow for $name {
+                const LIMITS: (f32, f32) = ($name::MIN as f32, $name::MAX as f32);
                 #[inline(always)]
-                fn saturated(whole: i32) -> $name {
-                    whole.clamp(i32::from($name::MIN), i32::from($name::MAX)) as $name
+                fn of_bits(bits: u32) -> $name {
+                    bits as $name
                 }
             }
         )*
@@ -112,26 +122,27 @@ impl Code for i32 {
     fn whole(self) -> i32 {
         self
     }
-    #[inline(always)]
-    fn saturated(whole: i32) -> i32 {
-        whole
-    }
     const SMALL: bool = false;
 }
 
-/// Rounds to a whole number, halves to even, for any number.
+/// Three halves of 2^23: a sum with a smaller number has no bits for a fraction, and the whole
+/// number stands in its low bits.
+const SHIFT: f32 = 12_582_912.0;
+
+/// Rounds to a whole number, halves to even, for magnitudes up to 2^22.
 #[inline(always)]
 fn rounded(x: f32) -> f32 {
-    // Adding 2^23 leaves no bits for a fraction, and there is none above.
-    const SHIFT: f32 = 8_388_608.0;
-    if x.abs() < SHIFT { ((x.abs() + SHIFT) - SHIFT).copysign(x) } else { x }
+    (x + SHIFT) - SHIFT
 }
 
 /// Returns a quotient as a quantised number.
+/// The limits are whole numbers, so that it does not matter that they come before the rounding.
 #[inline(always)]
-fn code<Y: Code>(quotient: f32, zero: f32) -> Y {
-    // The conversion turns what is no number into 0.
-    Y::saturated((rounded(quotient) + zero) as i32)
+fn code<Y: Narrow>(quotient: f32, zero: f32) -> Y {
+    let (low, high) = Y::LIMITS;
+    let number = rounded(quotient.max(low - zero).min(high - zero)) + zero;
+    let number = if quotient.is_nan() || number.is_nan() { 0.0 } else { number };
+    Y::of_bits((number + SHIFT).to_bits())
 }
 
 /// A line of elements with one scale, or with one for each element.
@@ -142,7 +153,7 @@ struct Quantised<'a, X, Y> {
     zeros: &'a [Y],
 }
 
-impl<X: Real, Y: Code> Job for Quantised<'_, X, Y> {
+impl<X: Real, Y: Narrow> Job for Quantised<'_, X, Y> {
     type Output = ();
 
     #[inline(always)]
@@ -311,7 +322,7 @@ fn part<T>(list: &[T], start: usize, length: usize, each: bool) -> &[T] {
     }
 }
 
-impl<X: Real, Y: Code> Kernel for (Linear<X, Y>, Y) {
+impl<X: Real, Y: Narrow> Kernel for (Linear<X, Y>, Y) {
     fn name(&self) -> &'static str {
         "quantised::QuantizeLinear"
     }
@@ -395,7 +406,7 @@ pub(crate) fn quantize(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     let Some(spread) = Spread::of(site, &x.shape, &scale.shape)? else { return Ok(None) };
-    fn of<X: Real, Y: Code + Default>(isa: Isa, spread: Spread, count: usize) -> Option<Box<dyn Kernel>> {
+    fn of<X: Real, Y: Narrow + Default>(isa: Isa, spread: Spread, count: usize) -> Option<Box<dyn Kernel>> {
         Some(Box::new((Linear::<X, Y> { isa, spread, count, types: PhantomData }, Y::default())))
     }
     let count = x.elements();
