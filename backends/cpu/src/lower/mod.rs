@@ -108,7 +108,7 @@ struct Lowering<'a> {
     absorbed: Vec<bool>,
     /// The element-wise nodes on plain values that are done together, by the last of them.
     clusters: HashMap<usize, Vec<clusters::Member>>,
-    /// The products of bytes that are done together with the nodes behind them, by the last of them.
+    /// The products of bytes that are done together with the nodes behind them, by the last node.
     products: HashMap<usize, products::Product>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
