@@ -8,6 +8,7 @@
 //!   max_in_flight: 4            # runs of a session under way at once
 //!   tile_size: 512              # of matrix products; 0 cuts none
 //!   energy_budget: 2.5          # joules of a run
+//!   deny_slow: true             # no node by code that its device calls slow
 //! device_params:
 //!   gpu_mem_threshold: 85%      # or 0.85
 //!   watts:                      # what devices spend while they compute
@@ -72,6 +73,9 @@ pub struct Scheduling {
     /// `None` sets no limit.
     #[serde(deserialize_with = "joules")]
     pub energy_budget: Option<f64>,
+    /// Whether a plan with nodes that their devices execute slowly is an error; see
+    /// [`HeteroEngine::slow_nodes`](crate::HeteroEngine::slow_nodes).
+    pub deny_slow: bool,
 }
 
 /// The quantity that the planner optimises.
@@ -191,7 +195,7 @@ fn share<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<f64
 const LARGEST: u64 = 16 << 20;
 
 /// The names that may stand in a configuration.
-const NAMES: [&str; 16] = [
+const NAMES: [&str; 17] = [
     "scheduling",
     "strategy",
     "time_limit_ms",
@@ -199,6 +203,7 @@ const NAMES: [&str; 16] = [
     "max_in_flight",
     "tile_size",
     "energy_budget",
+    "deny_slow",
     "device_params",
     "gpu_mem_threshold",
     "watts",
@@ -272,6 +277,7 @@ mod tests {
         let energy = "scheduling:\n  energy_budget: 2\ndevice_params:\n  watts:\n    \"cpu:0\": 65\n";
         let config = Config::parse(energy, "c").unwrap();
         assert_eq!((config.scheduling.energy_budget, config.device_params.watts["cpu:0"]), (Some(2.0), 65.0));
+        assert!(Config::parse("scheduling:\n  deny_slow: true\n", "c").unwrap().scheduling.deny_slow);
         let devices = "devices: { \"cpu:0\": prefer, \"FPGA:0\": require }\n";
         let wanted = Config::parse(devices, "c").unwrap().devices;
         assert_eq!(wanted[&DeviceId::new("cpu", 0)], Policy::Prefer);

@@ -18,6 +18,7 @@ use crate::loaded::LoadedModel;
 use crate::plan::Plan;
 use crate::planner::Planner;
 use crate::policy::Policy;
+use crate::slow::SlowNodes;
 use crate::{Error, Model, Result};
 
 /// The most elements that an input may have to become a constant.
@@ -339,6 +340,14 @@ impl HeteroEngine {
             (Ok(plan), _) => Ok(plan),
             (Err(_), open) => open,
         }
+    }
+
+    /// Returns the nodes of a plan that their devices execute slowly, as their claims say: by plain
+    /// code, for want of a kernel.
+    /// [`Scheduling::deny_slow`](crate::Scheduling::deny_slow) makes such plans an error.
+    #[must_use]
+    pub fn slow_nodes(&self, plan: &Plan) -> SlowNodes {
+        SlowNodes::of(plan.program(), plan.partitioning(), &self.fleet, &*self.planner.costs)
     }
 
     /// Reads a plan that was made for this model, and checks that it still fits.

@@ -59,6 +59,13 @@ pub enum Error {
         /// The reason why the device has no part, and what to do.
         reason: String,
     },
+    /// A plan has nodes that devices execute slowly, and
+    /// [`Scheduling::deny_slow`](crate::Scheduling::deny_slow) forbids that.
+    #[error(
+        "{} of {} nodes would run slowly, {} of the estimated time, which is forbidden: {}", .0.len(), .0.of_nodes,
+        crate::share::Percent(.0.of_time()), .0.listed(3)
+    )]
+    Slow(crate::slow::SlowNodes),
     /// An input does not suit the model.
     #[error("input '{name}': {reason}")]
     Input {

@@ -81,6 +81,7 @@ mod replan;
 mod running;
 mod session;
 mod share;
+mod slow;
 
 pub use builder::{Builder, builtin_drivers};
 pub use config::{Config, DeviceParams, Scheduling, Strategy};
@@ -106,3 +107,4 @@ pub use planner::PlanTiming;
 pub use policy::Policy;
 pub use session::{HostOutput, OutputBuffer, Outputs, Port, Report, Run, Session, Stream, TileShare, Traffic};
 pub use share::{PlacementShare, PlacementShares};
+pub use slow::{SlowGroup, SlowNodes};

@@ -21,6 +21,7 @@ use crate::passes::{self, Pass, PassContext};
 use crate::place::Placement;
 use crate::policy::Policy;
 use crate::problem::{self, Constraints};
+use crate::slow::SlowNodes;
 use crate::{Error, Model, Result};
 
 /// The number of rows and of columns of tiles, unless the configuration says otherwise.
@@ -92,6 +93,7 @@ impl Planner {
         partitioning.tile_size = (!annotated.tiles.is_empty()).then_some(tile as u64);
         partitioning.batch_parts = parts.iter().map(|&rows| rows as u64).collect();
         partitioning.bindings = bound.symbols.into_iter().map(|(name, size)| (name, size as u64)).collect();
+        self.check_slow(fleet, &annotated.program, &partitioning)?;
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
         let (unsplit, assumed, made) = (whole, bound.assumed, made(model, &annotated.program));
@@ -144,6 +146,7 @@ impl Planner {
         }
         partitioning.check_order(edges)?;
         self.check_required(fleet, &annotated, &HashSet::new(), &partitioning)?;
+        self.check_slow(fleet, program, &partitioning)?;
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let notes = fleet.absent().iter().map(ToString::to_string).chain(bound.notes).collect();
         let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
@@ -288,6 +291,18 @@ impl Planner {
             return Err(Error::Required { device: id.to_string(), reason });
         }
         Ok(())
+    }
+
+    /// Checks that a plan has no slow nodes, where the configuration forbids them.
+    ///
+    /// # Errors
+    /// `Slow` with the nodes.
+    fn check_slow(&self, fleet: &Fleet, program: &Program, plan: &Partitioning) -> Result<()> {
+        if !self.config.scheduling.deny_slow {
+            return Ok(());
+        }
+        let slow = SlowNodes::of(program, plan, fleet, &*self.costs);
+        if slow.is_empty() { Ok(()) } else { Err(Error::Slow(slow)) }
     }
 
     /// Returns the scheduling problem of a program, on the devices that are not lost.

@@ -68,7 +68,7 @@ impl PlacementShares {
 }
 
 /// A share as a percentage: it says 0 % only of nothing, and 100 % only of everything.
-struct Percent(f64);
+pub(crate) struct Percent(pub(crate) f64);
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

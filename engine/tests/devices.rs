@@ -111,6 +111,48 @@ fn a_budget_of_energy_is_kept_by_the_watts_of_devices() {
     assert!(matches!(&unknown, Error::UnknownEnergy { device, .. } if device == "null:1"), "{unknown}");
 }
 
+/// Text has no kernels, so that the processor calls such nodes slow.
+#[test]
+fn slow_nodes_are_told_with_their_reason_and_denied_on_request() {
+    let mut model = model();
+    let text = |name: &str| Value { name: name.into(), ty: TensorType::exact(DType::String, &[2]), constant: None };
+    model.graph.values.extend([text("words"), text("joined")]);
+    let [words, joined] = [5, 6].map(ValueId);
+    model.graph.nodes.push(Node {
+        name: "join".into(),
+        operator: Operator::new("StringConcat", 20),
+        inputs: vec![Some(words), Some(words)],
+        outputs: vec![Some(joined)],
+    });
+    model.graph.inputs.push(words);
+    model.graph.outputs.push(joined);
+    model.opsets = [("".into(), 20)].into();
+    let engine_with = |deny_slow: bool| {
+        let mut config = Config::default();
+        config.scheduling.deny_slow = deny_slow;
+        let mut engine = HeteroEngine::builder().cost_model(Arc::new(NullIsFree)).config(config).build();
+        engine.add_device("cpu:0", DeviceOptions::default()).unwrap();
+        engine
+    };
+    let free = engine_with(false);
+    let plan = free.analyze_model(&model).unwrap();
+    let slow = free.slow_nodes(&plan);
+    let [group] = &slow.groups[..] else { panic!("{slow}") };
+    assert_eq!((&*group.operator, &*group.reason, &*group.nodes[0]), ("StringConcat", "text", "join"));
+    // By this cost model each of the five nodes takes as long on the processor.
+    assert_eq!((slow.len(), slow.of_nodes, slow.of_time()), (1, 5, 0.2));
+    let strict = engine_with(true);
+    let json = plan.to_json().unwrap();
+    for denied in [strict.analyze_model(&model), strict.load_plan(&model, &json)] {
+        let error = denied.err().unwrap();
+        assert!(matches!(&error, Error::Slow(denied) if *denied == slow), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("1 of 5 nodes") && said.contains("1 StringConcat 'join' (text)"), "{said}");
+    }
+    assert!(free.slow_nodes(&free.analyze_model(&self::model()).unwrap()).is_empty());
+    assert!(strict.analyze_model(&self::model()).is_ok());
+}
+
 #[test]
 fn threads_share_a_session() {
     let engine = engine(&["cpu:0", "null:0"]);

@@ -151,10 +151,12 @@ def row_of(hetero, cache, name, number, rounds):
         except queue.Empty:
             if "hetero_ms" not in row:
                 row["failure"] = f"no end in {LIMIT} s"
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        finally:
+            # What the row has started ends with it, also where the benchmark is interrupted.
+            try:
+                os.killpg(process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
         if process.wait() not in (0, -signal.SIGKILL) and "hetero_ms" not in row and "failure" not in row:
             errors.seek(0)
             row["failure"] = f"the process of the row ended with {process.returncode}: " + " ".join(errors.read().split())[-200:]
@@ -178,7 +180,7 @@ def summary(rows):
         if ratios:
             title = f"The geometric mean over {group}" if group else "The geometric mean over all"
             failed = len(of) - len(ratios)
-            lines.append(f"- {title} is {mean(ratios):.2f} of the faster peer's time, in {len(ratios)} rows" + (f"; {failed} have no end or an error." if failed else "."))
+            lines.append(f"- {title} is {mean(ratios):.2f} of the faster peer's time, in {len(ratios)} row{'s' if len(ratios) > 1 else ''}" + (f"; {failed} have no end or an error." if failed else "."))
     times = {row["model"]: row["hetero_ms"] for row in rows if "hetero_ms" in row}
     for one, other, goal in OWN:
         if one in times and other in times:

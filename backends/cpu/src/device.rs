@@ -1,5 +1,6 @@
 //! The driver and its device.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,8 +8,8 @@ use std::time::Duration;
 
 use hetero_hal::{
     Buffer, BufferLayout, Capabilities, Claim, CompileOptions, DType, Device, DeviceId, DeviceInfo, DeviceKind, Driver,
-    Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, OpenOptions, Program,
-    Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
+    Edge, Error, ErrorKind, Executable, ExternalMemory, HandleKind, HostMemory, HostSemantics, NodeId, OpenOptions,
+    Program, Quality, Queue, QueueOptions, Result, Source, Telemetry, Unavailable,
 };
 use hetero_kit::{Budget, unknown_option};
 
@@ -153,18 +154,17 @@ impl Device for CpuDevice {
     }
 
     fn claims(&self, program: &Program) -> Vec<Claim> {
-        let (mut native, mut slow) = (Vec::new(), Vec::new());
+        let (mut native, mut slow) = (Vec::new(), BTreeMap::<&str, Vec<NodeId>>::new());
         for (id, node) in program.node_ids() {
             match kernels::support(program, node, self.shared.isa) {
                 Some(kernels::Support::Native) => native.push(id),
-                Some(kernels::Support::Oracle) => slow.push(id),
+                Some(kernels::Support::Oracle(reason)) => slow.entry(reason).or_default().push(id),
                 None => {}
             }
         }
-        let by_oracle = Quality::Slow("runs by the reference implementation".to_owned());
-        let claims = [(native, Quality::Native), (slow, by_oracle)];
-        let claims = claims.into_iter().filter(|(nodes, _)| !nodes.is_empty());
-        claims.map(|(nodes, quality)| Claim { nodes, quality }).collect()
+        let native = (!native.is_empty()).then_some(Claim { nodes: native, quality: Quality::Native });
+        let slow = slow.into_iter().map(|(reason, nodes)| Claim { nodes, quality: Quality::Slow(reason.to_owned()) });
+        native.into_iter().chain(slow).collect()
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {

@@ -194,6 +194,9 @@ pub(crate) struct PlaceOptions {
     /// The first pattern that matches wins, and the planner places the other nodes.
     #[arg(long, value_name = "PATTERN=ID,…")]
     pub(crate) place: Option<hetero::Placement>,
+    /// Refuse a plan with nodes that a device executes slowly: by plain code, for want of a kernel.
+    #[arg(long)]
+    pub(crate) deny_slow: bool,
 }
 
 /// A device, and how much it is wanted.

@@ -143,6 +143,9 @@ impl From<Error> for Failure {
             Error::Required { .. } => {
                 Failure::failed(&error).with_help("`--device ID?` prefers a device instead of requiring it")
             }
+            Error::Slow(_) => Failure::failed(&error).with_help(
+                "without `--deny-slow` the plan runs as it is; `--device` adds devices, and values in float32 have most kernels",
+            ),
             Error::Config(_) => Failure::wrong(&error),
             Error::Input { .. } => Failure::usage(&error, "`hetero inspect MODEL` shows the inputs"),
             Error::Device(inner) if inner.kind() == ErrorKind::InvalidArgument => Failure::wrong(&error),

@@ -28,6 +28,7 @@ pub(crate) fn engine(
     if let Some(strategy) = strategy.and_then(Strategy::from_name) {
         config.scheduling.strategy = strategy;
     }
+    config.scheduling.deny_slow |= place.deny_slow;
     let mut builder = devices::builder(devices.unexamined, faults).config(config);
     if let Some(bytes) = devices.memory_limit {
         builder = builder.memory_limit(bytes);

@@ -27,6 +27,25 @@ pub(crate) fn summary(plan: &Plan) -> Result<()> {
     plan.notes().iter().try_for_each(|note| say!("    {note}"))
 }
 
+/// Returns the nodes that run slowly, for `--json`.
+pub(crate) fn slow_json(slow: &hetero::SlowNodes) -> Value {
+    let group = |group: &hetero::SlowGroup| {
+        json!({
+            "device": group.device.to_string(), "operator": group.operator, "reason": group.reason, "nodes": group.nodes.len(),
+            "of_time": group.of_time,
+        })
+    };
+    json!({
+        "nodes": slow.len(), "of_nodes": slow.of_nodes, "of_time": slow.of_time(),
+        "groups": slow.groups.iter().map(group).collect::<Vec<_>>(),
+    })
+}
+
+/// Prints the nodes that run slowly, where there are any.
+pub(crate) fn print_slow(slow: &hetero::SlowNodes) -> Result<()> {
+    if slow.is_empty() { Ok(()) } else { say!("{slow}") }
+}
+
 /// Returns what share of the model each device has, for `--json`.
 pub(crate) fn shares_json(shares: &hetero::PlacementShares) -> Value {
     let share = |share: &hetero::PlacementShare| {

@@ -101,6 +101,25 @@ fn texts_and_sequences_are_read_and_written() {
     let written = std::fs::read(folder.0.join("out/joined.npy")).unwrap();
     let ended: Vec<u8> = "éé\0\0dada".chars().flat_map(|character| u32::from(character).to_le_bytes()).collect();
     assert!(written.ends_with(&ended), "{written:?}");
+    // The processor has no kernels for such values, and commands say so.
+    let input = ["--input", "words=words.npy", "--input", "list=list.pb"];
+    let run = [&["run", "texts.onnx"], &input[..]].concat();
+    let said = |arguments: &[&str]| unwrapped(&String::from_utf8(folder.run(arguments).stdout).unwrap());
+    let told = "slow: 2 of 2 nodes, 100 % of the estimated time: ";
+    for arguments in [&run[..], &["plan", "texts.onnx"], &["inspect", "texts.onnx"]] {
+        let said = said(arguments);
+        assert!(said.contains(told), "{said}");
+        assert!(said.contains("1 StringConcat (text)") && said.contains("1 SequenceInsert"), "{said}");
+    }
+    assert_eq!(folder.json(&["inspect", "texts.onnx", "--json"])["slow"]["nodes"], 2);
+    let (code, error) = folder.fails(&[&run[..], &["--deny-slow"]].concat());
+    let error = unwrapped(&error);
+    assert!(code == 1 && error.contains("1 StringConcat 'StringConcat' (text)"), "{error}");
+    assert!(error.contains("--device"), "{error}");
+    let (code, error) = folder.fails(&["plan", "texts.onnx", "--deny-slow"]);
+    assert!(code == 1 && unwrapped(&error).contains("is forbidden"), "{error}");
+    assert!(!said(&["plan", "model.onnx"]).contains("slow"));
+    assert!(folder.run(&["plan", "model.onnx", "--deny-slow"]).status.success());
     let (_, longer) = hetero_onnx::read_value(folder.0.join("out/longer.pb"), DType::Sequence).unwrap();
     assert_eq!(longer.parts().unwrap(), [texts(&["x"]).unwrap(), texts(&["éé", "dada"]).unwrap()]);
 }

@@ -18,6 +18,7 @@ mod nbits;
 mod normalize;
 mod oracle;
 mod pad;
+mod plain;
 mod planes;
 pub(crate) mod pooling;
 #[allow(dead_code)]
@@ -229,8 +230,8 @@ impl<'a> Runtime<'a> {
 pub(crate) enum Support {
     /// A kernel of this crate supports the node.
     Native,
-    /// The reference implementation supports the node.
-    Oracle,
+    /// The reference implementation supports the node; the word says why no kernel does.
+    Oracle(&'static str),
 }
 
 /// A node with its program, from which kernels are made.
@@ -322,7 +323,7 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     let kernel = if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
     match kernel {
         Ok(Some(_)) => Some(Support::Native),
-        _ => Some(Support::Oracle),
+        _ => Some(Support::Oracle(plain::reason(site))),
     }
 }
 

@@ -4,15 +4,17 @@ pub(crate) mod options;
 
 use std::collections::BTreeMap;
 
-use hetero::Model;
-use hetero::hal::{Graph, Program, TensorType, ValueId};
+use hetero::hal::{Graph, OpenOptions, Program, TensorType, ValueId};
+use hetero::{Model, SlowNodes};
 use hetero_reference::Standard;
 use serde_json::json;
 
 use crate::arguments::InspectOptions;
+use crate::devices;
 use crate::failure::Result;
 use crate::output::{document, say};
 use crate::planning::{binding, load};
+use crate::report::slow_json;
 
 /// The sums that are known once a model is bound to shapes.
 struct Bound {
@@ -31,6 +33,7 @@ pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
     let missing = hetero::check_operators(&model, &Standard).err().map(|missing| missing.0).unwrap_or_default();
     let (parameters, parameter_bytes) = parameters(&model);
     let bound = bound(&model, options);
+    let slow = bound.is_ok().then(|| slow(&model, options)).flatten();
     let ports = |ids: &[ValueId]| {
         ids.iter().map(|id| (&*graph.values[id.index()].name, &graph.values[id.index()].ty)).collect::<Vec<_>>()
     };
@@ -58,6 +61,7 @@ pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
             "activation_bytes": bound.map(|b| b.activation_bytes),
             "assumed_one": bound.map(|b| b.assumed.clone()),
             "unbound": problem,
+            "slow": slow.as_ref().map(slow_json),
         }))?;
         return Ok(());
     }
@@ -91,7 +95,22 @@ pub(crate) fn inspect(options: &InspectOptions) -> Result<()> {
         }
         Err(reason) => say!("operations: unknown; {reason}")?,
     }
+    if let Some(slow) = &slow {
+        say!("on {PROCESSOR}, {slow}")?;
+    }
     Ok(())
+}
+
+/// The device whose slow nodes are told: it takes every operator, and is in nearly every build.
+const PROCESSOR: &str = "cpu:0";
+
+/// Returns the nodes that the processor executes slowly, where this build has a driver for it and
+/// the model can be planned.
+fn slow(model: &Model, options: &InspectOptions) -> Option<SlowNodes> {
+    let mut engine = devices::builder(false, &[]).build();
+    engine.add_device(PROCESSOR, OpenOptions::default()).ok()?;
+    let plan = engine.analyze(model, &binding(&options.model)).ok()?;
+    Some(engine.slow_nodes(&plan))
 }
 
 /// Returns the number of elements and of bytes of all initialisers and constants that are not

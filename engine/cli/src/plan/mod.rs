@@ -14,7 +14,7 @@ use crate::failure::Result;
 use crate::output::{document, say};
 use crate::planning::{binding, engine, load, warn_of_idle_pins};
 use crate::progress::Spinner;
-use crate::report::summary;
+use crate::report::{print_slow, summary};
 
 pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     let spinner = Spinner::start("opening devices");
@@ -44,6 +44,7 @@ pub(crate) fn plan(options: &PlanOptions) -> Result<()> {
     } else {
         summary(&plan)?;
         say!("{}", plan.shares())?;
+        print_slow(&engine.slow_nodes(&plan))?;
         if let Some(explanation) = explanation.filter(|_| options.explain) {
             explain::print(&explanation)?;
         }

@@ -17,7 +17,7 @@ use crate::failure::{Failure, Result};
 use crate::output::{document, say};
 use crate::planning::milliseconds;
 use crate::progress::Spinner;
-use crate::report::{Latencies, edges, placement, print_report, shares_json, summary, tiles};
+use crate::report::{Latencies, edges, placement, print_report, print_slow, shares_json, slow_json, summary, tiles};
 
 /// Runs whenever a line comes in, until the input ends.
 fn on_request(prepared: &mut Prepared) -> Result<()> {
@@ -61,13 +61,14 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
         times.push(took);
         outputs = Some(results);
     }
-    let Prepared { plan, session, fixed, load_time, plan_time, compile_time, .. } = prepared;
+    let Prepared { engine, plan, session, fixed, load_time, plan_time, compile_time, .. } = prepared;
     drop(spinner);
     let results = outputs.ok_or_else(|| Failure::failed("nothing was run"))?;
     let written = options.out.as_deref().map(|folder| outputs::write(folder, &results)).transpose()?;
     let written = written.unwrap_or_default();
     let latencies = Latencies::new(times);
     let report = session.report();
+    let slow = engine.slow_nodes(&plan);
     if options.output.json {
         let described = results.iter().enumerate().map(|(index, (name, tensor))| {
             let file = written.get(index).map(|written| written.path.display().to_string());
@@ -83,6 +84,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
             "partitions": report.partitions,
             "placement": placement(&report),
             "shares": shares_json(session.placement()),
+            "slow": slow_json(&slow),
             "moved": report.moved,
             "edges": edges(&report),
             "tiles": tiles(&report),
@@ -95,6 +97,7 @@ pub(crate) fn run(options: &RunOptions) -> Result<()> {
     }
     summary(&plan)?;
     say!("{}", session.placement())?;
+    print_slow(&slow)?;
     print_report(&report)?;
     if !fixed.is_empty() {
         say!("    inputs bound as constants, because shapes depend on them: {}", fixed.join(", "))?;

@@ -12,7 +12,7 @@ use crate::arguments::RunOptions;
 use crate::failure::Result;
 use crate::output::{document, say};
 use crate::progress::Spinner;
-use crate::report::{edges, placement, print_report, shares_json, summary};
+use crate::report::{edges, placement, print_report, print_slow, shares_json, summary};
 use crate::tensors;
 
 /// The number of different inputs that a stream goes round in, where they are made up.
@@ -132,6 +132,7 @@ pub(super) fn stream(options: &RunOptions, prepared: &mut Prepared, spinner: Spi
     }
     summary(&prepared.plan)?;
     say!("{}", prepared.session.placement())?;
+    print_slow(&prepared.engine.slow_nodes(&prepared.plan))?;
     print_report(&report)?;
     say!("{count} inputs one by one: {slow:.1} per second; {}", busy(&sequential))?;
     say!("{count} inputs, {depth} under way at once: {fast:.1} per second; {}", busy(&pipeline))?;
