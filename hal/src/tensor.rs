@@ -1,8 +1,9 @@
 //! Tensors in host memory: immutable values that share their bytes.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
@@ -30,17 +31,66 @@ pub fn element_count(shape: &[usize]) -> Option<usize> {
     Some(if shape.contains(&0) { 0 } else { count })
 }
 
+/// Who is told, by being dropped, that a content is not held any more.
+type Keeper = Option<Arc<dyn Any + Send + Sync>>;
+
 #[derive(Clone)]
 enum Data {
     Bytes(Bytes),
-    Strings(Arc<[Arc<str>]>),
-    Parts {
-        parts: Arc<[Tensor]>,
-        /// How deep sequences lie in each other here, this one included.
-        depth: usize,
-        /// The memory of the parts, as [`Tensor::footprint`] counts it.
-        footprint: usize,
-    },
+    Strings { texts: Arc<[Arc<str>]>, _keeper: Keeper },
+    Parts(Arc<Parts>),
+}
+
+/// The parts of a sequence or an optional.
+///
+/// They lie in chunks, each larger than the next one, so that a sequence that is another one with a
+/// part more shares most chunks with it: a part is copied as often as the number of parts doubles.
+struct Parts {
+    chunks: Vec<Arc<[Tensor]>>,
+    /// All chunks in one, once somebody asked for that.
+    whole: OnceLock<Arc<[Tensor]>>,
+    /// How deep sequences lie in each other here, this one included.
+    depth: usize,
+    /// The memory of the parts, as [`Tensor::footprint`] counts it.
+    footprint: usize,
+    _keeper: Keeper,
+}
+
+impl Parts {
+    fn all(&self) -> &[Tensor] {
+        match &*self.chunks {
+            [] => &[],
+            [only] => only,
+            chunks => self.whole.get_or_init(|| chunks.iter().flat_map(|chunk| chunk.iter().cloned()).collect()),
+        }
+    }
+
+    fn part(&self, index: usize) -> Option<&Tensor> {
+        let mut left = index;
+        for chunk in &self.chunks {
+            match left.checked_sub(chunk.len()) {
+                Some(behind) => left = behind,
+                None => return chunk.get(left),
+            }
+        }
+        None
+    }
+
+    /// Returns the chunks, as few as there are.
+    fn chunks(&self) -> Vec<Arc<[Tensor]>> {
+        self.whole.get().map_or_else(|| self.chunks.clone(), |whole| vec![whole.clone()])
+    }
+}
+
+/// Returns how deep sequences lie in each other in one with these parts.
+fn depth_around<'a>(parts: impl IntoIterator<Item = &'a Tensor>) -> Result<usize> {
+    let depth = |part: &Tensor| if let Data::Parts(parts) = &part.data { parts.depth } else { 0 };
+    match parts.into_iter().map(depth).max().unwrap_or(0) {
+        depth if depth < DEEPEST => Ok(depth + 1),
+        _ => {
+            Err(Error::invalid_argument(format!("sequences and optionals lie more than {DEEPEST} deep in each other")))
+        }
+    }
 }
 
 /// The most sequences and optionals that lie in each other.
@@ -76,6 +126,18 @@ struct VecBytes<T>(Vec<T>);
 impl<T: Element> AsRef<[u8]> for VecBytes<T> {
     fn as_ref(&self) -> &[u8] {
         bytemuck::cast_slice(&self.0)
+    }
+}
+
+/// Bytes that hold their keeper.
+struct KeptBytes {
+    bytes: Bytes,
+    _keeper: Arc<dyn Any + Send + Sync>,
+}
+
+impl AsRef<[u8]> for KeptBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
@@ -124,7 +186,11 @@ impl Tensor {
     /// `InvalidArgument` where the shape has another number of elements.
     pub fn from_strings(shape: &[usize], strings: Vec<Arc<str>>) -> Result<Self> {
         check_count(shape, strings.len())?;
-        Ok(Tensor { dtype: DType::String, shape: shape.into(), data: Data::Strings(strings.into()) })
+        Ok(Tensor {
+            dtype: DType::String,
+            shape: shape.into(),
+            data: Data::Strings { texts: strings.into(), _keeper: None },
+        })
     }
 
     /// Makes a sequence of tensors, or an optional of one tensor or none.
@@ -152,20 +218,56 @@ impl Tensor {
         if dtype == DType::Optional && parts.len() > 1 {
             return Err(Error::invalid_argument(format!("{} parts for an optional, which has one", parts.len())));
         }
-        let (mut depth, mut footprint) = (0, parts.len().saturating_mul(size_of::<Tensor>()));
-        for part in &parts {
-            if let Data::Parts { depth: inner, .. } = part.data {
-                depth = depth.max(inner);
-            }
-            footprint = footprint.saturating_add(part.footprint());
+        let own = parts.len().saturating_mul(size_of::<Tensor>());
+        let footprint = parts.iter().fold(own, |sum, part| sum.saturating_add(part.footprint()));
+        let (depth, shape) = (depth_around(&parts)?, [parts.len()].into());
+        let chunks = if parts.is_empty() { vec![] } else { vec![parts.into()] };
+        let parts = Parts { chunks, whole: OnceLock::new(), depth, footprint, _keeper: None };
+        Ok(Tensor { dtype, shape, data: Data::Parts(Arc::new(parts)) })
+    }
+
+    /// Returns the sequence that has one more part at its end.
+    /// It shares memory with this one, so a sequence that grows part by part takes a time that
+    /// grows little faster than the number of its parts.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where this is no sequence, or sequences lie too deep in each other.
+    pub fn followed_by(&self, part: Tensor) -> Result<Self> {
+        let Data::Parts(parts) = &self.data else {
+            return Err(Error::invalid_argument(format!("{self:?} is no sequence")));
+        };
+        if self.dtype != DType::Sequence {
+            return Err(Error::invalid_argument(format!("{self:?} is no sequence")));
         }
-        if depth >= DEEPEST {
-            return Err(Error::invalid_argument(format!(
-                "sequences and optionals lie more than {DEEPEST} deep in each other"
-            )));
+        let depth = parts.depth.max(depth_around([&part])?);
+        let footprint = parts.footprint.saturating_add(part.footprint()).saturating_add(size_of::<Tensor>());
+        let mut chunks = parts.chunks();
+        let mut last: Arc<[Tensor]> = [part].into();
+        while let Some(before) = chunks.pop_if(|before| before.len() <= last.len()) {
+            last = before.iter().chain(&*last).cloned().collect();
         }
-        let shape = [parts.len()].into();
-        Ok(Tensor { dtype, shape, data: Data::Parts { parts: parts.into(), depth: depth + 1, footprint } })
+        chunks.push(last);
+        let shape = [self.len() + 1].into();
+        let parts = Parts { chunks, whole: OnceLock::new(), depth, footprint, _keeper: None };
+        Ok(Tensor { dtype: self.dtype, shape, data: Data::Parts(Arc::new(parts)) })
+    }
+
+    /// Returns the same tensor, which holds `keeper` for as long as anybody holds the content.
+    /// So whoever counts memory learns when that of the content is not used any more.
+    #[must_use]
+    pub fn kept_by(self, keeper: Arc<dyn Any + Send + Sync>) -> Self {
+        let data = match self.data {
+            Data::Bytes(bytes) => Data::Bytes(Bytes::from_owner(KeptBytes { bytes, _keeper: keeper })),
+            Data::Strings { texts, .. } => Data::Strings { texts, _keeper: Some(keeper) },
+            Data::Parts(parts) => Data::Parts(Arc::new(Parts {
+                chunks: parts.chunks(),
+                whole: OnceLock::new(),
+                depth: parts.depth,
+                footprint: parts.footprint,
+                _keeper: Some(keeper),
+            })),
+        };
+        Tensor { data, ..self }
     }
 
     /// Makes a tensor of rank 0.
@@ -224,7 +326,7 @@ impl Tensor {
         static NONE: Bytes = Bytes::new();
         match &self.data {
             Data::Bytes(bytes) => bytes,
-            Data::Strings(_) | Data::Parts { .. } => &NONE,
+            Data::Strings { .. } | Data::Parts(_) => &NONE,
         }
     }
 
@@ -248,7 +350,7 @@ impl Tensor {
     /// `InvalidArgument` where the tensor has another element type.
     pub fn strings(&self) -> Result<&[Arc<str>]> {
         match &self.data {
-            Data::Strings(strings) => Ok(strings),
+            Data::Strings { texts, .. } => Ok(texts),
             _ => Err(Error::invalid_argument(format!("a {} tensor was read as strings", self.dtype))),
         }
     }
@@ -259,9 +361,17 @@ impl Tensor {
     /// `InvalidArgument` where the tensor has another element type.
     pub fn parts(&self) -> Result<&[Tensor]> {
         match &self.data {
-            Data::Parts { parts, .. } => Ok(parts),
+            Data::Parts(parts) => Ok(parts.all()),
             _ => Err(Error::invalid_argument(format!("a {} tensor was read as a sequence", self.dtype))),
         }
+    }
+
+    /// Returns one part of a sequence or an optional, `None` where it has fewer.
+    /// In contrast to [`Tensor::parts`] it does not bring the parts of a sequence together that
+    /// grew part by part.
+    #[must_use]
+    pub fn part(&self, index: usize) -> Option<&Tensor> {
+        if let Data::Parts(parts) = &self.data { parts.part(index) } else { None }
     }
 
     /// Returns the bytes of memory that the content takes, those of texts and of parts included.
@@ -270,11 +380,11 @@ impl Tensor {
     pub fn footprint(&self) -> usize {
         match &self.data {
             Data::Bytes(bytes) => bytes.len(),
-            Data::Strings(strings) => {
+            Data::Strings { texts: strings, .. } => {
                 let texts = strings.iter().fold(0usize, |sum, text| sum.saturating_add(text.len()));
                 texts.saturating_add(size_of_val::<[Arc<str>]>(strings))
             }
-            Data::Parts { footprint, .. } => *footprint,
+            Data::Parts(parts) => parts.footprint,
         }
     }
 
@@ -306,8 +416,8 @@ impl PartialEq for Tensor {
             && self.shape == other.shape
             && match (&self.data, &other.data) {
                 (Data::Bytes(a), Data::Bytes(b)) => a == b,
-                (Data::Strings(a), Data::Strings(b)) => a == b,
-                (Data::Parts { parts: a, .. }, Data::Parts { parts: b, .. }) => Arc::ptr_eq(a, b) || a == b,
+                (Data::Strings { texts: a, .. }, Data::Strings { texts: b, .. }) => a == b,
+                (Data::Parts(a), Data::Parts(b)) => Arc::ptr_eq(a, b) || a.all() == b.all(),
                 _ => false,
             }
     }
@@ -323,6 +433,56 @@ impl fmt::Debug for Tensor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sequence_that_grows_is_what_it_would_be_at_once() {
+        let numbers = |count: i64| (0..count).map(Tensor::scalar).collect::<Vec<_>>();
+        let mut grown = Tensor::from_parts(DType::Sequence, numbers(3)).unwrap();
+        let mut former = Vec::new();
+        for number in 3..100 {
+            former.push(grown.clone());
+            grown = grown.followed_by(Tensor::scalar(number)).unwrap();
+            // Whoever asks for all parts changes nothing for those who come later.
+            if number % 17 == 0 {
+                assert_eq!(grown.parts().unwrap().len() as i64, number + 1);
+            }
+        }
+        let at_once = Tensor::from_parts(DType::Sequence, numbers(100)).unwrap();
+        assert_eq!(grown, at_once);
+        assert_eq!((grown.footprint(), grown.shape()), (at_once.footprint(), at_once.shape()));
+        assert_eq!((grown.part(64), grown.part(100)), (Some(&Tensor::scalar(64i64)), None));
+        for (index, former) in (3..).zip(former) {
+            assert_eq!(former, Tensor::from_parts(DType::Sequence, numbers(index)).unwrap());
+        }
+        let nothing = Tensor::from_parts(DType::Sequence, vec![]).unwrap();
+        assert_eq!(nothing.followed_by(Tensor::scalar(1i64)).unwrap().parts().unwrap().len(), 1);
+        assert!(Tensor::scalar(1i64).followed_by(Tensor::scalar(1i64)).is_err());
+        let mut deep = nothing;
+        let deepest = (0..20).find_map(|depth| match grown.followed_by(deep.clone()) {
+            Ok(around) => {
+                deep = around;
+                None
+            }
+            Err(_) => Some(depth),
+        });
+        assert_eq!(deepest, Some(DEEPEST - 1));
+    }
+
+    #[test]
+    fn a_keeper_goes_with_the_last_who_holds_the_content() {
+        let texts = Tensor::from_strings(&[1], vec!["a".into()]).unwrap();
+        let parts = Tensor::from_parts(DType::Sequence, vec![texts.clone()]).unwrap();
+        for tensor in [texts, parts, Tensor::scalar(1i64)] {
+            let keeper = Arc::new(());
+            let kept = tensor.clone().kept_by(keeper.clone());
+            let other = kept.clone();
+            assert!(kept == tensor);
+            drop(kept);
+            assert_eq!(Arc::strong_count(&keeper), 2);
+            drop(other);
+            assert_eq!(Arc::strong_count(&keeper), 1);
+        }
+    }
 
     #[test]
     fn parts_of_empty_tensors_do_not_overflow() {

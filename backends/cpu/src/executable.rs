@@ -17,7 +17,7 @@ use crate::arena::{self, Arena, Steps};
 use crate::device::Shared;
 use crate::image::Layout;
 use crate::kernels::recipe::Recipe;
-use crate::kernels::{Kernel, Packed, Runtime};
+use crate::kernels::{self, Kernel, Packed, Runtime, Site};
 use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
 use crate::operand::{Arguments, Operand};
@@ -194,7 +194,7 @@ impl CpuExecutable {
                     places.insert(form, Place::Scratch { offset: 0, bytes: 0 });
                 } else if is_aligned(content) || content.bytes().len() <= SMALL {
                     places.insert(form, Place::Constant(constants.len()));
-                    constants.push(if is_aligned(content) { content.clone() } else { aligned(content)? });
+                    constants.push(for_kernels(content)?);
                 } else {
                     places.insert(form, Place::Copy(copies.len()));
                     let copy = |sources: &[Tensor]| aligned(&sources[0]);
@@ -300,13 +300,25 @@ impl CpuExecutable {
         outer: &Runtime<'_>,
         alias: Alias<'_>,
     ) -> Result<()> {
+        let runtime = Runtime::new(None, &self.shared, outer.allowance.clone()).told(outer.tracer);
+        self.run_inside(operands, scratch, &runtime, Some(alias))
+    }
+
+    /// Runs inside a run of another executable, on operands and a buffer of its own.
+    pub(crate) fn run_inside(
+        &self,
+        operands: &[Operand],
+        scratch: Option<Operand>,
+        runtime: &Runtime<'_>,
+        alias: Option<Alias<'_>>,
+    ) -> Result<()> {
         for (info, operand) in self.bindings.iter().zip(operands) {
-            if operand.bytes < info.bytes {
+            let is_open = info.direction == Direction::Input && !info.extents.is_empty();
+            if operand.bytes < info.bytes && !is_open {
                 return Err(Error::internal(format!("the operand '{}' is too small", info.name))
                     .with_sizes(info.bytes as u64, Some(operand.bytes as u64)));
             }
         }
-        let runtime = Runtime::new(None, &self.shared, outer.allowance.clone()).told(outer.tracer);
         let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
         let Frame { copies, inputs, outputs, .. } = &mut frame;
         let outcome = self.copies.iter().try_for_each(|copy| {
@@ -314,7 +326,7 @@ impl CpuExecutable {
             Ok(())
         });
         let lists = (inputs, outputs);
-        let outcome = outcome.and_then(|()| self.perform((operands, scratch), copies, lists, &runtime, Some(alias)));
+        let outcome = outcome.and_then(|()| self.perform((operands, scratch), copies, lists, runtime, alias));
         frame.copies.clear();
         self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
         outcome
@@ -388,7 +400,7 @@ fn left(budget: &Budget) -> usize {
 }
 
 /// An operand of no bytes, at an address that is aligned for every element type.
-const NOTHING: Operand = Operand { address: std::ptr::without_provenance_mut(ALIGNMENT), bytes: 0 };
+pub(crate) const NOTHING: Operand = Operand { address: std::ptr::without_provenance_mut(ALIGNMENT), bytes: 0 };
 
 impl Executable for CpuExecutable {
     fn bindings(&self) -> &[BindingInfo] {
@@ -422,6 +434,11 @@ fn memory(buffer: &Buffer) -> Result<&CpuMemory> {
 fn is_aligned(tensor: &Tensor) -> bool {
     const WIDEST: usize = 16;
     (tensor.bytes().as_ptr() as usize).is_multiple_of(WIDEST.min(tensor.dtype().bits().div_ceil(8).max(1)))
+}
+
+/// Returns the same tensor, or a copy where its bytes are not aligned for its elements.
+pub(crate) fn for_kernels(tensor: &Tensor) -> Result<Tensor> {
+    if is_aligned(tensor) { Ok(tensor.clone()) } else { aligned(tensor) }
 }
 
 /// Returns a copy of the tensor whose bytes are aligned for its elements.
@@ -459,6 +476,19 @@ enum Making {
     Made(Result<Box<dyn Kernel>>),
 }
 
+/// Makes the kernel of a node with bodies, where these can be compiled.
+fn control(
+    program: &Program,
+    node: usize,
+    device: &Arc<Shared>,
+    options: &CompileOptions,
+) -> Result<Option<Box<dyn Kernel>>> {
+    let Some(node) = program.nodes().get(node).filter(|node| node.subgraphs().next().is_some()) else {
+        return Ok(None);
+    };
+    kernels::control::compile(Site { program, node, isa: device.isa, weights: None }, device, options)
+}
+
 /// Makes the steps' kernels on all threads, because packing weights takes as long as reading them
 /// from memory, or on this thread where little is left to pack.
 /// The recipes are taken out of the drafts, as kernels are made of their parts.
@@ -474,6 +504,10 @@ fn make(
     let recipe = |draft: &mut Draft| {
         Ok(Mutex::new(match std::mem::replace(&mut draft.recipe, Recipe::Node) {
             Recipe::Region(part) => Making::Made(Ok(Box::new(Region::new(*part, device, options, &mut families)?))),
+            Recipe::Node => match control(program, draft.node, device, options)? {
+                Some(kernel) => Making::Made(Ok(kernel)),
+                None => Making::Recipe(Recipe::Node),
+            },
             recipe => Making::Recipe(recipe),
         }))
     };

@@ -83,35 +83,30 @@ pub(crate) fn frozen(buffer: Buffer) -> Bytes {
     Bytes::from_owner(Frozen(buffer))
 }
 
-/// Bytes that count against a budget for as long as they are held.
+/// Bytes of a budget that are taken for as long as this lives.
 struct Counted {
-    bytes: Bytes,
+    bytes: u64,
     budget: Arc<Budget>,
-}
-
-impl AsRef<[u8]> for Counted {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.budget.give(self.bytes.len() as u64);
+        self.budget.give(self.bytes);
     }
 }
 
-/// Returns the same tensor, whose bytes count against the budget for as long as anybody holds them.
+/// Returns the same tensor, whose content counts against the budget for as long as anybody holds
+/// it: bytes, texts, and the parts of sequences.
 ///
 /// # Errors
 /// `OutOfMemory` where the budget forbids it.
 pub(crate) fn counted(content: Tensor, device: &DeviceId, budget: &Arc<Budget>) -> Result<Tensor> {
-    if content.bytes().is_empty() {
+    let bytes = content.footprint() as u64;
+    if bytes == 0 {
         return Ok(content);
     }
-    budget.take(device, content.bytes().len() as u64)?;
-    let counted = Counted { bytes: content.bytes().clone(), budget: budget.clone() };
-    Tensor::from_bytes(content.dtype(), content.shape(), Bytes::from_owner(counted))
+    budget.take(device, bytes)?;
+    Ok(content.kept_by(Arc::new(Counted { bytes, budget: budget.clone() })))
 }
 
 impl Drop for CpuMemory {

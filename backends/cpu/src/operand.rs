@@ -15,6 +15,32 @@ impl Operand {
         let bytes = tensor.bytes();
         Operand { address: bytes.as_ptr().cast_mut(), bytes: bytes.len() }
     }
+
+    /// Returns a part of the operand; what lies outside is left out.
+    pub(crate) fn part(self, offset: usize, bytes: usize) -> Operand {
+        let offset = offset.min(self.bytes);
+        Operand { address: self.address.wrapping_add(offset), bytes: bytes.min(self.bytes - offset) }
+    }
+
+    /// Returns the bytes.
+    ///
+    /// # Safety
+    /// The operand is alive, and nobody writes it for the time of the result.
+    pub(crate) unsafe fn read<'a>(self) -> &'a [u8] {
+        // SAFETY: the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.address, self.bytes) }
+    }
+
+    /// Copies the bytes of another operand to the front of this one, unless they are there already.
+    ///
+    /// # Safety
+    /// Both operands are alive, nobody writes the source, and nobody else accesses this one.
+    pub(crate) unsafe fn copy_from(self, source: Operand) {
+        if source.address != self.address {
+            // SAFETY: the caller's promise; the length is that of the shorter one.
+            unsafe { std::ptr::copy(source.address, self.address, source.bytes.min(self.bytes)) };
+        }
+    }
 }
 
 // SAFETY: an operand is an address.

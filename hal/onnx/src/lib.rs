@@ -50,6 +50,7 @@
 #![deny(unsafe_code)]
 
 mod bind;
+mod body;
 mod branches;
 mod data;
 mod early;
@@ -75,6 +76,7 @@ mod weigh;
 mod write;
 
 pub use bind::{Binding, BoundModel, bind};
+pub use body::{BodyOutput, BoundBody, Given, unchanged};
 pub use error::{Error, MissingOperator, MissingOperators, Result};
 pub use files::ReadOptions;
 pub use infer::{Inferred, check_operators, infer, infer_expanding};

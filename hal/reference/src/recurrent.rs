@@ -164,6 +164,9 @@ impl Layer {
         let mut betas = operator.floats("activation_beta")?.unwrap_or_default().iter();
         let activations = names.iter().map(|name| activation(name, &mut alphas, &mut betas)).collect::<Result<_>>()?;
         let clip = operator.float("clip")?.map(f64::from);
+        if clip.is_some_and(|clip| clip.is_nan() || clip < 0.0) {
+            return Err(misfit("clip"));
+        }
         let (x, w, r) = (floats(x)?, floats(w)?, floats(r)?);
         Ok(Layer {
             steps,

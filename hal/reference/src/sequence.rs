@@ -71,6 +71,11 @@ fn common_type(parts: &[Tensor]) -> TensorType {
 
 /// Returns the parts of an input that is a sequence.
 fn sequence<'a>(evaluation: &Evaluation<'a>, index: usize) -> Result<&'a [Tensor]> {
+    whole_sequence(evaluation, index)?.parts()
+}
+
+/// Returns an input that is a sequence.
+fn whole_sequence<'a>(evaluation: &Evaluation<'a>, index: usize) -> Result<&'a Tensor> {
     let input = evaluation.input(index)?;
     if input.dtype() != DType::Sequence {
         return Err(Error::invalid_model(format!(
@@ -78,7 +83,7 @@ fn sequence<'a>(evaluation: &Evaluation<'a>, index: usize) -> Result<&'a [Tensor
             evaluation.operator
         )));
     }
-    input.parts()
+    Ok(input)
 }
 
 /// Takes the memory of a list of so many parts.
@@ -144,12 +149,18 @@ fn infer_insert(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 fn insert(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    let (old, part) = (sequence(evaluation, 0)?, evaluation.input(1)?);
-    check_alike(evaluation, old.first(), part)?;
+    let (old, part) = (whole_sequence(evaluation, 0)?, evaluation.input(1)?);
+    check_alike(evaluation, old.part(0), part)?;
     let place = position(evaluation, 2, old.len())?.unwrap_or(old.len());
     if place > old.len() {
         return Err(outside(evaluation, place as i64, old.len()));
     }
+    if place == old.len() {
+        // A loop that collects parts shares them with the sequence before.
+        reserve(1)?;
+        return Ok(vec![old.followed_by(part.clone())?]);
+    }
+    let old = old.parts()?;
     reserve(old.len() + 1)?;
     let mut parts = Vec::with_capacity(old.len() + 1);
     parts.extend_from_slice(&old[..place]);
@@ -188,9 +199,9 @@ fn infer_at(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 fn at(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    let parts = sequence(evaluation, 0)?;
+    let parts = whole_sequence(evaluation, 0)?;
     let place = position(evaluation, 1, parts.len())?.unwrap_or(0);
-    let part = parts.get(place).ok_or_else(|| outside(evaluation, place as i64, parts.len()))?;
+    let part = parts.part(place).ok_or_else(|| outside(evaluation, place as i64, parts.len()))?;
     Ok(vec![part.clone()])
 }
 
@@ -200,7 +211,7 @@ fn infer_length(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
 }
 
 fn length(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    Ok(vec![Tensor::scalar(sequence(evaluation, 0)?.len() as i64)])
+    Ok(vec![Tensor::scalar(whole_sequence(evaluation, 0)?.len() as i64)])
 }
 
 /// The way in which a SplitToSequence cuts an axis.

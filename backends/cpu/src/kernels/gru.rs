@@ -1,8 +1,8 @@
-//! GRU with the standard's usual activations, on f32.
+//! GRU on f32.
 
 use hetero_hal::Result;
 
-use super::recurrent::{Cell, Layer, Multiply, Recurrent, Step, Weights};
+use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights};
 use super::{Kernel, Site};
 use crate::simd::{self, Job, Simd};
 
@@ -33,6 +33,7 @@ struct Reset<'a> {
     sums: &'a [f32],
     h: &'a [f32],
     into: &'a mut [f32],
+    functions: Option<&'a Functions>,
 }
 
 impl Job for Reset<'_> {
@@ -47,7 +48,11 @@ impl Job for Reset<'_> {
             // SAFETY: `lanes` elements from `unit` on lie in each slice.
             unsafe {
                 let load = |slice: &[f32]| S::load_first(slice.as_ptr().add(unit), lanes);
-                let reset = simd::sigmoid::<S>(S::add(load(self.inputs), load(self.sums)));
+                let sum = S::add(load(self.inputs), load(self.sums));
+                let reset = match self.functions {
+                    Some(functions) => functions.gate::<S>(0, sum),
+                    None => simd::sigmoid::<S>(sum),
+                };
                 S::store_first(self.into.as_mut_ptr().add(unit), lanes, S::mul(reset, load(self.h)));
             }
             unit += lanes;
@@ -66,6 +71,7 @@ struct Unit<'a> {
     candidate: &'a [f32],
     reset_after: bool,
     h: &'a mut [f32],
+    functions: Option<&'a Functions>,
 }
 
 impl Job for Unit<'_> {
@@ -84,12 +90,20 @@ impl Job for Unit<'_> {
                 let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };
                 let input = |index: usize| load(self.inputs.as_ptr().add(index * hidden + unit));
                 let sum = |index: usize| load(self.sums.as_ptr().add(index * hidden + unit));
+                let gate = |x: S::V| match self.functions {
+                    Some(functions) => functions.gate::<S>(0, x),
+                    None => simd::sigmoid::<S>(x),
+                };
                 let mut part = load(self.candidate.as_ptr().add(unit));
                 if self.reset_after {
-                    part = S::mul(simd::sigmoid::<S>(S::add(input(1), sum(1))), part);
+                    part = S::mul(gate(S::add(input(1), sum(1))), part);
                 }
-                let candidate = simd::tanh::<S>(S::add(input(2), part));
-                let update = simd::sigmoid::<S>(S::add(input(0), sum(0)));
+                let candidate = S::add(input(2), part);
+                let candidate = match self.functions {
+                    Some(functions) => functions.gate::<S>(1, candidate),
+                    None => simd::tanh::<S>(candidate),
+                };
+                let update = gate(S::add(input(0), sum(0)));
                 let before = load(self.h.as_ptr().add(unit));
                 // This is (1 - update) * candidate + update * before.
                 let h = S::fma(update, S::sub(before, candidate), candidate);
@@ -112,17 +126,18 @@ impl Cell for Gru {
     }
 
     fn step(&self, layer: &Layer, step: Step<'_>, multiply: &mut Multiply<'_>) -> Result<()> {
-        let Step { inputs, bias, h, c: faded, sums } = step;
-        let (isa, hidden) = (layer.isa, layer.hidden);
+        let Step { direction, has, inputs, bias, h, c: faded, sums, .. } = step;
+        let (isa, hidden, functions) = (layer.isa, layer.hidden, layer.functions(direction));
         if hidden == 0 {
             return Ok(());
         }
         if self.state.len() == 1 {
             multiply(0, h, bias, sums)?;
-            for (item, (sums, h)) in sums.chunks(3 * hidden).zip(h.chunks_mut(hidden)).enumerate() {
+            let states = sums.chunks(3 * hidden).zip(h.chunks_mut(hidden)).enumerate();
+            for (item, (sums, h)) in states.filter(|(item, _)| has(*item)) {
                 let (sums, candidate) = sums.split_at(2 * hidden);
                 // SAFETY: the slices have `hidden` elements for each of their gates.
-                unsafe { isa.run(Unit { inputs: inputs(item), sums, candidate, reset_after: true, h }) };
+                unsafe { isa.run(Unit { inputs: inputs(item), sums, candidate, reset_after: true, h, functions }) };
             }
             return Ok(());
         }
@@ -133,14 +148,14 @@ impl Cell for Gru {
             let of_reset = hidden..2 * hidden;
             // SAFETY: all slices have `hidden` elements.
             unsafe {
-                isa.run(Reset { inputs: &inputs(item)[of_reset.clone()], sums: &sums[of_reset], h, into });
+                isa.run(Reset { inputs: &inputs(item)[of_reset.clone()], sums: &sums[of_reset], h, into, functions });
             }
         }
         multiply(1, faded, bias.map(|bias| &bias[2 * hidden..]), candidates)?;
         let states = candidates.chunks(hidden).zip(h.chunks_mut(hidden));
-        for (item, (sums, (candidate, h))) in rows().zip(states).enumerate() {
+        for (item, (sums, (candidate, h))) in rows().zip(states).enumerate().filter(|(item, _)| has(*item)) {
             // SAFETY: the slices have `hidden` elements for each of their gates.
-            unsafe { isa.run(Unit { inputs: inputs(item), sums, candidate, reset_after: false, h }) };
+            unsafe { isa.run(Unit { inputs: inputs(item), sums, candidate, reset_after: false, h, functions }) };
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 pub(crate) mod affine;
 mod arg;
 pub(crate) mod chain;
+pub(crate) mod control;
 pub(crate) mod conv;
 mod convert;
 pub(crate) mod elementwise;
@@ -28,6 +29,7 @@ mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
 mod resize;
+mod rnn;
 mod select;
 mod tile;
 mod transposed;
@@ -314,6 +316,9 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     if !site.values().all(|value| computes(value.dtype) || value.dtype.bits() == 0) {
         return None;
     }
+    if node.subgraphs().next().is_some() {
+        return Some(if control::suits(site) { Support::Native } else { Support::Oracle });
+    }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
     let open = site.values().any(ProgramValue::is_dynamic);
     if may_be_in_a_region(program, node) && site.values().any(|value| value.late.is_some()) {
@@ -362,6 +367,7 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "DynamicQuantizeLinear" => quantised::linear::dynamic(site),
         "LSTM" => lstm::compile(site),
         "GRU" => gru::compile(site),
+        "RNN" => rnn::compile(site),
         "BatchNormalization" => normalize::batch(site),
         "LRN" => normalize::lrn(site),
         "LayerNormalization" | "RMSNormalization" => moments::layer(site),

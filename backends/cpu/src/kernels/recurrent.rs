@@ -1,17 +1,124 @@
-//! The common parts of LSTM and GRU: the products with their weights, and the walk over the steps.
+//! The common parts of LSTM, GRU and RNN: the products with their weights, and the walk over the
+//! steps.
 //!
 //! Inputs are multiplied with their weights for all steps at once, and states step by step.
 //! A cell makes the new states of both products.
+//! An item whose sequence is shorter than others has its states kept from its own last step on.
+
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use hetero_hal::{Attribute, DType, Result};
+use hetero_hal::{Attribute, DType, Operator, Result};
 
 use super::matmul::{Operands, Product, Shape};
+use super::vector::Activation;
 use super::{Kernel, Packed, Runtime, Site};
 use crate::operand::Arguments;
-use crate::simd::Isa;
+use crate::simd::{self, Isa, Simd};
+
+/// The most functions of a cell.
+const FUNCTIONS: usize = 3;
+
+/// A function of a cell.
+#[derive(Clone, Copy)]
+enum Function {
+    Of(Activation),
+    /// `a * tanh(b * x)`.
+    ScaledTanh(f32, f32),
+}
+
+/// The functions of a cell in one direction, in the standard's order.
+#[derive(Clone, Copy)]
+pub(super) struct Functions {
+    functions: [Function; FUNCTIONS],
+    /// The range to which the arguments of gates are limited.
+    clip: Option<f32>,
+}
+
+impl Functions {
+    /// Computes a function of a gate, whose argument is limited.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    pub(super) unsafe fn gate<S: Simd>(&self, index: usize, x: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let limited = match self.clip {
+                Some(clip) => S::min(S::splat(clip), S::max(S::splat(-clip), x)),
+                None => x,
+            };
+            self.apply::<S>(index, limited)
+        }
+    }
+
+    /// Computes a function.
+    ///
+    /// # Safety
+    /// The processor has the instructions of `S`.
+    #[inline(always)]
+    pub(super) unsafe fn apply<S: Simd>(&self, index: usize, x: S::V) -> S::V {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self.functions[index] {
+                Function::Of(activation) => activation.vector::<S>(x),
+                Function::ScaledTanh(a, b) => S::mul(S::splat(a), simd::tanh::<S>(S::mul(S::splat(b), x))),
+            }
+        }
+    }
+}
+
+/// Returns the functions of each direction, `None` where a name is unknown, and an empty list where
+/// all are the usual ones and nothing is limited.
+fn functions(operator: &Operator, usual: &[&str], directions: usize) -> Result<Option<Vec<Functions>>> {
+    let names: Vec<String> = match operator.attribute("activations") {
+        None => usual.iter().cycle().take(usual.len() * directions).map(ToString::to_string).collect(),
+        Some(Attribute::Strings(names)) if names.len() == usual.len() * directions => {
+            names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+        }
+        Some(_) => return Ok(None),
+    };
+    let clip = operator.float("clip")?;
+    if clip.is_some_and(|clip| clip.is_nan() || clip < 0.0) {
+        return Ok(None);
+    }
+    if clip.is_none() && names.iter().zip(usual.iter().cycle()).all(|(name, usual)| name.eq_ignore_ascii_case(usual)) {
+        return Ok(Some(Vec::new()));
+    }
+    // Parameters are consumed in the order of the functions that have one.
+    let mut alphas = operator.floats("activation_alpha")?.unwrap_or_default().iter().copied();
+    let mut betas = operator.floats("activation_beta")?.unwrap_or_default().iter().copied();
+    let mut all = Vec::with_capacity(directions);
+    for names in names.chunks(usual.len()) {
+        let mut functions = [Function::Of(Activation::Tanh); FUNCTIONS];
+        for (slot, name) in functions.iter_mut().zip(names) {
+            let mut alpha = |default: f32| alphas.next().unwrap_or(default);
+            let mut beta = |default: f32| betas.next().unwrap_or(default);
+            *slot = Function::Of(match name.to_ascii_lowercase().as_str() {
+                "sigmoid" => Activation::Sigmoid,
+                "tanh" => Activation::Tanh,
+                "relu" => Activation::Clamp(0.0, f32::INFINITY),
+                "softsign" => Activation::Softsign,
+                "softplus" => Activation::Softplus,
+                "affine" => Activation::Affine(alpha(1.0), beta(0.0)),
+                "leakyrelu" => Activation::Leaky(alpha(0.01)),
+                "thresholdedrelu" => Activation::Threshold(alpha(1.0)),
+                "hardsigmoid" => Activation::HardSigmoid(alpha(0.2), beta(0.5)),
+                "elu" => Activation::Elu(alpha(1.0)),
+                "scaledtanh" => {
+                    *slot = Function::ScaledTanh(alpha(1.0), beta(1.0));
+                    continue;
+                }
+                _ => return Ok(None),
+            });
+        }
+        all.push(Functions { functions, clip });
+    }
+    Ok(Some(all))
+}
 
 /// The sizes of a layer.
 #[derive(Clone)]
@@ -27,13 +134,13 @@ pub(super) struct Layer {
     backwards: Vec<bool>,
     /// Whether the batch stands before the steps.
     batch_first: bool,
+    /// The functions of each direction, where they are not the usual ones.
+    functions: Vec<Functions>,
 }
 
 impl Layer {
-    /// Returns the layer of a node.
-    /// Lengths, peepholes, clipping, coupled gates and activations other than the usual ones are
-    /// left to the oracle.
-    pub(super) fn of(site: Site<'_>, gates: usize, functions: &[&str]) -> Result<Option<Layer>> {
+    /// Returns the layer of a node; `usual` has the functions that a node has which names none.
+    pub(super) fn of(site: Site<'_>, gates: usize, usual: &[&str]) -> Result<Option<Layer>> {
         let operator = site.operator();
         let (Some(&[first, second, width]), Some(&[directions, _, hidden])) = (site.shape(0), site.shape(2)) else {
             return Ok(None);
@@ -44,34 +151,34 @@ impl Layer {
             ("bidirectional", 2) => vec![false, true],
             _ => return Ok(None),
         };
-        let usual = match operator.attribute("activations") {
-            None => true,
-            Some(Attribute::Strings(names)) => {
-                let usual = functions.iter().cycle();
-                let same = names.iter().zip(usual).all(|(name, usual)| name.eq_ignore_ascii_case(usual.as_bytes()));
-                same && names.len() == functions.len() * directions
-            }
-            Some(_) => false,
-        };
-        let plain = operator.int("input_forget")?.unwrap_or(0) == 0
-            && operator.float("clip")?.is_none()
-            && operator.int("hidden_size")?.is_none_or(|size| size == hidden as i64)
-            && site.input(4).is_none()
-            && site.input(7).is_none();
+        let Some(functions) = functions(operator, usual, directions)? else { return Ok(None) };
         let batch_first = operator.int("layout")?.unwrap_or(0) != 0;
         let (steps, batch) = if batch_first { (second, first) } else { (first, second) };
         let rows = gates * hidden;
         let state = if batch_first { [batch, directions, hidden] } else { [directions, batch, hidden] };
         let optional = |index: usize, shape: &[usize]| site.shape(index).is_none_or(|found| found == shape);
+        let is_typed = |index: usize| {
+            let dtype = if index == 4 { DType::I32 } else { DType::F32 };
+            site.input(index).is_none_or(|value| value.dtype == dtype)
+        };
         let fits = site.shape(1) == Some(&[directions, rows, width])
             && site.shape(2) == Some(&[directions, rows, hidden])
             && optional(3, &[directions, 2 * rows])
+            && optional(4, &[batch])
             && optional(5, &state)
-            && optional(6, &state);
-        if !fits || !usual || !plain || !site.all(DType::F32) {
+            && optional(6, &state)
+            && optional(7, &[directions, 3 * hidden])
+            && operator.int("hidden_size")?.is_none_or(|size| size == hidden as i64)
+            && (0..site.node.inputs.len()).all(is_typed);
+        if !fits {
             return Ok(None);
         }
-        Ok(Some(Layer { isa: site.isa, steps, batch, width, hidden, gates, backwards, batch_first }))
+        Ok(Some(Layer { isa: site.isa, steps, batch, width, hidden, gates, backwards, batch_first, functions }))
+    }
+
+    /// Returns the functions of a direction, where they are not the usual ones.
+    pub(super) fn functions(&self, direction: usize) -> Option<&Functions> {
+        self.functions.get(direction)
     }
 
     /// Returns the results of a product for one item.
@@ -164,6 +271,11 @@ impl Weights {
 
 /// The data that a cell reads and writes in a step.
 pub(super) struct Step<'a> {
+    pub(super) direction: usize,
+    /// Tells of an item whether its sequence has this step.
+    pub(super) has: &'a dyn Fn(usize) -> bool,
+    /// The peepholes of the direction.
+    pub(super) peepholes: Option<&'a [f32]>,
     /// Returns, for each item, its input times its weights, with their bias.
     pub(super) inputs: &'a dyn Fn(usize) -> &'a [f32],
     /// The states' bias.
@@ -229,6 +341,9 @@ impl<C: Cell> Kernel for Recurrent<C> {
         let x = arguments.input::<f32>(0)?;
         let bias = arguments.optional::<f32>(3)?;
         let (initial_h, initial_c) = (arguments.optional::<f32>(5)?, arguments.optional::<f32>(6)?);
+        let (lengths, peepholes) = (arguments.optional::<i32>(4)?, arguments.optional::<f32>(7)?);
+        let length = |item: usize| lengths.map_or(steps, |list| usize::try_from(list[item]).unwrap_or(0).min(steps));
+        let longest = (0..batch).map(length).max().unwrap_or(0);
         let mut outputs = [None, None, None];
         for (index, slot) in outputs.iter_mut().enumerate() {
             if arguments.wants(index) {
@@ -236,6 +351,10 @@ impl<C: Cell> Kernel for Recurrent<C> {
             }
         }
         let [mut all, mut last_h, mut last_c] = outputs;
+        if let Some(all) = all.as_deref_mut().filter(|_| lengths.is_some()) {
+            // The states behind the end of a sequence are 0.
+            all.fill(0.0);
+        }
         let (own, space) = arguments.workspace::<f32>()?.split_at_mut(self.own());
         let (projected, rest) = own.split_at_mut(steps * batch * rows);
         let (sums, rest) = rest.split_at_mut(batch * rows);
@@ -266,20 +385,32 @@ impl<C: Cell> Kernel for Recurrent<C> {
             start(h, initial_h);
             start(c, initial_c);
             let projected = &*projected;
-            for number in 0..steps {
+            let peepholes = peepholes.map(|all| &all[direction * 3 * hidden..][..3 * hidden]);
+            for number in 0..longest {
                 if number % 64 == 63 {
                     runtime.check()?;
                 }
-                let step = if backwards { steps - 1 - number } else { number };
-                let inputs = |item: usize| &projected[layer.row(step, item) * rows..][..rows];
-                let part = Step { inputs: &inputs, bias: of_r, h: &mut *h, c: &mut *c, sums: &mut *sums };
+                let has = |item: usize| number < length(item);
+                // A sequence that goes backwards begins at its own end.
+                let step = |item: usize| if backwards { length(item).saturating_sub(1 + number) } else { number };
+                let inputs = |item: usize| &projected[layer.row(step(item), item) * rows..][..rows];
+                let part = Step {
+                    direction,
+                    has: &has,
+                    peepholes,
+                    inputs: &inputs,
+                    bias: of_r,
+                    h: &mut *h,
+                    c: &mut *c,
+                    sums: &mut *sums,
+                };
                 self.cell.step(layer, part, &mut |number, states, bias, into| {
                     let own = (direction, panels[number].as_ref().map(|panels| &panels[..]));
                     self.cell.weights()[number].run(own, (states, bias), into, space, (arguments, runtime))
                 })?;
                 if let Some(all) = &mut all {
-                    for (item, h) in h.chunks(hidden.max(1)).enumerate() {
-                        let place = layer.place_of_step(step, direction, item);
+                    for (item, h) in h.chunks(hidden.max(1)).enumerate().filter(|(item, _)| has(*item)) {
+                        let place = layer.place_of_step(step(item), direction, item);
                         all[place * hidden..][..hidden].copy_from_slice(h);
                     }
                 }

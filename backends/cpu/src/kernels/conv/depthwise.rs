@@ -225,7 +225,8 @@ impl Kernel for PlainDepthwise {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let g = &self.geometry;
         let input = arguments.input::<f32>(0)?;
-        let packed = self.finish.as_ref().map(|(weights, finish)| Ok((weights.value()?, finish))).transpose()?;
+        let packed =
+            self.finish.as_ref().map(|(weights, finish)| Ok::<_, Error>((weights.value()?, finish))).transpose()?;
         let (weights, bias) = match &packed {
             None => (arguments.input::<f32>(1)?, arguments.optional::<f32>(2)?),
             Some((weights, finish)) => (&weights[..], Some(&finish.bias[..])),

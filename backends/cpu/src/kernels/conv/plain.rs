@@ -85,7 +85,8 @@ impl Kernel for Plain {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let (g, lanes) = (&self.geometry, self.isa.lanes());
         let input = arguments.input::<f32>(0)?;
-        let packed = self.finish.as_ref().map(|(weights, finish)| Ok((weights.value()?, finish))).transpose()?;
+        let packed =
+            self.finish.as_ref().map(|(weights, finish)| Ok::<_, Error>((weights.value()?, finish))).transpose()?;
         let (weights, bias, addend, clamp, activation) = match &packed {
             None => {
                 let (weights, bias) = (arguments.input::<f32>(1)?, arguments.optional::<f32>(2)?);
