@@ -1,9 +1,11 @@
 //! Bodies of nodes, bound to the types that a node gives them: what a device compiles of an `If`, a
 //! `Loop` or a `Scan`.
 
+use std::sync::Arc;
+
 use hetero_hal::{
-    Allowance, Dim, Error, ErrorKind, Evaluation, Extent, ExtentId, Graph, OperatorSet, Program, Result, Tensor,
-    TensorType, ValueId, element_count,
+    Allowance, Attribute, Dim, Error, ErrorKind, Evaluation, Extent, ExtentId, Graph, OperatorSet, Program, Result,
+    Tensor, TensorType, ValueId, element_count,
 };
 
 use crate::bind::settle;
@@ -81,11 +83,7 @@ impl BoundBody {
         }
         graph.trim(wanted);
         graph.captures = Vec::new();
-        for node in &graph.nodes {
-            for id in node.outputs.iter().flatten() {
-                graph.values[id.index()].ty.dims = None;
-            }
-        }
+        unclaim(&mut graph, false);
         let mut extents = Vec::new();
         for (id, given) in ids.iter().zip(given) {
             let value = &mut graph.values[id.index()];
@@ -136,6 +134,24 @@ impl BoundBody {
         }
         graph.outputs = made;
         Ok(BoundBody { program: Program::new(graph, inferred.extents)?, inputs, outputs })
+    }
+}
+
+/// Forgets what a file claims of the sizes of the values that nodes make, inside bodies of nodes too.
+/// What loops collect keeps its claim, as nothing else tells its sizes where there is no iteration.
+fn unclaim(graph: &mut Graph, keeps_outputs: bool) {
+    for node in &mut graph.nodes {
+        for id in node.outputs.iter().flatten() {
+            if !keeps_outputs || !graph.outputs.contains(id) {
+                graph.values[id.index()].ty.dims = None;
+            }
+        }
+        let keeps_outputs = !node.operator.is("If");
+        for attribute in node.operator.attributes.values_mut() {
+            if let Attribute::Graph(body) = attribute {
+                unclaim(Arc::make_mut(body), keeps_outputs);
+            }
+        }
     }
 }
 

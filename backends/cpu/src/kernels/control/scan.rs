@@ -347,7 +347,8 @@ impl Scan {
             _ => None,
         };
         let laid_out = || {
-            let mut shape = self.outer.outputs[output].as_ref().filter(|port| port.is_exact())?.shape.to_vec();
+            let port = self.outer.outputs.get(output)?.as_ref().filter(|port| port.is_exact())?;
+            let mut shape = port.shape.get(usize::from(self.axes.batch.is_some())..)?.to_vec();
             let axis = along(self.axes.outputs[index].0, shape.len()).ok()?;
             (shape.remove(axis) == length).then_some(shape)
         };

@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hetero_conformance::run_program;
 use hetero_hal::{
-    Allowance, Attribute, BindingTable, Bool, BufferLayout, Capture, CompileOptions, DType, Device, Dim, Driver,
-    ErrorKind, Executable, Execution, Graph, Model, Node, OpenOptions, Operator, Program, Source, Tensor, TensorType,
-    Value, ValueId,
+    Allowance, Attribute, BindingTable, Bool, Buffer, BufferLayout, Capture, CompileOptions, DType, Device, Dim,
+    Driver, ErrorKind, Executable, Execution, Extents, Graph, Model, Node, OpenOptions, Operator, Program,
+    ProgramValue, Result, Source, Tensor, TensorType, Value, ValueId,
 };
 use hetero_onnx::{Binding, bind};
 use hetero_reference::Standard;
@@ -103,6 +102,41 @@ fn numbers(shape: &[usize]) -> Tensor {
     Tensor::from_vec(shape, (0..count).map(|i| ((i * 37 % 23) as f32 - 11.0) / 7.0).collect()).unwrap()
 }
 
+/// Runs a program on a device; the run tells the sizes of some outputs.
+fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Result<Vec<Tensor>> {
+    let executable = device.compile(Source::Program(program), &CompileOptions::default())?;
+    let own = executable.clone();
+    let own = (&*own as &dyn std::any::Any).downcast_ref::<CpuExecutable>().unwrap();
+    let mut buffers = Vec::new();
+    for input in inputs {
+        let buffer = device.allocate(BufferLayout::new(input.bytes().len()))?;
+        buffer.write(0, input.bytes())?;
+        buffers.push(buffer);
+    }
+    let outputs: Vec<_> = program.outputs().iter().map(|id| program.value(*id).unwrap()).collect();
+    for value in &outputs {
+        buffers.push(device.allocate(BufferLayout::new(value.bytes()))?);
+    }
+    let scratch = device.allocate(own.scratch())?;
+    let extents = Arc::new(Extents::of(program));
+    let execution = Execution::new(executable, BindingTable::new(buffers.clone()));
+    own.run(&execution.with_scratch(Some(scratch)).with_extents(Some(extents.clone())), None)?;
+    let read = |(value, buffer): (&&ProgramValue, &Buffer)| {
+        if let Some(late) = value.late {
+            return extents.late(late);
+        }
+        let size = |(axis, &size): (usize, &usize)| match value.extents.get(axis).copied().flatten() {
+            Some(extent) => extents.get(extent).unwrap(),
+            None => size,
+        };
+        let shape: Vec<usize> = value.shape.iter().enumerate().map(size).collect();
+        let mut bytes = vec![0; value.dtype.bytes_for(shape.iter().product()).unwrap()];
+        buffer.read(0, &mut bytes)?;
+        Tensor::from_bytes(value.dtype, &shape, bytes.into())
+    };
+    outputs.iter().zip(&buffers[inputs.len()..]).map(read).collect()
+}
+
 /// Checks that each node with bodies is compiled, and that all results are the oracle's, bit for bit
 /// the same for any number of threads.
 fn agrees(program: &Program, inputs: &[Tensor]) {
@@ -141,6 +175,9 @@ fn what_a_loop_carries_is_handed_over_under_any_number() {
         let (b, kept, number) = (body.floats(&[5]), body.floats(&[2]), body.input(DType::I64, &[]));
         let sum = body.op("Add", &[a, b]);
         let product = body.op("Mul", &[sum, b]);
+        for made in [sum, product] {
+            body.0.values[made.index()].ty = TensorType::exact(DType::F32, &[5]);
+        }
         // The second becomes the first, the third stays, and the fourth is the iteration's number.
         let body = body.body(&[going, b, sum, kept, trip, product, a, sum, trip, number]);
         let mut graph = Builder::default();
@@ -362,4 +399,71 @@ fn a_loop_without_end_ends_by_the_deadline() {
     let deadline = Instant::now() + Duration::from_millis(20);
     let error = own.run(&execution.with_scratch(Some(scratch)).with_deadline(deadline), None).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Timeout, "{error}");
+}
+
+#[test]
+fn a_sequence_that_grows_without_end_ends_by_the_memory_limit() {
+    let (mut body, _, going, x) = looped(&[Some(8)]);
+    let list = body.value(TensorType { dtype: Some(DType::Sequence), dims: None }, None);
+    body.0.inputs.push(list);
+    let longer = body.op("SequenceInsert", &[list, x]);
+    let body = body.body(&[going, x, longer]);
+    let mut graph = Builder::default();
+    let (limit, start) = (graph.constant(scalar(i64::MAX)), graph.constant(flag(true)));
+    let x = graph.floats(&[8]);
+    let empty = graph.nodes(Operator::new("SequenceEmpty", 17), &[], 1)[0];
+    let outputs = graph.nodes(Operator::new("Loop", 17).with("body", body), &[limit, start, x, empty], 2);
+    let count = graph.op("SequenceLength", &[outputs[1]]);
+    let program = graph.program(&[count]);
+    let options = OpenOptions { threads: Some(1), memory_limit: Some(1 << 22), ..OpenOptions::default() };
+    let device = CpuDriver.open(0, &options).unwrap();
+    let error = run_program(&*device, &program, &[numbers(&[8])]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory, "{error}");
+    assert!(device.telemetry().allocated_bytes.unwrap() < 1 << 16, "what was made is given back");
+}
+
+#[test]
+fn what_a_loop_carries_unchanged_is_constant_in_its_body() {
+    let (mut body, _, going, x) = looped(&[Some(2), Some(4)]);
+    let weight = body.input(DType::F32, &[None, None]);
+    let turned = body.op("Transpose", &[weight]);
+    let product = body.op("MatMul", &[x, turned]);
+    let (passed, again) = (body.op("Identity", &[weight]), body.op("Identity", &[going]));
+    let body = body.body(&[again, product, passed]);
+    let mut graph = Builder::default();
+    let (limit, start) = (graph.constant(scalar(3)), graph.constant(flag(true)));
+    let (x, weight) = (graph.floats(&[2, 4]), graph.constant(numbers(&[4, 4])));
+    let outputs = graph.nodes(Operator::new("Loop", 17).with("body", body), &[limit, start, x, weight], 2);
+    let program = graph.program(&outputs);
+    let site = Site { program: &program, node: &program.nodes()[0], isa: Isa::widest(), weights: None };
+    let planned = super::plan(site, &CompileOptions::default()).unwrap().unwrap();
+    assert_eq!(planned.bodies[0].program.nodes().len(), 1, "the transposed weight is a constant");
+    agrees(&program, &[numbers(&[2, 4])]);
+}
+
+#[test]
+fn what_a_file_claims_of_a_branch_inside_a_body_counts_for_nothing() {
+    let mut graph = Builder::default();
+    let (limit, start, x) = (graph.input(DType::I64, &[]), graph.constant(flag(true)), graph.floats(&[1]));
+    let shape = graph.input(DType::I64, &[Some(1)]);
+    let (mut body, trip, going, carried) = looped(&[Some(1)]);
+    let shape = body.capture(shape);
+    let one = body.constant(scalar(1));
+    let is_late = body.op("Less", &[one, trip]);
+    let [then, other] = ["Neg", "Abs"].map(|name| {
+        let mut branch = Builder::default();
+        let (inner, shape) = (branch.capture(carried), branch.capture(shape));
+        let made = branch.op(name, &[inner]);
+        let made = branch.op("Expand", &[made, shape]);
+        branch.0.values[made.index()].ty = TensorType::exact(DType::F32, &[7]);
+        branch.body(&[made])
+    });
+    let operator = Operator::new("If", 16).with("then_branch", then).with("else_branch", other);
+    let chosen = body.nodes(operator, &[is_late], 1)[0];
+    let sum = body.nodes(Operator::new("ReduceSum", 17).with("keepdims", Attribute::Int(0)), &[chosen], 1)[0];
+    let next = body.op("Add", &[carried, sum]);
+    let body = body.body(&[going, next]);
+    let outputs = graph.nodes(Operator::new("Loop", 17).with("body", body), &[limit, start, x], 1);
+    let program = graph.program(&outputs);
+    agrees(&program, &[scalar(3), numbers(&[1]), Tensor::from_vec(&[1], vec![3i64]).unwrap()]);
 }

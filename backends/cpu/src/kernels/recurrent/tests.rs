@@ -55,9 +55,10 @@ fn layer(random: &mut SplitMix64) -> (Operator, Vec<Option<Tensor>>, usize) {
     if name == "LSTM" {
         operator = operator.with("input_forget", Attribute::Int(random.below(2) as i64));
     }
-    let mut numbers = |random: &mut SplitMix64, shape: &[usize], there: bool| {
+    // Small weights, as states that grow without bound carry rounding errors along that grow too.
+    let numbers = |random: &mut SplitMix64, shape: &[usize], there: bool| {
         let count: usize = shape.iter().product();
-        there.then(|| Tensor::from_vec(shape, (0..count).map(|_| random.signed_unit()).collect()).unwrap())
+        there.then(|| Tensor::from_vec(shape, (0..count).map(|_| random.signed_unit() * 0.3).collect()).unwrap())
     };
     let rows = gates * hidden;
     let x = if layout == 1 { [batch, steps, width] } else { [steps, batch, width] };
@@ -95,7 +96,8 @@ fn every_variant_of_a_layer_is_native_and_what_the_oracle_says() {
         .collect();
     for number in 0..300 {
         let (operator, inputs, outputs) = layer(&mut random);
-        let expected = hetero_reference::evaluate(&operator, &inputs, outputs).unwrap();
+        let mut expected = hetero_reference::evaluate(&operator, &inputs, outputs).unwrap();
+        expected.truncate(outputs);
         let mut graph = Graph { name: "layer".into(), ..Graph::default() };
         let mut node = Node { name: "layer".into(), operator, inputs: vec![], outputs: vec![] };
         let mut given = Vec::new();
