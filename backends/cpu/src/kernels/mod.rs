@@ -317,7 +317,7 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
         return None;
     }
     if node.subgraphs().next().is_some() {
-        return Some(if control::suits(site) { Support::Native } else { Support::Oracle });
+        return Some(if control::suits(site) { Support::Native } else { Support::Oracle(plain::reason(site)) });
     }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
     let open = site.values().any(ProgramValue::is_dynamic);
