@@ -1,5 +1,6 @@
 //! Time and memory of each phase against the number of nodes, from a model's file to its first run.
-//! `scaling [FAMILY|all] [MOST]` runs each size in a process of its own, from 1 000 nodes to MOST.
+//! `scaling [FAMILY|all] [MOST] [DEVICES]` runs each size in a process of its own, from 1 000 nodes
+//! to MOST; with DEVICES, on so many synthetic devices of equal speed in place of the processor.
 //! It prints milliseconds, the most megabytes alive, and the allocations for each node.
 //! Below are the slopes of time and memory: the logarithm of what a size takes more than the one
 //! before it, over that of the sizes.
@@ -14,10 +15,12 @@
 mod counting;
 #[path = "../tests/grown/mod.rs"]
 mod grown;
+#[path = "../tests/synthetic/mod.rs"]
+mod synthetic;
 
 use std::process::{Command, Stdio};
 
-use counting::{Counting, PHASES, measure, run_file};
+use counting::{Counting, PHASES, measure, measure_on, run_file};
 use hetero::Model;
 
 #[global_allocator]
@@ -28,10 +31,10 @@ const MOST: usize = 100_000;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [flag, family, count] = &*arguments
+    if let [flag, family, count, devices] = &*arguments
         && flag == "--one"
     {
-        return one(family, count.parse().unwrap());
+        return one(family, count.parse().unwrap(), devices.parse().unwrap());
     }
     if let [flag, family, count, path] = &*arguments
         && flag == "--write"
@@ -45,6 +48,7 @@ fn main() {
     }
     let wanted = arguments.first().map_or("all", String::as_str);
     let most: usize = arguments.get(1).map_or(MOST, |text| text.parse().unwrap());
+    let devices = arguments.get(2).map_or("0", String::as_str);
     print!("{:<14} {:>8}", "family", "nodes");
     PHASES.iter().chain(&["all"]).for_each(|phase| print!(" {phase:>20}"));
     println!("  ms/MB/allocations");
@@ -52,7 +56,7 @@ fn main() {
         let mut before: Option<Vec<[f64; 3]>> = None;
         let mut count = 1000;
         while count <= most {
-            let mut found = child(&["--one", family.name, &count.to_string()]);
+            let mut found = child(&["--one", family.name, &count.to_string(), devices]);
             let path = std::env::temp_dir().join(format!("{}-{}.onnx", family.name, std::process::id()));
             let path = path.to_string_lossy();
             child(&["--write", family.name, &count.to_string(), &path]);
@@ -94,8 +98,14 @@ fn model(family: &str, count: usize) -> Model {
 }
 
 /// Measures one size, and prints milliseconds, megabytes and allocations of each phase.
-fn one(family: &str, count: usize) {
-    for phase in measure(model(family, count)) {
+/// Without synthetic devices, the processor runs it.
+fn one(family: &str, count: usize, devices: usize) {
+    let model = model(family, count);
+    let efforts = match devices {
+        0 => measure(model),
+        _ => measure_on(model, || synthetic::equals(devices)),
+    };
+    for phase in efforts {
         println!("{} {} {}", phase.time.as_secs_f64() * 1e3, phase.peak as f64 / 1e6, phase.calls);
     }
 }

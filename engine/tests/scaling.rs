@@ -5,15 +5,16 @@
 
 mod counting;
 mod grown;
+mod synthetic;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use counting::{Counting, PHASES, measure};
+use counting::{Counting, Effort, PHASES, measure, measure_on};
 use grown::FAMILIES;
-use hetero::Binding;
 use hetero::hal::{Definition, Operator, OperatorSet};
 use hetero::passes::{self, PassContext};
+use hetero::{Binding, Model};
 use hetero_reference::Standard;
 
 #[global_allocator]
@@ -25,6 +26,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// The sizes that are compared for allocations: the larger is four times the smaller.
 /// Lists that double come to the same share of their room at both.
 const SIZES: [usize; 2] = [4096, 16_384];
+/// The sizes where planning divides them among several devices, which takes longer.
+const SIZES_ON_THREE: [usize; 2] = [2048, 8192];
 /// The most that four times the nodes may take.
 const MOST: f64 = 4.4;
 /// The allocations and bytes that count as none: a phase may have a few that depend on threads.
@@ -32,12 +35,26 @@ const NOTHING: [usize; 2] = [64, 65536];
 
 #[test]
 fn four_times_the_nodes_take_four_times_the_allocations_and_bytes_in_each_phase() {
+    grows_in_proportion(SIZES, measure);
+}
+
+/// Devices of equal speed, among which planning divides whatever can be divided.
+fn measure_on_three(model: Model) -> Vec<Effort> {
+    measure_on(model, || synthetic::equals(3))
+}
+
+#[test]
+fn four_times_the_nodes_take_four_times_as_much_where_there_are_three_devices() {
+    grows_in_proportion(SIZES_ON_THREE, measure_on_three);
+}
+
+fn grows_in_proportion(sizes: [usize; 2], measure: fn(Model) -> Vec<Effort>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     // Tables that are made once are made here.
     measure((FAMILIES[0].model)(64));
     let mut wrong = Vec::new();
     for family in FAMILIES {
-        let [small, large] = SIZES.map(|count| measure((family.model)(count)));
+        let [small, large] = sizes.map(|count| measure((family.model)(count)));
         for ((phase, small), large) in PHASES.iter().zip(small).zip(large) {
             let of = [("allocations", small.calls, large.calls), ("bytes", small.bytes, large.bytes)];
             for ((what, small, large), nothing) in of.into_iter().zip(NOTHING) {
@@ -96,6 +113,15 @@ const LITTLE: u64 = 50_000_000;
 /// do not show.
 #[test]
 fn no_loop_goes_through_all_pairs_of_nodes() {
+    has_no_loop_through_pairs(measure);
+}
+
+#[test]
+fn no_loop_goes_through_all_pairs_of_nodes_where_there_are_three_devices() {
+    has_no_loop_through_pairs(measure_on_three);
+}
+
+fn has_no_loop_through_pairs(measure: fn(Model) -> Vec<Effort>) {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     if computed().is_none() {
         eprintln!("skipped: the system does not tell for how long a thread has computed");

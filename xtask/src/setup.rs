@@ -117,6 +117,13 @@ pub(crate) fn sudo(workspace: &Workspace, command: &[&str]) -> Result<()> {
     }
 }
 
+/// Installs the source of the standard library, with which a sanitizer needs it to be compiled.
+pub(crate) fn std_source(workspace: &Workspace) -> Result<()> {
+    workspace.run("rustup", &["component", "add", "rust-src"]).map_err(|error| {
+        format!("the standard library's source is missing: it is rust-src of the compiler's own version ({error})")
+    })
+}
+
 /// Returns the cargo-fuzz of the cache, which is installed where it is missing.
 pub(crate) fn cargo_fuzz(workspace: &Workspace) -> Result<PathBuf> {
     if !succeeds(Command::new("rustup").args(["run", "nightly", "rustc", "--version"])) {

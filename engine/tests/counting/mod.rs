@@ -98,8 +98,17 @@ fn phase<T>(efforts: &mut Vec<Effort>, act: impl FnOnce() -> T) -> T {
 }
 
 /// Takes a model through all phases on the processor, and returns the effort of each.
-/// Binding and passes are counted by themselves, and are part of planning once more.
 pub(crate) fn measure(model: Model) -> Vec<Effort> {
+    measure_on(model, || {
+        let mut engine = HeteroEngine::new().unwrap();
+        engine.add_device("cpu:0", DeviceOptions { threads: Some(2), ..DeviceOptions::default() }).unwrap();
+        engine
+    })
+}
+
+/// Takes a model through all phases on an engine's devices, and returns the effort of each.
+/// Binding and passes are counted by themselves, and are part of planning once more.
+pub(crate) fn measure_on(model: Model, engine: impl FnOnce() -> HeteroEngine) -> Vec<Effort> {
     let mut efforts = Vec::with_capacity(PHASES.len());
     let bytes = phase(&mut efforts, || hetero_onnx::to_bytes(&model).unwrap()).into();
     drop(model);
@@ -109,8 +118,7 @@ pub(crate) fn measure(model: Model) -> Vec<Effort> {
     let context = PassContext { operators: &Standard, allowance: &hetero::hal::Allowance::new(1 << 32) };
     let program = phase(&mut efforts, || passes::run(bound.program, &passes::standard(), &context).unwrap());
     drop(program);
-    let mut engine = HeteroEngine::new().unwrap();
-    engine.add_device("cpu:0", DeviceOptions { threads: Some(2), ..DeviceOptions::default() }).unwrap();
+    let engine = engine();
     let plan = phase(&mut efforts, || engine.analyze(&model, &binding).unwrap());
     drop(model);
     let session = phase(&mut efforts, || engine.session(&plan).unwrap());

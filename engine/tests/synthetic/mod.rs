@@ -217,6 +217,27 @@ impl CostModel for Told {
     }
 }
 
+/// The cost model by which every node takes a millisecond on every device, so that dividing pays.
+struct Uniform;
+
+impl CostModel for Uniform {
+    fn seconds(&self, _: &Program, _: &Node, _: &DeviceInfo, _: &Quality) -> f64 {
+        1e-3
+    }
+}
+
+/// Makes an engine with so many synthetic devices of equal speed, among which it divides whatever
+/// can be divided.
+pub(crate) fn equals(count: usize) -> HeteroEngine {
+    let driver = SyntheticDriver { speeds: vec![Speed::ms(0); count], tile: 0 };
+    let builder = HeteroEngine::builder().driver(Arc::new(driver)).examination(Examination::off());
+    let mut engine = builder.cost_model(Arc::new(Uniform)).build();
+    for ordinal in 0..count {
+        engine.add_device(&format!("synthetic:{ordinal}"), DeviceOptions::default()).unwrap();
+    }
+    engine
+}
+
 /// Makes an engine with synthetic devices that cuts products into tiles of `size`, with its driver
 /// wrapped by `wrap`.
 pub(crate) fn engine_with(
