@@ -30,6 +30,16 @@ pub enum Error {
         /// The reason why the node cannot run there, and what there is instead.
         reason: String,
     },
+    /// None of the engine's devices takes a node.
+    #[error("no device takes {node} on {types}: {reason}")]
+    Unclaimed {
+        /// The node's name and operator.
+        node: String,
+        /// The element types of its inputs and outputs.
+        types: String,
+        /// What can be done about it, or why nothing can.
+        reason: String,
+    },
     /// There is a budget of energy, and nothing says what a device spends.
     #[error(
         "the energy budget of {budget} J cannot be kept: nothing says what {device} spends; set its device_params.watts"

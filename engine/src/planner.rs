@@ -114,11 +114,21 @@ impl Planner {
     pub(crate) fn load(&self, fleet: &Fleet, model: &Model, json: &str) -> Result<Planned> {
         let partitioning = Partitioning::from_json(json)?;
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
+        let another = |how: String| {
+            let made = "it was made for another model, or for another version of this one";
+            wrong("its model", format!("{made}: {how}; make the plan anew"))
+        };
         let mut binding = Binding { allowance: fleet.allowance(), ..Binding::default() };
         for (name, shape) in &partitioning.input_shapes {
             let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
             let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
             binding.shapes.insert(name.clone(), shape);
+        }
+        // Where the plan is of another model, an error of binding would name that model's inputs.
+        let known: Vec<&str> = model.graph.inputs.iter().map(|id| &*model.graph.values[id.index()].name).collect();
+        if let Some(name) = partitioning.input_shapes.keys().find(|name| !known.contains(&name.as_str())) {
+            let known = known.join("', '");
+            return Err(another(format!("the plan is for inputs such as '{name}', and this model has '{known}'")));
         }
         let began = Instant::now();
         let bound = hetero_onnx::bind(model, &binding, &*self.operators)?;
@@ -130,7 +140,7 @@ impl Planner {
         let passes = began.elapsed() - bind;
         let (program, found) = (&annotated.program, annotated.program.fingerprint().to_string());
         if found != partitioning.model {
-            return Err(wrong("its model", format!("it is for the model {}, this is {found}", partitioning.model)));
+            return Err(another(format!("its fingerprint is {}, and this model's is {found}", partitioning.model)));
         }
         if let Some(device) = partitioning.devices.iter().find(|id| fleet.position_of(id).is_none()) {
             return Err(wrong(&format!("device '{device}'"), "it was not added to the engine".to_owned()));

@@ -186,9 +186,8 @@ pub(crate) fn problem(
             None => task,
         });
         tasks.push(added.map_err(|error| match error {
-            // The reader can do something about the operator, so the error names it.
-            hetero_scheduler::Error::Unclaimed(_) => hetero_scheduler::Error::Unclaimed(node.to_string()),
-            other => other,
+            hetero_scheduler::Error::Unclaimed(_) => unclaimed(program, id, devices, constraints),
+            other => other.into(),
         })?);
     }
     let producers = program.producers();
@@ -204,6 +203,33 @@ pub(crate) fn problem(
         Some(joules) => problem.with_energy_budget(joules)?,
         None => problem,
     })
+}
+
+/// The driver whose devices take every operator that hetero defines.
+const TAKES_ALL: &str = "cpu";
+
+/// Returns the error of a node that no device takes.
+fn unclaimed(program: &Program, id: NodeId, devices: &[Arc<dyn Device>], constraints: &Constraints<'_>) -> Error {
+    let node = &program.nodes()[id.index()];
+    let touched = node.uses().chain(node.outputs.iter().flatten().copied());
+    let mut types: Vec<String> =
+        touched.filter_map(|id| Some(program.value(id).ok()?.dtype.to_string())).collect();
+    types.sort_unstable();
+    types.dedup();
+    let general = devices.iter().position(|device| device.info().id.driver() == TAKES_ALL);
+    let reason = match general {
+        None => format!("add device {TAKES_ALL}:0, which takes all operators that hetero defines"),
+        Some(at) if constraints.lost.contains(&at) => format!("{} is lost", devices[at].info().id),
+        Some(at) if constraints.denied.contains(&(at, id)) => {
+            format!("{} turned it down when it was compiled", devices[at].info().id)
+        }
+        Some(at) => format!(
+            "not even {} does, so no device of hetero's has it; export the model with other types, or register a \
+             driver that takes it",
+            devices[at].info().id
+        ),
+    };
+    Error::Unclaimed { node: node.to_string(), types: types.join(", "), reason }
 }
 
 /// Returns the seconds of each node on the only device of a fleet, where that device takes all of

@@ -115,6 +115,10 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let code = self.exit_code();
         if self.kind != Kind::Unread {
+            // Terminals break long lines themselves; a break of ours would be in the middle of paths.
+            // A hook that is there already is this one.
+            let handler = |_: &dyn Diagnostic| miette::MietteHandlerOpts::new().wrap_lines(false).build();
+            let _ = miette::set_hook(Box::new(move |diagnostic| Box::new(handler(diagnostic))));
             output::report(&format!("{:?}", miette::Report::new(self)));
         }
         ExitCode::from(code)
@@ -139,6 +143,9 @@ impl From<Error> for Failure {
             Error::UnknownDevice { .. } => Failure::usage(&error, "`hetero devices` lists what there is"),
             Error::Placement { .. } => {
                 Failure::usage(&error, "`hetero devices` lists devices; `hetero plan` shows what runs where")
+            }
+            Error::Unclaimed { .. } => {
+                Failure::failed(&error).with_help("`hetero plan MODEL --explain` shows which devices take which nodes")
             }
             Error::Required { .. } => {
                 Failure::failed(&error).with_help("`--device ID?` prefers a device instead of requiring it")

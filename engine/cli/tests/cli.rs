@@ -179,6 +179,10 @@ fn failures_are_reports_with_exit_codes() {
         let (code, said) = folder.fails(arguments);
         assert!(code == 1 && said.contains(word), "{arguments:?}: {code} {said}");
     }
+    // A path is told in one piece, however long it is and whatever is in it.
+    let long = format!("a folder-of-mine/{}/model.onnx", "part-of-a-long-path/with blanks ".repeat(6));
+    let (code, said) = folder.fails(&["run", &long]);
+    assert!(code == 1 && said.contains(&long), "{said}");
 }
 
 #[test]
