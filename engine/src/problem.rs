@@ -212,8 +212,7 @@ const TAKES_ALL: &str = "cpu";
 fn unclaimed(program: &Program, id: NodeId, devices: &[Arc<dyn Device>], constraints: &Constraints<'_>) -> Error {
     let node = &program.nodes()[id.index()];
     let touched = node.uses().chain(node.outputs.iter().flatten().copied());
-    let mut types: Vec<String> =
-        touched.filter_map(|id| Some(program.value(id).ok()?.dtype.to_string())).collect();
+    let mut types: Vec<String> = touched.filter_map(|id| Some(program.value(id).ok()?.dtype.to_string())).collect();
     types.sort_unstable();
     types.dedup();
     let general = devices.iter().position(|device| device.info().id.driver() == TAKES_ALL);

@@ -9,6 +9,7 @@ use half::f16;
 use hetero::hal::{Attribute, Bool, Element, Operator};
 use hetero::{DType, Session, Tensor};
 use npyz::WriterBuilder;
+use num_complex::Complex;
 
 use crate::failure::{Failure, Result};
 
@@ -109,6 +110,8 @@ fn read_npy(path: &Path) -> Result<Tensor> {
             let flags = elements::<bool>(npy, count).map(|flags| flags.into_iter().map(Bool::from).collect());
             typed::<Bool>(flags, &stored)
         }
+        "c8" => complex(elements::<Complex<f32>>(npy, count), DType::C64, &stored, |x| x.to_le_bytes()),
+        "c16" => complex(elements::<Complex<f64>>(npy, count), DType::C128, &stored, |x| x.to_le_bytes()),
         // Texts of a fixed width, in code points or bytes, which zeros fill up at the end.
         other if other.starts_with(['U', 'S', 'a']) => elements::<String>(npy, count)
             .map(|texts| texts.into_iter().map(Into::into).collect())
@@ -142,13 +145,26 @@ fn typed<T: Element>(elements: std::io::Result<Vec<T>>, shape: &[usize]) -> std:
     Tensor::from_vec(shape, elements).map_err(|error| error.to_string())
 }
 
+/// Makes a tensor of complex numbers, each a real and an imaginary part.
+fn complex<T: Copy, const BYTES: usize>(
+    elements: std::io::Result<Vec<Complex<T>>>,
+    dtype: DType,
+    shape: &[usize],
+    part: impl Fn(T) -> [u8; BYTES],
+) -> std::result::Result<Tensor, String> {
+    let elements = elements.map_err(|error| error.to_string())?;
+    let bytes: Vec<u8> = elements.into_iter().flat_map(|z| [part(z.re), part(z.im)]).flatten().collect();
+    Tensor::from_bytes(dtype, shape, bytes.into()).map_err(|error| error.to_string())
+}
+
 /// Returns the ending of the files in which a value is written: `pb` for what has no form in
-/// `.npy`, such as a sequence, a complex number or a float of 8 bits.
+/// `.npy`, such as a sequence or a float of 8 bits.
 pub(crate) fn ending(tensor: &Tensor) -> &'static str {
     let dtype = tensor.dtype();
     let numpy = dtype.is_integer() && dtype.bits() >= 8;
     let floats = matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64);
-    if numpy || floats || matches!(dtype, DType::Bool | DType::String) { "npy" } else { "pb" }
+    let others = matches!(dtype, DType::Bool | DType::String | DType::C64 | DType::C128);
+    if numpy || floats || others { "npy" } else { "pb" }
 }
 
 /// Writes a value in the format of its [`ending`].
@@ -185,6 +201,18 @@ fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
             writer.finish()
         }};
     }
+    macro_rules! complex {
+        ($part:ty) => {{
+            let parts: &[[u8; size_of::<$part>()]] = tensor.bytes().as_chunks().0;
+            let numbers = parts.as_chunks().0.iter().map(|&[re, im]| {
+                let [re, im] = [re, im].map(<$part>::from_le_bytes);
+                Complex { re, im }
+            });
+            let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(out).begin_nd()?;
+            writer.extend(numbers)?;
+            writer.finish()
+        }};
+    }
     match tensor.dtype() {
         DType::F32 => elements!(f32, |&v| v),
         DType::F64 => elements!(f64, |&v| v),
@@ -198,6 +226,8 @@ fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
         DType::U32 => elements!(u32, |&v| v),
         DType::U64 => elements!(u64, |&v| v),
         DType::Bool => elements!(Bool, |v| v.get()),
+        DType::C64 => complex!(f32),
+        DType::C128 => complex!(f64),
         DType::String => write_texts(out, &shape, tensor),
         other => Err(std::io::Error::other(format!("{other} has no .npy form"))),
     }
@@ -281,6 +311,16 @@ mod tests {
             write(&path, "value", &value).unwrap();
             assert_eq!(read(&path, Some(value.dtype())).unwrap(), value, "{value:?}");
         }
+        let parts = [1.5f32, -2.0, 0.0, f32::INFINITY].map(f32::to_le_bytes).concat();
+        let complex = Tensor::from_bytes(DType::C64, &[2, 1], parts.into()).unwrap();
+        let parts = [0.1f64, -1e300].map(f64::to_le_bytes).concat();
+        let double = Tensor::from_bytes(DType::C128, &[], parts.into()).unwrap();
+        for value in [complex, double] {
+            assert_eq!(ending(&value), "npy");
+            let path = folder.join("complex.npy");
+            write(&path, "value", &value).unwrap();
+            assert_eq!(read(&path, None).unwrap(), value);
+        }
         let path = folder.join("a.npy");
         let file = |element: &str, shape: &str, data: &[u8]| {
             let header = format!("{{'descr': '{element}', 'fortran_order': False, 'shape': {shape}}}\n");
@@ -289,6 +329,10 @@ mod tests {
             read(&path, None)
         };
         assert_eq!(file("|S3", "(2,)", b"ab\0cde").unwrap(), texts(&[2], &["ab", "cde"]));
+        let big = [3f32, -4.0].map(f32::to_be_bytes).concat();
+        let little = [3f32, -4.0].map(f32::to_le_bytes).concat();
+        let complex = Tensor::from_bytes(DType::C64, &[1], little.into()).unwrap();
+        assert_eq!(file(">c8", "(1,)", &big).unwrap(), complex);
         assert_eq!(file(">U2", "(1,)", b"\0\0\0a\0\0\0b").unwrap(), texts(&[1], &["ab"]));
         for (element, shape, data) in [
             ("<U9999999999", "(1,)", &b"abcd"[..]),
