@@ -2,6 +2,7 @@
 
 pub(crate) mod affine;
 mod arg;
+mod attention;
 pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
@@ -354,6 +355,7 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pooling::compile(site),
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
+        "Attention" => attention::compile(site),
         "LSTM" => lstm::compile(site),
         "GRU" => gru::compile(site),
         "BatchNormalization" => normalize::batch(site),

@@ -3,6 +3,8 @@
 
 #![allow(clippy::panic)]
 
+mod attention;
+
 use hetero_conformance::{Case, program, run_program};
 use hetero_hal::{Attribute, DType, Driver, Operator, Quality, Tensor};
 use hetero_reference::Standard;
