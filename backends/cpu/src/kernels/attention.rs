@@ -536,13 +536,7 @@ impl Attention {
     }
 
     /// Writes the results of a block of queries.
-    fn finish(
-        &self,
-        head: usize,
-        queries: std::ops::Range<usize>,
-        (values, sums): (&[f32], &[f32]),
-        output: Shared,
-    ) {
+    fn finish(&self, head: usize, queries: std::ops::Range<usize>, (values, sums): (&[f32], &[f32]), output: Shared) {
         let (n, h) = (head / self.heads, head % self.heads);
         for ((query, values), &sum) in queries.zip(values.chunks_exact(self.v_width)).zip(sums) {
             let at = self.out.at(n, h * self.group + query / self.steps, query % self.steps);

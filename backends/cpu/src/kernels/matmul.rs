@@ -459,6 +459,11 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(Some(Box::new(MatMul { product: Product::new(site.isa, shape(*m)), pairs })))
 }
 
+/// Makes the product of input 0 with input 1, which fill their memory.
+pub(super) fn single(isa: Isa, shape: Shape) -> Box<dyn Kernel> {
+    Box::new(MatMul { product: Product::new(isa, shape), pairs: vec![(0, 0)] })
+}
+
 struct MatMul {
     product: Product,
     /// For each product, the numbers of its two matrices.

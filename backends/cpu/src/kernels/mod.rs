@@ -3,10 +3,14 @@
 pub(crate) mod affine;
 mod arg;
 mod attention;
+mod batched;
+mod bytes;
 pub(crate) mod chain;
 pub(crate) mod conv;
 mod convert;
+mod einsum;
 pub(crate) mod elementwise;
+mod finders;
 mod forest;
 mod gru;
 mod integers;
@@ -17,6 +21,7 @@ mod moments;
 mod movement;
 mod nbits;
 mod normalize;
+mod number;
 mod oracle;
 mod pad;
 mod planes;
@@ -28,8 +33,12 @@ mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
 mod resize;
+mod running;
+mod sample;
+mod scatter;
 mod select;
 mod tile;
+mod top;
 mod transposed;
 mod trees;
 pub(crate) mod vector;
@@ -314,6 +323,9 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     if !site.values().all(|value| computes(value.dtype) || value.dtype.bits() == 0) {
         return None;
     }
+    if finders::find(site).is_some() {
+        return Some(Support::Native);
+    }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
     let open = site.values().any(ProgramValue::is_dynamic);
     if may_be_in_a_region(program, node) && site.values().any(|value| value.late.is_some()) {
@@ -356,6 +368,7 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
         "Attention" => attention::compile(site),
+        "Einsum" => einsum::compile(site),
         "LSTM" => lstm::compile(site),
         "GRU" => gru::compile(site),
         "BatchNormalization" => normalize::batch(site),
@@ -377,6 +390,17 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Transpose" | "Expand" | "Slice" | "Tile" | "DepthToSpace" | "SpaceToDepth" => movement::view(site),
         "Gather" => select::gather(site),
         "GatherElements" => select::gather_elements(site),
+        "GatherND" => scatter::gather_blocks(site),
+        "ScatterElements" | "Scatter" => scatter::elements(site),
+        "ScatterND" => scatter::blocks(site),
+        "TopK" => top::compile(site),
+        "CumSum" | "CumProd" => running::compile(site),
+        "Trilu" => bytes::triangle(site),
+        "ReverseSequence" => bytes::reverse(site),
+        "CenterCropPad" => bytes::center(site),
+        "OneHot" => bytes::one_hot(site),
+        "GridSample" => sample::grid(site),
+        "RoiAlign" => sample::regions(site),
         "Where" => select::choose(site),
         "Pad" => pad::compile(site),
         "Resize" | "Upsample" => resize::compile(site),

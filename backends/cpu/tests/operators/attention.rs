@@ -18,7 +18,8 @@ fn mask(random: &mut Random, [batch, heads, steps, keys]: [usize; 4], any: bool)
         flags[..count.min(random.size(0, keys))].fill(Bool::from(false));
         return Tensor::from_vec(&shape, flags).unwrap();
     }
-    let hidden = |random: &mut Random| if random.chance(3) { f32::NEG_INFINITY } else { random.size(0, 9) as f32 * 0.3 };
+    let hidden =
+        |random: &mut Random| if random.chance(3) { f32::NEG_INFINITY } else { random.size(0, 9) as f32 * 0.3 };
     Tensor::from_vec(&shape, (0..count).map(|_| hidden(random)).collect()).unwrap()
 }
 

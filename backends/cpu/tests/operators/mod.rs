@@ -4,6 +4,9 @@
 #![allow(clippy::panic)]
 
 mod attention;
+mod einsum;
+mod places;
+mod samples;
 
 use hetero_conformance::{Case, program, run_program};
 use hetero_hal::{Attribute, DType, Driver, Operator, Quality, Tensor};
