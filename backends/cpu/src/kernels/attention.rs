@@ -121,7 +121,7 @@ pub(super) struct Attention {
     v: Rows,
     out: Rows,
     mask: Option<Mask>,
-    /// The type of the lengths of the sequences, where they are given.
+    /// Whether the lengths of the sequences are given.
     lengths: bool,
     causal: bool,
     scale: f32,
@@ -130,7 +130,7 @@ pub(super) struct Attention {
 }
 
 /// Returns the batch, heads, steps and width of an input.
-fn sizes(site: Site<'_>, index: usize, heads: &str) -> Result<Option<[usize; 4]>> {
+pub(super) fn sizes(site: Site<'_>, index: usize, heads: &str) -> Result<Option<[usize; 4]>> {
     let of = |heads: usize, shape: &[usize]| match *shape {
         [batch, heads, steps, width] => Some([batch, heads, steps, width]),
         [batch, steps, hidden] if heads > 0 && hidden % heads == 0 => Some([batch, heads, steps, hidden / heads]),

@@ -20,6 +20,9 @@ const SKEW: usize = 16;
 const ROWS: usize = 168;
 const COLUMNS: usize = 256;
 
+/// The most rows of a product whose right matrix its tasks pack for themselves, each once.
+pub(super) const SMALL: usize = 2 * ROWS;
+
 /// The number of rows from which on packing the right matrix pays.
 const PACK_FROM: usize = 24;
 

@@ -17,6 +17,7 @@ mod integers;
 mod lines;
 mod lstm;
 mod matmul;
+mod maxima;
 mod moments;
 mod movement;
 mod nbits;
@@ -33,10 +34,12 @@ mod recurrent;
 mod reduce;
 pub(crate) mod reorder;
 mod resize;
+mod rotary;
 mod running;
 mod sample;
 mod scatter;
 mod select;
+mod spectral;
 mod tile;
 mod top;
 mod transposed;
@@ -364,6 +367,8 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     match &*site.operator().name {
         "Conv" => conv::compile(site),
         "ConvTranspose" => transposed::compile(site),
+        "MaxPool" if site.output(1).is_some() => maxima::pool(site),
+        "MaxUnpool" => maxima::unpool(site),
         "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pooling::compile(site),
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
@@ -401,6 +406,9 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "OneHot" => bytes::one_hot(site),
         "GridSample" => sample::grid(site),
         "RoiAlign" => sample::regions(site),
+        "RotaryEmbedding" => rotary::compile(site),
+        "DFT" => spectral::dft(site),
+        "STFT" => spectral::stft(site),
         "Where" => select::choose(site),
         "Pad" => pad::compile(site),
         "Resize" | "Upsample" => resize::compile(site),

@@ -7,6 +7,7 @@ mod attention;
 mod einsum;
 mod places;
 mod samples;
+mod spectra;
 
 use hetero_conformance::{Case, program, run_program};
 use hetero_hal::{Attribute, DType, Driver, Operator, Quality, Tensor};

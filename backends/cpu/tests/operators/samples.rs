@@ -56,3 +56,31 @@ fn regions_of_interest() {
     };
     agree(72, 150, made);
 }
+
+#[test]
+fn places_of_maxima() {
+    agree(73, 200, |random| {
+        let rank = random.size(1, 2);
+        let mut shape = vec![random.size(1, 2), random.size(1, 4)];
+        shape.extend((0..rank).map(|_| random.size(3, 12)));
+        let list = |random: &mut Random, most: usize, count: usize| {
+            Attribute::Ints((0..count).map(|_| random.size(1, most) as i64).collect())
+        };
+        let operator = Operator::new("MaxPool", 12)
+            .with("kernel_shape", list(random, 3, rank))
+            .with("strides", list(random, 3, rank))
+            .with("storage_order", int(random.size(0, 1)));
+        let operator = if random.chance(2) { operator.with("auto_pad", text("SAME_UPPER")) } else { operator };
+        (case(operator, vec![Some(random.tensor(&shape, 1.0).unwrap())], &[], 2), true)
+    });
+    agree(74, 60, |random| {
+        let shape = [random.size(1, 2), random.size(1, 3), random.size(1, 9), random.size(1, 9)];
+        let count = shape.iter().product::<usize>();
+        let places = (0..count).map(|_| random.size(0, 4 * count - 1) as i64).collect();
+        let operator = Operator::new("MaxUnpool", 11)
+            .with("kernel_shape", Attribute::Ints(vec![2, 2]))
+            .with("strides", Attribute::Ints(vec![2, 2]));
+        let inputs = vec![Some(random.tensor(&shape, 1.0).unwrap()), Some(Tensor::from_vec(&shape, places).unwrap())];
+        (case(operator, inputs, &[], 1), true)
+    });
+}
