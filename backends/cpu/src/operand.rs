@@ -51,8 +51,16 @@ unsafe impl Send for Operand {}
 unsafe impl Sync for Operand {}
 
 /// Memory that the tasks of a parallel region divide among themselves.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Shared<T = f32>(*mut T);
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<T> {}
 
 // SAFETY: it is an address; who accesses the memory behind it is settled where `at` and `slice` are
 // called.
@@ -68,6 +76,12 @@ impl<T> Shared<T> {
     /// Returns memory that is only read.
     pub(crate) fn constant(memory: *const T) -> Self {
         Shared(memory.cast_mut())
+    }
+
+    /// Returns the same memory as elements of another type, which must be aligned no more strictly.
+    pub(crate) fn cast<U>(self) -> Shared<U> {
+        const { assert!(align_of::<U>() <= align_of::<T>()) };
+        Shared(self.0.cast())
     }
 
     /// Returns the address of an element.

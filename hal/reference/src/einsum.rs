@@ -97,6 +97,37 @@ impl Equation {
     }
 }
 
+/// The axes that the equation of an Einsum names, by number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAxes {
+    /// The axes of each input's dimensions; an axis may occur more than once.
+    pub inputs: Vec<Vec<usize>>,
+    /// The axes of the output's dimensions; the others are summed.
+    pub output: Vec<usize>,
+    /// The size of each axis; an input may have a size of 1 instead, which is repeated.
+    pub sizes: Vec<usize>,
+}
+
+impl NamedAxes {
+    /// Resolves the equation of an Einsum for inputs of these shapes.
+    ///
+    /// # Errors
+    /// `InvalidModel` where the equation is none, or does not fit the shapes.
+    pub fn of(operator: &Operator, shapes: &[&[usize]]) -> Result<NamedAxes> {
+        let ranks: Vec<usize> = shapes.iter().map(|shape| shape.len()).collect();
+        let equation = Equation::parse(operator, &ranks)?;
+        let shapes: Vec<Vec<usize>> = shapes.iter().map(|shape| shape.to_vec()).collect();
+        let sizes = equation.sizes(&shapes)?;
+        let numbers: BTreeMap<Label, usize> = sizes.keys().copied().zip(0..).collect();
+        let all = |labels: &[Label]| labels.iter().filter_map(|label| numbers.get(label).copied()).collect();
+        Ok(NamedAxes {
+            inputs: equation.inputs.iter().map(|labels| all(labels)).collect(),
+            output: all(&equation.output),
+            sizes: sizes.into_values().collect(),
+        })
+    }
+}
+
 /// Estimates the operations: a multiply-add for each element of the output or of the largest input,
 /// whichever has more.
 fn flops(_: &Operator, inputs: &[Option<TensorType>], outputs: &[TensorType]) -> u64 {

@@ -77,6 +77,10 @@ pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
         "Atan" => Activation::Each(f32::atan),
         "Sinh" => Activation::Each(f32::sinh),
         "Cosh" => Activation::Each(f32::cosh),
+        // Of f32, squares of large numbers would overflow.
+        "Asinh" => Activation::Each(|x| f64::from(x).asinh() as f32),
+        "Acosh" => Activation::Each(|x| f64::from(x).acosh() as f32),
+        "Atanh" => Activation::Each(|x| f64::from(x).atanh() as f32),
         "LeakyRelu" => Activation::Leaky(operator.float("alpha")?.unwrap_or(0.01)),
         "HardSigmoid" => {
             Activation::HardSigmoid(operator.float("alpha")?.unwrap_or(0.2), operator.float("beta")?.unwrap_or(0.5))

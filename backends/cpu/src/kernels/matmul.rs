@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use hetero_hal::{DType, Result};
 
+use super::batched;
 use super::tile::{self, Bias, Tile, piece};
 use super::vector::{Activation, Pairwise, Second};
 use super::{Kernel, PLACES, Packed, Runtime, Site, keeps_table, zeros};
@@ -31,6 +32,9 @@ const ROWS: usize = 84;
 
 /// The number of rows from which on packing the right matrix while running pays.
 const PACK_FROM: usize = 24;
+
+/// The number of products from which on tasks do whole products, where these are small.
+const FEW: usize = 4;
 
 /// The sizes and strides of a product; both operands may be transposed.
 #[derive(Clone, Copy, Debug)]
@@ -455,8 +459,20 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         at
     };
     let count: usize = batch.iter().product();
+    if count >= FEW && *m <= batched::SMALL {
+        let places =
+            (0..count).map(|number| [place(a_batch, number) * m * k, place(b_batch, number) * k * n, number * m * n]);
+        let Shape { m, n, k, a, b } = shape(*m);
+        let sizes = batched::Sizes { m, n, k, a, b, row: n };
+        return Ok(Some(Box::new(batched::Batched::new(site.isa, sizes, places.collect()))));
+    }
     let pairs = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
     Ok(Some(Box::new(MatMul { product: Product::new(site.isa, shape(*m)), pairs })))
+}
+
+/// Makes the product of input 0 with input 1, which fill their memory.
+pub(super) fn single(isa: Isa, shape: Shape) -> Box<dyn Kernel> {
+    Box::new(MatMul { product: Product::new(isa, shape), pairs: vec![(0, 0)] })
 }
 
 struct MatMul {

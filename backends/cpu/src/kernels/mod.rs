@@ -2,21 +2,28 @@
 
 pub(crate) mod affine;
 mod arg;
+mod attention;
+mod batched;
+mod bytes;
 pub(crate) mod chain;
 pub(crate) mod control;
 pub(crate) mod conv;
 mod convert;
+mod einsum;
 pub(crate) mod elementwise;
+mod finders;
 mod forest;
 mod gru;
 mod integers;
 mod lines;
 mod lstm;
 mod matmul;
+mod maxima;
 mod moments;
 mod movement;
 mod nbits;
 mod normalize;
+mod number;
 mod oracle;
 mod pad;
 mod plain;
@@ -30,8 +37,14 @@ mod reduce;
 pub(crate) mod reorder;
 mod resize;
 mod rnn;
+mod rotary;
+mod running;
+mod sample;
+mod scatter;
 mod select;
+mod spectral;
 mod tile;
+mod top;
 mod transposed;
 mod trees;
 pub(crate) mod vector;
@@ -319,6 +332,9 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     if node.subgraphs().next().is_some() {
         return Some(if control::suits(site) { Support::Native } else { Support::Oracle(plain::reason(site)) });
     }
+    if finders::find(site).is_some() {
+        return Some(Support::Native);
+    }
     // Where a region compiles the node for the sizes of each run, the bounds stand for these.
     let open = site.values().any(ProgramValue::is_dynamic);
     if may_be_in_a_region(program, node) && site.values().any(|value| value.late.is_some()) {
@@ -357,6 +373,8 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     match &*site.operator().name {
         "Conv" => conv::compile(site),
         "ConvTranspose" => transposed::compile(site),
+        "MaxPool" if site.output(1).is_some() => maxima::pool(site),
+        "MaxUnpool" => maxima::unpool(site),
         "MaxPool" | "AveragePool" | "GlobalAveragePool" | "GlobalMaxPool" => pooling::compile(site),
         "Gemm" => matmul::gemm(site),
         "MatMul" => matmul::matmul(site),
@@ -365,6 +383,8 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "QuantizeLinear" => quantised::linear::quantize(site),
         "DequantizeLinear" => quantised::linear::dequantize(site),
         "DynamicQuantizeLinear" => quantised::linear::dynamic(site),
+        "Attention" => attention::compile(site),
+        "Einsum" => einsum::compile(site),
         "LSTM" => lstm::compile(site),
         "GRU" => gru::compile(site),
         "RNN" => rnn::compile(site),
@@ -387,6 +407,20 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Transpose" | "Expand" | "Slice" | "Tile" | "DepthToSpace" | "SpaceToDepth" => movement::view(site),
         "Gather" => select::gather(site),
         "GatherElements" => select::gather_elements(site),
+        "GatherND" => scatter::gather_blocks(site),
+        "ScatterElements" | "Scatter" => scatter::elements(site),
+        "ScatterND" => scatter::blocks(site),
+        "TopK" => top::compile(site),
+        "CumSum" | "CumProd" => running::compile(site),
+        "Trilu" => bytes::triangle(site),
+        "ReverseSequence" => bytes::reverse(site),
+        "CenterCropPad" => bytes::center(site),
+        "OneHot" => bytes::one_hot(site),
+        "GridSample" => sample::grid(site),
+        "RoiAlign" => sample::regions(site),
+        "RotaryEmbedding" => rotary::compile(site),
+        "DFT" => spectral::dft(site),
+        "STFT" => spectral::stft(site),
         "Where" => select::choose(site),
         "Pad" => pad::compile(site),
         "Resize" | "Upsample" => resize::compile(site),

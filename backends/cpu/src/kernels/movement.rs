@@ -284,6 +284,12 @@ pub(super) fn view(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     Ok(of_width!(width, View::new(&shape, strides, start)))
 }
 
+/// Makes a copy of a view, for elements of the given number of bytes.
+/// The caller makes sure that the view lies in the input.
+pub(super) fn strided(width: usize, shape: &[usize], strides: Vec<isize>) -> Option<Box<dyn Kernel>> {
+    of_width!(width, View::new(shape, strides, 0))
+}
+
 /// A view: the output's sizes, the input's stride in each dimension, and the input's first element.
 struct View<T> {
     shape: Vec<usize>,

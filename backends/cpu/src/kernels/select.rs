@@ -13,7 +13,7 @@ use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
 /// Returns the operator's axis, which is counted from the end where it is negative.
-fn axis(site: Site<'_>, rank: usize) -> Result<Option<usize>> {
+pub(super) fn axis(site: Site<'_>, rank: usize) -> Result<Option<usize>> {
     let axis = site.operator().int("axis")?.unwrap_or(0);
     let axis = if axis < 0 { axis + rank as i64 } else { axis };
     Ok(usize::try_from(axis).ok().filter(|&axis| axis < rank))
@@ -21,19 +21,58 @@ fn axis(site: Site<'_>, rank: usize) -> Result<Option<usize>> {
 
 /// Indices in the type in which they are bound.
 #[derive(Clone, Copy)]
-enum Indices<'a> {
+pub(super) enum Indices<'a> {
     I32(&'a [i32]),
     I64(&'a [i64]),
 }
 
 impl<'a> Indices<'a> {
+    /// Returns the indices of input 1, as they are.
+    pub(super) fn of(arguments: &Arguments<'a>, dtype: DType) -> Result<Indices<'a>> {
+        Self::of_input(arguments, 1, dtype)
+    }
+
+    /// Returns the indices of this input, as they are.
+    pub(super) fn of_input(arguments: &Arguments<'a>, input: usize, dtype: DType) -> Result<Indices<'a>> {
+        Ok(match dtype {
+            DType::I32 => Indices::I32(arguments.input(input)?),
+            _ => Indices::I64(arguments.input(input)?),
+        })
+    }
+
+    /// Returns one of the indices, counted from the start, where it is inside `size` elements.
+    #[inline]
+    pub(super) fn checked(self, index: usize, size: usize) -> Option<usize> {
+        let value = self.value(index);
+        let value = if value < 0 { value.wrapping_add(size as i64) } else { value };
+        ((value as u64) < size as u64).then_some(value as usize)
+    }
+
+    /// Returns the error of the first index that is outside; `size` tells how many elements each
+    /// one chooses from.
+    pub(super) fn wrong(self, size: impl Fn(usize) -> usize) -> Error {
+        let count = match self {
+            Indices::I32(list) => list.len(),
+            Indices::I64(list) => list.len(),
+        };
+        match (0..count).find(|&index| self.checked(index, size(index)).is_none()) {
+            Some(index) => outside(self.value(index), size(index)),
+            None => Error::internal("an index was found to be outside, and is not"),
+        }
+    }
+
+    #[inline]
+    fn value(self, index: usize) -> i64 {
+        match self {
+            Indices::I32(list) => i64::from(list[index]),
+            Indices::I64(list) => list[index],
+        }
+    }
+
     /// Returns the indices of input 1, after checking that each is inside `size` elements; negative
     /// ones count from the end.
     fn read(arguments: &Arguments<'a>, dtype: DType, size: usize) -> Result<Indices<'a>> {
-        let indices = match dtype {
-            DType::I32 => Indices::I32(arguments.input(1)?),
-            _ => Indices::I64(arguments.input(1)?),
-        };
+        let indices = Indices::of(arguments, dtype)?;
         let inside = |value: i64| (-(size as i64)..size as i64).contains(&value);
         let wrong = match indices {
             Indices::I32(list) => list.iter().map(|&value| i64::from(value)).find(|&value| !inside(value)),
@@ -41,21 +80,20 @@ impl<'a> Indices<'a> {
         };
         match wrong {
             None => Ok(indices),
-            Some(value) => {
-                let message = format!("index {value} is outside a dimension of size {size}");
-                Err(Error::new(ErrorKind::Execution, message))
-            }
+            Some(value) => Err(outside(value, size)),
         }
     }
 
     /// Returns one of the indices, counted from the start.
     fn at(self, index: usize, size: usize) -> usize {
-        let value = match self {
-            Indices::I32(list) => i64::from(list[index]),
-            Indices::I64(list) => list[index],
-        };
+        let value = self.value(index);
         (if value < 0 { value + size as i64 } else { value }) as usize
     }
+}
+
+/// Returns the error of an index that is outside.
+fn outside(value: i64, size: usize) -> Error {
+    Error::new(ErrorKind::Execution, format!("index {value} is outside a dimension of size {size}"))
 }
 
 pub(super) fn gather(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {

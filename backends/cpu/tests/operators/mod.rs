@@ -3,7 +3,12 @@
 
 #![allow(clippy::panic)]
 
+mod attention;
+mod einsum;
+mod places;
 mod quantised;
+mod samples;
+mod spectra;
 
 use hetero_conformance::{Case, program, run_program};
 use hetero_hal::{Attribute, DType, Driver, Operator, Quality, Tensor};
