@@ -285,6 +285,15 @@ enum Bench {
     ///
     /// Writes target/bench-trees.json and .md, and fails where hetero is slower or results differ.
     Trees,
+    /// Measure operators on every element type beside ONNX Runtime, with a million elements each.
+    ///
+    /// Writes target/bench-sweep.json and .md, and fails where hetero takes more than five times as
+    /// long, or results differ.
+    Sweep {
+        /// Measure only cases with this text in their names.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// Measure `examples/image_pipeline`, one photograph after the other and as a stream, with the
     /// bounds of its stages; writes target/bench-pipeline.json and .md.
     Pipeline {
@@ -310,11 +319,13 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Assign { names, .. } | Bench::Placement { names, .. } => !names.is_empty(),
         Bench::Pipeline { arguments } => !arguments.is_empty(),
         Bench::Shapes { quick, .. } => *quick,
+        Bench::Sweep { only } => only.is_some(),
         Bench::Handover | Bench::Schedule { .. } | Bench::Tiles { .. } | Bench::Trees => false,
     };
     if write && part {
         return Err(
-            "--write is for the whole benchmark: leave out names, --beside, --quick and other arguments".to_owned()
+            "--write is for the whole benchmark: leave out names, --beside, --quick, --only and other arguments"
+                .to_owned(),
         );
     }
     match &what {
@@ -337,6 +348,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Shapes { .. } => "shapes",
         Bench::Tiles { .. } => "tiles",
         Bench::Trees => "trees",
+        Bench::Sweep { .. } => "sweep",
         Bench::Pipeline { .. } => "pipeline",
     };
     steps::reported(workspace, (section, write), |workspace| match what {
@@ -351,6 +363,7 @@ fn measure(workspace: &Workspace, write: bool, what: Bench) -> workspace::Result
         Bench::Shapes { quick, seed } => steps::bench_shapes(workspace, quick, seed),
         Bench::Tiles { size, seconds } => steps::bench_tiles(workspace, size, seconds),
         Bench::Trees => steps::bench_trees(workspace),
+        Bench::Sweep { only } => steps::bench_sweep(workspace, only.as_deref()),
         Bench::Pipeline { arguments } => steps::bench_pipeline(workspace, &arguments),
     })
 }

@@ -20,7 +20,7 @@ const fn mutant(operator: &'static str, file: &'static str, original: &'static s
     Mutant { operator, file, original, mistake }
 }
 
-const MUTANTS: [Mutant; 34] = [
+const MUTANTS: [Mutant; 37] = [
     mutant("Attention", "hal/reference/src/attention.rs", "j > i + past", "j >= i + past"),
     mutant("Clip", "hal/reference/src/select.rs", "if x > high { high }", "if x < high { high }"),
     mutant("ConvInteger", "hal/reference/src/conv.rs", "*value -= zeros[", "*value += zeros["),
@@ -124,6 +124,14 @@ const MUTANTS: [Mutant; 34] = [
         "last_use.insert(form, step)",
     ),
     mutant("Conv, pooled", "backends/cpu/src/kernels/conv/pooled.rs", "next = end;", "next = end + 1;"),
+    mutant("Mod", "backends/cpu/src/kernels/numbers.rs", "rest != 0 && differs", "rest != 0"),
+    mutant("ReduceMean", "backends/cpu/src/kernels/folds.rs", "move |sum| sum / count)", "move |sum| sum)"),
+    mutant(
+        "Cast to f16",
+        "backends/cpu/src/simd/half.rs",
+        "0x3800_0000 - 0xfff - ((size >> 13) & 1)",
+        "0x3800_0000 - 0xfff",
+    ),
     mutant("layouts", "backends/cpu/src/kernels/reorder.rs", "(0, row * pixels)", "(0, row * to.width)"),
 ];
 

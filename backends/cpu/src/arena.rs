@@ -89,8 +89,11 @@ impl Steps<'_> {
     /// Returns the bytes of a value in a layout.
     fn bytes(&self, form: Form) -> Result<usize> {
         let value = self.program.value(form.value)?;
-        let Layout::Blocked(halo) = form.layout else { return Ok(value.bytes()) };
-        let elements = Image::of(&value.shape, halo, self.isa.lanes()).and_then(|image| image.elements());
+        let elements = match form.layout {
+            Layout::Plain => return Ok(value.bytes()),
+            Layout::Wide => hetero_hal::element_count(&value.shape),
+            Layout::Blocked(halo) => Image::of(&value.shape, halo, self.isa.lanes()).and_then(|image| image.elements()),
+        };
         let bytes = elements.and_then(|count| count.checked_mul(size_of::<f32>()));
         bytes.ok_or_else(|| Error::internal(format!("the size of '{}' overflows", value.name)))
     }

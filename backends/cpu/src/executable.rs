@@ -18,11 +18,13 @@ use crate::device::Shared;
 use crate::image::Layout;
 use crate::kernels::recipe::Recipe;
 use crate::kernels::{self, Kernel, Packed, Runtime, Site};
+use crate::lower::wide::Wide;
 use crate::lower::{self, Draft, Form};
 use crate::memory::{ALIGNMENT, CpuMemory};
 use crate::operand::{Arguments, Operand};
 use crate::region::{Families, Region};
 use crate::saved::{self, Packer, Saved};
+use crate::simd::floats;
 
 /// The place of a value while the program runs.
 #[derive(Clone, Copy, Debug)]
@@ -173,12 +175,13 @@ impl CpuExecutable {
                 return Err(Error::unsupported(format!("the constant '{}' as an input or output", value.name)));
             }
         }
-        let mut drafts = lower::lower(program, isa, *filters)?;
+        let wide = Wide::of(program);
+        let mut drafts = lower::lower(program, wide.as_ref(), isa, *filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
         let room = AtomicUsize::new(left(budget));
         let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
-        let kernels = make(program, &mut drafts, options, device, (packer, here))?;
+        let kernels = make((program, wide.as_ref()), &mut drafts, options, device, (packer, here))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
             for (index, form) in draft.inputs.iter().enumerate() {
@@ -186,10 +189,20 @@ impl CpuExecutable {
                     continue;
                 };
                 let value = program.value(form.value)?;
-                let Some(content) = value.constant.as_ref().filter(|_| form.layout == Layout::Plain) else {
+                let Some(content) = value.constant.as_ref().filter(|_| !matches!(form.layout, Layout::Blocked(_)))
+                else {
                     continue;
                 };
-                if content.dtype().bits() == 0 {
+                if form.layout == Layout::Wide {
+                    if content.len() * size_of::<f32>() <= SMALL {
+                        places.insert(form, Place::Constant(constants.len()));
+                        constants.push(widened(content)?);
+                    } else {
+                        places.insert(form, Place::Copy(copies.len()));
+                        let copy = |sources: &[Tensor]| widened(&sources[0]);
+                        copies.push(weights.copies.get(&value.name, std::slice::from_ref(content), "f32", copy)?);
+                    }
+                } else if content.dtype().bits() == 0 {
                     // Kernels have such constants themselves, as they are no bytes.
                     places.insert(form, Place::Scratch { offset: 0, bytes: 0 });
                 } else if is_aligned(content) || content.bytes().len() <= SMALL {
@@ -469,6 +482,11 @@ fn aligned(tensor: &Tensor) -> Result<Tensor> {
     Tensor::from_bytes(tensor.dtype(), tensor.shape(), whole.bytes().slice(..bytes.len()))
 }
 
+/// Returns a constant of 16 bits as f32.
+fn widened(tensor: &Tensor) -> Result<Tensor> {
+    Tensor::from_vec(tensor.shape(), floats(tensor)?.into_owned())
+}
+
 /// A kernel on its way: the recipe until a thread takes it, then the outcome.
 enum Making {
     Recipe(Recipe),
@@ -493,7 +511,7 @@ fn control(
 /// from memory, or on this thread where little is left to pack.
 /// The recipes are taken out of the drafts, as kernels are made of their parts.
 fn make(
-    program: &Program,
+    (program, wide): (&Program, Option<&Wide>),
     drafts: &mut [Draft],
     options: &CompileOptions,
     device: &Arc<Shared>,
@@ -523,7 +541,7 @@ fn make(
             Some(of) => error.at_node(NodeId(node as u32), of.to_string()),
             None => error,
         };
-        let made = options.check().and_then(|()| lower::make(program, device.isa, (node, recipe), weights));
+        let made = options.check().and_then(|()| lower::make((program, wide), device.isa, (node, recipe), weights));
         let kernel = made.map_err(named);
         *slot = Making::Made(kernel);
     };

@@ -30,6 +30,8 @@ impl Halo {
 pub(crate) enum Layout {
     /// The standard's layout: row-major.
     Plain,
+    /// The same order, in f32 where the value's own elements have 16 bits.
+    Wide,
     /// A layout by batch, blocks of channels, rows, columns, and channels of the block: as many
     /// channels as a vector has lanes lie together.
     /// Lanes behind the last channel are 0.

@@ -9,9 +9,12 @@ mod operators;
 
 use std::sync::Arc;
 
-use hetero_conformance::{Case, Expectations, Network, Outcome, Random, check_network, network, run_suite, suite};
+use half::{bf16, f16};
+use hetero_conformance::{
+    Case, Expectations, Network, Outcome, Random, check_network, network, run_program, run_suite, suite,
+};
 use hetero_cpu::CpuDriver;
-use hetero_hal::{Attribute, Device, Driver, OpenOptions, Operator, Program, Result, Tensor};
+use hetero_hal::{Allowance, Attribute, DType, Device, Driver, OpenOptions, Operator, Program, Result, Tensor};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 
@@ -207,4 +210,77 @@ fn convolutions_of_an_empty_batch_give_an_empty_output() {
             assert!(matches!(outcome, Outcome::Passed(_)), "{name}, {kernel} {channels} {group}: {outcome:?}");
         }
     }
+}
+
+/// Returns a network of f32 with every constant and input rounded to a format of 16 bits, and the
+/// same network on numbers of that format.
+fn halves(made: (Program, Vec<Tensor>), half: DType) -> Result<[(Program, Vec<Tensor>); 2]> {
+    let (program, inputs) = made;
+    let round = |tensor: &Tensor| -> Result<[Tensor; 2]> {
+        let numbers = tensor.view::<f32>()?;
+        Ok(match half {
+            DType::F16 => {
+                let halves: Vec<f16> = numbers.iter().map(|x| f16::from_f32(*x)).collect();
+                let wide = halves.iter().map(|x| x.to_f32()).collect();
+                [Tensor::from_vec(tensor.shape(), wide)?, Tensor::from_vec(tensor.shape(), halves)?]
+            }
+            _ => {
+                let halves: Vec<bf16> = numbers.iter().map(|x| bf16::from_f32(*x)).collect();
+                let wide = halves.iter().map(|x| x.to_f32()).collect();
+                [Tensor::from_vec(tensor.shape(), wide)?, Tensor::from_vec(tensor.shape(), halves)?]
+            }
+        })
+    };
+    let of = |narrow: usize| -> Result<(Program, Vec<Tensor>)> {
+        let mut graph = program.to_graph();
+        for value in &mut graph.values {
+            if value.ty.dtype != Some(DType::F32) {
+                continue;
+            }
+            value.ty.dtype = Some([DType::F32, half][narrow]);
+            if let Some(content) = &value.constant {
+                value.constant = Some(round(content)?[narrow].clone());
+            }
+        }
+        let inputs = inputs.iter().map(|input| Ok(round(input)?[narrow].clone())).collect::<Result<_>>()?;
+        Ok((Program::new(graph, program.extents().to_vec())?, inputs))
+    };
+    Ok([of(0)?, of(1)?])
+}
+
+/// Weights of 16 bits are packed so, and are widened where kernels read them.
+#[test]
+fn networks_of_16_bits_agree_with_the_oracle_on_f32() {
+    let devices = devices();
+    let mut checked = 0;
+    for seed in 0..12 {
+        for make in [network, filtered, pooled] {
+            for half in [DType::F16, DType::BF16] {
+                let [(wide, given), (narrow, inputs)] = halves(make(seed).unwrap(), half).unwrap();
+                let allowance = Allowance::default();
+                let expected = hetero_reference::run(&wide, &given, &hetero_reference::Standard, &allowance).unwrap();
+                let large = |tensor: &Tensor| tensor.view::<f32>().unwrap().iter().any(|x| x.abs() > 60_000.0);
+                if expected.iter().any(large) {
+                    continue;
+                }
+                for (name, device) in &devices {
+                    let found = run_program(&**device, &narrow, &inputs).unwrap();
+                    for (found, expected) in found.iter().zip(&expected) {
+                        assert_eq!(found.dtype(), half);
+                        let numbers: Vec<f32> = match half {
+                            DType::F16 => found.view::<f16>().unwrap().iter().map(|x| x.to_f32()).collect(),
+                            _ => found.view::<bf16>().unwrap().iter().map(|x| x.to_f32()).collect(),
+                        };
+                        let expected = expected.view::<f32>().unwrap();
+                        let square = |sum: f64, x: f32| sum + f64::from(x) * f64::from(x);
+                        let error = numbers.iter().zip(&*expected).map(|(a, b)| a - b).fold(0.0, square);
+                        let share = error / expected.iter().copied().fold(1e-12, square);
+                        assert!(share < 1e-3, "{name}, seed {seed}, {half}: {share:e}\n{narrow}");
+                    }
+                }
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 30, "only {checked} networks stay in the range of 16 bits");
 }

@@ -121,6 +121,18 @@ fn evaluate(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![result.into_tensor(input.dtype(), input.shape())?])
 }
 
+/// Returns the function of an element-wise operator of one input, on `f64`.
+///
+/// # Errors
+/// Those of attributes of another type than the operator's.
+pub fn unary_function(operator: &Operator) -> Result<Option<impl Fn(f64) -> f64 + Send + Sync + use<>>> {
+    let Some(row) = ROWS.iter().find(|row| operator.is(row.name) && row.since <= operator.version) else {
+        return Ok(None);
+    };
+    let parameters = parameters(operator)?;
+    Ok(Some(move |x| (row.float)(x, &parameters)))
+}
+
 /// Computes the logistic function, without overflow on either side.
 pub(crate) fn sigmoid(x: f64) -> f64 {
     if x >= 0.0 { 1.0 / (1.0 + (-x).exp()) } else { x.exp() / (1.0 + x.exp()) }

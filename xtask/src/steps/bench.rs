@@ -91,6 +91,19 @@ pub(crate) fn bench_trees(workspace: &Workspace) -> Result<()> {
     workspace.run(workspace.python(), &arguments)
 }
 
+/// Measures operators on every element type beside ONNX Runtime, or those with `only` in their
+/// names.
+pub(crate) fn bench_sweep(workspace: &Workspace, only: Option<&str>) -> Result<()> {
+    setup::python(workspace)?;
+    let hetero = workspace.hetero()?;
+    let target = workspace.root.join("target");
+    let paths = [workspace.script("sweep.py"), hetero, target.join("bench-sweep"), target.join("bench-sweep")];
+    let paths = paths.map(|path| path.to_string_lossy().into_owned());
+    let mut arguments: Vec<&str> = paths.iter().map(String::as_str).collect();
+    arguments.extend(only.into_iter().flat_map(|only| ["--only", only]));
+    workspace.run(workspace.python(), &arguments)
+}
+
 /// Measures assignment problems, solved by hetero and by HiGHS.
 pub(crate) fn bench_assign(workspace: &Workspace, seconds: u32, names: &[String]) -> Result<()> {
     let data = data(workspace).join("gap");

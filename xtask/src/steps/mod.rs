@@ -10,8 +10,8 @@ mod sanitize;
 use std::time::{Duration, Instant};
 
 pub(crate) use bench::{
-    bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_shapes, bench_tiles,
-    bench_trees, bench_types, reported,
+    bench, bench_assign, bench_handover, bench_pipeline, bench_placement, bench_schedule, bench_shapes, bench_sweep,
+    bench_tiles, bench_trees, bench_types, reported,
 };
 pub(crate) use code::{build, cuda, fault_streams, features, fuzz, loom, neon, release, unit};
 pub(crate) use lint::{docs, lint, write_api};

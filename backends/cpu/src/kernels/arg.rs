@@ -1,18 +1,23 @@
-//! Positions of the largest and smallest elements along an axis, of f32.
+//! Positions of the largest and smallest elements along an axis: of f32 in vectors, and of other
+//! types by `folds`.
 
 use hetero_hal::{DType, Result};
 
 use super::lines::Lines;
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Runtime, Site, folds};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd, WIDEST};
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let operator = site.operator();
-    let Some(input) = site.input(0).filter(|input| input.dtype == DType::F32) else { return Ok(None) };
+    let Some(input) = site.input(0) else { return Ok(None) };
     let Some(lines) = Lines::of(&input.shape, operator.int("axis")?.unwrap_or(0)) else { return Ok(None) };
     let last = operator.int("select_last_index")?.unwrap_or(0) != 0;
-    Ok(Some(Box::new(Arg { isa: site.isa, lines, smallest: operator.is("ArgMin"), last })))
+    let smallest = operator.is("ArgMin");
+    if input.dtype != DType::F32 {
+        return Ok(folds::arg(input.dtype, lines, smallest, last));
+    }
+    Ok(Some(Box::new(Arg { isa: site.isa, lines, smallest, last })))
 }
 
 struct Arg {

@@ -11,7 +11,7 @@
 
 use hetero_hal::{DType, Result};
 
-use super::tile::{self, Bias, Tile, piece};
+use super::tile::{self, Bias, Panel, Tile, piece};
 use super::vector::Activation;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
@@ -395,7 +395,7 @@ impl Attention {
                                 x_k: 1,
                                 taps: &[0],
                                 run: self.width,
-                                w: w.cast_const(),
+                                w: Panel::Floats(w.cast_const()),
                                 w_k: lanes,
                                 w_vector: lanes * self.width,
                                 out: block.scores.as_mut_ptr().add(at),
@@ -517,7 +517,7 @@ impl Attention {
                         x_k: 1,
                         taps: &[0],
                         run: own.len(),
-                        w: values.as_ptr().add(start + panel * lanes),
+                        w: Panel::Floats(values.as_ptr().add(start + panel * lanes)),
                         w_k: rows_of.step,
                         w_vector: lanes,
                         out,

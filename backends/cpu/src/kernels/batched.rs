@@ -5,7 +5,7 @@
 
 use hetero_hal::Result;
 
-use super::tile::{self, Bias, Tile, piece};
+use super::tile::{self, Bias, Panel, Tile, piece};
 use super::{Kernel, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
@@ -153,7 +153,7 @@ impl Batched {
                             x_k,
                             taps: &[0],
                             run: depth.len(),
-                            w,
+                            w: Panel::Floats(w),
                             w_k,
                             w_vector,
                             out,

@@ -1,5 +1,4 @@
-//! Comparisons, conversions between the usual element types, and other functions whose result has
-//! another type than f32.
+//! Comparisons, and functions of one or two elements of any types.
 
 use std::marker::PhantomData;
 
@@ -8,62 +7,20 @@ use hetero_hal::{DType, Element, Result};
 use super::elementwise::{Broadcast, spread};
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
+use crate::simd::Half;
 
-/// Casts between the usual types: floats become integers towards zero and saturate, and integers
-/// keep their low bits.
-pub(super) fn cast(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let (Some(input), Some(output)) = (site.input(0), site.output(0)) else { return Ok(None) };
-    if site.node.outputs.len() != 1 || input.shape != output.shape {
-        return Ok(None);
-    }
-    fn of<A: Element, B: Element>(convert: impl Fn(A) -> B + Send + Sync + 'static) -> Option<Box<dyn Kernel>> {
-        Some(Box::new(Cast::new(convert)))
-    }
-    macro_rules! to {
-        ($from:ty, $zero:literal) => {
-            match output.dtype {
-                DType::F32 => of(|x: $from| x as f32),
-                DType::F64 => of(|x: $from| x as f64),
-                DType::I8 => of(|x: $from| x as i8),
-                DType::I16 => of(|x: $from| x as i16),
-                DType::U16 => of(|x: $from| x as u16),
-                DType::I32 => of(|x: $from| x as i32),
-                DType::I64 => of(|x: $from| x as i64),
-                DType::U8 => of(|x: $from| x as u8),
-                DType::Bool => of(|x: $from| u8::from(x != $zero)),
-                _ => None,
-            }
-        };
-    }
-    Ok(match (input.dtype, output.dtype) {
-        (from, to) if from == to => Some(Box::new(super::movement::Copy)),
-        (DType::F32, _) => to!(f32, 0.0),
-        (DType::F64, _) => to!(f64, 0.0),
-        (DType::I8, _) => to!(i8, 0),
-        (DType::I16, _) => to!(i16, 0),
-        (DType::U16, _) => to!(u16, 0),
-        (DType::I32, _) => to!(i32, 0),
-        (DType::I64, _) => to!(i64, 0),
-        (DType::U8, _) => to!(u8, 0),
-        // Every byte but 0 is true, and true is 1.
-        (DType::Bool, DType::F32) => of(|x: u8| f32::from(u8::from(x != 0))),
-        (DType::Bool, DType::I32) => of(|x: u8| i32::from(x != 0)),
-        (DType::Bool, DType::I64) => of(|x: u8| i64::from(x != 0)),
-        _ => None,
-    })
-}
+/// A function of one element.
+pub(super) struct Map<A, B, F>(F, PhantomData<fn(A) -> B>);
 
-pub(super) struct Cast<A, B, F>(F, PhantomData<fn(A) -> B>);
-
-impl<A, B, F: Fn(A) -> B> Cast<A, B, F> {
+impl<A, B, F: Fn(A) -> B> Map<A, B, F> {
     pub(super) fn new(function: F) -> Self {
-        Cast(function, PhantomData)
+        Map(function, PhantomData)
     }
 }
 
-impl<A: Element, B: Element, F: Fn(A) -> B + Send + Sync> Kernel for Cast<A, B, F> {
+impl<A: Element, B: Element, F: Fn(A) -> B + Send + Sync> Kernel for Map<A, B, F> {
     fn name(&self) -> &'static str {
-        "convert::Cast"
+        "convert::Map"
     }
 
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
@@ -88,20 +45,37 @@ pub(super) fn compare(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let of = |shape: &[usize]| Broadcast::new(shape, &output.shape);
     let (first, second) = (of(&a.shape), of(&b.shape));
     let name = &*site.operator().name;
-    Ok(match a.dtype {
-        DType::F32 => test::<f32>(name, first, second),
-        DType::I32 => test::<i32>(name, first, second),
-        DType::I64 => test::<i64>(name, first, second),
-        DType::U8 => test::<u8>(name, first, second),
-        DType::Bool if name == "Equal" => {
-            // Any byte but 0 is true.
-            Some(Box::new(Pairs::new(|a: u8, b: u8| u8::from((a != 0) == (b != 0)), first, second)))
-        }
+    if let Some(half) = Half::of(a.dtype) {
+        return Ok(match half {
+            Half::F16 => test(name, |bits: u16| Half::F16.wide(bits), first, second),
+            Half::BF16 => test(name, |bits: u16| Half::BF16.wide(bits), first, second),
+        });
+    }
+    Ok(match (a.dtype, name) {
+        // Any byte but 0 is true.
+        (DType::Bool, "Equal") => test(name, |x: u8| x != 0, first, second),
+        (DType::F32, _) => test(name, |x: f32| x, first, second),
+        (DType::F64, _) => test(name, |x: f64| x, first, second),
+        // Whether integers are the same does not depend on their signs.
+        (DType::U8, _) | (DType::I8, "Equal") => test(name, |x: u8| x, first, second),
+        (DType::U16, _) | (DType::I16, "Equal") => test(name, |x: u16| x, first, second),
+        (DType::U32, _) | (DType::I32, "Equal") => test(name, |x: u32| x, first, second),
+        (DType::U64, _) | (DType::I64, "Equal") => test(name, |x: u64| x, first, second),
+        (DType::I8, _) => test(name, |x: i8| x, first, second),
+        (DType::I16, _) => test(name, |x: i16| x, first, second),
+        (DType::I32, _) => test(name, |x: i32| x, first, second),
+        (DType::I64, _) => test(name, |x: i64| x, first, second),
         _ => None,
     })
 }
 
-fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast) -> Option<Box<dyn Kernel>> {
+/// Makes the comparison of what `number` makes of the elements.
+fn test<T: Element, N: PartialOrd>(
+    name: &str,
+    number: impl Fn(T) -> N + Copy + Send + Sync + 'static,
+    first: Broadcast,
+    second: Broadcast,
+) -> Option<Box<dyn Kernel>> {
     // Each comparison has a type of its own, so that its loop is vectorised.
     fn of<T: Element>(
         test: impl Fn(T, T) -> bool + Send + Sync + 'static,
@@ -111,37 +85,37 @@ fn test<T: Element + PartialOrd>(name: &str, first: Broadcast, second: Broadcast
         Some(Box::new(Pairs::new(move |a, b| u8::from(test(a, b)), first, second)))
     }
     match name {
-        "Equal" => of(|a: T, b: T| a == b, first, second),
-        "Less" => of(|a: T, b: T| a < b, first, second),
-        "LessOrEqual" => of(|a: T, b: T| a <= b, first, second),
-        "Greater" => of(|a: T, b: T| a > b, first, second),
-        "GreaterOrEqual" => of(|a: T, b: T| a >= b, first, second),
+        "Equal" => of(move |a: T, b: T| number(a) == number(b), first, second),
+        "Less" => of(move |a: T, b: T| number(a) < number(b), first, second),
+        "LessOrEqual" => of(move |a: T, b: T| number(a) <= number(b), first, second),
+        "Greater" => of(move |a: T, b: T| number(a) > number(b), first, second),
+        "GreaterOrEqual" => of(move |a: T, b: T| number(a) >= number(b), first, second),
         _ => None,
     }
 }
 
 /// A function of two operands that repeat over the result.
-pub(super) struct Pairs<A, B, F> {
+pub(super) struct Pairs<A, B, C, F> {
     function: F,
     first: Broadcast,
     second: Broadcast,
-    element: PhantomData<fn(A) -> B>,
+    element: PhantomData<fn(A, B) -> C>,
 }
 
-impl<A, B, F: Fn(A, A) -> B> Pairs<A, B, F> {
+impl<A, B, C, F: Fn(A, B) -> C> Pairs<A, B, C, F> {
     pub(super) fn new(function: F, first: Broadcast, second: Broadcast) -> Self {
         Pairs { function, first, second, element: PhantomData }
     }
 }
 
-impl<A: Element, B: Element, F: Fn(A, A) -> B + Send + Sync> Kernel for Pairs<A, B, F> {
+impl<A: Element, B: Element, C: Element, F: Fn(A, B) -> C + Send + Sync> Kernel for Pairs<A, B, C, F> {
     fn name(&self) -> &'static str {
         "convert::Pairs"
     }
 
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let (a, b) = (arguments.input::<A>(0)?, arguments.input::<A>(1)?);
-        let output = arguments.output::<B>(0)?;
+        let (a, b) = (arguments.input::<A>(0)?, arguments.input::<B>(1)?);
+        let output = arguments.output::<C>(0)?;
         let (count, output) = (output.len(), Shared::new(output));
         spread(count, runtime, |range| {
             self.first.runs(range, |range, first| {

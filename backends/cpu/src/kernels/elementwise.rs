@@ -6,7 +6,7 @@ use super::tile::piece;
 use super::vector::{Activation, Pairwise, Second};
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
-use crate::simd::Isa;
+use crate::simd::{Isa, floats};
 
 /// The elements that one task works on: enough to pay for handing the task over, and few enough to
 /// stay in the first cache.
@@ -94,7 +94,7 @@ pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
                 match (site.input(index), site.constant(index)) {
                     (None, _) => Ok(Some(None)),
                     (Some(_), None) => Ok(None),
-                    (Some(_), Some(tensor)) => Ok(Some(tensor.view::<f32>()?.first().copied())),
+                    (Some(_), Some(tensor)) => Ok(Some(floats(tensor)?.first().copied())),
                 }
             };
             let (Some(low), Some(high)) = (limit(1, "min")?, limit(2, "max")?) else {
@@ -151,7 +151,7 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
         "Max" => Pairwise::Max,
         "Min" => Pairwise::Min,
         // Squares, roots and similar powers are the usual ones.
-        "Pow" => match site.constant(1).and_then(|tensor| tensor.view::<f32>().ok()) {
+        "Pow" => match site.constant(1).and_then(|tensor| floats(tensor).ok()) {
             Some(exponents) if exponents.iter().all(|&exponent| exponent == exponents[0]) => power(exponents.first()),
             _ => Pairwise::Each(f32::powf),
         },

@@ -3,7 +3,7 @@
 use hetero_hal::{DType, Result};
 
 use super::tile::piece;
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Runtime, Site, products};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{self, Isa, Job, Simd, WIDEST};
 
@@ -44,9 +44,11 @@ impl Lines {
 
 /// Makes the softmax; until opset 12, the dimensions from the axis on count as one.
 pub(super) fn softmax(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
-    let Some(shape) = site.shape(0).filter(|shape| !shape.is_empty() && site.all(DType::F32)) else {
+    let Some(shape) = site.shape(0).filter(|shape| !shape.is_empty()) else { return Ok(None) };
+    let double = site.all(DType::F64);
+    if !double && !site.all(DType::F32) {
         return Ok(None);
-    };
+    }
     let flattened = site.operator().version < 13;
     let axis = site.operator().int("axis")?.unwrap_or(if flattened { 1.min(shape.len() as i64 - 1) } else { -1 });
     let lines = Lines::of(shape, axis).map(|lines| match flattened {
@@ -54,6 +56,9 @@ pub(super) fn softmax(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         false => lines,
     });
     let log = site.operator().is("LogSoftmax");
+    if double {
+        return Ok(lines.map(|lines| products::softmax(lines, log)));
+    }
     Ok(lines.map(|lines| Box::new(Softmax { isa: site.isa, lines, log }) as Box<dyn Kernel>))
 }
 

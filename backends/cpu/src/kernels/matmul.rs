@@ -14,9 +14,10 @@ use std::sync::Arc;
 use hetero_hal::{DType, Result};
 
 use super::batched;
-use super::tile::{self, Bias, Tile, piece};
+use super::panels::Panels;
+use super::tile::{self, Bias, Panel, Tile, piece};
 use super::vector::{Activation, Pairwise, Second};
-use super::{Kernel, PLACES, Packed, Runtime, Site, keeps_table, zeros};
+use super::{Kernel, PLACES, Packed, Runtime, Site, keeps_table, products, zeros};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -52,7 +53,7 @@ pub(super) struct Shape {
 #[derive(Clone, Copy)]
 enum Right {
     /// Panels of all rows of the matrix.
-    Packed(Shared),
+    Packed(Panel),
     /// The matrix as it stands, with contiguous columns.
     Rows(Shared),
 }
@@ -109,7 +110,7 @@ pub(super) struct Product {
     isa: Isa,
     shape: Shape,
     /// The right matrix in panels, where it is constant.
-    packed: Option<Packed>,
+    packed: Option<Panels>,
     pub(super) clamp: (f32, f32),
 }
 
@@ -139,11 +140,11 @@ impl Product {
     /// Returns the right matrix in panels, where the product was made with it.
     /// A run takes them once, as [`Operands::right`].
     pub(super) fn panels(&self) -> Result<Option<Arc<Vec<f32>>>> {
-        self.packed.as_ref().map(|packed| packed.value()).transpose()
+        self.packed.as_ref().map(|panels| panels.packed.value()).transpose()
     }
 
     pub(super) fn weights(&self) -> Option<&Packed> {
-        self.packed.as_ref()
+        self.packed.as_ref().map(|panels| &panels.packed)
     }
 
     /// Tells whether the right matrix is packed while running.
@@ -185,9 +186,9 @@ impl Product {
         };
         // Kernels are made for checked shapes; a mistake here must not become a wild write.
         let lanes = self.isa.lanes();
-        let whole = match self.is_packed() {
-            true => right.len() >= s.n.next_multiple_of(lanes) * s.k,
-            false => holds(s.k, s.n, s.b, right.len()),
+        let whole = match &self.packed {
+            Some(panels) => right.len() >= Panels::words(panels.half, s.n.next_multiple_of(lanes) * s.k),
+            None => holds(s.k, s.n, s.b, right.len()),
         };
         let fits = holds(s.m, s.k, s.a, left.len()) && whole;
         let room = self.workspace(runtime.pool.threads()) <= size_of_val(workspace);
@@ -203,9 +204,9 @@ impl Product {
         let step = if self.packs() || self.packs_left() { DEPTH } else { s.k.max(1) };
         for start in (0..s.k.max(1)).step_by(step) {
             let depth = start..(start + step).min(s.k);
-            let right = match self.is_packed() {
-                true => Right::Packed(Shared::constant(right.as_ptr())),
-                false if self.packs() => {
+            let right = match &self.packed {
+                Some(panels) => Right::Packed(panels.at(right)),
+                None if self.packs() => {
                     let panels = s.n.div_ceil(lanes);
                     let size = depth.len() * lanes;
                     let pieces = runtime.pieces(panels, size * 2);
@@ -217,9 +218,10 @@ impl Product {
                             pack_panel(right, (depth.clone(), columns), s.b, lanes, panel);
                         }
                     });
-                    Right::Packed(packed)
+                    // SAFETY: the panels have at least no element.
+                    Right::Packed(Panel::Floats(unsafe { packed.at(0) }.cast_const()))
                 }
-                false => Right::Rows(Shared::constant(right.as_ptr())),
+                None => Right::Rows(Shared::constant(right.as_ptr())),
             };
             let first = start == 0;
             let bias = if first { bias } else { None };
@@ -296,10 +298,13 @@ impl Product {
                         };
                         let (w, w_k, w_vector) = match right {
                             Right::Packed(data) if self.is_packed() => {
-                                (data.at((panel * s.k + depth.start) * lanes), lanes, s.k * lanes)
+                                (data.add((panel * s.k + depth.start) * lanes), lanes, s.k * lanes)
                             }
-                            Right::Packed(data) => (data.at(panel * depth.len() * lanes), lanes, depth.len() * lanes),
-                            Right::Rows(data) => (data.at(depth.start * s.b.0 + panel * lanes), s.b.0, lanes),
+                            Right::Packed(data) => (data.add(panel * depth.len() * lanes), lanes, depth.len() * lanes),
+                            Right::Rows(data) => {
+                                let rows = data.at(depth.start * s.b.0 + panel * lanes).cast_const();
+                                (Panel::Floats(rows), s.b.0, lanes)
+                            }
                         };
                         let out = into.at(at);
                         let columns = s.n - panel * lanes;
@@ -309,7 +314,7 @@ impl Product {
                             x_k,
                             taps: &[0],
                             run: depth.len(),
-                            w: w.cast_const(),
+                            w,
                             w_k,
                             w_vector,
                             out,
@@ -346,7 +351,7 @@ pub(super) fn gemm(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         Some(&[rows, columns]) if rows == m && columns == n => Some((n, 1)),
         Some(_) => return Ok(None),
     };
-    if !site.all(DType::F32) {
+    if !site.all(output.dtype) {
         return Ok(None);
     }
     let shape = Shape {
@@ -357,6 +362,10 @@ pub(super) fn gemm(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         b: if trans_b { (1, b1) } else { (b1, 1) },
     };
     debug_assert_eq!(if trans_b { b1 } else { b0 }, shape.k);
+    if output.dtype != DType::F32 {
+        let (alpha, beta) = (operator.float("alpha")?.unwrap_or(1.0), operator.float("beta")?.unwrap_or(1.0));
+        return Ok(products::gemm(site, shape, products::Finish { alpha, beta, addend }));
+    }
     Ok(Some(Box::new(Gemm {
         isa: site.isa,
         product: Product::of(site, shape, 1, 0)?,
@@ -430,7 +439,7 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(a), Some(b), Some(output)) = (site.shape(0), site.shape(1), site.output(0)) else {
         return Ok(None);
     };
-    if !site.all(DType::F32) || a.len() < 2 || b.len() < 2 {
+    if !site.all(output.dtype) || a.len() < 2 || b.len() < 2 {
         return Ok(None);
     }
     let [a_batch @ .., m, k] = a else { return Ok(None) };
@@ -439,6 +448,9 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // The rows of a stack times one matrix are one product.
     if b_batch.iter().all(|&size| size == 1) && a_batch.len() >= b_batch.len() {
         let rows = a_batch.iter().product::<usize>() * m;
+        if output.dtype != DType::F32 {
+            return Ok(products::compile(site, shape(rows), vec![(0, 0)]));
+        }
         let product = Product::of(site, shape(rows), 1, 0)?;
         return Ok(Some(Box::new(MatMul { product, pairs: vec![(0, 0)] })));
     }
@@ -459,6 +471,10 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         at
     };
     let count: usize = batch.iter().product();
+    if output.dtype != DType::F32 {
+        let pairs: Vec<_> = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
+        return Ok(products::compile(site, shape(*m), pairs));
+    }
     if count >= FEW && *m <= batched::SMALL {
         let places =
             (0..count).map(|number| [place(a_batch, number) * m * k, place(b_batch, number) * k * n, number * m * n]);

@@ -5,6 +5,7 @@ mod arg;
 mod attention;
 mod batched;
 mod bytes;
+mod cast;
 pub(crate) mod chain;
 pub(crate) mod control;
 pub(crate) mod conv;
@@ -12,9 +13,10 @@ mod convert;
 mod einsum;
 pub(crate) mod elementwise;
 mod finders;
+mod folds;
 mod forest;
 mod gru;
-mod integers;
+mod halves;
 mod lines;
 mod lstm;
 mod matmul;
@@ -24,11 +26,14 @@ mod movement;
 mod nbits;
 mod normalize;
 mod number;
+mod numbers;
 mod oracle;
 mod pad;
+mod panels;
 mod plain;
 mod planes;
 pub(crate) mod pooling;
+mod products;
 #[allow(dead_code)]
 pub(crate) mod quantised;
 pub(crate) mod recipe;
@@ -62,12 +67,14 @@ use hetero_reference::{Standard, ml};
 
 use crate::device::Shared;
 use crate::lower::regions::may_be_in_a_region;
+use crate::lower::wide;
 use crate::memory;
 use crate::operand::Arguments;
 use crate::pool::Pool;
 pub(crate) use crate::saved::Packed;
 use crate::saved::Packer;
-use crate::simd::Isa;
+use crate::simd::{Half, Isa, floats};
+use panels::{Panels, narrowed};
 
 /// A compiled node.
 pub(crate) trait Kernel: Send + Sync {
@@ -290,17 +297,27 @@ impl<'a> Site<'a> {
     /// Returns an input in the form in which a kernel reads it, with the given number of elements,
     /// where it is constant and weights are packed.
     /// `layout` says all that `pack` depends on beside the constant.
+    /// Weights of 16 bits keep them.
     fn packed(
         &self,
         index: usize,
         layout: Text<'_>,
         elements: usize,
         pack: impl Fn(&[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
-    ) -> Result<Option<Packed>> {
+    ) -> Result<Option<Panels>> {
         let (Some(weights), Some(value)) = (self.weights, self.input(index)) else { return Ok(None) };
         let Some(content) = &value.constant else { return Ok(None) };
-        let make = move |sources: &[Tensor]| pack(&sources[0].view::<f32>()?);
-        weights.get(&value.name, std::slice::from_ref(content), (&layout.to_string(), elements), make).map(Some)
+        let half = Half::of(content.dtype());
+        let make = move |sources: &[Tensor]| {
+            let packed = pack(&floats(&sources[0])?)?;
+            match half {
+                None => Ok(packed),
+                Some(half) => narrowed(half, &packed),
+            }
+        };
+        let layout = (&*layout.to_string(), Panels::words(half, elements));
+        let packed = weights.get(&value.name, std::slice::from_ref(content), layout, make)?;
+        Ok(Some(Panels { packed, half }))
     }
 
     /// Returns all values that the node touches.
@@ -341,15 +358,21 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
         // Nothing is known of the shape, and the run of the region finds the kernel for it.
         return Some(Support::Native);
     }
-    let kernel = if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
-    match kernel {
-        Ok(Some(_)) => Some(Support::Native),
+    let of = |site| if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
+    if let Ok(Some(_)) = of(site) {
+        return Some(Support::Native);
+    }
+    // Where there is no kernel for 16 bits, the one for f32 does.
+    let wide = wide::alone(program, node);
+    let made = wide.as_ref().map(|wide| wide.nodes().iter().map(|node| of(Site { program: wide, node, ..site })));
+    match made.and_then(|mut made| made.next()) {
+        Some(Ok(Some(_))) => Some(Support::Native),
         _ => Some(Support::Oracle(plain::reason(site))),
     }
 }
 
 /// Makes the native kernel for a node, where there is one for its types and shapes.
-fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
+pub(crate) fn native(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     // Native kernels are made for exact shapes.
     if site.values().any(ProgramValue::is_dynamic) { Ok(None) } else { of_bounds(site) }
 }
@@ -396,12 +419,12 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Softmax" | "LogSoftmax" => lines::softmax(site),
         "LpNormalization" => lines::lp(site),
         "Identity" | "Dropout" | "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => movement::copy(site),
-        "Cast" => convert::cast(site),
+        "Cast" | "CastLike" => cast::compile(site),
         "Equal" | "Less" | "LessOrEqual" | "Greater" | "GreaterOrEqual" => convert::compare(site),
         "ArgMax" | "ArgMin" => arg::compile(site),
         name if name.starts_with("Reduce") => reduce::compile(site),
-        "IsNaN" | "IsInf" => integers::kinds(site),
-        "And" | "Or" | "Xor" | "Not" => integers::logic(site),
+        "IsNaN" | "IsInf" => numbers::kinds(site),
+        "And" | "Or" | "Xor" | "Not" => numbers::logic(site),
         "Concat" => movement::concat(site),
         "Split" => movement::split(site),
         "Transpose" | "Expand" | "Slice" | "Tile" | "DepthToSpace" | "SpaceToDepth" => movement::view(site),
@@ -424,7 +447,10 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         "Where" => select::choose(site),
         "Pad" => pad::compile(site),
         "Resize" | "Upsample" => resize::compile(site),
-        _ if site.all(DType::F32) => elementwise::compile(site),
-        _ => integers::compile(site),
+        _ if site.all(DType::F32) => match elementwise::compile(site)? {
+            Some(kernel) => Ok(Some(kernel)),
+            None => numbers::singles(site),
+        },
+        _ => numbers::compile(site),
     }
 }

@@ -8,8 +8,9 @@ use super::conv::{self, Finish, Geometry};
 use super::quantised::matmul::{Scaled, ScaledProduct};
 use super::reorder::Reorder;
 use super::vector::{Activation, Pairwise};
-use super::{Constant, Kernel, Site, elementwise, movement, native, oracle, pooling};
+use super::{Constant, Kernel, Site, elementwise, halves, movement, native, oracle, pooling};
 use crate::image::{Halo, Image};
+use crate::simd::Half;
 
 /// The recipe of a kernel.
 /// Making the kernel may take long, because weights are packed.
@@ -17,6 +18,11 @@ use crate::image::{Halo, Image};
 pub(crate) enum Recipe {
     /// A node as it stands, on plain operands.
     Node,
+    /// A node of the program on f32, on operands in rows of f32.
+    Wide,
+    /// The way of a value from 16 bits to f32, or back.
+    Widen(Half),
+    Narrow(Half),
     Conv(Box<Convolution>),
     ConvPool(Box<PooledConvolution>),
     Affine(Box<Affine>),
@@ -69,6 +75,9 @@ pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
             Some(kernel) => kernel,
             None => Box::new(oracle::Oracle::new(site)?),
         },
+        Recipe::Wide => native(site)?.ok_or_else(|| Error::internal("a node has no kernel for f32"))?,
+        Recipe::Widen(half) => Box::new(halves::Widen { isa, half }),
+        Recipe::Narrow(half) => Box::new(halves::Narrow { isa, half }),
         Recipe::Conv(recipe) => convolution(site, *recipe)?,
         Recipe::ConvPool(recipe) => {
             let PooledConvolution { geometry, input, between, output, weights, finish } = *recipe;

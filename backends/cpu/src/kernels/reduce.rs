@@ -1,12 +1,10 @@
 //! Reductions over neighbouring dimensions, or over two groups of them: of f32 in vectors, and of
-//! integers one by one.
+//! other types by `folds`.
 
-use std::marker::PhantomData;
-
-use hetero_hal::{DType, Element, Result};
+use hetero_hal::{DType, Result};
 
 use super::tile::piece;
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Runtime, Site, folds};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{self, Isa, Job, Simd, WIDEST};
 
@@ -25,7 +23,7 @@ fn reduced(site: Site<'_>, rank: usize) -> Result<Option<Vec<bool>>> {
         (None, None, _) => vec![],
     };
     if axes.is_empty() && site.operator().int("noop_with_empty_axes")?.unwrap_or(0) != 0 {
-        return Ok(None);
+        return Ok(Some(vec![false; rank]));
     }
     let mut reduced = vec![axes.is_empty(); rank];
     for axis in axes {
@@ -41,12 +39,12 @@ fn reduced(site: Site<'_>, rank: usize) -> Result<Option<Vec<bool>>> {
 /// The sizes of a tensor's dimensions in groups: kept, reduced, kept, reduced, kept.
 /// A single reduced group is the second of the two.
 #[derive(Clone, Copy)]
-struct Groups {
+pub(super) struct Groups {
     before: usize,
     high: usize,
     between: usize,
     low: usize,
-    behind: usize,
+    pub(super) behind: usize,
 }
 
 impl Groups {
@@ -76,13 +74,32 @@ impl Groups {
         rest.is_empty().then_some(groups)
     }
 
-    fn count(&self) -> usize {
+    /// Returns the number of elements that are reduced to one.
+    pub(super) fn count(&self) -> usize {
         self.high * self.low
+    }
+
+    /// Calls `body` with the offset of each line; each line has an element of every column.
+    #[inline(always)]
+    pub(super) fn lines(self, mut body: impl FnMut(usize)) {
+        let Groups { high, between, low, behind, .. } = self;
+        for h in 0..high {
+            for l in 0..low {
+                body((h * between * low + l) * behind);
+            }
+        }
+    }
+
+    /// Calls `body` with the offset and length of each run of neighbouring elements, where there is
+    /// only one column.
+    #[inline(always)]
+    pub(super) fn runs(self, mut body: impl FnMut(usize, usize)) {
+        (0..self.high).for_each(|h| body(h * self.between * self.low, self.low));
     }
 
     /// Calls `body` on all threads, with the first element of some results, the first of these
     /// results and their number.
-    fn for_each(self, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, usize, usize) + Sync) {
+    pub(super) fn for_each(self, cost: usize, runtime: &Runtime<'_>, body: impl Fn(usize, usize, usize) + Sync) {
         let Groups { before, between, low, behind, .. } = self;
         let shares = behind.div_ceil(COLUMNS);
         let tasks = before * between * shares;
@@ -106,11 +123,8 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let reduced = reduced(site, input.shape.len())?;
     let Some(groups) = reduced.and_then(|reduced| Groups::of(&input.shape, &reduced)) else { return Ok(None) };
     let name = &*site.operator().name;
-    match input.dtype {
-        DType::F32 => {}
-        DType::I32 => return Ok(Integers::<i32>::of(name, groups, |value| value as i32)),
-        DType::I64 => return Ok(Integers::<i64>::of(name, groups, |value| value as i64)),
-        _ => return Ok(None),
+    if input.dtype != DType::F32 {
+        return Ok(folds::compile(name, input.dtype, groups));
     }
     let isa = site.isa;
     let fold = match name {
@@ -187,17 +201,6 @@ struct Columns<'a> {
 }
 
 impl<'a> Columns<'a> {
-    /// Calls `body` with the offset of each line; each line has an element of every column.
-    #[inline(always)]
-    fn lines(groups: Groups, mut body: impl FnMut(usize)) {
-        let Groups { high, between, low, behind, .. } = groups;
-        for h in 0..high {
-            for l in 0..low {
-                body((h * between * low + l) * behind);
-            }
-        }
-    }
-
     /// Returns the runs of neighbouring elements, where there is only one column.
     fn runs(input: &'a [f32], groups: Groups) -> impl Iterator<Item = &'a [f32]> {
         let Groups { high, between, low, .. } = groups;
@@ -244,7 +247,7 @@ impl Job for Sums<'_> {
             // lanes only.
             unsafe {
                 let mut result = S::splat(fold.start());
-                Columns::lines(groups, |line| {
+                groups.lines(|line| {
                     let from = input.as_ptr().add(line + at);
                     let x = if whole { S::load(from) } else { S::load_first(from, lanes) };
                     result = fold.step::<S>(result, x);
@@ -326,7 +329,7 @@ impl Job for Widely<'_> {
         }
         for (number, into) in into.chunks_mut(WIDEST).enumerate() {
             results.fill(start);
-            Columns::lines(groups, |line| {
+            groups.lines(|line| {
                 let from = &input[line + number * WIDEST..][..into.len()];
                 results.iter_mut().zip(from).for_each(|(result, &x)| *result = fold.one(*result, x));
             });
@@ -404,9 +407,9 @@ impl Job for Exponentials<'_> {
             unsafe {
                 let load = |line: usize| S::load_first(input.as_ptr().add(line + at), lanes);
                 let mut most = S::splat(least);
-                Columns::lines(groups, |line| most = Fold::Max.step::<S>(most, load(line)));
+                groups.lines(|line| most = Fold::Max.step::<S>(most, load(line)));
                 let mut sum = S::splat(0.0);
-                Columns::lines(groups, |line| sum = S::add(sum, simd::exp::<S>(S::sub(load(line), most))));
+                groups.lines(|line| sum = S::add(sum, simd::exp::<S>(S::sub(load(line), most))));
                 let (mut mosts, mut sums) = ([0.0; WIDEST], [0.0; WIDEST]);
                 S::store(mosts.as_mut_ptr(), most);
                 S::store(sums.as_mut_ptr(), sum);
@@ -427,54 +430,6 @@ impl Kernel for LogSumExp {
             let columns = Columns { input: &input[start..], groups: self.groups, into };
             // SAFETY: every column lies in the input, because the groups are its shape.
             unsafe { self.isa.run(Exponentials(columns)) };
-        });
-        Ok(())
-    }
-}
-
-/// A reduction of integers, in a type wide enough for every sum and then wrapped around.
-struct Integers<T> {
-    start: i128,
-    fold: fn(i128, i128) -> i128,
-    mean: bool,
-    narrow: fn(i128) -> T,
-    groups: Groups,
-    element: PhantomData<fn(T)>,
-}
-
-impl<T: Element + Into<i128>> Integers<T> {
-    /// Makes the reduction; logarithms and roots of integers are left to the oracle.
-    fn of(name: &str, groups: Groups, narrow: fn(i128) -> T) -> Option<Box<dyn Kernel>> {
-        let (start, fold): (i128, fn(i128, i128) -> i128) = match name {
-            "ReduceSum" | "ReduceMean" => (0, |a, b| a + b),
-            "ReduceL1" => (0, |a, b| a + b.abs()),
-            "ReduceSumSquare" => (0, |a, b| a.wrapping_add(b * b)),
-            "ReduceProd" => (1, i128::wrapping_mul),
-            "ReduceMax" => (i128::MIN, i128::max),
-            "ReduceMin" => (i128::MAX, i128::min),
-            _ => return None,
-        };
-        let mean = name == "ReduceMean";
-        Some(Box::new(Integers { start, fold, mean, narrow, groups, element: PhantomData }))
-    }
-}
-
-impl<T: Element + Into<i128>> Kernel for Integers<T> {
-    fn name(&self) -> &'static str {
-        "reduce::Integers"
-    }
-
-    fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let input = arguments.input::<T>(0)?;
-        let output = Shared::new(arguments.output::<T>(0)?);
-        self.groups.for_each(4, runtime, |start, first, count| {
-            // SAFETY: each result is one task's.
-            let into = unsafe { output.slice(first, count) };
-            for (column, into) in into.iter_mut().enumerate() {
-                let mut result = self.start;
-                Columns::lines(self.groups, |line| result = (self.fold)(result, input[start + column + line].into()));
-                *into = (self.narrow)(if self.mean { result / self.groups.count() as i128 } else { result });
-            }
         });
         Ok(())
     }

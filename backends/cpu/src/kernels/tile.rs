@@ -8,7 +8,7 @@
 //! `w` comes through the caches at a fourteenth of a vector per multiply-add, so that it may stream
 //! from the second level.
 
-use crate::simd::{Isa, Job, Simd};
+use crate::simd::{Half, Isa, Job, Simd};
 
 /// The values with which the sums begin, where they are not zero.
 #[derive(Clone, Copy)]
@@ -18,6 +18,37 @@ pub(crate) enum Bias {
     Vectors(*const f32),
     /// One number for each row; the numbers lie this many elements apart.
     Rows(*const f32, usize),
+}
+
+/// The elements of `w`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Panel {
+    Floats(*const f32),
+    /// Numbers of 16 bits, which are widened as they are loaded; all lanes of each vector are
+    /// there.
+    Halves(Half, *const u16),
+}
+
+// SAFETY: a panel is an address of packed weights, which nobody writes while a run holds them.
+unsafe impl Send for Panel {}
+// SAFETY: as above.
+unsafe impl Sync for Panel {}
+
+impl Panel {
+    /// Returns the panel from a later element on.
+    ///
+    /// # Safety
+    /// The panel must have that many elements.
+    #[inline(always)]
+    pub(crate) unsafe fn add(self, elements: usize) -> Panel {
+        // SAFETY: the caller's promise.
+        unsafe {
+            match self {
+                Panel::Floats(at) => Panel::Floats(at.add(elements)),
+                Panel::Halves(half, at) => Panel::Halves(half, at.add(elements)),
+            }
+        }
+    }
 }
 
 /// A tile's operands, with strides in elements.
@@ -35,7 +66,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) taps: &'a [usize],
     /// The length of each run.
     pub(crate) run: usize,
-    pub(crate) w: *const f32,
+    pub(crate) w: Panel,
     pub(crate) w_k: usize,
     pub(crate) w_vector: usize,
     pub(crate) out: *mut f32,
@@ -90,22 +121,13 @@ impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, W
                     (0..F).for_each(|f| S::prefetch(addend.wrapping_add(p * t.out_row + f * t.out_vector)));
                 }
             }
-            let mut w = t.w;
-            for &tap in t.taps {
-                let mut x = t.x.add(tap);
-                for _ in 0..t.run {
-                    let mut vectors = [S::splat(0.0); F];
-                    for (f, vector) in vectors.iter_mut().enumerate() {
-                        *vector = load(w.add(f * t.w_vector), f);
-                    }
-                    for (p, sum) in sums.iter_mut().enumerate() {
-                        let x = S::splat(*x.add(p * t.x_row));
-                        for f in 0..F {
-                            sum[f] = S::fma(x, vectors[f], sum[f]);
-                        }
-                    }
-                    x = x.add(t.x_k);
-                    w = w.add(t.w_k);
+            match t.w {
+                Panel::Floats(w) => sum_up::<S, F, P>(&t, &mut sums, |at, f| load(w.add(at), f)),
+                Panel::Halves(Half::F16, w) => {
+                    sum_up::<S, F, P>(&t, &mut sums, |at, _| S::widen(w.add(at), Half::F16));
+                }
+                Panel::Halves(Half::BF16, w) => {
+                    sum_up::<S, F, P>(&t, &mut sums, |at, _| S::widen(w.add(at), Half::BF16));
                 }
             }
             let (low, high) = (S::splat(t.clamp.0), S::splat(t.clamp.1));
@@ -123,6 +145,39 @@ impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, W
                         S::store(t.out.add(at), result);
                     }
                 }
+            }
+        }
+    }
+}
+
+/// Adds the products to the sums; `w` loads a vector.
+///
+/// # Safety
+/// Every element that the tile names must be valid.
+#[inline(always)]
+unsafe fn sum_up<S: Simd, const F: usize, const P: usize>(
+    t: &Tile<'_>,
+    sums: &mut [[S::V; F]; P],
+    w: impl Fn(usize, usize) -> S::V,
+) {
+    let mut at = 0;
+    for &tap in t.taps {
+        // SAFETY: the caller's promise.
+        unsafe {
+            let mut x = t.x.add(tap);
+            for _ in 0..t.run {
+                let mut vectors = [S::splat(0.0); F];
+                for (f, vector) in vectors.iter_mut().enumerate() {
+                    *vector = w(at + f * t.w_vector, f);
+                }
+                for (p, sum) in sums.iter_mut().enumerate() {
+                    let x = S::splat(*x.add(p * t.x_row));
+                    for f in 0..F {
+                        sum[f] = S::fma(x, vectors[f], sum[f]);
+                    }
+                }
+                x = x.add(t.x_k);
+                at += t.w_k;
             }
         }
     }

@@ -5,6 +5,7 @@
 use hetero_hal::{DType, Result};
 
 use super::matmul::{Operands, Product, Shape};
+use super::panels::Panels;
 use super::tile::piece;
 use super::vector::{Pairwise, Second};
 use super::{Kernel, Packed, Runtime, Site, zeros};
@@ -100,7 +101,7 @@ struct Transposed {
     isa: Isa,
     /// The product of one group's weights and pixels, with a row for each filter and tap.
     product: Product,
-    weights: Option<Packed>,
+    weights: Option<Panels>,
     batch: usize,
     groups: usize,
     /// The input channels of a group.
@@ -124,6 +125,12 @@ impl Transposed {
     /// Returns the elements of a group's product.
     fn product(&self) -> usize {
         self.outputs * self.taps() * self.input[0] * self.input[1]
+    }
+
+    /// Returns the elements of the workspace for a group's weights in f32.
+    fn widened(&self) -> usize {
+        let halves = self.weights.as_ref().is_some_and(|weights| weights.half.is_some());
+        if halves { self.channels * self.outputs * self.taps() } else { 0 }
     }
 
     /// Returns the input's positions along an axis that a tap takes into the output.
@@ -161,20 +168,28 @@ impl Transposed {
 impl Kernel for Transposed {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<f32>(0)?;
-        let packed = self.weights.as_ref().map(|weights| weights.value()).transpose()?;
+        let packed = self.weights.as_ref().map(|weights| weights.packed.value()).transpose()?;
         let weights = match &packed {
             Some(weights) => &weights[..],
             None => arguments.input::<f32>(1)?,
         };
         let bias = arguments.optional::<f32>(2)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
+        let halves = self.weights.as_ref().zip(packed.as_ref()).and_then(|(weights, words)| weights.halves(words));
         let (product, space) = arguments.workspace::<f32>()?.split_at_mut(self.product());
+        let (widened, space) = space.split_at_mut(self.widened());
         let (pixels, plane) = (self.input[0] * self.input[1], self.output[0] * self.output[1]);
         let rows = self.taps() * pixels;
         for number in 0..self.batch * self.groups {
             let group = number % self.groups;
             let size = self.channels * self.outputs * self.taps();
-            let left = &weights[group * size..][..size];
+            let left = match halves {
+                None => &weights[group * size..][..size],
+                Some((half, halves)) => {
+                    half.widen(self.isa, &halves[group * size..][..size], widened);
+                    &*widened
+                }
+            };
             let right = &input[number * self.channels * pixels..][..self.channels * pixels];
             self.product.run(Operands { left, right, bias: None, keep: false }, product, space, runtime);
             let product = &*product;
@@ -192,11 +207,11 @@ impl Kernel for Transposed {
     }
 
     fn workspace(&self, threads: usize) -> usize {
-        self.product() * size_of::<f32>() + self.product.workspace(threads)
+        (self.product() + self.widened()) * size_of::<f32>() + self.product.workspace(threads)
     }
 
     fn weights(&self) -> Vec<&Packed> {
-        self.weights.iter().collect()
+        self.weights.iter().map(|weights| &weights.packed).collect()
     }
 
     fn reads(&self, input: usize) -> bool {

@@ -33,7 +33,7 @@ enum Elementwise {
 
 impl Lowering<'_> {
     /// Returns the node as a member of a cluster, where it is element-wise on plain f32 values of
-    /// exact sizes.
+    /// exact sizes, or on such of 16 bits.
     fn elementwise(&self, node: usize) -> Result<Option<Member>> {
         let (site, Some(output)) = (self.site(node), self.only_output(node)) else { return Ok(None) };
         let exact = |id: ValueId| {
@@ -85,7 +85,9 @@ impl Lowering<'_> {
                 }
             }
         }
-        if members.len() > 1 {
+        // A single node on 16 bits is done so too: it is read and written once.
+        let halves = self.half(last.output).is_some() || self.node(node).uses().any(|id| self.half(id).is_some());
+        if members.len() > 1 || halves {
             for member in &members {
                 self.absorbed[member.node] = true;
             }
@@ -155,13 +157,16 @@ impl Lowering<'_> {
         let (mut operations, values) = found.ok_or_else(|| Error::internal("a cluster has no operations"))?;
         operations.shrink_to_fit();
         let output = self.only_output(node).ok_or_else(|| Error::internal("a cluster has no output"))?;
-        let shapes: Vec<&[usize]> = values.iter().map(|&id| self.shape(id)).collect();
-        let chain = chain::Chain::new(self.isa, operations, &shapes, self.shape(output));
         let mut inputs = Vec::with_capacity(values.len());
-        for id in values {
-            inputs.push(Some(self.want(node, id, Layout::Plain)?));
+        for &id in &values {
+            let layout = self.either(id);
+            inputs.push(Some(self.want(node, id, layout)?));
         }
-        let form = Form::plain(output);
+        let layout = if self.is_read_narrow(output) { Layout::Plain } else { self.rows(output) };
+        let form = Form { value: output, layout };
+        let half = |form: &Form| self.half(form.value).filter(|_| form.layout == Layout::Plain);
+        let shapes: Vec<_> = inputs.iter().flatten().map(|form| (self.shape(form.value), half(form))).collect();
+        let chain = chain::Chain::new(self.isa, operations, &shapes, (self.shape(output), half(&form)));
         self.made(form);
         self.drafts.push(Draft {
             node,
@@ -209,7 +214,7 @@ mod tests {
     #[test]
     fn a_long_chain_becomes_clusters_of_bounded_length_in_order() {
         for twice in [false, true] {
-            let drafts = super::super::lower(&chain(100, twice), Isa::widest(), true).unwrap();
+            let drafts = super::super::lower(&chain(100, twice), None, Isa::widest(), true).unwrap();
             let lengths: Vec<usize> = drafts.iter().map(|draft| draft.nodes.len()).collect();
             assert_eq!(lengths, [4, MOST, MOST, MOST]);
             assert!(drafts.iter().flat_map(|draft| &draft.nodes).copied().eq(0..100));

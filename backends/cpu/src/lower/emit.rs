@@ -5,6 +5,7 @@ use foldhash::HashMap;
 use hetero_hal::{Error, NodeId, Program, Result, ValueId};
 
 use super::regions::Regions;
+use super::wide::Width;
 use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
 use crate::kernels::affine::Affine;
@@ -43,12 +44,21 @@ impl Lowering<'_> {
                 return Ok(Form { value, layout });
             }
         }
-        let from = there.last().copied().unwrap_or(Layout::Plain);
+        if layout == Layout::Wide && self.program.values()[value.index()].constant.is_some() {
+            // The executable has such a constant in f32.
+            self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).push(layout);
+            return Ok(Form { value, layout });
+        }
+        let from = self.source_of(node, value, layout)?;
         let image = |layout: Layout| match layout {
-            Layout::Plain => Ok((self.image(value, Halo::NONE)?, false)),
+            Layout::Plain | Layout::Wide => Ok((self.image(value, Halo::NONE)?, false)),
             Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
         };
-        let recipe = Recipe::Reorder(Box::new(Reorder::new(self.isa, image(from)?, image(layout)?)));
+        let recipe = match (self.half(value), from, layout) {
+            (Some(half), Layout::Plain, Layout::Wide) => Recipe::Widen(half),
+            (Some(half), Layout::Wide, Layout::Plain) => Recipe::Narrow(half),
+            _ => Recipe::Reorder(Box::new(Reorder::new(self.isa, image(from)?, image(layout)?))),
+        };
         self.drafts.push(Draft {
             node,
             nodes: vec![],
@@ -84,17 +94,27 @@ impl Lowering<'_> {
             return self.emit_blocked(node, output);
         }
         // Behind the inputs stand the values that subgraphs capture; see `kernels::oracle`.
+        let width = self.width(node)?;
+        let layout = |lowering: &Self, id: ValueId| match width {
+            Width::Narrow => Layout::Plain,
+            Width::Wide => lowering.rows(id),
+        };
         let operands = self.node(node).inputs.clone();
         let captured: Vec<_> = self.node(node).uses().skip(operands.iter().flatten().count()).map(Some).collect();
         let mut inputs = Vec::with_capacity(operands.len() + captured.len());
         for id in operands.into_iter().chain(captured) {
-            inputs.push(id.map(|id| self.want(node, id, Layout::Plain)).transpose()?);
+            inputs.push(id.map(|id| self.want(node, id, layout(self, id))).transpose()?);
         }
-        let outputs: Vec<_> = self.node(node).outputs.iter().map(|id| id.map(Form::plain)).collect();
+        let form = |value: ValueId| Form { value, layout: layout(self, value) };
+        let outputs: Vec<_> = self.node(node).outputs.iter().map(|id| id.map(form)).collect();
         for form in outputs.iter().flatten() {
             self.made(*form);
         }
-        self.drafts.push(Draft { node, nodes: vec![node], recipe: Recipe::Node, inputs, outputs });
+        let recipe = match width {
+            Width::Narrow => Recipe::Node,
+            Width::Wide => Recipe::Wide,
+        };
+        self.drafts.push(Draft { node, nodes: vec![node], recipe, inputs, outputs });
         Ok(())
     }
 
@@ -105,8 +125,8 @@ impl Lowering<'_> {
             Ok((format!("region {number}"), nodes.iter().map(id).collect::<Result<Vec<_>>>()?))
         };
         let parts = regions.parts.iter().enumerate().map(named).collect::<Result<Vec<_>>>()?;
-        let mut programs: Vec<Option<Program>> = self.program.divide(&parts)?.into_iter().map(Some).collect();
-        let values = self.program.values();
+        let mut programs: Vec<Option<Program>> = self.original.divide(&parts)?.into_iter().map(Some).collect();
+        let values = self.original.values();
         let names: HashMap<&str, ValueId> = (0u32..).map(ValueId).zip(values).map(|(id, v)| (&*v.name, id)).collect();
         for &node in &regions.order {
             let Some(region) = regions.of[node] else {
@@ -135,7 +155,7 @@ impl Lowering<'_> {
     fn emit_chain(&mut self, node: usize, chain: Chain) -> Result<()> {
         let blocked = self.blocked[chain.output.index()];
         let halo = if blocked && chain.addend.is_none() { self.halo_of(chain.output) } else { Halo::NONE };
-        let layout = if blocked { Layout::Blocked(halo) } else { Layout::Plain };
+        let layout = if blocked { Layout::Blocked(halo) } else { self.rows(chain.output) };
         let output = Form { value: chain.output, layout };
         let source = match chain.kind {
             ChainKind::Conv { .. } => self.input(chain.head, 0),
@@ -155,10 +175,10 @@ impl Lowering<'_> {
                         let halo = if halo.union(all) == all { all } else { halo };
                         self.want(node, source, Layout::Blocked(halo))?
                     }
-                    None => self.want(node, source, Layout::Plain)?,
+                    None => self.want(node, source, self.rows(source))?,
                 };
                 let of = |layout: Layout| match layout {
-                    Layout::Plain => None,
+                    Layout::Plain | Layout::Wide => None,
                     Layout::Blocked(halo) => Some(halo),
                 };
                 let (from, to) = (of(input.layout), of(layout));
@@ -180,10 +200,10 @@ impl Lowering<'_> {
                 }
             }
             ChainKind::Affine { scale, shift, clamp } => {
-                let from = if blocked { Layout::Blocked(Halo::NONE) } else { Layout::Plain };
+                let from = if blocked { Layout::Blocked(Halo::NONE) } else { self.rows(source) };
                 let input = self.want(node, source, from)?;
                 let halo = |layout: Layout| match layout {
-                    Layout::Plain => Halo::NONE,
+                    Layout::Plain | Layout::Wide => Halo::NONE,
                     Layout::Blocked(halo) => halo,
                 };
                 let images = (self.image(source, halo(input.layout))?, self.image(chain.output, halo(layout))?);
@@ -192,6 +212,7 @@ impl Lowering<'_> {
             }
         };
         if let Some(addend) = chain.addend {
+            let layout = if blocked { layout } else { self.rows(addend) };
             inputs.push(Some(self.want(node, addend, layout)?));
         }
         self.made(output);

@@ -15,6 +15,7 @@ mod emit;
 mod products;
 pub(crate) mod regions;
 mod survey;
+pub(crate) mod wide;
 
 use foldhash::{HashMap, HashMapExt};
 use hetero_hal::{DType, Error, Node, NodeId, Program, Result, ValueId};
@@ -24,8 +25,9 @@ use crate::kernels::conv::{Finish, Geometry};
 use crate::kernels::recipe::{self, Recipe};
 use crate::kernels::{Constant, Kernel, Site};
 use crate::saved::Packer;
-use crate::simd::Isa;
+use crate::simd::{Isa, floats};
 use regions::Regions;
+use wide::Wide;
 
 /// A value in a layout.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -53,12 +55,18 @@ pub(crate) struct Draft {
 
 /// Makes the kernel of a recipe for the node with which its step ends; packed weights are among the
 /// device's.
+/// A node as it stands is of the program itself, and all else of the program on f32, where there is
+/// one.
 pub(crate) fn make(
-    program: &Program,
+    (program, wide): (&Program, Option<&Wide>),
     isa: Isa,
     (node, recipe): (usize, Recipe),
     weights: Packer<'_>,
 ) -> Result<Box<dyn Kernel>> {
+    let program = match (wide, &recipe) {
+        (None, _) | (_, Recipe::Node) => program,
+        (Some(wide), _) => &wide.program,
+    };
     let node = program.nodes().get(node).ok_or_else(|| Error::internal("a step is of no node"))?;
     recipe::make(Site { program, node, isa, weights: Some(weights) }, recipe)
 }
@@ -92,7 +100,10 @@ enum ChainKind {
 }
 
 struct Lowering<'a> {
+    /// The program on f32, where some value has 16 bits, and else the program itself.
     program: &'a Program,
+    original: &'a Program,
+    wide: Option<&'a Wide>,
     isa: Isa,
     filters: bool,
     consumers: Vec<Vec<NodeId>>,
@@ -121,7 +132,8 @@ struct Lowering<'a> {
 
 /// Returns the steps of a program; `filters` says whether minimal filtering is allowed for
 /// convolutions.
-pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
+pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
+    let program = wide.map_or(original, |wide| &wide.program);
     let mut is_output = vec![false; program.values().len()];
     for id in program.outputs() {
         is_output[id.index()] = true;
@@ -133,6 +145,8 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
     let nodes = program.nodes().len();
     let mut lowering = Lowering {
         program,
+        original,
+        wide,
         isa,
         filters,
         consumers: program.consumers(),
@@ -149,7 +163,7 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         there: HashMap::new(),
         drafts: Vec::with_capacity(nodes),
     };
-    let regions = Regions::find(program);
+    let regions = Regions::find(original);
     if let Some(regions) = &regions {
         // What is in a region is done there.
         regions.parts.iter().flatten().for_each(|&node| lowering.absorbed[node] = true);
@@ -225,10 +239,10 @@ impl<'a> Lowering<'a> {
     fn per_channel(&self, value: ValueId, channels: usize, rank: usize) -> Option<Vec<f32>> {
         let constant = self.program.values()[value.index()].constant.as_ref()?;
         let shape = constant.shape();
-        if constant.dtype() != DType::F32 || shape.len() > rank {
+        if shape.len() > rank {
             return None;
         }
-        let content = constant.view::<f32>().ok()?;
+        let content = floats(constant).ok()?;
         if let [only] = *content {
             return Some(vec![only; channels]);
         }

@@ -7,6 +7,7 @@ use crate::image::Halo;
 use crate::kernels::conv::{self, Finish, Geometry};
 use crate::kernels::vector::{Activation, Pairwise};
 use crate::kernels::{self, Constant, elementwise};
+use crate::simd::floats;
 
 impl Lowering<'_> {
     /// Returns factor and shift of each channel, where the node is `x * scale + shift` of its input
@@ -25,7 +26,7 @@ impl Lowering<'_> {
             }
             let read = |index: usize| {
                 let tensor = site.constant(index).filter(|tensor| tensor.shape() == [channels])?;
-                tensor.view::<f32>().ok().map(|content| content.to_vec())
+                floats(tensor).ok().map(|content| content.to_vec())
             };
             let (Some(scale), Some(shift), Some(mean), Some(variance)) = (read(1), read(2), read(3), read(4)) else {
                 return Ok(None);
@@ -140,7 +141,7 @@ impl Lowering<'_> {
         let Some(mut output) = self.only_output(node) else { return Ok(()) };
         let filters = geometry.groups * geometry.outputs;
         let bias = match site.constant(2) {
-            Some(bias) => bias.view::<f32>()?.to_vec(),
+            Some(bias) => floats(bias)?.to_vec(),
             None => vec![0.0; filters],
         };
         let unbounded = (f32::NEG_INFINITY, f32::INFINITY);

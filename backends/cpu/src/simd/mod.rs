@@ -12,6 +12,7 @@ use std::fmt;
 pub(crate) mod dot;
 #[cfg(all(feature = "emulated-neon", not(target_arch = "aarch64")))]
 mod emulated;
+mod half;
 mod math;
 #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
 mod neon;
@@ -19,6 +20,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+pub(crate) use half::{Half, floats};
 pub(crate) use math::{erf, exp, exp_m1, ln, ln_1p, sigmoid, tanh};
 
 /// The largest number of lanes of any vector.
@@ -72,6 +74,27 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn select_lt(a: Self::V, b: Self::V, yes: Self::V, no: Self::V) -> Self::V;
     /// Returns `a` where it is NaN, else `other`.
     unsafe fn select_nan(a: Self::V, other: Self::V) -> Self::V;
+    /// Loads numbers of 16 bits, which every one of f32 holds.
+    #[inline(always)]
+    unsafe fn widen(at: *const u16, half: Half) -> Self::V {
+        let mut numbers = [0.0; WIDEST];
+        for (i, number) in numbers.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: the pointer is valid for the lanes by the trait's rule.
+            *number = half.wide(unsafe { *at.add(i) });
+        }
+        // SAFETY: the array has all lanes.
+        unsafe { Self::load(numbers.as_ptr()) }
+    }
+    /// Stores numbers of 16 bits: the nearest, and of two the even one.
+    #[inline(always)]
+    unsafe fn narrow(at: *mut u16, v: Self::V, half: Half) {
+        let mut numbers = [0.0; WIDEST];
+        // SAFETY: the array has all lanes, and the pointer is valid for them by the trait's rule.
+        unsafe {
+            Self::store(numbers.as_mut_ptr(), v);
+            (0..Self::LANES).for_each(|i| *at.add(i) = half.narrow(numbers[i]));
+        }
+    }
     /// Returns the sum of all lanes.
     unsafe fn sum(v: Self::V) -> f32;
     /// Returns the maximum of all lanes; NaN may be dropped.
@@ -99,7 +122,7 @@ pub(crate) enum Isa {
     /// Arm's 128-bit vectors, in pairs.
     #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
     Neon,
-    /// AVX2 with FMA.
+    /// AVX2 with FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX-512 F, DQ, BW and VL.
@@ -142,7 +165,10 @@ impl Isa {
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
+            Isa::Avx2 => {
+                let vectors = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+                vectors && is_x86_feature_detected!("f16c")
+            }
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512dq");

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Job, Simd};
+use super::{Half, Job, Simd};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
@@ -11,8 +11,8 @@ pub(crate) struct Avx2;
 pub(crate) struct Avx512;
 
 /// # Safety
-/// The processor must have AVX2 and FMA, and the job's own conditions must hold.
-#[target_feature(enable = "avx2,fma")]
+/// The processor must have AVX2, FMA and F16C, and the job's own conditions must hold.
+#[target_feature(enable = "avx2,fma,f16c")]
 pub(super) unsafe fn run_avx2<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.
     unsafe { job.run::<Avx2>() }
@@ -20,7 +20,7 @@ pub(super) unsafe fn run_avx2<J: Job>(job: J) -> J::Output {
 
 /// # Safety
 /// The processor must have AVX-512 F, DQ, BW and VL, and the job's own conditions must hold.
-#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512dq,avx512bw,avx512vl,avx2,fma,f16c")]
 pub(super) unsafe fn run_avx512<J: Job>(job: J) -> J::Output {
     // SAFETY: the caller's promise.
     unsafe { job.run::<Avx512>() }
@@ -158,6 +158,40 @@ impl Simd for Avx2 {
         unsafe { _mm256_blendv_ps(other, a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a)) }
     }
     #[inline(always)]
+    unsafe fn widen(at: *const u16, half: Half) -> Self::V {
+        // SAFETY: AVX2 and F16C are there, and the pointer is valid for eight lanes.
+        unsafe {
+            let bits = _mm_loadu_si128(at.cast());
+            match half {
+                Half::F16 => _mm256_cvtph_ps(bits),
+                Half::BF16 => _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits))),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn narrow(at: *mut u16, v: Self::V, half: Half) {
+        // SAFETY: as above.
+        unsafe {
+            let bits = match half {
+                Half::F16 => _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v),
+                Half::BF16 => {
+                    let bits = _mm256_castps_si256(v);
+                    let high = _mm256_srli_epi32::<16>(bits);
+                    let odd = _mm256_and_si256(high, _mm256_set1_epi32(1));
+                    let more = _mm256_add_epi32(_mm256_set1_epi32(0x7fff), odd);
+                    let near = _mm256_srli_epi32::<16>(_mm256_add_epi32(bits, more));
+                    let quiet = _mm256_or_si256(high, _mm256_set1_epi32(0x40));
+                    let is_nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+                    let whole = _mm256_blendv_epi8(near, quiet, is_nan);
+                    // Each half of the packed vector has four numbers twice.
+                    let packed = _mm256_permute4x64_epi64::<0b00_00_10_00>(_mm256_packus_epi32(whole, whole));
+                    _mm256_castsi256_si128(packed)
+                }
+            };
+            _mm_storeu_si128(at.cast(), bits);
+        }
+    }
+    #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {
         // SAFETY: AVX2 is there.
         unsafe {
@@ -251,6 +285,37 @@ impl Simd for Avx512 {
     unsafe fn select_nan(a: Self::V, other: Self::V) -> Self::V {
         // SAFETY: AVX-512 is there.
         unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a), other, a) }
+    }
+    #[inline(always)]
+    unsafe fn widen(at: *const u16, half: Half) -> Self::V {
+        // SAFETY: AVX-512 is there, and the pointer is valid for sixteen lanes.
+        unsafe {
+            let bits = _mm256_loadu_si256(at.cast());
+            match half {
+                Half::F16 => _mm512_cvtph_ps(bits),
+                Half::BF16 => _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits))),
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn narrow(at: *mut u16, v: Self::V, half: Half) {
+        // SAFETY: as above.
+        unsafe {
+            let bits = match half {
+                Half::F16 => _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v),
+                Half::BF16 => {
+                    let bits = _mm512_castps_si512(v);
+                    let high = _mm512_srli_epi32::<16>(bits);
+                    let odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
+                    let more = _mm512_add_epi32(_mm512_set1_epi32(0x7fff), odd);
+                    let near = _mm512_srli_epi32::<16>(_mm512_add_epi32(bits, more));
+                    let quiet = _mm512_or_si512(high, _mm512_set1_epi32(0x40));
+                    let is_nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(v, v);
+                    _mm512_cvtepi32_epi16(_mm512_mask_blend_epi32(is_nan, near, quiet))
+                }
+            };
+            _mm256_storeu_si256(at.cast(), bits);
+        }
     }
     #[inline(always)]
     unsafe fn sum(v: Self::V) -> f32 {

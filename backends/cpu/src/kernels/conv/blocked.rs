@@ -10,7 +10,8 @@ use hetero_hal::Result;
 
 use super::{Filters, Finish, Geometry};
 use crate::image::{Halo, Image};
-use crate::kernels::tile::{self, Bias, Tile};
+use crate::kernels::panels::Panels;
+use crate::kernels::tile::{self, Bias, Panel, Tile};
 use crate::kernels::vector::Activation;
 use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
@@ -48,7 +49,7 @@ pub(super) struct Target {
 pub(super) struct Read {
     pub(super) source: Shared,
     /// The packed weights, which the run holds.
-    pub(super) weights: Shared,
+    pub(super) weights: Panel,
 }
 
 pub(in crate::kernels) struct Blocked {
@@ -67,7 +68,7 @@ pub(in crate::kernels) struct Blocked {
     origin: usize,
     /// The panels of one filter block each: run after run, with a vector of filters for each
     /// element.
-    weights: Packed,
+    weights: Panels,
     bias: Vec<f32>,
     clamp: (f32, f32),
     activation: Option<Activation>,
@@ -131,7 +132,7 @@ impl Blocked {
             g.groups, g.outputs, g.channels, g.kernel
         );
         let weights =
-            weights.packed(&finish, (&layout, packed_elements(&g, lanes, blocked)), move |weights, scale| {
+            weights.panels(&finish, (&layout, packed_elements(&g, lanes, blocked)), false, move |weights, scale| {
                 pack(&g, lanes, blocked, weights, scale)
             })?;
         let mut bias = vec![0.0; g.groups * blocks * lanes];
@@ -168,7 +169,7 @@ impl Blocked {
 
     /// Returns the packed weights.
     /// The caller of [`Blocked::some_rows`] holds their value.
-    pub(super) fn packed(&self) -> &Packed {
+    pub(super) fn packed(&self) -> &Panels {
         &self.weights
     }
 
@@ -323,7 +324,7 @@ impl Blocked {
                             x_k: 1,
                             taps: &self.taps,
                             run: self.run,
-                            w: read.weights.at(block * panel).cast_const(),
+                            w: read.weights.add(block * panel),
                             w_k: lanes,
                             w_vector: panel,
                             out,
@@ -409,8 +410,8 @@ impl Kernel for Blocked {
         let output = arguments.output::<f32>(0)?;
         let workspace = if self.rewritten() > 0 { arguments.workspace::<f32>()? } else { &mut [] };
         let source = Shared::constant(self.source(input, workspace, runtime));
-        let weights = self.weights.value()?;
-        let read = Read { source, weights: Shared::constant(weights.as_ptr()) };
+        let weights = self.weights.packed.value()?;
+        let read = Read { source, weights: self.weights.at(&weights) };
         debug_assert!(output.len() >= self.output.elements().unwrap_or(usize::MAX));
         let output = Shared::new(output);
         if self.output.elements() == Some(0) {
@@ -465,6 +466,6 @@ impl Kernel for Blocked {
     }
 
     fn weights(&self) -> Vec<&Packed> {
-        vec![&self.weights]
+        vec![&self.weights.packed]
     }
 }

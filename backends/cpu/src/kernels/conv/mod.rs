@@ -14,10 +14,12 @@ pub(super) use self::depthwise::{Depthwise, PlainDepthwise};
 pub(super) use self::plain::Plain;
 pub(super) use self::pooled::Pooled;
 pub(super) use self::winograd::Winograd;
+use super::panels::{self, Panels};
 use super::vector::Activation;
 use super::{Constant, Kernel, Packed, Site, zeros};
 use crate::image::{Halo, Image};
 use crate::saved::Packer;
+use crate::simd::{Half, floats};
 
 /// Returns the kernel for plain operands, where a convolution could not be given a better layout.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -86,8 +88,33 @@ impl<'a> Filters<'a> {
         }
         self.weights.get(&self.constant.name, &sources, (layout, elements), move |sources| {
             let scale = sources.get(1).map(|scale| scale.view::<f32>()).transpose()?;
-            pack(&sources[0].view::<f32>()?, scale.as_deref().unwrap_or_default())
+            pack(&floats(&sources[0])?, scale.as_deref().unwrap_or_default())
         })
+    }
+
+    /// Returns the packed form for the microkernel, which keeps weights of 16 bits so.
+    /// `changed` says whether `pack` does more than to order the weights.
+    fn panels(
+        self,
+        finish: &Finish,
+        (layout, elements): (&str, usize),
+        changed: bool,
+        pack: impl Fn(&[f32], &[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+    ) -> Result<Panels> {
+        let content = &self.constant.content;
+        let mut half = Half::of(content.dtype());
+        if half.is_some() && (changed || !finish.scale.is_empty()) {
+            let largest = |list: &[f32]| list.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
+            let scale = if finish.scale.is_empty() { 1.0 } else { largest(&finish.scale) };
+            half = panels::format(half, largest(&floats(content)?) * scale);
+        }
+        let Some(half) = half else {
+            return Ok(Panels { packed: self.packed(finish, (layout, elements), pack)?, half });
+        };
+        let layout = (&*format!("{layout}, {half:?}"), Panels::words(Some(half), elements));
+        let packed =
+            self.packed(finish, layout, move |weights, scale| panels::narrowed(half, &pack(weights, scale)?))?;
+        Ok(Panels { packed, half: Some(half) })
     }
 
     /// Returns the weights as they stand, times their filters' factors.

@@ -9,7 +9,7 @@
 use hetero_hal::{Error, Result};
 
 use super::{Filters, Finish, Geometry};
-use crate::kernels::tile::{self, Bias, Tile, piece};
+use crate::kernels::tile::{self, Bias, Panel, Tile, piece};
 use crate::kernels::{Kernel, Packed, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
@@ -147,7 +147,7 @@ impl Kernel for Plain {
                             x_k: 1,
                             taps: &[0],
                             run: depth,
-                            w: matrix.add(column),
+                            w: Panel::Floats(matrix.add(column)),
                             w_k: row,
                             w_vector: lanes,
                             out: output.at(at),

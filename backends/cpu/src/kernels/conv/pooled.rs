@@ -61,8 +61,8 @@ impl Kernel for Pooled {
         let output = Shared::new(arguments.output::<f32>(0)?);
         let (rewritten, rings) = arguments.workspace::<f32>()?.split_at_mut(self.conv.rewritten());
         let source = Shared::constant(self.conv.source(input, rewritten, runtime));
-        let weights = self.conv.packed().value()?;
-        let read = Read { source, weights: Shared::constant(weights.as_ptr()) };
+        let weights = self.conv.packed().packed.value()?;
+        let read = Read { source, weights: self.conv.packed().at(&weights) };
         let rings = Shared::new(rings);
         let (groups, blocks, height) = (self.conv.groups(), self.conv.blocks(), self.pool.rows().count());
         let parts = blocks.div_ceil(BLOCKS);

@@ -27,11 +27,12 @@ use hetero_hal::{Result, Tensor};
 
 use super::{Filters, Finish, Geometry};
 use crate::image::{Halo, Image};
-use crate::kernels::tile::{self, Bias, Tile};
+use crate::kernels::panels::Panels;
+use crate::kernels::tile::{self, Bias, Panel, Tile};
 use crate::kernels::vector::Activation;
 use crate::kernels::{Kernel, Packed, Runtime, zeros};
 use crate::operand::{Arguments, Shared};
-use crate::simd::{Isa, Job, Simd, WIDEST};
+use crate::simd::{self, Half, Isa, Job, Simd, WIDEST};
 
 /// The pixels along each axis of an output tile, and of the input window that it reads.
 const OUT: usize = 4;
@@ -75,7 +76,7 @@ pub(in crate::kernels) struct Winograd {
     /// The number of channels, rounded up to a whole block.
     channels: usize,
     /// A panel for each block of filters, for each position: a vector of filters for each channel.
-    weights: Packed,
+    weights: Panels,
     bias: Vec<f32>,
     clamp: (f32, f32),
     activation: Option<Activation>,
@@ -121,7 +122,7 @@ impl Winograd {
     /// A filter without both signs gives results of one sign for inputs of one sign, and rounding
     /// must not change that.
     pub(in crate::kernels) fn suits(weights: &Tensor, filters: usize) -> bool {
-        let Ok(values) = weights.view::<f32>() else { return false };
+        let Ok(values) = simd::floats(weights) else { return false };
         let small = values.iter().all(|weight| weight.abs() <= LARGEST);
         let each = (values.len() / filters.max(1)).max(1);
         let mixed = |filter: &[f32]| {
@@ -147,7 +148,7 @@ impl Winograd {
         let mut bias = vec![0.0; output.blocks() * lanes];
         bias[..finish.bias.len()].copy_from_slice(&finish.bias);
         let layout = format!("transformed, panels of {lanes} filters: {} of {} channels", g.outputs, g.channels);
-        let weights = weights.packed(&finish, (&layout, packed_elements(&g, lanes)), move |weights, scale| {
+        let weights = weights.panels(&finish, (&layout, packed_elements(&g, lanes)), true, move |weights, scale| {
             pack(&g, lanes, weights, scale)
         })?;
         Ok(Winograd {
@@ -272,8 +273,9 @@ impl Winograd {
     ) {
         let (lanes, (height, width), channels) = (self.isa.lanes(), self.tiles(), self.geometry.channels);
         let count = rows.len() * width;
-        let [content, scale @ ..] = self.weights.sources() else { return };
-        let weights = content.bytes();
+        let [content, scale @ ..] = self.weights.packed.sources() else { return };
+        let (weights, half) = (content.bytes(), Half::of(content.dtype()));
+        let width_of = content.dtype().bits() / 8;
         let scale = scale.first().map(|scale| scale.bytes());
         let number = |bytes: &[u8], at: usize| {
             let bytes = bytes.get(at * size_of::<f32>()..).and_then(<[u8]>::first_chunk);
@@ -286,11 +288,16 @@ impl Winograd {
                 let mut gathered = [0.0; GATHERED * 9 * WIDEST];
                 for (lane, filter) in filters.clone().enumerate() {
                     let scale = scale.map_or(1.0, |scale| number(scale, filter));
-                    let (from, bytes) = ((filter * channels + channel) * 9, taken * 9 * size_of::<f32>());
-                    let taps = weights.get(from * size_of::<f32>()..).and_then(|rest| rest.get(..bytes));
-                    let (taps, _) = taps.unwrap_or_default().as_chunks();
-                    for (into, weight) in gathered[lane..].iter_mut().step_by(lanes).zip(taps) {
-                        *into = f32::from_ne_bytes(*weight) * scale;
+                    let (from, bytes) = ((filter * channels + channel) * 9, taken * 9 * width_of);
+                    let taps = weights.get(from * width_of..).and_then(|rest| rest.get(..bytes)).unwrap_or_default();
+                    let into = gathered[lane..].iter_mut().step_by(lanes);
+                    match half {
+                        None => into.zip(taps.as_chunks().0).for_each(|(into, weight)| {
+                            *into = f32::from_ne_bytes(*weight) * scale;
+                        }),
+                        Some(half) => into.zip(taps.as_chunks().0).for_each(|(into, weight)| {
+                            *into = half.wide(u16::from_ne_bytes(*weight)) * scale;
+                        }),
                     }
                 }
                 for (tile, _) in uneven.iter().enumerate().filter(|(_, uneven)| **uneven != 0.0) {
@@ -326,7 +333,7 @@ impl Winograd {
     /// `sums` must be this task's, and nobody else may write those pixels and filters.
     unsafe fn task(
         &self,
-        (source, transformed, uneven, weights): (*const f32, *const f32, *const f32, *const f32),
+        (source, transformed, uneven, weights): (*const f32, *const f32, *const f32, Panel),
         sums: *mut f32,
         (output, addend): (Shared, Option<*const f32>),
         (first, division): (usize, Division),
@@ -430,8 +437,8 @@ impl Kernel for Winograd {
         debug_assert!(sums.len() >= task * threads);
         let (transformed, sums) = (Shared::new(transformed), Shared::new(sums));
         let (uneven, lines) = (Shared::new(uneven), Shared::new(lines));
-        let packed = self.weights.value()?;
-        let weights = Shared::constant(packed.as_ptr());
+        let packed = self.weights.packed.value()?;
+        let weights = self.weights.at(&packed);
         let rows = height * self.geometry.batch;
         let (blocks, groups) = (self.input.blocks(), self.output.blocks().div_ceil(division.filters));
         for first in (0..rows).step_by(division.band) {
@@ -478,8 +485,8 @@ impl Kernel for Winograd {
                 unsafe {
                     let addend = addend.map(|addend| addend.at(0).cast_const());
                     let sums = sums.at(thread * task);
-                    let [source, transformed, uneven, weights] =
-                        [source, transformed, uneven, weights].map(|operand| operand.at(0).cast_const());
+                    let [source, transformed, uneven] =
+                        [source, transformed, uneven].map(|operand| operand.at(0).cast_const());
                     self.task(
                         (source, transformed, uneven, weights),
                         sums,
@@ -506,7 +513,7 @@ impl Kernel for Winograd {
     }
 
     fn weights(&self) -> Vec<&Packed> {
-        vec![&self.weights]
+        vec![&self.weights.packed]
     }
 }
 
@@ -936,7 +943,7 @@ mod tests {
                     constant: &constant,
                 };
                 let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, filters, finish).unwrap();
-                let packed = kernel.weights.value().unwrap();
+                let packed = kernel.weights.packed.value().unwrap();
                 let mut input = vec![0.0; 36 * lanes];
                 input.iter_mut().step_by(lanes).zip(&d).for_each(|(into, d)| *into = *d);
                 let mut transformed = vec![0.0; PLACES * lanes];
@@ -956,7 +963,8 @@ mod tests {
                         place: lanes,
                     });
                     let out = (Shared::new(&mut output), None);
-                    let operands = (input.as_ptr(), transformed.as_ptr(), [0.0].as_ptr(), packed.as_ptr());
+                    let weights = kernel.weights.at(&packed);
+                    let operands = (input.as_ptr(), transformed.as_ptr(), [0.0].as_ptr(), weights);
                     kernel.task(operands, sums.as_mut_ptr(), out, (0, division), 0..1, 0..1);
                 }
                 for (pixel, value) in output.iter().step_by(lanes).enumerate() {
