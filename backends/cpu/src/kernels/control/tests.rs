@@ -142,7 +142,7 @@ fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Res
 fn agrees(program: &Program, inputs: &[Tensor]) {
     let expected = hetero_reference::run(program, inputs, &Standard, &Allowance::default()).unwrap();
     for isa in Isa::available() {
-        let nodes = program.nodes().iter().filter(|node| node.subgraphs().next().is_some());
+        let mut nodes = program.nodes().iter().filter(|node| node.subgraphs().next().is_some());
         assert!(nodes.all(|node| suits(Site { program, node, isa, weights: None })));
         let found = run_program(&*device(1, isa), program, inputs).unwrap();
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
