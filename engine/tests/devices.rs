@@ -224,7 +224,7 @@ fn what_only_some_devices_take_needs_one_of_them() {
 
 #[test]
 fn a_node_that_no_device_takes_is_named_with_its_types_and_a_device_that_would() {
-    let error = engine(&["null:0", "null:1"]).analyze_model(&model()).unwrap_err();
+    let error = engine(&["null:0", "null:1"]).analyze_model(&model()).err().unwrap();
     assert!(matches!(&error, Error::Unclaimed { node, .. } if node.contains("exp")), "{error}");
     let text = error.to_string();
     assert!(text.contains("float32") && text.contains("add device cpu:0"), "{text}");
@@ -238,7 +238,7 @@ fn a_plan_of_another_model_says_so() {
     renamed.graph.values[0].name = "image".into();
     changed.graph.nodes[0].operator = Operator::new("Sin", 17);
     for (model, detail) in [(renamed, "this model has 'image'"), (changed, "its fingerprint is")] {
-        let text = engine.load_plan(&model, &json).unwrap_err().to_string();
+        let text = engine.load_plan(&model, &json).err().unwrap().to_string();
         assert!(text.contains("another model") && text.contains(detail), "{text}");
     }
 }

@@ -1,7 +1,7 @@
 //! Everything from a model's file to its first run takes effort in proportion to the model, however
 //! the model is large.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod counting;
 mod grown;

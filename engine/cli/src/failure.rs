@@ -115,7 +115,7 @@ impl Failure {
     pub(crate) fn report(self) -> ExitCode {
         let code = self.exit_code();
         if self.kind != Kind::Unread {
-            // Terminals break long lines themselves; a break of ours would be in the middle of paths.
+            // Terminals break long lines themselves; our breaks would be in the middle of paths.
             // A hook that is there already is this one.
             let handler = |_: &dyn Diagnostic| miette::MietteHandlerOpts::new().wrap_lines(false).build();
             let _ = miette::set_hook(Box::new(move |diagnostic| Box::new(handler(diagnostic))));

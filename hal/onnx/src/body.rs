@@ -137,7 +137,7 @@ impl BoundBody {
     }
 }
 
-/// Forgets what a file claims of the sizes of the values that nodes make, inside bodies of nodes too.
+/// Forgets what a file claims of the sizes of the values that nodes make, inside bodies too.
 /// What loops collect keeps its claim, as nothing else tells its sizes where there is no iteration.
 fn unclaim(graph: &mut Graph, keeps_outputs: bool) {
     for node in &mut graph.nodes {

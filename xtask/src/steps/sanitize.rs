@@ -2,8 +2,8 @@
 //!
 //! Both are nightly features of the compiler, which the stable one has too once
 //! `RUSTC_BOOTSTRAP=1` is set.
-//! AddressSanitizer watches all allocations, and all accesses of the code that is compiled here; the
-//! toolchain's standard library, which is compiled without it, does not mind.
+//! AddressSanitizer watches all allocations, and all accesses of the code that is compiled here;
+//! the toolchain's standard library, which is compiled without it, does not mind.
 //! ThreadSanitizer would take the locks and fences inside such a library for races, so the standard
 //! library is compiled anew with it, from rustup's component `rust-src`.
 //! No report is left out.

@@ -1,8 +1,8 @@
 //! Operators that find elements, so that only a run tells the sizes of what they give: NonZero,
 //! Compress, Unique and NonMaxSuppression.
 //!
-//! In contrast to kernels they work on tensors, whose memory they take from what the run is allowed,
-//! as no plan knows their sizes.
+//! In contrast to kernels they work on tensors, whose memory they take from what the run is
+//! allowed, as no plan knows their sizes.
 
 use hetero_hal::{Bool, DType, Evaluation, Result, Tensor};
 

@@ -1,7 +1,7 @@
 //! Discrete Fourier transforms of f32 of any length: DFT and STFT.
 //!
-//! Lengths of factors up to 13 are divided by these (Cooley and Tukey, 1965); other lengths become a
-//! convolution of a length that is a power of two (Bluestein, 1970).
+//! Lengths of factors up to 13 are divided by these (Cooley and Tukey, 1965); other lengths become
+//! a convolution of a length that is a power of two (Bluestein, 1970).
 //! Lines are transformed in f64, whose rounding no length makes visible in f32.
 
 use std::f64::consts::PI;

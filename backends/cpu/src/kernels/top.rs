@@ -109,8 +109,8 @@ impl<T: Key> Top<T> {
         (self.lines.length / PART.max(8 * self.k)).min(PARTS / lines.clamp(1, PARTS)).max(1)
     }
 
-    /// Returns the entries that a task has room for: after each of so many it forgets those that are
-    /// not among the best.
+    /// Returns the entries that a task has room for: after each of so many it forgets those that
+    /// are not among the best.
     fn room(&self) -> usize {
         (3 * self.k + 4 * BLOCK).min(self.lines.length.div_ceil(self.parts()) + BLOCK)
     }

@@ -1,4 +1,4 @@
-//! Programs on numbers of 16 bits: the same program on f32, and which nodes are done by its kernels.
+//! Programs on numbers of 16 bits: the same program on f32, and which nodes its kernels do.
 //!
 //! Values keep their 16 bits in constants, in what is bound, and wherever a kernel reads them so.
 //! Between kernels for f32 a value stays f32, so that it is rounded where it becomes 16 bits again

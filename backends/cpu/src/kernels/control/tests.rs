@@ -137,8 +137,8 @@ fn run_program(device: &dyn Device, program: &Program, inputs: &[Tensor]) -> Res
     outputs.iter().zip(&buffers[inputs.len()..]).map(read).collect()
 }
 
-/// Checks that each node with bodies is compiled, and that all results are the oracle's, bit for bit
-/// the same for any number of threads.
+/// Checks that each node with bodies is compiled, and that all results are the oracle's, with the
+/// same bits for any number of threads.
 fn agrees(program: &Program, inputs: &[Tensor]) {
     let expected = hetero_reference::run(program, inputs, &Standard, &Allowance::default()).unwrap();
     for isa in Isa::available() {
