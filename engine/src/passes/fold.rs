@@ -1,6 +1,9 @@
 //! Constant folding: a node whose inputs are all constant is computed once, by the oracle.
+//!
+//! Weights of products in 8 bits stay as they are, because devices that compute in 8 bits need them
+//! so.
 
-use hetero_hal::{ErrorKind, Evaluation, Graph, Result, Tensor};
+use hetero_hal::{DType, ErrorKind, Evaluation, Graph, Node, Result, Tensor, ValueId};
 
 use super::{Pass, PassContext};
 
@@ -13,10 +16,12 @@ impl Pass for ConstantFolding {
 
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()> {
         let mut left = context.allowance.clone();
+        let kept = weights_in_8_bits(graph);
         let nodes = std::mem::take(&mut graph.nodes);
         graph.nodes.reserve(nodes.len());
         for node in nodes {
-            if node.inputs.iter().flatten().any(|id| graph.values[id.index()].constant.is_none()) {
+            let is_kept = node.outputs.iter().flatten().any(|id| kept[id.index()]);
+            if is_kept || node.inputs.iter().flatten().any(|id| graph.values[id.index()].constant.is_none()) {
                 graph.nodes.push(node);
                 continue;
             }
@@ -59,6 +64,37 @@ impl Pass for ConstantFolding {
         }
         Ok(())
     }
+}
+
+/// Returns for each value whether it is only the weights or the bias of products whose left operand
+/// is in 8 bits, and made of integers itself.
+fn weights_in_8_bits(graph: &Graph) -> Vec<bool> {
+    let mut kept = vec![false; graph.values.len()];
+    let dtype = |id: ValueId| graph.values[id.index()].ty.dtype;
+    let is_constant = |id: ValueId| graph.values[id.index()].constant.is_some();
+    let source = |node: &Node| node.inputs.first().copied().flatten().filter(|_| node.operator.is("DequantizeLinear"));
+    let is_byte = |id: ValueId| matches!(dtype(id), Some(DType::U8 | DType::I8));
+    let mut left = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let Some(from) = source(node) else { continue };
+        let integers = is_byte(from) || dtype(from) == Some(DType::I32);
+        for id in node.outputs.iter().flatten() {
+            left[id.index()] = is_byte(from) && !is_constant(from);
+            kept[id.index()] = integers && node.inputs.iter().flatten().all(|&id| is_constant(id));
+        }
+    }
+    for node in &graph.nodes {
+        let name = &*node.operator.name;
+        let product = node.operator.domain.is_empty() && matches!(name, "Conv" | "ConvTranspose" | "Gemm" | "MatMul");
+        let in_8_bits = product && node.inputs.first().copied().flatten().is_some_and(|id| left[id.index()]);
+        // Behind the inputs stand the values that subgraphs capture.
+        let captured = node.uses().skip(node.inputs.iter().flatten().count());
+        let places = node.inputs.iter().enumerate().filter(|(place, _)| !(in_8_bits && matches!(place, 1 | 2)));
+        let others: Vec<ValueId> = places.filter_map(|(_, id)| *id).chain(captured).collect();
+        others.into_iter().for_each(|id| kept[id.index()] = false);
+    }
+    graph.outputs.iter().for_each(|id| kept[id.index()] = false);
+    kept
 }
 
 #[cfg(test)]

@@ -322,8 +322,15 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
     let kernel = if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
     match kernel {
         Ok(Some(_)) => Some(Support::Native),
+        _ if in_bytes(site) => Some(Support::Native),
         _ => Some(Support::Oracle),
     }
+}
+
+/// Tells whether lowering makes a convolution of bytes of a node, which has no other kernel.
+fn in_bytes(site: Site<'_>) -> bool {
+    let is_one = site.operator().is("QLinearConv") || site.operator().is("ConvInteger");
+    is_one && crate::lower::quantised::takes(site)
 }
 
 /// Makes the native kernel for a node, where there is one for its types and shapes.

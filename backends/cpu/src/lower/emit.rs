@@ -9,7 +9,7 @@ use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
 use crate::kernels::affine::Affine;
 use crate::kernels::elementwise;
-use crate::kernels::recipe::{Convolution, PooledConvolution};
+use crate::kernels::recipe::{Convolution, PooledConvolution, Quantised};
 use crate::kernels::reorder::Reorder;
 
 impl Lowering<'_> {
@@ -44,9 +44,16 @@ impl Lowering<'_> {
             }
         }
         let from = there.last().copied().unwrap_or(Layout::Plain);
+        if let Some(turn) = self.turn(value, from, layout) {
+            let recipe = Recipe::Quantised(Box::new(Quantised::Turn(turn)));
+            let (inputs, outputs) = (vec![Some(Form { value, layout: from })], vec![Some(Form { value, layout })]);
+            self.drafts.push(Draft { node, nodes: vec![], recipe, inputs, outputs });
+            self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).push(layout);
+            return Ok(Form { value, layout });
+        }
         let image = |layout: Layout| match layout {
-            Layout::Plain => Ok((self.image(value, Halo::NONE)?, false)),
             Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
+            _ => Ok((self.image(value, Halo::NONE)?, false)),
         };
         let recipe = Recipe::Reorder(Box::new(Reorder::new(self.isa, image(from)?, image(layout)?)));
         self.drafts.push(Draft {
@@ -72,6 +79,9 @@ impl Lowering<'_> {
         }
         if let Some(product) = self.products.remove(&node) {
             return self.emit_product(node, product);
+        }
+        if let Some(group) = self.groups.remove(&node) {
+            return self.emit_group(node, group);
         }
         if let Some(members) = self.clusters.remove(&node) {
             return self.emit_cluster(node, &members);
@@ -158,8 +168,8 @@ impl Lowering<'_> {
                     None => self.want(node, source, Layout::Plain)?,
                 };
                 let of = |layout: Layout| match layout {
-                    Layout::Plain => None,
                     Layout::Blocked(halo) => Some(halo),
+                    _ => None,
                 };
                 let (from, to) = (of(input.layout), of(layout));
                 if let (Some(between), Some(halo)) = (pooled, to) {
@@ -183,8 +193,8 @@ impl Lowering<'_> {
                 let from = if blocked { Layout::Blocked(Halo::NONE) } else { Layout::Plain };
                 let input = self.want(node, source, from)?;
                 let halo = |layout: Layout| match layout {
-                    Layout::Plain => Halo::NONE,
                     Layout::Blocked(halo) => halo,
+                    _ => Halo::NONE,
                 };
                 let images = (self.image(source, halo(input.layout))?, self.image(chain.output, halo(layout))?);
                 let affine = Affine::new(self.isa, images, blocked, scale, shift, clamp);

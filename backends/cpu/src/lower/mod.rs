@@ -13,6 +13,7 @@
 mod clusters;
 mod emit;
 mod products;
+pub(crate) mod quantised;
 pub(crate) mod regions;
 mod survey;
 
@@ -110,6 +111,8 @@ struct Lowering<'a> {
     clusters: HashMap<usize, Vec<clusters::Member>>,
     /// The products of bytes that are done together with the nodes behind them, by the last of them.
     products: HashMap<usize, products::Product>,
+    /// The parts in 8 bits, by their last node.
+    groups: HashMap<usize, quantised::Group>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
     /// The halo that all readers of a value want together, where it was asked for.
@@ -144,6 +147,7 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         absorbed: vec![false; nodes],
         clusters: HashMap::new(),
         products: HashMap::new(),
+        groups: HashMap::new(),
         halos: HashMap::new(),
         wanted: HashMap::new(),
         there: HashMap::new(),
@@ -154,6 +158,7 @@ pub(crate) fn lower(program: &Program, isa: Isa, filters: bool) -> Result<Vec<Dr
         // What is in a region is done there.
         regions.parts.iter().flatten().for_each(|&node| lowering.absorbed[node] = true);
     }
+    lowering.survey_quantised()?;
     for node in 0..nodes {
         lowering.survey(node)?;
     }

@@ -3,6 +3,7 @@
 
 #![allow(clippy::panic)]
 
+mod bytes;
 mod quantised;
 
 use hetero_conformance::{Case, program, run_program};
