@@ -116,7 +116,7 @@ impl Planner {
         let wrong = |at: &str, reason: String| Error::Plan(hetero_scheduler::Error::Plan { at: at.to_owned(), reason });
         let another = |how: String| {
             let made = "it was made for another model, or for another version of this one";
-            wrong("its model", format!("{made}: {how}; make the plan anew"))
+            wrong("its model", format!("{made}: {how}"))
         };
         let mut binding = Binding { allowance: fleet.allowance(), ..Binding::default() };
         for (name, shape) in &partitioning.input_shapes {

@@ -192,7 +192,7 @@ impl HeteroEngine {
     fn divide_without_lost(&self, planned: &Planned, attempt: &mut Attempt<'_>, error: &HalError) -> Result<()> {
         let now = self.planner.divide(&self.fleet, &planned.annotated, &attempt.state.denied);
         let now = now.map_err(|obstacle| match obstacle {
-            Error::Plan(obstacle) => {
+            obstacle @ (Error::Plan(_) | Error::Unclaimed { .. }) => {
                 error.clone().with_remedy(format!("no other device can take over: {obstacle}")).into()
             }
             other => other,
@@ -215,7 +215,7 @@ impl HeteroEngine {
         attempt.partitioning = match self.planner.divide(&self.fleet, &planned.annotated, &attempt.state.denied) {
             // The compiler's reason says more than the fact that no other device may take the node.
             Err(Error::Placement { .. }) => return Err(refused.into()),
-            Err(Error::Plan(obstacle)) => {
+            Err(obstacle @ (Error::Plan(_) | Error::Unclaimed { .. })) => {
                 let remedy = refused.remedy().map_or_else(String::new, |remedy| format!("{remedy}; "));
                 return Err(refused.with_remedy(format!("{remedy}no other device can take over: {obstacle}")).into());
             }

@@ -182,7 +182,7 @@ fn plans_that_do_not_fit_are_refused() {
     let mut other = model();
     other.graph.nodes[0].operator = Operator::new("Sqrt", 17);
     let changed = all.load_plan(&other, &json).err().unwrap().to_string();
-    assert!(changed.contains("is for the model"), "{changed}");
+    assert!(changed.contains("made for another model"), "{changed}");
     assert!(all.load_plan(&model(), "{").is_err());
 }
 
