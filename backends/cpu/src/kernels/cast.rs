@@ -11,7 +11,7 @@ use hetero_hal::{Attribute, DType, Element, Operator, Result, Tensor};
 
 use super::convert::Map;
 use super::{Kernel, Site, halves};
-use crate::simd::Half;
+use crate::simd::{Half, odd};
 
 /// Makes a Cast or a CastLike.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -104,15 +104,15 @@ macro_rules! sources {
 }
 sources! {
     f32: |x| x;
-    f64: odd_f32;
+    f64: odd;
     i8: f32::from;
     i16: f32::from;
     u8: f32::from;
     u16: f32::from;
-    i32: |x| odd_f32(f64::from(x));
-    u32: |x| odd_f32(f64::from(x));
-    i64: |x| odd_f32(odd_f64(x.unsigned_abs()).copysign(if x < 0 { -1.0 } else { 1.0 }));
-    u64: |x| odd_f32(odd_f64(x));
+    i32: |x| odd(f64::from(x));
+    u32: |x| odd(f64::from(x));
+    i64: |x| odd(odd_f64(x.unsigned_abs()).copysign(if x < 0 { -1.0 } else { 1.0 }));
+    u64: |x| odd(odd_f64(x));
 }
 
 /// Returns a whole number as a float; where it is none, the neighbour whose last bit is set.
@@ -123,15 +123,6 @@ fn odd_f64(x: u64) -> f64 {
     let rest = x & ((1 << lost) - 1);
     let cut = x - rest;
     (cut | (u64::from(rest != 0) << lost)) as f64
-}
-
-/// Returns a number in f32; where it is none, the neighbour whose last bit is set.
-#[inline(always)]
-fn odd_f32(x: f64) -> f32 {
-    let nearest = x as f32;
-    let wide = f64::from(nearest);
-    let beyond = u32::from(wide.abs() > x.abs());
-    if wide == x || x.is_nan() { nearest } else { f32::from_bits((nearest.to_bits() - beyond) | 1) }
 }
 
 /// Makes the conversion of the numbers that `number` makes of the elements.

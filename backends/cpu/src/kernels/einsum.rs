@@ -12,7 +12,7 @@ use hetero_hal::{DType, Result};
 use hetero_reference::NamedAxes;
 
 use super::batched::{Batched, Sizes};
-use super::number::Number;
+use super::numbers::Number;
 use super::tile::piece;
 use super::{Kernel, PLACES, Runtime, Site, keeps_table, matmul, movement};
 use crate::operand::{Arguments, Operand, Shared};

@@ -6,7 +6,7 @@
 
 use hetero_hal::{Bool, DType, Evaluation, Result, Tensor};
 
-use super::number::Number;
+use super::numbers::Number;
 use super::tile::piece;
 use super::top::Key;
 use super::{Runtime, Site};

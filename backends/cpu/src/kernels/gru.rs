@@ -2,9 +2,9 @@
 
 use hetero_hal::Result;
 
-use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights};
+use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights, sigmoid_or, tanh_or};
 use super::{Kernel, Site};
-use crate::simd::{self, Job, Simd};
+use crate::simd::{Job, Simd};
 
 /// Makes a kernel whose gates are in the standard's order: update, reset, hidden.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -49,10 +49,7 @@ impl Job for Reset<'_> {
             unsafe {
                 let load = |slice: &[f32]| S::load_first(slice.as_ptr().add(unit), lanes);
                 let sum = S::add(load(self.inputs), load(self.sums));
-                let reset = match self.functions {
-                    Some(functions) => functions.gate::<S>(0, sum),
-                    None => simd::sigmoid::<S>(sum),
-                };
+                let reset = sigmoid_or::<S>(self.functions, 0, sum);
                 S::store_first(self.into.as_mut_ptr().add(unit), lanes, S::mul(reset, load(self.h)));
             }
             unit += lanes;
@@ -90,19 +87,12 @@ impl Job for Unit<'_> {
                 let load = |at: *const f32| if whole { S::load(at) } else { S::load_first(at, lanes) };
                 let input = |index: usize| load(self.inputs.as_ptr().add(index * hidden + unit));
                 let sum = |index: usize| load(self.sums.as_ptr().add(index * hidden + unit));
-                let gate = |x: S::V| match self.functions {
-                    Some(functions) => functions.gate::<S>(0, x),
-                    None => simd::sigmoid::<S>(x),
-                };
+                let gate = |x: S::V| sigmoid_or::<S>(self.functions, 0, x);
                 let mut part = load(self.candidate.as_ptr().add(unit));
                 if self.reset_after {
                     part = S::mul(gate(S::add(input(1), sum(1))), part);
                 }
-                let candidate = S::add(input(2), part);
-                let candidate = match self.functions {
-                    Some(functions) => functions.gate::<S>(1, candidate),
-                    None => simd::tanh::<S>(candidate),
-                };
+                let candidate = tanh_or::<S>(self.functions, 1, S::add(input(2), part));
                 let update = gate(S::add(input(0), sum(0)));
                 let before = load(self.h.as_ptr().add(unit));
                 // This is (1 - update) * candidate + update * before.

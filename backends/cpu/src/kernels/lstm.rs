@@ -2,7 +2,7 @@
 
 use hetero_hal::Result;
 
-use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights};
+use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights, sigmoid_or, tanh_or};
 use super::{Kernel, Site};
 use crate::simd::{self, Job, Simd};
 
@@ -92,17 +92,11 @@ impl Job for Any<'_> {
                     Some(peepholes) => S::fma(load(peepholes, peephole), c, sum(index)),
                     None => sum(index),
                 };
-                let gate = |x: S::V| match functions {
-                    Some(functions) => functions.gate::<S>(0, x),
-                    None => simd::sigmoid::<S>(x),
-                };
+                let gate = |x: S::V| sigmoid_or::<S>(functions, 0, x);
                 let before = load(c, 0);
                 let input = gate(seen(0, 0, before));
                 let forget = if coupled { S::sub(S::splat(1.0), input) } else { gate(seen(2, 2, before)) };
-                let candidate = match functions {
-                    Some(functions) => functions.gate::<S>(1, sum(3)),
-                    None => simd::tanh::<S>(sum(3)),
-                };
+                let candidate = tanh_or::<S>(functions, 1, sum(3));
                 let after = S::fma(input, candidate, S::mul(forget, before));
                 let squashed = match functions {
                     Some(functions) => functions.apply::<S>(2, after),

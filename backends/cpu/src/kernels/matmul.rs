@@ -435,6 +435,24 @@ impl Kernel for Gemm {
     }
 }
 
+/// Returns for each product of a stack the numbers of its two matrices, where the stacks of both
+/// operands are repeated to the result's as NumPy's `matmul` does.
+pub(super) fn pairs(batch: &[usize], a: &[usize], b: &[usize]) -> Vec<(usize, usize)> {
+    let place = |shape: &[usize], mut number: usize| {
+        let (mut at, mut stride) = (0, 1);
+        for (axis, &size) in batch.iter().enumerate().rev() {
+            let own = (axis + shape.len()).checked_sub(batch.len()).map_or(1, |axis| shape[axis]);
+            if own != 1 {
+                at += number % size * stride;
+            }
+            stride *= own;
+            number /= size;
+        }
+        at
+    };
+    (0..batch.iter().product()).map(|number| (place(a, number), place(b, number))).collect()
+}
+
 pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let (Some(a), Some(b), Some(output)) = (site.shape(0), site.shape(1), site.output(0)) else {
         return Ok(None);
@@ -458,31 +476,17 @@ pub(super) fn matmul(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     if !keeps_table(batch, PLACES) {
         return Ok(None);
     }
-    let place = |shape: &[usize], mut number: usize| {
-        let (mut at, mut stride) = (0, 1);
-        for (axis, &size) in batch.iter().enumerate().rev() {
-            let own = (axis + shape.len()).checked_sub(batch.len()).map_or(1, |axis| shape[axis]);
-            if own != 1 {
-                at += number % size * stride;
-            }
-            stride *= own;
-            number /= size;
-        }
-        at
-    };
-    let count: usize = batch.iter().product();
+    let pairs = pairs(batch, a_batch, b_batch);
     if output.dtype != DType::F32 {
-        let pairs: Vec<_> = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
         return Ok(products::compile(site, shape(*m), pairs));
     }
-    if count >= FEW && *m <= batched::SMALL {
-        let places =
-            (0..count).map(|number| [place(a_batch, number) * m * k, place(b_batch, number) * k * n, number * m * n]);
+    if pairs.len() >= FEW && *m <= batched::SMALL {
+        let of = |(number, &(a, b)): (usize, &(usize, usize))| [a * m * k, b * k * n, number * m * n];
+        let places = pairs.iter().enumerate().map(of);
         let Shape { m, n, k, a, b } = shape(*m);
         let sizes = batched::Sizes { m, n, k, a, b, row: n };
         return Ok(Some(Box::new(batched::Batched::new(site.isa, sizes, places.collect()))));
     }
-    let pairs = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
     Ok(Some(Box::new(MatMul { product: Product::new(site.isa, shape(*m)), pairs })))
 }
 

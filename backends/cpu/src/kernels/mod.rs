@@ -25,7 +25,6 @@ mod moments;
 mod movement;
 mod nbits;
 mod normalize;
-mod number;
 mod numbers;
 mod oracle;
 mod pad;

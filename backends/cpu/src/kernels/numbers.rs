@@ -14,6 +14,7 @@ use crate::simd::Half;
 /// of floats NaN wins.
 pub(super) trait Number: Element + PartialOrd {
     const ZERO: Self;
+    const ONE: Self;
     /// The number below all others, and the one above.
     const LEAST: Self;
     const MOST: Self;
@@ -72,6 +73,7 @@ macro_rules! integers {
         $(
             impl Number for $type {
                 const ZERO: Self = 0;
+                const ONE: Self = 1;
                 const LEAST: Self = $type::MIN;
                 const MOST: Self = $type::MAX;
                 #[inline(always)]
@@ -169,6 +171,7 @@ macro_rules! floats {
         $(
             impl Number for $type {
                 const ZERO: Self = 0.0;
+                const ONE: Self = 1.0;
                 const LEAST: Self = $type::NEG_INFINITY;
                 const MOST: Self = $type::INFINITY;
                 #[inline(always)]
@@ -217,6 +220,27 @@ macro_rules! floats {
     };
 }
 floats!(f32, f64);
+
+/// Makes something of a kernel that is generic over the types of numbers, or `None` for another
+/// type.
+macro_rules! of_number {
+    ($dtype:expr, $function:ident($($argument:expr),*)) => {
+        match $dtype {
+            hetero_hal::DType::F32 => $function::<f32>($($argument),*),
+            hetero_hal::DType::F64 => $function::<f64>($($argument),*),
+            hetero_hal::DType::I8 => $function::<i8>($($argument),*),
+            hetero_hal::DType::I16 => $function::<i16>($($argument),*),
+            hetero_hal::DType::I32 => $function::<i32>($($argument),*),
+            hetero_hal::DType::I64 => $function::<i64>($($argument),*),
+            hetero_hal::DType::U8 => $function::<u8>($($argument),*),
+            hetero_hal::DType::U16 => $function::<u16>($($argument),*),
+            hetero_hal::DType::U32 => $function::<u32>($($argument),*),
+            hetero_hal::DType::U64 => $function::<u64>($($argument),*),
+            _ => None,
+        }
+    };
+}
+pub(super) use of_number;
 
 type Made = Result<Option<Box<dyn Kernel>>>;
 

@@ -71,6 +71,36 @@ impl Functions {
     }
 }
 
+/// Computes a gate: by a cell's own function of that number, or by the sigmoid.
+///
+/// # Safety
+/// The processor has the instructions of `S`.
+#[inline(always)]
+pub(super) unsafe fn sigmoid_or<S: Simd>(own: Option<&Functions>, index: usize, x: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match own {
+            Some(functions) => functions.gate::<S>(index, x),
+            None => simd::sigmoid::<S>(x),
+        }
+    }
+}
+
+/// Computes a gate: by a cell's own function of that number, or by the hyperbolic tangent.
+///
+/// # Safety
+/// The processor has the instructions of `S`.
+#[inline(always)]
+pub(super) unsafe fn tanh_or<S: Simd>(own: Option<&Functions>, index: usize, x: S::V) -> S::V {
+    // SAFETY: the caller's promise.
+    unsafe {
+        match own {
+            Some(functions) => functions.gate::<S>(index, x),
+            None => simd::tanh::<S>(x),
+        }
+    }
+}
+
 /// Returns the functions of each direction, `None` where a name is unknown, and an empty list where
 /// all are the usual ones and nothing is limited.
 fn functions(operator: &Operator, usual: &[&str], directions: usize) -> Result<Option<Vec<Functions>>> {

@@ -2,9 +2,9 @@
 
 use hetero_hal::Result;
 
-use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights};
+use super::recurrent::{Cell, Functions, Layer, Multiply, Recurrent, Step, Weights, tanh_or};
 use super::{Kernel, Site};
-use crate::simd::{self, Job, Simd};
+use crate::simd::{Job, Simd};
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(layer) = Layer::of(site, 1, &["Tanh"])? else { return Ok(None) };
@@ -38,10 +38,7 @@ impl Job for Unit<'_> {
             unsafe {
                 let load = |slice: &[f32]| S::load_first(slice.as_ptr().add(unit), lanes);
                 let sum = S::add(load(self.inputs), load(self.sums));
-                let h = match self.functions {
-                    Some(functions) => functions.gate::<S>(0, sum),
-                    None => simd::tanh::<S>(sum),
-                };
+                let h = tanh_or::<S>(self.functions, 0, sum);
                 S::store_first(self.h.as_mut_ptr().add(unit), lanes, h);
             }
             unit += lanes;

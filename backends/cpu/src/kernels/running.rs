@@ -3,7 +3,7 @@
 use hetero_hal::{DType, Result};
 
 use super::lines::Lines;
-use super::number::{Number, of_number};
+use super::numbers::{Number, of_number};
 use super::tile::piece;
 use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};

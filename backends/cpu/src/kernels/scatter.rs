@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use hetero_hal::{DType, Element, Error, Result};
 
 use super::movement::of_width;
-use super::number::{Number, of_number};
+use super::numbers::{Number, of_number};
 use super::select::{Indices, axis};
 use super::tile::piece;
 use super::{Kernel, Runtime, Site};

@@ -71,6 +71,17 @@ impl Half {
     }
 }
 
+/// Returns a number in f32; where it is none there, the neighbour whose last bit is set, which tells
+/// it from the middle between two numbers.
+/// A further rounding to 16 bits then gives what a single rounding would have given.
+#[inline(always)]
+pub(crate) fn odd(x: f64) -> f32 {
+    let nearest = x as f32;
+    let wide = f64::from(nearest);
+    let beyond = u32::from(wide.abs() > x.abs());
+    if wide == x || x.is_nan() { nearest } else { f32::from_bits((nearest.to_bits() - beyond) | 1) }
+}
+
 struct Widen<'a>(Half, &'a [u16], &'a mut [f32]);
 
 impl Job for Widen<'_> {

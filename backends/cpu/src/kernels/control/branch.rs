@@ -1,14 +1,12 @@
 //! `If`: a condition says which of two bodies runs.
 
-use std::sync::{Mutex, PoisonError};
-
 use hetero_hal::{Buffer, CompileOptions, DType, Result, Tensor};
 use hetero_onnx::{BodyOutput, BoundBody};
 use hetero_reference::Standard;
 
 use super::{
-    Body, Frame, Held, Kernel, Kind, Operand, Outer, Packed, Place, Places, Planned, Runtime, Site, allowance, body_of,
-    captured,
+    Body, Frame, Frames, Held, Kernel, Kind, Operand, Outer, Packed, Place, Places, Planned, Runtime, Site, allowance,
+    body_of, captured,
 };
 use crate::executable::NOTHING;
 use crate::memory::{self, CpuMemory};
@@ -60,7 +58,7 @@ pub(super) struct If {
     outer: Outer,
     branches: Vec<Branch>,
     workspace: usize,
-    frames: Mutex<Vec<Frame>>,
+    frames: Frames,
 }
 
 impl If {
@@ -89,7 +87,7 @@ impl If {
             workspace = workspace.max(places.bytes);
             branches.push(Branch { body, captured, targets, scratch });
         }
-        Ok(If { outer, branches, workspace, frames: Mutex::default() })
+        Ok(If { outer, branches, workspace, frames: Frames::default() })
     }
 
     fn take(&self, branch: &Branch, frame: &mut Frame, arguments: &Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
@@ -132,11 +130,7 @@ impl Kernel for If {
         let missing = || hetero_hal::Error::internal("an If lacks its condition");
         let holds = self.outer.input(0, arguments, runtime)?.ok_or_else(missing)?.flag()?;
         let branch = self.branches.get(usize::from(!holds)).ok_or_else(missing)?;
-        let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let outcome = self.take(branch, &mut frame, arguments, runtime);
-        frame.clear();
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
-        outcome
+        self.frames.with(|frame| self.take(branch, frame, arguments, runtime))
     }
 
     fn workspace(&self, _: usize) -> usize {

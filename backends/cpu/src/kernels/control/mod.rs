@@ -18,7 +18,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{
     Allowance, Attribute, Bool, CompileOptions, DType, Dim, Error, ErrorKind, ExtentId, Extents, Graph, LateId,
@@ -472,6 +472,21 @@ impl Frame {
         self.targets.clear();
         self.bound.clear();
         self.made.clear();
+    }
+}
+
+/// The frames that no run has; as many runs as go on at once have one each.
+#[derive(Default)]
+struct Frames(Mutex<Vec<Frame>>);
+
+impl Frames {
+    /// Does something with a frame, which is cleared behind it.
+    fn with<T>(&self, act: impl FnOnce(&mut Frame) -> T) -> T {
+        let mut frame = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
+        let made = act(&mut frame);
+        frame.clear();
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
+        made
     }
 }
 

@@ -3,15 +3,15 @@
 //! What an iteration makes for the next one is written to slots that take turns: the body reads
 //! from one and writes to another, so that nothing is copied.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hetero_hal::{CompileOptions, DType, Error, ErrorKind, Result, Tensor, TensorType};
 use hetero_onnx::{BodyOutput, Given};
 
 use super::collect::{Collection, Stacking};
 use super::{
-    Body, Frame, Held, Kernel, Kind, Operand, Outer, Packed, Place, Places, Planned, Runtime, Site, bind_carrying,
-    body_of, captured, condition, given, write,
+    Body, Frame, Frames, Held, Kernel, Kind, Operand, Outer, Packed, Place, Places, Planned, Runtime, Site,
+    bind_carrying, body_of, captured, condition, given, write,
 };
 use crate::executable::NOTHING;
 use crate::operand::Arguments;
@@ -133,7 +133,7 @@ pub(super) struct Loop {
     going: Place,
     scratch: Place,
     workspace: usize,
-    frames: Mutex<Vec<Frame>>,
+    frames: Frames,
 }
 
 impl Loop {
@@ -193,7 +193,7 @@ impl Loop {
             });
         }
         let scratch = places.add(body.scratch())?;
-        let (workspace, frames) = (places.bytes, Mutex::default());
+        let (workspace, frames) = (places.bytes, Frames::default());
         Ok(Loop {
             outer,
             body,
@@ -294,11 +294,7 @@ impl Loop {
 
 impl Kernel for Loop {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let outcome = self.iterate(&mut frame, arguments, runtime);
-        frame.clear();
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
-        outcome
+        self.frames.with(|frame| self.iterate(frame, arguments, runtime))
     }
 
     fn workspace(&self, _: usize) -> usize {

@@ -1,6 +1,6 @@
 //! `Scan`: a body runs once for each element of its sequences.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use hetero_hal::{Attribute, Buffer, CompileOptions, DType, Error, Operator, ProgramValue, Result, element_count};
 use hetero_onnx::{BodyOutput, Given};
@@ -8,7 +8,7 @@ use hetero_onnx::{BodyOutput, Given};
 use super::collect::{Collection, Stacking};
 use super::repeat::Slots;
 use super::{
-    Body, Frame, Held, Kernel, Kind, Operand, Outer, Packed, Place, Places, Planned, Runtime, Site, along,
+    Body, Frame, Frames, Held, Kernel, Kind, Operand, Outer, Packed, Place, Places, Planned, Runtime, Site, along,
     bind_carrying, body_of, captured, given,
 };
 use crate::executable::NOTHING;
@@ -129,7 +129,7 @@ pub(super) struct Scan {
     elements: Vec<Option<Place>>,
     scratch: Place,
     workspace: usize,
-    frames: Mutex<Vec<Frame>>,
+    frames: Frames,
 }
 
 /// A sequence in a run.
@@ -206,7 +206,7 @@ impl Scan {
             });
         }
         let scratch = places.add(body.scratch())?;
-        let (workspace, frames) = (places.bytes, Mutex::default());
+        let (workspace, frames) = (places.bytes, Frames::default());
         Ok(Scan { outer, body, axes, roles, slots, elements, scratch, workspace, frames })
     }
 
@@ -429,14 +429,10 @@ fn same_length(sequences: &[Sequence]) -> Result<usize> {
 
 impl Kernel for Scan {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let mut frame = self.frames.lock().unwrap_or_else(PoisonError::into_inner).pop().unwrap_or_default();
-        let outcome = match self.axes.batch {
-            Some(batch) => self.run_batch(batch, &mut frame, arguments, runtime),
-            None => self.run_whole(&mut frame, arguments, runtime),
-        };
-        frame.clear();
-        self.frames.lock().unwrap_or_else(PoisonError::into_inner).push(frame);
-        outcome
+        self.frames.with(|frame| match self.axes.batch {
+            Some(batch) => self.run_batch(batch, frame, arguments, runtime),
+            None => self.run_whole(frame, arguments, runtime),
+        })
     }
 
     fn workspace(&self, _: usize) -> usize {

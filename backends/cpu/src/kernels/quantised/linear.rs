@@ -13,7 +13,7 @@ use hetero_hal::{DType, Element, Result};
 use crate::kernels::tile::piece;
 use crate::kernels::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
-use crate::simd::{Isa, Job, Simd};
+use crate::simd::{Isa, Job, Simd, odd};
 
 /// The most elements of a line that one task works on.
 const CHUNK: usize = 8 * 1024;
@@ -41,18 +41,6 @@ impl Real for f32 {
     fn quotient(self, scale: f32) -> f32 {
         self / scale
     }
-}
-
-/// Rounds to f32 in such a way that a further rounding to 16 bits is the same as one rounding.
-/// What is not exact gets an odd last bit, which tells it from the middle between two numbers.
-#[inline(always)]
-fn odd(x: f64) -> f32 {
-    let near = x as f32;
-    if f64::from(near) == x || x.is_nan() {
-        return near;
-    }
-    let beyond = f64::from(near).abs() > x.abs();
-    f32::from_bits((near.to_bits() - u32::from(beyond)) | 1)
 }
 
 macro_rules! halves {
@@ -322,6 +310,32 @@ fn part<T>(list: &[T], start: usize, length: usize, each: bool) -> &[T] {
     }
 }
 
+impl<X: Element, Y: Element> Linear<X, Y> {
+    /// Does all lines, each with its part of the scales and of the zero points.
+    fn run<S: Sync, Z: Sync>(
+        &self,
+        (x, y): (&[X], &mut [Y]),
+        (scales, zeros): (&[S], &[Z]),
+        runtime: &Runtime<'_>,
+        line: impl Fn(&[X], &mut [Y], &[S], &[Z]) + Sync,
+    ) -> Result<()> {
+        check(self.count, x.len(), y.len())?;
+        let (spread, output) = (self.spread, Shared::new(y));
+        let pieces = runtime.pieces(spread.lines, spread.line.saturating_mul(4));
+        runtime.for_each(pieces, |number, _| {
+            for number in piece(spread.lines, pieces, number) {
+                let (start, length, scale) = spread.line(number);
+                let (scales, zeros) =
+                    (part(scales, scale, length, spread.each), part(zeros, scale, length, spread.each));
+                // SAFETY: each line is one task's, and lies in the output.
+                let y = unsafe { output.slice(start, length) };
+                line(&x[start..start + length], y, scales, zeros);
+            }
+        });
+        Ok(())
+    }
+}
+
 impl<X: Real, Y: Narrow> Kernel for (Linear<X, Y>, Y) {
     fn name(&self) -> &'static str {
         "quantised::QuantizeLinear"
@@ -331,24 +345,11 @@ impl<X: Real, Y: Narrow> Kernel for (Linear<X, Y>, Y) {
         let (linear, none) = self;
         let (x, scales) = (arguments.input::<X>(0)?, arguments.input::<X>(1)?);
         let zeros = arguments.optional::<Y>(2)?.unwrap_or(std::slice::from_ref(none));
-        let output = arguments.output::<Y>(0)?;
-        let (spread, isa) = (linear.spread, linear.isa);
-        check(linear.count, x.len(), output.len())?;
-        let output = Shared::new(output);
-        let pieces = runtime.pieces(spread.lines, spread.line.saturating_mul(4));
-        runtime.for_each(pieces, |number, _| {
-            for line in piece(spread.lines, pieces, number) {
-                let (start, length, scale) = spread.line(line);
-                let (scales, zeros) =
-                    (part(scales, scale, length, spread.each), part(zeros, scale, length, spread.each));
-                // SAFETY: each line is one task's, and lies in the output.
-                unsafe {
-                    let y = output.slice(start, length);
-                    isa.run(Quantised { x: &x[start..start + length], y, scales, zeros });
-                }
-            }
-        });
-        Ok(())
+        let y = arguments.output::<Y>(0)?;
+        linear.run((x, y), (scales, zeros), runtime, |x, y, scales, zeros| {
+            // SAFETY: the job's slices are its own.
+            unsafe { linear.isa.run(Quantised { x, y, scales, zeros }) };
+        })
     }
 }
 
@@ -361,24 +362,11 @@ impl<X: Code, Y: Real> Kernel for (X, Linear<X, Y>) {
         let (none, linear) = self;
         let (x, scales) = (arguments.input::<X>(0)?, arguments.input::<Y>(1)?);
         let zeros = arguments.optional::<X>(2)?.unwrap_or(std::slice::from_ref(none));
-        let output = arguments.output::<Y>(0)?;
-        let (spread, isa) = (linear.spread, linear.isa);
-        check(linear.count, x.len(), output.len())?;
-        let output = Shared::new(output);
-        let pieces = runtime.pieces(spread.lines, spread.line.saturating_mul(4));
-        runtime.for_each(pieces, |number, _| {
-            for line in piece(spread.lines, pieces, number) {
-                let (start, length, scale) = spread.line(line);
-                let (scales, zeros) =
-                    (part(scales, scale, length, spread.each), part(zeros, scale, length, spread.each));
-                // SAFETY: each line is one task's, and lies in the output.
-                unsafe {
-                    let y = output.slice(start, length);
-                    isa.run(Restored { x: &x[start..start + length], y, scales, zeros });
-                }
-            }
-        });
-        Ok(())
+        let y = arguments.output::<Y>(0)?;
+        linear.run((x, y), (scales, zeros), runtime, |x, y, scales, zeros| {
+            // SAFETY: the job's slices are its own.
+            unsafe { linear.isa.run(Restored { x, y, scales, zeros }) };
+        })
     }
 }
 
@@ -511,7 +499,7 @@ impl Job for Range<'_> {
 }
 
 /// Returns the range of numbers and of 0, on all threads.
-/// `parts` has two numbers for each piece of the work; see [`range_parts`].
+/// `parts` has two numbers for each piece of the work: the least and the greatest that it finds.
 pub(super) fn range(isa: Isa, x: &[f32], parts: &mut [f32], runtime: &Runtime<'_>) -> (f32, f32) {
     let chunks = x.len().div_ceil(CHUNK);
     let pieces = runtime.pieces(chunks, CHUNK).min(parts.len() / 2);
@@ -538,7 +526,7 @@ pub(super) fn steps((low, high): (f32, f32)) -> (f32, f32) {
     (scale, rounded((-low / scale).clamp(0.0, 255.0)))
 }
 
-/// Quantises numbers to bytes, on all threads; `moved` are the bits that are exchanged in each.
+/// Quantises numbers to bytes, on all threads.
 pub(super) fn bytes(isa: Isa, x: &[f32], (scale, zero): (f32, f32), y: &mut [u8], runtime: &Runtime<'_>) {
     let chunks = x.len().div_ceil(CHUNK);
     let pieces = runtime.pieces(chunks, CHUNK * 4);

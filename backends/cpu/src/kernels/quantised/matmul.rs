@@ -5,7 +5,7 @@ use hetero_hal::{DType, Result};
 
 use super::product::{Operands, Product, Shape};
 use super::tile::{Real, Whole};
-use crate::kernels::{Constant, Kernel, PLACES, Packed, Runtime, Site, keeps_table};
+use crate::kernels::{Constant, Kernel, PLACES, Packed, Runtime, Site, keeps_table, matmul};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 use crate::simd::dot::Dots;
@@ -56,21 +56,7 @@ impl Stack {
         if !keeps_table(&batch, PLACES) {
             return None;
         }
-        let place = |shape: &[usize], mut number: usize| {
-            let (mut at, mut stride) = (0, 1);
-            for (axis, &all) in batch.iter().enumerate().rev() {
-                let own = size(shape, axis);
-                if own != 1 {
-                    at += number % all * stride;
-                }
-                stride *= own;
-                number /= all;
-            }
-            at
-        };
-        let count: usize = batch.iter().product();
-        let pairs = (0..count).map(|number| (place(a_batch, number), place(b_batch, number))).collect();
-        Some(Stack { shape: shape(m), pairs })
+        Some(Stack { shape: shape(m), pairs: matmul::pairs(&batch, a_batch, b_batch) })
     }
 
     /// Tells whether memory could hold the operands.
