@@ -7,13 +7,15 @@
 //! Once a dimension has had a second size, it is taken to vary, and a plan serves all of its sizes
 //! from 2 up to a bound.
 //! Sizes of 0 and 1 stay exact, because values broadcast along such dimensions, or are empty.
+//! Dimensions of one symbol have one size, until a run gives them several.
 //!
 //! A device whose executables take exact sizes only has a plan for each shape.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use hetero_hal::{Dim, ErrorKind, Tensor};
+use hetero_hal::{Dim, ErrorKind, Tensor, Value};
 use hetero_onnx::Binding;
 
 use crate::engine::HeteroEngine;
@@ -50,17 +52,65 @@ const MOST_IN_SUMS: usize = 16;
 pub struct LoadedModel {
     engine: HeteroEngine,
     model: Model,
-    /// The open dimensions of the inputs.
-    open: Vec<OpenDim>,
     most_plans: usize,
     most_bytes: u64,
     state: Mutex<State>,
 }
 
+/// The open dimensions of a model's inputs.
+#[derive(Default)]
+struct OpenDims {
+    dims: Vec<OpenDim>,
+    /// The symbols that inputs gave several sizes in a run, which are therefore no names of one
+    /// size: exporters name dimensions by the axis, and so call the widths of two inputs the same.
+    torn: BTreeSet<Arc<str>>,
+}
+
 /// An open dimension: all dimensions of one symbol, or one that has no name.
 struct OpenDim {
+    symbol: Option<Arc<str>>,
     /// The inputs, by position, and the axes.
     at: Vec<(usize, usize)>,
+}
+
+impl OpenDims {
+    fn of(model: &Model, torn: BTreeSet<Arc<str>>) -> OpenDims {
+        let mut dims: Vec<OpenDim> = Vec::new();
+        let mut symbols: BTreeMap<&str, usize> = BTreeMap::new();
+        for (input, &id) in model.graph.inputs.iter().enumerate() {
+            let value = &model.graph.values[id.index()];
+            for (axis, dim) in value.ty.dims.iter().flatten().enumerate() {
+                let symbol = match dim {
+                    Dim::Known(_) => continue,
+                    Dim::Symbol(symbol) if !torn.contains(symbol) => Some(symbol.clone()),
+                    _ => None,
+                };
+                let known = match dim {
+                    Dim::Symbol(name) if symbol.is_some() => Some(*symbols.entry(name).or_insert(dims.len())),
+                    _ => None,
+                };
+                match known.and_then(|known| dims.get_mut(known)) {
+                    Some(dim) => dim.at.push((input, axis)),
+                    None => dims.push(OpenDim { symbol, at: vec![(input, axis)] }),
+                }
+            }
+        }
+        OpenDims { dims, torn }
+    }
+
+    /// Returns the model without the names that say nothing.
+    fn model<'a>(&self, model: &'a Model) -> Cow<'a, Model> {
+        if self.torn.is_empty() {
+            return Cow::Borrowed(model);
+        }
+        let mut model = model.clone();
+        for dim in model.graph.values.iter_mut().flat_map(|value| value.ty.dims.iter_mut().flatten()) {
+            if matches!(dim, Dim::Symbol(symbol) if self.torn.contains(symbol)) {
+                *dim = Dim::Unknown;
+            }
+        }
+        Cow::Owned(model)
+    }
 }
 
 /// A dimension that is the sum of two others.
@@ -119,6 +169,7 @@ impl Span {
 
 /// A plan, and what it serves.
 struct Served {
+    open: Arc<OpenDims>,
     spans: Vec<Span>,
     /// The shapes of inputs of which the model says no rank.
     shapes: Vec<(usize, Vec<usize>)>,
@@ -130,7 +181,8 @@ struct Served {
 
 #[derive(Default)]
 struct State {
-    /// The plans, the one that was used last at the end.
+    open: Arc<OpenDims>,
+    /// The plans for these dimensions, the one that was used last at the end.
     served: Vec<Arc<Served>>,
     /// The open dimensions that vary.
     varying: BTreeSet<usize>,
@@ -144,24 +196,9 @@ struct State {
 
 impl LoadedModel {
     pub(crate) fn new(engine: HeteroEngine, model: Model) -> LoadedModel {
-        let mut open: Vec<OpenDim> = Vec::new();
-        let mut symbols: BTreeMap<&str, usize> = BTreeMap::new();
-        for (input, &id) in model.graph.inputs.iter().enumerate() {
-            let value = &model.graph.values[id.index()];
-            for (axis, dim) in value.ty.dims.iter().flatten().enumerate() {
-                let known = match dim {
-                    Dim::Known(_) => continue,
-                    Dim::Symbol(symbol) => Some(*symbols.entry(symbol).or_insert(open.len())),
-                    _ => None,
-                };
-                match known.and_then(|known| open.get_mut(known)) {
-                    Some(dim) => dim.at.push((input, axis)),
-                    None => open.push(OpenDim { at: vec![(input, axis)] }),
-                }
-            }
-        }
-        let state = Mutex::new(State::default());
-        LoadedModel { engine, model, open, most_plans: MOST_PLANS, most_bytes: u64::MAX, state }
+        let open = Arc::new(OpenDims::of(&model, BTreeSet::new()));
+        let state = Mutex::new(State { open, ..State::default() });
+        LoadedModel { engine, model, most_plans: MOST_PLANS, most_bytes: u64::MAX, state }
     }
 
     /// Sets how much is kept: at most so many plans, whose intermediate values take at most so many
@@ -278,34 +315,55 @@ impl LoadedModel {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns the sizes of the open dimensions.
-    fn sizes(&self, given: &[Option<&Tensor>]) -> Result<Vec<usize>> {
+    /// Returns the open dimensions, and their sizes in a run.
+    /// A symbol to which the run gives several sizes is a name no longer, and a sentence says so.
+    fn sizes(&self, given: &[Option<&Tensor>]) -> (Arc<OpenDims>, Vec<usize>, Option<Error>) {
         let graph = &self.model.graph;
+        let value = |input: usize| &graph.values[graph.inputs[input].index()];
         let size = |&(input, axis): &(usize, usize)| {
-            let value = &graph.values[graph.inputs[input].index()];
             // An input with a default that is left out has the default's sizes.
-            let tensor = given[input].or(value.constant.as_ref());
-            Some((value, tensor?.shape().get(axis).copied()?))
+            let tensor = given[input].or(value(input).constant.as_ref());
+            Some((input, tensor?.shape().get(axis).copied()?))
         };
-        let of = |dim: &OpenDim| {
-            let mut sizes = dim.at.iter().filter_map(size);
-            let Some((_, first)) = sizes.next() else { return Ok(1) };
-            match sizes.find(|(_, other)| *other != first) {
-                None => Ok(first),
-                Some((value, other)) => {
-                    let reason = format!("it makes a dimension of {} {other}, but another makes it {first}", value.ty);
-                    Err(Error::Input { name: value.name.to_string(), reason })
-                }
-            }
-        };
-        self.open.iter().map(of).collect()
+        let mut open = self.state().open.clone();
+        let mut torn = open.torn.clone();
+        let mut sentence = None;
+        for OpenDim { symbol, at } in &open.dims {
+            let mut sizes = at.iter().filter_map(size);
+            let Some((_, first)) = sizes.next() else { continue };
+            let Some((input, other)) = sizes.find(|(_, other)| *other != first) else { continue };
+            torn.extend(symbol.clone());
+            let Value { name, ty, .. } = value(input);
+            let reason = format!("it makes a dimension of {ty} {other}, but another makes it {first}");
+            sentence.get_or_insert(Error::Input { name: name.to_string(), reason });
+        }
+        if sentence.is_some() {
+            open = Arc::new(OpenDims::of(&self.model, torn));
+        }
+        let sizes = open.dims.iter().map(|dim| dim.at.iter().find_map(size).map_or(1, |(_, size)| size)).collect();
+        (open, sizes, sentence)
     }
 
     /// Finds the plan for a run's inputs, or makes it.
     fn find(&self, given: &[Option<&Tensor>]) -> Result<Arc<Served>> {
-        let sizes = self.sizes(given)?;
+        let (open, sizes, torn) = self.sizes(given);
+        let exactly: Vec<Span> = sizes.iter().map(|&size| Span::Exactly(size)).collect();
+        if let Some(sentence) = torn {
+            // Names are given up only for a run that the model takes.
+            let served = self.make(&open, &exactly, given).map_err(|error| with(sentence, &error))?;
+            let mut state = self.state();
+            let (exact, made) = (state.exact.take(), state.made);
+            *state = State { open, exact, made, ..State::default() };
+            drop(state);
+            return Ok(self.keep(served));
+        }
         let (mut spans, exact) = {
             let mut state = self.state();
+            if !Arc::ptr_eq(&state.open, &open) {
+                // Another thread's run has just shown that a name says nothing.
+                drop(state);
+                return self.find(given);
+            }
             if let Some(position) = state.served.iter().rposition(|served| served.serves(self, &sizes, given)) {
                 let served = state.served.remove(position);
                 state.served.push(served.clone());
@@ -314,12 +372,11 @@ impl LoadedModel {
             self.note_sizes(&mut state, &sizes);
             (self.spans(&state, &sizes), state.exact.is_some())
         };
-        let exactly: Vec<Span> = sizes.iter().map(|&size| Span::Exactly(size)).collect();
         if !exact && spans != exactly {
             let tight: Vec<Span> = spans.iter().zip(&sizes).map(|(span, size)| span.at_least(*size)).collect();
             let mut last = None;
             for _ in 0..2 {
-                match self.make(&spans, given) {
+                match self.make(&open, &spans, given) {
                     Ok(served) => return Ok(self.keep(served)),
                     Err(error @ Error::Device(_)) if is_hopeless(&error) => return Err(error),
                     Err(error) => last = Some(error),
@@ -332,17 +389,18 @@ impl LoadedModel {
             }
             let why = last.map_or_else(String::new, |error| error.to_string());
             // What cannot be planned for exact sizes either is wrong with the inputs.
-            let served = self.make(&exactly, given)?;
+            let served = self.make(&open, &exactly, given)?;
             self.state().exact.get_or_insert(format!("each shape has a plan of its own: {why}"));
             return Ok(self.keep(served));
         }
-        Ok(self.keep(self.make(&exactly, given)?))
+        Ok(self.keep(self.make(&open, &exactly, given)?))
     }
 
     /// Returns a plan for exactly the sizes of a run, because a plan for more could not serve them.
     fn alone(&self, given: &[Option<&Tensor>], why: &str) -> Result<Arc<Served>> {
-        let spans: Vec<Span> = self.sizes(given)?.into_iter().map(Span::Exactly).collect();
-        let served = self.make(&spans, given)?;
+        let (open, sizes, _) = self.sizes(given);
+        let spans: Vec<Span> = sizes.into_iter().map(Span::Exactly).collect();
+        let served = self.make(&open, &spans, given)?;
         self.state().exact.get_or_insert(format!("each shape has a plan of its own: {why}"));
         self.state().served.retain(|served| !served.is_ranged());
         Ok(self.keep(served))
@@ -390,8 +448,9 @@ impl LoadedModel {
     }
 
     /// Plans and compiles for these sizes.
-    fn make(&self, spans: &[Span], given: &[Option<&Tensor>]) -> Result<Served> {
-        let graph = &self.model.graph;
+    fn make(&self, open: &Arc<OpenDims>, spans: &[Span], given: &[Option<&Tensor>]) -> Result<Served> {
+        let model = open.model(&self.model);
+        let graph = &model.graph;
         let mut binding = Binding::default();
         let mut shapes = Vec::new();
         for (position, tensor) in given.iter().enumerate() {
@@ -402,7 +461,7 @@ impl LoadedModel {
                 shapes.push((position, tensor.shape().to_vec()));
             }
         }
-        for (dim, span) in self.open.iter().zip(spans) {
+        for (dim, span) in open.dims.iter().zip(spans) {
             let Span::UpTo(bound) = span else { continue };
             for &(input, axis) in &dim.at {
                 let name = graph.values[graph.inputs[input].index()].name.to_string();
@@ -419,14 +478,14 @@ impl LoadedModel {
                 .zip(&graph.inputs)
                 .filter_map(|(tensor, id)| Some((&*graph.values[id.index()].name, (*tensor)?.clone())))
                 .collect();
-            self.engine.analyze_with_inputs(&self.model, &Binding::default(), &named)?
+            self.engine.analyze_with_inputs(&model, &Binding::default(), &named)?
         } else {
-            self.engine.analyze(&self.model, &binding)?
+            self.engine.analyze(&model, &binding)?
         };
         let content = |name: &String| Some((name.clone(), given[self.position(name)?]?.clone()));
         let fixed = plan.fixed().iter().filter_map(content).collect();
         let bytes = self.engine.session(&plan)?.report().arena_bytes as u64;
-        Ok(Served { spans: spans.to_vec(), shapes, fixed, plan, bytes })
+        Ok(Served { open: open.clone(), spans: spans.to_vec(), shapes, fixed, plan, bytes })
     }
 
     /// Keeps a plan, and lets go of others where these are too many or serve nothing that this one
@@ -435,6 +494,10 @@ impl LoadedModel {
         let served = Arc::new(served);
         let mut state = self.state();
         state.made += 1;
+        if !Arc::ptr_eq(&state.open, &served.open) {
+            // It serves its own run alone.
+            return served;
+        }
         if served.fixed.is_empty() && served.shapes.is_empty() {
             state.served.retain(|other| !served.covers(other));
         }
@@ -468,6 +531,14 @@ impl Served {
             _ => false,
         };
         other.fixed.is_empty() && other.shapes.is_empty() && self.spans.iter().zip(&other.spans).all(covers)
+    }
+}
+
+/// Adds an error to what is said of an input.
+fn with(sentence: Error, error: &Error) -> Error {
+    match sentence {
+        Error::Input { name, reason } => Error::Input { name, reason: format!("{reason}; with these sizes, {error}") },
+        other => other,
     }
 }
 

@@ -364,6 +364,42 @@ fn a_shape_that_is_an_input_is_a_constant_of_its_plan() {
 }
 
 #[test]
+fn a_name_that_two_inputs_give_two_sizes_is_no_name_of_one() {
+    let engine = engine();
+    let mut b = Builder::default();
+    // Exporters name dimensions by the axis.
+    let (x, y) = (b.input("x", DType::F32, &["rows", "4"]), b.input("y", DType::F32, &["rows", "4"]));
+    let transposed = b.op("Transpose", &[y]);
+    let scores = b.op("MatMul", &[x, transposed]);
+    let output = b.op("Softmax", &[scores]);
+    let loaded = engine.load(&b.model(&[output])).unwrap();
+    let inputs = |x: usize, y: usize| [("x", waves(&[x, 4], x)), ("y", waves(&[y, 4], y))];
+    agrees(&engine, &loaded, &inputs(5, 5));
+    for rows in 2..30 {
+        agrees(&engine, &loaded, &inputs(rows, 31 - rows));
+    }
+    // One for the equal sizes, one for the first that are not, and one for all that follow.
+    assert_eq!((loaded.plans_made(), loaded.notes()), (3, None));
+    agrees(&engine, &loaded, &inputs(9, 9));
+    assert_eq!(loaded.plans_made(), 3);
+}
+
+#[test]
+fn a_run_that_does_not_fit_leaves_names_as_they_are() {
+    let engine = engine();
+    let mut b = Builder::default();
+    let (x, y) = (b.input("x", DType::F32, &["rows", "4"]), b.input("y", DType::F32, &["rows", "4"]));
+    let sum = b.op("Add", &[x, y]);
+    let loaded = engine.load(&b.model(&[sum])).unwrap();
+    let inputs = |x: usize, y: usize| [("x", waves(&[x, 4], x)), ("y", waves(&[y, 4], y))];
+    for rows in 2..30 {
+        agrees(&engine, &loaded, &inputs(rows, rows));
+        loaded.run(&inputs(rows, rows + 1)).unwrap_err();
+    }
+    assert_eq!((loaded.plans_made(), loaded.notes()), (2, None));
+}
+
+#[test]
 fn what_is_kept_is_bounded() {
     let engine = engine();
     let loaded = engine.load(&encoder(4096)).unwrap().keeping(2, u64::MAX);
