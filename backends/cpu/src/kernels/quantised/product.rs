@@ -296,6 +296,7 @@ impl Product {
         let (blocks, shares) = if work < 1 << 13 { (1, 1) } else { (blocks, shares) };
         let widest = tile::vectors(self.dots, m.div_ceil(tile_count));
         runtime.for_each(blocks * shares, |number, _| {
+            let unit = self.dots.unit();
             let (block, share) = (number / shares, number % shares);
             let (block, quads) = (piece(tile_count, blocks, block), piece(count.div_ceil(4), shares, share));
             let mut panel = quads.start * 4;
@@ -328,7 +329,7 @@ impl Product {
                         };
                         let last = (n - panel * lanes - (vectors - 1) * lanes).min(lanes);
                         let finish = finish(own.start, panel * lanes);
-                        tile::compute(self.dots, (own.len(), vectors), last, tile, finish);
+                        tile::compute(&unit, (own.len(), vectors), last, tile, finish);
                     }
                 }
                 panel += vectors;

@@ -5,8 +5,11 @@
 //! of its rows in all lanes, and adds the products.
 //! What becomes of the sums is a [`Finish`], which is compiled into the tile.
 
+use crate::kernels::tile::{piece, tiles};
 use crate::simd::Simd;
-use crate::simd::dot::{Dot, DotJob, Dots, GROUP};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::dot::amx;
+use crate::simd::dot::{Dot, DotJob, Dots, GROUP, Unit};
 
 /// The places of a tile's rows of the left operand, in bytes.
 /// The bytes are signed or not as [`Dots::is_signed`] says.
@@ -47,6 +50,7 @@ pub(crate) struct Tile<'a> {
     pub(crate) w: *const i8,
     /// The bytes between a vector's groups and the next vector's.
     pub(crate) w_vector: usize,
+    /// At most two.
     pub(crate) terms: &'a [Term],
 }
 
@@ -121,6 +125,9 @@ struct Sums<'a, E, const F: usize, const P: usize> {
     tile: Tile<'a>,
     finish: E,
     last: usize,
+    /// The rows of the whole tile, and the first of them that is computed here.
+    rows: usize,
+    first: usize,
 }
 
 impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
@@ -130,7 +137,7 @@ impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
     /// Every element that the tile names must be valid.
     #[inline(always)]
     unsafe fn run<D: Dot>(self) {
-        let Sums { tile: t, finish, last } = self;
+        let Sums { tile: t, finish, last, rows: all, first } = self;
         // SAFETY: the caller's promise; the bytes of a run are read, and none behind them.
         unsafe {
             let mut sums = [[D::splat(0); F]; P];
@@ -138,7 +145,7 @@ impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
                 for f in 0..F {
                     let column = D::load(term.columns.add(f * term.vector));
                     for (p, sum) in sums.iter_mut().enumerate() {
-                        sum[f] = D::add(sum[f], D::mul(D::splat(*term.rows.add(p * term.step)), column));
+                        sum[f] = D::add(sum[f], D::mul(D::splat(*term.rows.add((first + p) * term.step)), column));
                     }
                 }
             }
@@ -164,8 +171,8 @@ impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
                 let mut rows = [std::ptr::null::<u8>(); P];
                 for (p, row) in rows.iter_mut().enumerate() {
                     *row = match t.rows {
-                        Rows::Strided { x, row, taps } => x.add(*taps.get_unchecked(run) + p * row),
-                        Rows::Each(places) => *places.get_unchecked(run * P + p),
+                        Rows::Strided { x, row, taps } => x.add(*taps.get_unchecked(run) + (first + p) * row),
+                        Rows::Each(places) => *places.get_unchecked(run * all + first + p),
                     };
                 }
                 for k in 0..whole {
@@ -183,7 +190,7 @@ impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
             }
             for (p, sum) in sums.iter().enumerate() {
                 for (f, &sum) in sum.iter().enumerate() {
-                    finish.take::<D>(sum, p, f, if f == F - 1 { last } else { D::LANES });
+                    finish.take::<D>(sum, first + p, f, if f == F - 1 { last } else { D::LANES });
                 }
             }
         }
@@ -193,10 +200,14 @@ impl<E: Finish, const F: usize, const P: usize> DotJob for Sums<'_, E, F, P> {
 /// Returns how many vectors a tile of the given number of rows should have: as many as the
 /// registers hold.
 pub(crate) fn vectors(dots: Dots, rows: usize) -> usize {
-    if rows * 4 <= dots.rows() * 2 - 4 { 4 } else { 2 }
+    if rows * 4 <= dots.vector_rows() * 2 - 4 { 4 } else { 2 }
 }
 
-/// Computes a tile of 1 to `dots.rows()` rows and 1, 2 or 4 vectors; four only where [`vectors`]
+/// The fewest rows, and bytes of a run, that tiles take less time for than vectors.
+#[cfg(target_arch = "x86_64")]
+const TILED: (usize, usize) = (5, 32);
+
+/// Computes a tile of 1 to [`Dots::rows`] rows and 1, 2 or 4 vectors; four only where [`vectors`]
 /// says so.
 /// The last vector has `last` lanes.
 ///
@@ -205,26 +216,169 @@ pub(crate) fn vectors(dots: Dots, rows: usize) -> usize {
 /// elements that the finish writes.
 #[inline]
 pub(crate) unsafe fn compute<E: Finish>(
-    dots: Dots,
+    unit: &Unit,
     (rows, vectors): (usize, usize),
     last: usize,
     tile: Tile<'_>,
     finish: E,
 ) {
+    let dots = unit.dots();
+    #[cfg(target_arch = "x86_64")]
+    if vectors <= 2 && rows >= TILED.0 && tile.run >= TILED.1 && unit.set_up(rows) {
+        // SAFETY: the caller's promise, and the tiles are set up.
+        unsafe {
+            let sums = tiled((rows, vectors), tile);
+            return dots.run(Finished { sums: &sums, tile, finish, rows, vectors, last });
+        }
+    }
     macro_rules! of {
-        ($f:literal: $($p:literal)*) => {
-            match rows {
+        ($f:literal: $own:expr, $first:expr; $($p:literal)*) => {
+            match $own {
                 // SAFETY: the caller's promise.
-                $($p => unsafe { dots.run(Sums::<E, $f, $p> { tile, finish, last }) },)*
+                $($p => unsafe { dots.run(Sums::<E, $f, $p> { tile, finish, last, rows, first: $first }) },)*
                 _ => debug_assert!(false, "a tile of {rows} rows"),
             }
         };
     }
-    match vectors {
-        1 => of!(1: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-        2 => of!(2: 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
-        4 => of!(4: 1 2 3 4 5 6),
-        _ => debug_assert!(false, "a tile of {vectors} vectors"),
+    let most = if vectors == 4 { rows } else { dots.vector_rows() };
+    for number in 0..tiles(rows, most) {
+        let own = piece(rows, tiles(rows, most), number);
+        match vectors {
+            1 => of!(1: own.len(), own.start; 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            2 => of!(2: own.len(), own.start; 1 2 3 4 5 6 7 8 9 10 11 12 13 14),
+            4 => of!(4: own.len(), own.start; 1 2 3 4 5 6),
+            _ => debug_assert!(false, "a tile of {vectors} vectors"),
+        }
+    }
+}
+
+/// Returns the sums of products alone, by the processor's tiles.
+///
+/// # Safety
+/// As for [`compute`]; the thread's tiles must be set up for these rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn tiled((rows, vectors): (usize, usize), t: Tile<'_>) -> amx::Sums {
+    use std::mem::MaybeUninit;
+
+    use amx::{BLOCK, Left, MOST_ROWS, ROWS};
+
+    /// A block of the operands that does not lie as the instructions read it.
+    #[repr(align(64))]
+    struct Copied<const ROWS: usize>([[u8; BLOCK]; ROWS]);
+
+    let two = rows > ROWS;
+    let (whole, rest) = (t.run / BLOCK, t.run % BLOCK);
+    let mut left = MaybeUninit::<Copied<MOST_ROWS>>::uninit();
+    let mut right = MaybeUninit::<[Copied<ROWS>; 2]>::uninit();
+    if rest > 0 {
+        // What lies behind the last group of the right operand is multiplied by zeros.
+        right = MaybeUninit::zeroed();
+    }
+    // SAFETY: the caller's promise; the bytes of a run are read, and none behind them.
+    unsafe {
+        amx::clear(two);
+        let group = GROUP * ROWS;
+        let run_bytes = t.run.div_ceil(GROUP) * group;
+        for run in 0..t.runs {
+            let place = |row: usize| match t.rows {
+                Rows::Strided { x, row: stride, taps } => x.wrapping_add(*taps.get_unchecked(run) + row * stride),
+                Rows::Each(places) => *places.get_unchecked(run * rows + row),
+            };
+            let w = t.w.add(run * run_bytes);
+            let starts = [place(0), place(if two { ROWS } else { 0 })];
+            let strides = match t.rows {
+                Rows::Strided { row, .. } => Some([row; 2]),
+                Rows::Each(places) => {
+                    let places = places.get_unchecked(run * rows..(run + 1) * rows);
+                    let (first, second) = places.split_at(rows.min(ROWS));
+                    stride(first).zip(stride(second)).map(|(first, second)| [first, second])
+                }
+            };
+            match strides {
+                Some(row) if whole > 0 => {
+                    let left = Left { at: starts, row };
+                    amx::add(two, vectors, left, [w, w.wrapping_add(t.w_vector)], whole);
+                }
+                _ => {}
+            }
+            let copies = if strides.is_some() { whole } else { 0 };
+            for block in copies..whole + usize::from(rest > 0) {
+                let into = left.as_mut_ptr().cast::<u8>();
+                let count = if block == whole { rest } else { BLOCK };
+                let mask = u64::MAX >> (BLOCK - count);
+                for row in 0..rows {
+                    use std::arch::x86_64::{_mm512_maskz_loadu_epi8, _mm512_store_si512};
+                    let bytes = _mm512_maskz_loadu_epi8(mask, place(row).add(block * BLOCK).cast());
+                    _mm512_store_si512(into.add(row * BLOCK).cast(), bytes);
+                }
+                let from = w.add(block * ROWS * BLOCK);
+                let mut of = [from, from.wrapping_add(t.w_vector)];
+                if block == whole {
+                    let bytes = rest.div_ceil(GROUP) * group;
+                    for (vector, of) in of.iter_mut().enumerate().take(vectors) {
+                        let into = right.as_mut_ptr().cast::<Copied<ROWS>>().add(vector).cast::<i8>();
+                        std::ptr::copy_nonoverlapping(from.add(vector * t.w_vector), into, bytes);
+                        *of = into;
+                    }
+                }
+                let at = [into.cast_const(), into.add(if two { ROWS * BLOCK } else { 0 }).cast_const()];
+                amx::add(two, vectors, Left { at, row: [BLOCK; 2] }, of, 1);
+            }
+        }
+        let mut sums = MaybeUninit::uninit();
+        amx::store(two, &mut sums);
+        sums.assume_init()
+    }
+}
+
+/// Returns the bytes between rows that lie equally far from each other.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn stride(places: &[*const u8]) -> Option<usize> {
+    let &[first, second, ..] = places else { return Some(0) };
+    let stride = second.addr().wrapping_sub(first.addr());
+    let mut pairs = places.iter().zip(&places[1..]);
+    pairs.all(|(one, next)| next.addr().wrapping_sub(one.addr()) == stride).then_some(stride)
+}
+
+/// What becomes of sums that the processor's tiles have made.
+#[cfg(target_arch = "x86_64")]
+struct Finished<'a, E> {
+    sums: &'a amx::Sums,
+    tile: Tile<'a>,
+    finish: E,
+    rows: usize,
+    vectors: usize,
+    last: usize,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<E: Finish> DotJob for Finished<'_, E> {
+    type Output = ();
+
+    /// # Safety
+    /// Every element that the tile names must be valid.
+    #[inline(always)]
+    unsafe fn run<D: Dot>(self) {
+        let Finished { sums, tile: t, finish, rows, vectors, last } = self;
+        for f in 0..vectors {
+            let count = if f == vectors - 1 { last } else { D::LANES };
+            // SAFETY: the caller's promise.
+            unsafe {
+                let mut columns = [D::splat(0); 2];
+                for (column, term) in columns.iter_mut().zip(t.terms) {
+                    *column = D::load(term.columns.add(f * term.vector));
+                }
+                for (p, row) in sums.0.iter().enumerate().take(rows) {
+                    let mut sum = D::load(row.as_ptr().add(f * D::LANES));
+                    for (&column, term) in columns.iter().zip(t.terms) {
+                        sum = D::add(sum, D::mul(D::splat(*term.rows.add(p * term.step)), column));
+                    }
+                    finish.take::<D>(sum, p, f, count);
+                }
+            }
+        }
     }
 }
 
@@ -293,7 +447,7 @@ mod tests {
             let w = self.packed[self.panels.head().min(self.packed.len())..].as_ptr();
             let tile = Tile { rows, run, runs, w, w_vector: self.panels.stride(), terms };
             // SAFETY: the operands are as large as the case says.
-            unsafe { compute(self.dots, (self.rows, self.vectors), self.last, tile, finish) };
+            unsafe { compute(&self.dots.unit(), (self.rows, self.vectors), self.last, tile, finish) };
         }
     }
 

@@ -7,12 +7,15 @@
 //!
 //! Every implementation is exact: sums wrap at 32 bits, and nothing saturates on the way.
 
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod amx;
 #[cfg(any(feature = "emulated-neon", target_arch = "aarch64"))]
 mod neon;
 mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+use std::cell::Cell;
 use std::fmt;
 
 use super::{Isa, Simd};
@@ -93,6 +96,9 @@ pub(crate) enum Dots {
     /// AVX-512 VNNI.
     #[cfg(target_arch = "x86_64")]
     Avx512Vnni,
+    /// AVX-512 VNNI, and AMX for what has several rows.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
 }
 
 /// Every set of instructions of this architecture, the better ones of each `Isa` behind the others.
@@ -110,6 +116,8 @@ const ALL: &[Dots] = &[
     Dots::Avx512,
     #[cfg(target_arch = "x86_64")]
     Dots::Avx512Vnni,
+    #[cfg(target_arch = "x86_64")]
+    Dots::Amx,
 ];
 
 /// Evaluates an expression in which `$of` is the implementation that a value stands for.
@@ -146,7 +154,7 @@ macro_rules! each {
                 $expression
             }
             #[cfg(target_arch = "x86_64")]
-            Dots::Avx512Vnni => {
+            Dots::Avx512Vnni | Dots::Amx => {
                 type $of = x86::Avx512Vnni;
                 $expression
             }
@@ -174,7 +182,7 @@ impl Dots {
             #[cfg(target_arch = "x86_64")]
             Dots::Avx2 | Dots::AvxVnni => Isa::Avx2,
             #[cfg(target_arch = "x86_64")]
-            Dots::Avx512 | Dots::Avx512Vnni => Isa::Avx512,
+            Dots::Avx512 | Dots::Avx512Vnni | Dots::Amx => Isa::Avx512,
         }
     }
 
@@ -193,6 +201,8 @@ impl Dots {
             Dots::AvxVnni => self.isa().present() && is_x86_feature_detected!("avxvnni"),
             #[cfg(target_arch = "x86_64")]
             Dots::Avx512Vnni => self.isa().present() && is_x86_feature_detected!("avx512vnni"),
+            #[cfg(target_arch = "x86_64")]
+            Dots::Amx => Dots::Avx512Vnni.present() && amx::present(),
         }
     }
 
@@ -203,7 +213,22 @@ impl Dots {
 
     /// Returns the rows of the microkernel's tile, where it is two vectors wide.
     pub(crate) fn rows(self) -> usize {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Dots::Amx => amx::MOST_ROWS,
+            _ => self.vector_rows(),
+        }
+    }
+
+    /// Returns the rows of which the sums fit in the registers of vectors, where there are two for
+    /// each row.
+    pub(crate) fn vector_rows(self) -> usize {
         each!(self, D => D::ROWS)
+    }
+
+    /// Begins a thread's work with these instructions.
+    pub(crate) fn unit(self) -> Unit {
+        Unit { dots: self, rows: Cell::new(0) }
     }
 
     /// Tells whether bytes of the left operand are signed; those of the right one always are.
@@ -237,8 +262,47 @@ impl Dots {
                 #[cfg(target_arch = "x86_64")]
                 Dots::Avx512 => x86::run_avx512(job),
                 #[cfg(target_arch = "x86_64")]
-                Dots::Avx512Vnni => x86::run_avx512_vnni(job),
+                Dots::Avx512Vnni | Dots::Amx => x86::run_avx512_vnni(job),
             }
+        }
+    }
+}
+
+/// A thread's work with a set of instructions, behind which it leaves the processor as it was.
+/// It stays on its thread.
+pub(crate) struct Unit {
+    dots: Dots,
+    /// The rows for which the thread's tiles are set up, 0 where they are not.
+    rows: Cell<usize>,
+}
+
+impl Unit {
+    pub(crate) fn dots(&self) -> Dots {
+        self.dots
+    }
+
+    /// Sets the tiles up for sums of so many rows, 1 to [`amx::MOST_ROWS`]; `false` where there are
+    /// no tiles.
+    #[cfg(target_arch = "x86_64")]
+    #[inline]
+    pub(crate) fn set_up(&self, rows: usize) -> bool {
+        if self.dots != Dots::Amx {
+            return false;
+        }
+        if self.rows.replace(rows) != rows {
+            // SAFETY: the processor has tiles, because only `available` makes this set.
+            unsafe { amx::set_up(rows) };
+        }
+        true
+    }
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        #[cfg(target_arch = "x86_64")]
+        if self.rows.get() != 0 {
+            // SAFETY: the tiles were set up, so that there are some.
+            unsafe { amx::release() };
         }
     }
 }
@@ -259,6 +323,8 @@ impl fmt::Display for Dots {
             Dots::Avx512 => "avx512",
             #[cfg(target_arch = "x86_64")]
             Dots::Avx512Vnni => "avx512-vnni",
+            #[cfg(target_arch = "x86_64")]
+            Dots::Amx => "amx",
         })
     }
 }
