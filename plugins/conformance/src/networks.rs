@@ -219,6 +219,9 @@ impl Network {
     /// # Errors
     /// An error where `x` holds no floats.
     pub fn activation(&mut self, x: ValueId) -> Result<ValueId> {
+        if self.random.chance(4) {
+            return self.written_out(x);
+        }
         let name =
             self.random.pick(&["Relu", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid"]);
         if name == "Clip" {
@@ -228,6 +231,83 @@ impl Network {
         }
         let version = if name == "HardSwish" { 14 } else { 6 };
         self.node(Operator::new(name, version), &[x])
+    }
+
+    /// Adds a function by several nodes, as exporters write those for which they know no operator.
+    fn written_out(&mut self, x: ValueId) -> Result<ValueId> {
+        let one = |network: &mut Self, name: &str, x: ValueId| network.node(Operator::new(name, 13), &[x]);
+        let two = |network: &mut Self, name: &str, a: ValueId, b: ValueId| {
+            let swap = matches!(name, "Add" | "Mul") && network.random.chance(2);
+            network.node(Operator::new(name, 14), &if swap { [b, a] } else { [a, b] })
+        };
+        let with = |network: &mut Self, name: &str, x: ValueId, number: f32| {
+            let number = network.value(Some(Tensor::scalar(number)));
+            two(network, name, x, number)
+        };
+        let clamped = |network: &mut Self, x: ValueId| {
+            let moved = with(network, "Add", x, 3.0)?;
+            let limits = [0.0f32, 6.0].map(|limit| network.value(Some(Tensor::scalar(limit))));
+            network.node(Operator::new("Clip", 13), &[moved, limits[0], limits[1]])
+        };
+        match self.random.size(0, 9) {
+            0 => {
+                let y = one(self, "Sigmoid", x)?;
+                two(self, "Mul", x, y)
+            }
+            1 => {
+                let y = with(self, "Mul", x, 1.702)?;
+                let y = one(self, "Sigmoid", y)?;
+                two(self, "Mul", x, y)
+            }
+            2 => {
+                let y = clamped(self, x)?;
+                let y = two(self, "Mul", y, x)?;
+                with(self, "Div", y, 6.0)
+            }
+            3 => {
+                let y = clamped(self, x)?;
+                let y = with(self, "Mul", y, 1.0 / 6.0)?;
+                two(self, "Mul", y, x)
+            }
+            4 => {
+                let y = clamped(self, x)?;
+                with(self, "Div", y, 6.0)
+            }
+            5 => {
+                let sixth = Attribute::Float(1.0 / 6.0);
+                let y = self.node(Operator::new("HardSigmoid", 6).with("alpha", sixth), &[x])?;
+                two(self, "Mul", x, y)
+            }
+            6 => {
+                let y = with(self, "Div", x, std::f32::consts::SQRT_2)?;
+                let y = one(self, "Erf", y)?;
+                let y = with(self, "Add", y, 1.0)?;
+                let y = two(self, "Mul", x, y)?;
+                with(self, "Mul", y, 0.5)
+            }
+            7 => {
+                let half = with(self, "Mul", x, 0.5)?;
+                let y = with(self, "Mul", x, std::f32::consts::FRAC_1_SQRT_2)?;
+                let y = one(self, "Erf", y)?;
+                let y = with(self, "Add", y, 1.0)?;
+                two(self, "Mul", half, y)
+            }
+            8 => {
+                let y = with(self, "Pow", x, 3.0)?;
+                let y = with(self, "Mul", y, 0.044_715)?;
+                let y = two(self, "Add", x, y)?;
+                let y = with(self, "Mul", y, 0.797_884_6)?;
+                let y = one(self, "Tanh", y)?;
+                let y = with(self, "Add", y, 1.0)?;
+                let half = with(self, "Mul", x, 0.5)?;
+                two(self, "Mul", half, y)
+            }
+            _ => {
+                let y = one(self, "Softplus", x)?;
+                let y = one(self, "Tanh", y)?;
+                two(self, "Mul", x, y)
+            }
+        }
     }
 
     /// Adds layers over images, with residual sums and concatenations.

@@ -80,12 +80,21 @@ impl Chain {
     /// Writes the elements `range` of an input, expanded to the output's shape.
     fn fetch(&self, pattern: &Broadcast, input: Elements<'_>, range: std::ops::Range<usize>, into: &mut [f32]) {
         let offset = range.start;
+        match input {
+            Elements::Floats(input) => return pattern.expand(input, range, into),
+            Elements::Halves(half, input) if pattern.is_short() => {
+                let mut expanded = [0; CHUNK];
+                let expanded = &mut expanded[..into.len()];
+                pattern.expand(input, range, expanded);
+                return half.widen(self.isa, expanded, into);
+            }
+            Elements::Halves(..) => {}
+        }
         pattern.runs(range, |range, start| {
             let into = &mut into[range.start - offset..range.end - offset];
             match (pattern.step, input) {
-                (0, Elements::Floats(input)) => into.fill(input[start]),
+                (_, Elements::Floats(_)) => {}
                 (0, Elements::Halves(half, input)) => into.fill(half.wide(input[start])),
-                (_, Elements::Floats(input)) => into.copy_from_slice(&input[start..start + into.len()]),
                 (_, Elements::Halves(half, input)) => half.widen(self.isa, &input[start..start + into.len()], into),
             }
         });
@@ -126,6 +135,11 @@ impl Chain {
                 Function::Two(function, Source::Input(index)) => {
                     let (pattern, input) = (&self.inputs[index].0, inputs[index]);
                     let widened = register(WIDENED);
+                    if pattern.is_short() {
+                        self.fetch(pattern, input, range.clone(), widened);
+                        function.apply(self.isa, target, Second::Same(widened), false);
+                        continue;
+                    }
                     pattern.runs(range.clone(), |run, start| {
                         let into = &mut target[run.start - range.start..run.end - range.start];
                         let second = match (pattern.step, input) {

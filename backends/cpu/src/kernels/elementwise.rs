@@ -175,6 +175,9 @@ fn power(exponent: Option<&f32>) -> Pairwise {
     }
 }
 
+/// The length of a row from which on it is worth a call of its own.
+const SHORT: usize = 48;
+
 /// The pattern in which a smaller tensor repeats over a larger one, row by row of the larger one's
 /// last dimension.
 #[derive(Clone, Debug)]
@@ -245,6 +248,65 @@ impl Broadcast {
             at = end;
         }
     }
+
+    /// Tells whether rows are so short that going through them one by one would take longer than
+    /// writing out what is repeated.
+    pub(super) fn is_short(&self) -> bool {
+        self.row < SHORT && !self.outer.is_empty()
+    }
+
+    /// Writes the smaller tensor's elements for a range of the larger one's.
+    pub(super) fn expand<T: Copy>(&self, input: &[T], range: std::ops::Range<usize>, into: &mut [T]) {
+        let (row, offset) = (self.row.max(1), range.start);
+        let whole = range.start.div_ceil(row)..range.end / row;
+        if whole.is_empty() {
+            return self.expand_runs(input, range, offset, into);
+        }
+        self.expand_runs(input, range.start..whole.start * row, offset, into);
+        self.expand_runs(input, whole.end * row..range.end, offset, into);
+        // Rows whose starts are equally far from each other.
+        let (inner, stride) = (self.outer.last().copied().unwrap_or(1), self.strides.last().copied().unwrap_or(0));
+        let mut number = whole.start;
+        while number < whole.end {
+            let count = (inner - number % inner).min(whole.end - number);
+            let target = &mut into[number * row - offset..][..count * row];
+            let input = &input[self.start(number)..];
+            macro_rules! rows {
+                ($($row:literal)*) => {
+                    match row {
+                        $($row => {
+                            for (index, target) in target.as_chunks_mut::<$row>().0.iter_mut().enumerate() {
+                                let input = &input[index * stride..];
+                                *target = match self.step {
+                                    0 => [input[0]; $row],
+                                    _ => std::array::from_fn(|at| input[at]),
+                                };
+                            }
+                        })*
+                        _ => for (index, target) in target.chunks_exact_mut(row).enumerate() {
+                            let input = &input[index * stride..];
+                            match self.step {
+                                0 => target.fill(input[0]),
+                                _ => target.copy_from_slice(&input[..row]),
+                            }
+                        },
+                    }
+                };
+            }
+            rows!(1 2 3 4 5 6 7 8);
+            number += count;
+        }
+    }
+
+    fn expand_runs<T: Copy>(&self, input: &[T], range: std::ops::Range<usize>, offset: usize, into: &mut [T]) {
+        self.runs(range, |run, start| {
+            let into = &mut into[run.start - offset..run.end - offset];
+            match self.step {
+                0 => into.fill(input[start]),
+                _ => into.copy_from_slice(&input[start..start + into.len()]),
+            }
+        });
+    }
 }
 
 /// A function over several operands of one shape and layout.
@@ -291,12 +353,19 @@ impl Kernel for Binary {
             // SAFETY: each range is one task's.
             let own = |range: &std::ops::Range<usize>| unsafe { result.slice(range.start, range.len()) };
             if let Some(a) = first {
-                self.first.runs(range.clone(), |range, start| match self.first.step {
-                    1 => own(&range).copy_from_slice(&a[start..start + range.len()]),
-                    step => own(&range).iter_mut().enumerate().for_each(|(i, value)| *value = a[start + i * step]),
-                });
+                self.first.expand(a, range.clone(), own(&range));
             }
             for (pattern, b) in self.others.iter().zip(&others) {
+                if pattern.is_short() {
+                    let mut expanded = [0.0; 512];
+                    for start in range.clone().step_by(expanded.len()) {
+                        let part = start..(start + expanded.len()).min(range.end);
+                        let expanded = &mut expanded[..part.len()];
+                        pattern.expand(b, part.clone(), expanded);
+                        self.function.apply(self.isa, own(&part), Second::Same(expanded), false);
+                    }
+                    continue;
+                }
                 pattern.runs(range.clone(), |range, start| {
                     let second = match pattern.step {
                         0 => Second::One(b[start]),

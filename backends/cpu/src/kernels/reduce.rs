@@ -258,6 +258,40 @@ impl Job for Sums<'_> {
     }
 }
 
+/// Reductions of a few neighbouring elements each, one in each lane.
+struct Few<'a> {
+    fold: Fold,
+    /// The elements of one result behind those of the other.
+    input: &'a [f32],
+    count: usize,
+    into: &'a mut [f32],
+}
+
+/// The most elements of a result that are done so.
+const FEW: usize = 24;
+
+impl Job for Few<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Few { fold, input, count, into } = self;
+        let share = if matches!(fold, Fold::Mean) { 1.0 / count as f32 } else { 1.0 };
+        for (into, input) in into.chunks_mut(S::LANES).zip(input.chunks(S::LANES * count)) {
+            // SAFETY: `lanes` has a vector's elements, of which those are written that there are.
+            unsafe {
+                let mut result = S::splat(fold.start());
+                for at in 0..count {
+                    let mut lanes = [0.0; WIDEST];
+                    lanes.iter_mut().zip(input[at..].iter().step_by(count)).for_each(|(lane, &x)| *lane = x);
+                    result = fold.step::<S>(result, S::load(lanes.as_ptr()));
+                }
+                S::store_first(into.as_mut_ptr(), into.len(), S::mul(result, S::splat(share)));
+            }
+        }
+    }
+}
+
 struct Reduce {
     isa: Isa,
     fold: Fold,
@@ -268,6 +302,20 @@ impl Kernel for Reduce {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let input = arguments.input::<f32>(0)?;
         let output = Shared::new(arguments.output::<f32>(0)?);
+        let Groups { before, high, low, behind, .. } = self.groups;
+        if behind == 1 && high == 1 && (1..=FEW).contains(&low) {
+            let pieces = runtime.pieces(before, low * 4);
+            runtime.for_each(pieces, |number, _| {
+                let own = piece(before, pieces, number);
+                let input = &input[own.start * low..own.end * low];
+                // SAFETY: each result is one task's; the job has no further conditions.
+                unsafe {
+                    let into = output.slice(own.start, own.len());
+                    self.isa.run(Few { fold: self.fold, input, count: low, into });
+                }
+            });
+            return Ok(());
+        }
         self.groups.for_each(1, runtime, |start, first, count| {
             // SAFETY: each result is one task's.
             let into = unsafe { output.slice(first, count) };

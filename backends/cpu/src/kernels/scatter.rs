@@ -4,6 +4,8 @@
 //! Several updates of one place are done in the order of the updates, however many threads there
 //! are: a task has some of the places, and goes over all updates that may lead there.
 
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_hal::{DType, Element, Error, Result};
@@ -16,17 +18,53 @@ use super::{Kernel, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 
 /// What an update makes of the element that is there.
-type Update<T> = fn(T, T) -> T;
+trait Update<T>: Send + Sync + 'static {
+    fn apply(there: T, update: T) -> T;
+}
 
-/// Returns the update of a reduction by its name.
-fn reduced<T: Number>(reduction: &str) -> Option<Update<T>> {
-    Some(match reduction {
-        "add" => T::add,
-        "mul" => T::mul,
-        "max" => T::larger,
-        "min" => T::smaller,
-        _ => return None,
-    })
+/// The update takes the element's place.
+struct Replace;
+
+impl<T: Element> Update<T> for Replace {
+    #[inline(always)]
+    fn apply(_: T, update: T) -> T {
+        update
+    }
+}
+
+macro_rules! updates {
+    ($($name:ident = $function:ident;)*) => {
+        $(
+            struct $name;
+
+            impl<T: Number> Update<T> for $name {
+                #[inline(always)]
+                fn apply(there: T, update: T) -> T {
+                    T::$function(there, update)
+                }
+            }
+        )*
+    };
+}
+
+updates! {
+    Plus = add;
+    Times = mul;
+    Larger = larger;
+    Smaller = smaller;
+}
+
+/// Makes a kernel for a reduction by its name.
+macro_rules! of_reduction {
+    ($reduction:expr, $kernel:ident::<$type:ident>($($argument:expr),*)) => {
+        match $reduction {
+            "add" => Some(Box::new($kernel::<$type, Plus>::new($($argument),*)) as Box<dyn Kernel>),
+            "mul" => Some(Box::new($kernel::<$type, Times>::new($($argument),*)) as Box<dyn Kernel>),
+            "max" => Some(Box::new($kernel::<$type, Larger>::new($($argument),*)) as Box<dyn Kernel>),
+            "min" => Some(Box::new($kernel::<$type, Smaller>::new($($argument),*)) as Box<dyn Kernel>),
+            _ => None,
+        }
+    };
 }
 
 /// The neighbouring columns that a task has at least: a line of the cache.
@@ -53,7 +91,7 @@ pub(super) fn elements(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let kernel = match site.operator().text("reduction")?.unwrap_or("none") {
         "none" => {
             fn make<T: Element>(places: Places) -> Option<Box<dyn Kernel>> {
-                Some(Box::new(Elements::<T> { places, update: None }))
+                Some(Box::new(Elements::<T, Replace>::new(places)))
             }
             match data.dtype.bits() / 8 {
                 1 => make::<u8>(places),
@@ -65,8 +103,7 @@ pub(super) fn elements(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         reduction => {
             fn make<T: Number>(places: Places, reduction: &str) -> Option<Box<dyn Kernel>> {
-                let update = Some(reduced::<T>(reduction)?);
-                Some(Box::new(Elements::<T> { places, update }))
+                of_reduction!(reduction, Elements::<T>(places))
             }
             of_number!(data.dtype, make(places, reduction))
         }
@@ -122,40 +159,57 @@ impl Places {
     }
 }
 
-struct Elements<T> {
+struct Elements<T, U> {
     places: Places,
-    /// What an update does, where it does not only replace.
-    update: Option<Update<T>>,
+    update: PhantomData<fn(T) -> U>,
 }
 
-impl<T: Element> Elements<T> {
-    /// Does the updates of some columns of a line that lead to some of the places along the axis,
-    /// and tells whether all indices are inside.
-    fn line(
-        &self,
-        indices: Indices<'_>,
-        updates: &[T],
-        into: Shared<T>,
-        (from, to): (usize, usize),
-        columns: std::ops::Range<usize>,
-        range: &std::ops::Range<usize>,
-    ) -> bool {
+/// The updates of a line that a task does: of some columns, those that lead to some of the places.
+struct Part<'a, T> {
+    indices: Indices<'a>,
+    updates: &'a [T],
+    into: Shared<T>,
+    /// The line's first index, and the first element.
+    starts: (usize, usize),
+    columns: Range<usize>,
+    places: Range<usize>,
+}
+
+impl<T: Element, U: Update<T>> Elements<T, U> {
+    fn new(places: Places) -> Self {
+        Elements { places, update: PhantomData }
+    }
+
+    /// Does the updates of a part, and tells whether all of its indices are inside.
+    fn line(&self, part: &Part<'_, T>) -> bool {
         let Places { count, stride, step, size, .. } = self.places;
+        let Part { indices, updates, into, starts: (from, to), ref columns, ref places } = *part;
         let mut inside = true;
         for number in 0..count {
-            for column in columns.clone() {
-                let at = from + number * stride + column;
-                let Some(place) = indices.checked(at, size) else {
+            let at = from + number * stride + columns.start;
+            // Indices that a broadcast made lead all columns of a row to one place.
+            if columns.len() > 1 && indices.are_equal(at..at + columns.len()) {
+                match indices.checked(at, size) {
+                    None => inside = false,
+                    Some(place) if places.contains(&place) => {
+                        // SAFETY: the places lie in the data, and their task has them alone.
+                        let into = unsafe { into.slice(to + place * step + columns.start, columns.len()) };
+                        let updates = &updates[at..at + columns.len()];
+                        into.iter_mut().zip(updates).for_each(|(into, &update)| *into = U::apply(*into, update));
+                    }
+                    Some(_) => {}
+                }
+                continue;
+            }
+            for column in 0..columns.len() {
+                let Some(place) = indices.checked(at + column, size) else {
                     inside = false;
                     continue;
                 };
-                if range.contains(&place) {
-                    // SAFETY: the place lies in the data, and its task has it alone.
-                    let into = unsafe { &mut *into.at(to + place * step + column) };
-                    *into = match self.update {
-                        Some(update) => update(*into, updates[at]),
-                        None => updates[at],
-                    };
+                if places.contains(&place) {
+                    // SAFETY: as above.
+                    let into = unsafe { &mut *into.at(to + place * step + columns.start + column) };
+                    *into = U::apply(*into, updates[at + column]);
                 }
             }
         }
@@ -163,7 +217,7 @@ impl<T: Element> Elements<T> {
     }
 }
 
-impl<T: Element> Kernel for Elements<T> {
+impl<T: Element, U: Update<T>> Kernel for Elements<T, U> {
     fn name(&self) -> &'static str {
         "scatter::Elements"
     }
@@ -177,7 +231,9 @@ impl<T: Element> Kernel for Elements<T> {
         if lines * count * row == 0 {
             return Ok(());
         }
-        let shares = row.div_ceil(COLUMNS);
+        let threads = runtime.pool.threads();
+        // Rows are divided no further than there are threads for.
+        let shares = row.div_ceil(COLUMNS).min((threads * 2).div_ceil(lines));
         let tasks = lines * shares;
         let inside = AtomicBool::new(true);
         let note = |fine: bool| {
@@ -185,18 +241,18 @@ impl<T: Element> Kernel for Elements<T> {
                 inside.store(false, Ordering::Relaxed);
             }
         };
+        let part = |starts, columns, places| Part { indices, updates, into, starts, columns, places };
         if tasks == 1 && count * row >= SHARED {
             // Everybody looks at all indices, and does those of a part of the places.
-            let threads = runtime.pool.threads();
             runtime.for_each(threads, |number, _| {
-                note(self.line(indices, updates, into, (0, 0), 0..row, &piece(size, threads, number)));
+                note(self.line(&part((0, 0), 0..row, piece(size, threads, number))));
             });
         } else {
-            let pieces = runtime.pieces(tasks, count * row.min(COLUMNS) * 2);
+            let pieces = runtime.pieces(tasks, count * row.div_ceil(shares) * 2);
             runtime.for_each(pieces, |number, _| {
                 for task in piece(tasks, pieces, number) {
                     let columns = piece(row, shares, task % shares);
-                    note(self.line(indices, updates, into, self.places.starts(task / shares), columns, &(0..size)));
+                    note(self.line(&part(self.places.starts(task / shares), columns, 0..size)));
                 }
             });
         }
@@ -270,12 +326,12 @@ pub(super) fn gather_blocks(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
 
 struct GatherBlocks<T> {
     blocks: Blocks,
-    element: std::marker::PhantomData<fn(T)>,
+    element: PhantomData<fn(T)>,
 }
 
 impl<T> GatherBlocks<T> {
     fn new(blocks: Blocks) -> Self {
-        GatherBlocks { blocks, element: std::marker::PhantomData }
+        GatherBlocks { blocks, element: PhantomData }
     }
 }
 
@@ -317,11 +373,10 @@ pub(super) fn blocks(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         return Ok(None);
     }
     fn plain<T: Element>(blocks: Blocks) -> Option<Box<dyn Kernel>> {
-        Some(Box::new(ScatterBlocks::<T> { blocks, update: None }))
+        Some(Box::new(ScatterBlocks::<T, Replace>::new(blocks)))
     }
     fn reducing<T: Number>(blocks: Blocks, reduction: &str) -> Option<Box<dyn Kernel>> {
-        let update = Some(reduced::<T>(reduction)?);
-        Some(Box::new(ScatterBlocks::<T> { blocks, update }))
+        of_reduction!(reduction, ScatterBlocks::<T>(blocks))
     }
     Ok(match site.operator().text("reduction")?.unwrap_or("none") {
         "none" => match data.dtype.bits() / 8 {
@@ -335,13 +390,18 @@ pub(super) fn blocks(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })
 }
 
-struct ScatterBlocks<T> {
+struct ScatterBlocks<T, U> {
     blocks: Blocks,
-    /// What an update does, where it does not only replace.
-    update: Option<Update<T>>,
+    update: PhantomData<fn(T) -> U>,
 }
 
-impl<T: Element> Kernel for ScatterBlocks<T> {
+impl<T, U> ScatterBlocks<T, U> {
+    fn new(blocks: Blocks) -> Self {
+        ScatterBlocks { blocks, update: PhantomData }
+    }
+}
+
+impl<T: Element, U: Update<T>> Kernel for ScatterBlocks<T, U> {
     fn name(&self) -> &'static str {
         "scatter::ScatterBlocks"
     }
@@ -370,10 +430,7 @@ impl<T: Element> Kernel for ScatterBlocks<T> {
                 // SAFETY: the block lies in the data, and its task has these columns alone.
                 let into = unsafe { into.slice(place * block + columns.start, columns.len()) };
                 let from = &updates[row * block..][columns.clone()];
-                match self.update {
-                    Some(update) => into.iter_mut().zip(from).for_each(|(into, &x)| *into = update(*into, x)),
-                    None => into.copy_from_slice(from),
-                }
+                into.iter_mut().zip(from).for_each(|(into, &update)| *into = U::apply(*into, update));
             }
         });
         if inside.into_inner() { Ok(()) } else { Err(self.blocks.wrong(indices)) }

@@ -48,6 +48,20 @@ impl<'a> Indices<'a> {
         ((value as u64) < size as u64).then_some(value as usize)
     }
 
+    /// Tells whether these indices, of which there are some, are all the same.
+    #[inline]
+    pub(super) fn are_equal(self, range: std::ops::Range<usize>) -> bool {
+        // Without an early end, the comparisons are those of vectors.
+        fn equal<T: Copy + PartialEq>(list: &[T]) -> bool {
+            let first = list[0];
+            list.chunks(32).all(|list| list.iter().fold(true, |equal, &x| equal & (x == first)))
+        }
+        match self {
+            Indices::I32(list) => equal(&list[range]),
+            Indices::I64(list) => equal(&list[range]),
+        }
+    }
+
     /// Returns the error of the first index that is outside; `size` tells how many elements each
     /// one chooses from.
     pub(super) fn wrong(self, size: impl Fn(usize) -> usize) -> Error {

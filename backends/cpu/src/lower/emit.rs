@@ -93,6 +93,17 @@ impl Lowering<'_> {
         if let Some(output) = output.filter(|id| self.blocked[id.index()]) {
             return self.emit_blocked(node, output);
         }
+        if let (Some(output), true) = (output, self.functions.contains_key(&node)) {
+            let unary = elementwise::unary(self.site(node))?;
+            let function = unary.ok_or_else(|| Error::internal("several nodes are no function"))?;
+            let input = self.input(node, 0).ok_or_else(|| Error::internal("a function has no input"))?;
+            let input = self.want(node, input, self.rows(input))?;
+            let form = Form { value: output, layout: self.rows(output) };
+            self.made(form);
+            let (inputs, outputs) = (vec![Some(input)], vec![Some(form)]);
+            self.drafts.push(Draft { node, nodes: vec![node], recipe: Recipe::Unary(function), inputs, outputs });
+            return Ok(());
+        }
         // Behind the inputs stand the values that subgraphs capture; see `kernels::oracle`.
         let width = self.width(node)?;
         let layout = |lowering: &Self, id: ValueId| match width {

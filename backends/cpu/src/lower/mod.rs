@@ -1,7 +1,8 @@
 //! The way from a program to steps: which nodes become one kernel, and how each value lies in
 //! memory.
 //!
-//! There are two passes over the nodes.
+//! First, functions that are written as several nodes become one node each.
+//! Then there are two passes over the nodes.
 //! The first pass decides which values are blocked: the result of a convolution with constant
 //! weights, and the values that follow it as long as nothing needs the plain layout.
 //! It also finds the chains that one kernel does: a convolution with the per-channel factors, the
@@ -12,6 +13,7 @@
 
 mod clusters;
 mod emit;
+mod functions;
 mod products;
 pub(crate) mod regions;
 mod survey;
@@ -121,6 +123,8 @@ struct Lowering<'a> {
     clusters: HashMap<usize, Vec<clusters::Member>>,
     /// The products of bytes that are done together with the nodes behind them, by the last node.
     products: HashMap<usize, products::Product>,
+    /// The other nodes of each function that is written as several, by the last one.
+    functions: HashMap<usize, Vec<usize>>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
     /// The halo that all readers of a value want together, where it was asked for.
@@ -133,7 +137,10 @@ struct Lowering<'a> {
 /// Returns the steps of a program; `filters` says whether minimal filtering is allowed for
 /// convolutions.
 pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
-    let program = wide.map_or(original, |wide| &wide.program);
+    let base = wide.map_or(original, |wide| &wide.program);
+    let halves = |id: ValueId| wide.and_then(|wide| wide.halves.get(id.index()).copied().flatten());
+    let (gathered, functions) = functions::gathered(base, &halves).unzip();
+    let program = gathered.as_ref().unwrap_or(base);
     let mut is_output = vec![false; program.values().len()];
     for id in program.outputs() {
         is_output[id.index()] = true;
@@ -158,11 +165,16 @@ pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: 
         absorbed: vec![false; nodes],
         clusters: HashMap::new(),
         products: HashMap::new(),
+        functions: HashMap::new(),
         halos: HashMap::new(),
         wanted: HashMap::new(),
         there: HashMap::new(),
         drafts: Vec::with_capacity(nodes),
     };
+    for functions::Function { last, others, .. } in functions.into_iter().flatten() {
+        others.iter().for_each(|&node| lowering.absorbed[node] = true);
+        lowering.functions.insert(last, others);
+    }
     let regions = Regions::find(original);
     if let Some(regions) = &regions {
         // What is in a region is done there.
@@ -184,7 +196,16 @@ pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: 
             lowering.want(node, id, Layout::Plain)?;
         }
     }
-    Ok(lowering.drafts)
+    let Lowering { mut drafts, functions, .. } = lowering;
+    if !functions.is_empty() {
+        for draft in &mut drafts {
+            let others: Vec<usize> =
+                draft.nodes.iter().filter_map(|node| functions.get(node)).flatten().copied().collect();
+            draft.nodes.extend(others);
+            draft.nodes.sort_unstable();
+        }
+    }
+    Ok(drafts)
 }
 
 impl<'a> Lowering<'a> {
