@@ -382,3 +382,39 @@ impl Kernel for Binary {
         if self.first.same { &[0] } else { &[] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hetero_testkit::SplitMix64 as Random;
+
+    use super::*;
+
+    #[test]
+    fn what_is_repeated_is_the_same_row_by_row_and_written_out() {
+        let mut random = Random::new(3);
+        for _ in 0..400 {
+            let target: Vec<usize> = (0..1 + random.below(4)).map(|_| 1 + random.below(9)).collect();
+            let lead = random.below(target.len());
+            let own = |&size: &usize| if random.below(2) == 0 { 1 } else { size };
+            let shape: Vec<usize> = target[lead..].iter().map(own).collect();
+            let input: Vec<usize> = (0..shape.iter().product()).collect();
+            let pattern = Broadcast::new(&shape, &target);
+            let count: usize = target.iter().product();
+            let start = random.below(count);
+            let range = start..start + 1 + random.below(count - start);
+            let mut found = vec![usize::MAX; range.len()];
+            pattern.expand(&input, range.clone(), &mut found);
+            for (place, found) in range.zip(found) {
+                // The place in each dimension, from the last on.
+                let (mut rest, mut at, mut stride) = (place, 0, 1);
+                for axis in (0..target.len()).rev() {
+                    let own = axis.checked_sub(lead).map_or(1, |axis| shape[axis]);
+                    at += if own == 1 { 0 } else { rest % target[axis] * stride };
+                    stride *= own;
+                    rest /= target[axis];
+                }
+                assert_eq!(found, at, "{shape:?} over {target:?}, {place}");
+            }
+        }
+    }
+}

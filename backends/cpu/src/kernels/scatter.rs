@@ -130,10 +130,20 @@ struct Places {
 
 impl Places {
     fn new(data: &[usize], indices: &[usize], axis: usize, dtype: DType) -> Self {
+        // Last dimensions that the indices cover wholly are one with the one before.
+        let (mut data, mut indices) = (data.to_vec(), indices.to_vec());
+        while let (&[.., of, last], &[.., count, own]) = (&*data, &*indices)
+            && data.len() > axis + 2
+            && last == own
+        {
+            (data.pop(), indices.pop());
+            let before = data.len() - 1;
+            (data[before], indices[before]) = (of * last, count * own);
+        }
         let strides = |shape: &[usize]| -> Vec<usize> {
             (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
         };
-        let (own, theirs) = (strides(indices), strides(data));
+        let (own, theirs) = (strides(&indices), strides(&data));
         let last = indices.len() - 1;
         let others = (0..indices.len()).filter(|&place| place != axis && place != last);
         Places {

@@ -26,8 +26,8 @@ use crate::simd::dot::{Dots, GROUP};
 /// moved too.
 const HALF: u8 = 0x80;
 
-/// The rows that a task multiplies with all panels of its share.
-const ROWS: usize = 84;
+/// The tiles of rows that a task multiplies with all panels of its share.
+const TILES: usize = 6;
 
 /// The bytes between rows from which on rows may fight for the same lines of the cache, where
 /// the distance is a multiple of them.
@@ -290,7 +290,7 @@ impl Product {
         let (stride, head) = (self.panels.stride(), self.panels.head());
         let (count, tile_count) = (self.panels.count(), tiles(m, self.dots.rows()));
         // Blocks of rows are divided first, and columns too where there are few blocks.
-        let (threads, blocks) = (runtime.pool.threads(), m.div_ceil(ROWS));
+        let (threads, blocks) = (runtime.pool.threads(), m.div_ceil(TILES * self.dots.rows()));
         let shares = if threads == 1 { 1 } else { (threads * 6).div_ceil(blocks).min(count.div_ceil(4)) };
         let work = (m * n).saturating_mul(k.max(1)) / (lanes * GROUP);
         let (blocks, shares) = if work < 1 << 13 { (1, 1) } else { (blocks, shares) };

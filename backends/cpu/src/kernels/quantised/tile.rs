@@ -227,8 +227,9 @@ pub(crate) unsafe fn compute<E: Finish>(
     if vectors <= 2 && rows >= TILED.0 && tile.run >= TILED.1 && unit.set_up(rows) {
         // SAFETY: the caller's promise, and the tiles are set up.
         unsafe {
-            let sums = tiled((rows, vectors), tile);
-            return dots.run(Finished { sums: &sums, tile, finish, rows, vectors, last });
+            let mut sums = std::mem::MaybeUninit::uninit();
+            let sums = tiled((rows, vectors), tile, &mut sums);
+            return dots.run(Finished { sums, tile, finish, rows, vectors, last });
         }
     }
     macro_rules! of {
@@ -258,7 +259,11 @@ pub(crate) unsafe fn compute<E: Finish>(
 /// As for [`compute`]; the thread's tiles must be set up for these rows.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw")]
-unsafe fn tiled((rows, vectors): (usize, usize), t: Tile<'_>) -> amx::Sums {
+unsafe fn tiled<'a>(
+    (rows, vectors): (usize, usize),
+    t: Tile<'_>,
+    sums: &'a mut std::mem::MaybeUninit<amx::Sums>,
+) -> &'a amx::Sums {
     use std::mem::MaybeUninit;
 
     use amx::{BLOCK, Left, MOST_ROWS, ROWS};
@@ -326,9 +331,8 @@ unsafe fn tiled((rows, vectors): (usize, usize), t: Tile<'_>) -> amx::Sums {
                 amx::add(two, vectors, Left { at, row: [BLOCK; 2] }, of, 1);
             }
         }
-        let mut sums = MaybeUninit::uninit();
-        amx::store(two, &mut sums);
-        sums.assume_init()
+        amx::store(two, sums);
+        sums.assume_init_ref()
     }
 }
 
