@@ -90,7 +90,8 @@ impl Steps<'_> {
     fn bytes(&self, form: Form) -> Result<usize> {
         let value = self.program.value(form.value)?;
         let elements = match form.layout {
-            Layout::Plain => return Ok(value.bytes()),
+            // Bytes that lie in another order are as many.
+            Layout::Plain | Layout::Moved | Layout::Last => return Ok(value.bytes()),
             Layout::Wide => hetero_hal::element_count(&value.shape),
             Layout::Blocked(halo) => Image::of(&value.shape, halo, self.isa.lanes()).and_then(|image| image.elements()),
         };

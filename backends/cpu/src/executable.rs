@@ -163,6 +163,8 @@ impl CpuExecutable {
     fn compile_by(program: &Program, options: &CompileOptions, device: &Arc<Shared>, here: bool) -> Result<Self> {
         let Shared { budget, pool, weights, isa, filters, .. } = &**device;
         let isa = *isa;
+        let folded = lower::quantised::folded(program, isa)?;
+        let program = folded.as_ref().unwrap_or(program);
         let bindings = BindingInfo::of(program);
         let mut places: HashMap<Form, Place> = HashMap::new();
         let plain = |value: ValueId| Form { value, layout: Layout::Plain };

@@ -37,6 +37,10 @@ pub(crate) enum Layout {
     /// Lanes behind the last channel are 0.
     /// One spatial dimension counts as a row.
     Blocked(Halo),
+    /// The standard's layout, of bytes of the kind that products take; see `simd::dot`.
+    Moved,
+    /// A layout by batch, rows, columns and channels, of bytes of that kind.
+    Last,
 }
 
 /// The sizes of a value in a blocked layout.

@@ -1,6 +1,9 @@
 //! Constant folding: a node whose inputs are all constant is computed once, by the oracle.
+//!
+//! Weights of products in 8 bits stay as they are, because devices that compute in 8 bits need them
+//! so.
 
-use hetero_hal::{ErrorKind, Evaluation, Graph, Result, Tensor};
+use hetero_hal::{DType, ErrorKind, Evaluation, Graph, Node, Result, Tensor, ValueId};
 
 use super::{Pass, PassContext};
 
@@ -13,10 +16,12 @@ impl Pass for ConstantFolding {
 
     fn run(&self, graph: &mut Graph, context: &PassContext<'_>) -> Result<()> {
         let mut left = context.allowance.clone();
+        let kept = weights_in_8_bits(graph);
         let nodes = std::mem::take(&mut graph.nodes);
         graph.nodes.reserve(nodes.len());
         for node in nodes {
-            if node.inputs.iter().flatten().any(|id| graph.values[id.index()].constant.is_none()) {
+            let is_kept = node.outputs.iter().flatten().any(|id| kept[id.index()]);
+            if is_kept || node.inputs.iter().flatten().any(|id| graph.values[id.index()].constant.is_none()) {
                 graph.nodes.push(node);
                 continue;
             }
@@ -61,11 +66,43 @@ impl Pass for ConstantFolding {
     }
 }
 
+/// Returns for each value whether it is only the weights or the bias of products whose left operand
+/// is in 8 bits, and made of integers itself.
+fn weights_in_8_bits(graph: &Graph) -> Vec<bool> {
+    let mut kept = vec![false; graph.values.len()];
+    let dtype = |id: ValueId| graph.values[id.index()].ty.dtype;
+    let is_constant = |id: ValueId| graph.values[id.index()].constant.is_some();
+    let source = |node: &Node| node.inputs.first().copied().flatten().filter(|_| node.operator.is("DequantizeLinear"));
+    let is_byte = |id: ValueId| matches!(dtype(id), Some(DType::U8 | DType::I8));
+    let mut left = vec![false; graph.values.len()];
+    for node in &graph.nodes {
+        let Some(from) = source(node) else { continue };
+        let integers = is_byte(from) || dtype(from) == Some(DType::I32);
+        for id in node.outputs.iter().flatten() {
+            left[id.index()] = is_byte(from) && !is_constant(from);
+            kept[id.index()] = integers && node.inputs.iter().flatten().all(|&id| is_constant(id));
+        }
+    }
+    for node in &graph.nodes {
+        let name = &*node.operator.name;
+        let product = node.operator.domain.is_empty() && matches!(name, "Conv" | "ConvTranspose" | "Gemm" | "MatMul");
+        let in_8_bits = product && node.inputs.first().copied().flatten().is_some_and(|id| left[id.index()]);
+        // Behind the inputs stand the values that subgraphs capture.
+        let captured = node.uses().skip(node.inputs.iter().flatten().count());
+        let places = node.inputs.iter().enumerate().filter(|(place, _)| !(in_8_bits && matches!(place, 1 | 2)));
+        let others: Vec<ValueId> = places.filter_map(|(_, id)| *id).chain(captured).collect();
+        others.into_iter().for_each(|id| kept[id.index()] = false);
+    }
+    graph.outputs.iter().for_each(|id| kept[id.index()] = false);
+    kept
+}
+
 #[cfg(test)]
 mod tests {
-    use hetero_hal::Operator;
+    use hetero_hal::{Operator, TensorType};
 
     use super::super::tests::{Builder, rewritten};
+    use super::*;
 
     #[test]
     fn constants_collapse_and_the_rest_stays() {
@@ -76,5 +113,52 @@ mod tests {
         let y = b.node("y", Operator::new("Mul", 14), &[x, sum], &[3]);
         let after = rewritten(&b.program(&[y]));
         assert_eq!(after.nodes().len(), 1);
+    }
+
+    /// Adds a constant of any type.
+    fn given(b: &mut Builder, name: &str, content: Tensor) -> ValueId {
+        let id = b.constant(name, &[], vec![0.0]);
+        let value = &mut b.0.values[id.index()];
+        (value.ty, value.constant) = (TensorType::exact(content.dtype(), content.shape()), Some(content));
+        id
+    }
+
+    /// Makes a product whose left operand is in 8 bits or not, of weights and a bias in integers;
+    /// where `shared` says so, another node reads the weights too.
+    /// Returns the nodes that are left.
+    fn left_of_product(in_8_bits: bool, shared: bool) -> Vec<String> {
+        let mut b = Builder::default();
+        let mut x = b.input("x", &[2, 3]);
+        let scale = given(&mut b, "scale", Tensor::scalar(0.5f32));
+        let zero = given(&mut b, "zero", Tensor::scalar(3u8));
+        let weights = given(&mut b, "weights", Tensor::from_vec(&[3, 2], vec![1i8, -2, 3, -4, 5, -6]).unwrap());
+        let bias = given(&mut b, "bias", Tensor::from_vec(&[2], vec![100i32, -100]).unwrap());
+        if in_8_bits {
+            let bytes = b.node("bytes", Operator::new("QuantizeLinear", 13), &[x, scale, zero], &[2, 3]);
+            b.0.values[bytes.index()].ty.dtype = Some(DType::U8);
+            x = b.node("real", Operator::new("DequantizeLinear", 13), &[bytes, scale, zero], &[2, 3]);
+        }
+        let real = |b: &mut Builder, name: &str, from: ValueId, shape: &[usize]| {
+            b.node(name, Operator::new("DequantizeLinear", 13), &[from, scale], shape)
+        };
+        let (weights, bias) = (real(&mut b, "w", weights, &[3, 2]), real(&mut b, "b", bias, &[2]));
+        let mut outputs = vec![b.node("y", Operator::new("Gemm", 13), &[x, weights, bias], &[2, 2])];
+        if shared {
+            outputs.push(b.node("other", Operator::new("Neg", 13), &[weights], &[3, 2]));
+        }
+        let after = rewritten(&b.program(&outputs));
+        after.nodes().iter().map(|node| node.name.to_string()).collect()
+    }
+
+    #[test]
+    fn weights_and_biases_of_products_in_8_bits_stay_in_integers() {
+        assert_eq!(left_of_product(true, false), ["bytes_node", "real_node", "w_node", "b_node", "y_node"]);
+    }
+
+    #[test]
+    fn weights_in_8_bits_of_other_products_are_made_real_once() {
+        assert_eq!(left_of_product(false, false), ["y_node"]);
+        // Weights that something else reads as real numbers are real for all.
+        assert_eq!(left_of_product(true, true), ["bytes_node", "real_node", "b_node", "y_node"]);
     }
 }

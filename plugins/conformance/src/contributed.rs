@@ -546,6 +546,15 @@ impl Suite {
                 vec![self.bytes(&[2, 5, 7, 3]), scalar(0.02f32), scalar(120u8), scalar(0.0051f32), scalar(90u8)];
             self.add(&format!("channels last {last}"), operator, inputs, &[1, 2, 3, 4], 1);
         }
+        for with_padding in [0, 1] {
+            let operator = of("QLinearAveragePool")
+                .with("kernel_shape", ints(&[3, 2]))
+                .with("pads", ints(&[1, 0, 1, 1]))
+                .with("count_include_pad", int(with_padding));
+            let inputs =
+                vec![self.bytes(&[2, 5, 7, 3]), scalar(0.02f32), scalar(120u8), scalar(0.0151f32), scalar(90u8)];
+            self.add(&format!("padding {with_padding}"), operator, inputs, &[1, 2, 3, 4], 1);
+        }
         for (version, axis, shape) in [(13, -1, &[4, 10][..]), (13, 1, &[4, 5, 3]), (11, 1, &[4, 5, 2])] {
             let operator = of("QLinearSoftmax").with("axis", int(axis)).with("opset", int(version));
             let inputs = vec![self.bytes(shape), scalar(0.1f32), scalar(120u8), step(-8), scalar(0u8)];

@@ -33,7 +33,6 @@ mod plain;
 mod planes;
 pub(crate) mod pooling;
 mod products;
-#[allow(dead_code)]
 pub(crate) mod quantised;
 pub(crate) mod recipe;
 mod recurrent;
@@ -358,7 +357,7 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
         return Some(Support::Native);
     }
     let of = |site| if open && may_be_in_a_region(program, node) { of_bounds(site) } else { native(site) };
-    if let Ok(Some(_)) = of(site) {
+    if matches!(of(site), Ok(Some(_))) || in_bytes(site) {
         return Some(Support::Native);
     }
     // Where there is no kernel for 16 bits, the one for f32 does.
@@ -368,6 +367,12 @@ pub(crate) fn support(program: &Program, node: &Node, isa: Isa) -> Option<Suppor
         Some(Ok(Some(_))) => Some(Support::Native),
         _ => Some(Support::Oracle(plain::reason(site))),
     }
+}
+
+/// Tells whether lowering makes a convolution of bytes of a node, which has no other kernel.
+fn in_bytes(site: Site<'_>) -> bool {
+    let is_one = site.operator().is("QLinearConv") || site.operator().is("ConvInteger");
+    is_one && crate::lower::quantised::takes(site)
 }
 
 /// Makes the native kernel for a node, where there is one for its types and shapes.

@@ -1,6 +1,6 @@
 //! Pooling over two spatial dimensions, and over all of space, on f32.
 
-use hetero_hal::{DType, Result};
+use hetero_hal::{DType, Operator, Result};
 use hetero_reference::Window;
 
 use super::planes::{Fold, Frame, Planes};
@@ -206,32 +206,39 @@ pub(crate) struct Blocked {
     output: Image,
     /// The taps along rows and along columns: for each output, its taps on the input, and how many
     /// lie on input or padding.
-    taps: [Vec<(Vec<usize>, usize)>; 2],
+    taps: [Taps; 2],
     average: bool,
     with_padding: bool,
+}
+
+/// The taps of each output along an axis: their positions on the input, and how many lie on input
+/// or padding.
+pub(crate) type Taps = Vec<(Vec<usize>, usize)>;
+
+/// Returns the taps of a pooling along rows and along columns of an input of these sizes.
+pub(crate) fn taps(operator: &Operator, sizes: [usize; 2]) -> Result<[Taps; 2]> {
+    if operator.name.starts_with("Global") {
+        return Ok(sizes.map(|size| vec![((0..size).collect(), size)]));
+    }
+    let kernel = operator.ints("kernel_shape")?.unwrap_or_default();
+    let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
+    let spatial = if kernel.len() == 1 { &sizes[1..] } else { &sizes[..] };
+    let window = Window::resolve(operator, spatial, &kernel)?;
+    let along = |axis: usize| {
+        let reach = |at: usize| {
+            let (taps, padded) = reach(&window, axis, at, spatial[axis]);
+            (taps.collect(), padded)
+        };
+        (0..window.output[axis]).map(reach).collect::<Vec<_>>()
+    };
+    Ok(if kernel.len() == 1 { [vec![(vec![0], 1)], along(0)] } else { [along(0), along(1)] })
 }
 
 pub(crate) fn blocked(site: Site<'_>, input: Image, output: Image) -> Result<Blocked> {
     let operator = site.operator();
     let average = operator.name.ends_with("AveragePool");
     let with_padding = operator.int("count_include_pad")?.unwrap_or(0) != 0;
-    let sizes = [input.height, input.width];
-    let taps = if operator.name.starts_with("Global") {
-        sizes.map(|size| vec![((0..size).collect(), size)])
-    } else {
-        let kernel = operator.ints("kernel_shape")?.unwrap_or_default();
-        let kernel: Vec<usize> = kernel.iter().map(|&size| size.max(0) as usize).collect();
-        let spatial = if kernel.len() == 1 { &sizes[1..] } else { &sizes[..] };
-        let window = Window::resolve(operator, spatial, &kernel)?;
-        let along = |axis: usize| {
-            let reach = |at: usize| {
-                let (taps, padded) = reach(&window, axis, at, spatial[axis]);
-                (taps.collect(), padded)
-            };
-            (0..window.output[axis]).map(reach).collect::<Vec<_>>()
-        };
-        if kernel.len() == 1 { [vec![(vec![0], 1)], along(0)] } else { [along(0), along(1)] }
-    };
+    let taps = taps(operator, [input.height, input.width])?;
     Ok(Blocked { isa: site.isa, input, output, taps, average, with_padding })
 }
 

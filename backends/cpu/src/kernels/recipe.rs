@@ -6,6 +6,7 @@ use super::affine::Affine;
 use super::chain::Chain;
 use super::conv::{self, Finish, Geometry};
 use super::quantised::matmul::{Scaled, ScaledProduct};
+use super::quantised::{self, depthwise::Depthwise, last};
 use super::reorder::Reorder;
 use super::vector::{Activation, Pairwise};
 use super::{Constant, Kernel, Site, elementwise, halves, movement, native, oracle, pooling};
@@ -39,8 +40,20 @@ pub(crate) enum Recipe {
     Reorder(Box<Reorder>),
     /// A product of bytes whose sums become real numbers.
     Scaled(Box<Scaled>),
+    /// A part in 8 bits.
+    Quantised(Box<Quantised>),
     /// A part of the program whose sizes only a run tells.
     Region(Box<Program>),
+}
+
+/// The recipe of a part in 8 bits.
+pub(crate) enum Quantised {
+    Conv(quantised::conv::Convolution),
+    Pair(last::Pair),
+    Parts(last::Parts),
+    Pool(last::Pool),
+    Pixels(last::Pixels),
+    Turn(last::Turn),
 }
 
 /// The recipe of a convolution.
@@ -94,6 +107,17 @@ pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
         Recipe::Scaled(recipe) => match ScaledProduct::new(site, *recipe)? {
             Some(kernel) => Box::new(kernel),
             None => return Err(Error::internal("a product is larger than its lowering found")),
+        },
+        Recipe::Quantised(recipe) => match *recipe {
+            Quantised::Conv(recipe) => match Depthwise::new(site, recipe)? {
+                Ok(kernel) => Box::new(kernel),
+                Err(recipe) => Box::new(quantised::conv::Conv::new(site, recipe)?),
+            },
+            Quantised::Pair(kernel) => Box::new(kernel),
+            Quantised::Parts(kernel) => Box::new(kernel),
+            Quantised::Pool(kernel) => Box::new(kernel),
+            Quantised::Pixels(kernel) => Box::new(kernel),
+            Quantised::Turn(kernel) => Box::new(kernel),
         },
         Recipe::Region(_) => return Err(Error::internal("a region is made by its executable")),
     })

@@ -10,7 +10,7 @@ use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
 use crate::kernels::affine::Affine;
 use crate::kernels::elementwise;
-use crate::kernels::recipe::{Convolution, PooledConvolution};
+use crate::kernels::recipe::{Convolution, PooledConvolution, Quantised};
 use crate::kernels::reorder::Reorder;
 
 impl Lowering<'_> {
@@ -50,9 +50,16 @@ impl Lowering<'_> {
             return Ok(Form { value, layout });
         }
         let from = self.source_of(node, value, layout)?;
+        if let Some(turn) = self.turn(value, from, layout) {
+            let recipe = Recipe::Quantised(Box::new(Quantised::Turn(turn)));
+            let (inputs, outputs) = (vec![Some(Form { value, layout: from })], vec![Some(Form { value, layout })]);
+            self.drafts.push(Draft { node, nodes: vec![], recipe, inputs, outputs });
+            self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).push(layout);
+            return Ok(Form { value, layout });
+        }
         let image = |layout: Layout| match layout {
-            Layout::Plain | Layout::Wide => Ok((self.image(value, Halo::NONE)?, false)),
             Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
+            _ => Ok((self.image(value, Halo::NONE)?, false)),
         };
         let recipe = match (self.half(value), from, layout) {
             (Some(half), Layout::Plain, Layout::Wide) => Recipe::Widen(half),
@@ -82,6 +89,9 @@ impl Lowering<'_> {
         }
         if let Some(product) = self.products.remove(&node) {
             return self.emit_product(node, product);
+        }
+        if let Some(group) = self.groups.remove(&node) {
+            return self.emit_group(node, group);
         }
         if let Some(members) = self.clusters.remove(&node) {
             return self.emit_cluster(node, &members);
@@ -189,8 +199,8 @@ impl Lowering<'_> {
                     None => self.want(node, source, self.rows(source))?,
                 };
                 let of = |layout: Layout| match layout {
-                    Layout::Plain | Layout::Wide => None,
                     Layout::Blocked(halo) => Some(halo),
+                    _ => None,
                 };
                 let (from, to) = (of(input.layout), of(layout));
                 if let (Some(between), Some(halo)) = (pooled, to) {
@@ -214,8 +224,8 @@ impl Lowering<'_> {
                 let from = if blocked { Layout::Blocked(Halo::NONE) } else { self.rows(source) };
                 let input = self.want(node, source, from)?;
                 let halo = |layout: Layout| match layout {
-                    Layout::Plain | Layout::Wide => Halo::NONE,
                     Layout::Blocked(halo) => halo,
+                    _ => Halo::NONE,
                 };
                 let images = (self.image(source, halo(input.layout))?, self.image(chain.output, halo(layout))?);
                 let affine = Affine::new(self.isa, images, blocked, scale, shift, clamp);

@@ -15,6 +15,7 @@ mod clusters;
 mod emit;
 mod functions;
 mod products;
+pub(crate) mod quantised;
 pub(crate) mod regions;
 mod survey;
 pub(crate) mod wide;
@@ -125,6 +126,8 @@ struct Lowering<'a> {
     products: HashMap<usize, products::Product>,
     /// The other nodes of each function that is written as several, by the last one.
     functions: HashMap<usize, Vec<usize>>,
+    /// The parts in 8 bits, by their last node.
+    groups: HashMap<usize, quantised::Group>,
     /// The convolutions that read a blocked input, with the halo that they need.
     halos: HashMap<usize, Halo>,
     /// The halo that all readers of a value want together, where it was asked for.
@@ -166,6 +169,7 @@ pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: 
         clusters: HashMap::new(),
         products: HashMap::new(),
         functions: HashMap::new(),
+        groups: HashMap::new(),
         halos: HashMap::new(),
         wanted: HashMap::new(),
         there: HashMap::new(),
@@ -180,6 +184,7 @@ pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: 
         // What is in a region is done there.
         regions.parts.iter().flatten().for_each(|&node| lowering.absorbed[node] = true);
     }
+    lowering.survey_quantised()?;
     for node in 0..nodes {
         lowering.survey(node)?;
     }

@@ -184,6 +184,8 @@ impl Lowering<'_> {
             // Blocks become other blocks, or rows.
             (Layout::Blocked(_) | Layout::Wide, Some(blocked)) => blocked,
             (Layout::Wide, None) => Layout::Plain,
+            // These are layouts of bytes.
+            (Layout::Moved | Layout::Last, _) => last,
             // Between 16 bits and blocks stand rows of f32.
             (Layout::Blocked(_), None) | (Layout::Plain, _) => self.want(node, value, Layout::Wide)?.layout,
         })

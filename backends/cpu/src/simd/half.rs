@@ -71,8 +71,8 @@ impl Half {
     }
 }
 
-/// Returns a number in f32; where it is none there, the neighbour whose last bit is set, which tells
-/// it from the middle between two numbers.
+/// Returns a number in f32; where it is none there, the neighbour whose last bit is set, which
+/// tells it from the middle between two numbers.
 /// A further rounding to 16 bits then gives what a single rounding would have given.
 #[inline(always)]
 pub(crate) fn odd(x: f64) -> f32 {

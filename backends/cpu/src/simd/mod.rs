@@ -8,7 +8,6 @@
 
 use std::fmt;
 
-#[allow(dead_code)]
 pub(crate) mod dot;
 #[cfg(all(feature = "emulated-neon", not(target_arch = "aarch64")))]
 mod emulated;
@@ -99,6 +98,36 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn sum(v: Self::V) -> f32;
     /// Returns the maximum of all lanes; NaN may be dropped.
     unsafe fn largest(v: Self::V) -> f32;
+    /// Tells whether `a < b` in any lane.
+    #[inline(always)]
+    unsafe fn any_lt(a: Self::V, b: Self::V) -> bool {
+        // SAFETY: the caller's promise; so below.
+        unsafe { Self::largest(Self::select_lt(a, b, Self::splat(1.0), Self::splat(0.0))) > 0.0 }
+    }
+    /// Loads bytes as numbers, signed or not.
+    #[inline(always)]
+    unsafe fn load_bytes<const SIGNED: bool>(at: *const u8) -> Self::V {
+        let mut lanes = [0.0; WIDEST];
+        for (index, lane) in lanes.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: valid for the lanes by the trait's rule.
+            let byte = unsafe { at.add(index).read() };
+            *lane = if SIGNED { f32::from(byte as i8) } else { f32::from(byte) };
+        }
+        // SAFETY: no vector has more lanes.
+        unsafe { Self::load(lanes.as_ptr()) }
+    }
+    /// Stores the first `count` lanes, which are whole numbers between -128 and 255, as bytes.
+    #[inline(always)]
+    unsafe fn store_bytes(at: *mut u8, count: usize, v: Self::V) {
+        let mut lanes = [0.0; WIDEST];
+        // SAFETY: no vector has more lanes, and `count` of them are written.
+        unsafe {
+            Self::store(lanes.as_mut_ptr(), v);
+            for (index, lane) in lanes.iter().enumerate().take(count) {
+                at.add(index).write(lane.to_int_unchecked::<i32>() as u8);
+            }
+        }
+    }
 }
 
 /// Work that is compiled for every instruction set.

@@ -209,6 +209,34 @@ impl Simd for Avx2 {
             _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
         }
     }
+    #[inline(always)]
+    unsafe fn any_lt(a: Self::V, b: Self::V) -> bool {
+        // SAFETY: AVX2 is there.
+        unsafe { _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LT_OQ>(a, b)) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes<const SIGNED: bool>(at: *const u8) -> Self::V {
+        // SAFETY: valid for eight bytes by the trait's rule.
+        unsafe {
+            let bytes = _mm_loadl_epi64(at.cast());
+            _mm256_cvtepi32_ps(if SIGNED { _mm256_cvtepi8_epi32(bytes) } else { _mm256_cvtepu8_epi32(bytes) })
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(at: *mut u8, count: usize, v: Self::V) {
+        // SAFETY: only `count` bytes are written.
+        unsafe {
+            let places = _mm256_set1_epi64x(0x8080_8080_0c08_0400u64 as i64);
+            let halves = _mm256_shuffle_epi8(_mm256_cvtps_epi32(v), places);
+            let low = _mm256_castsi256_si128(halves);
+            let bytes = _mm_cvtsi128_si64(_mm_unpacklo_epi32(low, _mm256_extracti128_si256::<1>(halves)));
+            if count == Self::LANES {
+                at.cast::<i64>().write_unaligned(bytes);
+            } else {
+                std::ptr::copy_nonoverlapping(bytes.to_ne_bytes().as_ptr(), at, count);
+            }
+        }
+    }
 }
 
 impl Simd for Avx512 {
@@ -326,5 +354,30 @@ impl Simd for Avx512 {
     unsafe fn largest(v: Self::V) -> f32 {
         // SAFETY: AVX-512 is there.
         unsafe { _mm512_reduce_max_ps(v) }
+    }
+    #[inline(always)]
+    unsafe fn any_lt(a: Self::V, b: Self::V) -> bool {
+        // SAFETY: AVX-512 is there.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) != 0 }
+    }
+    #[inline(always)]
+    unsafe fn load_bytes<const SIGNED: bool>(at: *const u8) -> Self::V {
+        // SAFETY: valid for sixteen bytes by the trait's rule.
+        unsafe {
+            let bytes = _mm_loadu_si128(at.cast());
+            _mm512_cvtepi32_ps(if SIGNED { _mm512_cvtepi8_epi32(bytes) } else { _mm512_cvtepu8_epi32(bytes) })
+        }
+    }
+    #[inline(always)]
+    unsafe fn store_bytes(at: *mut u8, count: usize, v: Self::V) {
+        // SAFETY: only `count` bytes are written.
+        unsafe {
+            let bytes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+            if count == Self::LANES {
+                _mm_storeu_si128(at.cast(), bytes);
+            } else {
+                _mm_mask_storeu_epi8(at.cast(), ((1u32 << count) - 1) as u16, bytes);
+            }
+        }
     }
 }

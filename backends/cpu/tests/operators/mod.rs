@@ -4,7 +4,9 @@
 #![allow(clippy::panic)]
 
 mod attention;
+mod bytes;
 mod einsum;
+mod networks;
 mod places;
 mod quantised;
 mod samples;

@@ -8,7 +8,7 @@ use super::super::{Random, devices};
 use super::{agree, case, compare, int};
 
 /// Returns random bytes of a type, often extreme ones.
-fn bytes(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
+pub(super) fn bytes(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
     let extreme = random.chance(4);
     let byte = |random: &mut Random| match extreme {
         true => random.pick(&[0u8, 127, 128, 255]),
@@ -18,7 +18,7 @@ fn bytes(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
     Tensor::from_bytes(dtype, shape, values.into()).unwrap()
 }
 
-const BYTES: [DType; 2] = [DType::U8, DType::I8];
+pub(super) const BYTES: [DType; 2] = [DType::U8, DType::I8];
 
 /// Returns the shapes of two stacks of matrices of which a product can be made.
 fn stacks(random: &mut Random) -> (Vec<usize>, Vec<usize>) {

@@ -19,6 +19,7 @@ pub(super) static DEFINITIONS: &[Definition] = &[
     of("QLinearMul", (7, 8), |inference| of_two(inference, "Mul")),
     of("QLinearSigmoid", (4, 5), |inference| of_one(inference, |body, x| Ok(body.op("Sigmoid", &[x])))),
     of("QLinearLeakyRelu", (4, 5), leaky),
+    of("QLinearAveragePool", (4, 5), average),
     of("QLinearGlobalAveragePool", (5, 5), pool),
     of("QLinearSoftmax", (5, 5), softmax),
     of("QLinearConcat", (3, usize::MAX), concat),
@@ -64,11 +65,19 @@ fn scale(body: &mut Body, inference: &Inference<'_>, index: usize) -> Result<Val
     scalar(body, inference, index)?.ok_or_else(|| Error::internal("a required input is missing"))
 }
 
+/// Tells whether numbers are of 8 bits.
+fn is_byte(dtype: Option<DType>) -> bool {
+    matches!(dtype, Some(DType::U8 | DType::I8))
+}
+
 /// Returns quantised numbers as real ones; scale and zero point are the inputs behind them.
 fn real(body: &mut Body, inference: &Inference<'_>, index: usize) -> Result<ValueId> {
     let scale = scale(body, inference, index + 1)?;
     let zero = scalar(body, inference, index + 2)?;
     let x = body.input(index);
+    if is_byte(inference.dtype(index)?) && inference.dtype(index + 1)? == Some(DType::F32) {
+        return Ok(body.op("DequantizeLinear", &[&[x, scale], zero.as_slice()].concat()));
+    }
     Ok(body.real(x, scale, zero))
 }
 
@@ -76,7 +85,12 @@ fn real(body: &mut Body, inference: &Inference<'_>, index: usize) -> Result<Valu
 fn quantised(body: &mut Body, inference: &Inference<'_>, y: ValueId, index: usize, dtype: DType) -> Result<ValueId> {
     let scale = scale(body, inference, index)?;
     let zero = scalar(body, inference, index + 1)?;
-    body.quantised(y, scale, zero, dtype)
+    match zero {
+        Some(zero) if is_byte(Some(dtype)) && inference.dtype(index)? == Some(DType::F32) => {
+            Ok(body.op("QuantizeLinear", &[y, scale, zero]))
+        }
+        _ => body.quantised(y, scale, zero, dtype),
+    }
 }
 
 /// Checks that a scale or zero point is one number, or one for each column of the matrix before it.
@@ -186,7 +200,21 @@ fn gemm(inference: &Inference<'_>) -> Result<Option<Graph>> {
     let b_scale = line(&mut body, 4)?.ok_or_else(|| Error::internal("a required input is missing"))?;
     let b_zero = line(&mut body, 5)?;
     let right = body.input(3);
-    let right = body.real(right, b_scale, b_zero);
+    // Scales are one, or one for each column of the result; zero points may be one beside these.
+    let sizes = |index: usize| inference.optional(index).and_then(|fact| fact.ty.shape());
+    let are_alike = b_zero.is_none() || sizes(4) == sizes(5) || sizes(4).is_some_and(|shape| is_one(&shape));
+    let right = if is_byte(inference.dtype(3)?) && inference.dtype(4)? == Some(DType::F32) && are_alike {
+        let list = sizes(4).is_some_and(|shape| shape == [columns]) && columns != 1;
+        let of = |body: &mut Body, index: usize| -> Result<Option<ValueId>> {
+            if list { Ok(optional(inference, index)) } else { scalar(body, inference, index) }
+        };
+        let scale = if list { body.input(4) } else { scale(&mut body, inference, 4)? };
+        let zero = of(&mut body, 5)?;
+        let real = Operator::new("DequantizeLinear", OPSET).with("axis", Attribute::Int(i64::from(!transposed)));
+        body.apply(real, &[&[right, scale], zero.as_slice()].concat())
+    } else {
+        body.real(right, b_scale, b_zero)
+    };
     let alpha = operator.float("alpha")?.unwrap_or(1.0);
     let product = Operator::new("Gemm", OPSET)
         .with("transA", Attribute::Int(flag(operator, "transA")?.into()))
@@ -256,6 +284,19 @@ fn pool(inference: &Inference<'_>) -> Result<Option<Graph>> {
         let axes = body.list(&axes)?;
         Ok(body.op("ReduceMean", &[x, axes]))
     })
+}
+
+/// Averages windows, with the attributes of the standard's operator.
+fn average(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let operator = inference.operator;
+    if flag(operator, "channels_last")? {
+        return Err(Error::unsupported(format!("{operator} with channels last")));
+    }
+    let mut plain = Operator::new("AveragePool", OPSET);
+    for (name, value) in operator.attributes.iter().filter(|(name, _)| name.as_ref() != "channels_last") {
+        plain = plain.with(name, value.clone());
+    }
+    of_one(inference, |body, x| Ok(body.apply(plain, &[x])))
 }
 
 fn softmax(inference: &Inference<'_>) -> Result<Option<Graph>> {

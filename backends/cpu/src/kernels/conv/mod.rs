@@ -6,7 +6,7 @@ mod plain;
 mod pooled;
 mod winograd;
 
-use hetero_hal::{DType, Error, Result, Tensor};
+use hetero_hal::{DType, Error, Operator, Result, Tensor};
 use hetero_reference::Window;
 
 pub(super) use self::blocked::Blocked;
@@ -160,17 +160,26 @@ impl Geometry {
         let (Some(x), Some(w)) = (site.shape(0), site.shape(1)) else {
             return Ok(None);
         };
-        if !site.all(DType::F32) || !(3..=4).contains(&x.len()) || w.len() != x.len() {
+        if !site.all(DType::F32) {
             return Ok(None);
         }
         if site.shape(2).is_some_and(|bias| bias != [w[0]]) {
             return Err(Error::invalid_model(format!("the bias {:?} does not fit {} outputs", site.shape(2), w[0])));
         }
-        let groups = usize::try_from(site.operator().int("group")?.unwrap_or(1)).unwrap_or(0);
-        if groups == 0 || w[1] * groups != x[1] || w[0] % groups != 0 {
+        Geometry::sized(site.operator(), x, w)
+    }
+
+    /// Returns the sizes of a convolution of an input and weights of these shapes by an operator's
+    /// attributes, or `None` where this crate has no kernel for their rank.
+    pub(crate) fn sized(operator: &Operator, x: &[usize], w: &[usize]) -> Result<Option<Geometry>> {
+        if !(3..=4).contains(&x.len()) || w.len() != x.len() {
+            return Ok(None);
+        }
+        let groups = usize::try_from(operator.int("group")?.unwrap_or(1)).unwrap_or(0);
+        if groups == 0 || w[1] * groups != x[1] || !w[0].is_multiple_of(groups) {
             return Err(Error::invalid_model(format!("{groups} groups do not fit {x:?} and {w:?}")));
         }
-        let resolved = Window::resolve(site.operator(), &x[2..], &w[2..])?;
+        let resolved = Window::resolve(operator, &x[2..], &w[2..])?;
         // A column is treated as a row, because kernels divide rows.
         let column = matches!((&x[2..], &w[2..]), ([height, 1], [_, 1]) if *height > 1) && resolved.output[1] == 1;
         let axis = |list: &[usize], one: usize| match *list {

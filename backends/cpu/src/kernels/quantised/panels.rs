@@ -96,7 +96,6 @@ impl Panels {
     }
 
     /// Returns the sums of a panel's columns.
-    #[cfg(test)]
     pub(crate) fn sums(&self, panels: &[i8], panel: usize) -> impl Iterator<Item = i32> {
         let head = &panels[panel * self.stride()..][..self.head()];
         head.as_chunks::<4>().0.iter().map(|bytes| i32::from_ne_bytes(bytes.map(|byte| byte as u8)))
