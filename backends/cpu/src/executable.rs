@@ -15,6 +15,7 @@ use hetero_kit::{Budget, Held, Tracer, Weights};
 
 use crate::arena::{self, Arena, Steps};
 use crate::device::Shared;
+use crate::floats::Floats;
 use crate::image::Layout;
 use crate::kernels::recipe::Recipe;
 use crate::kernels::{self, Kernel, Packed, Runtime, Site};
@@ -42,7 +43,7 @@ enum Place {
 /// The weights of a device.
 pub(crate) struct DeviceWeights {
     /// The constants in the forms that kernels read.
-    packed: Weights<Vec<f32>>,
+    packed: Weights<Floats>,
     /// The constants whose bytes were not aligned for their elements.
     copies: Weights<Tensor>,
 }

@@ -37,6 +37,7 @@ mod arena;
 mod ceiling;
 mod device;
 mod executable;
+mod floats;
 mod host;
 mod image;
 mod kernels;

@@ -20,6 +20,7 @@ use bytes::Bytes;
 use hetero_hal::{Error, ErrorKind, Result, Tensor, Weight};
 use hetero_kit::{Held, Weights, digest};
 
+use crate::floats::Floats;
 use crate::simd::Isa;
 
 /// The first bytes of the form; each version of the form has its own.
@@ -49,13 +50,13 @@ fn digest_of(sources: &[Tensor]) -> u128 {
 /// A constant in the form in which a kernel reads it, shared by all kernels of the device that read
 /// this form.
 /// A kernel takes its value once in a run.
-pub(crate) type Packed = Arc<Held<Vec<f32>>>;
+pub(crate) type Packed = Arc<Held<Floats>>;
 
 /// The sources of a kernel's packed weights: the device's other executables, a serial form, or the
 /// packing.
 #[derive(Clone, Copy)]
 pub(crate) struct Packer<'a> {
-    pub(crate) weights: &'a Weights<Vec<f32>>,
+    pub(crate) weights: &'a Weights<Floats>,
     pub(crate) saved: Option<&'a Saved>,
     /// The bytes that are left for weights.
     pub(crate) room: &'a AtomicUsize,
@@ -69,7 +70,7 @@ impl Packer<'_> {
         name: &str,
         sources: &[Tensor],
         (layout, elements): (&str, usize),
-        make: impl Fn(&[Tensor]) -> Result<Vec<f32>> + Send + Sync + 'static,
+        make: impl Fn(&[Tensor]) -> Result<Floats> + Send + Sync + 'static,
     ) -> Result<Packed> {
         let bytes = elements.saturating_mul(size_of::<f32>());
         let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
@@ -145,16 +146,16 @@ impl Saved {
 
     /// Returns the packed form of these constants in a layout of the given number of elements,
     /// where it is there and undamaged.
-    fn find(&self, layout: &str, sources: &[Tensor], elements: usize) -> Option<Vec<f32>> {
+    fn find(&self, layout: &str, sources: &[Tensor], elements: usize) -> Option<Floats> {
         let row = self.rows.get(&(layout.into(), digest_of(sources)))?;
         let bytes = self.bytes.get(row.offset..row.offset.checked_add(row.bytes)?)?;
         // Kernels read as many elements as they would have packed, without a further check.
         if Some(bytes.len()) != elements.checked_mul(size_of::<f32>()) || digest(bytes) != row.digest {
             return None;
         }
-        let mut packed = Vec::new();
-        packed.try_reserve_exact(elements).ok()?;
-        packed.extend(bytes.as_chunks().0.iter().map(|element| f32::from_ne_bytes(*element)));
+        let mut packed = Floats::zeros(elements).ok()?;
+        let elements = bytes.as_chunks().0.iter().map(|element| f32::from_ne_bytes(*element));
+        packed.iter_mut().zip(elements).for_each(|(into, element)| *into = element);
         Some(packed)
     }
 }
@@ -170,7 +171,7 @@ pub(crate) fn save(key: u128, weights: &[&Packed]) -> Result<Vec<u8>> {
     }
     let rows: usize = weights.iter().map(|weight| ROW + weight.layout().len()).sum();
     let mut length = (ALIGNMENT + rows).next_multiple_of(ALIGNMENT);
-    let mut values: Vec<Arc<Vec<f32>>> = Vec::with_capacity(weights.len());
+    let mut values: Vec<Arc<Floats>> = Vec::with_capacity(weights.len());
     let mut table = Vec::with_capacity(rows);
     for weight in weights {
         let value = weight.value()?;
@@ -217,7 +218,7 @@ mod tests {
 
     const KEY: u128 = 7;
 
-    fn weights() -> Weights<Vec<f32>> {
+    fn weights() -> Weights<Floats> {
         Weights::new(DeviceId::new("cpu", 0))
     }
 
@@ -225,8 +226,11 @@ mod tests {
         Tensor::from_vec(&[count], (0..count).map(|i| i as f32).collect()).unwrap()
     }
 
-    fn doubled(sources: &[Tensor]) -> Result<Vec<f32>> {
-        Ok(sources[0].view::<f32>()?.iter().map(|x| 2.0 * x).collect())
+    fn doubled(sources: &[Tensor]) -> Result<Floats> {
+        let source = sources[0].view::<f32>()?;
+        let mut made = Floats::zeros(source.len())?;
+        made.iter_mut().zip(&*source).for_each(|(made, x)| *made = 2.0 * x);
+        Ok(made)
     }
 
     fn form() -> Vec<u8> {
@@ -253,14 +257,14 @@ mod tests {
 
     #[test]
     fn what_was_packed_once_is_not_packed_again() {
-        let expected = doubled(&[constant(1000)]).unwrap();
+        let expected = doubled(&[constant(1000)]).unwrap().to_vec();
         assert_eq!(compiled(form(), 1000), (expected.clone(), false));
         assert_eq!(compiled(vec![], 1000), (expected, true));
     }
 
     #[test]
     fn every_damaged_byte_and_every_length_is_found() {
-        let (whole, expected) = (form(), doubled(&[constant(1000)]).unwrap());
+        let (whole, expected) = (form(), doubled(&[constant(1000)]).unwrap().to_vec());
         let table = 64 + 2 * (ROW + "doubled".len());
         for at in (0..table).chain((table..whole.len()).step_by(97)) {
             let mut changed = whole.clone();
@@ -298,7 +302,7 @@ mod tests {
                 let length = u64::from_le_bytes(form[32..40].try_into().unwrap()) as usize;
                 let sum = digest(&form[64..64 + length]).to_le_bytes();
                 form[40..56].copy_from_slice(&sum);
-                assert_eq!(compiled(form, 1000).0, doubled(&[constant(1000)]).unwrap(), "{place} {number}");
+                assert_eq!(compiled(form, 1000).0, doubled(&[constant(1000)]).unwrap().to_vec(), "{place} {number}");
             }
         }
         for (place, number) in [(24, u64::MAX), (24, 1 << 40), (32, u64::MAX), (32, u64::MAX - 64)] {

@@ -17,7 +17,8 @@ use super::batched;
 use super::panels::Panels;
 use super::tile::{self, Bias, Panel, Tile, piece};
 use super::vector::{Activation, Pairwise, Second};
-use super::{Kernel, PLACES, Packed, Runtime, Site, keeps_table, products, zeros};
+use super::{Kernel, PLACES, Packed, Runtime, Site, keeps_table, products};
+use crate::floats::Floats;
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -64,8 +65,8 @@ fn packed_elements(lanes: usize, rows: usize, columns: usize) -> usize {
 }
 
 /// Packs a matrix into panels: for each `lanes` columns, row after row.
-fn pack(lanes: usize, matrix: &[f32], rows: usize, columns: usize, strides: (usize, usize)) -> Result<Vec<f32>> {
-    let mut data = zeros(packed_elements(lanes, rows, columns))?;
+fn pack(lanes: usize, matrix: &[f32], rows: usize, columns: usize, strides: (usize, usize)) -> Result<Floats> {
+    let mut data = Floats::zeros(packed_elements(lanes, rows, columns))?;
     for (number, panel) in data.chunks_exact_mut((lanes * rows).max(1)).enumerate() {
         pack_panel(matrix, (0..rows, number * lanes..((number + 1) * lanes).min(columns)), strides, lanes, panel);
     }
@@ -139,7 +140,7 @@ impl Product {
 
     /// Returns the right matrix in panels, where the product was made with it.
     /// A run takes them once, as [`Operands::right`].
-    pub(super) fn panels(&self) -> Result<Option<Arc<Vec<f32>>>> {
+    pub(super) fn panels(&self) -> Result<Option<Arc<Floats>>> {
         self.packed.as_ref().map(|panels| panels.packed.value()).transpose()
     }
 

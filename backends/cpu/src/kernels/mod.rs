@@ -57,13 +57,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use hetero_hal::{
-    Allowance, DType, Error, ErrorKind, Extents, LateId, Node, Operator, OperatorSet, Program, ProgramValue, Result,
-    Tensor,
+    Allowance, DType, Error, Extents, LateId, Node, Operator, OperatorSet, Program, ProgramValue, Result, Tensor,
 };
 use hetero_kit::Tracer;
 use hetero_reference::{Standard, ml};
 
 use crate::device::Shared;
+use crate::floats::Floats;
 use crate::lower::regions::may_be_in_a_region;
 use crate::lower::wide;
 use crate::memory;
@@ -125,22 +125,6 @@ pub(crate) trait Kernel: Send + Sync {
 pub(crate) struct Constant {
     pub(crate) name: Arc<str>,
     pub(crate) content: Tensor,
-}
-
-/// Returns zeros, to pack a constant into.
-/// A plain allocation that fails would end the process, so this asks the system first.
-fn zeros(count: usize) -> Result<Vec<f32>> {
-    let mut probe: Vec<f32> = Vec::new();
-    probe.try_reserve_exact(count).map_err(|error| {
-        let bytes = count.saturating_mul(size_of::<f32>()) as u64;
-        Error::new(ErrorKind::OutOfMemory, "cannot allocate memory for packed weights")
-            .with_sizes(bytes, None)
-            .with_remedy("evict other weights, or divide the model among more devices")
-            .caused_by(error)
-    })?;
-    // The compiler must not optimise the allocation away.
-    drop(std::hint::black_box(probe));
-    Ok(vec![0.0; count])
 }
 
 /// The scalar operations that make handing a task to a thread worthwhile.
@@ -301,7 +285,7 @@ impl<'a> Site<'a> {
         index: usize,
         layout: Text<'_>,
         elements: usize,
-        pack: impl Fn(&[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+        pack: impl Fn(&[f32]) -> Result<Floats> + Send + Sync + 'static,
     ) -> Result<Option<Panels>> {
         let (Some(weights), Some(value)) = (self.weights, self.input(index)) else { return Ok(None) };
         let Some(content) = &value.constant else { return Ok(None) };

@@ -2,8 +2,9 @@
 
 use hetero_hal::Result;
 
+use super::Packed;
 use super::tile::Panel;
-use super::{Packed, zeros};
+use crate::floats::Floats;
 use crate::simd::{Half, Isa};
 
 /// The packed form of weights for the microkernel.
@@ -45,9 +46,9 @@ pub(super) fn format(half: Option<Half>, largest: f32) -> Option<Half> {
 }
 
 /// Returns numbers in pairs of 16 bits.
-pub(super) fn narrowed(half: Half, numbers: &[f32]) -> Result<Vec<f32>> {
+pub(super) fn narrowed(half: Half, numbers: &[f32]) -> Result<Floats> {
     const PART: usize = 1024;
-    let mut words = zeros(numbers.len().div_ceil(2))?;
+    let mut words = Floats::zeros(numbers.len().div_ceil(2))?;
     let mut halves = [0; PART];
     for (words, numbers) in words.chunks_mut(PART / 2).zip(numbers.chunks(PART)) {
         half.narrow_all(Isa::widest(), numbers, &mut halves);

@@ -16,6 +16,7 @@ use hetero_hal::{Attribute, DType, Operator, Result};
 use super::matmul::{Operands, Product, Shape};
 use super::vector::Activation;
 use super::{Kernel, Packed, Runtime, Site};
+use crate::floats::Floats;
 use crate::operand::Arguments;
 use crate::simd::{self, Isa, Simd};
 
@@ -276,7 +277,7 @@ impl Weights {
     }
 
     /// Returns the packed weights of a direction, where they are constant.
-    fn panels(&self, direction: usize) -> Result<Option<Arc<Vec<f32>>>> {
+    fn panels(&self, direction: usize) -> Result<Option<Arc<Floats>>> {
         self.products[direction].panels()
     }
 

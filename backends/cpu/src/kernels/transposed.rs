@@ -8,7 +8,8 @@ use super::matmul::{Operands, Product, Shape};
 use super::panels::Panels;
 use super::tile::piece;
 use super::vector::{Pairwise, Second};
-use super::{Kernel, Packed, Runtime, Site, zeros};
+use super::{Kernel, Packed, Runtime, Site};
+use crate::floats::Floats;
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -69,7 +70,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         format_args!("{groups} groups, {rows} rows of {channels} channels"),
         w.iter().product(),
         move |from| {
-            let mut into = zeros(from.len())?;
+            let mut into = Floats::zeros(from.len())?;
             for (from, into) in from.chunks_exact(channels * rows).zip(into.chunks_exact_mut(channels * rows)) {
                 for (row, line) in into.chunks_exact_mut(channels).enumerate() {
                     line.iter_mut().enumerate().for_each(|(channel, value)| *value = from[channel * rows + row]);

@@ -9,11 +9,12 @@
 use hetero_hal::Result;
 
 use super::{Filters, Finish, Geometry};
+use crate::floats::Floats;
 use crate::image::{Halo, Image};
 use crate::kernels::panels::Panels;
 use crate::kernels::tile::{self, Bias, Panel, Tile};
 use crate::kernels::vector::Activation;
-use crate::kernels::{Kernel, Packed, Runtime, zeros};
+use crate::kernels::{Kernel, Packed, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
 
@@ -376,11 +377,11 @@ fn packed_elements(g: &Geometry, lanes: usize, blocked: bool) -> usize {
 }
 
 /// Packs the weights `[filter][channel][y][x]` into panels; see [`Blocked::weights`].
-fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
+fn pack(g: &Geometry, lanes: usize, blocked: bool, weights: &[f32], scale: &[f32]) -> Result<Floats> {
     let (blocks, taps) = (g.outputs.div_ceil(lanes), g.kernel[0] * g.kernel[1]);
     let per_filter = g.channels * taps;
     let padded = padded_filter(g, lanes, blocked);
-    let mut packed = zeros(packed_elements(g, lanes, blocked))?;
+    let mut packed = Floats::zeros(packed_elements(g, lanes, blocked))?;
     for group in 0..g.groups {
         for filter in 0..g.outputs {
             let number = group * g.outputs + filter;

@@ -3,11 +3,12 @@
 use hetero_hal::{Error, Result};
 
 use super::{Filters, Finish, Geometry};
+use crate::floats::Floats;
 use crate::image::{Halo, Image};
 use crate::kernels::planes::{Fold, Frame, Planes};
 use crate::kernels::tile::piece;
 use crate::kernels::vector::{Activation, Pairwise, Second};
-use crate::kernels::{Kernel, Packed, Runtime, zeros};
+use crate::kernels::{Kernel, Packed, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{Isa, Job, Simd};
 
@@ -45,7 +46,7 @@ impl Depthwise {
         let (blocks, taps) = (input.blocks(), g.taps());
         let layout = format!("{blocks} blocks of {lanes} channels by {taps} taps");
         let weights = weights.packed(&finish, (&layout, blocks * taps * lanes), move |weights, scale| {
-            let mut packed = zeros(blocks * taps * lanes)?;
+            let mut packed = Floats::zeros(blocks * taps * lanes)?;
             for (channel, source) in weights.chunks_exact(taps).enumerate() {
                 let scale = scale.get(channel).copied().unwrap_or(1.0);
                 for (tap, weight) in source.iter().enumerate() {

@@ -16,7 +16,8 @@ pub(super) use self::pooled::Pooled;
 pub(super) use self::winograd::Winograd;
 use super::panels::{self, Panels};
 use super::vector::Activation;
-use super::{Constant, Kernel, Packed, Site, zeros};
+use super::{Constant, Kernel, Packed, Site};
+use crate::floats::Floats;
 use crate::image::{Halo, Image};
 use crate::saved::Packer;
 use crate::simd::{Half, floats};
@@ -80,7 +81,7 @@ impl<'a> Filters<'a> {
         self,
         finish: &Finish,
         (layout, elements): (&str, usize),
-        pack: impl Fn(&[f32], &[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+        pack: impl Fn(&[f32], &[f32]) -> Result<Floats> + Send + Sync + 'static,
     ) -> Result<Packed> {
         let mut sources = vec![self.constant.content.clone()];
         if !finish.scale.is_empty() {
@@ -99,7 +100,7 @@ impl<'a> Filters<'a> {
         finish: &Finish,
         (layout, elements): (&str, usize),
         changed: bool,
-        pack: impl Fn(&[f32], &[f32]) -> Result<Vec<f32>> + Send + Sync + 'static,
+        pack: impl Fn(&[f32], &[f32]) -> Result<Floats> + Send + Sync + 'static,
     ) -> Result<Panels> {
         let content = &self.constant.content;
         let mut half = Half::of(content.dtype());
@@ -121,7 +122,7 @@ impl<'a> Filters<'a> {
     fn scaled(self, finish: &Finish) -> Result<Packed> {
         let elements = self.constant.content.shape().iter().product();
         self.packed(finish, ("as they stand, times factors", elements), |weights, scale| {
-            let mut scaled = zeros(weights.len())?;
+            let mut scaled = Floats::zeros(weights.len())?;
             scaled.copy_from_slice(weights);
             if !scale.is_empty() {
                 let each = (weights.len() / scale.len()).max(1);

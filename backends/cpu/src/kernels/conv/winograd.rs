@@ -26,11 +26,12 @@
 use hetero_hal::{Result, Tensor};
 
 use super::{Filters, Finish, Geometry};
+use crate::floats::Floats;
 use crate::image::{Halo, Image};
 use crate::kernels::panels::Panels;
 use crate::kernels::tile::{self, Bias, Panel, Tile};
 use crate::kernels::vector::Activation;
-use crate::kernels::{Kernel, Packed, Runtime, zeros};
+use crate::kernels::{Kernel, Packed, Runtime};
 use crate::operand::{Arguments, Shared};
 use crate::simd::{self, Half, Isa, Job, Simd, WIDEST};
 
@@ -869,9 +870,9 @@ fn packed_elements(g: &Geometry, lanes: usize) -> usize {
 }
 
 /// Transforms the weights `[filter][channel][3][3]` into panels; see [`Winograd::weights`].
-fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Vec<f32>> {
+fn pack(g: &Geometry, lanes: usize, weights: &[f32], scale: &[f32]) -> Result<Floats> {
     let (blocks, channels) = (g.outputs.div_ceil(lanes), g.channels.next_multiple_of(lanes));
-    let mut packed = zeros(packed_elements(g, lanes))?;
+    let mut packed = Floats::zeros(packed_elements(g, lanes))?;
     for block in 0..blocks {
         for channel in 0..g.channels {
             let mut window = [[[0.0; WIDEST]; 3]; 3];

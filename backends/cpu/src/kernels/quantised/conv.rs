@@ -15,9 +15,10 @@ use hetero_hal::{DType, Error, Result, Tensor};
 use super::panels::Panels;
 use super::requantise::Steps;
 use super::tile::{self, Rows, Term, Tile, Whole};
+use crate::floats::Floats;
 use crate::kernels::conv::Geometry;
 use crate::kernels::tile::{piece, tiles};
-use crate::kernels::{Constant, Kernel, Packed, Runtime, Site, zeros};
+use crate::kernels::{Constant, Kernel, Packed, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 use crate::simd::WIDEST;
 use crate::simd::dot::{Dots, GROUP, Unit};
@@ -212,7 +213,7 @@ impl Conv {
         };
         let pack = move |sources: &[Tensor]| {
             let bytes = sources[0].bytes();
-            let mut packed = zeros(panels.stride() * panels.count() * g.groups / size_of::<f32>())?;
+            let mut packed = Floats::zeros(panels.stride() * panels.count() * g.groups / size_of::<f32>())?;
             let count = panels.count().max(1);
             for (number, into) in bytes_of(&mut packed).chunks_exact_mut(panels.stride()).enumerate() {
                 let (group, panel) = (number / count, number % count);

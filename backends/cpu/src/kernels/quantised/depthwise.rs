@@ -7,9 +7,10 @@ use hetero_hal::{Error, Result, Tensor};
 
 use super::conv::{Convolution, Results, Zero, flip, moved};
 use super::requantise::Steps;
+use crate::floats::Floats;
 use crate::kernels::conv::Geometry;
 use crate::kernels::tile::piece;
-use crate::kernels::{Kernel, Packed, Runtime, Site, zeros};
+use crate::kernels::{Kernel, Packed, Runtime, Site};
 use crate::operand::{Arguments, Shared};
 use crate::simd::dot::Dots;
 use crate::simd::{Isa, Job, Simd};
@@ -68,7 +69,7 @@ impl Depthwise {
         let zero_points: Vec<i32> = (0..channels).map(w_zero).collect();
         let pack = move |sources: &[Tensor]| {
             let bytes = sources[0].bytes();
-            let mut packed = zeros(blocks.len() * taps * lanes)?;
+            let mut packed = Floats::zeros(blocks.len() * taps * lanes)?;
             for (block, into) in blocks.iter().zip(packed.chunks_exact_mut(taps * lanes)) {
                 for (index, into) in into.iter_mut().enumerate() {
                     let (tap, channel) = (index / lanes, block + index % lanes);

@@ -17,8 +17,9 @@ use hetero_hal::{Error, Result, Tensor};
 
 use super::panels::Panels;
 use super::tile::{self, Finish, Rows, Term, Tile};
+use crate::floats::Floats;
 use crate::kernels::tile::{piece, tiles};
-use crate::kernels::{Constant, Packed, Runtime, Site, zeros};
+use crate::kernels::{Constant, Packed, Runtime, Site};
 use crate::operand::Shared;
 use crate::simd::dot::{Dots, GROUP};
 
@@ -108,7 +109,7 @@ impl Product {
             if k > 0 && n > 0 && matrix.len() <= (k - 1) * b.0 + (n - 1) * b.1 {
                 return Err(Error::internal("a matrix is smaller than its product says"));
             }
-            let mut packed = zeros(words)?;
+            let mut packed = Floats::zeros(words)?;
             for (panel, into) in bytes_of_mut(&mut packed).chunks_exact_mut(panels.stride()).enumerate() {
                 panels.pack_matrix(dots, panel, into, (matrix, b, flip));
             }
@@ -145,7 +146,7 @@ impl Product {
 
     /// Returns the panels of the right matrix, where the product was made with it.
     /// A run takes them once, as [`Operands::panels`].
-    pub(crate) fn panels(&self) -> Result<Option<Arc<Vec<f32>>>> {
+    pub(crate) fn panels(&self) -> Result<Option<Arc<Floats>>> {
         self.packed.as_ref().map(|packed| packed.value()).transpose()
     }
 
