@@ -153,6 +153,66 @@ fn agree(make: fn(u64) -> Result<(Program, Vec<Tensor>)>, usual: u32) {
     println!("{cases} networks on {} devices", devices.len());
 }
 
+/// Makes an attention by its parts, as exporters write it.
+fn parts_of_attention(seed: u64) -> Result<(Program, Vec<Tensor>)> {
+    let mut network = Network::new("attention", seed);
+    let r = &mut network.random;
+    let (batch, heads, queries, keys) = (r.size(1, 2), r.size(1, 3), r.size(1, 70), r.size(1, 150));
+    let (width, v_width) = (r.pick(&[1, 8, 16, 33]), r.pick(&[1, 8, 40]));
+    let [flat, turned, equation, scale_first, masked, full, wide] = std::array::from_fn(|_| r.chance(2));
+    let turn = |order: &[i64]| Operator::new("Transpose", 21).with("perm", Attribute::Ints(order.to_vec()));
+    let scale = network.given(Tensor::scalar(0.3f32));
+    let (heads, turned) = if flat { (1, false) } else { (heads, turned) };
+    let operand = |network: &mut Network, steps: usize, width: usize| {
+        if flat {
+            return Ok(network.input(&[batch, steps, width]));
+        }
+        match turned {
+            true => {
+                let x = network.input(&[batch, steps, heads, width]);
+                network.node(turn(&[0, 2, 1, 3]), &[x])
+            }
+            false => Ok(network.input(&[batch, heads, steps, width])),
+        }
+    };
+    let mut q = operand(&mut network, queries, width)?;
+    let (k, v) = (operand(&mut network, keys, width)?, operand(&mut network, keys, v_width)?);
+    if scale_first {
+        q = network.node(Operator::new("Mul", 14), &[q, scale])?;
+    }
+    let of = |text: &str| Operator::new("Einsum", 12).with("equation", Attribute::String(text.as_bytes().into()));
+    let mut scores = if equation {
+        network.node(of("...id,...jd->...ij"), &[q, k])?
+    } else {
+        let k = network.node(if flat { turn(&[0, 2, 1]) } else { turn(&[0, 1, 3, 2]) }, &[k])?;
+        network.node(Operator::new("MatMul", 13), &[q, k])?
+    };
+    if !scale_first {
+        let name = if wide { "Mul" } else { "Div" };
+        scores = network.node(Operator::new(name, 14), &[scores, scale])?;
+    }
+    if masked {
+        let shape = network.shape(scores);
+        let mask = network.input(if full { &shape } else { &shape[shape.len() - 1..] });
+        scores = network.node(Operator::new("Add", 14), &[mask, scores])?;
+    }
+    let weights = network.node(Operator::new("Softmax", 13).with("axis", Attribute::Int(-1)), &[scores])?;
+    let y = if equation {
+        network.node(of("...ij,...jd->...id"), &[weights, v])?
+    } else {
+        network.node(Operator::new("MatMul", 13), &[weights, v])?
+    };
+    if turned {
+        network.node(turn(&[0, 2, 1, 3]), &[y])?;
+    }
+    network.finish()
+}
+
+#[test]
+fn attention_by_its_parts_agrees_with_the_oracle() {
+    agree(parts_of_attention, 60);
+}
+
 #[test]
 fn random_networks_agree_with_the_oracle() {
     agree(network, 500);

@@ -34,11 +34,11 @@ const PART: usize = 512;
 const ENOUGH: usize = 32;
 
 /// The place of a tensor's rows: by batch, head and step.
-#[derive(Clone, Copy)]
-struct Rows {
-    batch: usize,
-    head: usize,
-    step: usize,
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rows {
+    pub(crate) batch: usize,
+    pub(crate) head: usize,
+    pub(crate) step: usize,
 }
 
 impl Rows {
@@ -104,7 +104,7 @@ enum Shown {
     Weights,
 }
 
-pub(super) struct Attention {
+pub(crate) struct Attention {
     isa: Isa,
     batch: usize,
     /// The heads of keys and values, and the heads of queries that share each of them.
@@ -203,6 +203,17 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     })))
 }
 
+/// The sizes of an attention without earlier keys, whose heads each have keys of their own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sizes {
+    pub(crate) batch: usize,
+    pub(crate) heads: usize,
+    pub(crate) steps: usize,
+    pub(crate) keys: usize,
+    pub(crate) width: usize,
+    pub(crate) v_width: usize,
+}
+
 /// The memory that a task has for a block of queries.
 struct Block<'a> {
     /// The queries, times the scale.
@@ -228,6 +239,47 @@ struct Operands<'a> {
 }
 
 impl Attention {
+    /// Makes the attention of queries, keys and values whose rows lie at these places, as do those
+    /// of the result; `mask` is the shape of what is added to the scores.
+    /// Returns `None` where the mask does not repeat over the scores.
+    pub(crate) fn of_parts(
+        isa: Isa,
+        sizes: Sizes,
+        [q, k, v, out]: [Rows; 4],
+        mask: Option<&[usize]>,
+        scale: f32,
+    ) -> Option<Attention> {
+        let Sizes { batch, heads, steps, keys, width, v_width } = sizes;
+        let mask = match mask {
+            None => None,
+            Some(shape) => {
+                let mask = Mask::of(DType::F32, shape, [batch, heads, steps, keys])?;
+                (mask.keys == keys).then_some(Some(mask))?
+            }
+        };
+        Some(Attention {
+            isa,
+            batch,
+            heads,
+            group: 1,
+            steps,
+            past: 0,
+            fresh: keys,
+            width,
+            v_width,
+            q,
+            k,
+            v,
+            out,
+            mask,
+            lengths: false,
+            causal: false,
+            scale,
+            softcap: 0.0,
+            shown: None,
+        })
+    }
+
     fn keys(&self) -> usize {
         self.past + self.fresh
     }

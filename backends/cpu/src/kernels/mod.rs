@@ -2,7 +2,7 @@
 
 pub(crate) mod affine;
 mod arg;
-mod attention;
+pub(crate) mod attention;
 mod batched;
 mod bytes;
 mod cast;

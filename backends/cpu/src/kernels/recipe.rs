@@ -3,6 +3,7 @@
 use hetero_hal::{Error, Program, Result};
 
 use super::affine::Affine;
+use super::attention::Attention;
 use super::chain::Chain;
 use super::conv::{self, Finish, Geometry};
 use super::quantised::matmul::{Scaled, ScaledProduct};
@@ -28,6 +29,7 @@ pub(crate) enum Recipe {
     ConvPool(Box<PooledConvolution>),
     Affine(Box<Affine>),
     Chain(Box<Chain>),
+    Attention(Box<Attention>),
     /// A pooling, with its input and its output.
     Pool(Box<(Image, Image)>),
     Unary(Activation),
@@ -99,6 +101,7 @@ pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
         }
         Recipe::Affine(affine) => affine,
         Recipe::Chain(chain) => chain,
+        Recipe::Attention(attention) => attention,
         Recipe::Pool(images) => Box::new(pooling::blocked(site, images.0, images.1)?),
         Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
         Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),

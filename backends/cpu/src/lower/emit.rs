@@ -93,6 +93,9 @@ impl Lowering<'_> {
         if let Some(group) = self.groups.remove(&node) {
             return self.emit_group(node, group);
         }
+        if let Some(parts) = self.attentions.remove(&node) {
+            return self.emit_attention(node, parts);
+        }
         if let Some(members) = self.clusters.remove(&node) {
             return self.emit_cluster(node, &members);
         }

@@ -11,6 +11,7 @@
 //! a value is needed in a layout in which it does not exist yet.
 //! So layouts change only at the edges of such regions.
 
+mod attention;
 mod clusters;
 mod emit;
 mod functions;
@@ -124,6 +125,8 @@ struct Lowering<'a> {
     clusters: HashMap<usize, Vec<clusters::Member>>,
     /// The products of bytes that are done together with the nodes behind them, by the last node.
     products: HashMap<usize, products::Product>,
+    /// The attentions that are written by their parts, by the last node.
+    attentions: HashMap<usize, attention::Parts>,
     /// The other nodes of each function that is written as several, by the last one.
     functions: HashMap<usize, Vec<usize>>,
     /// The parts in 8 bits, by their last node.
@@ -169,6 +172,7 @@ pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: 
         clusters: HashMap::new(),
         products: HashMap::new(),
         functions: HashMap::new(),
+        attentions: HashMap::new(),
         groups: HashMap::new(),
         halos: HashMap::new(),
         wanted: HashMap::new(),

@@ -73,6 +73,9 @@ impl Lowering<'_> {
         if site.operator().is("MatMulInteger") {
             return self.survey_product(node);
         }
+        if site.operator().is("Softmax") {
+            return self.survey_attention(node);
+        }
         let (Some(input), Some(output)) = (self.input(node, 0), self.node(node).outputs.first().copied().flatten())
         else {
             return Ok(());
