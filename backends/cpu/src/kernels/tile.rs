@@ -92,6 +92,11 @@ impl<const F: usize, const P: usize, const WHOLE: bool> Job for Sums<'_, F, P, W
     /// Every element that the tile names must be valid.
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // Tiles that registers do not hold are never asked for, and need not be compiled.
+        if P > S::ROWS || (F == 4 && P * 4 > S::ROWS * 2 - 4) {
+            debug_assert!(false, "a tile of {P} rows of {F} vectors");
+            return;
+        }
         let t = self.0;
         // SAFETY: the caller's promise; partial vectors are read and written for their lanes only.
         unsafe {
