@@ -136,7 +136,8 @@ impl Places {
             && data.len() > axis + 2
             && last == own
         {
-            (data.pop(), indices.pop());
+            data.pop();
+            indices.pop();
             let before = data.len() - 1;
             (data[before], indices[before]) = (of * last, count * own);
         }

@@ -4,8 +4,8 @@
 //! y = MatMul(Softmax(MatMul(q, Transpose(k)) · scale + mask), v)
 //! ```
 //!
-//! The scale may stand before the first product too, the products may be Einsums, and transpositions
-//! of the operands and of the result are only other places of the rows.
+//! The scale may stand before the first product too, the products may be Einsums, and
+//! transpositions of the operands and of the result are only other places of the rows.
 //! All of it is one kernel, so that the scores never go through memory.
 
 use hetero_hal::{DType, Result, ValueId};

@@ -1,9 +1,10 @@
 //! Convolutions of bytes.
 
-use hetero_hal::{Attribute, Operator, Tensor};
+use hetero_conformance::{Network, run_program};
+use hetero_hal::{Attribute, DType, Operator, Program, Result, Tensor};
 
-use super::super::Random;
-use super::quantised::{BYTES, bytes};
+use super::super::{Random, devices};
+use super::quantised::{BYTES, bytes, expected};
 use super::{agree, case, int};
 
 /// Returns scales of which some are powers of two, so that results lie between two steps.
@@ -83,4 +84,58 @@ fn integer_convolutions_are_exact() {
         let constants = if random.chance(2) { &[1, 3][..] } else { &[1, 2, 3] };
         (case(operator, inputs, constants, 1), true)
     });
+}
+
+/// Makes a convolution of bytes with the nodes that make its sums real numbers, as dynamic
+/// quantisation writes them.
+fn scaled(seed: u64) -> Result<(Program, Vec<Tensor>)> {
+    let mut network = Network::new("scaled", seed);
+    let (operator, x, w) = convolution(&mut network.random, "ConvInteger");
+    let x = network.input(&x);
+    let (step, zero) = (network.given(Tensor::scalar(0.008f32)), network.given(Tensor::scalar(120u8)));
+    let x = network.node(Operator::new("QuantizeLinear", 13), &[x, step, zero])?;
+    let offset = network.input(&[]);
+    let x_zero = network.node(Operator::new("QuantizeLinear", 13), &[offset, step, zero])?;
+    let (weights, w_zero) = (bytes(&mut network.random, DType::U8, &w), bytes(&mut network.random, DType::U8, &[]));
+    let [weights, w_zero] = [weights, w_zero].map(|content| network.given(content));
+    let sums = network.node(operator, &[x, weights, x_zero, w_zero])?;
+    let real = network.node(Operator::new("Cast", 13).with("to", Attribute::Int(1)), &[sums])?;
+    let (scale, other) = (network.input(&[]), network.given(Tensor::scalar(0.01f32)));
+    let scale = network.node(Operator::new("Mul", 14), &[scale, other])?;
+    let operands = if network.random.chance(2) { [real, scale] } else { [scale, real] };
+    let mut y = network.node(Operator::new("Mul", 14), &operands)?;
+    if !network.random.chance(4) {
+        let mut sizes = vec![1; w.len() - 1];
+        sizes[0] = w[0];
+        // Such a bias lies along the last axis, unless that has one place.
+        if network.random.chance(8) && *network.shape(y).last().unwrap_or(&0) == w[0] {
+            sizes = vec![w[0]];
+        }
+        let bias = network.constant(&sizes, 3.0)?;
+        y = network.node(Operator::new("Add", 14), &[bias, y])?;
+    }
+    match network.random.size(0, 3) {
+        0 => y = network.node(Operator::new("Relu", 14), &[y])?,
+        1 => {
+            network.node(Operator::new("Neg", 13), &[y])?;
+        }
+        _ => {}
+    }
+    network.node(Operator::new("Abs", 13), &[y])?;
+    network.finish()
+}
+
+#[test]
+fn convolutions_whose_sums_become_real_numbers_are_exact() {
+    let devices = devices();
+    for seed in 0..150 {
+        let (program, inputs) = scaled(seed).unwrap();
+        let expected = expected(&program, &inputs);
+        for (name, device) in &devices {
+            let actual = run_program(&**device, &program, &inputs).unwrap();
+            for (actual, expected) in actual.iter().zip(&expected) {
+                assert_eq!(actual, expected, "{name}, seed {seed}: {program}");
+            }
+        }
+    }
 }

@@ -131,11 +131,15 @@ impl Quantised {
             .with("pads", Attribute::Ints(vec![half; 4]));
         let y = self.network.node(operator, &inputs)?;
         let y = self.limited(y)?;
+        if self.network.random.chance(8) {
+            // The sums are read as real numbers too.
+            self.network.node(Operator::new("Neg", 13), &[y])?;
+        }
         self.bytes(y)
     }
 
     /// Adds a product with a constant matrix, as a Gemm or as a MatMul with or without a bias.
-    fn product(&mut self, x: ValueId, columns: usize) -> Result<ValueId> {
+    fn product(&mut self, x: ValueId, columns: usize, last: bool) -> Result<ValueId> {
         let shape = self.network.shape(x);
         let depth = shape[shape.len() - 1];
         let style = self.style();
@@ -157,6 +161,10 @@ impl Quantised {
                 None => y,
             }
         };
+        // The last product of a network may stay real.
+        if last && self.network.random.chance(2) {
+            return Ok(y);
+        }
         let y = self.limited(y)?;
         self.bytes(y)
     }
@@ -225,7 +233,7 @@ impl Quantised {
         let flat = self.network.node(Operator::new("Flatten", 13), &[real])?;
         let flat = self.bytes(flat)?;
         let columns = self.network.random.size(1, 40);
-        self.product(flat, columns).map(|_| ())
+        self.product(flat, columns, true).map(|_| ())
     }
 }
 
@@ -256,9 +264,9 @@ fn matrices(seed: u64, open: bool) -> Result<(Program, Vec<Tensor>)> {
     }
     let x = network.network.input(&shape);
     let mut x = network.bytes(x)?;
-    for _ in 0..3 {
+    for number in 0..3 {
         let columns = network.network.random.size(1, 90);
-        x = network.product(x, columns)?;
+        x = network.product(x, columns, number == 2)?;
     }
     finish(network, open)
 }
@@ -268,9 +276,9 @@ fn finish(network: Quantised, open: bool) -> Result<(Program, Vec<Tensor>)> {
     let (program, inputs) = network.network.finish()?;
     let read = program.consumers();
     let mut graph = program.to_graph();
-    let made = graph.nodes.iter().filter(|node| node.operator.is("QuantizeLinear"));
-    let made = made.flat_map(|node| node.outputs.iter().flatten().copied());
-    graph.outputs = made.filter(|id| open || read.get(id.index()).is_none_or(|list| list.is_empty())).collect();
+    let made = graph.nodes.iter().map(|node| (node.operator.is("QuantizeLinear"), node.outputs[0].unwrap()));
+    let wanted = |(is_bytes, id): (bool, ValueId)| ((open && is_bytes) || read[id.index()].is_empty()).then_some(id);
+    graph.outputs = made.filter_map(wanted).collect();
     Ok((Program::new(graph, vec![])?, inputs))
 }
 
@@ -329,7 +337,7 @@ fn known(operator: &Operator, inputs: &[Option<Known>]) -> Known {
     };
     let exact = exactly(|x| x);
     let error = match &*operator.name {
-        "Relu" | "Clip" => inputs[0].as_ref().unwrap().exact.clone().unwrap().1,
+        "Relu" | "Clip" | "Neg" => inputs[0].as_ref().unwrap().exact.clone().unwrap().1,
         // Operands that were made real are rounded, and so is a sum; then a bias is rounded, added
         // and rounded with its sum.
         _ => {
@@ -378,6 +386,11 @@ fn check(program: &Program, inputs: &[Tensor], actual: &[Tensor], context: &str)
             }
             // What follows is computed from the device's own bytes.
             result.content = actual[place].clone();
+        } else if let Some(place) = program.outputs().iter().position(|&id| id == output) {
+            let (exact, error) = result.exact.as_ref().unwrap();
+            let found = actual[place].view::<f32>().unwrap();
+            let agree = |index: usize| (f64::from(found[index]) - exact[index]).abs() <= error[index];
+            assert!((0..exact.len()).all(agree), "{context}: {:?} in {:?}", node.outputs, program.nodes());
         }
         values[output.index()] = Some(result);
     }

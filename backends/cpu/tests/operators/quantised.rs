@@ -268,7 +268,7 @@ fn scaled(seed: u64) -> Result<(Program, Vec<Tensor>)> {
 }
 
 /// Returns what the oracle makes of a program's outputs, node by node.
-fn expected(program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
+pub(super) fn expected(program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
     let mut values: Vec<Option<Tensor>> = program.values().iter().map(|value| value.constant.clone()).collect();
     for (id, input) in program.inputs().iter().zip(inputs) {
         values[id.index()] = Some(input.clone());

@@ -52,6 +52,19 @@ pub(crate) enum Results {
     Sums,
     /// Real numbers in the standard's layout: for each filter, a scale and a shift.
     Real(Vec<(f64, f64)>),
+    /// The same with channels last, as the rows of a matrix.
+    Rows(Vec<(f64, f64)>),
+    /// Real numbers in the standard's layout, in steps of f32: the sums times a scale, plus a
+    /// summand for each filter, within limits.
+    Scaled(Scaled),
+}
+
+/// What makes sums real numbers, where a run tells the scale.
+pub(crate) struct Scaled {
+    /// The input whose only element is the scale.
+    pub(crate) input: usize,
+    pub(crate) bias: Option<Vec<f32>>,
+    pub(crate) clamp: (f32, f32),
 }
 
 /// The recipe of a convolution of bytes.
@@ -80,8 +93,9 @@ enum Source {
 enum Finish {
     Steps(Steps),
     Sums,
-    /// A factor and a summand for each filter.
-    Real(Vec<f32>, Vec<f32>),
+    /// A factor and a summand for each filter, and whether results have their channels last.
+    Real(Vec<f32>, Vec<f32>, bool),
+    Scaled(Scaled),
 }
 
 /// The kernel.
@@ -106,6 +120,7 @@ pub(crate) struct Conv {
 
 /// The offsets of the workspace's parts, in bytes.
 struct Parts {
+    scales: usize,
     padding: usize,
     copy: usize,
     own: usize,
@@ -183,8 +198,8 @@ pub(crate) fn holds(g: &Geometry, bias: &[i32], results: &Results) -> bool {
     let real = |list: &[(f64, f64)]| list.iter().all(|of| [of.0, of.1].iter().all(|x| (*x as f32).is_finite()));
     whole
         && match results {
-            Results::Steps(list, ..) | Results::Real(list) => real(list),
-            Results::Sums => true,
+            Results::Steps(list, ..) | Results::Real(list) | Results::Rows(list) => real(list),
+            Results::Sums | Results::Scaled(_) => true,
         }
 }
 
@@ -242,9 +257,14 @@ impl Conv {
         let finish = match results {
             Results::Steps(of, zero, limits) => Finish::Steps(Steps::new(list(of), zero, limits)),
             Results::Sums => Finish::Sums,
-            Results::Real(of) => {
-                let of = list(of);
-                Finish::Real(of.iter().map(|of| of.0 as f32).collect(), of.iter().map(|of| of.1 as f32).collect())
+            Results::Scaled(scaled) => {
+                let bias = scaled.bias.map(|bias| spread(&bias, &g, panels.lanes));
+                Finish::Scaled(Scaled { bias, ..scaled })
+            }
+            Results::Real(ref of) | Results::Rows(ref of) => {
+                let of = list(of.clone());
+                let (scales, shifts) = of.iter().map(|of| (of.0 as f32, of.1 as f32)).unzip();
+                Finish::Real(scales, shifts, matches!(results, Results::Rows(_)))
             }
         };
         let most = dots.rows();
@@ -292,6 +312,10 @@ impl Conv {
         };
         // The summands of filters, where the input's zero point is not known.
         part(if matches!(self.zero, Zero::Input(..)) { size_of_val(&self.base[..]) } else { 0 });
+        let scales = part(match &self.finish {
+            Finish::Scaled(_) => self.base.len() * size_of::<f32>(),
+            _ => 0,
+        });
         let padding = part(g.channels.next_multiple_of(GROUP));
         let copy = part(match self.source {
             // The last run is read in whole groups.
@@ -304,7 +328,7 @@ impl Conv {
         let sums = (places * pixels * size_of::<usize>()).next_multiple_of(ALIGNMENT);
         let results = (sums + pixels * size_of::<i32>()).next_multiple_of(ALIGNMENT);
         let tile = if matches!(self.finish, Finish::Steps(_)) { 0 } else { self.dots.rows() * 4 * WIDEST * 4 };
-        Parts { padding, copy, own, each: (results + tile).next_multiple_of(ALIGNMENT), sums, results }
+        Parts { scales, padding, copy, own, each: (results + tile).next_multiple_of(ALIGNMENT), sums, results }
     }
 
     /// Copies the input with zero points around it.
@@ -385,6 +409,8 @@ struct Run {
     padding: *const u8,
     weights: *const i8,
     base: *const i32,
+    /// The scale of each filter, where a run tells it.
+    scales: *const f32,
     out: *mut u8,
 }
 
@@ -473,10 +499,11 @@ impl Conv {
                             let finish = Whole { out: results.cast(), row, vector: lanes };
                             tile::compute(unit, size, last, tile, finish);
                         }
-                        Finish::Real(scales, shifts) => {
+                        Finish::Real(scales, shifts, joined) => {
+                            let place = (item * g.output_plane() + pixel) * outputs + first;
                             let finish = tile::Real {
-                                out: results.cast(),
-                                row: vectors * lanes,
+                                out: if *joined { run.out.cast::<f32>().add(place) } else { results.cast() },
+                                row: if *joined { outputs } else { vectors * lanes },
                                 vector: lanes,
                                 row_scales: None,
                                 scales: scales.as_ptr().add(panel * lanes),
@@ -485,8 +512,20 @@ impl Conv {
                             };
                             tile::compute(unit, size, last, tile, finish);
                         }
+                        Finish::Scaled(scaled) => {
+                            let finish = tile::Real {
+                                out: results.cast(),
+                                row: vectors * lanes,
+                                vector: lanes,
+                                row_scales: None,
+                                scales: run.scales.add(panel * lanes),
+                                bias: scaled.bias.as_ref().map(|bias| bias.as_ptr().add(panel * lanes)),
+                                clamp: scaled.clamp,
+                            };
+                            tile::compute(unit, size, last, tile, finish);
+                        }
                     }
-                    if !matches!(self.finish, Finish::Steps(_)) {
+                    if !matches!(self.finish, Finish::Steps(_) | Finish::Real(_, _, true)) {
                         let (from, out) = (results.cast::<u32>(), run.out.cast::<u32>());
                         for filter in 0..(vectors - 1) * lanes + last {
                             let into = out.add((item * outputs + first + filter) * g.output_plane() + pixel);
@@ -528,9 +567,16 @@ impl Kernel for Conv {
         let workspace = arguments.workspace::<u8>()?;
         let (front, own) = workspace.split_at_mut(parts.own);
         let (front, copy) = front.split_at_mut(parts.copy);
-        let (base, padding) = front.split_at_mut(parts.padding);
+        let (front, padding) = front.split_at_mut(parts.padding);
+        let (base, scales) = front.split_at_mut(parts.scales);
         padding.fill(zero as u8);
         self.copy(input, zero as u8, copy, runtime);
+        if let Finish::Scaled(scaled) = &self.finish {
+            // SAFETY: the workspace is aligned, and has room for a scale of each filter.
+            let scales = unsafe { std::slice::from_raw_parts_mut(scales.as_mut_ptr().cast(), self.base.len()) };
+            let scale = arguments.input::<f32>(scaled.input)?.first().copied();
+            scales.fill(scale.ok_or_else(|| Error::invalid_argument("a scale has no element"))?);
+        }
         let base = match self.zero {
             Zero::Known(_) => self.base.as_ptr(),
             Zero::Input(..) => {
@@ -542,8 +588,14 @@ impl Kernel for Conv {
             }
         };
         let source = if matches!(self.source, Source::Copy { .. }) { copy.as_ptr() } else { input.as_ptr() };
-        let run =
-            Run { source, padding: padding.as_ptr(), weights: weights.as_ptr().cast(), base, out: out.as_mut_ptr() };
+        let run = Run {
+            source,
+            padding: padding.as_ptr(),
+            weights: weights.as_ptr().cast(),
+            base,
+            scales: scales.as_ptr().cast(),
+            out: out.as_mut_ptr(),
+        };
         let own = Shared::new(own);
         let plane = g.output_plane();
         let all = tiles(plane, self.dots.rows());

@@ -60,46 +60,57 @@ struct Pairs<'a, const SIGNED: bool> {
     into: &'a mut [u8],
 }
 
+impl<const SIGNED: bool> Pairs<'_, SIGNED> {
+    /// Returns a vector of the steps of results, before the zero point is added.
+    ///
+    /// # Safety
+    /// The processor must have the instructions of `S`, and the places be valid for a vector.
+    #[inline(always)]
+    unsafe fn steps<S: Simd>(pair: &Pair, left: *const u8, right: *const u8) -> S::V {
+        let Pair { operands: [a, b], target: Target { quantum, limits }, function, .. } = pair;
+        // SAFETY: the caller's promise.
+        unsafe {
+            let (x, y) = (S::load_bytes::<SIGNED>(left), S::load_bytes::<SIGNED>(right));
+            let x = S::mul(S::sub(x, S::splat(a.zero as f32)), S::splat(a.scale));
+            let y = S::mul(S::sub(y, S::splat(b.zero as f32)), S::splat(b.scale));
+            let result = match function {
+                Function::Add => S::add(x, y),
+                Function::Sub => S::sub(x, y),
+                Function::Mul => S::mul(x, y),
+            };
+            let (low, high) = (S::splat((limits.0 - quantum.zero) as f32), S::splat((limits.1 - quantum.zero) as f32));
+            let steps = S::min(high, S::max(low, S::mul(result, S::splat(1.0 / quantum.scale))));
+            let whole = S::round(steps);
+            let off = S::sub(steps, whole);
+            if S::any_lt(S::splat(SURE), S::max(off, S::sub(S::splat(0.0), off))) {
+                return S::round(S::min(high, S::max(low, S::div(result, S::splat(quantum.scale)))));
+            }
+            whole
+        }
+    }
+}
+
 impl<const SIGNED: bool> Job for Pairs<'_, SIGNED> {
     type Output = ();
 
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Pairs { pair: &Pair { operands: [a, b], target, function, .. }, a: left, b: right, into } = self;
+        let Pairs { pair, a: left, b: right, into } = self;
         let count = into.len();
+        let whole = count / S::LANES * S::LANES;
         // SAFETY: whole vectors lie in the operands, and the rest is copied to whole vectors.
         unsafe {
-            let of = |at: *const u8, of: Quantum| {
-                S::mul(S::sub(S::load_bytes::<SIGNED>(at), S::splat(of.zero as f32)), S::splat(of.scale))
-            };
-            let zero = target.quantum.zero;
-            let (low, high) = ((target.limits.0 - zero) as f32, (target.limits.1 - zero) as f32);
-            let inverse = S::splat(1.0 / target.quantum.scale);
-            let step = |left: *const u8, right: *const u8, into: *mut u8, count: usize| {
-                let (x, y) = (of(left, a), of(right, b));
-                let result = match function {
-                    Function::Add => S::add(x, y),
-                    Function::Sub => S::sub(x, y),
-                    Function::Mul => S::mul(x, y),
-                };
-                let clamp = |y: S::V| S::min(S::splat(high), S::max(S::splat(low), y));
-                let steps = clamp(S::mul(result, inverse));
-                let mut whole = S::round(steps);
-                let off = S::sub(steps, whole);
-                if S::any_lt(S::splat(SURE), S::max(off, S::sub(S::splat(0.0), off))) {
-                    whole = S::round(clamp(S::div(result, S::splat(target.quantum.scale))));
-                }
-                S::store_bytes(into, count, S::add(whole, S::splat(zero as f32)));
-            };
-            let whole = count / S::LANES * S::LANES;
+            let zero = S::splat(pair.target.quantum.zero as f32);
             for at in (0..whole).step_by(S::LANES) {
-                step(left.as_ptr().add(at), right.as_ptr().add(at), into.as_mut_ptr().add(at), S::LANES);
+                let steps = Self::steps::<S>(pair, left.as_ptr().add(at), right.as_ptr().add(at));
+                S::store_bytes(into.as_mut_ptr().add(at), S::LANES, S::add(steps, zero));
             }
             if whole < count {
                 let (mut x, mut y) = ([0; WIDEST], [0; WIDEST]);
                 x[..count - whole].copy_from_slice(&left[whole..]);
                 y[..count - whole].copy_from_slice(&right[whole..]);
-                step(x.as_ptr(), y.as_ptr(), into.as_mut_ptr().add(whole), count - whole);
+                let steps = Self::steps::<S>(pair, x.as_ptr(), y.as_ptr());
+                S::store_bytes(into.as_mut_ptr().add(whole), count - whole, S::add(steps, zero));
             }
         }
     }
@@ -349,6 +360,48 @@ pub(crate) struct Turn {
 /// The side of the squares that are turned at a time.
 const SQUARE: usize = 32;
 
+/// The side of the squares that are turned in registers.
+const SIDE: usize = 16;
+
+/// Transposes a matrix of this many rows and columns, whose rows lie so far apart, and changes
+/// bits.
+fn transpose((from, row): (&[u8], usize), (into, line): (&mut [u8], usize), [rows, columns]: [usize; 2], flip: u8) {
+    let whole = [rows / SIDE * SIDE, columns / SIDE * SIDE];
+    for y in (0..whole[0]).step_by(SIDE) {
+        for x in (0..whole[1]).step_by(SIDE) {
+            let mut square = [[0u8; SIDE]; SIDE];
+            for (number, bytes) in square.iter_mut().enumerate() {
+                bytes.copy_from_slice(&from[(y + number) * row + x..][..SIDE]);
+                bytes.iter_mut().for_each(|byte| *byte ^= flip);
+            }
+            // Four times, the upper half of the rows and the lower one are joined byte by byte.
+            for _ in 0..4 {
+                let before = square;
+                for half in 0..SIDE / 2 {
+                    let (upper, lower) = (&before[half], &before[half + SIDE / 2]);
+                    for byte in 0..SIDE / 2 {
+                        square[2 * half][2 * byte] = upper[byte];
+                        square[2 * half][2 * byte + 1] = lower[byte];
+                        square[2 * half + 1][2 * byte] = upper[byte + SIDE / 2];
+                        square[2 * half + 1][2 * byte + 1] = lower[byte + SIDE / 2];
+                    }
+                }
+            }
+            for (number, bytes) in square.iter().enumerate() {
+                into[(x + number) * line + y..][..SIDE].copy_from_slice(bytes);
+            }
+        }
+    }
+    // What is left on the right, and below.
+    for (rows, columns) in [(0..whole[0], whole[1]..columns), (whole[0]..rows, 0..columns)] {
+        for x in columns {
+            for y in rows.clone() {
+                into[x * line + y] = from[y * row + x] ^ flip;
+            }
+        }
+    }
+}
+
 impl Kernel for Turn {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
         let (input, output) = (arguments.input::<u8>(0)?, arguments.output::<u8>(0)?);
@@ -371,10 +424,8 @@ impl Kernel for Turn {
                 let target = unsafe { output.slice(start + first * rows, (last - first) * rows) };
                 for row in (0..rows).step_by(SQUARE) {
                     let end = (row + SQUARE).min(rows);
-                    for (column, line) in target.chunks_exact_mut(rows).enumerate() {
-                        let from = input[start + row * columns + first + column..].iter().step_by(columns);
-                        line[row..end].iter_mut().zip(from).for_each(|(into, from)| *into = from ^ flip);
-                    }
+                    let from = &input[start + row * columns + first..];
+                    transpose((from, columns), (&mut target[row..], rows), [end - row, last - first], flip);
                 }
             }
         });
