@@ -6,74 +6,10 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use half::{bf16, f16};
-use hetero_conformance::{Case, limits, program, run_program};
+use hetero_conformance::{Case, kinds_differ, limits, program, run_program};
 use hetero_cpu::CpuDriver;
-use hetero_hal::{Attribute, DType, Device, Driver, OpenOptions, Operator, Quality, Tensor};
+use hetero_hal::{Attribute, Device, Driver, OpenOptions, Operator, Quality, Tensor};
 use hetero_testkit::SplitMix64;
-
-/// The operators whose zeros have a sign by their definition.
-const SIGNED_ZEROS: &[&str] = &[
-    "Abs",
-    "Neg",
-    "Sqrt",
-    "Ceil",
-    "Floor",
-    "Round",
-    "Sin",
-    "Tan",
-    "Asin",
-    "Atan",
-    "Sinh",
-    "Asinh",
-    "Atanh",
-    "Tanh",
-    "Erf",
-    "Reciprocal",
-    "Add",
-    "Sub",
-    "Mul",
-    "Div",
-    "Identity",
-    "Where",
-    "Gather",
-    "Cast",
-    "Softsign",
-    "LeakyRelu",
-];
-
-/// Returns the floats of a tensor, and the share of a number by which a result may be off.
-fn floats(tensor: &Tensor) -> Option<(Vec<f64>, f64)> {
-    Some(match tensor.dtype() {
-        DType::F32 => (tensor.view::<f32>().ok()?.iter().map(|&v| f64::from(v)).collect(), 2e-5),
-        DType::F64 => (tensor.view::<f64>().ok()?.into_owned(), 1e-12),
-        DType::F16 => (tensor.view::<f16>().ok()?.iter().map(|v| v.to_f64()).collect(), 2e-3),
-        DType::BF16 => (tensor.view::<bf16>().ok()?.iter().map(|v| v.to_f64()).collect(), 1e-2),
-        _ => return None,
-    })
-}
-
-/// Tells how a result differs from the oracle's.
-fn differs(case: &Case, actual: &Tensor, expected: &Tensor) -> Option<String> {
-    if actual.dtype() != expected.dtype() || actual.shape() != expected.shape() {
-        return Some(format!("{actual:?} is not {expected:?}"));
-    }
-    let (Some((a, share)), Some((e, _))) = (floats(actual), floats(expected)) else {
-        return (actual != expected).then(|| "elements differ".to_owned());
-    };
-    let signed = SIGNED_ZEROS.contains(&&*case.operator.name);
-    // Sums of small numbers may cancel, but a large number excuses no other.
-    let range = e.iter().filter(|e| e.is_finite()).fold(1e-6f64, |most, e| most.max(e.abs())).min(8.0);
-    a.iter().zip(&e).enumerate().find_map(|(place, (&a, &e))| {
-        let same = match e {
-            _ if e.is_nan() => a.is_nan(),
-            _ if e.is_infinite() => a == e,
-            _ if e == 0.0 && a == 0.0 => !signed || a.is_sign_negative() == e.is_sign_negative(),
-            _ => (a - e).abs() <= e.abs().max(range) * share,
-        };
-        (!same).then(|| format!("element {place} is {a}, not {e}"))
-    })
-}
 
 #[test]
 fn every_kernel_gives_the_oracles_kinds_of_numbers() {
@@ -110,7 +46,7 @@ fn every_kernel_gives_the_oracles_kinds_of_numbers() {
                     actual
                         .iter()
                         .zip(expected)
-                        .filter_map(|(actual, expected)| differs(case, actual, expected))
+                        .filter_map(|(actual, expected)| kinds_differ(case, actual, expected))
                         .map(|how| format!("{isa}, {}: {how}", case.name)),
                 ),
             }

@@ -15,6 +15,8 @@ pub(crate) enum Operand {
     Table(Tensor),
     /// Memory that only the node's own launches use, by its index in [`Drafts::workspaces`].
     Workspace(usize),
+    /// The word in which kernels say that a node cannot be computed.
+    Fault,
 }
 
 /// A buffer of a launch.
@@ -48,6 +50,8 @@ pub(crate) struct Draft {
     pub(crate) constants: Vec<(&'static str, u32)>,
     pub(crate) arguments: Vec<Argument>,
     pub(crate) numbers: Vec<(String, Number, u32)>,
+    /// What is wrong where the kernel stores its number [`FAULT`] in its buffer `fault`.
+    pub(crate) fault: Option<String>,
     /// The code that `RESULT(index, value);` in the body becomes.
     pub(crate) result: Option<Store>,
     /// The work items of a group.
@@ -63,6 +67,9 @@ pub(crate) struct Store {
     pub(crate) statements: String,
     pub(crate) value: String,
 }
+
+/// The name of the number that a kernel stores as its fault; lowering gives each launch its own.
+pub(crate) const FAULT: &str = "fault_number";
 
 /// The launches of a node, or of several nodes that are one kernel.
 #[derive(Clone, Debug, Default)]
@@ -85,6 +92,7 @@ impl Draft {
             constants: vec![],
             arguments: vec![],
             numbers: vec![],
+            fault: None,
             result: None,
             items: 1,
             groups: [1, 1, 1],
@@ -131,6 +139,12 @@ impl Draft {
     /// Adds a buffer whose content is known.
     pub(crate) fn holds(self, name: &str, content: &Tensor) -> Self {
         self.argument(Argument::holding(name, content.clone()))
+    }
+
+    /// Adds the word in which the kernel says that its node cannot be computed, and why that is.
+    pub(crate) fn faults(mut self, what: String) -> Self {
+        self.fault = Some(what);
+        self.number(FAULT, 0).write("fault", DType::U32, 1, Operand::Fault)
     }
 
     /// Adds a table of whole numbers.

@@ -10,6 +10,10 @@ use crate::fold::Affine;
 use crate::language::{Number, Scalar};
 use crate::site::{Answer, Output, Site, Tail, broadcast, reading};
 
+mod joined;
+
+pub(crate) use joined::joined;
+
 /// The work items of a group of an element-wise kernel.
 const ITEMS: u32 = 64;
 
@@ -17,7 +21,18 @@ const ITEMS: u32 = 64;
 /// the same place of its inputs.
 pub(crate) fn is(node: &Node) -> bool {
     let single = node.outputs.iter().skip(1).all(Option::is_none);
-    single && NAMES.contains(&&*node.operator.name) && node.operator.domain.is_empty()
+    single
+        && NAMES.contains(&&*node.operator.name)
+        && node.operator.domain.is_empty()
+        && !(joins(node) && node.inputs.len() > MOST_OPERANDS)
+}
+
+/// The largest number of operands that one kernel joins.
+const MOST_OPERANDS: usize = 16;
+
+/// Tells whether the node's operator joins any number of operands, two by two.
+pub(crate) fn joins(node: &Node) -> bool {
+    node.operator.domain.is_empty() && matches!(&*node.operator.name, "Sum" | "Mean" | "Max" | "Min")
 }
 
 const NAMES: &[&str] = &[
@@ -124,10 +139,12 @@ pub(crate) fn chain(site: Site<'_>, nodes: &[&Node], base: Option<ValueId>) -> A
         Tail { store: Store { statements: String::new(), value: String::new() }, arguments: vec![], numbers: vec![] };
     let mut chain = Chain { site, shape, statements: String::new(), names: HashMap::new(), tail, count: 0 };
     if let Some(base) = base {
-        chain.names.insert(base, ("v0".to_owned(), Scalar::Float));
+        let value = site.value(base).ok_or("it has no such value")?;
+        let name = chain.rounded("v0".to_owned(), value.dtype);
+        chain.names.insert(base, (name, Scalar::Float));
     }
     for node in nodes {
-        chain.node(node)?;
+        chain.node(node, output)?;
     }
     let (value, _) = chain.names.get(&output).cloned().ok_or("it has no output")?;
     chain.tail.store = Store { statements: chain.statements, value };
@@ -172,8 +189,29 @@ impl Chain<'_> {
         Ok((local, scalar))
     }
 
+    /// Returns the name of a computed float as a value of its type, which may be narrower than the
+    /// type that kernels compute in.
+    /// What a kernel stores is rounded there, so this is for values that the same kernel goes on
+    /// with: a `Cast` to such a type is there to round.
+    fn rounded(&mut self, name: String, dtype: DType) -> String {
+        let round = match dtype {
+            DType::F16 => "to_half",
+            DType::BF16 => "to_bfloat",
+            _ => return name,
+        };
+        let rounded = format!("{name}_r");
+        self.statements += &format!("const float {rounded} = {round}({name});\n");
+        rounded
+    }
+
     /// Adds a multiplication and an addition for each channel.
-    fn affine(&mut self, affine: &Affine, x: ValueId, output: ValueId, result: &ProgramValue) -> Answer<()> {
+    fn affine(
+        &mut self,
+        affine: &Affine,
+        x: ValueId,
+        (output, result): (ValueId, &ProgramValue),
+        last: ValueId,
+    ) -> Answer<()> {
         let value = self.site.value(x).ok_or("it has no such value")?;
         let (x, _) = self.operand(x, &value.shape)?;
         self.count += 1;
@@ -188,17 +226,19 @@ impl Chain<'_> {
         };
         let (factor, term) = (read("factor", &affine.factors)?, read("term", &affine.terms)?);
         self.statements += &format!("const float {name} = {x} * {factor} + {term};\n");
+        let name = if output == last { name } else { self.rounded(name, result.dtype) };
         self.names.insert(output, (name, Scalar::Float));
         Ok(())
     }
 
-    fn node(&mut self, node: &Node) -> Answer<()> {
+    /// Adds a node; `last` is the value that the kernel stores.
+    fn node(&mut self, node: &Node, last: ValueId) -> Answer<()> {
         let site = Site { node, ..self.site };
         let output = site.output_id(0).ok_or("it has no output")?;
         let result = site.result()?;
         let scalar = Scalar::of(result.dtype).ok_or_else(|| format!("kernels do not compute on {}", result.dtype))?;
         if let (Some(affine), Scalar::Float, Some(x)) = (Affine::of(site), scalar, site.id(0)) {
-            return self.affine(&affine, x, output, result);
+            return self.affine(&affine, x, (output, result), last);
         }
         let mut list = Vec::new();
         for (index, id) in node.inputs.iter().enumerate() {
@@ -221,6 +261,7 @@ impl Chain<'_> {
         let text = narrowed(&text, result.dtype);
         let name = format!("v{}", self.count);
         self.statements += &format!("const {} {name} = {text};\n", scalar.name());
+        let name = if output == last { name } else { self.rounded(name, result.dtype) };
         self.names.insert(output, (name, scalar));
         Ok(())
     }
@@ -434,7 +475,8 @@ impl Operands<'_, '_> {
         let (x, from) = self.list.first().cloned().flatten().ok_or("its input 0 is missing")?;
         Ok(match (from, out) {
             (a, b) if a == b => x,
-            (Scalar::Float, Scalar::Bool) => format!("{x} != 0.0f"),
+            // The bits, because a device may take the least numbers for 0 when it compares.
+            (Scalar::Float, Scalar::Bool) => format!("(float_bits({x}) & 0x7fffffffu) != 0u"),
             (_, Scalar::Bool) => format!("{x} != {}", zero(from)),
             // A float that a type does not hold becomes the nearest number that it does.
             (Scalar::Float, _) => match self.site.result()?.dtype {
@@ -444,6 +486,9 @@ impl Operands<'_, '_> {
                 DType::U16 => format!("cut_uint(min2({x}, 65535.0f))"),
                 _ => format!("cut_{}({x})", out.name()),
             },
+            // Some compilers widen by the sign of the wider type.
+            (Scalar::Int, Scalar::Ulong) => format!("to_ulong(to_long({x}))"),
+            (Scalar::Uint, Scalar::Long) => format!("to_long(to_ulong({x}))"),
             _ => format!("to_{}({x})", out.name()),
         })
     }
@@ -469,16 +514,16 @@ impl Operands<'_, '_> {
             "Softplus" => format!("softplus({x})"),
             "Softsign" => format!("{x} / (1.0f + abs_float({x}))"),
             "Mish" => format!("{x} * tanh_(softplus({x}))"),
-            "Sin" => format!("sin({x})"),
-            "Cos" => format!("cos({x})"),
-            "Tan" => format!("tan({x})"),
-            "Asin" => format!("asin({x})"),
-            "Acos" => format!("acos({x})"),
-            "Atan" => format!("atan({x})"),
+            "Sin" => format!("sin_({x})"),
+            "Cos" => format!("cos_({x})"),
+            "Tan" => format!("tan_({x})"),
+            "Asin" => format!("asin_({x})"),
+            "Acos" => format!("acos_({x})"),
+            "Atan" => format!("atan_({x})"),
             "Sinh" => format!("sinh_({x})"),
             "Cosh" => format!("cosh_({x})"),
             "Asinh" => format!("asinh_({x})"),
-            "Acosh" => format!("log({x} + sqrt({x} * {x} - 1.0f))"),
+            "Acosh" => format!("acosh_({x})"),
             "Atanh" => format!("atanh_({x})"),
             "IsNaN" => format!("is_nan({x})"),
             "IsInf" => {

@@ -52,7 +52,7 @@ mod site;
 use hetero_hal::{Claim, NodeId, Program};
 
 pub use language::{Access, Dialect};
-pub use lower::{BufferRange, Kernel, Launch, Lowered, Place, lower, support};
+pub use lower::{BufferRange, Fault, Kernel, Launch, Lowered, Place, lower, support};
 
 /// Returns a claim for each node that kernels can do, each node by itself.
 #[must_use]
@@ -100,6 +100,8 @@ pub struct Target {
     pub groups: u32,
     /// The largest number of buffers that a kernel binds.
     pub buffers: u32,
+    /// The largest number of bytes of a kernel's arguments: 8 for a buffer and 4 for a number.
+    pub argument_bytes: u32,
     /// The largest number of bytes that are bound as one buffer; a larger buffer is bound in
     /// pieces.
     pub binding_bytes: u64,
@@ -122,6 +124,7 @@ impl Target {
             local_bytes: 16 << 10,
             groups: 65_535,
             buffers: if wgsl { 8 } else { 64 },
+            argument_bytes: if wgsl { 16 << 10 } else { 1024 },
             binding_bytes: if wgsl { 128 << 20 } else { u64::MAX },
             alignment: if wgsl { 256 } else { 128 },
         }

@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 
 use hetero_arena::Request;
-use hetero_hal::{Error, Node, NodeId, Program, Result, Tensor, ValueId};
+use hetero_hal::{Error, ErrorKind, Node, NodeId, Program, Result, Tensor, ValueId};
 
 use crate::Target;
-use crate::draft::{Draft, Drafts, MOST_ELEMENTS, Operand, resolve};
+use crate::draft::{Draft, Drafts, FAULT, MOST_ELEMENTS, Operand, resolve};
 use crate::elementwise;
 use crate::families;
 use crate::fold::{Folds, folds};
@@ -29,6 +29,34 @@ pub struct Lowered {
     /// The size of the scratch memory in bytes; the memory must be aligned to
     /// [`Target::alignment`].
     pub scratch: usize,
+    /// What kernels may find wrong in a run, by the number that they store at [`Place::Fault`],
+    /// counted from 1.
+    /// Where there is nothing, no launch binds that place.
+    pub faults: Vec<Fault>,
+}
+
+/// What a kernel may find wrong in a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// The node that cannot be computed.
+    pub node: NodeId,
+    /// The node's operator and name.
+    pub name: String,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl Fault {
+    /// Returns the error of a run whose word of faults has this number; 0 is none.
+    ///
+    /// # Errors
+    /// `Execution`, naming the node.
+    pub fn check(faults: &[Fault], number: u32) -> Result<()> {
+        let Some(at) = (number as usize).checked_sub(1) else { return Ok(()) };
+        let fault = faults.get(at).ok_or_else(|| Error::internal(format!("a kernel found the fault {number}")))?;
+        let error = Error::new(ErrorKind::Execution, fault.what.clone()).at_node(fault.node, fault.name.clone());
+        Err(error.with_remedy("give it indices within the dimension"))
+    }
 }
 
 impl Lowered {
@@ -96,6 +124,9 @@ pub enum Place {
     Scratch,
     /// The constant with this index in [`Lowered::constants`].
     Constant(usize),
+    /// A word of a run's own, which is 0 before the run.
+    /// A run after which it is not 0 has failed, with that one of [`Lowered::faults`].
+    Fault,
 }
 
 /// Nodes that become one kernel.
@@ -159,7 +190,20 @@ fn drafts(site: Site<'_>, nodes: &[&Node], based: bool, folds: &Folds) -> Answer
     let id = result.output_id(0).ok_or("it has no output")?;
     let output = Output { id, value: result.result()?, tail: None, folded: None };
     let drafts = match nodes {
-        [node] if !elementwise::is(node) => families::drafts(Site { node, ..site }, output)?,
+        [node] if !elementwise::is(node) && !elementwise::joins(node) => {
+            families::drafts(Site { node, ..site }, output)?
+        }
+        [node] if !elementwise::is(node) => elementwise::joined(Site { node, ..site }, output)?,
+        // A node whose operands are more than a kernel of this device binds is several kernels.
+        [node] if elementwise::joins(node) => {
+            let site = Site { node, ..site };
+            let one = elementwise::kernel(site, nodes, output)?;
+            if one.launches.iter().all(|draft| check(draft, target).is_ok()) {
+                one
+            } else {
+                elementwise::joined(site, output)?
+            }
+        }
         [base, rest @ ..] if based => {
             let base = Site { node: base, ..site };
             let from = base.output_id(0);
@@ -195,6 +239,12 @@ fn check(draft: &Draft, target: &Target) -> Answer<()> {
     }
     if bound > u64::from(target.buffers) {
         return Err(format!("a kernel of it binds {bound} buffers, and the device allows {}", target.buffers));
+    }
+    // A buffer is a pointer.
+    let arguments = 8 * bound + 4 * draft.numbers.len() as u64;
+    if arguments > u64::from(target.argument_bytes) {
+        let most = target.argument_bytes;
+        return Err(format!("a kernel of it takes {arguments} bytes of arguments, and the device allows {most}"));
     }
     if draft.groups.iter().any(|&count| count > target.groups) || draft.items > target.items {
         return Err(format!("{:?} groups of {} items are more than the device allows", draft.groups, draft.items));
@@ -401,6 +451,7 @@ impl Lowering<'_> {
             }
             Operand::Table(tensor) => Home::Placed(self.constant(Content::Bytes(tensor.bytes().clone()), tensor)),
             Operand::Workspace(number) => Home::Workspace(workspaces + number),
+            Operand::Fault => Home::Placed(Place::Fault),
         })
     }
 
@@ -430,10 +481,17 @@ impl Lowering<'_> {
                 };
                 self.uses.push(Use { launch: number, home, bytes, whole });
             }
+            let node = nodes.last().map(|&node| NodeId(node as u32));
+            if let (Some(what), Some(node)) = (&draft.fault, node) {
+                let name = self.program.nodes().get(node.index()).map(ToString::to_string).unwrap_or_default();
+                self.lowered.faults.push(Fault { node, name, what: what.clone() });
+            }
+            let fault = self.lowered.faults.len() as u32;
+            let bits = |(name, _, bits): &(String, _, u32)| if name == FAULT { fault } else { *bits };
             self.lowered.launches.push(Launch {
                 kernel,
                 buffers: vec![],
-                numbers: draft.numbers.iter().map(|(_, _, bits)| *bits).collect(),
+                numbers: draft.numbers.iter().map(bits).collect(),
                 groups: draft.groups,
                 nodes: nodes.iter().map(|&node| NodeId(node as u32)).collect(),
             });

@@ -7,7 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use hetero_hal::{NodeId, Program, ValueId};
+use hetero_hal::{NodeId, Operator, Program, Tensor, ValueId};
 use hetero_kernels::{Access, BufferRange, Dialect, Lowered, Place, Target, lower, support};
 use programs::{Draft, build};
 use proptest::prelude::*;
@@ -32,6 +32,7 @@ fn room(program: &Program, lowered: &Lowered, place: Place) -> usize {
     let bytes = match place {
         Place::Scratch => lowered.scratch,
         Place::Constant(number) => lowered.constants[number].bytes().len(),
+        Place::Fault => 4,
         Place::Binding(position) => {
             let id = program.inputs().iter().chain(program.outputs()).nth(position).unwrap();
             program.values()[id.index()].bytes()
@@ -69,7 +70,7 @@ fn validate(program: &Program, lowered: &Lowered, target: &Target) {
             if *access == Access::Write {
                 let own = match bound.place {
                     Place::Binding(position) => position >= program.inputs().len(),
-                    place => place == Place::Scratch,
+                    place => matches!(place, Place::Scratch | Place::Fault),
                 };
                 assert!(own, "{} writes {bound:?}", kernel.entry);
                 for (other, (_, range)) in bindings().enumerate().filter(|(other, _)| *other != position) {
@@ -247,5 +248,53 @@ fn broken_launches_are_noticed() {
         let mut broken = lowered.clone();
         change(&mut broken);
         assert!(std::panic::catch_unwind(|| validate(&program, &broken, &target)).is_err(), "change {number}");
+    }
+}
+
+#[test]
+fn indexes_of_a_run_are_checked_in_it_and_known_ones_before() {
+    let gather = |index: i64, constants: &[usize]| {
+        let x = Tensor::from_vec(&[3], vec![1.0f32, 2.0, 3.0]).unwrap();
+        let index = Tensor::from_vec(&[1], vec![index]).unwrap();
+        let operator = Operator::new("Gather", 13);
+        let inputs = vec![Some(x), Some(index)];
+        let name = "Gather".to_owned();
+        let case = hetero_conformance::Case { name, operator, inputs, constants: constants.to_vec(), outputs: 1 };
+        hetero_conformance::program(&case).unwrap().0
+    };
+    for dialect in [Dialect::OpenClC, Dialect::CudaC] {
+        let target = Target::new(dialect);
+        let lowered = lower(&gather(2, &[]), &target).unwrap();
+        let binds =
+            |lowered: &Lowered| lowered.launches.iter().flat_map(|l| &l.buffers).any(|b| b.place == Place::Fault);
+        assert!(lowered.faults.len() == 1 && binds(&lowered));
+        let error = hetero_kernels::Fault::check(&lowered.faults, 1).unwrap_err();
+        assert_eq!(error.node(), Some(NodeId(0)));
+        assert!(hetero_kernels::Fault::check(&lowered.faults, 0).is_ok());
+        let known = lower(&gather(-3, &[1]), &target).unwrap();
+        assert!(known.faults.is_empty() && !binds(&known));
+        for outside in [3, -4, 1 << 32] {
+            let error = lower(&gather(outside, &[1]), &target).unwrap_err();
+            assert!(error.to_string().contains("outside"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn many_operands_are_several_launches_within_the_devices_limits() {
+    let operand = |_: usize| Some(Tensor::from_vec(&[4], vec![1.0f32; 4]).unwrap());
+    let case = hetero_conformance::Case {
+        name: "Mean".to_owned(),
+        operator: Operator::new("Mean", 13),
+        inputs: (0..40).map(operand).collect(),
+        constants: vec![],
+        outputs: 1,
+    };
+    let (program, _) = hetero_conformance::program(&case).unwrap();
+    for (buffers, launches) in [(64, 3), (8, 7), (3, 40)] {
+        let target = Target { buffers, ..Target::new(Dialect::OpenClC) };
+        let lowered = lower(&program, &target).unwrap();
+        assert_eq!(lowered.launches.len(), launches);
+        validate(&program, &lowered, &target);
     }
 }

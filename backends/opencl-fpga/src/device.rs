@@ -67,6 +67,7 @@ impl OpenClDevice {
             items: size(cl3::device::CL_DEVICE_MAX_WORK_GROUP_SIZE).unwrap_or(1).min(1 << 16) as u32,
             local_bytes: number(cl3::device::CL_DEVICE_LOCAL_MEM_SIZE).unwrap_or(0).min(1 << 20) as u32,
             groups: 1 << 24,
+            argument_bytes: size(cl3::device::CL_DEVICE_MAX_PARAMETER_SIZE).unwrap_or(1024).min(1 << 16) as u32,
             alignment,
             ..Target::new(Dialect::OpenClC)
         };

@@ -6,7 +6,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
     Tensor, TraceKind, Weight, distinct_weights,
 };
-use hetero_kernels::{BufferRange, Place, Target};
+use hetero_kernels::{BufferRange, Fault, Place, Target};
 use hetero_kit::{Command, ConstantNames, Held, check_bound};
 
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -34,6 +34,10 @@ pub(crate) struct OpenClExecutable {
     launches: Mutex<Vec<Launch>>,
     constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
+    /// What the kernels may find wrong in a run.
+    faults: Vec<Fault>,
+    /// Words of 0 for the faults of runs to come.
+    words: Mutex<Vec<Buffer>>,
     /// The built program that the launches' kernels belong to; `None` where there is no launch.
     built: Option<Built>,
     /// Whether no launch has more than one group.
@@ -103,6 +107,8 @@ impl OpenClExecutable {
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
+            faults: lowered.faults,
+            words: Mutex::default(),
             built: of_source,
             shared: shared.clone(),
         })
@@ -148,6 +154,8 @@ impl OpenClExecutable {
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
+            faults: vec![],
+            words: Mutex::default(),
             built: Some(built),
             shared: shared.clone(),
         })
@@ -169,15 +177,41 @@ impl OpenClExecutable {
         self.single
     }
 
+    /// Returns a word for the faults of one run, or `None` where the kernels find none.
+    pub(crate) fn word(&self) -> Result<Option<Buffer>> {
+        if self.faults.is_empty() {
+            return Ok(None);
+        }
+        if let Some(word) = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(Some(word));
+        }
+        let word = OpenClMemory::allocate(&self.shared, 4)?;
+        word.write(0, &[0; 4])?;
+        Ok(Some(word))
+    }
+
+    /// Takes back the word of a run that is over.
+    ///
+    /// # Errors
+    /// The fault that the kernels have found.
+    pub(crate) fn examine(&self, word: Buffer) -> Result<()> {
+        let mut found = [0; 4];
+        word.read(0, &mut found)?;
+        Fault::check(&self.faults, u32::from_le_bytes(found))?;
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
+        Ok(())
+    }
+
     /// Gives all launches to a queue, the first one behind the events, and returns the last one's
     /// event, if there is a launch.
-    /// `bound` holds the run's buffers, the scratch memory last.
+    /// `bound` holds the run's buffers, the scratch memory last, and `word` is for its faults.
     /// A weight that is evicted while launches are under way is freed after them: by the standard,
     /// commands keep the memory objects that they use.
     pub(crate) fn enqueue(
         &self,
         execution: &Execution,
         bound: &[Buffer],
+        word: Option<&Buffer>,
         queue: &CommandQueue,
         events: &[Arc<Event>],
         mut trace: Option<&mut Vec<Launched>>,
@@ -191,7 +225,7 @@ impl OpenClExecutable {
         let mut events = events;
         for launch in launches.iter_mut() {
             for (index, range) in launch.buffers.iter().enumerate() {
-                let memory = memory(execution, bound, &constants, range)?;
+                let memory = memory(execution, (bound, word), &constants, range)?;
                 if !std::ptr::eq(launch.set[index].as_ptr(), Arc::as_ptr(&memory)) {
                     // Where the call fails, nothing is known of the argument.
                     launch.set[index] = Weak::new();
@@ -215,11 +249,17 @@ impl OpenClExecutable {
 }
 
 /// Returns the memory that a launch binds.
-fn memory(execution: &Execution, bound: &[Buffer], constants: &[Arc<Buffer>], range: &BufferRange) -> Result<Arc<Mem>> {
+fn memory(
+    execution: &Execution,
+    (bound, word): (&[Buffer], Option<&Buffer>),
+    constants: &[Arc<Buffer>],
+    range: &BufferRange,
+) -> Result<Arc<Mem>> {
     let buffer = match range.place {
         Place::Binding(position) => bound.get(position),
         Place::Scratch => execution.scratch.as_ref(),
         Place::Constant(number) => constants.get(number).map(|constant| &**constant),
+        Place::Fault => word,
     };
     let buffer = buffer.ok_or_else(|| Error::internal("a launch binds what is not there"))?;
     let memory = buffer.memory::<OpenClMemory>().ok_or_else(|| Error::internal("foreign memory"))?;

@@ -47,6 +47,8 @@ struct Given {
     wait: Vec<Point>,
     /// The buffers that the commands use, which live on even where the job's table changes.
     held: Vec<Buffer>,
+    /// The word of the run's faults, where its kernels find any.
+    word: Option<Buffer>,
     /// Whether timelines have noted which of their points the event will reach.
     noted: bool,
 }
@@ -156,12 +158,15 @@ impl Core {
     ) -> Result<Option<Given>> {
         let (began, traced) = (Instant::now(), job.tracer().is_some());
         let mut launched = Vec::new();
-        let mut held = Vec::new();
+        let (mut held, mut word) = (Vec::new(), None);
         let outcome = match job.command() {
             Ok(Command::Execute { executable, execution }) => {
                 held = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
                 let trace = traced.then_some(&mut launched);
-                let event = executable.enqueue(execution, &held, queue, events, trace);
+                let event = executable.word().and_then(|taken| {
+                    word = taken;
+                    executable.enqueue(execution, &held, word.as_ref(), queue, events, trace)
+                });
                 // The launches before the failed one must not run on into memory that is free by
                 // then.
                 event.inspect_err(|_| drop(queue.finish()))
@@ -180,7 +185,7 @@ impl Core {
                 if let (true, Ok(command)) = (traced && launched.is_empty(), job.command()) {
                     launched.push(Launched::command(event.clone(), command));
                 }
-                Ok(Some(Given { job, began, event, launched, wait: wait.to_vec(), held, noted: false }))
+                Ok(Some(Given { job, began, event, launched, wait: wait.to_vec(), held, word, noted: false }))
             }
             Ok(None) => job.end(Ok(())).map(|()| None),
             Err(error) => job.end(Err(error)).map(|()| None),
@@ -190,7 +195,11 @@ impl Core {
     /// Ends a job whose commands are over.
     /// A failure of work that it waited for is its own failure.
     fn end(&self, given: Given, outcome: Result<()>) -> Result<()> {
-        let Given { job, began, event, launched, wait, held, noted } = given;
+        let Given { job, began, event, launched, wait, held, word, noted } = given;
+        let outcome = outcome.and_then(|()| match (word, job.command()) {
+            (Some(word), Ok(Command::Execute { executable, .. })) => executable.examine(word),
+            _ => Ok(()),
+        });
         self.shared.busy.add(began, Instant::now());
         if let (Some(tracer), Ok(())) = (job.tracer(), &outcome) {
             self.tell(&tracer, &job, &launched, !wait.is_empty());
@@ -297,7 +306,8 @@ impl Backend for OpenClBackend {
         // The flush is there because other queues may wait for the command.
         // A flush that fails leaves the command to the next flush, or to the wait.
         let _ = queue.flush();
-        if !finishes {
+        // A driver's callback must not wait, as reading the word of faults does.
+        if !finishes && given.word.is_none() {
             return self.call_back(given, queue);
         }
         self.watch();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{Error, ErrorKind, Result};
-use hetero_kit::Job;
+use hetero_kit::{Command, Job};
 
 use crate::executable::{Submitted, WgpuExecutable};
 use crate::gpu::Gpu;
@@ -29,7 +29,11 @@ impl Ticket {
     /// Ends the job, which the device has finished or will not begin.
     pub(crate) fn end(self, gpu: &Gpu, outcome: Result<()>) -> Result<()> {
         gpu.worked(self.began);
-        let Ticket { submitted: Submitted { stamps, held, .. }, began, job, .. } = self;
+        let Ticket { submitted: Submitted { stamps, held, word, .. }, began, job, .. } = self;
+        let outcome = outcome.and_then(|()| match (word, job.command()) {
+            (Some(word), Ok(Command::Execute { executable, .. })) => executable.examine(word),
+            _ => Ok(()),
+        });
         match (stamps, job.tracer()) {
             // A run that went well is no failure because its trace failed: then the trace is told
             // of the run as a whole.

@@ -80,6 +80,7 @@ impl WgpuDevice {
             groups: limits.max_compute_workgroups_per_dimension,
             // The numbers take one binding more.
             buffers: limits.max_storage_buffers_per_shader_stage.min(limits.max_bindings_per_bind_group - 1),
+            argument_bytes: limits.max_uniform_buffer_binding_size.min(1 << 20) as u32,
             binding_bytes: binding / 256 * 256,
             alignment,
         };

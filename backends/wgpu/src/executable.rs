@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, KernelSignature,
-    Memory, Program, Result, Tensor, Weight, distinct_weights,
+    Memory, MemoryKind, Program, Result, Tensor, Weight, distinct_weights,
 };
-use hetero_kernels::{BufferRange, Place};
+use hetero_kernels::{BufferRange, Fault, Place};
 use hetero_kit::{ConstantNames, Held, Resident, Weights, check_bound};
 
 use crate::context::Context;
@@ -39,13 +39,15 @@ struct Step {
 struct Bound<'a> {
     buffers: &'a [Buffer],
     scratch: Option<&'a Buffer>,
+    /// The word of the run's faults, where its kernels find any.
+    word: Option<&'a Buffer>,
     constants: &'a [Arc<Uploaded>],
 }
 
 impl<'a> Bound<'a> {
-    /// Returns the buffers and the scratch, by which prepared bind groups are found again.
+    /// Returns the buffers, the scratch and the word, by which prepared bind groups are found.
     fn table(&self) -> impl Iterator<Item = &'a Buffer> + use<'a> {
-        self.buffers.iter().chain(self.scratch)
+        self.buffers.iter().chain(self.scratch).chain(self.word)
     }
 }
 
@@ -56,6 +58,8 @@ pub(crate) struct Submitted {
     pub(crate) stamps: Option<(Stamps, Vec<Names>)>,
     /// The buffers that the run uses, which live on even where the binding table changes.
     pub(crate) held: Vec<Buffer>,
+    /// The word of the run's faults, where its kernels find any.
+    pub(crate) word: Option<Buffer>,
 }
 
 /// The bind groups of all steps for one set of bindings.
@@ -97,6 +101,10 @@ pub(crate) struct WgpuExecutable {
     /// The numbers of all steps.
     numbers: Option<WgpuNumbers>,
     scratch: usize,
+    /// What the kernels may find wrong in a run.
+    faults: Vec<Fault>,
+    /// Words of 0 for the faults of runs to come.
+    words: Mutex<Vec<Buffer>>,
     /// The prepared bind groups, the most recently used ones last.
     prepared: Mutex<Vec<Arc<Prepared>>>,
 }
@@ -166,6 +174,8 @@ impl WgpuExecutable {
             constants,
             numbers,
             scratch: lowered.scratch,
+            faults: lowered.faults,
+            words: Mutex::default(),
             prepared: Mutex::default(),
         })
     }
@@ -220,6 +230,8 @@ impl WgpuExecutable {
             constants: vec![],
             numbers: None,
             scratch: 0,
+            faults: vec![],
+            words: Mutex::default(),
             prepared: Mutex::default(),
         })
     }
@@ -245,6 +257,32 @@ impl WgpuExecutable {
         execution.scratch.as_ref().map_or(Ok(()), |scratch| misplaced(scratch, "the scratch memory"))
     }
 
+    /// Returns a word for the faults of one run, or `None` where the kernels find none.
+    fn word(&self) -> Result<Option<Buffer>> {
+        if self.faults.is_empty() {
+            return Ok(None);
+        }
+        if let Some(word) = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(Some(word));
+        }
+        let word = WgpuMemory::allocate(&self.context, 4)?;
+        word.write(0, &[0; 4])?;
+        let kind = if self.context.mapped { MemoryKind::Shared } else { MemoryKind::Device };
+        Ok(Some(word.into_buffer(kind)))
+    }
+
+    /// Takes back the word of a run that is over.
+    ///
+    /// # Errors
+    /// The fault that the kernels have found.
+    pub(crate) fn examine(&self, word: Buffer) -> Result<()> {
+        let mut found = [0; 4];
+        word.read(0, &mut found)?;
+        Fault::check(&self.faults, u32::from_le_bytes(found))?;
+        self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
+        Ok(())
+    }
+
     /// Records a run and gives it to the device; `None` where there is nothing to do.
     pub(crate) fn submit(&self, execution: &Execution, traced: bool) -> Result<Option<Submitted>> {
         if execution.deadline.is_some_and(|deadline| Instant::now() >= deadline) {
@@ -254,13 +292,16 @@ impl WgpuExecutable {
         if self.steps.is_empty() {
             return Ok(None);
         }
-        let table: Vec<Buffer> = execution.bindings.lock().iter().chain(&execution.scratch).cloned().collect();
+        let word = self.word()?;
+        let used = execution.bindings.lock();
+        let table: Vec<Buffer> = used.iter().chain(&execution.scratch).chain(&word).cloned().collect();
+        drop(used);
         let buffers = table.get(..self.bindings.len()).unwrap_or_default();
         let owns = |memory: &WgpuMemory| self.context.owns(memory);
         check_bound(&self.bindings, buffers, owns, WgpuMemory::writable)?;
         // The constants are held until the work is submitted; from then on the device keeps them.
         let constants = self.memories.iter().map(|memory| memory.value()).collect::<Result<Vec<_>>>()?;
-        let bound = Bound { buffers, scratch: execution.scratch.as_ref(), constants: &constants };
+        let bound = Bound { buffers, scratch: execution.scratch.as_ref(), word: word.as_ref(), constants: &constants };
         let prepared = self.prepare(&bound)?;
         let gpu = &self.context.gpu;
         let mut memories = Vec::with_capacity(table.len());
@@ -282,7 +323,7 @@ impl WgpuExecutable {
         })?;
         let names = |step: &Step| (step.name.clone(), step.nodes.clone());
         let stamps = stamps.map(|stamps| (stamps, self.steps.iter().map(names).collect()));
-        Ok(Some(Submitted { index, stamps, held: table }))
+        Ok(Some(Submitted { index, stamps, held: table, word }))
     }
 
     /// Records all steps in one command buffer.
@@ -389,6 +430,7 @@ impl WgpuExecutable {
         let buffer = match place {
             Place::Binding(position) => bound.buffers.get(position).ok_or_else(missing)?,
             Place::Scratch => bound.scratch.ok_or_else(missing)?,
+            Place::Fault => bound.word.ok_or_else(missing)?,
             Place::Constant(number) => {
                 let &(memory, offset) = self.constants.get(number).ok_or_else(missing)?;
                 return Ok((&bound.constants.get(memory).ok_or_else(missing)?.0, offset));

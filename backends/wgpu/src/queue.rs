@@ -64,7 +64,7 @@ impl WgpuBackend {
             Command::Copy { source, target, .. } if let Some((from, to)) = self.inside(source, target) => {
                 let (at, to, bytes) = ((from, source.offset()), (to, target.offset()), source.len());
                 let index = self.context.start_copy(at, to, bytes)?;
-                Ok(Some(Submitted { index, stamps: None, held: vec![] }))
+                Ok(Some(Submitted { index, stamps: None, held: vec![], word: None }))
             }
             _ => job.on_host().unwrap_or(Ok(())).map(|()| None),
         }

@@ -231,6 +231,25 @@ impl Suite {
         }
     }
 
+    /// Adds operators with more operands than a kernel of any device binds, some of them repeated
+    /// along an axis.
+    fn many_operands(&mut self) {
+        for (count, dtype) in [(40, DType::F16), (40, DType::I8), (3000, DType::F32)] {
+            for name in ["Sum", "Mean", "Max", "Min", "Concat"] {
+                if dtype == DType::I8 && matches!(name, "Sum" | "Mean") {
+                    continue;
+                }
+                let shape = |at: usize| if at % 7 == 3 && name != "Concat" { [1, 5] } else { [2, 5] };
+                let inputs = (0..count).map(|at| cast(self.random.between(&shape(at), -9.0, 9.0), dtype)).collect();
+                let mut operator = Operator::new(name, OPSET);
+                if name == "Concat" {
+                    operator = operator.with("axis", Attribute::Int(1));
+                }
+                self.add(&format!("of {count} {dtype}"), operator, inputs, &[], 1);
+            }
+        }
+    }
+
     fn convolutions(&mut self) {
         for number in 0..120 {
             let random = &mut self.random;
@@ -467,6 +486,7 @@ pub fn suite(seed: u64) -> Result<Vec<Case>> {
     suite.places();
     suite.machine_learning();
     suite.contributed();
+    suite.many_operands();
     suite.finished().map(distinctly_named)
 }
 

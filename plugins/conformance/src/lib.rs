@@ -30,11 +30,13 @@ mod contract;
 mod contributed;
 mod export;
 mod harness;
+mod kinds;
 mod limits;
 mod ml;
 mod model;
 mod networks;
 mod places;
+mod programs;
 mod sequences;
 mod standard;
 mod tests;
@@ -56,9 +58,11 @@ pub use contract::{ContractCase, check_contract, contract_cases, run_contract_ca
 pub use export::write_case;
 pub use harness::DeviceTests;
 pub use hetero_examine::{difference, threshold};
+pub use kinds::{check_limits, kinds_differ};
 pub use limits::limits;
 pub use model::model_cases;
 pub use networks::{Network, Random, check_network, network};
+pub use programs::{ProgramCase, check_program, program_cases};
 pub use standard::{
     ExpectedFailures, RunModel, StandardOutcome, StandardReport, StandardResult, close, run_standard, standard_cases,
 };

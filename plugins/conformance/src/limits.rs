@@ -39,6 +39,13 @@ const FLOAT: [f64; 27] = [
     -1e-6,
 ];
 
+/// Floats near the end of a function's range, and arguments that only many bits of pi reduce.
+/// Types that are narrower than `f32` hold none of them.
+const FAR: [f64; 20] = [
+    88.5, -88.5, 88.9, -88.9, 89.2, -89.2, 89.4, -89.4, 104.0, -104.0, 12345.678, -54321.0, 1e5, 710.0, 1e7, -3e9,
+    1e15, -3e22, 1.7e38, -3.4e38,
+];
+
 /// Lines of floats whose reductions are of interest, from the first to the last of few kinds.
 const LINES: [[f64; 3]; 16] = [
     [1.0, f64::NAN, 2.0],
@@ -150,6 +157,8 @@ impl Suite {
             for dtype in FLOATS {
                 self.limit(format!("{dtype} {detail}"), operator.clone(), vec![specials(dtype)], &[], 1);
             }
+            let far = tensor(DType::F32, &[FAR.len()], FAR.to_vec());
+            self.limit(format!("float32 far {detail}"), operator.clone(), vec![far], &[], 1);
         }
         for dtype in INTEGERS {
             let values = wholes(dtype);
@@ -246,6 +255,23 @@ impl Suite {
                 let inputs = vec![whole(dtype, &shape, &first), whole(dtype, &shape, &second)];
                 self.limit(format!("{dtype} {}", operator.version), operator, inputs, &[], 1);
             }
+        }
+        let bases =
+            [0.0, -0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, 1e20, -1e20];
+        let exponents =
+            [0.0, -0.0, 1.0, 2.0, 3.0, -1.0, -3.0, 0.5, -0.5, 7.0, 1e20, f64::INFINITY, f64::NEG_INFINITY, f64::NAN];
+        let all = |of: fn(f64, f64) -> f64| -> Vec<f64> {
+            bases.iter().flat_map(|&base| exponents.iter().map(move |&exponent| of(base, exponent))).collect()
+        };
+        let shape = [bases.len() * exponents.len()];
+        let inputs = vec![tensor(DType::F32, &shape, all(|base, _| base)), tensor(DType::F32, &shape, all(|_, by| by))];
+        self.limit("float32 special powers".into(), Operator::new("Pow", OPSET), inputs, &[], 1);
+        let known = |value: f64| value.abs() < 8.0;
+        for exponent in exponents.into_iter().filter(|&exponent| known(exponent)) {
+            let inputs =
+                vec![tensor(DType::F32, &[bases.len()], bases.to_vec()), tensor(DType::F32, &[], vec![exponent])];
+            let detail = format!("float32 special to {exponent:?}");
+            self.limit(detail, Operator::new("Pow", OPSET), inputs, &[1], 1);
         }
         // Powers of one type to another.
         for (base, exponent) in [(DType::I64, DType::F32), (DType::F64, DType::I64), (DType::I32, DType::I64)] {
@@ -380,6 +406,10 @@ impl Suite {
             self.limit(dtype.to_string(), Operator::new("Unique", OPSET), vec![x.clone()], &[], 4);
             self.limit(dtype.to_string(), Operator::new("NonZero", OPSET), vec![x], &[], 1);
         }
+        // Indexes that 32 bits would make others of.
+        let at = i64s(&[(1 << 32) + 1, -(1 << 32) + 2, 3, -1, 5, -6]);
+        let values = Tensor::from_vec(&[2], vec![0.0f32, 1.0]);
+        self.limit("int64".into(), Operator::new("OneHot", OPSET), vec![at, scalar(5i64), values], &[1], 1);
         let start = whole(DType::I64, &[], &[(1 << 53) + 1]);
         let limit = whole(DType::I64, &[], &[(1 << 53) + 9]);
         let inputs = vec![start, limit, scalar(2i64)];

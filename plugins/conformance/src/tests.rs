@@ -5,8 +5,8 @@ use std::sync::Arc;
 use hetero_hal::{Device, Result};
 
 use crate::{
-    Case, ContractCase, Outcome, WeightCase, check, check_contract, check_network, check_weights, contract_cases,
-    network, suite, weight_cases,
+    Case, ContractCase, Outcome, ProgramCase, WeightCase, check, check_contract, check_limits, check_network,
+    check_program, check_weights, contract_cases, limits, network, program_cases, suite, weight_cases,
 };
 
 /// One test of the suite: it has a name, and an outcome on each device.
@@ -15,6 +15,10 @@ use crate::{
 pub enum DeviceTest {
     /// A generated case of one operator.
     Operator(Case),
+    /// A case of numbers at their limits, which is compared by the kind of each number.
+    Limit(Case),
+    /// A small program: values in between that are rounded, and indexes that lie outside.
+    Program(ProgramCase),
     /// A random network, which this seed decides.
     Network {
         /// The number of the network among those of one suite.
@@ -29,7 +33,8 @@ pub enum DeviceTest {
 }
 
 impl DeviceTest {
-    /// Returns the tests of a seed: all cases of operators, this many networks, and all rules.
+    /// Returns the tests of a seed: all cases of operators and of limits, small programs, this many
+    /// networks, and all rules.
     /// No two seeds have a network in common, where both make equally many.
     ///
     /// # Errors
@@ -37,6 +42,8 @@ impl DeviceTest {
     pub fn all(seed: u64, networks: u64) -> Result<Vec<DeviceTest>> {
         let of_seed = |number| DeviceTest::Network { number, seed: seed.wrapping_mul(networks).wrapping_add(number) };
         let mut tests: Vec<_> = suite(seed)?.into_iter().map(DeviceTest::Operator).collect();
+        tests.extend(limits()?.into_iter().map(DeviceTest::Limit));
+        tests.extend(program_cases()?.into_iter().map(DeviceTest::Program));
         tests.extend((0..networks).map(of_seed));
         tests.extend(contract_cases().into_iter().map(DeviceTest::Contract));
         tests.extend(weight_cases().into_iter().map(DeviceTest::Weights));
@@ -47,7 +54,8 @@ impl DeviceTest {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            DeviceTest::Operator(case) => case.name.clone(),
+            DeviceTest::Operator(case) | DeviceTest::Limit(case) => case.name.clone(),
+            DeviceTest::Program(case) => case.name().to_owned(),
             DeviceTest::Network { number, .. } => format!("network {number}"),
             DeviceTest::Contract(rule) => rule.name(),
             DeviceTest::Weights(rule) => rule.name(),
@@ -67,6 +75,8 @@ impl DeviceTest {
     pub fn run(&self, device: &dyn Device, peers: &[Arc<dyn Device>]) -> Outcome {
         match self {
             DeviceTest::Operator(case) => check(device, case),
+            DeviceTest::Limit(case) => check_limits(device, case),
+            DeviceTest::Program(case) => check_program(device, case),
             DeviceTest::Network { seed, .. } => match network(*seed) {
                 Ok((program, inputs)) => check_network(device, &program, &inputs),
                 Err(error) => Outcome::Failed(format!("the network: {error}")),

@@ -272,9 +272,11 @@ impl<'a> Emitter<'a> {
                         format!("(({})({}))", scalar.spelled(self.dialect), text(0)?)
                     });
                 }
-                self.called.insert(name.to_owned());
                 let known = if wgsl { WGSL_NAMES } else { C_NAMES };
                 let spelled = known.iter().find(|(ours, _)| *ours == name).map_or(name, |(_, theirs)| *theirs);
+                if spelled == name {
+                    self.called.insert(name.to_owned());
+                }
                 format!("{spelled}({})", arguments.join(", "))
             }
         })
@@ -334,7 +336,17 @@ impl<'a> Emitter<'a> {
 }
 
 /// Functions of the kernel language that have another name in a dialect.
-const C_NAMES: &[(&str, &str)] = &[("abs_float", "fabs"), ("round_even", "rint")];
+const C_NAMES: &[(&str, &str)] = &[
+    ("abs_float", "fabs"),
+    ("acos_", "acos"),
+    ("asin_", "asin"),
+    ("atan_", "atan"),
+    ("cos_", "cos"),
+    ("remainder_", "fmod"),
+    ("round_even", "rint"),
+    ("sin_", "sin"),
+    ("tan_", "tan"),
+];
 const WGSL_NAMES: &[(&str, &str)] = &[("abs_float", "abs"), ("round_even", "round")];
 
 /// Names of variables that are reserved in one of the dialects or by a vendor's compiler

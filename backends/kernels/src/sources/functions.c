@@ -57,6 +57,24 @@ uint bfloat_bits(float x) {
   return pick(is_nan(x), (b >> 16u) | 64u, rounded);
 }
 
+// The nearest bfloat16, as a float.
+float to_bfloat(float x) {
+  return bits_float(bfloat_bits(x) << 16u);
+}
+
+// The nearest 16-bit float, ties to even, as a float: below the least normal one, a multiple of 2^-24.
+float to_half(float x) {
+  const float a = abs_float(x);
+  const uint b = float_bits(a);
+  const float normal = bits_float((b + 0xfffu + ((b >> 13u) & 1u)) & 0xffffe000u);
+  const float small = round_even(a * 16777216.0f) * 5.9604644775390625e-8f;
+  // The bits of an infinity that no compiler takes for a constant, which WGSL forbids.
+  const float infinity = bits_float((b & 0u) | 0x7f800000u);
+  const float far = pick(a >= 65520.0f, infinity, normal);
+  const float r = pick(a < 6.103515625e-5f, small, far);
+  return pick(is_nan(x), x, bits_float(float_bits(r) | (float_bits(x) & 0x80000000u)));
+}
+
 float sigmoid(float x) {
   return 1.0f / (1.0f + exp(-x));
 }
@@ -99,23 +117,47 @@ float expm1_(float x) {
   return pick(abs_float(x) < 0.25f, near, exp(x) - 1.0f);
 }
 
-// Powers as C defines them: negative bases to whole exponents, and 1 for an exponent of 0.
+// Powers as C defines them, also where a dialect's own power leaves them open: 1 for an exponent of 0
+// and for a base of 1, whole exponents of negative bases and of -0, and infinities.
 float power(float x, float y) {
-  const float a = pow(abs_float(x), y);
+  const float a = abs_float(x);
+  const float infinity = bits_float((float_bits(a) & 0u) | 0x7f800000u);
+  const bool grows = (a > 1.0f) == (y > 0.0f);
+  const float limit = pick(a == 1.0f, 1.0f, pick(grows, infinity, 0.0f));
+  const bool open = is_inf(y) || is_inf(a) || a == 0.0f;
+  const float size = pick(open, limit, pow(a, y));
   const float whole = floor(y);
-  const float odd = abs_float(y - 2.0f * floor(y * 0.5f));
-  const float negative = pick(whole == y, pick(odd == 1.0f, -a, a), bits_float(0x7fc00000u | (float_bits(x) & 1u)));
-  return pick(y == 0.0f, 1.0f, pick(x < 0.0f, negative, a));
+  const bool odd = whole == y && !is_inf(y) && abs_float(y - 2.0f * floor(y * 0.5f)) == 1.0f;
+  const bool negative = (float_bits(x) >> 31u) == 1u;
+  const float signed_ = pick(negative && odd, -size, size);
+  const float undefined = bits_float(0x7fc00000u | (float_bits(x) & 1u));
+  const bool none = is_nan(x) || is_nan(y) || (x < 0.0f && whole != y && !is_inf(x));
+  return pick(y == 0.0f || x == 1.0f, 1.0f, pick(none, undefined, signed_));
 }
 
-// The remainder with the sign of the divisor, and with that of the dividend.
-float modulo(float a, float b) {
-  const float r = a - b * trunc(a / b);
-  return pick(r != 0.0f && ((r < 0.0f) != (b < 0.0f)), r + b, r);
-}
-
+// The remainder with the sign of the dividend, by long division: eight bits of the quotient at a time,
+// because a quotient that is rounded leaves another remainder.
 float remainder_(float a, float b) {
-  return pick(is_inf(b) && !is_inf(a), a, a - b * trunc(a / b));
+  const uint x = float_bits(a) & 0x7fffffffu;
+  const uint y = float_bits(b) & 0x7fffffffu;
+  const uint xe = max2_uint(x >> 23u, 1u);
+  const uint ye = max2_uint(y >> 23u, 1u);
+  const uint divisor = max2_uint((y & 0x7fffffu) | pick(y >= 0x800000u, 0x800000u, 0u), 1u);
+  uint rest = ((x & 0x7fffffu) | pick(x >= 0x800000u, 0x800000u, 0u)) % divisor;
+  for (uint n = pick(xe > ye, xe - ye, 0u); n > 0u; n = n - min2_uint(n, 8u)) {
+    rest = (rest << min2_uint(n, 8u)) % divisor;
+  }
+  const float size = to_float(rest) * 1.1920928955078125e-7f * bits_float(ye << 23u);
+  const float signed_ = bits_float(float_bits(size) | (float_bits(a) & 0x80000000u));
+  const float undefined = bits_float(0x7fc00000u | (float_bits(a) & 1u));
+  const bool none = x >= 0x7f800000u || y > 0x7f800000u || y == 0u;
+  return pick(none, undefined, pick(x < y, a, signed_));
+}
+
+// The remainder with the sign of the divisor.
+float modulo(float a, float b) {
+  const float r = remainder_(a, b);
+  return pick(r != 0.0f && ((r < 0.0f) != (b < 0.0f)), r + b, r);
 }
 
 // Whole numbers towards zero: the nearest one where there is none, and 0 for NaN.
@@ -176,12 +218,18 @@ long power_long(long x, long y) {
   return result;
 }
 
+// The square of a large number overflows, and its logarithm does not.
 float asinh_(float x) {
   const float a = abs_float(x);
-  const float far = log(a + sqrt(a * a + 1.0f));
+  const float far = pick(a > 1e9f, log(a) + 0.69314718f, log(a + sqrt(a * a + 1.0f)));
   const float near = a * (1.0f - a * a * (0.16666667f - 0.075f * a * a));
-  const float value = pick(a < 0.1f, near, far);
-  return pick(x < 0.0f, -value, value);
+  const float size = pick(a < 0.1f, near, far);
+  return pick(is_nan(x), x, bits_float(float_bits(size) | (float_bits(x) & 0x80000000u)));
+}
+
+float acosh_(float x) {
+  const float size = pick(x > 1e9f, log(x) + 0.69314718f, log(x + sqrt((x - 1.0f) * (x + 1.0f))));
+  return pick(x < 1.0f, bits_float(0x7fc00000u | (float_bits(x) & 1u)), size);
 }
 
 float atanh_(float x) {
@@ -190,12 +238,115 @@ float atanh_(float x) {
   return pick(abs_float(x) < 0.1f, near, 0.5f * log((1.0f + x) / (1.0f - x)));
 }
 
+// Where exp(x) overflows and its half does not, exp(x / 2) twice does not either.
 float sinh_(float x) {
-  const float e = expm1_(x);
-  const float far = 0.5f * (exp(x) - exp(-x));
-  return pick(abs_float(x) < 0.25f, 0.5f * (e + e / (e + 1.0f)), far);
+  const float a = abs_float(x);
+  const float e = expm1_(a);
+  const float h = exp(0.5f * a);
+  const float far = pick(a > 80.0f, 0.5f * h * h, 0.5f * (exp(a) - exp(-a)));
+  const float size = pick(a < 0.25f, 0.5f * (e + e / (e + 1.0f)), far);
+  return pick(is_nan(x), x, bits_float(float_bits(size) | (float_bits(x) & 0x80000000u)));
 }
 
 float cosh_(float x) {
-  return 0.5f * (exp(x) + exp(-x));
+  const float a = abs_float(x);
+  const float h = exp(0.5f * a);
+  return pick(a > 80.0f, 0.5f * h * h, 0.5f * (exp(a) + exp(-a)));
+}
+
+// The upper half of a product.
+uint upper_product(uint a, uint b) {
+  const uint al = a & 0xffffu;
+  const uint ah = a >> 16u;
+  const uint bl = b & 0xffffu;
+  const uint bh = b >> 16u;
+  const uint inner = ah * bl + ((al * bl) >> 16u);
+  const uint outer = al * bh + (inner & 0xffffu);
+  return ah * bh + (inner >> 16u) + (outer >> 16u);
+}
+
+// Word `i` of 2 / pi, behind two words of zero.
+uint two_by_pi(uint i) {
+  const uint near = pick(i < 3u, pick(i < 2u, 0u, 0xa2f9836eu), pick(i < 4u, 0x4e441529u, 0xfc2757d1u));
+  const uint far = pick(i < 7u, pick(i < 6u, 0xf534ddc0u, 0xdb629599u), 0x3c439041u);
+  return pick(i < 5u, near, far);
+}
+
+// sin(x + turn * pi / 2), for dialects whose own sine leaves large arguments open. The rest of x about
+// multiples of pi / 2 comes from as many bits of 2 / pi as count (Payne and Hanek, 1983).
+float circular(float x, uint turn) {
+  const float a = abs_float(x);
+  const uint b = float_bits(a);
+  const bool small = a < 0.78539816f;
+  const uint mantissa = (b << 8u) | 0x80000000u;
+  const uint place = pick(small, 0u, (b >> 23u) - 96u);
+  const uint word = place >> 5u;
+  const uint shift = place & 31u;
+  // Shifts by a word's width are not defined, so the second part goes in two.
+  const uint back = 31u - shift;
+  const uint w0 = (two_by_pi(word) << shift) | ((two_by_pi(word + 1u) >> 1u) >> back);
+  const uint w1 = (two_by_pi(word + 1u) << shift) | ((two_by_pi(word + 2u) >> 1u) >> back);
+  const uint w2 = (two_by_pi(word + 2u) << shift) | ((two_by_pi(word + 3u) >> 1u) >> back);
+  const uint low = mantissa * w1;
+  const uint fine = low + upper_product(mantissa, w2);
+  const uint coarse = upper_product(mantissa, w1) + pick(fine < low, 1u, 0u) + mantissa * w0;
+  const bool over = (coarse & 0x20000000u) != 0u;
+  const uint fine_size = pick(over, ~fine + 1u, fine);
+  const uint coarse_size = pick(over, ~coarse + pick(fine == 0u, 1u, 0u), coarse) & 0x3fffffffu;
+  // pi / 2 in units of 2^-62.
+  const float size = (to_float(coarse_size) * 4294967296.0f + to_float(fine_size)) * 3.4061215800e-19f;
+  const float rest = pick(small, a, pick(over, -size, size));
+  const uint whole = pick(small, 0u, (coarse >> 30u) + pick(over, 1u, 0u));
+  const bool negative = (float_bits(x) >> 31u) == 1u;
+  const float r = pick(negative, -rest, rest);
+  const uint quadrant = (pick(negative, 4u - (whole & 3u), whole) + turn) & 3u;
+  const float s = r * r;
+  const float sine = r * (1.0f + s * (-0.16666667f + s * (8.3333333e-3f + s * (-1.9841270e-4f + s * 2.7557319e-6f))));
+  const float cosine = 1.0f + s * (-0.5f + s * (4.1666667e-2f + s * (-1.3888889e-3f + s * 2.4801587e-5f)));
+  const float v = pick((quadrant & 1u) == 1u, cosine, sine);
+  const float undefined = bits_float(0x7fc00000u | (float_bits(x) & 1u));
+  return pick(b >= 0x7f800000u, undefined, pick(quadrant >= 2u, -v, v));
+}
+
+float sin_(float x) {
+  return circular(x, 0u);
+}
+
+float cos_(float x) {
+  return circular(x, 1u);
+}
+
+float tan_(float x) {
+  return circular(x, 0u) / circular(x, 1u);
+}
+
+// The arc sine of a number up to 1 / 2: the least polynomial that a float does not tell from it.
+float arc(float x) {
+  const float s = x * x;
+  const float low = 0.16666666f + s * (0.07500099f + s * 0.04459804f);
+  const float high = 0.03111609f + s * (0.01707811f + s * 0.03380539f);
+  return x * (1.0f + s * (low + s * s * s * high));
+}
+
+// For dialects whose own inverse functions are not exact to a float, or lose NaN.
+float asin_(float x) {
+  const float a = abs_float(x);
+  const float far = 1.5707963f - 2.0f * arc(sqrt(max2(0.5f * (1.0f - a), 0.0f)));
+  const float size = pick(a > 0.5f, far, arc(a));
+  const float undefined = bits_float(0x7fc00000u | (float_bits(x) & 1u));
+  const float v = bits_float(float_bits(size) | (float_bits(x) & 0x80000000u));
+  return pick(is_nan(x) || a > 1.0f, undefined, v);
+}
+
+float acos_(float x) {
+  const float a = abs_float(x);
+  const float far = 2.0f * arc(sqrt(max2(0.5f * (1.0f - a), 0.0f)));
+  const float near = 1.5707963f - arc(x);
+  const float undefined = bits_float(0x7fc00000u | (float_bits(x) & 1u));
+  const float v = pick(a > 0.5f, pick(x < 0.0f, 3.1415927f - far, far), near);
+  return pick(is_nan(x) || a > 1.0f, undefined, v);
+}
+
+float atan_(float x) {
+  return pick(is_nan(x) || x == 0.0f, x, atan(x));
 }

@@ -33,7 +33,7 @@ pub(super) fn cases(seed: u64, filter: Option<&str>) -> Result<Vec<Case>> {
 
 /// The kinds of tests, in the order in which they run.
 const KINDS: [fn(&DeviceTest) -> bool; 4] = [
-    |test| matches!(test, DeviceTest::Operator(_)),
+    |test| matches!(test, DeviceTest::Operator(_) | DeviceTest::Limit(_) | DeviceTest::Program(_)),
     |test| matches!(test, DeviceTest::Network { .. }),
     |test| matches!(test, DeviceTest::Contract(_)),
     |test| matches!(test, DeviceTest::Weights(_)),
@@ -78,7 +78,8 @@ pub(super) struct Job {
     pub(super) engine: HeteroEngine,
     /// The layer that checks the callers of all drivers, where that was asked for.
     pub(super) layer: Option<Validated>,
-    /// The tests of each kind: operators, networks, rules of the contract and of weights.
+    /// The tests of each kind: operators and small programs, networks, rules of the contract and of
+    /// weights.
     pub(super) tests: [Vec<DeviceTest>; 4],
 }
 
