@@ -198,11 +198,14 @@ fn parts_of_attention(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     }
     let weights = network.node(Operator::new("Softmax", 13).with("axis", Attribute::Int(-1)), &[scores])?;
     let y = if equation {
-        network.node(of("...ij,...jd->...id"), &[weights, v])?
+        match (flat, full) {
+            (false, true) => network.node(of("bhjd,bhij->bihd"), &[v, weights])?,
+            _ => network.node(of("...ij,...jd->...id"), &[weights, v])?,
+        }
     } else {
         network.node(Operator::new("MatMul", 13), &[weights, v])?
     };
-    if turned {
+    if turned && network.random.chance(2) {
         network.node(turn(&[0, 2, 1, 3]), &[y])?;
     }
     network.finish()

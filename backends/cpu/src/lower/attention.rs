@@ -24,14 +24,39 @@ pub(super) struct Parts {
     kernel: Attention,
 }
 
-/// An operand of a product of matrices: which of its dimensions is which.
-struct Operand {
-    value: ValueId,
-    /// The dimensions over which products are repeated.
-    stack: Vec<usize>,
-    /// The dimension that the result has too, and the one that is summed.
-    kept: usize,
-    summed: usize,
+/// A product of stacks of matrices: which dimensions of its operands and of its result are which.
+struct Product {
+    operands: [ValueId; 2],
+    /// The dimensions over which products are repeated, of both operands and of the result.
+    stack: Vec<[usize; 3]>,
+    /// The dimension of each operand that the result has too, and its place there.
+    kept: [(usize, usize); 2],
+    /// The dimension of each operand that is summed.
+    summed: [usize; 2],
+}
+
+impl Product {
+    fn swapped(self) -> Product {
+        let ([a, b], [m, n], [x, y]) = (self.operands, self.kept, self.summed);
+        let stack = self.stack.into_iter().map(|[a, b, out]| [b, a, out]).collect();
+        Product { operands: [b, a], stack, kept: [n, m], summed: [y, x] }
+    }
+
+    /// Returns the places of the stack's dimensions, and of `step`, in a value with these strides.
+    fn rows(&self, of: usize, strides: &[usize], step: usize) -> Option<Rows> {
+        let at = |index: usize| strides[self.stack[index][of]];
+        Some(match self.stack.len() {
+            0 => Rows { batch: 0, head: 0, step: strides[step] },
+            1 => Rows { batch: 0, head: at(0), step: strides[step] },
+            2 => Rows { batch: at(0), head: at(1), step: strides[step] },
+            _ => return None,
+        })
+    }
+}
+
+/// Returns the distance of neighbours in each dimension of a tensor.
+fn strides(shape: &[usize]) -> Vec<usize> {
+    (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
 }
 
 impl Lowering<'_> {
@@ -77,54 +102,58 @@ impl Lowering<'_> {
         (self.shape(value) == self.shape(output)).then_some((value, factor))
     }
 
-    /// Returns the operands of a product of stacks of matrices.
-    fn operands(&self, node: usize) -> Option<[Operand; 2]> {
+    /// Returns a node as a product of stacks of matrices.
+    fn product_of(&self, node: usize) -> Option<Product> {
         let [Some(a), Some(b)] = *self.node(node).inputs.as_slice() else { return None };
         let (a_shape, b_shape, operator) = (self.shape(a), self.shape(b), &self.node(node).operator);
         let rank = a_shape.len();
         if operator.is("MatMul") {
-            let stack: Vec<usize> = (0..rank.checked_sub(2)?).collect();
+            let stack = (0..rank.checked_sub(2)?).map(|axis| [axis; 3]).collect();
             let fits = rank <= 4 && b_shape.len() == rank && a_shape[..rank - 2] == b_shape[..rank - 2];
-            let of = |value, kept, summed| Operand { value, stack: stack.clone(), kept, summed };
-            return fits.then(|| [of(a, rank - 2, rank - 1), of(b, rank - 1, rank - 2)]);
+            let (kept, summed) = ([(rank - 2, rank - 2), (rank - 1, rank - 1)], [rank - 1, rank - 2]);
+            return fits.then_some(Product { operands: [a, b], stack, kept, summed });
         }
         if !operator.is("Einsum") {
             return None;
         }
         let axes = NamedAxes::of(operator, &[a_shape, b_shape]).ok()?;
-        let (&[ref stack @ .., m, n], true) = (&*axes.output, axes.output.len() <= 4) else { return None };
-        let mut summed = (0..axes.sizes.len()).filter(|axis| !axes.output.contains(axis));
-        let (Some(depth), None) = (summed.next(), summed.next()) else { return None };
-        let of = |value: ValueId, own: usize, kept: usize| {
-            let (axes_of, shape) = (&axes.inputs[own], self.shape(value));
-            // Each axis once, and nothing that is repeated.
-            let at = |axis: usize| {
-                let mut places = (0..axes_of.len()).filter(|&place| axes_of[place] == axis);
-                let place = places.next().filter(|&place| shape[place] == axes.sizes[axis])?;
-                places.next().is_none().then_some(place)
-            };
-            let stack = stack.iter().map(|&axis| at(axis)).collect::<Option<Vec<_>>>()?;
-            let fits = axes_of.len() == stack.len() + 2;
-            fits.then_some(Operand { value, stack, kept: at(kept)?, summed: at(depth)? })
+        // The place of an axis that occurs once, and is not repeated.
+        let place = |names: &[usize], shape: &[usize], axis: usize| {
+            let mut places = (0..names.len()).filter(|&place| names[place] == axis);
+            let place = places.next().filter(|&place| shape[place] == axes.sizes[axis])?;
+            places.next().is_none().then_some(place)
         };
-        let [left, right] = if axes.inputs[0].contains(&m) { [(a, 0), (b, 1)] } else { [(b, 1), (a, 0)] };
-        Some([of(left.0, left.1, m)?, of(right.0, right.1, n)?])
+        let out_shape = self.shape(self.only_output(node)?);
+        let (mut stack, mut kept, mut summed) = (vec![], [None; 2], None);
+        for axis in 0..axes.sizes.len() {
+            let [first, second] =
+                [(0, a_shape), (1, b_shape)].map(|(own, shape)| place(&axes.inputs[own], shape, axis));
+            match (first, second, place(&axes.output, out_shape, axis)) {
+                (Some(a), Some(b), Some(out)) => stack.push([a, b, out]),
+                (Some(a), None, Some(out)) if kept[0].is_none() => kept[0] = Some((a, out)),
+                (None, Some(b), Some(out)) if kept[1].is_none() => kept[1] = Some((b, out)),
+                (Some(a), Some(b), None) if summed.is_none() => summed = Some([a, b]),
+                _ => return None,
+            }
+        }
+        let rank = stack.len() + 2;
+        let fits = [a_shape.len(), b_shape.len(), out_shape.len()] == [rank; 3];
+        fits.then_some(Product { operands: [a, b], stack, kept: [kept[0]?, kept[1]?], summed: summed? })
     }
 
-    /// Returns the places of an operand's rows: those of the dimension `step`, each along `lane`.
+    /// Returns the places of the rows of an operand along the dimension `step`, whose elements
+    /// follow each other along `lane`.
     /// Nodes that only scale or transpose the operand are added to `nodes`, and their factor is
     /// taken into account.
     fn rows_of(
         &self,
-        operand: &Operand,
+        (product, of): (&Product, usize),
         (step, lane): (usize, usize),
         nodes: &mut Vec<usize>,
         scale: &mut f32,
     ) -> Option<(ValueId, Rows)> {
-        let strides = |shape: &[usize]| -> Vec<usize> {
-            (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
-        };
-        let mut value = operand.value;
+        let operand = product.operands[of];
+        let mut value = operand;
         if let Some(maker) = self.own_maker(value)
             && let Some((of, factor)) = self.scaled(maker).filter(|(of, _)| self.is_plain(*of))
         {
@@ -146,17 +175,11 @@ impl Lowering<'_> {
             }
             value = of;
         }
-        let shape = self.shape(operand.value);
+        let shape = self.shape(operand);
         if !self.is_plain(value) || (by_axis[lane] != 1 && shape[lane] != 1) {
             return None;
         }
-        let rows = match *operand.stack.as_slice() {
-            [] => Rows { batch: 0, head: 0, step: by_axis[step] },
-            [head] => Rows { batch: 0, head: by_axis[head], step: by_axis[step] },
-            [batch, head] => Rows { batch: by_axis[batch], head: by_axis[head], step: by_axis[step] },
-            _ => return None,
-        };
-        Some((value, rows))
+        Some((value, product.rows(of, &by_axis, step)?))
     }
 
     /// Returns the attention whose softmax is this node.
@@ -183,9 +206,9 @@ impl Lowering<'_> {
         let (mut scale, mut mask) = (1.0f32, None);
         let first = loop {
             let maker = self.own_maker(scores)?;
-            if let Some(operands) = self.operands(maker) {
+            if let Some(product) = self.product_of(maker) {
                 nodes.push(maker);
-                break operands;
+                break product;
             }
             if let Some((of, factor)) = self.scaled(maker) {
                 scale *= factor;
@@ -195,7 +218,7 @@ impl Lowering<'_> {
             {
                 let leads = |id: ValueId| {
                     let maker = self.own_maker(id).filter(|_| self.shape(id) == shape);
-                    maker.is_some_and(|maker| self.operands(maker).is_some() || self.scaled(maker).is_some())
+                    maker.is_some_and(|maker| self.product_of(maker).is_some() || self.scaled(maker).is_some())
                 };
                 let (of, other) = if leads(*a) { (*a, *b) } else { (*b, *a) };
                 if !leads(of) || !self.is_plain(other) {
@@ -211,27 +234,37 @@ impl Lowering<'_> {
                 return None;
             }
         };
-        let [q, k] = first;
+        // The scores are stacks of rows, a row for each query.
+        let mut first = if first.kept[0].1 + 2 == rank { first } else { first.swapped() };
+        first.stack.sort_unstable_by_key(|places| places[2]);
+        let in_order = first.stack.iter().map(|places| places[2]).chain(first.kept.map(|(_, out)| out)).eq(0..rank);
         let second = self.sole_consumer(weights).filter(|&node| !self.absorbed[node])?;
-        let [own, v] = self.operands(second)?;
-        let (wanted, stack): (Vec<usize>, _) = ((0..rank).collect(), rank - 2);
-        let order: Vec<usize> = own.stack.iter().copied().chain([own.kept, own.summed]).collect();
-        if own.value != weights || order != wanted || q.stack.len() != stack || v.value == weights {
-            return None;
-        }
         nodes.push(second);
-        let mut none = 1.0;
-        let (q_value, q_rows) = self.rows_of(&q, (q.kept, q.summed), &mut nodes, &mut scale)?;
-        let (k_value, k_rows) = self.rows_of(&k, (k.kept, k.summed), &mut nodes, &mut scale)?;
-        let (v_value, v_rows) = self.rows_of(&v, (v.summed, v.kept), &mut nodes, &mut none)?;
-        let (mut output, width) = (self.only_output(second)?, self.shape(v.value)[v.kept]);
-        if none != 1.0 || !self.is_plain(output) {
+        let mut last = self.product_of(second)?;
+        if last.operands[0] != weights {
+            last = last.swapped();
+        }
+        last.stack.sort_unstable_by_key(|places| places[0]);
+        let own = last.stack.iter().map(|places| places[0]).chain([last.kept[0].0, last.summed[0]]);
+        if !in_order || last.operands[0] != weights || last.operands[1] == weights || !own.eq(0..rank) {
             return None;
         }
+        let mut none = 1.0;
+        let (q, q_rows) = self.rows_of((&first, 0), (first.kept[0].0, first.summed[0]), &mut nodes, &mut scale)?;
+        let (k, k_rows) = self.rows_of((&first, 1), (first.kept[1].0, first.summed[1]), &mut nodes, &mut scale)?;
+        let (v, v_rows) = self.rows_of((&last, 1), (last.summed[1], last.kept[1].0), &mut nodes, &mut none)?;
+        let mut output = self.only_output(second)?;
+        if none != 1.0 || !self.is_plain(output) || last.kept[1].1 + 1 != rank {
+            return None;
+        }
+        let width = self.shape(output)[rank - 1];
+        let stack = rank - 2;
         let (heads, steps) = (if stack > 0 { shape[stack - 1] } else { 1 }, shape[rank - 2]);
-        let mut rows = Rows { batch: heads * steps * width, head: steps * width, step: width };
+        let mut rows = last.rows(2, &strides(self.shape(output)), last.kept[0].1)?;
+        let as_weights = last.kept[0].1 + 2 == rank && last.stack.iter().all(|places| places[0] == places[2]);
         // A transposition that brings the heads of a step side by side.
-        if let Some(turn) = self.sole_consumer(output).filter(|&node| !self.absorbed[node])
+        if as_weights
+            && let Some(turn) = self.sole_consumer(output).filter(|&node| !self.absorbed[node])
             && self.node(turn).operator.is("Transpose")
             && self.node(turn).operator.ints("perm").ok()? == Some(&[0, 2, 1, 3])
             && let Some(turned) = self.only_output(turn).filter(|&id| self.is_plain(id))
@@ -245,7 +278,7 @@ impl Lowering<'_> {
             heads,
             steps,
             keys: shape[rank - 1],
-            width: self.shape(q.value)[q.summed],
+            width: self.shape(first.operands[0])[first.summed[0]],
             v_width: width,
         };
         let bias = mask.map(|mask: ValueId| self.shape(mask));
@@ -253,7 +286,7 @@ impl Lowering<'_> {
         nodes.sort_unstable();
         nodes.dedup();
         // All nodes are done where the last of them stands, which is the one with the result.
-        let inputs = [q_value, k_value, v_value].into_iter().chain(mask).collect();
+        let inputs = [q, k, v].into_iter().chain(mask).collect();
         (self.producers[output.index()] == nodes.last().copied()).then_some(Parts { nodes, inputs, output, kernel })
     }
 
@@ -356,8 +389,13 @@ mod tests {
         let lines: [Line<'_>; 3] = [
             (equation("bihd,bjhd->bhij"), &["q", "k"], "scores", &[2, 3, 9, 20]),
             (op("Softmax"), &["scores"], "weights", &[2, 3, 9, 20]),
-            (equation("bhij,bjhd->bhid"), &["weights", "v"], "y", &[2, 3, 9, 8]),
+            (equation("bhij,bjhd->bihd"), &["weights", "v"], "y", &[2, 9, 3, 8]),
         ];
         assert_eq!(steps(&INPUTS[..3], &lines, &["y"]), 1);
+        let mut other = lines.clone();
+        other[2] = (equation("bjhd,bhij->bhid"), &["v", "weights"], "y", &[2, 3, 9, 8]);
+        assert_eq!(steps(&INPUTS[..3], &other, &["y"]), 1);
+        other[2] = (equation("bhij,bjhd->bhdi"), &["weights", "v"], "y", &[2, 3, 8, 9]);
+        assert_eq!(steps(&INPUTS[..3], &other, &["y"]), 3);
     }
 }
