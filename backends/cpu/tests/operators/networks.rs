@@ -173,7 +173,7 @@ impl Quantised {
     fn step(&mut self, x: ValueId) -> Result<ValueId> {
         let shape = self.network.shape(x);
         let channels = shape[1];
-        let kind = self.network.random.size(0, 9);
+        let kind = self.network.random.size(0, 10);
         let y = match kind {
             0..=2 => {
                 let filters = self.network.random.size(1, 40);
@@ -214,6 +214,19 @@ impl Quantised {
                     .with("nearest_mode", super::text("floor"));
                 let real = self.real(x)?;
                 self.network.node(operator, &[real, none, scales])?
+            }
+            9 => {
+                let name = self.network.random.pick(&["Add", "Sub", "Mul", "Div", "Pow", "Max"]);
+                let real = self.real(x)?;
+                let sizes: &[usize] = if self.network.random.chance(2) { &[] } else { &[1, 1] };
+                let number = self.network.constant(sizes, 3.0)?;
+                // A number may be the first operand, and both may be one value.
+                let operands = match self.network.random.size(0, 3) {
+                    0 => [number, real],
+                    1 => [real, real],
+                    _ => [real, number],
+                };
+                self.network.node(Operator::new(name, 14), &operands)?
             }
             _ => {
                 let name = self.network.random.pick(&["Sigmoid", "Relu", "HardSwish", "LeakyRelu", "Tanh"]);

@@ -53,10 +53,12 @@ impl Search<'_> {
         let all: Vec<u8> = (0..=255u8).map(|byte| byte ^ in_flip).collect();
         let mut content = Tensor::from_bytes(self.dtype(from), &[256], all.into()).ok()?;
         for &node in nodes {
-            let rest = self.program.nodes()[node].inputs.iter().skip(1);
-            let rest = rest.map(|id| id.map_or(Some(None), |id| self.constant(id).cloned().map(Some)));
-            let mut inputs = vec![Some(content)];
-            inputs.extend(rest.collect::<Option<Vec<_>>>()?);
+            // All inputs but one are constants.
+            let flowing = self.flowing(node)?;
+            let of = |id: ValueId| if id == flowing { Some(content.clone()) } else { self.constant(id).cloned() };
+            let inputs = self.program.nodes()[node].inputs.iter().map(|id| id.map(of)).collect::<Vec<_>>();
+            let inputs = inputs.into_iter().map(|input| input.map_or(Some(None), |found| found.map(Some)));
+            let inputs = inputs.collect::<Option<Vec<_>>>()?;
             content = hetero_reference::evaluate(self.operator(node), &inputs, 1).ok()?.pop()?;
         }
         if content.dtype() != self.dtype(to) || content.len() != 256 {
@@ -66,6 +68,11 @@ impl Search<'_> {
         let table: Box<[u8; 256]> = Box::new(table.map(|byte| byte ^ out_flip));
         let is_same = table.iter().enumerate().all(|(index, &byte)| usize::from(byte) == index);
         Some((!is_same).then_some(Table(table)))
+    }
+
+    /// Returns the first input of a node that is no constant.
+    fn flowing(&self, node: usize) -> Option<ValueId> {
+        self.program.nodes()[node].inputs.iter().flatten().copied().find(|&id| self.constant(id).is_none())
     }
 
     /// Returns what becomes of the bytes of a value that a node only moves: the value, the result,
@@ -221,8 +228,9 @@ impl Search<'_> {
         is_known.then(|| Group { nodes, inputs: vec![Form::plain(x)], output: Form::plain(output), recipe })
     }
 
-    /// Returns the group of a function of one operand, which is a table.
+    /// Returns the group of a function of one operand, which is a table; others are numbers.
     pub(super) fn table(&self, node: usize) -> Option<Group> {
+        const OF_NUMBERS: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"];
         const FUNCTIONS: &[&str] = &[
             "Relu",
             "Clip",
@@ -247,11 +255,17 @@ impl Search<'_> {
             "Abs",
             "ThresholdedRelu",
         ];
-        if !FUNCTIONS.contains(&&*self.operator(node).name) {
+        let name = &*self.operator(node).name;
+        let (from, y) = (self.flowing(node)?, self.only_output(node)?);
+        let is_number = |id: ValueId| id == from || self.constant(id).is_some_and(|content| content.len() == 1);
+        let inputs = &self.program.nodes()[node].inputs;
+        let of_numbers = OF_NUMBERS.contains(&name) && inputs.iter().flatten().all(|&id| is_number(id));
+        let is_function = FUNCTIONS.contains(&name) && self.input(node, 0) == Some(from);
+        if !(is_function || of_numbers) || self.shape(from) != self.shape(y) {
             return None;
         }
-        let real = self.real(self.input(node, 0)?)?;
-        let tail = self.tail(self.only_output(node)?)?;
+        let real = self.real(from)?;
+        let tail = self.tail(y)?;
         let mut through = vec![real.node, node];
         through.extend(&tail.nodes);
         let table = self.through(real.bytes, &through, tail.output, true)?;
