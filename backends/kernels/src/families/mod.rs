@@ -25,6 +25,7 @@ fn family(name: &str) -> Option<Family> {
         "Conv" => conv::conv,
         "ConvTranspose" => conv::transposed,
         "MatMul" => product::matmul,
+        "MatMulInteger" => product::integers,
         "Gemm" => product::gemm,
         "MaxPool" => pool::max,
         "AveragePool" => pool::average,

@@ -2,7 +2,7 @@
 
 use hetero_hal::ProgramValue;
 
-use crate::draft::{Draft, Drafts};
+use crate::draft::{Draft, Drafts, Operand};
 use crate::language::{Dialect, Number};
 use crate::site::{Answer, Output, Site, broadcast};
 
@@ -104,19 +104,73 @@ struct Matrix {
     column_step: usize,
 }
 
-pub(super) fn matmul(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
-    site.floats(&[0, 1])?;
-    let (a, b) = (site.need(0)?, site.need(1)?);
-    // A vector is a matrix of one row, or of one column.
-    let matrix = |value: &ProgramValue, first: bool| match value.shape[..] {
+/// Returns the matrix of a factor, and the sizes of its batch.
+/// A vector is a matrix of one row, or of one column.
+fn factor(value: &ProgramValue, first: bool) -> Answer<(Matrix, Vec<usize>)> {
+    match value.shape[..] {
         [] => Err("a product of scalars".to_owned()),
         [size] if first => Ok((Matrix { rows: 1, columns: size, row_step: size, column_step: 1 }, vec![])),
         [size] => Ok((Matrix { rows: size, columns: 1, row_step: 1, column_step: 1 }, vec![])),
         [ref batch @ .., rows, columns] => {
             Ok((Matrix { rows, columns, row_step: columns, column_step: 1 }, batch.to_vec()))
         }
+    }
+}
+
+/// Multiplies matrices of 8-bit numbers, whose zeros may be other numbers, into 32 bits: one
+/// element after the other.
+pub(super) fn integers(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    let (a, b) = (site.need(0)?, site.need(1)?);
+    let ((left, left_batch), (right, right_batch)) = (factor(a, true)?, factor(b, false)?);
+    if left.columns != right.rows {
+        return Err("its matrices do not fit each other".to_owned());
+    }
+    let matrix_rank = usize::from(a.shape.len() > 1) + usize::from(b.shape.len() > 1);
+    let lead = output.value.shape.len().checked_sub(matrix_rank).ok_or("its result has too few dimensions")?;
+    let batch = &output.value.shape[..lead];
+    let mut numbers = Vec::new();
+    let a_base = offset("a", &left_batch, left.rows * left.columns, batch, &mut numbers);
+    let b_base = offset("b", &right_batch, right.rows * right.columns, batch, &mut numbers);
+    // One zero, or one for each row of the first factor and each column of the second.
+    let zero = |index: usize, name: &str, each: &str, count: usize| match site.input(index) {
+        None => Ok("0".to_owned()),
+        Some(value) if value.elements() == 1 => Ok(format!("to_int(LOAD({name}, 0u))")),
+        Some(value) if value.shape == [count] => Ok(format!("to_int(LOAD({name}, {each}))")),
+        Some(value) => Err(format!("zeros of the shape {:?}", value.shape)),
     };
-    let ((left, left_batch), (right, right_batch)) = (matrix(a, true)?, matrix(b, false)?);
+    let (a_zero, b_zero) = (zero(2, "az", "row", left.rows)?, zero(3, "bz", "column", right.columns)?);
+    let body = format!(
+        "const uint o = LINEAR;\nif (o < n) {{\nconst uint column = o % columns;\nconst uint row = o / columns % rows;\n\
+         const uint z = o / (columns * rows);\nconst uint start = {a_base} + row * a_row;\n\
+         const uint by = {b_base} + column * b_column;\nconst int a_zero = {a_zero};\nconst int b_zero = {b_zero};\n\
+         int sum = 0;\nfor (uint k = 0u; k < depth; k += 1u) {{\n\
+         sum = sum + (to_int(LOAD(a, start + k)) - a_zero) * (to_int(LOAD(b, by + k * b_row)) - b_zero);\n}}\n\
+         STORE(y, o, sum);\n}}\n"
+    );
+    let count = output.value.elements();
+    let draft = Draft::new("product_integers", body)
+        .number("n", count)
+        .number("rows", left.rows)
+        .number("columns", right.columns)
+        .number("depth", left.columns)
+        .number("a_row", left.row_step)
+        .number("b_row", right.row_step)
+        .number("b_column", right.column_step)
+        .line(count, LANES as u32, site.target.groups);
+    let mut draft = site.reads(site.reads(draft, "a", 0)?, "b", 1)?;
+    for (index, name) in [(2, "az"), (3, "bz")] {
+        if site.input(index).is_some() {
+            draft = site.reads(draft, name, index)?;
+        }
+    }
+    draft.numbers.extend(numbers);
+    Ok(Drafts::of(draft.write("y", output.value.dtype, count, Operand::Value(output.id))))
+}
+
+pub(super) fn matmul(site: Site<'_>, output: Output<'_>) -> Answer<Drafts> {
+    site.floats(&[0, 1])?;
+    let (a, b) = (site.need(0)?, site.need(1)?);
+    let ((left, left_batch), (right, right_batch)) = (factor(a, true)?, factor(b, false)?);
     let matrix_rank = usize::from(a.shape.len() > 1) + usize::from(b.shape.len() > 1);
     let lead = output.value.shape.len().checked_sub(matrix_rank).ok_or("its result has too few dimensions")?;
     let batch = &output.value.shape[..lead];
