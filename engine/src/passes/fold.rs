@@ -1,9 +1,15 @@
 //! Constant folding: a node whose inputs are all constant is computed once, by the oracle.
 //!
+//! Large products stay: the oracle takes longer for one than a device does for many runs.
+//! A model has them where an input of a run became a constant, and all that follows from it with
+//! it.
+//!
 //! Weights of products in 8 bits stay as they are, because devices that compute in 8 bits need them
 //! so.
 
-use hetero_hal::{DType, ErrorKind, Evaluation, Graph, Node, Result, Tensor, ValueId};
+use hetero_hal::{
+    DType, Definition, ErrorKind, Evaluation, Graph, Node, Result, Tensor, TensorType, ValueId, element_count,
+};
 
 use super::{Pass, PassContext};
 
@@ -28,7 +34,8 @@ impl Pass for ConstantFolding {
             let constant = |id: &hetero_hal::ValueId| graph.values[id.index()].constant.clone();
             let inputs: Option<Vec<Option<Tensor>>> =
                 node.inputs.iter().map(|id| id.as_ref().map_or(Some(None), |id| constant(id).map(Some))).collect();
-            let definition = context.operators.find(&node.operator).filter(|d| d.deterministic);
+            let definition =
+                context.operators.find(&node.operator).filter(|d| d.deterministic && !is_long(d, &node, graph));
             let (Some(inputs), Some(_), None) = (inputs, definition, node.subgraphs().next()) else {
                 graph.nodes.push(node);
                 continue;
@@ -66,6 +73,24 @@ impl Pass for ConstantFolding {
     }
 }
 
+/// The operations that the oracle does for any constant.
+const SHORT: u64 = 1 << 20;
+
+/// The operations for each element of a result from which on a node is a product or a convolution,
+/// and no function of elements.
+const DEEP: u64 = 64;
+
+/// Tells whether the oracle would take long for a node, for each element of its results.
+fn is_long(definition: &Definition, node: &Node, graph: &Graph) -> bool {
+    let ty = |id: &ValueId| graph.values[id.index()].ty.clone();
+    let inputs: Vec<Option<TensorType>> = node.inputs.iter().map(|id| id.as_ref().map(ty)).collect();
+    let outputs: Vec<TensorType> = node.outputs.iter().map(|id| id.as_ref().map(ty).unwrap_or_default()).collect();
+    let flops = (definition.flops)(&node.operator, &inputs, &outputs);
+    let count = |ty: &TensorType| ty.shape().and_then(|shape| element_count(&shape)).unwrap_or(0) as u64;
+    let results = outputs.iter().map(count).fold(0u64, u64::saturating_add);
+    flops > SHORT && flops > results.saturating_mul(DEEP)
+}
+
 /// Returns for each value whether it is only the weights or the bias of products whose left operand
 /// is in 8 bits, and made of integers itself.
 fn weights_in_8_bits(graph: &Graph) -> Vec<bool> {
@@ -99,7 +124,7 @@ fn weights_in_8_bits(graph: &Graph) -> Vec<bool> {
 
 #[cfg(test)]
 mod tests {
-    use hetero_hal::{Operator, TensorType};
+    use hetero_hal::{Allowance, Operator};
 
     use super::super::tests::{Builder, rewritten};
     use super::*;
@@ -113,6 +138,21 @@ mod tests {
         let y = b.node("y", Operator::new("Mul", 14), &[x, sum], &[3]);
         let after = rewritten(&b.program(&[y]));
         assert_eq!(after.nodes().len(), 1);
+    }
+
+    #[test]
+    fn large_products_of_constants_stay() {
+        for (size, left) in [(32, 1), (104, 2)] {
+            let mut b = Builder::default();
+            let x = b.input("x", &[size, size]);
+            let [first, second] =
+                ["first", "second"].map(|name| b.constant(name, &[size, size], vec![1.0; size * size]));
+            let product = b.node("product", Operator::new("MatMul", 13), &[first, second], &[size, size]);
+            let y = b.node("y", Operator::new("Add", 14), &[x, product], &[size, size]);
+            let context = PassContext { operators: &hetero_reference::Standard, allowance: &Allowance::default() };
+            let after = super::super::run(b.program(&[y]), &super::super::standard(), &context).unwrap();
+            assert_eq!(after.nodes().len(), left);
+        }
     }
 
     /// Adds a constant of any type.

@@ -1,4 +1,4 @@
-//! LSTM on f32.
+//! LSTM on f32, also with weights of bytes.
 
 use hetero_hal::Result;
 

@@ -379,6 +379,7 @@ fn of_bounds(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         }
         // The other operators of this domain have bodies of the standard's.
         ("com.microsoft", "MatMulNBits") => return nbits::compile(site),
+        ("com.microsoft", "DynamicQuantizeLSTM") => return lstm::compile(site),
         _ => return Ok(None),
     }
     match &*site.operator().name {

@@ -5,6 +5,7 @@
 //! A cell makes the new states of both products.
 //! An item whose sequence is shorter than others has its states kept from its own last step on.
 
+mod dynamic;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ use super::{Kernel, Packed, Runtime, Site};
 use crate::floats::Floats;
 use crate::operand::Arguments;
 use crate::simd::{self, Isa, Simd};
+use dynamic::Dynamic;
 
 /// The most functions of a cell.
 const FUNCTIONS: usize = 3;
@@ -165,6 +167,8 @@ pub(super) struct Layer {
     backwards: Vec<bool>,
     /// Whether the batch stands before the steps.
     batch_first: bool,
+    /// Whether weights are bytes, and inputs and states are quantised, as DynamicQuantizeLSTM says.
+    is_dynamic: bool,
     /// The functions of each direction, where they are not the usual ones.
     functions: Vec<Functions>,
 }
@@ -173,9 +177,11 @@ impl Layer {
     /// Returns the layer of a node; `usual` has the functions that a node has which names none.
     pub(super) fn of(site: Site<'_>, gates: usize, usual: &[&str]) -> Result<Option<Layer>> {
         let operator = site.operator();
-        let (Some(&[first, second, width]), Some(&[directions, _, hidden])) = (site.shape(0), site.shape(2)) else {
+        let is_dynamic = &*operator.name == "DynamicQuantizeLSTM";
+        let (Some(&[first, second, width]), Some(&[directions, inner, outer])) = (site.shape(0), site.shape(2)) else {
             return Ok(None);
         };
+        let hidden = if is_dynamic { inner } else { outer };
         let backwards = match (operator.text("direction")?.unwrap_or("forward"), directions) {
             ("forward", 1) => vec![false],
             ("reverse", 1) => vec![true],
@@ -184,6 +190,9 @@ impl Layer {
         };
         let Some(functions) = functions(operator, usual, directions)? else { return Ok(None) };
         let batch_first = operator.int("layout")?.unwrap_or(0) != 0;
+        if is_dynamic && batch_first {
+            return Ok(None);
+        }
         let (steps, batch) = if batch_first { (second, first) } else { (first, second) };
         let rows = gates * hidden;
         let state = if batch_first { [batch, directions, hidden] } else { [directions, batch, hidden] };
@@ -192,19 +201,40 @@ impl Layer {
             let dtype = if index == 4 { DType::I32 } else { DType::F32 };
             site.input(index).is_none_or(|value| value.dtype == dtype)
         };
-        let fits = site.shape(1) == Some(&[directions, rows, width])
-            && site.shape(2) == Some(&[directions, rows, hidden])
+        // Weights that are bytes are transposed.
+        let weights = |index: usize, inner: usize| {
+            if is_dynamic {
+                let whole = site.shape(index) == Some(&[directions, inner, rows]);
+                whole && dynamic::fits(site, index, [directions, rows])
+            } else {
+                site.shape(index) == Some(&[directions, rows, inner]) && is_typed(index)
+            }
+        };
+        let fits = weights(1, width)
+            && weights(2, hidden)
+            && is_typed(0)
             && optional(3, &[directions, 2 * rows])
             && optional(4, &[batch])
             && optional(5, &state)
             && optional(6, &state)
             && optional(7, &[directions, 3 * hidden])
             && operator.int("hidden_size")?.is_none_or(|size| size == hidden as i64)
-            && (0..site.node.inputs.len()).all(is_typed);
+            && (3..8).all(is_typed);
         if !fits {
             return Ok(None);
         }
-        Ok(Some(Layer { isa: site.isa, steps, batch, width, hidden, gates, backwards, batch_first, functions }))
+        Ok(Some(Layer {
+            isa: site.isa,
+            steps,
+            batch,
+            width,
+            hidden,
+            gates,
+            backwards,
+            batch_first,
+            is_dynamic,
+            functions,
+        }))
     }
 
     /// Returns the functions of a direction, where they are not the usual ones.
@@ -249,9 +279,39 @@ impl Layer {
     }
 }
 
+/// A product with the weights of one direction.
+enum Factor {
+    Real(Product),
+    Dynamic(Box<Dynamic>),
+}
+
+impl Factor {
+    /// Tells whether the product was made with the weights.
+    fn is_packed(&self) -> bool {
+        match self {
+            Factor::Real(product) => product.is_packed(),
+            Factor::Dynamic(product) => product.packed().is_some(),
+        }
+    }
+
+    fn weights(&self) -> Option<&Packed> {
+        match self {
+            Factor::Real(product) => product.weights(),
+            Factor::Dynamic(product) => product.packed(),
+        }
+    }
+
+    fn workspace(&self, threads: usize) -> usize {
+        match self {
+            Factor::Real(product) => product.workspace(threads),
+            Factor::Dynamic(product) => product.workspace(),
+        }
+    }
+}
+
 /// Some rows of one of the weights with which vectors are multiplied: a product for each direction.
 pub(super) struct Weights {
-    products: Vec<Product>,
+    products: Vec<Factor>,
     /// The number of the node's input.
     input: usize,
     /// The elements of a direction's weights; `part` says which of them these are.
@@ -271,14 +331,23 @@ impl Weights {
     ) -> Result<Weights> {
         let shape = Shape { m: count, n: rows.len(), k: width, a: (width, 1), b: (1, width) };
         let (each, part) = (layer.rows() * width, rows.start * width..rows.end * width);
-        let of = |direction: usize| Product::of(site, shape, input, direction * each + part.start);
+        let of = |direction: usize| {
+            if layer.is_dynamic {
+                let product = Dynamic::new(site, layer, (input, direction), (count, width))?;
+                return Ok(Factor::Dynamic(Box::new(product)));
+            }
+            Product::of(site, shape, input, direction * each + part.start).map(Factor::Real)
+        };
         let products = (0..layer.backwards.len()).map(of).collect::<Result<_>>()?;
         Ok(Weights { products, input, each, part })
     }
 
     /// Returns the packed weights of a direction, where they are constant.
     fn panels(&self, direction: usize) -> Result<Option<Arc<Floats>>> {
-        self.products[direction].panels()
+        match &self.products[direction] {
+            Factor::Real(product) => product.panels(),
+            Factor::Dynamic(product) => product.panels(),
+        }
     }
 
     /// Multiplies vectors with the weights of a direction, whose [`Weights::panels`] are given.
@@ -290,7 +359,12 @@ impl Weights {
         space: &mut [f32],
         (arguments, runtime): (&Arguments<'_>, &Runtime<'_>),
     ) -> Result<()> {
-        let product = &self.products[direction];
+        let product = match &self.products[direction] {
+            Factor::Dynamic(product) => {
+                return product.run(panels, (left, bias), into, space, (arguments, runtime));
+            }
+            Factor::Real(product) => product,
+        };
         let right = match panels {
             Some(panels) => panels,
             None => &arguments.input::<f32>(self.input)?[direction * self.each..][self.part.clone()],
@@ -350,7 +424,7 @@ impl<C: Cell> Recurrent<C> {
         Ok(Recurrent { layer, input, cell })
     }
 
-    fn products(&self) -> impl Iterator<Item = &Product> {
+    fn products(&self) -> impl Iterator<Item = &Factor> {
         self.cell.weights().iter().chain([&self.input]).flat_map(|weights| &weights.products)
     }
 
@@ -465,11 +539,11 @@ impl<C: Cell> Kernel for Recurrent<C> {
     }
 
     fn weights(&self) -> Vec<&Packed> {
-        self.products().filter_map(Product::weights).collect()
+        self.products().filter_map(Factor::weights).collect()
     }
 
     fn reads(&self, input: usize) -> bool {
         let mut weights = self.cell.weights().iter().chain([&self.input]).filter(|weights| weights.input == input);
-        !weights.any(|weights| weights.products.iter().all(Product::is_packed))
+        !weights.any(|weights| weights.products.iter().all(Factor::is_packed))
     }
 }

@@ -137,3 +137,45 @@ impl Lowering<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use hetero_conformance::{Case, program};
+    use hetero_hal::{DType, Operator, Tensor};
+
+    use crate::kernels::recipe::Recipe;
+    use crate::simd::Isa;
+
+    #[test]
+    fn products_of_bytes_of_other_domains_are_one_kernel_with_what_is_behind_them() {
+        let bytes = |shape: &[usize], dtype: DType| {
+            let values: Vec<u8> = (0..shape.iter().product::<usize>()).map(|value| value as u8).collect();
+            Some(Tensor::from_bytes(dtype, shape, values.into()).unwrap())
+        };
+        let (a, w) = (bytes(&[2, 3, 8], DType::U8), bytes(&[8, 6], DType::I8));
+        let reals =
+            |shape: &[usize]| Some(Tensor::from_vec(shape, vec![0.5f32; shape.iter().product::<usize>()]).unwrap());
+        let flat = bytes(&[6, 8], DType::U8);
+        let cases = [
+            ("DynamicQuantizeMatMul", vec![reals(&[2, 3, 8]), w.clone(), reals(&[6]), None, reals(&[6])], 4),
+            ("MatMulIntegerToFloat", vec![a.clone(), w.clone(), reals(&[]), reals(&[6]), None, None, reals(&[6])], 3),
+            ("QAttention", vec![a, w.clone(), reals(&[6]), reals(&[]), reals(&[6])], 3),
+            ("QGemm", vec![flat, reals(&[]), bytes(&[], DType::U8), w, reals(&[6]), bytes(&[6], DType::I8)], 3),
+        ];
+        for (name, inputs, least) in cases {
+            let mut operator = Operator { domain: "com.microsoft".into(), ..Operator::new(name, 1) };
+            if name == "QAttention" {
+                operator = operator.with("num_heads", hetero_hal::Attribute::Int(1));
+            }
+            let constants = (1..inputs.len()).filter(|&index| inputs[index].is_some()).collect();
+            let case = Case { name: name.to_owned(), operator, inputs, constants, outputs: 1 };
+            let (program, _) = program(&case).unwrap();
+            for isa in Isa::available() {
+                let drafts = crate::lower::lower(&program, None, isa, true).unwrap();
+                let product = drafts.iter().find(|draft| matches!(draft.recipe, Recipe::Scaled(_)));
+                let nodes = product.map_or(0, |draft| draft.nodes.len());
+                assert!(nodes >= least, "{name}, {isa}: {nodes} nodes");
+            }
+        }
+    }
+}

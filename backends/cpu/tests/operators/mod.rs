@@ -855,7 +855,6 @@ fn only_these_operators_of_the_domain_are_computed_plainly() {
         }
     }
     let known = [
-        "com.microsoft.DynamicQuantizeLSTM by com.microsoft.DynamicQuantizeLSTM",
         // Data of four bits in types of their own.
         "com.microsoft.GatherBlockQuantized by com.microsoft.GatherBlockQuantized",
         // The size of a cache that only a run tells.

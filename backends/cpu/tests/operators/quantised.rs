@@ -117,6 +117,74 @@ fn products_that_are_quantised_again() {
     });
 }
 
+/// Returns an operator of ONNX Runtime's own domain.
+fn contributed(name: &str) -> Operator {
+    Operator { domain: "com.microsoft".into(), ..Operator::new(name, 1) }
+}
+
+/// Returns scales for all columns or for each; they are powers of two where sums shall be exact.
+fn steps(random: &mut Random, columns: usize) -> Tensor {
+    let shape: &[usize] = if random.chance(2) { &[columns] } else { random.pick(&[&[][..], &[1]]) };
+    let scale = |random: &mut Random| random.pick(&[0.5f32, 0.25, 0.013, 0.0371]);
+    reals(DType::F32, shape, (0..shape.iter().product()).map(|_| scale(random)).collect())
+}
+
+#[test]
+fn products_of_bytes_that_become_real_numbers() {
+    agree(47, 250, |random| {
+        let (m, n, k) = (random.size(1, 30), random.size(2, 70), random.size(1, 50));
+        let (first, second) = (random.pick(&BYTES), random.pick(&BYTES));
+        let lead = if random.chance(2) { vec![] } else { vec![random.size(1, 3)] };
+        let a = [&lead[..], &[m, k]].concat();
+        let b = if random.chance(4) { [&lead[..], &[k, n]].concat() } else { vec![k, n] };
+        let (scale, scales) = (Tensor::scalar(random.pick(&[0.02f32, 0.5])), steps(random, n));
+        let left_zero = random.chance(2).then(|| bytes(random, first, &[]));
+        let right_zero = random.chance(2).then(|| bytes(random, second, scales.shape()));
+        let bias = random.chance(2).then(|| random.tensor(&[n], 1.0).unwrap());
+        let dynamic = random.chance(2);
+        let (operator, inputs) = if dynamic {
+            let x = random.tensor(&a, 1.0).unwrap();
+            let inputs = vec![Some(x), Some(bytes(random, second, &b)), Some(scales), right_zero, bias];
+            (contributed("DynamicQuantizeMatMul"), inputs)
+        } else {
+            let matrices = [Some(bytes(random, first, &a)), Some(bytes(random, second, &b))];
+            let rest = [Some(scale), Some(scales), left_zero, right_zero, bias];
+            (contributed("MatMulIntegerToFloat"), [&matrices[..], &rest].concat())
+        };
+        let weights: &[usize] = if dynamic { &[1, 2, 3, 4] } else { &[1, 2, 3, 4, 5, 6] };
+        let constants = random.pick(&[&[][..], &[1], weights]);
+        (case(operator, inputs, constants, 1), true)
+    });
+}
+
+#[test]
+fn products_of_bytes_with_sums() {
+    agree(48, 250, |random| {
+        let (m, n, k) = (random.size(1, 30), random.size(2, 70), random.size(1, 50));
+        let (first, second) = (random.pick(&BYTES), random.pick(&BYTES));
+        let (a_turned, b_turned) = (random.chance(3), random.chance(2));
+        let alpha = random.pick(&[1.0f32, 1.0, 0.5]);
+        let operator = contributed("QGemm")
+            .with("transA", int(a_turned.into()))
+            .with("transB", int(b_turned.into()))
+            .with("alpha", Attribute::Float(alpha));
+        let (a, b) = (if a_turned { [k, m] } else { [m, k] }, if b_turned { [n, k] } else { [k, n] });
+        let scales = steps(random, n);
+        let right_zero = bytes(random, second, scales.shape());
+        let sums = (0..n).map(|_| random.size(0, 4000) as i32 - 2000).collect();
+        let inputs = vec![
+            Some(bytes(random, first, &a)),
+            Some(Tensor::scalar(random.pick(&[0.02f32, 0.5]))),
+            Some(bytes(random, first, &[])),
+            Some(bytes(random, second, &b)),
+            Some(scales),
+            Some(right_zero),
+            random.chance(2).then(|| Tensor::from_vec(&[n], sums).unwrap()),
+        ];
+        (case(operator, inputs, random.pick(&[&[][..], &[3], &[1, 2, 3, 4, 5, 6]]), 1), true)
+    });
+}
+
 /// Returns a tensor of real numbers of a type.
 fn reals(dtype: DType, shape: &[usize], values: Vec<f32>) -> Tensor {
     match dtype {

@@ -3,6 +3,7 @@
 
 use hetero_hal::{DType, Definition, Graph, Inference, Operator, Result, ValueId, element_count, take};
 
+use super::quantized::Factors;
 use super::{DOMAIN, flag};
 use crate::body::{Body, evaluate_by_body, has, infer_by_body, known, misfit, shape};
 use crate::numbers::pack;
@@ -245,11 +246,8 @@ fn quantised_attention(inference: &Inference<'_>) -> Result<Option<Graph>> {
     }
     let (Some(x), Some(w)) = (shape(inference, 0)?, shape(inference, 1)?) else { return Ok(None) };
     let mut body = Body::of(inference);
-    let optional = |index: usize| has(inference, index).then_some(ValueId(index as u32));
-    let (input, weights) = (body.input(0), body.input(1));
-    let input = body.real(input, ValueId(3), optional(6));
-    let weights = body.real(weights, ValueId(4), optional(7));
-    let mut product = body.op("MatMul", &[input, weights]);
+    let factors = Factors::of(inference, [[0, 3, 6], [1, 4, 7]]);
+    let mut product = factors.product(&mut body, inference)?;
     if has(inference, 2) {
         let bias = body.input(2);
         product = body.add(product, bias);

@@ -105,13 +105,56 @@ fn per_column(inference: &Inference<'_>, matrix: usize, index: usize) -> Result<
     Err(misfit(inference.operator, format!("input {index} of shape {shape:?} is not for each of {columns:?} columns")))
 }
 
-/// Returns a product of two stacks of matrices of real numbers, with a bias.
-fn product(body: &mut Body, inference: &Inference<'_>, factors: &[ValueId], bias: usize) -> Result<ValueId> {
-    let y = body.op("MatMul", factors);
-    Ok(match optional(inference, bias) {
-        Some(bias) => body.add(y, bias),
-        None => y,
-    })
+/// The operands of a product of bytes, each with its scale and zero point.
+/// `inputs` says at which inputs of the node the two matrices, their scales and their zero points
+/// are; what is not an input of the node is one number.
+pub(super) struct Factors {
+    pub(super) inputs: [[usize; 3]; 2],
+    pub(super) values: [[Option<ValueId>; 3]; 2],
+}
+
+impl Factors {
+    /// Returns the operands that are inputs of a node.
+    pub(super) fn of(inference: &Inference<'_>, inputs: [[usize; 3]; 2]) -> Factors {
+        Factors { inputs, values: inputs.map(|own| own.map(|index| optional(inference, index))) }
+    }
+
+    /// Tells whether MatMulInteger computes the product, after which scales are of its columns: the
+    /// left matrix has one of both, and the right one has one, or one for each column.
+    fn are_of_columns(&self, inference: &Inference<'_>) -> Result<bool> {
+        let [left, right] = self.inputs;
+        let rank = |index: usize| inference.dims(index).map(|dims| dims.map_or(0, <[Dim]>::len));
+        let columns = inference.dims(right[0])?.and_then(|dims| dims.last()?.known());
+        let known = |index: usize, most: usize| match inference.optional(index) {
+            None => true,
+            Some(fact) => fact.ty.shape().is_some_and(|shape| match shape.as_slice() {
+                [lead @ .., last] => is_one(lead) && (*last == 1 || Some(*last) == columns) && lead.len() < most,
+                [] => true,
+            }),
+        };
+        let single = |index: usize| match inference.optional(index) {
+            None => true,
+            Some(fact) => fact.ty.shape().is_some_and(|shape| is_one(&shape)),
+        };
+        let (own, other) = (rank(left[0])?, rank(right[0])?);
+        let fits = left[1..].iter().all(|&index| known(index, own) && single(index));
+        Ok(own >= 2 && other >= 2 && fits && right[1..].iter().all(|&index| known(index, other)))
+    }
+
+    /// Returns the product as real numbers.
+    pub(super) fn product(&self, body: &mut Body, inference: &Inference<'_>) -> Result<ValueId> {
+        let [[Some(a), Some(a_scale), a_zero], [Some(b), Some(b_scale), b_zero]] = self.values else {
+            return Err(misfit(inference.operator, "a matrix or a scale is left out"));
+        };
+        if !self.are_of_columns(inference)? {
+            let (a, b) = (body.real(a, a_scale, a_zero), body.real(b, b_scale, b_zero));
+            return Ok(body.op("MatMul", &[a, b]));
+        }
+        let sums = body.apply_some(Operator::new("MatMulInteger", OPSET), &[Some(a), Some(b), a_zero, b_zero]);
+        let sums = body.cast(sums, DType::F32);
+        let scale = body.mul(a_scale, b_scale);
+        Ok(body.mul(sums, scale))
+    }
 }
 
 /// Multiplies real numbers, quantised here to 256 steps that cover their range and zero, by
@@ -121,31 +164,14 @@ fn dynamic_product(inference: &Inference<'_>) -> Result<Option<Graph>> {
         per_column(inference, 1, index)?;
     }
     let mut body = Body::of(inference);
-    let x = body.input(0);
-    let whole = Operator::new("ReduceMax", OPSET).with("keepdims", Attribute::Int(0));
-    let zero = body.number(0.0, DType::F32)?;
-    let high = body.apply(whole.clone(), &[x]);
-    let high = body.op("Max", &[high, zero]);
-    let low = body.apply(Operator { name: "ReduceMin".into(), ..whole }, &[x]);
-    let low = body.op("Min", &[low, zero]);
-    let (steps, one) = (body.number(255.0, DType::F32)?, body.number(1.0, DType::F32)?);
-    let range = body.sub(high, low);
-    let step = body.div(range, steps);
-    let flat = body.op("Equal", &[range, zero]);
-    let step = body.op("Where", &[flat, one, step]);
-    let below = body.op("Neg", &[low]);
-    let place = body.div(below, step);
-    let place = body.op("Clip", &[place, zero, steps]);
-    let place = body.op("Round", &[place]);
-    let code = body.div(x, step);
-    let code = body.op("Round", &[code]);
-    let code = body.add(code, place);
-    let code = body.op("Clip", &[code, zero, steps]);
-    let code = body.sub(code, place);
-    let left = body.mul(code, step);
-    let right = body.input(1);
-    let right = body.real(right, ValueId(2), optional(inference, 3));
-    let y = product(&mut body, inference, &[left, right], 4)?;
+    let left = body.node(Operator::new("DynamicQuantizeLinear", OPSET), &[Some(body.input(0))], 3);
+    let mut factors = Factors::of(inference, [[0, usize::MAX, usize::MAX], [1, 2, 3]]);
+    factors.values[0].iter_mut().zip(left).for_each(|(slot, value)| *slot = Some(value));
+    let y = factors.product(&mut body, inference)?;
+    let y = match optional(inference, 4) {
+        Some(bias) => body.add(y, bias),
+        None => y,
+    };
     body.done(&[y])
 }
 
@@ -155,14 +181,13 @@ fn product_to_float(inference: &Inference<'_>) -> Result<Option<Graph>> {
         per_column(inference, matrix, index)?;
     }
     let mut body = Body::of(inference);
-    let mut factors = Vec::new();
-    for index in [0, 1] {
-        let x = body.input(index);
-        let scale = body.input(index + 2);
-        let scale = if dtype == DType::F32 { scale } else { body.cast(scale, DType::F32) };
-        factors.push(body.real(x, scale, optional(inference, index + 4)));
+    let mut factors = Factors::of(inference, [[0, 2, 4], [1, 3, 5]]);
+    if dtype != DType::F32 {
+        for [_, scale, _] in &mut factors.values {
+            *scale = scale.map(|scale| body.cast(scale, DType::F32));
+        }
     }
-    let mut y = body.op("MatMul", &factors);
+    let mut y = factors.product(&mut body, inference)?;
     if dtype != DType::F32 {
         y = body.cast(y, dtype);
     }
@@ -172,18 +197,51 @@ fn product_to_float(inference: &Inference<'_>) -> Result<Option<Graph>> {
     body.done(&[y])
 }
 
-/// Returns `alpha · a · b` and a sum of whole numbers in the products' scale, as real numbers or
-/// quantised.
-fn gemm(inference: &Inference<'_>) -> Result<Option<Graph>> {
+/// Returns the number that a sum of a QGemm stands for, or one for each of its columns.
+fn unit(body: &mut Body, inference: &Inference<'_>, columns: usize, alpha: f32) -> Result<ValueId> {
+    inference.input(4)?;
+    let a_scale = scale(body, inference, 1)?;
+    let list = inference.optional(4).and_then(|fact| fact.ty.shape()).is_some_and(|shape| shape == [columns]);
+    let b_scale = if list { body.input(4) } else { scale(body, inference, 4)? };
+    let unit = body.mul(a_scale, b_scale);
+    if alpha == 1.0 {
+        return Ok(unit);
+    }
+    let alpha = body.number(f64::from(alpha), DType::F32)?;
+    Ok(body.mul(unit, alpha))
+}
+
+/// Returns `alpha · a · b` of bytes, whose products are summed as whole numbers.
+fn integer_gemm(
+    body: &mut Body,
+    inference: &Inference<'_>,
+    (transposed, columns): (bool, usize),
+    alpha: f32,
+) -> Result<ValueId> {
+    let (mut a, mut b) = (body.input(0), body.input(3));
+    if flag(inference.operator, "transA")? {
+        a = body.transpose(a, &[1, 0]);
+    }
+    if transposed {
+        b = body.transpose(b, &[1, 0]);
+    }
+    let a_zero = scalar(body, inference, 2)?;
+    let list = inference.optional(5).and_then(|fact| fact.ty.shape()).is_some_and(|shape| shape == [columns]);
+    let b_zero = if list { optional(inference, 5) } else { scalar(body, inference, 5)? };
+    let sums = body.apply_some(Operator::new("MatMulInteger", OPSET), &[Some(a), Some(b), a_zero, b_zero]);
+    let sums = body.cast(sums, DType::F32);
+    let unit = unit(body, inference, columns, alpha)?;
+    Ok(body.mul(sums, unit))
+}
+
+/// Returns `alpha · a · b` of the operands as real numbers.
+fn real_gemm(
+    body: &mut Body,
+    inference: &Inference<'_>,
+    (transposed, columns): (bool, usize),
+    alpha: f32,
+) -> Result<ValueId> {
     let operator = inference.operator;
-    let transposed = flag(operator, "transB")?;
-    let (Some(a), Some(b)) = (shape(inference, 0)?, shape(inference, 3)?) else { return Ok(None) };
-    let (&[_, _], &[b_rows, b_columns]) = (a.as_slice(), b.as_slice()) else {
-        return Err(misfit(operator, format!("{a:?} and {b:?} are no matrices")));
-    };
-    let columns = if transposed { b_rows } else { b_columns };
-    let mut body = Body::of(inference);
-    let left = real(&mut body, inference, 0)?;
     // The right matrix has a scale and a zero point, or one of both for each column of the result.
     let line = |body: &mut Body, index: usize| -> Result<Option<ValueId>> {
         match inference.optional(index).map(|fact| fact.ty.shape()) {
@@ -197,8 +255,8 @@ fn gemm(inference: &Inference<'_>) -> Result<Option<Graph>> {
         }
     };
     inference.input(4)?;
-    let b_scale = line(&mut body, 4)?.ok_or_else(|| Error::internal("a required input is missing"))?;
-    let b_zero = line(&mut body, 5)?;
+    let b_scale = line(body, 4)?.ok_or_else(|| Error::internal("a required input is missing"))?;
+    let b_zero = line(body, 5)?;
     let right = body.input(3);
     // Scales are one, or one for each column of the result; zero points may be one beside these.
     let sizes = |index: usize| inference.optional(index).and_then(|fact| fact.ty.shape());
@@ -208,27 +266,45 @@ fn gemm(inference: &Inference<'_>) -> Result<Option<Graph>> {
         let of = |body: &mut Body, index: usize| -> Result<Option<ValueId>> {
             if list { Ok(optional(inference, index)) } else { scalar(body, inference, index) }
         };
-        let scale = if list { body.input(4) } else { scale(&mut body, inference, 4)? };
-        let zero = of(&mut body, 5)?;
+        let scale = if list { body.input(4) } else { scale(body, inference, 4)? };
+        let zero = of(body, 5)?;
         let real = Operator::new("DequantizeLinear", OPSET).with("axis", Attribute::Int(i64::from(!transposed)));
         body.apply(real, &[&[right, scale], zero.as_slice()].concat())
     } else {
         body.real(right, b_scale, b_zero)
     };
-    let alpha = operator.float("alpha")?.unwrap_or(1.0);
+    let left = real(body, inference, 0)?;
     let product = Operator::new("Gemm", OPSET)
         .with("transA", Attribute::Int(flag(operator, "transA")?.into()))
         .with("transB", Attribute::Int(transposed.into()))
         .with("alpha", Attribute::Float(alpha));
-    let mut y = body.apply(product, &[left, right]);
+    Ok(body.apply(product, &[left, right]))
+}
+
+/// Returns `alpha · a · b` and a sum of whole numbers in the products' scale, as real numbers or
+/// quantised.
+fn gemm(inference: &Inference<'_>) -> Result<Option<Graph>> {
+    let operator = inference.operator;
+    let transposed = flag(operator, "transB")?;
+    let (Some(a), Some(b)) = (shape(inference, 0)?, shape(inference, 3)?) else { return Ok(None) };
+    let (&[_, _], &[b_rows, b_columns]) = (a.as_slice(), b.as_slice()) else {
+        return Err(misfit(operator, format!("{a:?} and {b:?} are no matrices")));
+    };
+    let columns = if transposed { b_rows } else { b_columns };
+    let alpha = operator.float("alpha")?.unwrap_or(1.0);
+    let bytes = is_byte(inference.dtype(0)?) && is_byte(inference.dtype(3)?) && inference.dtype(4)? == Some(DType::F32);
+    // A product whose result is bytes again is one with its operands in a network of 8 bits.
+    let is_within = has(inference, 7) && alpha == 1.0 && !flag(operator, "transA")?;
+    let mut body = Body::of(inference);
+    let mut y = if bytes && !is_within {
+        integer_gemm(&mut body, inference, (transposed, columns), alpha)?
+    } else {
+        real_gemm(&mut body, inference, (transposed, columns), alpha)?
+    };
     if has(inference, 6) {
         let sum = body.input(6);
         let sum = body.cast(sum, DType::F32);
-        let a_scale = scale(&mut body, inference, 1)?;
-        let b_scale = body.input(4);
-        let unit = body.mul(a_scale, b_scale);
-        let alpha = body.number(f64::from(alpha), DType::F32)?;
-        let unit = body.mul(unit, alpha);
+        let unit = unit(&mut body, inference, columns, alpha)?;
         let sum = body.mul(sum, unit);
         y = body.add(y, sum);
     }

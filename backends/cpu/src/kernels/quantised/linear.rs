@@ -500,7 +500,7 @@ impl Job for Range<'_> {
 
 /// Returns the range of numbers and of 0, on all threads.
 /// `parts` has two numbers for each piece of the work: the least and the greatest that it finds.
-pub(super) fn range(isa: Isa, x: &[f32], parts: &mut [f32], runtime: &Runtime<'_>) -> (f32, f32) {
+pub(crate) fn range(isa: Isa, x: &[f32], parts: &mut [f32], runtime: &Runtime<'_>) -> (f32, f32) {
     let chunks = x.len().div_ceil(CHUNK);
     let pieces = runtime.pieces(chunks, CHUNK).min(parts.len() / 2);
     let found = Shared::new(parts);
@@ -518,16 +518,16 @@ pub(super) fn range(isa: Isa, x: &[f32], parts: &mut [f32], runtime: &Runtime<'_
 }
 
 /// The most pieces into which the search for a range is divided.
-pub(super) const RANGE_PARTS: usize = 256;
+pub(crate) const RANGE_PARTS: usize = 256;
 
 /// Returns the scale and the zero point of 256 steps over a range.
-pub(super) fn steps((low, high): (f32, f32)) -> (f32, f32) {
+pub(crate) fn steps((low, high): (f32, f32)) -> (f32, f32) {
     let scale = if high == low { 1.0 } else { (high - low) / 255.0 };
     (scale, rounded((-low / scale).clamp(0.0, 255.0)))
 }
 
 /// Quantises numbers to bytes, on all threads.
-pub(super) fn bytes(isa: Isa, x: &[f32], (scale, zero): (f32, f32), y: &mut [u8], runtime: &Runtime<'_>) {
+pub(crate) fn bytes(isa: Isa, x: &[f32], (scale, zero): (f32, f32), y: &mut [u8], runtime: &Runtime<'_>) {
     let chunks = x.len().div_ceil(CHUNK);
     let pieces = runtime.pieces(chunks, CHUNK * 4);
     let y = Shared::new(y);

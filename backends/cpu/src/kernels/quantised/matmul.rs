@@ -11,7 +11,7 @@ use crate::simd::Isa;
 use crate::simd::dot::Dots;
 
 /// Returns the type of bytes, as whether they are signed.
-pub(super) fn signed(dtype: DType) -> Option<bool> {
+pub(crate) fn signed(dtype: DType) -> Option<bool> {
     match dtype {
         DType::U8 => Some(false),
         DType::I8 => Some(true),

@@ -94,6 +94,17 @@ impl Product {
     /// Makes a product; `None` where its operands are larger than memory can be.
     /// The right matrix is packed where it is given, and weights are packed.
     pub(crate) fn new(site: Site<'_>, shape: Shape, right: Option<&Constant>) -> Result<Option<Self>> {
+        Self::of_part(site, shape, right, 0)
+    }
+
+    /// Makes a product as [`Product::new`] does, whose right matrix begins at a byte of the
+    /// constant.
+    pub(crate) fn of_part(
+        site: Site<'_>,
+        shape: Shape,
+        right: Option<&Constant>,
+        start: usize,
+    ) -> Result<Option<Self>> {
         let dots = Dots::best(site.isa);
         if !Self::is_possible(dots, shape) {
             return Ok(None);
@@ -101,11 +112,11 @@ impl Product {
         let panels = Panels::new(dots, shape.n, 1, shape.k);
         let mut product = Product { dots, shape, panels, packed: None };
         let (Some(weights), Some(right)) = (site.weights, right) else { return Ok(Some(product)) };
-        let layout = format!("groups of bytes in panels of {} columns: {shape:?}", panels.lanes);
+        let layout = format!("groups of bytes in panels of {} columns: {shape:?} from {start} on", panels.lanes);
         let words = panels.bytes().unwrap_or(usize::MAX) / size_of::<f32>();
         let (flip, Shape { k, n, b, .. }) = (product.flips().1, shape);
         let make = move |sources: &[Tensor]| {
-            let matrix = sources[0].bytes();
+            let matrix = sources[0].bytes().get(start..).unwrap_or_default();
             if k > 0 && n > 0 && matrix.len() <= (k - 1) * b.0 + (n - 1) * b.1 {
                 return Err(Error::internal("a matrix is smaller than its product says"));
             }
