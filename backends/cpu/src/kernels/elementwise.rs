@@ -69,8 +69,8 @@ pub(crate) fn unary(site: Site<'_>) -> Result<Option<Activation>> {
         "Gelu" => Activation::Gelu,
         "ThresholdedRelu" => Activation::Threshold(operator.float("alpha")?.unwrap_or(1.0)),
         "Shrink" => Activation::Shrink(operator.float("lambd")?.unwrap_or(0.5), operator.float("bias")?.unwrap_or(0.0)),
-        "Sin" => Activation::Each(f32::sin),
-        "Cos" => Activation::Each(f32::cos),
+        "Sin" => Activation::Sin,
+        "Cos" => Activation::Cos,
         "Tan" => Activation::Each(f32::tan),
         "Asin" => Activation::Each(f32::asin),
         "Acos" => Activation::Each(f32::acos),
@@ -165,12 +165,10 @@ pub(crate) fn binary(site: Site<'_>) -> Option<Pairwise> {
 /// Returns the function that raises `x` to a known power.
 fn power(exponent: Option<&f32>) -> Pairwise {
     match exponent {
-        Some(2.0) => Pairwise::Each(|x, _| x * x),
-        Some(3.0) => Pairwise::Each(|x, _| x * x * x),
-        Some(-1.0) => Pairwise::Each(|x, _| 1.0 / x),
-        // The power of -0 is 0, and the power of minus infinity is infinite, whereas their square
-        // roots are not.
-        Some(0.5) => Pairwise::Each(|x, _| if x == f32::NEG_INFINITY { f32::INFINITY } else { x.sqrt() + 0.0 }),
+        Some(2.0) => Pairwise::Square,
+        Some(3.0) => Pairwise::Cube,
+        Some(-1.0) => Pairwise::Inverse,
+        Some(0.5) => Pairwise::Root,
         _ => Pairwise::Each(f32::powf),
     }
 }

@@ -47,6 +47,8 @@ pub(crate) enum Activation {
     Floor,
     Ceil,
     Sign,
+    Sin,
+    Cos,
 
     /// A function that is called for one element at a time.
     Each(fn(f32) -> f32),
@@ -69,11 +71,11 @@ impl Activation {
             Activation::GeluTanh | Activation::Mish => true,
             Activation::Selu(a, b) => a.is_finite() && b.is_finite(),
             Activation::Swish(a) => a.is_finite(),
-            Activation::Round | Activation::Floor | Activation::Ceil | Activation::Sign => true,
+            Activation::Round | Activation::Floor | Activation::Ceil | Activation::Sign | Activation::Sin => true,
             Activation::Affine(_, shift) => shift == 0.0,
             Activation::Threshold(limit) | Activation::Shrink(limit, _) => limit >= 0.0,
             Activation::Sigmoid | Activation::HardSigmoid(..) | Activation::Exp | Activation::Softplus => false,
-            Activation::Reciprocal | Activation::Log | Activation::Each(_) => false,
+            Activation::Reciprocal | Activation::Log | Activation::Cos | Activation::Each(_) => false,
         }
     }
 
@@ -145,6 +147,8 @@ impl Activation {
                     let below = S::select_lt(x, zero, S::splat(-1.0), x);
                     S::select_lt(zero, x, one, below)
                 }
+                Activation::Sin => simd::sine::<S, false>(x),
+                Activation::Cos => simd::sine::<S, true>(x),
                 Activation::Each(_) => x,
             }
         }
@@ -207,6 +211,11 @@ pub(crate) enum Pairwise {
     Min,
     /// The first operand, or the first times the second where the first is below 0.
     PRelu,
+    /// Known powers of the first operand.
+    Square,
+    Cube,
+    Inverse,
+    Root,
     Each(fn(f32, f32) -> f32),
 }
 
@@ -238,6 +247,15 @@ impl Pairwise {
                 Pairwise::Max => S::select_nan(a, S::max(a, b)),
                 Pairwise::Min => S::select_nan(a, S::min(a, b)),
                 Pairwise::PRelu => S::select_lt(a, S::splat(0.0), S::mul(a, b), a),
+                Pairwise::Square => S::mul(a, a),
+                Pairwise::Cube => S::mul(S::mul(a, a), a),
+                Pairwise::Inverse => S::div(S::splat(1.0), a),
+                Pairwise::Root => {
+                    // The power of -0 is 0, and the power of minus infinity is infinite, whereas
+                    // their square roots are not.
+                    let root = S::add(S::sqrt(a), S::splat(0.0));
+                    S::select_lt(a, S::splat(f32::MIN), S::splat(f32::INFINITY), root)
+                }
                 Pairwise::Each(_) => a,
             }
         }

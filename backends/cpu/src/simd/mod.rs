@@ -20,7 +20,7 @@ mod portable;
 mod x86;
 
 pub(crate) use half::{Half, floats, odd};
-pub(crate) use math::{erf, exp, exp_m1, ln, ln_1p, sigmoid, tanh};
+pub(crate) use math::{erf, exp, exp_m1, ln, ln_1p, sigmoid, sine, tanh};
 
 /// The largest number of lanes of any vector.
 pub(crate) const WIDEST: usize = 16;

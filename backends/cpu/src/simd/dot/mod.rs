@@ -15,8 +15,10 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
+#[cfg(target_arch = "x86_64")]
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 
 use super::{Isa, Simd};
 
@@ -228,7 +230,12 @@ impl Dots {
 
     /// Begins a thread's work with these instructions.
     pub(crate) fn unit(self) -> Unit {
-        Unit { dots: self, rows: Cell::new(0) }
+        Unit {
+            dots: self,
+            #[cfg(target_arch = "x86_64")]
+            rows: Cell::new(0),
+            thread: PhantomData,
+        }
     }
 
     /// Tells whether bytes of the left operand are signed; those of the right one always are.
@@ -269,11 +276,13 @@ impl Dots {
 }
 
 /// A thread's work with a set of instructions, behind which it leaves the processor as it was.
-/// It stays on its thread.
 pub(crate) struct Unit {
     dots: Dots,
     /// The rows for which the thread's tiles are set up, 0 where they are not.
+    #[cfg(target_arch = "x86_64")]
     rows: Cell<usize>,
+    /// It stays on its thread.
+    thread: PhantomData<*const ()>,
 }
 
 impl Unit {
@@ -297,9 +306,9 @@ impl Unit {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl Drop for Unit {
     fn drop(&mut self) {
-        #[cfg(target_arch = "x86_64")]
         if self.rows.get() != 0 {
             // SAFETY: the tiles were set up, so that there are some.
             unsafe { amx::release() };
