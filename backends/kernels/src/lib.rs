@@ -52,7 +52,7 @@ mod site;
 use hetero_hal::{Claim, NodeId, Program};
 
 pub use language::{Access, Dialect};
-pub use lower::{BufferRange, Fault, Kernel, Launch, Lowered, Place, lower, support};
+pub use lower::{BufferRange, Kernel, KernelFault, Launch, Lowered, Place, lower, support};
 
 /// Returns a claim for each node that kernels can do, each node by itself.
 #[must_use]

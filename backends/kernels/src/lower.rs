@@ -32,12 +32,12 @@ pub struct Lowered {
     /// What kernels may find wrong in a run, by the number that they store at [`Place::Fault`],
     /// counted from 1.
     /// Where there is nothing, no launch binds that place.
-    pub faults: Vec<Fault>,
+    pub faults: Vec<KernelFault>,
 }
 
 /// What a kernel may find wrong in a run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
+pub struct KernelFault {
     /// The node that cannot be computed.
     pub node: NodeId,
     /// The node's operator and name.
@@ -46,12 +46,12 @@ pub struct Fault {
     pub what: String,
 }
 
-impl Fault {
+impl KernelFault {
     /// Returns the error of a run whose word of faults has this number; 0 is none.
     ///
     /// # Errors
     /// `Execution`, naming the node.
-    pub fn check(faults: &[Fault], number: u32) -> Result<()> {
+    pub fn check(faults: &[KernelFault], number: u32) -> Result<()> {
         let Some(at) = (number as usize).checked_sub(1) else { return Ok(()) };
         let fault = faults.get(at).ok_or_else(|| Error::internal(format!("a kernel found the fault {number}")))?;
         let error = Error::new(ErrorKind::Execution, fault.what.clone()).at_node(fault.node, fault.name.clone());
@@ -484,7 +484,7 @@ impl Lowering<'_> {
             let node = nodes.last().map(|&node| NodeId(node as u32));
             if let (Some(what), Some(node)) = (&draft.fault, node) {
                 let name = self.program.nodes().get(node.index()).map(ToString::to_string).unwrap_or_default();
-                self.lowered.faults.push(Fault { node, name, what: what.clone() });
+                self.lowered.faults.push(KernelFault { node, name, what: what.clone() });
             }
             let fault = self.lowered.faults.len() as u32;
             let bits = |(name, _, bits): &(String, _, u32)| if name == FAULT { fault } else { *bits };

@@ -6,7 +6,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
     Tensor, TraceKind, Weight, distinct_weights,
 };
-use hetero_kernels::{BufferRange, Fault, Place, Target};
+use hetero_kernels::{BufferRange, KernelFault, Place, Target};
 use hetero_kit::{Command, ConstantNames, Held, check_bound};
 
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -35,7 +35,7 @@ pub(crate) struct OpenClExecutable {
     constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
     /// What the kernels may find wrong in a run.
-    faults: Vec<Fault>,
+    faults: Vec<KernelFault>,
     /// Words of 0 for the faults of runs to come.
     words: Mutex<Vec<Buffer>>,
     /// The built program that the launches' kernels belong to; `None` where there is no launch.
@@ -197,7 +197,7 @@ impl OpenClExecutable {
     pub(crate) fn examine(&self, word: Buffer) -> Result<()> {
         let mut found = [0; 4];
         word.read(0, &mut found)?;
-        Fault::check(&self.faults, u32::from_le_bytes(found))?;
+        KernelFault::check(&self.faults, u32::from_le_bytes(found))?;
         self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
         Ok(())
     }

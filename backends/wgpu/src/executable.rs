@@ -7,7 +7,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, KernelSignature,
     Memory, MemoryKind, Program, Result, Tensor, Weight, distinct_weights,
 };
-use hetero_kernels::{BufferRange, Fault, Place};
+use hetero_kernels::{BufferRange, KernelFault, Place};
 use hetero_kit::{ConstantNames, Held, Resident, Weights, check_bound};
 
 use crate::context::Context;
@@ -102,7 +102,7 @@ pub(crate) struct WgpuExecutable {
     numbers: Option<WgpuNumbers>,
     scratch: usize,
     /// What the kernels may find wrong in a run.
-    faults: Vec<Fault>,
+    faults: Vec<KernelFault>,
     /// Words of 0 for the faults of runs to come.
     words: Mutex<Vec<Buffer>>,
     /// The prepared bind groups, the most recently used ones last.
@@ -278,7 +278,7 @@ impl WgpuExecutable {
     pub(crate) fn examine(&self, word: Buffer) -> Result<()> {
         let mut found = [0; 4];
         word.read(0, &mut found)?;
-        Fault::check(&self.faults, u32::from_le_bytes(found))?;
+        KernelFault::check(&self.faults, u32::from_le_bytes(found))?;
         self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
         Ok(())
     }
