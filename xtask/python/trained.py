@@ -61,7 +61,9 @@ def others(path):
     if not rounds(model):
         return
     yield open_session(path, optimised=False)
-    weights = [tensor for graph in graphs(model.graph) for tensor in graph.initializer if tensor.data_type in FLOATS]
+    # Numbers and lists may be sizes, such as a Resize's, with which the model would be another one.
+    is_weight = lambda tensor: tensor.data_type in FLOATS and len(tensor.dims) > 1
+    weights = [tensor for graph in graphs(model.graph) for tensor in graph.initializer if is_weight(tensor)]
     contents = [numpy_helper.to_array(tensor) for tensor in weights]
     for copy in range(COPIES):
         rng = np.random.default_rng(copy)

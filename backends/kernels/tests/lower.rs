@@ -268,9 +268,9 @@ fn indexes_of_a_run_are_checked_in_it_and_known_ones_before() {
         let binds =
             |lowered: &Lowered| lowered.launches.iter().flat_map(|l| &l.buffers).any(|b| b.place == Place::Fault);
         assert!(lowered.faults.len() == 1 && binds(&lowered));
-        let error = hetero_kernels::Fault::check(&lowered.faults, 1).unwrap_err();
+        let error = hetero_kernels::KernelFault::check(&lowered.faults, 1).unwrap_err();
         assert_eq!(error.node(), Some(NodeId(0)));
-        assert!(hetero_kernels::Fault::check(&lowered.faults, 0).is_ok());
+        assert!(hetero_kernels::KernelFault::check(&lowered.faults, 0).is_ok());
         let known = lower(&gather(-3, &[1]), &target).unwrap();
         assert!(known.faults.is_empty() && !binds(&known));
         for outside in [3, -4, 1 << 32] {

@@ -51,9 +51,9 @@ pub(crate) unsafe fn sine<S: Simd, const QUARTER: bool>(x: S::V) -> S::V {
         // These are pi / 2 in four parts, the first of so few bits that their products with n are
         // exact.
         let r = S::fma(n, S::splat(-1.5703125), x);
-        let r = S::fma(n, S::splat(-0.000483751297), r);
-        let r = S::fma(n, S::splat(-7.54953362e-08), r);
-        let r = S::fma(n, S::splat(-2.56334407e-12), r);
+        let r = S::fma(n, S::splat(-0.000_483_751_3), r);
+        let r = S::fma(n, S::splat(-7.549_533_6e-8), r);
+        let r = S::fma(n, S::splat(-2.563_344e-12), r);
         let square = S::mul(r, r);
         let mut odd = S::splat(1.0 / 362_880.0);
         for c in [-1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0] {
