@@ -8,6 +8,7 @@ Runtime's own results when its optimisations are off or each weight moves by one
 Every case has LIMIT seconds. Exits with 1 where one disagrees.
 """
 import json
+import math
 import os
 import subprocess
 import sys
@@ -61,8 +62,8 @@ def others(path):
     if not rounds(model):
         return
     yield open_session(path, optimised=False)
-    # Numbers and lists may be sizes, such as a Resize's, with which the model would be another one.
-    is_weight = lambda tensor: tensor.data_type in FLOATS and len(tensor.dims) > 1
+    # Numbers and short lists may be sizes, such as a Resize's, with which the model would be another one.
+    is_weight = lambda tensor: tensor.data_type in FLOATS and math.prod(tensor.dims) > 16
     weights = [tensor for graph in graphs(model.graph) for tensor in graph.initializer if is_weight(tensor)]
     contents = [numpy_helper.to_array(tensor) for tensor in weights]
     for copy in range(COPIES):
