@@ -137,7 +137,9 @@ impl Job for Blend<'_> {
                 for &(position, weight) in taps {
                     let part = from.as_ptr().add(position * step + at);
                     let part = if whole { S::load(part) } else { S::load_first(part, lanes) };
-                    sum = S::fma(S::splat(weight), part, sum);
+                    // Networks in 8 bits round what comes of this, so that a product that is not
+                    // rounded here would be another step there, with some instruction sets only.
+                    sum = S::add(sum, S::mul(S::splat(weight), part));
                 }
                 if whole {
                     S::store(into.as_mut_ptr().add(at), sum);
