@@ -107,7 +107,9 @@ def verdict(actual, expected):
 
 
 def difference(actual, expected):
-    """The largest difference as a share of the reference's range; infinite where other values are not finite."""
+    """The largest difference as a share of the reference's range; infinite where shapes differ, or other values are not finite."""
+    if actual.shape != expected.shape:
+        return float("inf")
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
     finite = np.isfinite(expected)
     if not (np.isfinite(actual) == finite).all() or not np.array_equal(actual[~finite], expected[~finite], equal_nan=True):
