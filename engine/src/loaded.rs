@@ -82,16 +82,13 @@ impl OpenDims {
             for (axis, dim) in value.ty.dims.iter().flatten().enumerate() {
                 let symbol = match dim {
                     Dim::Known(_) => continue,
-                    Dim::Symbol(symbol) if !torn.contains(symbol) => Some(symbol.clone()),
+                    Dim::Symbol(symbol) => Some(symbol).filter(|symbol| !torn.contains(*symbol)),
                     _ => None,
                 };
-                let known = match dim {
-                    Dim::Symbol(name) if symbol.is_some() => Some(*symbols.entry(name).or_insert(dims.len())),
-                    _ => None,
-                };
+                let known = symbol.map(|symbol| *symbols.entry(symbol).or_insert(dims.len()));
                 match known.and_then(|known| dims.get_mut(known)) {
                     Some(dim) => dim.at.push((input, axis)),
-                    None => dims.push(OpenDim { symbol, at: vec![(input, axis)] }),
+                    None => dims.push(OpenDim { symbol: symbol.cloned(), at: vec![(input, axis)] }),
                 }
             }
         }

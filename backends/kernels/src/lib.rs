@@ -44,6 +44,7 @@
 mod draft;
 mod elementwise;
 mod families;
+mod faults;
 mod fold;
 mod language;
 mod lower;
@@ -51,8 +52,9 @@ mod site;
 
 use hetero_hal::{Claim, NodeId, Program};
 
+pub use faults::{FaultWords, KernelFault};
 pub use language::{Access, Dialect};
-pub use lower::{BufferRange, Kernel, KernelFault, Launch, Lowered, Place, lower, support};
+pub use lower::{BufferRange, Kernel, Launch, Lowered, Place, lower, support};
 
 /// Returns a claim for each node that kernels can do, each node by itself.
 #[must_use]

@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 
 use hetero_arena::Request;
-use hetero_hal::{Error, ErrorKind, Node, NodeId, Program, Result, Tensor, ValueId};
+use hetero_hal::{Error, Node, NodeId, Program, Result, Tensor, ValueId};
 
 use crate::Target;
 use crate::draft::{Draft, Drafts, FAULT, MOST_ELEMENTS, Operand, resolve};
 use crate::elementwise;
 use crate::families;
+use crate::faults::KernelFault;
 use crate::fold::{Folds, folds};
 use crate::language::{Access, Dialect, Port, Source, prelude};
 use crate::site::{Answer, Output, Site};
@@ -33,30 +34,6 @@ pub struct Lowered {
     /// counted from 1.
     /// Where there is nothing, no launch binds that place.
     pub faults: Vec<KernelFault>,
-}
-
-/// What a kernel may find wrong in a run.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelFault {
-    /// The node that cannot be computed.
-    pub node: NodeId,
-    /// The node's operator and name.
-    pub name: String,
-    /// What is wrong.
-    pub what: String,
-}
-
-impl KernelFault {
-    /// Returns the error of a run whose word of faults has this number; 0 is none.
-    ///
-    /// # Errors
-    /// `Execution`, naming the node.
-    pub fn check(faults: &[KernelFault], number: u32) -> Result<()> {
-        let Some(at) = (number as usize).checked_sub(1) else { return Ok(()) };
-        let fault = faults.get(at).ok_or_else(|| Error::internal(format!("a kernel found the fault {number}")))?;
-        let error = Error::new(ErrorKind::Execution, fault.what.clone()).at_node(fault.node, fault.name.clone());
-        Err(error.with_remedy("give it indices within the dimension"))
-    }
 }
 
 impl Lowered {

@@ -6,7 +6,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, Executable, Execution, KernelSignature, Program, Result,
     Tensor, TraceKind, Weight, distinct_weights,
 };
-use hetero_kernels::{BufferRange, KernelFault, Place, Target};
+use hetero_kernels::{BufferRange, FaultWords, Place, Target};
 use hetero_kit::{Command, ConstantNames, Held, check_bound};
 
 use crate::handle::{CommandQueue, Event, Kernel, Mem};
@@ -35,9 +35,7 @@ pub(crate) struct OpenClExecutable {
     constants: Vec<Arc<Held<Buffer>>>,
     scratch: BufferLayout,
     /// What the kernels may find wrong in a run.
-    faults: Vec<KernelFault>,
-    /// Words of 0 for the faults of runs to come.
-    words: Mutex<Vec<Buffer>>,
+    faults: FaultWords,
     /// The built program that the launches' kernels belong to; `None` where there is no launch.
     built: Option<Built>,
     /// Whether no launch has more than one group.
@@ -107,8 +105,7 @@ impl OpenClExecutable {
             launches: Mutex::new(launches),
             constants,
             scratch: BufferLayout { bytes: lowered.scratch, alignment: target.alignment },
-            faults: lowered.faults,
-            words: Mutex::default(),
+            faults: FaultWords::new(lowered.faults),
             built: of_source,
             shared: shared.clone(),
         })
@@ -154,8 +151,7 @@ impl OpenClExecutable {
             launches: Mutex::new(vec![launch]),
             constants: vec![],
             scratch: BufferLayout::default(),
-            faults: vec![],
-            words: Mutex::default(),
+            faults: FaultWords::default(),
             built: Some(built),
             shared: shared.clone(),
         })
@@ -179,15 +175,7 @@ impl OpenClExecutable {
 
     /// Returns a word for the faults of one run, or `None` where the kernels find none.
     pub(crate) fn word(&self) -> Result<Option<Buffer>> {
-        if self.faults.is_empty() {
-            return Ok(None);
-        }
-        if let Some(word) = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(Some(word));
-        }
-        let word = OpenClMemory::allocate(&self.shared, 4)?;
-        word.write(0, &[0; 4])?;
-        Ok(Some(word))
+        self.faults.take(|| OpenClMemory::allocate(&self.shared, 4))
     }
 
     /// Takes back the word of a run that is over.
@@ -195,11 +183,7 @@ impl OpenClExecutable {
     /// # Errors
     /// The fault that the kernels have found.
     pub(crate) fn examine(&self, word: Buffer) -> Result<()> {
-        let mut found = [0; 4];
-        word.read(0, &mut found)?;
-        KernelFault::check(&self.faults, u32::from_le_bytes(found))?;
-        self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
-        Ok(())
+        self.faults.examine(word)
     }
 
     /// Gives all launches to a queue, the first one behind the events, and returns the last one's

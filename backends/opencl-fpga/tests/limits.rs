@@ -8,15 +8,9 @@ mod common;
 use hetero_conformance::{DeviceTest, Expectations, SuiteReport};
 use hetero_hal::OpenOptions;
 
-/// Tells whether a test is of limits, of small programs, or of many operands.
-fn is_of_interest(test: &DeviceTest) -> bool {
-    let many = |name: &str| name.contains(" of 40 ") || name.contains(" of 3000 ");
-    matches!(test, DeviceTest::Limit(_) | DeviceTest::Program(_)) || many(&test.name())
-}
-
 #[test]
 fn numbers_at_their_limits_are_of_the_oracles_kinds() {
-    let tests: Vec<_> = DeviceTest::all(1, 0).unwrap().into_iter().filter(is_of_interest).collect();
+    let tests: Vec<_> = DeviceTest::all(1, 0).unwrap().into_iter().filter(DeviceTest::is_of_limits).collect();
     let many = tests.iter().filter(|test| matches!(test, DeviceTest::Limit(_))).step_by(23);
     let others = tests.iter().filter(|test| !matches!(test, DeviceTest::Limit(_)));
     let tests: Vec<_> = many.chain(others).collect();

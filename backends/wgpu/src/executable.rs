@@ -7,7 +7,7 @@ use hetero_hal::{
     BindingInfo, Buffer, BufferLayout, CompileOptions, Error, ErrorKind, Executable, Execution, KernelSignature,
     Memory, MemoryKind, Program, Result, Tensor, Weight, distinct_weights,
 };
-use hetero_kernels::{BufferRange, KernelFault, Place};
+use hetero_kernels::{BufferRange, FaultWords, Place};
 use hetero_kit::{ConstantNames, Held, Resident, Weights, check_bound};
 
 use crate::context::Context;
@@ -102,9 +102,7 @@ pub(crate) struct WgpuExecutable {
     numbers: Option<WgpuNumbers>,
     scratch: usize,
     /// What the kernels may find wrong in a run.
-    faults: Vec<KernelFault>,
-    /// Words of 0 for the faults of runs to come.
-    words: Mutex<Vec<Buffer>>,
+    faults: FaultWords,
     /// The prepared bind groups, the most recently used ones last.
     prepared: Mutex<Vec<Arc<Prepared>>>,
 }
@@ -174,8 +172,7 @@ impl WgpuExecutable {
             constants,
             numbers,
             scratch: lowered.scratch,
-            faults: lowered.faults,
-            words: Mutex::default(),
+            faults: FaultWords::new(lowered.faults),
             prepared: Mutex::default(),
         })
     }
@@ -230,8 +227,7 @@ impl WgpuExecutable {
             constants: vec![],
             numbers: None,
             scratch: 0,
-            faults: vec![],
-            words: Mutex::default(),
+            faults: FaultWords::default(),
             prepared: Mutex::default(),
         })
     }
@@ -259,16 +255,10 @@ impl WgpuExecutable {
 
     /// Returns a word for the faults of one run, or `None` where the kernels find none.
     fn word(&self) -> Result<Option<Buffer>> {
-        if self.faults.is_empty() {
-            return Ok(None);
-        }
-        if let Some(word) = self.words.lock().unwrap_or_else(PoisonError::into_inner).pop() {
-            return Ok(Some(word));
-        }
-        let word = WgpuMemory::allocate(&self.context, 4)?;
-        word.write(0, &[0; 4])?;
-        let kind = if self.context.mapped { MemoryKind::Shared } else { MemoryKind::Device };
-        Ok(Some(word.into_buffer(kind)))
+        self.faults.take(|| {
+            let kind = if self.context.mapped { MemoryKind::Shared } else { MemoryKind::Device };
+            Ok(WgpuMemory::allocate(&self.context, 4)?.into_buffer(kind))
+        })
     }
 
     /// Takes back the word of a run that is over.
@@ -276,11 +266,7 @@ impl WgpuExecutable {
     /// # Errors
     /// The fault that the kernels have found.
     pub(crate) fn examine(&self, word: Buffer) -> Result<()> {
-        let mut found = [0; 4];
-        word.read(0, &mut found)?;
-        KernelFault::check(&self.faults, u32::from_le_bytes(found))?;
-        self.words.lock().unwrap_or_else(PoisonError::into_inner).push(word);
-        Ok(())
+        self.faults.examine(word)
     }
 
     /// Records a run and gives it to the device; `None` where there is nothing to do.

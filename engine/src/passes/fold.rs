@@ -100,13 +100,18 @@ fn weights_in_8_bits(graph: &Graph) -> Vec<bool> {
     let source = |node: &Node| node.inputs.first().copied().flatten().filter(|_| node.operator.is("DequantizeLinear"));
     let is_byte = |id: ValueId| matches!(dtype(id), Some(DType::U8 | DType::I8));
     let mut left = vec![false; graph.values.len()];
+    let mut any = false;
     for node in &graph.nodes {
         let Some(from) = source(node) else { continue };
+        any = true;
         let integers = is_byte(from) || dtype(from) == Some(DType::I32);
         for id in node.outputs.iter().flatten() {
             left[id.index()] = is_byte(from) && !is_constant(from);
             kept[id.index()] = integers && node.inputs.iter().flatten().all(|&id| is_constant(id));
         }
+    }
+    if !any {
+        return kept;
     }
     for node in &graph.nodes {
         let name = &*node.operator.name;

@@ -1,12 +1,10 @@
 //! The comparison of a result with the oracle's, number by number and by kind: NaN, an infinity of
 //! either sign, a zero of either sign, or a number.
 
-use std::time::Instant;
-
 use half::{bf16, f16};
-use hetero_hal::{DType, Device, NodeId, Tensor};
+use hetero_hal::{DType, Device, Tensor};
 
-use crate::{Case, DEADLINE, Outcome, program};
+use crate::{Case, Outcome, results};
 
 /// The operators whose zeros have a sign by their definition.
 const SIGNED_ZEROS: &[&str] = &[
@@ -77,22 +75,9 @@ pub fn kinds_differ(case: &Case, actual: &Tensor, expected: &Tensor) -> Option<S
 /// Runs a case of numbers at their limits on a device, and compares it by [`kinds_differ`].
 #[must_use]
 pub fn check_limits(device: &dyn Device, case: &Case) -> Outcome {
-    let expected = match hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs) {
-        Ok(expected) => expected,
-        Err(error) => return Outcome::Failed(format!("the oracle: {error}")),
-    };
-    let (program, inputs) = match program(case) {
-        Ok(made) => made,
-        Err(error) => return Outcome::Failed(format!("the program: {error}")),
-    };
-    let claims = device.claims(&program);
-    let claimed = |id: NodeId| claims.iter().any(|claim| claim.nodes.contains(&id));
-    if let Some((id, _)) = program.node_ids().find(|(id, _)| !claimed(*id)) {
-        return Outcome::Unclaimed(device.refusal(&program, id));
-    }
-    let actual = match hetero_examine::run_program(device, &program, &inputs, Instant::now() + DEADLINE) {
-        Ok(actual) => actual,
-        Err(error) => return Outcome::Failed(error.to_string()),
+    let [actual, expected] = match results(device, case) {
+        Ok(results) => results,
+        Err(outcome) => return outcome,
     };
     let found = actual.iter().zip(&expected).find_map(|(actual, expected)| kinds_differ(case, actual, expected));
     found.map_or(Outcome::Passed(0.0), Outcome::Failed)

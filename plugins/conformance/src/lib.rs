@@ -174,32 +174,35 @@ impl SuiteReport {
     }
 }
 
-/// Runs one case on a device and on the oracle.
-#[must_use]
-pub fn check(device: &dyn Device, case: &Case) -> Outcome {
-    let expected = match hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs) {
-        Ok(expected) => expected,
-        Err(error) => return Outcome::Failed(format!("the oracle: {error}")),
-    };
-    let (program, inputs) = match program(case) {
-        Ok(made) => made,
-        Err(error) => return Outcome::Failed(format!("the program: {error}")),
-    };
+/// Returns what a device and the oracle make of a case, or the outcome where there is nothing to
+/// compare.
+fn results(device: &dyn Device, case: &Case) -> std::result::Result<[Vec<Tensor>; 2], Outcome> {
+    let failed = |what: &str, error: hetero_hal::Error| Outcome::Failed(format!("{what}{error}"));
+    let expected = hetero_reference::evaluate(&case.operator, &case.inputs, case.outputs)
+        .map_err(|error| failed("the oracle: ", error))?;
+    let (program, inputs) = program(case).map_err(|error| failed("the program: ", error))?;
     let mut claimed = vec![false; program.nodes().len()];
     for id in device.claims(&program).iter().flat_map(|claim| &claim.nodes) {
         claimed[id.index()] = true;
     }
     if let Some(bare) = claimed.iter().position(|claimed| !claimed) {
-        return Outcome::Unclaimed(device.refusal(&program, NodeId(bare as u32)));
+        return Err(Outcome::Unclaimed(device.refusal(&program, NodeId(bare as u32))));
     }
-    let actual = match run_program(device, &program, &inputs) {
-        Ok(actual) => actual,
-        Err(error) => return Outcome::Failed(error.to_string()),
-    };
+    let actual = run_program(device, &program, &inputs).map_err(|error| failed("", error))?;
     // The oracle may compute more outputs than the case names.
     if actual.len() != case.outputs || expected.len() < case.outputs {
-        return Outcome::Failed(format!("{} outputs, {} are expected", actual.len(), case.outputs));
+        return Err(Outcome::Failed(format!("{} outputs, {} are expected", actual.len(), case.outputs)));
     }
+    Ok([actual, expected])
+}
+
+/// Runs one case on a device and on the oracle.
+#[must_use]
+pub fn check(device: &dyn Device, case: &Case) -> Outcome {
+    let [actual, expected] = match results(device, case) {
+        Ok(results) => results,
+        Err(outcome) => return outcome,
+    };
     let mut largest = 0.0f64;
     for (index, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
         match difference(actual, expected) {

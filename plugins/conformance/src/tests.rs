@@ -50,6 +50,14 @@ impl DeviceTest {
         Ok(tests)
     }
 
+    /// Tells whether the test is of numbers at their limits, of a small program, or of more
+    /// operands than a kernel binds.
+    #[must_use]
+    pub fn is_of_limits(&self) -> bool {
+        let many = |name: &str| name.contains(" of 40 ") || name.contains(" of 3000 ");
+        matches!(self, DeviceTest::Limit(_) | DeviceTest::Program(_)) || many(&self.name())
+    }
+
     /// Returns the name: the operator or member of the contract, then what is special about it.
     #[must_use]
     pub fn name(&self) -> String {

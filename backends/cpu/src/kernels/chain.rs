@@ -79,23 +79,22 @@ impl Chain {
 
     /// Writes the elements `range` of an input, expanded to the output's shape.
     fn fetch(&self, pattern: &Broadcast, input: Elements<'_>, range: std::ops::Range<usize>, into: &mut [f32]) {
-        let offset = range.start;
-        match input {
+        let (half, input) = match input {
             Elements::Floats(input) => return pattern.expand(input, range, into),
-            Elements::Halves(half, input) if pattern.is_short() => {
-                let mut expanded = [0; CHUNK];
-                let expanded = &mut expanded[..into.len()];
-                pattern.expand(input, range, expanded);
-                return half.widen(self.isa, expanded, into);
-            }
-            Elements::Halves(..) => {}
+            Elements::Halves(half, input) => (half, input),
+        };
+        if pattern.is_short() {
+            let mut expanded = [0; CHUNK];
+            let expanded = &mut expanded[..into.len()];
+            pattern.expand(input, range, expanded);
+            return half.widen(self.isa, expanded, into);
         }
+        let offset = range.start;
         pattern.runs(range, |range, start| {
             let into = &mut into[range.start - offset..range.end - offset];
-            match (pattern.step, input) {
-                (_, Elements::Floats(_)) => {}
-                (0, Elements::Halves(half, input)) => into.fill(half.wide(input[start])),
-                (_, Elements::Halves(half, input)) => half.widen(self.isa, &input[start..start + into.len()], into),
+            match pattern.step {
+                0 => into.fill(half.wide(input[start])),
+                _ => half.widen(self.isa, &input[start..start + into.len()], into),
             }
         });
     }

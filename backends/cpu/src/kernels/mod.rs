@@ -127,6 +127,11 @@ pub(crate) struct Constant {
     pub(crate) content: Tensor,
 }
 
+/// Returns the distance of neighbours in each dimension of a tensor whose elements lie in order.
+pub(crate) fn strides(shape: &[usize]) -> Vec<usize> {
+    (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
+}
+
 /// The scalar operations that make handing a task to a thread worthwhile.
 const TASK: usize = 1 << 13;
 

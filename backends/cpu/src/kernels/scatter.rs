@@ -14,7 +14,7 @@ use super::movement::of_width;
 use super::numbers::{Number, of_number};
 use super::select::{Indices, axis};
 use super::tile::piece;
-use super::{Kernel, Runtime, Site};
+use super::{Kernel, Runtime, Site, strides};
 use crate::operand::{Arguments, Shared};
 
 /// What an update makes of the element that is there.
@@ -141,9 +141,6 @@ impl Places {
             let before = data.len() - 1;
             (data[before], indices[before]) = (of * last, count * own);
         }
-        let strides = |shape: &[usize]| -> Vec<usize> {
-            (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
-        };
         let (own, theirs) = (strides(&indices), strides(&data));
         let last = indices.len() - 1;
         let others = (0..indices.len()).filter(|&place| place != axis && place != last);

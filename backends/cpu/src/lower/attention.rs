@@ -13,6 +13,7 @@ use hetero_reference::NamedAxes;
 
 use super::{Draft, Form, Lowering, Recipe};
 use crate::kernels::attention::{Attention, Rows, Sizes};
+use crate::kernels::strides;
 use crate::simd::floats;
 
 /// The nodes of an attention.
@@ -52,11 +53,6 @@ impl Product {
             _ => return None,
         })
     }
-}
-
-/// Returns the distance of neighbours in each dimension of a tensor.
-fn strides(shape: &[usize]) -> Vec<usize> {
-    (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect()
 }
 
 impl Lowering<'_> {

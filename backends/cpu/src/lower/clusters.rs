@@ -87,7 +87,7 @@ impl Lowering<'_> {
         }
         // A single node on 16 bits is done so too: it is read and written once.
         let halves = self.half(last.output).is_some() || self.node(node).uses().any(|id| self.half(id).is_some());
-        if members.len() > 1 || halves || self.functions.contains_key(&node) {
+        if members.len() > 1 || halves {
             for member in &members {
                 self.absorbed[member.node] = true;
             }

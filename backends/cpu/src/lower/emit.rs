@@ -50,20 +50,14 @@ impl Lowering<'_> {
             return Ok(Form { value, layout });
         }
         let from = self.source_of(node, value, layout)?;
-        if let Some(turn) = self.turn(value, from, layout) {
-            let recipe = Recipe::Quantised(Box::new(Quantised::Turn(turn)));
-            let (inputs, outputs) = (vec![Some(Form { value, layout: from })], vec![Some(Form { value, layout })]);
-            self.drafts.push(Draft { node, nodes: vec![], recipe, inputs, outputs });
-            self.there.entry(value).or_insert_with(|| vec![Layout::Plain]).push(layout);
-            return Ok(Form { value, layout });
-        }
         let image = |layout: Layout| match layout {
             Layout::Blocked(halo) => Ok::<_, Error>((self.image(value, halo)?, true)),
             _ => Ok((self.image(value, Halo::NONE)?, false)),
         };
-        let recipe = match (self.half(value), from, layout) {
-            (Some(half), Layout::Plain, Layout::Wide) => Recipe::Widen(half),
-            (Some(half), Layout::Wide, Layout::Plain) => Recipe::Narrow(half),
+        let recipe = match (self.turn(value, from, layout), self.half(value), from, layout) {
+            (Some(turn), ..) => Recipe::Quantised(Box::new(Quantised::Turn(turn))),
+            (_, Some(half), Layout::Plain, Layout::Wide) => Recipe::Widen(half),
+            (_, Some(half), Layout::Wide, Layout::Plain) => Recipe::Narrow(half),
             _ => Recipe::Reorder(Box::new(Reorder::new(self.isa, image(from)?, image(layout)?))),
         };
         self.drafts.push(Draft {

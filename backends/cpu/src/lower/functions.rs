@@ -135,7 +135,7 @@ pub(super) struct Function {
 /// The search for functions.
 struct Search<'a> {
     program: &'a Program,
-    consumers: Vec<Vec<NodeId>>,
+    consumers: &'a [Vec<NodeId>],
     is_output: Vec<bool>,
     /// The nodes of functions that were found.
     taken: Vec<bool>,
@@ -269,16 +269,17 @@ impl Search<'_> {
 
 /// Returns the program with one node for each function of several nodes, and these functions, where
 /// there are some.
+/// `consumers` are the program's.
 /// The other nodes of a function stay, with neither inputs nor outputs, so that all have the places
 /// that they had.
 pub(super) fn gathered(
     program: &Program,
+    consumers: &[Vec<NodeId>],
     halves: &dyn Fn(ValueId) -> Option<Half>,
 ) -> Option<(Program, Vec<Function>)> {
-    let mut is_output = vec![false; program.values().len()];
-    program.outputs().iter().for_each(|id| is_output[id.index()] = true);
+    let is_output = program.output_mask();
     let taken = vec![false; program.nodes().len()];
-    let mut search = Search { program, consumers: program.consumers(), is_output, taken, halves };
+    let mut search = Search { program, consumers, is_output, taken, halves };
     let mut functions = vec![];
     for id in (0u32..).map(ValueId).take(program.values().len()) {
         if let Some(function) = search.find(id) {
@@ -346,7 +347,7 @@ mod tests {
         let mut done: Vec<usize> = drafts.iter().flat_map(|draft| draft.nodes.clone()).collect();
         done.sort_unstable();
         assert!(done.into_iter().eq(0..lines.len()), "each node is done once");
-        let gathered = gathered(&program, &|_| None);
+        let gathered = gathered(&program, &program.consumers(), &|_| None);
         gathered.map_or(vec![], |(_, list)| list.iter().map(|f| (f.last, f.operator.name.to_string())).collect())
     }
 

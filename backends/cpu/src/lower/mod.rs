@@ -145,12 +145,13 @@ struct Lowering<'a> {
 pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: bool) -> Result<Vec<Draft>> {
     let base = wide.map_or(original, |wide| &wide.program);
     let halves = |id: ValueId| wide.and_then(|wide| wide.halves.get(id.index()).copied().flatten());
-    let (gathered, functions) = functions::gathered(base, &halves).unzip();
-    let program = gathered.as_ref().unwrap_or(base);
-    let mut is_output = vec![false; program.values().len()];
-    for id in program.outputs() {
-        is_output[id.index()] = true;
+    let mut consumers = base.consumers();
+    let (gathered, functions) = functions::gathered(base, &consumers, &halves).unzip();
+    if let Some(program) = &gathered {
+        consumers = program.consumers();
     }
+    let program = gathered.as_ref().unwrap_or(base);
+    let is_output = program.output_mask();
     let mut reads = vec![0; program.values().len()];
     for id in program.nodes().iter().flat_map(Node::uses) {
         reads[id.index()] += 1;
@@ -162,7 +163,7 @@ pub(crate) fn lower(original: &Program, wide: Option<&Wide>, isa: Isa, filters: 
         wide,
         isa,
         filters,
-        consumers: program.consumers(),
+        consumers,
         producers: program.producers().into_iter().map(|id| id.map(|id| id.index())).collect(),
         reads,
         is_output,

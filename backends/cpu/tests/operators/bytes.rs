@@ -1,11 +1,11 @@
 //! Convolutions of bytes.
 
-use hetero_conformance::{Network, run_program};
+use hetero_conformance::Network;
 use hetero_hal::{Attribute, DType, Operator, Program, Result, Tensor};
 
-use super::super::{Random, devices};
-use super::quantised::{BYTES, bytes, expected};
-use super::{agree, case, int};
+use super::super::Random;
+use super::quantised::{BYTES, bytes};
+use super::{agree, case, follow, int};
 
 /// Returns scales of which some are powers of two, so that results lie between two steps.
 fn scales(random: &mut Random, count: usize, least: i32) -> Tensor {
@@ -127,15 +127,10 @@ fn scaled(seed: u64) -> Result<(Program, Vec<Tensor>)> {
 
 #[test]
 fn convolutions_whose_sums_become_real_numbers_are_exact() {
-    let devices = devices();
-    for seed in 0..150 {
-        let (program, inputs) = scaled(seed).unwrap();
-        let expected = expected(&program, &inputs);
-        for (name, device) in &devices {
-            let actual = run_program(&**device, &program, &inputs).unwrap();
-            for (actual, expected) in actual.iter().zip(&expected) {
-                assert_eq!(actual, expected, "{name}, seed {seed}: {program}");
-            }
-        }
-    }
+    follow(
+        scaled,
+        |actual, expected| {
+            if actual == expected { Ok(()) } else { Err(format!("{actual:?} is not {expected:?}")) }
+        },
+    );
 }

@@ -13,7 +13,7 @@ mod samples;
 mod spectra;
 
 use hetero_conformance::{Case, program, run_program};
-use hetero_hal::{Attribute, DType, Driver, Operator, Quality, Tensor};
+use hetero_hal::{Allowance, Attribute, DType, Driver, Operator, Program, Quality, Tensor};
 use hetero_reference::Standard;
 
 use super::{Network, Random, devices};
@@ -81,6 +81,27 @@ fn agree(seed: u64, count: usize, mut make: impl FnMut(&mut Random) -> Made) {
                 if let Err(error) = compare(actual, expected) {
                     panic!("{device}, {}: output {number}: {error}", case.name);
                 }
+            }
+        }
+    }
+}
+
+/// Checks that programs of seeds give what the oracle gives, on every device.
+fn follow(
+    make: fn(u64) -> hetero_hal::Result<(Program, Vec<Tensor>)>,
+    compare: fn(&Tensor, &Tensor) -> Result<(), String>,
+) {
+    let devices = devices();
+    for seed in 0..150 {
+        let (program, inputs) = make(seed).unwrap();
+        let allowance = Allowance::default();
+        let expected = hetero_reference::run(&program, &inputs, &Standard, &allowance).unwrap();
+        for (name, device) in &devices {
+            let actual = run_program(&**device, &program, &inputs).unwrap();
+            assert_eq!(actual.len(), expected.len(), "{name}, seed {seed}");
+            for (actual, expected) in actual.iter().zip(&expected) {
+                let agree = compare(actual, expected);
+                assert!(agree.is_ok(), "{name}, seed {seed}: {agree:?} in {program}");
             }
         }
     }

@@ -1,11 +1,11 @@
 //! Products of bytes, and the ways from real numbers to quantised ones and back.
 
 use half::{bf16, f16};
-use hetero_conformance::{Network, run_program};
+use hetero_conformance::Network;
 use hetero_hal::{Attribute, DType, Operator, Program, Result, Tensor};
 
-use super::super::{Random, devices};
-use super::{agree, case, compare, int};
+use super::super::Random;
+use super::{agree, case, compare, follow, int};
 
 /// Returns random bytes of a type, often extreme ones.
 pub(super) fn bytes(random: &mut Random, dtype: DType, shape: &[usize]) -> Tensor {
@@ -335,34 +335,7 @@ fn scaled(seed: u64) -> Result<(Program, Vec<Tensor>)> {
     network.finish()
 }
 
-/// Returns what the oracle makes of a program's outputs, node by node.
-pub(super) fn expected(program: &Program, inputs: &[Tensor]) -> Vec<Tensor> {
-    let mut values: Vec<Option<Tensor>> = program.values().iter().map(|value| value.constant.clone()).collect();
-    for (id, input) in program.inputs().iter().zip(inputs) {
-        values[id.index()] = Some(input.clone());
-    }
-    for node in program.nodes() {
-        let inputs: Vec<Option<Tensor>> = node.inputs.iter().map(|id| values[id.unwrap().index()].clone()).collect();
-        let made = hetero_reference::evaluate(&node.operator, &inputs, node.outputs.len()).unwrap();
-        for (id, made) in node.outputs.iter().zip(made) {
-            values[id.unwrap().index()] = Some(made);
-        }
-    }
-    program.outputs().iter().map(|id| values[id.index()].clone().unwrap()).collect()
-}
-
 #[test]
 fn products_whose_sums_become_real_numbers() {
-    let devices = devices();
-    for seed in 0..150 {
-        let (program, inputs) = scaled(seed).unwrap();
-        let expected = expected(&program, &inputs);
-        for (name, device) in &devices {
-            let actual = run_program(&**device, &program, &inputs).unwrap();
-            for (actual, expected) in actual.iter().zip(&expected) {
-                let agree = compare(actual, expected);
-                assert!(agree.is_ok(), "{name}, seed {seed}: {agree:?} in {program}");
-            }
-        }
-    }
+    follow(scaled, compare);
 }

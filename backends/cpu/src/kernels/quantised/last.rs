@@ -3,6 +3,7 @@
 
 use hetero_hal::{Error, Result};
 
+use super::requantise::SURE;
 use crate::kernels::pooling::Taps;
 use crate::kernels::tile::piece;
 use crate::kernels::{Kernel, Runtime};
@@ -25,10 +26,6 @@ pub(crate) struct Target {
     pub(crate) quantum: Quantum,
     pub(crate) limits: (i32, i32),
 }
-
-/// How far from the middle between two steps a product with an inverse may be trusted: results are
-/// at most some 400 in magnitude, and each of three operations is off by at most 2⁻²⁴ of that.
-const SURE: f32 = 0.5 - 1.0 / (1 << 13) as f32;
 
 /// A function of two operands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

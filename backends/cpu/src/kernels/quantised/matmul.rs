@@ -4,7 +4,7 @@
 use hetero_hal::{DType, Result};
 
 use super::product::{Operands, Product, Shape};
-use super::tile::{Real, Whole};
+use super::tile::Whole;
 use crate::kernels::{Constant, Kernel, PLACES, Packed, Runtime, Site, keeps_table, matmul};
 use crate::operand::{Arguments, Shared};
 use crate::simd::Isa;
@@ -244,25 +244,8 @@ impl Kernel for ScaledProduct {
         if let Some(bias) = bias {
             shifts.iter_mut().take(n).enumerate().for_each(|(column, shift)| *shift = each(bias, column));
         }
-        let (scales, shifts) = (Shared::new(scales), bias.map(|_| Shared::new(shifts)));
-        let into = Shared::new(output);
-        let finish = |row: usize, column: usize| {
-            // SAFETY: the product's rows and columns lie in the result, and vectors of scales are
-            // whole.
-            unsafe {
-                Real {
-                    out: into.at(row * n + column),
-                    row: n,
-                    vector: self.product.dots.lanes(),
-                    row_scales: None,
-                    scales: scales.at(column).cast_const(),
-                    bias: shifts.map(|shifts| shifts.at(column).cast_const()),
-                    clamp: self.clamp,
-                }
-            }
-        };
-        // SAFETY: the result has the product's rows and columns, and each tile is one task's.
-        unsafe { self.product.run(operands, workspace, runtime, finish) }
+        let shifts = bias.map(|_| &*shifts);
+        self.product.run_real(operands, output, (scales, shifts), self.clamp, workspace, runtime)
     }
 
     fn workspace(&self, _: usize) -> usize {

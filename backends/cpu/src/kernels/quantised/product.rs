@@ -16,7 +16,7 @@ use std::sync::Arc;
 use hetero_hal::{Error, Result, Tensor};
 
 use super::panels::Panels;
-use super::tile::{self, Finish, Rows, Term, Tile};
+use super::tile::{self, Finish, Real, Rows, Term, Tile};
 use crate::floats::Floats;
 use crate::kernels::tile::{piece, tiles};
 use crate::kernels::{Constant, Packed, Runtime, Site};
@@ -348,5 +348,42 @@ impl Product {
             }
         });
         Ok(())
+    }
+
+    /// Computes the product as real numbers: `clamp(sum · scale + bias)`, row by row.
+    /// `scales` and `bias` have whole vectors, [`Product::padded`] numbers.
+    pub(crate) fn run_real(
+        &self,
+        operands: Operands<'_>,
+        into: &mut [f32],
+        (scales, bias): (&[f32], Option<&[f32]>),
+        clamp: (f32, f32),
+        workspace: &mut [i32],
+        runtime: &Runtime<'_>,
+    ) -> Result<()> {
+        let Shape { m, n, .. } = self.shape;
+        let few = |list: &[f32]| list.len() < self.padded();
+        if into.len() < m * n || few(scales) || bias.is_some_and(few) {
+            return Err(Error::internal("a product has less memory than it said"));
+        }
+        let into = Shared::new(into);
+        let (scales, bias) = (Shared::constant(scales.as_ptr()), bias.map(|bias| Shared::constant(bias.as_ptr())));
+        let finish = |row: usize, column: usize| {
+            // SAFETY: the product's rows and columns lie in the result, and vectors of scales and
+            // of the bias are whole.
+            unsafe {
+                Real {
+                    out: into.at(row * n + column),
+                    row: n,
+                    vector: self.dots.lanes(),
+                    row_scales: None,
+                    scales: scales.at(column).cast_const(),
+                    bias: bias.map(|bias| bias.at(column).cast_const()),
+                    clamp,
+                }
+            }
+        };
+        // SAFETY: the result has the product's rows and columns, and each tile is one task's.
+        unsafe { self.run(operands, workspace, runtime, finish) }
     }
 }

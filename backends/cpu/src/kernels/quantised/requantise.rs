@@ -11,7 +11,7 @@ use crate::simd::dot::Dot;
 
 /// How far from the middle between two steps f32 may be trusted where nothing is added: results
 /// are at most some 400 in magnitude, and each of three operations is off by at most 2⁻²⁴ of that.
-const SURE: f32 = 0.5 - 1.0 / (1 << 13) as f32;
+pub(super) const SURE: f32 = 0.5 - 1.0 / (1 << 13) as f32;
 
 /// The steps of results, for each column.
 pub(crate) struct Steps {

@@ -12,9 +12,8 @@ use crate::floats::Floats;
 use crate::kernels::quantised::linear::{RANGE_PARTS, bytes, range, steps};
 use crate::kernels::quantised::matmul::{right_of, signed};
 use crate::kernels::quantised::product::{Operands, Product, Shape};
-use crate::kernels::quantised::tile::Real;
 use crate::kernels::{Packed, Runtime, Site};
-use crate::operand::{Arguments, Shared};
+use crate::operand::Arguments;
 use crate::simd::Isa;
 
 /// The number of the input with the scales of the weights at this input; zero points stand behind
@@ -128,33 +127,17 @@ impl Dynamic {
         }
         let bias = bias.map(|bias| {
             if n == padded {
-                return Shared::constant(bias.as_ptr());
+                return bias;
             }
             bias_space.fill(0.0);
             bias_space[..n].copy_from_slice(&bias[..n]);
-            Shared::constant(bias_space.as_ptr())
+            &*bias_space
         });
         let start = self.direction * n * k;
         let right = if panels.is_some() { &[][..] } else { arguments.input::<u8>(self.input)? };
         let right = right.get(start..).unwrap_or_default();
         let operands = Operands { left: codes, right, panels, left_zeros: &[zero as u8], right_zeros: zeros };
-        let (into, scales) = (Shared::new(into), Shared::constant(scale_space.as_ptr()));
-        let finish = |row: usize, column: usize| {
-            // SAFETY: the product's rows and columns lie in the result, and vectors of scales and
-            // of the bias are whole.
-            unsafe {
-                Real {
-                    out: into.at(row * n + column),
-                    row: n,
-                    vector: self.product.dots.lanes(),
-                    row_scales: None,
-                    scales: scales.at(column).cast_const(),
-                    bias: bias.map(|bias| bias.at(column).cast_const()),
-                    clamp: (f32::NEG_INFINITY, f32::INFINITY),
-                }
-            }
-        };
-        // SAFETY: the result has the product's rows and columns, and each tile is one task's.
-        unsafe { self.product.run(operands, rest, runtime, finish) }
+        let clamp = (f32::NEG_INFINITY, f32::INFINITY);
+        self.product.run_real(operands, into, (scale_space, bias), clamp, rest, runtime)
     }
 }
