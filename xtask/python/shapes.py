@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Times models whose sizes change from run to run, beside ONNX Runtime: `shapes.py EXAMPLE OUT SEED [--quick]`.
+"""Times models whose sizes change from run to run, beside ONNX Runtime: `shapes.py EXAMPLE OUT SEED [--quick] [--only NAME]`.
 
 EXAMPLE is engine/examples/shapes.rs, whose commands are described there. transformers.py makes the two models: an encoder of 12 layers and 768
 columns, which gets sentences of random lengths from 1 to 512, and a decoder of 6 layers and 512 columns, which goes on token by token, each run
@@ -10,7 +10,7 @@ with the cache that the last one gave. Of each step there are
     alone    a plan that was made and compiled for exactly these sizes alone, by turns with `again`; making it is not counted
     peer     ONNX Runtime, which runs the same inputs in the same process each time: its first run of these sizes, and the least of several
 
-The decoder has the last three at every STRIDE-th token. hetero and ONNX Runtime take turns, block by block, and wait until the threads of the other
+The last three are measured at every STRIDE-th run. hetero and ONNX Runtime take turns, block by block, and wait until the threads of the other
 sleep. `first ÷ alone` is over the median of `alone`, `again ÷ alone` and `÷ ONNX Runtime` are of the least times, and a cell is the median of its steps.
 
 Another process runs all steps once more with a trace, which tells what each run plans and compiles, and is asked for its memory.
@@ -119,7 +119,8 @@ class OnnxRuntime:
 def blocks_of(name, quick, rng):
     """Lists of steps, the number of new elements of each; only the last of a list is compared."""
     if name == "encoder":
-        return [[int(length)] for length in rng.integers(1, 513, 25 if quick else 500)]
+        lengths = rng.integers(1, 513, 50 if quick else 500).tolist()
+        return [lengths[start : start + STRIDE] for start in range(0, len(lengths), STRIDE)]
     return [[PROMPT]] + [[1] * STRIDE] * ((100 if quick else 1000) // STRIDE)
 
 
@@ -229,6 +230,7 @@ def report(name, rows, steps, held):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", choices=["encoder", "decoder"])
     for argument in ("example", "out", "seed"):
         parser.add_argument(argument)
     given = parser.parse_args()
@@ -239,7 +241,7 @@ def main():
         "decoder": lambda path: transformers.decoder(path, seed, 6, 512, 8, VOCABULARY["decoder"]),
     }
     lines, found = [], {"versions": {"onnxruntime": onnxruntime.__version__}, "seed": seed, "quick": given.quick}
-    for name in make:
+    for name in [given.only] if given.only else make:
         make[name](os.path.join(folder, f"{name}.onnx"))
         blocks = blocks_of(name, given.quick, np.random.default_rng(seed))
         rows = measure(given.example, folder, name, blocks)
