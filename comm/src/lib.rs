@@ -34,8 +34,8 @@
 //! # Ok::<(), hetero_hal::Error>(())
 //! ```
 //!
-//! `unsafe` is in the host's end of shared pages only: they are read and written through their
-//! address.
+//! `unsafe` is in the host's end of shared pages and in pages of results only: they are read and
+//! written through their address.
 
 mod channel;
 mod cost;
@@ -44,6 +44,7 @@ mod host;
 mod local;
 mod measure;
 mod profile;
+mod results;
 mod transport;
 
 pub use channel::Channel;
@@ -55,4 +56,5 @@ pub use profile::{
     Absent, DeviceProfile, HostDescription, LinkProfile, NodeProfile, OperatorProfile, Profile, Sample, Spread,
     Usability,
 };
+pub use results::ResultPages;
 pub use transport::{Carriage, Endpoint, Inapplicable, Transport, standard_transports};

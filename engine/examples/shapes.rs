@@ -21,10 +21,14 @@ use std::error::Error;
 use std::io::BufRead;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hetero::hal::{Dim, TraceEvent, TraceKind, TraceSink};
 use hetero::{Binding, DeviceOptions, HeteroEngine, LoadedModel, OutputBuffer, Outputs, Plan, Tensor};
+
+/// The time before each run that is timed, as a caller has something to do with the results of the
+/// last one; runs that follow at once find threads that are still awake.
+const PAUSE: Duration = Duration::from_micros(200);
 
 type Outcome<T> = Result<T, Box<dyn Error>>;
 type Named = Vec<(String, Tensor)>;
@@ -118,6 +122,7 @@ impl Sequence {
     fn next(&mut self, count: usize) -> Outcome<String> {
         let inputs = self.inputs(count)?;
         let given = named(&inputs);
+        std::thread::sleep(PAUSE);
         let began = Instant::now();
         let outputs = self.loaded.run(&given)?;
         let took = began.elapsed().as_secs_f64();
@@ -172,9 +177,11 @@ impl Sequence {
         drop(outputs);
         let (mut again, mut alone) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
         for _ in 0..rounds {
+            std::thread::sleep(PAUSE);
             let began = Instant::now();
             self.loaded.run(&given)?;
             again.push(began.elapsed().as_secs_f64());
+            std::thread::sleep(PAUSE);
             let began = Instant::now();
             self.run_plan(&plan)?;
             alone.push(began.elapsed().as_secs_f64());

@@ -21,7 +21,8 @@
 //! pipeline with [`Session::stream`].
 //! A [`Run`] and a [`Stream`] own their session, and [`Session::max_in_flight`] bounds how many
 //! runs there are.
-//! [`Session::run_to`] writes outputs into memory of the caller's.
+//! Large results of a device whose memory is the host's are written in place, into pages that the
+//! returned tensors hold; [`Session::run_to`] writes outputs into memory of the caller's.
 //! Where a device is lost, the run fails with one error that names it, and [`HeteroEngine::run`]
 //! goes on without it.
 //! A caller that holds a session goes on by [`HeteroEngine::recover`].

@@ -126,6 +126,42 @@ fn outputs_are_written_into_the_callers_pages_where_the_device_imports_them() {
     }
 }
 
+/// The elements of a chain whose result is long enough to be written in place.
+const LONG: usize = 20_000;
+
+#[test]
+fn large_results_are_written_in_place_and_their_pages_serve_again_once_nobody_holds_them() {
+    let mut engine = HeteroEngine::builder().build();
+    engine.add_device("cpu:0", DeviceOptions::default()).unwrap();
+    let plan = engine.analyze_model(&model(LONG, &CHAIN)).unwrap();
+    let session = engine.session(&plan).unwrap();
+    let x = |phase: f32| [tensor(LONG, phase)];
+    let address = |outputs: &hetero::Outputs| outputs.tensor("y").unwrap().bytes().as_ptr();
+    let first = session.run_ordered(&x(0.0)).unwrap();
+    assert_eq!(out(&session.report()), (LONG as u64 * 4, 0));
+    // While a result is held, no other run writes to it.
+    let second = session.run_ordered(&x(1.0)).unwrap();
+    assert_ne!(address(&first), address(&second));
+    close(first.tensor("y").unwrap(), &chain(&x(0.0)[0]));
+    let (place, part) = (address(&first), first.tensor("y").unwrap().bytes().slice(8..16));
+    let bytes = part.to_vec();
+    drop(first);
+    session.run_ordered(&x(2.0)).unwrap();
+    assert_eq!(part, bytes, "a part of a result is still held");
+    drop(part);
+    let pages: Vec<_> = (3..5).map(|phase| session.run_ordered(&x(phase as f32)).unwrap()).collect();
+    assert!(pages.iter().any(|outputs| address(outputs) == place));
+    // Runs under way together have pages of their own, and results outlive the session.
+    let runs: Vec<_> = (5..8).map_while(|phase| session.start(&x(phase as f32)).ok()).collect();
+    assert!(runs.len() > 1);
+    let results: Vec<_> = runs.into_iter().map(|run| run.finish().unwrap()).collect();
+    drop((session, engine));
+    for (phase, outputs) in (5..).zip(&results) {
+        close(outputs.tensor("y").unwrap(), &chain(&x(phase as f32)[0]));
+    }
+    close(second.tensor("y").unwrap(), &chain(&x(1.0)[0]));
+}
+
 #[test]
 fn outputs_are_copied_into_the_callers_pages_where_the_device_imports_none() {
     let fake = || Fake { imports: false, ..Fake::default() };

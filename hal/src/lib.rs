@@ -264,6 +264,7 @@ pub use fingerprint::Fingerprint;
 pub use graph::{Attribute, Capture, Dim, ExtentId, Graph, LateId, Node, NodeId, Operator, TensorType, Value, ValueId};
 pub use memory::{
     Buffer, BufferLayout, ExternalMemory, HandleKind, HostMemory, HostSemantics, Memory, MemoryKind, check_range,
+    reserve_bytes,
 };
 pub use model::Model;
 pub use operators::{

@@ -59,6 +59,33 @@ pub trait Memory: Any + Send + Sync {
     /// The errors of [`Memory::read`]; `InvalidArgument` too for memory that was imported
     /// read-only.
     fn write(&self, offset: usize, from: &[u8]) -> Result<()>;
+
+    /// Copies bytes from the allocation behind those that `into` has.
+    /// A backend whose memory the host reads directly does so without filling the room first.
+    ///
+    /// # Errors
+    /// The errors of [`Memory::read`], after which `into` is as it was.
+    /// `OutOfMemory` where the host has no room for them.
+    fn append(&self, offset: usize, bytes: usize, into: &mut Vec<u8>) -> Result<()> {
+        reserve_bytes(into, bytes)?;
+        let start = into.len();
+        into.resize(start + bytes, 0);
+        self.read(offset, &mut into[start..]).inspect_err(|_| into.truncate(start))
+    }
+}
+
+/// Makes room for `bytes` more bytes, and no more.
+/// It is for a backend's [`Memory::append`].
+///
+/// # Errors
+/// `OutOfMemory` where the host has no room for them.
+pub fn reserve_bytes(into: &mut Vec<u8>, bytes: usize) -> Result<()> {
+    into.try_reserve_exact(bytes).map_err(|source| {
+        Error::new(ErrorKind::OutOfMemory, "the operating system refuses host memory for a result")
+            .with_sizes(bytes as u64, None)
+            .with_remedy("close other programs, or bind smaller shapes")
+            .caused_by(source)
+    })
 }
 
 /// Checks that a range of bytes lies in memory of the given length.
@@ -199,6 +226,17 @@ impl Buffer {
         self.memory.read(self.offset + offset, into)
     }
 
+    /// Copies bytes of the buffer behind those that `into` has, and blocks until that is done; see
+    /// [`Memory`] for what the caller has to order.
+    ///
+    /// # Errors
+    /// The errors of [`Buffer::read`], after which `into` is as it was.
+    /// `OutOfMemory` where the host has no room for them.
+    pub fn append(&self, range: Range<usize>, into: &mut Vec<u8>) -> Result<()> {
+        self.check(&range, "read")?;
+        self.memory.append(self.offset + range.start, range.len(), into)
+    }
+
     /// Copies bytes into the buffer, and blocks until that is done; see [`Memory`] for what the
     /// caller has to order.
     ///
@@ -268,6 +306,16 @@ impl HostMemory {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.bytes == 0
+    }
+
+    /// Tells whether somebody else has the same pages: a clone, or a part.
+    /// Constant bytes count as shared.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        match &self.pages {
+            Pages::Shared(pages) => Arc::strong_count(pages) > 1,
+            Pages::Constant(_) => true,
+        }
     }
 
     /// Returns the address of the first byte.
@@ -371,6 +419,18 @@ mod tests {
         assert!(part.slice(0..5).is_err());
         assert!(part.write(3, &[0, 0]).is_err());
         assert!(part.read(usize::MAX, &mut seen).is_err());
+    }
+
+    #[test]
+    fn appended_bytes_stand_behind_those_that_were_there() {
+        let memory = Arc::new(Plain(Mutex::new((0..8).collect())));
+        let buffer = Buffer::new(DeviceId::new("plain", 0), MemoryKind::Host, 8, memory);
+        let part = buffer.slice(2..8).unwrap();
+        let mut bytes = vec![9];
+        part.append(1..3, &mut bytes).unwrap();
+        assert_eq!(bytes, [9, 3, 4]);
+        assert_eq!(part.append(5..7, &mut bytes).unwrap_err().kind(), ErrorKind::InvalidArgument);
+        assert_eq!(bytes, [9, 3, 4]);
     }
 
     #[test]

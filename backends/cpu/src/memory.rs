@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, Tensor, check_range};
+use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, Tensor, check_range, reserve_bytes};
 use hetero_kit::Budget;
 
 use crate::operand::Operand;
@@ -136,6 +136,15 @@ impl Memory for CpuMemory {
         // SAFETY: as in `read`; the memory is writable, and by the contract of `Memory` nothing
         // else accesses the range now.
         unsafe { std::ptr::copy(from.as_ptr(), target.add(offset), from.len()) };
+        Ok(())
+    }
+
+    fn append(&self, offset: usize, bytes: usize, into: &mut Vec<u8>) -> Result<()> {
+        check_range(offset, bytes, self.host.len())?;
+        reserve_bytes(into, bytes)?;
+        // SAFETY: as in `read`.
+        // The pages are initialised, and a vector that is lent has no bytes in them.
+        into.extend_from_slice(unsafe { std::slice::from_raw_parts(self.host.as_ptr().add(offset), bytes) });
         Ok(())
     }
 }

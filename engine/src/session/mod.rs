@@ -16,6 +16,7 @@ mod layout;
 mod partition;
 mod pool;
 mod report;
+mod results;
 mod run;
 mod steps;
 mod stream;
@@ -28,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use foldhash::HashMap;
-use hetero_comm::{Staged, Transport as _, ZeroCopy};
+use hetero_comm::{ResultPages, Staged, Transport as _, ZeroCopy};
 use hetero_hal::{
     DType, Device, Error as HalError, ErrorKind, ExtentId, HandleKind, HostMemory, LateId, Program, Queue,
     QueueOptions, SyncMode, Tensor, Topology, TraceSink, ValueId, Weight, distinct_weights, element_count,
@@ -178,8 +179,10 @@ pub struct Session {
     shares: PlacementShares,
     deadline: Duration,
     contexts: Pool<Context>,
-    /// Whether the last run that was given memory wrote each output where the caller wanted it.
+    /// Whether the last run wrote each output where the caller finds it.
     delivered: Vec<AtomicBool>,
+    /// The pages of large results.
+    results: Arc<ResultPages>,
 }
 
 impl Session {
@@ -244,6 +247,8 @@ impl Session {
             deadline: fleet.deadline(),
             contexts,
             delivered: program.outputs().iter().map(|_| AtomicBool::new(false)).collect(),
+            // Of those who feed results back, one generation is held while the next is made.
+            results: ResultPages::new(2 * program.outputs().len()),
             program: program.clone(),
             devices,
             queues,
@@ -392,24 +397,7 @@ impl Session {
                 _ => Err(wrong(&port.name, format!("it is missing; the model takes '{}'", names()))),
             })
             .collect::<Result<Vec<_>>>()?;
-        let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
-        self.run_into(&ordered, &mut buffers)?;
-        self.named_outputs(&ordered, buffers)
-    }
-
-    fn named_outputs(&self, inputs: &[Tensor], buffers: Vec<OutputBuffer>) -> Result<Outputs> {
-        let tensors = self.outputs.iter().zip(buffers).zip(&self.sources).map(|((port, buffer), source)| {
-            let tensor = match source {
-                OutputSource::Constant(tensor) => tensor.clone(),
-                OutputSource::Input(position) => inputs[*position].clone(),
-                OutputSource::Slot(_) => match buffer.object {
-                    Some(object) => object,
-                    None => Tensor::from_bytes(port.dtype, &buffer.shape, buffer.bytes.into())?,
-                },
-            };
-            Ok((port.name.clone(), tensor))
-        });
-        Ok(Outputs(tensors.collect::<Result<Vec<_>>>()?))
+        self.run_ordered(&ordered)
     }
 
     /// Runs once, with inputs in the order of [`Session::inputs`], into memory of the caller's,
@@ -439,7 +427,7 @@ impl Session {
         let mut context = self.take_context(Some(Instant::now() + self.deadline))?;
         self.launch(inputs, &mut context, trace, true)?;
         self.settle(&mut context)?;
-        self.collect(inputs, outputs, &context)?;
+        self.collect(inputs, outputs, &[], &context)?;
         self.give_context(context);
         Ok(())
     }

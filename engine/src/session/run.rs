@@ -9,7 +9,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hetero_comm::host_buffer;
-use hetero_hal::{Error as HalError, ErrorKind, Execution, Extents, LateId, Tensor, Timeline, TraceSink, Work};
+use hetero_hal::{
+    Error as HalError, ErrorKind, Execution, Extents, HostMemory, LateId, Tensor, Timeline, TraceSink, Work,
+};
 use hetero_kit::copy_through_host;
 
 use super::context::Context;
@@ -210,9 +212,15 @@ impl Session {
         error
     }
 
-    /// Copies the outputs out.
-    pub(super) fn collect(&self, inputs: &[Tensor], outputs: &mut [OutputBuffer], context: &Context) -> Result<()> {
-        for ((port, source), into) in self.outputs.iter().zip(&self.sources).zip(outputs) {
+    /// Copies the outputs out, but for those that `pages` has: of these, only the shapes are told.
+    pub(super) fn collect(
+        &self,
+        inputs: &[Tensor],
+        outputs: &mut [OutputBuffer],
+        pages: &[Option<HostMemory>],
+        context: &Context,
+    ) -> Result<()> {
+        for (number, ((port, source), into)) in self.outputs.iter().zip(&self.sources).zip(outputs).enumerate() {
             let OutputBuffer { bytes, shape, object } = into;
             shape.clear();
             *object = None;
@@ -234,10 +242,16 @@ impl Session {
                 OutputSource::Slot(slot) => {
                     self.true_shape(*slot, context, shape)?;
                     let count = hetero_hal::element_count(shape).and_then(|count| port.dtype.bytes_for(count));
-                    bytes.resize(count.unwrap_or(0), 0);
-                    if let Some(buffer) = &context.buffers[*slot] {
-                        let device = &*self.devices[self.frozen.layout.slots[*slot].device];
-                        buffer.read(0, bytes).map_err(|error| named(error, device))?;
+                    let count = count.unwrap_or(0);
+                    bytes.clear();
+                    match context.output(*slot) {
+                        _ if pages.get(number).is_some_and(Option::is_some) => {}
+                        Some(buffer) => {
+                            let device = &*self.devices[self.frozen.layout.slots[*slot].device];
+                            buffer.append(0..count, bytes).map_err(|error| named(error, device))?;
+                        }
+                        // A value without bytes has no buffer.
+                        None => bytes.resize(count, 0),
                     }
                 }
             }
@@ -282,7 +296,7 @@ impl Session {
     }
 
     /// Returns the place of a slot's value, where it is late.
-    fn late_of(&self, slot: usize) -> Result<Option<LateId>> {
+    pub(super) fn late_of(&self, slot: usize) -> Result<Option<LateId>> {
         Ok(self.program.value(self.frozen.layout.slots[slot].value)?.late)
     }
 
@@ -304,13 +318,6 @@ impl Session {
         }
         Ok(())
     }
-
-    /// Returns the outputs of a run that is over, as tensors.
-    fn tensors(&self, inputs: &[Tensor], context: &Context) -> Result<Outputs> {
-        let mut buffers = vec![OutputBuffer::default(); self.outputs.len()];
-        self.collect(inputs, &mut buffers, context)?;
-        self.named_outputs(inputs, buffers)
-    }
 }
 
 /// Fails timelines that have not failed: nothing that waits there begins any more.
@@ -326,6 +333,8 @@ fn fail(timelines: &[Timeline], error: &HalError) {
 pub struct Run {
     session: Arc<Session>,
     inputs: Vec<Tensor>,
+    /// The pages of the outputs that devices write in place.
+    pages: Vec<Option<HostMemory>>,
     context: Option<Context>,
 }
 
@@ -350,8 +359,9 @@ impl Session {
     pub fn start(self: &Arc<Self>, inputs: &[Tensor]) -> Result<Run> {
         self.check(inputs, self.outputs.len())?;
         let mut context = self.take_context(None)?;
+        let pages = self.place_results(&mut context)?;
         self.launch(inputs, &mut context, None, false)?;
-        Ok(Run { session: self.clone(), inputs: inputs.to_vec(), context: Some(context) })
+        Ok(Run { session: self.clone(), inputs: inputs.to_vec(), pages, context: Some(context) })
     }
 }
 
@@ -365,9 +375,7 @@ impl Run {
             return Err(HalError::internal("the run is over already").into());
         };
         self.session.settle(&mut context)?;
-        let outputs = self.session.tensors(&self.inputs, &context)?;
-        self.session.give_context(context);
-        Ok(outputs)
+        self.session.results(&self.inputs, std::mem::take(&mut self.pages), context)
     }
 }
 

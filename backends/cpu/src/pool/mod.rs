@@ -33,7 +33,7 @@ use hetero_kit::Shares;
 use seats::Seats;
 
 /// The time for which a thread watches before it sleeps.
-const SPIN: Duration = Duration::from_micros(50);
+const SPIN: Duration = Duration::from_micros(200);
 
 /// The time between an owner's looks at whether a worker that it waits for is running.
 const LOOK: Duration = Duration::from_micros(10);

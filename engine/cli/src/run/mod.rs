@@ -22,11 +22,10 @@ use crate::report::{Latencies, edges, placement, print_report, print_slow, share
 /// Runs whenever a line comes in, until the input ends.
 fn on_request(prepared: &mut Prepared) -> Result<()> {
     let inputs = prepared.ordered()?;
-    let mut outputs = vec![hetero::OutputBuffer::default(); prepared.session.outputs().len()];
     for line in std::io::stdin().lines() {
         line.map_err(|error| Failure::failed(format!("cannot read the standard input: {error}")))?;
         let began = Instant::now();
-        prepared.with_session(|session| session.run_into(&inputs, &mut outputs))?;
+        prepared.with_session(|session| session.run_ordered(&inputs).map(drop))?;
         say!("{:.3}", began.elapsed().as_secs_f64() * 1e6)?;
     }
     Ok(())

@@ -76,4 +76,9 @@ impl Memory for Watched {
         self.ledger.host_access(self.device(), self.part(offset, from.len()), true)?;
         self.inner.write(offset, from)
     }
+
+    fn append(&self, offset: usize, bytes: usize, into: &mut Vec<u8>) -> Result<()> {
+        self.ledger.host_access(self.device(), self.part(offset, bytes), false)?;
+        self.inner.append(offset..offset.saturating_add(bytes), into)
+    }
 }
