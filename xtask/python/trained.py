@@ -2,13 +2,12 @@
 """Compares trained models of many kinds with ONNX Runtime: `trained.py HETERO CACHE SEED [NAME...]`; see trained_models.py for the models.
 
 Each case is run by `hetero run` on `cpu:0`, file by file, and by ONNX Runtime. Outputs agree where the largest difference is at most SHARE of the
-reference's range, integers, truth values and texts where they are equal. A model that quantises values as it goes, or has f16 ones, rounds some of
-them up or down by chance, and such steps show in the outputs: where an output of one differs by more, SHARE counts beyond the difference of ONNX
-Runtime's own results when its optimisations are off or each weight moves by one rounding error, COPIES times; the line says how much that is.
-Some amplify one such step beyond any measure, or have another length after it. Of these, all that lies between two roundings has to agree to SHARE:
-each node that rounds gets what ONNX Runtime computed there, in both, and what each computes there by itself is an output; where one differs by
-more, SHARE counts beyond what it moves by in ONNX Runtime once these inputs and the weights move by one
-rounding error, PART_COPIES times. The line says so.
+reference's range, integers, truth values and texts where they are equal. A model that quantises values as it goes rounds some of them up or down by
+chance, and some amplify one such step beyond any measure, or have another length after it. Where the whole of one differs by more, all that lies
+between two roundings has to agree to SHARE: each node that rounds gets what ONNX Runtime computed there, in both, and what each computes there by
+itself is an output. Of what still differs, as a recurrent layer that rounds its states does and models in f16 do, SHARE counts beyond the difference
+of ONNX Runtime's own results when its optimisations are off or each weight and input moves by one rounding error, several times; the line says how
+much that is.
 Every case has LIMIT seconds. Exits with 1 where one disagrees.
 """
 import json
@@ -123,23 +122,16 @@ def parts_agree(hetero, path, feeds, limit):
         results = results_of(hetero, file, given, folder, limit)
         if isinstance(results, str):
             return [results], "-"
-        actual, _ = results
-        problems, told, most, spread = [], [], 0.0, None
-        for port, of in reference(session, given).items():
-            good, how = verdict(actual[port], of)
-            apart = difference(actual[port], of) if of.dtype.kind == "f" and of.shape == actual[port].shape else None
-            if not good and apart is not None:
-                if spread is None:
-                    copies = enumerate(others(file, PART_COPIES))
-                    spread = [reference(other, {name: moved(content, copy) for name, content in given.items()}) for copy, other in copies]
-                own = max(difference(other[port], of) for other in spread if other[port].shape == of.shape)
-                good = apart <= own + SHARE
-                how += f" where ONNX Runtime's differs by {own:.1e} once all moves by one rounding error"
-                told += [how]
-            elif apart is not None:
-                most = max(most, apart)
-            problems += [] if good else [f"{port}: {how}"]
-        return problems, ", but ".join([f"{most:.1e}", *told])
+        (actual, _), expected = results, reference(session, given)
+        wrong = {port: of for port, of in expected.items() if not verdict(actual[port], of)[0]}
+        agreed = [(actual[port], of) for port, of in expected.items() if port not in wrong and of.dtype.kind == "f"]
+        most = max((difference(mine, of) for mine, of in agreed), default=0.0)
+        spread = []
+        if wrong:
+            copies = enumerate(others(file, PART_COPIES))
+            spread = [reference(other, {name: moved(content, copy) for name, content in given.items()}) for copy, other in copies]
+        problems, told = beyond(actual, wrong, spread)
+        return problems, " but ".join([f"{most:.1e}", *told])
 
 
 def read(path):
@@ -210,23 +202,37 @@ def run(hetero, path, feeds, session, limit=LIMIT):
             return [results], "-", None
         actual, milliseconds = results
         expected = reference(session, feeds)
-        problems, told, spread = [], [], None
+        problems, told = [], []
         for port, of in expected.items():
-            mine = actual[port]
-            good, how = verdict(mine, of) if isinstance(of, np.ndarray) else sequence_verdict(mine, of)
-            if not good and isinstance(of, np.ndarray) and of.dtype.kind == "f" and mine.shape == of.shape:
-                spread = spread or [reference(other, feeds) for other in others(path)]
-                # A result of another length is no measure of how much numbers may differ.
-                own = max((difference(other[port], of) for other in spread if other[port].shape == of.shape), default=0.0)
-                good = difference(mine, of) <= own + SHARE
-                how += f" (ONNX Runtime's own results differ by {own:.1e})"
+            good, how = verdict(actual[port], of) if isinstance(of, np.ndarray) else sequence_verdict(actual[port], of)
             told.append(how)
-            if not good:
-                problems.append(f"{port}: {how}")
-        if problems and rounds(onnx.load(path)):
-            whole, (problems, most) = "; ".join(problems), parts_agree(hetero, path, feeds, limit)
-            told = [f"IN PARTS {most}; as a whole {whole}"]
+            problems += [] if good else [f"{port}: {how}"]
+    if not problems:
+        return [], ", ".join(told), milliseconds
+    model, whole = onnx.load(path), "; ".join(problems)
+    if any(node.op_type in ROUNDING for node in model.graph.node):
+        problems, told = parts_agree(hetero, path, feeds, limit)
+        return problems, f"IN PARTS {told}; as a whole {whole}", milliseconds
+    if rounds(model):
+        spread = [reference(other, feeds) for other in others(path)]
+        problems, told = beyond(actual, expected, spread)
         return problems, ", ".join(told), milliseconds
+    return problems, ", ".join(told), milliseconds
+
+
+def beyond(actual, expected, spread):
+    """The problems of outputs that may differ by SHARE more than those of `spread`, and what is told of each."""
+    problems, told = [], []
+    for port, of in expected.items():
+        good, how = verdict(actual[port], of)
+        if not good and of.dtype.kind == "f" and of.shape == actual[port].shape:
+            # A result of another length is no measure of how much numbers may differ.
+            own = max((difference(other[port], of) for other in spread if other[port].shape == of.shape), default=0.0)
+            good = difference(actual[port], of) <= own + SHARE
+            how += f" (ONNX Runtime's own results differ by {own:.1e})"
+        told.append(how)
+        problems += [] if good else [f"{port}: {how}"]
+    return problems, told
 
 
 def sequence_verdict(actual, expected):
