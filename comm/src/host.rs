@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range};
+use hetero_hal::{Buffer, DeviceId, Error, HostMemory, Memory, MemoryKind, Result, check_range, reserve_bytes};
 
 /// Returns the name of the host among devices, `host:0`; no driver has it.
 #[must_use]
@@ -22,11 +22,7 @@ impl HostBytes {
     /// Allocates the given number of bytes, all 0.
     pub(crate) fn buffer(bytes: usize) -> Result<Buffer> {
         let mut content = Vec::new();
-        content.try_reserve_exact(bytes).map_err(|source| {
-            Error::new(hetero_hal::ErrorKind::OutOfMemory, "cannot allocate host memory")
-                .with_sizes(bytes as u64, None)
-                .caused_by(source)
-        })?;
+        reserve_bytes(&mut content, bytes)?;
         content.resize(bytes, 0);
         Ok(Buffer::new(host_id(), MemoryKind::Host, bytes, Arc::new(HostBytes(RwLock::new(content)))))
     }

@@ -75,17 +75,19 @@ pub trait Memory: Any + Send + Sync {
 }
 
 /// Makes room for `bytes` more bytes, and no more.
-/// It is for a backend's [`Memory::append`].
 ///
 /// # Errors
 /// `OutOfMemory` where the host has no room for them.
 pub fn reserve_bytes(into: &mut Vec<u8>, bytes: usize) -> Result<()> {
-    into.try_reserve_exact(bytes).map_err(|source| {
-        Error::new(ErrorKind::OutOfMemory, "the operating system refuses host memory for a result")
-            .with_sizes(bytes as u64, None)
-            .with_remedy("close other programs, or bind smaller shapes")
-            .caused_by(source)
-    })
+    into.try_reserve_exact(bytes).map_err(|source| refused(bytes, source))
+}
+
+/// Returns the error of host memory that cannot be had.
+fn refused(bytes: usize, source: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::new(ErrorKind::OutOfMemory, "the operating system refuses host memory")
+        .with_sizes(bytes as u64, None)
+        .with_remedy("close other programs, or bind smaller shapes")
+        .caused_by(source)
 }
 
 /// Checks that a range of bytes lies in memory of the given length.
@@ -281,12 +283,7 @@ impl HostMemory {
     /// # Errors
     /// `OutOfMemory` where the operating system refuses.
     pub fn allocate(bytes: usize) -> Result<Self> {
-        let pages = MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|source| {
-            Error::new(ErrorKind::OutOfMemory, "the operating system refuses host memory")
-                .with_sizes(bytes as u64, None)
-                .with_remedy("close other programs, or bind smaller shapes")
-                .caused_by(source)
-        })?;
+        let pages = MmapOptions::new().len(bytes.max(1)).map_anon().map_err(|source| refused(bytes, source))?;
         Ok(HostMemory { pages: Pages::Shared(Arc::new(pages.into())), offset: 0, bytes })
     }
 
