@@ -1,6 +1,8 @@
 //! Timelines: the one way to synchronise.
 
 use std::any::Any;
+use std::cmp::Reverse;
+use std::collections::binary_heap::{BinaryHeap, PeekMut};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,7 +21,7 @@ pub trait Watcher: Send + Sync {
     fn reached(&self, outcome: Result<()>);
 }
 
-/// A callback or watcher that waits for a value.
+/// A callback or watcher that is to be told.
 enum Waiter {
     Once(Callback),
     Again(Arc<dyn Watcher>),
@@ -31,6 +33,32 @@ impl Waiter {
             Waiter::Once(callback) => callback(outcome),
             Waiter::Again(watcher) => watcher.reached(outcome),
         }
+    }
+}
+
+/// A waiter, ordered by the value that it waits for, and then by when it came.
+struct Due {
+    key: (u64, u64),
+    waiter: Waiter,
+}
+
+impl PartialEq for Due {
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Due {}
+
+impl PartialOrd for Due {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Due {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.key.cmp(&other.key)
     }
 }
 
@@ -77,7 +105,11 @@ struct Shared {
 struct State {
     value: u64,
     failure: Option<Error>,
-    callbacks: Vec<(u64, Waiter)>,
+    /// Who is to be told, the least value first: a step that is over looks at those that it lets
+    /// go on, however many wait for later ones.
+    told: BinaryHeap<Reverse<Due>>,
+    /// The number of those that came so far.
+    came: u64,
     /// The number of threads that wait on the condition.
     /// Waking nobody is a system call too, and most points are reached before anybody waits.
     waiters: usize,
@@ -107,7 +139,7 @@ impl Timeline {
         Timeline(Arc::new(Shared {
             native,
             value: AtomicU64::new(initial),
-            state: Mutex::new(State { value: initial, failure: None, callbacks: Vec::new(), waiters: 0 }),
+            state: Mutex::new(State { value: initial, failure: None, told: BinaryHeap::new(), came: 0, waiters: 0 }),
             changed: Condvar::new(),
         }))
     }
@@ -142,16 +174,11 @@ impl Timeline {
         // Mostly there is one waiter, and a list of one would be an allocation.
         let mut first = None;
         let mut others = Vec::new();
-        let mut index = 0;
-        while index < state.callbacks.len() {
-            if state.callbacks[index].0 <= value {
-                let waiter = state.callbacks.swap_remove(index).1;
-                match first {
-                    None => first = Some(waiter),
-                    Some(_) => others.push(waiter),
-                }
-            } else {
-                index += 1;
+        while let Some(next) = state.told.peek_mut().filter(|next| next.0.key.0 <= value) {
+            let waiter = PeekMut::pop(next).0.waiter;
+            match first {
+                None => first = Some(waiter),
+                Some(_) => others.push(waiter),
             }
         }
         let waited_for = state.waiters > 0;
@@ -172,14 +199,14 @@ impl Timeline {
             return;
         }
         state.failure = Some(error.clone());
-        let callbacks = std::mem::take(&mut state.callbacks);
+        let told = std::mem::take(&mut state.told).into_sorted_vec();
         let waited_for = state.waiters > 0;
         drop(state);
         if waited_for {
             self.0.changed.notify_all();
         }
-        for (_, waiter) in callbacks {
-            waiter.call(Err(error.clone()));
+        for Reverse(due) in told.into_iter().rev() {
+            due.waiter.call(Err(error.clone()));
         }
     }
 
@@ -218,6 +245,7 @@ impl Timeline {
     /// Calls `callback` once, when `value` is reached or the timeline fails.
     /// The call is made at once where that is so already, and else on the thread that advances or
     /// fails the timeline.
+    /// Callbacks for smaller values come first, and those for the same value as they were asked for.
     /// A callback is short and does not block.
     pub fn on_reach(&self, value: u64, callback: Callback) {
         self.tell(value, Waiter::Once(callback));
@@ -235,7 +263,9 @@ impl Timeline {
             _ if state.value >= value => Ok(()),
             Some(error) => Err(error.clone()),
             None => {
-                state.callbacks.push((value, waiter));
+                let key = (value, state.came);
+                state.came += 1;
+                state.told.push(Reverse(Due { key, waiter }));
                 return;
             }
         };
@@ -388,6 +418,22 @@ mod tests {
         assert_eq!(*count.0.lock().unwrap(), [true, true, true, true, false]);
     }
 
+    /// A step that is over does not go through all that wait for later ones, which would be 10^10
+    /// looks here.
+    #[test]
+    fn very_many_callbacks_for_later_values_cost_nothing_now() {
+        const STEPS: u64 = 200_000;
+        let (timeline, heard) = (Timeline::new(0), Arc::new(AtomicU64::new(0)));
+        for value in (1..=STEPS).rev() {
+            let heard = heard.clone();
+            timeline.on_reach(value, Box::new(move |_| heard.store(value, Ordering::Relaxed)));
+        }
+        for value in 1..=STEPS {
+            timeline.advance(value);
+            assert_eq!(heard.load(Ordering::Relaxed), value);
+        }
+    }
+
     #[test]
     fn only_the_backend_that_made_it_finds_the_native_side() {
         struct Own(u32);
@@ -404,15 +450,15 @@ mod tests {
     fn callbacks_run_once_and_only_when_due() {
         let timeline = Timeline::new(0);
         let (sender, receiver) = mpsc::channel();
-        for value in [3u64, 1, 2] {
+        for (value, name) in [(3u64, 'c'), (2, 'b'), (1, 'a'), (2, 'B'), (4, 'd'), (5, 'e')] {
             let sender = sender.clone();
-            timeline.on_reach(value, Box::new(move |_| sender.send(value).unwrap()));
+            timeline.on_reach(value, Box::new(move |outcome| sender.send((name, outcome.is_ok())).unwrap()));
         }
         timeline.advance(2);
-        let mut due: Vec<u64> = receiver.try_iter().collect();
-        due.sort_unstable();
-        assert_eq!(due, [1, 2]);
-        timeline.advance(4);
-        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [3]);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [('a', true), ('b', true), ('B', true)]);
+        timeline.advance(3);
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [('c', true)]);
+        timeline.fail(Error::internal("gone"));
+        assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [('d', false), ('e', false)]);
     }
 }

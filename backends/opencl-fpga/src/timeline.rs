@@ -11,7 +11,8 @@
 //! A command that waits for a user event would hold up all commands behind it in its queue,
 //! although the contract lets these come first.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_hal::{NativeTimeline, Point, Result, Timeline};
@@ -21,13 +22,13 @@ use crate::handle::{CommandQueue, Context, Event, Mem};
 /// The native side of a timeline, on the devices of a context.
 pub(crate) struct OpenClTimeline {
     context: Arc<Context>,
-    ahead: Mutex<Vec<Ahead>>,
+    /// The commands that will reach points, by the point's value and the event's address.
+    ahead: Mutex<BTreeMap<(u64, usize), Ahead>>,
 }
 
-/// A point that a command in the driver's queues will reach.
+/// A command in a driver's queue that will reach a point.
 #[derive(Clone)]
 struct Ahead {
-    value: u64,
     event: Arc<Event>,
     queue: usize,
 }
@@ -46,28 +47,35 @@ impl OpenClTimeline {
         point.timeline.native::<OpenClTimeline>().filter(|native| Arc::ptr_eq(&native.context, context))
     }
 
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<(u64, usize), Ahead>> {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn key(point: &Point, event: &Arc<Event>) -> (u64, usize) {
+        (point.value, Arc::as_ptr(event).addr())
+    }
+
     /// Returns the command that will reach a value first.
     fn find(&self, value: u64) -> Option<Ahead> {
-        let ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-        ahead.iter().filter(|ahead| ahead.value >= value).min_by_key(|ahead| ahead.value).cloned()
+        self.lock().range((value, 0)..).next().map(|(_, first)| first.clone())
     }
 
     /// Notes that a command of a queue will reach points.
     pub(crate) fn note(context: &Arc<Context>, signal: &[Point], event: &Arc<Event>, queue: &CommandQueue) {
         for point in signal {
             if let Some(native) = Self::of(point, context) {
-                let (event, queue) = (event.clone(), queue.number());
-                let ahead = Ahead { value: point.value, event, queue };
-                native.ahead.lock().unwrap_or_else(PoisonError::into_inner).push(ahead);
+                let ahead = Ahead { event: event.clone(), queue: queue.number() };
+                native.lock().insert(Self::key(point, event), ahead);
             }
         }
     }
 
     /// Forgets points that are reached or have failed.
     pub(crate) fn forget(context: &Arc<Context>, signal: &[Point], event: &Arc<Event>) {
-        for native in signal.iter().filter_map(|point| Self::of(point, context)) {
-            let mut ahead = native.ahead.lock().unwrap_or_else(PoisonError::into_inner);
-            ahead.retain(|ahead| !Arc::ptr_eq(&ahead.event, event));
+        for point in signal {
+            if let Some(native) = Self::of(point, context) {
+                native.lock().remove(&Self::key(point, event));
+            }
         }
     }
 
