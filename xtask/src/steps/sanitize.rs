@@ -20,11 +20,12 @@ const TARGET: &str =
     if cfg!(target_arch = "aarch64") { "aarch64-unknown-linux-gnu" } else { "x86_64-unknown-linux-gnu" };
 
 /// The tests under AddressSanitizer: kernels, and all else that reads or writes memory that is not
-/// its own.
-const ADDRESS: [&[&str]; 3] = [
+/// its own, such as the pages of results, into which sessions let devices write.
+const ADDRESS: [&[&str]; 4] = [
     &["--package", "hetero-kit", "--package", "hetero-arena", "--lib", "--tests"],
     &["--package", "hetero-cpu", "--lib", "--tests"],
-    &["--package", "hetero-onnx", "--package", "hetero-null", "--lib", "--tests"],
+    &["--package", "hetero-onnx", "--package", "hetero-null", "--package", "hetero-comm", "--lib", "--tests"],
+    &["--package", "hetero", "--lib", "--test", "sessions", "--test", "handles"],
 ];
 
 /// The tests under ThreadSanitizer: the pool with the kernels on it, queues, sessions and streams.
