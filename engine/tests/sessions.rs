@@ -61,6 +61,36 @@ fn room_in_the_shared_arena_is_not_given_where_somebody_would_wait_for_it() {
     close(outputs.tensor("z").unwrap(), &expected(|x| -x.abs()));
 }
 
+/// A buffer takes a whole page at least, so that a million outputs of one number each would take
+/// 4 GB.
+#[test]
+fn small_outputs_lie_in_one_buffer_and_large_ones_in_one_each() {
+    let buffers = [9, 5000].map(|length| {
+        let fake = Fake { alignment: 256, ..Fake::default() };
+        let allocations = fake.allocations.clone();
+        let engine = engine(vec![fake], "*=fake:0");
+        let nodes: [(&str, &str, &[&str], &str); 4] = [
+            ("a", "Neg", &["x"], "na"),
+            ("b", "Exp", &["x"], "ex"),
+            ("c", "Sin", &["x"], "si"),
+            ("d", "Cos", &["x"], "co"),
+        ];
+        let session = engine.session(&engine.analyze_model(&model(length, &nodes)).unwrap()).unwrap();
+        let functions: [(&str, fn(f32) -> f32); 4] =
+            [("na", |x| -x), ("ex", f32::exp), ("si", f32::sin), ("co", f32::cos)];
+        for round in 0..2 {
+            let x = tensor(length, round as f32);
+            let outputs = session.run(&[("x", x.clone())]).unwrap();
+            for (name, of) in functions {
+                let expected: Vec<f32> = x.view::<f32>().unwrap().iter().map(|&x| of(x)).collect();
+                close(outputs.tensor(name).unwrap(), &expected);
+            }
+        }
+        allocations.load(Ordering::Relaxed)
+    });
+    assert_eq!(buffers[1] - buffers[0], 3, "{buffers:?}");
+}
+
 #[test]
 fn values_cross_in_place_where_both_sides_import_and_by_copies_elsewhere() {
     let model = model(1000, &CHAIN);

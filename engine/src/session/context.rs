@@ -107,9 +107,9 @@ fn aligned_memory(shared: &Shared) -> Result<HostMemory> {
 }
 
 impl Frozen {
-    /// Tells whether a slot has a buffer of its own, as an output has that nobody shares.
+    /// Tells whether nothing else has the slot's memory, as with an output that nobody shares.
     fn is_own_output(&self, slot: &Slot) -> bool {
-        matches!(slot.storage, Storage::Own(bytes) if bytes > 0)
+        matches!(slot.storage, Storage::Own(bytes) if bytes > 0) || matches!(slot.storage, Storage::Output(_))
     }
 }
 
@@ -134,7 +134,7 @@ impl Context {
             buffers.push(match slot.storage {
                 Storage::Input(_) => None,
                 Storage::Own(bytes) => Some(allocate(&*devices[slot.device], BufferLayout::new(bytes))?),
-                Storage::Arena(place) => Some(part(&arenas[slot.device], place)?),
+                Storage::Arena(place) | Storage::Output(place) => Some(part(&arenas[slot.device], place)?),
                 Storage::Shared(place) => Some(part(&views[slot.device], place)?),
             });
         }

@@ -31,6 +31,10 @@ use crate::Result;
 /// The least alignment of everything in an arena.
 const ALIGNMENT: usize = 64;
 
+/// The bytes from which an output has a buffer of its own.
+/// Devices take whole pages for one.
+const SMALL: usize = 4096;
+
 /// The source of a slot's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Storage {
@@ -38,8 +42,11 @@ pub(super) enum Storage {
     Input(usize),
     /// A buffer of its own, with the given number of bytes.
     Own(usize),
-    /// A place in the device's arena.
+    /// A place in the device's arena, which other values have before and behind this one.
     Arena(Place),
+    /// A place at the end of the device's arena, which nothing else has: a small output, for which
+    /// a buffer of its own would take a whole page.
+    Output(Place),
     /// A place in the shared arena.
     Shared(Place),
 }
@@ -227,7 +234,13 @@ impl Planner<'_> {
             None if self.shared.contains(&value) && self.in_place(value, maker, device, bytes)? => {
                 Storage::Shared(place)
             }
-            None if maker == Some(device) && self.outputs.contains(&value) => Storage::Own(bytes),
+            None if maker == Some(device) && self.outputs.contains(&value) => {
+                if bytes < SMALL {
+                    Storage::Output(place)
+                } else {
+                    Storage::Own(bytes)
+                }
+            }
             None => Storage::Arena(place),
         };
         self.slots.push(Slot { value, device, storage });
@@ -320,7 +333,8 @@ impl Planner<'_> {
         let alignments: Vec<usize> = self.sides.iter().map(|side| side.alignment.max(ALIGNMENT)).collect();
         let mut arenas = Vec::with_capacity(self.sides.len());
         for (device, &alignment) in alignments.iter().enumerate() {
-            arenas.push((self.lay_out_arena(device, alignment)?, alignment));
+            let bytes = self.lay_out_arena(device, alignment)?;
+            arenas.push((self.lay_out_small_outputs(device, alignment, bytes)?, alignment));
         }
         let shared = self.lay_out_shared(&alignments)?;
         let order = self.order(true);
@@ -406,6 +420,19 @@ impl Planner<'_> {
             }
         }
         Ok(plan.bytes)
+    }
+
+    /// Places a device's small outputs behind what its arena has so far, and returns the new size.
+    fn lay_out_small_outputs(&mut self, device: usize, alignment: usize, mut size: usize) -> Result<usize> {
+        for slot in self.slots.iter_mut().filter(|slot| slot.device == device) {
+            if let Storage::Output(place) = &mut slot.storage {
+                let overflow = || HalError::internal("the size of the small outputs overflows");
+                place.offset = size.checked_next_multiple_of(alignment).ok_or_else(overflow)?;
+                let end = place.offset.checked_add(place.bytes).and_then(|end| end.checked_next_multiple_of(alignment));
+                size = end.ok_or_else(overflow)?;
+            }
+        }
+        Ok(size)
     }
 
     /// Lays out the shared arena: a range for each shared value, which all its slots have.
@@ -501,9 +528,9 @@ impl Planner<'_> {
                 Storage::Input(_) => None,
                 Storage::Arena(place) => Some(range(device, place)),
                 Storage::Shared(place) if shared_is_placed => Some(range(arenas, place)),
-                // These are buffers of their own; values without bytes too are made before they are
+                // Nothing else has the memory of these; values without bytes too are made before they are
                 // read.
-                Storage::Shared(_) | Storage::Own(_) => {
+                Storage::Shared(_) | Storage::Own(_) | Storage::Output(_) => {
                     Some(Access { space: arenas + 1 + value.index(), start: 0, end: 1, writes })
                 }
             }

@@ -31,6 +31,8 @@ pub(crate) struct Fake {
     pub(crate) meeting: Option<Arc<Meeting>>,
     /// The number of transfers that it was given.
     pub(crate) transfers: Arc<AtomicUsize>,
+    /// The number of buffers that it was asked for.
+    pub(crate) allocations: Arc<AtomicUsize>,
     /// Whether it claims no node.
     pub(crate) idle: bool,
     /// The number of times that it was asked for claims.
@@ -46,6 +48,7 @@ impl Default for Fake {
             import_alignment: 0,
             meeting: None,
             transfers: Arc::default(),
+            allocations: Arc::default(),
             idle: false,
             asked: Arc::default(),
         }
@@ -138,6 +141,7 @@ impl Device for FakeDevice {
     }
 
     fn allocate(&self, layout: BufferLayout) -> Result<Buffer> {
+        self.fake.allocations.fetch_add(1, Ordering::Relaxed);
         self.inner.allocate(layout)
     }
 
