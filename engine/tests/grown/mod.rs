@@ -34,6 +34,8 @@ pub(crate) const FAMILIES: &[Family] = &[
     Family { name: "split", model: split },
     Family { name: "images", model: images },
     Family { name: "joined", model: joined },
+    Family { name: "carried", model: carried },
+    Family { name: "chosen", model: chosen },
 ];
 
 /// A graph to which nodes are added.
@@ -345,4 +347,66 @@ fn joined(count: usize) -> Model {
     }
     let sum = b.node(operator("Sum"), &all);
     b.model(&[sum])
+}
+
+/// A body with a function of each value that it is given or captures, of which `names` says how
+/// they are called.
+fn body(name: &str, function: &str, ids: &[ValueId], lead: &[(&str, DType)]) -> Graph {
+    let mut b = Builder::default();
+    b.0.name = name.into();
+    let given = lead.iter().map(|(of, dtype)| b.input(&format!("{name}_{of}"), *dtype, &[])).collect::<Vec<_>>();
+    if let [_, condition] = *given {
+        b.0.outputs.push(condition);
+    }
+    let float = TensorType::exact(DType::F32, &[ELEMENTS]);
+    for (number, &outer) in ids.iter().enumerate() {
+        let inner = b.value(format!("{name}_in{number}"), float.clone(), None);
+        match lead {
+            [] => b.0.captures.push(Capture { outer, inner }),
+            _ => b.0.inputs.push(inner),
+        }
+        let output = b.value(format!("{name}_out{number}"), float.clone(), None);
+        b.0.nodes.push(Node {
+            name: format!("{name}{number}").into(),
+            operator: operator(function),
+            inputs: vec![Some(inner)],
+            outputs: vec![Some(output)],
+        });
+        b.0.outputs.push(output);
+    }
+    b.0
+}
+
+/// Adds a node with many outputs, and one that adds them up.
+fn summed(mut b: Builder, operator_with_bodies: Operator, inputs: Vec<Option<ValueId>>, count: usize) -> Model {
+    let outputs: Vec<ValueId> =
+        (0..count).map(|number| b.value(format!("o{number}"), TensorType::default(), None)).collect();
+    let name = operator_with_bodies.name.clone();
+    let made = outputs.iter().copied().map(Some).collect();
+    b.0.nodes.push(Node { name, operator: operator_with_bodies, inputs, outputs: made });
+    let sum = b.node(operator("Sum"), &outputs);
+    b.model(&[sum])
+}
+
+/// A loop that carries a value for every other node.
+fn carried(count: usize) -> Model {
+    let mut b = Builder::default();
+    let x = b.input("x", DType::F32, &[ELEMENTS]);
+    let values = products(&mut b, x, count / 2);
+    let trips = b.constant(Tensor::scalar(3i64));
+    let going = b.constant(Tensor::scalar(Bool::from(true)));
+    let body = body("turn", "Tanh", &values, &[("number", DType::I64), ("going", DType::Bool)]);
+    let inputs = [trips, going].into_iter().chain(values).map(Some).collect();
+    summed(b, operator("Loop").with("body", Attribute::Graph(Arc::new(body))), inputs, count / 2)
+}
+
+/// A condition that a run decides, with an output for every other node.
+fn chosen(count: usize) -> Model {
+    let mut b = Builder::default();
+    let (x, condition) = (b.input("x", DType::F32, &[ELEMENTS]), b.input("which", DType::Bool, &[]));
+    let values = products(&mut b, x, count / 2);
+    let [then, otherwise] = [("then", "Tanh"), ("else", "Neg")]
+        .map(|(name, function)| Attribute::Graph(Arc::new(body(name, function, &values, &[]))));
+    let choice = operator("If").with("then_branch", then).with("else_branch", otherwise);
+    summed(b, choice, vec![Some(condition)], count / 2)
 }

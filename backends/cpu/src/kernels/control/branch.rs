@@ -1,7 +1,7 @@
 //! `If`: a condition says which of two bodies runs.
 
 use hetero_hal::{Buffer, CompileOptions, DType, Result, Tensor};
-use hetero_onnx::{BodyOutput, BoundBody};
+use hetero_onnx::BoundBody;
 use hetero_reference::Standard;
 
 use super::{
@@ -68,13 +68,11 @@ impl If {
         for (name, body) in NAMES.iter().zip(bodies) {
             let (graph, first) = body_of(site, name)?;
             let captured = (first, graph.captures.len());
-            outer.reads_captured(first, |index| body.uses(index), graph.captures.len());
+            outer.reads_captured(first, graph.captures.len(), &body, 0);
             // Only one of the branches runs, so they have the same memory.
             let mut places = Places::default();
             let mut targets = Vec::with_capacity(body.made.len());
-            for (number, made) in body.made.iter().enumerate() {
-                let made_here = |index: &usize| body.outputs[*index] == BodyOutput::Made(number);
-                let output = (0..body.outputs.len()).find(made_here);
+            for (made, output) in body.made.iter().zip(body.first_outputs(0..body.outputs.len())) {
                 let port = output.and_then(|index| Some((index, outer.outputs.get(index)?.as_ref()?)));
                 targets.push(match port {
                     _ if made.late.is_some() => Target::Late,

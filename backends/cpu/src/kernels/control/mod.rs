@@ -18,6 +18,7 @@ mod scan;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hetero_hal::{
@@ -27,6 +28,7 @@ use hetero_hal::{
 use hetero_onnx::{BodyOutput, BoundBody, Given, unchanged};
 use hetero_reference::Standard;
 
+use self::repeat::Turn;
 use super::{Kernel, Packed, Runtime, Site};
 use crate::device::Shared;
 use crate::executable::{self, CpuExecutable, NOTHING};
@@ -390,10 +392,12 @@ impl Outer {
         Ok(Outer { inputs, captured, outputs, reads })
     }
 
-    /// Notes that only these of the values that a body captures are read, by their positions.
-    fn reads_captured(&mut self, first: usize, read: impl Fn(usize) -> bool, count: usize) {
-        for (index, reads) in self.reads.iter_mut().skip(first).take(count).enumerate() {
-            *reads = read(index);
+    /// Notes which of the values that a body captures are read; those are the `count` operands from
+    /// `first`, and the body is given them behind `lead` other values.
+    fn reads_captured(&mut self, first: usize, count: usize, body: &Body, lead: usize) {
+        let uses = body.uses(lead + count);
+        for (reads, uses) in self.reads.iter_mut().skip(first).zip(&uses[lead..]) {
+            *reads = *uses;
         }
     }
 
@@ -463,6 +467,7 @@ struct Frame {
     bound: Vec<Operand>,
     /// What the body has made.
     made: Vec<Held>,
+    turn: Turn,
 }
 
 impl Frame {
@@ -510,16 +515,39 @@ impl Body {
         Ok(Body { executable, inputs: inputs.into_iter().zip(ports).collect(), made, outputs, constants, program })
     }
 
-    /// Tells whether the program reads the value that is given at a position, or passes it on.
-    fn uses(&self, position: usize) -> bool {
-        self.inputs.iter().any(|(given, _)| *given == position)
-            || self.outputs.iter().any(|output| *output == BodyOutput::Given(position))
+    /// Tells of each of the first `count` values that are given whether the program reads it, or
+    /// passes it on.
+    fn uses(&self, count: usize) -> Vec<bool> {
+        let mut uses = vec![false; count];
+        let passed = self.outputs.iter().filter_map(|output| match output {
+            BodyOutput::Given(position) => Some(*position),
+            _ => None,
+        });
+        for position in self.inputs.iter().map(|(position, _)| *position).chain(passed) {
+            if let Some(uses) = uses.get_mut(position) {
+                *uses = true;
+            }
+        }
+        uses
+    }
+
+    /// Returns, for each value that is made, the first output in a range that it is.
+    fn first_outputs(&self, range: Range<usize>) -> Vec<Option<usize>> {
+        let mut first = vec![None; self.made.len()];
+        for (index, output) in self.outputs.iter().enumerate().take(range.end).skip(range.start) {
+            if let BodyOutput::Made(number) = output
+                && let Some(first @ None) = first.get_mut(*number)
+            {
+                *first = Some(index);
+            }
+        }
+        first
     }
 
     /// Runs the body on the values that are given; what it makes is written to the targets.
     fn run(&self, frame: &mut Frame, scratch: Operand, runtime: &Runtime<'_>) -> Result<()> {
         runtime.check()?;
-        let Frame { given, targets, bound, made } = frame;
+        let Frame { given, targets, bound, made, .. } = frame;
         let open = self.program.is_open().then(|| Extents::of(&self.program));
         bound.clear();
         for (position, port) in &self.inputs {

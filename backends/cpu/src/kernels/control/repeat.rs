@@ -3,6 +3,7 @@
 //! What an iteration makes for the next one is written to slots that take turns: the body reads
 //! from one and writes to another, so that nothing is copied.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use hetero_hal::{CompileOptions, DType, Error, ErrorKind, Result, Tensor, TensorType};
@@ -61,58 +62,75 @@ enum Role {
     Collected { number: usize, place: Place },
 }
 
-/// Slots of one size.
+/// Slots of one size: a range of all slots.
 struct Class {
     bytes: usize,
-    slots: Vec<Place>,
+    slots: Range<usize>,
 }
 
 /// Slots in which what is carried from one iteration to the next takes turns.
 pub(super) struct Slots {
+    /// The classes, by their bytes.
     classes: Vec<Class>,
+    /// All slots, by where they lie.
+    places: Vec<Place>,
+}
+
+/// The slots that are taken in an iteration.
+#[derive(Default)]
+pub(super) struct Turn {
+    /// Whether each slot holds something, or is a target.
+    busy: Vec<bool>,
+    /// For each class, the slots before which all are busy.
+    next: Vec<usize>,
 }
 
 impl Slots {
     /// Makes the slots for what a body makes and carries; `sizes` has the bytes of each value.
     /// A slot is busy while something that is carried lies there, and `moved` values are carried
     /// under another number than that under which they were made.
-    pub(super) fn new(sizes: &[usize], moved: usize, places: &mut Places) -> Result<Slots> {
-        let mut classes: Vec<Class> = Vec::new();
-        for &bytes in sizes {
-            let known = classes.iter().position(|class| class.bytes == bytes);
-            let class = known.unwrap_or_else(|| {
-                classes.push(Class { bytes, slots: Vec::new() });
-                classes.len() - 1
-            });
-            let count = if known.is_none() { 2 + moved } else { 2 };
-            for _ in 0..count {
-                let place = places.add(bytes)?;
-                classes[class].slots.push(place);
+    pub(super) fn new(mut sizes: Vec<usize>, moved: usize, places: &mut Places) -> Result<Slots> {
+        sizes.sort_unstable();
+        let mut slots = Slots { classes: Vec::new(), places: Vec::new() };
+        for alike in sizes.chunk_by(|one, other| one == other) {
+            let (bytes, first) = (alike[0], slots.places.len());
+            for _ in 0..2 * alike.len() + moved {
+                slots.places.push(places.add(bytes)?);
             }
+            slots.classes.push(Class { bytes, slots: first..slots.places.len() });
         }
-        Ok(Slots { classes })
+        Ok(slots)
     }
 
     pub(super) fn class(&self, bytes: usize) -> Option<usize> {
-        self.classes.iter().position(|class| class.bytes == bytes)
+        self.classes.binary_search_by_key(&bytes, |class| class.bytes).ok()
     }
 
-    /// Returns a slot that holds none of the given values and is no target yet.
-    pub(super) fn free(
-        &self,
-        class: usize,
-        workspace: Operand,
-        given: &[Option<Held>],
-        targets: &[Operand],
-    ) -> Result<Operand> {
-        let is_free = |slot: &Operand| {
-            let holds = |held: &Held| matches!(held, Held::Bytes(operand, _) if operand.address == slot.address);
-            slot.bytes == 0
-                || (!given.iter().flatten().any(holds) && targets.iter().all(|other| other.address != slot.address))
-        };
-        let slots = self.classes.get(class).map_or(&[][..], |class| &class.slots);
-        let free = slots.iter().map(|place| place.of(workspace)).find(is_free);
-        free.ok_or_else(|| Error::internal("all slots of a loop are in use"))
+    /// Begins an iteration, in which the slots that hold one of the given values are busy.
+    pub(super) fn begin(&self, turn: &mut Turn, workspace: Operand, given: &[Option<Held>]) {
+        turn.busy.clear();
+        turn.busy.resize(self.places.len(), false);
+        turn.next.clear();
+        turn.next.extend(self.classes.iter().map(|class| class.slots.start));
+        for held in given.iter().flatten() {
+            let Held::Bytes(operand, _) = held else { continue };
+            let offset = operand.address.addr().wrapping_sub(workspace.address.addr());
+            // Slots without bytes lie where another slot begins, and before it.
+            let behind = self.places.partition_point(|place| place.offset <= offset);
+            if let Some(last) = behind.checked_sub(1).filter(|&last| self.places[last].offset == offset) {
+                turn.busy[last] = true;
+            }
+        }
+    }
+
+    /// Takes a slot that holds none of the given values and is no target yet.
+    pub(super) fn take(&self, turn: &mut Turn, class: usize, workspace: Operand) -> Result<Operand> {
+        let missing = || Error::internal("all slots of a loop are in use");
+        let (of, next) = self.classes.get(class).zip(turn.next.get_mut(class)).ok_or_else(missing)?;
+        let slot = (*next..of.slots.end).find(|&slot| of.bytes == 0 || !turn.busy[slot]).ok_or_else(missing)?;
+        turn.busy[slot] = true;
+        *next = slot + usize::from(of.bytes > 0);
+        Ok(self.places[slot].of(workspace))
     }
 }
 
@@ -141,7 +159,7 @@ impl Loop {
         let (graph, first) = body_of(site, "body")?;
         let carried = outer.inputs.len().saturating_sub(LEAD);
         let captured = (first, graph.captures.len());
-        outer.reads_captured(first, |index| body.uses(LEAD + carried + index), graph.captures.len());
+        outer.reads_captured(first, graph.captures.len(), &body, LEAD + carried);
         let mut places = Places::default();
         let (iteration, going) = (places.add(size_of::<i64>())?, places.add(1)?);
         let mut collected = Vec::new();
@@ -158,24 +176,20 @@ impl Loop {
             collected.push((index, row.unwrap_or_else(|| [].into())));
         }
         // The body's first output is the condition, and the carried values follow.
-        let is_carried = |output: usize| output <= carried;
-        let first_of = |number: usize, wanted: &dyn Fn(usize) -> bool| {
-            (0..body.outputs.len()).find(|&index| wanted(index) && body.outputs[index] == BodyOutput::Made(number))
-        };
+        let first_carried = body.first_outputs(0..1 + carried);
+        let first = body.first_outputs(0..body.outputs.len());
         let moved = |(index, output): (usize, &BodyOutput)| match output {
             BodyOutput::Given(from) => *from != index + 1 && (1..LEAD + carried).contains(from),
             _ => false,
         };
         let moved = body.outputs.iter().enumerate().take(1 + carried).filter(|&each| moved(each)).count();
-        let sizes: Vec<usize> = (0..body.made.len())
-            .filter(|&number| body.made[number].late.is_none() && first_of(number, &is_carried).is_some())
-            .map(|number| body.made[number].bytes)
-            .collect();
-        let slots = Slots::new(&sizes, moved, &mut places)?;
+        let made = body.made.iter().zip(&first_carried);
+        let sizes = made.filter(|(made, first)| made.late.is_none() && first.is_some()).map(|(made, _)| made.bytes);
+        let slots = Slots::new(sizes.collect(), moved, &mut places)?;
         let mut roles = Vec::with_capacity(body.made.len());
         for (number, made) in body.made.iter().enumerate() {
             let missing = || Error::internal("a loop has no use for what its body makes");
-            roles.push(match first_of(number, &is_carried) {
+            roles.push(match first_carried[number] {
                 _ if made.late.is_some() => Role::Late,
                 Some(index) => {
                     let class = slots.class(made.bytes).ok_or_else(missing)?;
@@ -186,9 +200,9 @@ impl Loop {
                     Role::Carried { class, output }
                 }
                 None => {
-                    let index = first_of(number, &|_| true).ok_or_else(missing)?;
-                    let number = collected.iter().position(|(output, _)| output + 1 == index);
-                    Role::Collected { number: number.ok_or_else(missing)?, place: places.add(made.bytes)? }
+                    let index = first[number].ok_or_else(missing)?;
+                    let number = collected.binary_search_by_key(&index, |(output, _)| output + 1);
+                    Role::Collected { number: number.map_err(|_| missing())?, place: places.add(made.bytes)? }
                 }
             });
         }
@@ -244,6 +258,7 @@ impl Loop {
             }
             write(iteration, &trip.to_le_bytes());
             frame.targets.clear();
+            self.slots.begin(&mut frame.turn, workspace, &frame.given[1..LEAD + self.carried]);
             for (made, role) in self.body.made.iter().zip(&self.roles) {
                 let target = match *role {
                     Role::Late => NOTHING,
@@ -251,9 +266,7 @@ impl Loop {
                     Role::Carried { output: Some(output), .. } if trip + 1 == trips => {
                         self.outer.place(output, arguments).ok_or_else(missing)?
                     }
-                    Role::Carried { class, .. } => {
-                        self.slots.free(class, workspace, &frame.given[1..LEAD + self.carried], &frame.targets)?
-                    }
+                    Role::Carried { class, .. } => self.slots.take(&mut frame.turn, class, workspace)?,
                     Role::Collected { number, place } => {
                         let row = if made.is_exact() { collections[number].next(&made.shape, runtime)? } else { None };
                         row.unwrap_or_else(|| place.of(workspace))

@@ -169,7 +169,7 @@ impl Sequence {
 impl Scan {
     pub(super) fn new(mut outer: Outer, body: Body, axes: Axes) -> Result<Scan> {
         let (states, inputs) = (axes.states, axes.states + axes.inputs.len());
-        outer.reads_captured(axes.captured.0, |index| body.uses(inputs + index), axes.captured.1);
+        outer.reads_captured(axes.captured.0, axes.captured.1, &body, inputs);
         let mut places = Places::default();
         let mut elements = Vec::with_capacity(axes.inputs.len());
         for (index, (axis, _)) in axes.inputs.iter().enumerate() {
@@ -182,26 +182,21 @@ impl Scan {
             });
             elements.push(size.map(|bytes| places.add(bytes)).transpose()?);
         }
-        let of = |number: usize, range: std::ops::Range<usize>| {
-            range.into_iter().find(|&index| body.outputs[index] == BodyOutput::Made(number))
-        };
-        let is_state = |number: usize| of(number, 0..states).is_some();
+        let (state, collected) = (body.first_outputs(0..states), body.first_outputs(states..body.outputs.len()));
         // An element of a sequence may become a state, and its memory is another one's by then.
         let moved = body.outputs.iter().take(states).filter(|output| matches!(output, BodyOutput::Given(_))).count();
-        let sizes: Vec<usize> = (0..body.made.len())
-            .filter(|&number| body.made[number].late.is_none() && is_state(number))
-            .map(|number| body.made[number].bytes)
-            .collect();
-        let slots = Slots::new(&sizes, moved, &mut places)?;
+        let made = body.made.iter().zip(&state);
+        let sizes = made.filter(|(made, state)| made.late.is_none() && state.is_some()).map(|(made, _)| made.bytes);
+        let slots = Slots::new(sizes.collect(), moved, &mut places)?;
         let mut roles = Vec::with_capacity(body.made.len());
         for (number, made) in body.made.iter().enumerate() {
             let missing = || Error::internal("a scan has no use for what its body makes");
             roles.push(if made.late.is_some() {
                 Role::Late
-            } else if is_state(number) {
+            } else if state[number].is_some() {
                 Role::State(slots.class(made.bytes).ok_or_else(missing)?)
             } else {
-                let index = of(number, states..body.outputs.len()).ok_or_else(missing)?;
+                let index = collected[number].ok_or_else(missing)?;
                 Role::Collected(index, places.add(made.bytes)?)
             });
         }
@@ -261,10 +256,11 @@ impl Scan {
                 *given = Some(sequence.element(step));
             }
             frame.targets.clear();
+            self.slots.begin(&mut frame.turn, workspace, &frame.given[..states]);
             for (made, role) in self.body.made.iter().zip(&self.roles) {
                 let target = match *role {
                     Role::Late => NOTHING,
-                    Role::State(class) => self.slots.free(class, workspace, &frame.given[..states], &frame.targets)?,
+                    Role::State(class) => self.slots.take(&mut frame.turn, class, workspace)?,
                     Role::Collected(index, place) => {
                         let collection = collections[index - states].as_mut().filter(|_| made.is_exact());
                         let row = collection.map(|collection| collection.next(&made.shape, runtime)).transpose()?;
