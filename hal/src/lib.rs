@@ -241,6 +241,7 @@ mod error;
 mod fingerprint;
 mod graph;
 mod memory;
+mod merge;
 mod model;
 mod operators;
 mod program;

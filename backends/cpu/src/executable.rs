@@ -55,7 +55,7 @@ impl DeviceWeights {
 }
 
 /// The size in bytes up to which a copy of a constant is the executable's own.
-const SMALL: usize = 4096;
+pub(crate) const SMALL: usize = 4096;
 
 /// One compiled step, of one node or of several.
 /// Its lists are ranges of the lists of all steps, as very many steps would else take an allocation

@@ -1,5 +1,7 @@
 //! Regions of a program, compiled for the sizes of each run.
 
+mod simplify;
+
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -169,6 +171,8 @@ impl Region {
                 });
             }
         }
+        // The ports know the places of late values in the run, which the simplified region does not.
+        let program = simplify::simplified(program)?;
         let (family, is_new) = families.of(&program);
         let region = Region { program, inputs, outputs, device: device.clone(), family };
         // Weights are packed once, for the largest sizes, where these say enough.

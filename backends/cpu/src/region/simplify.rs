@@ -1,0 +1,124 @@
+//! Regions without what says the same again.
+
+use foldhash::HashMap;
+use hetero_hal::{Dim, Graph, Program, Result, ValueId};
+use hetero_reference::Standard;
+
+use crate::executable::{SMALL, for_kernels};
+
+/// Returns the region as it is compiled for the sizes of runs, which takes time for each node and
+/// each value.
+///
+/// A model asks many values for their shapes, and most of these are the same: each layer computes
+/// from its own values the sizes that all layers have.
+/// Here the first value of a type is asked, and equal nodes are one.
+/// Inputs and outputs are as before.
+pub(super) fn simplified(program: Program) -> Result<Program> {
+    let extents = program.extents().to_vec();
+    let mut graph = program.into_graph();
+    ask_the_first(&mut graph);
+    graph.merge_equal(&Standard);
+    let wanted = vec![true; graph.outputs.len()];
+    graph.trim(&wanted);
+    compact(&mut graph);
+    // A small constant that is not aligned would be copied for each size.
+    // Large ones are kept by where they lie, and stay there.
+    for constant in graph.values.iter_mut().filter_map(|value| value.constant.as_mut()) {
+        if constant.bytes().len() <= SMALL {
+            *constant = for_kernels(constant)?;
+        }
+    }
+    Program::new(graph, extents)
+}
+
+/// Makes each `Shape` ask the first value of its type; sizes of one extent are equal in each run.
+fn ask_the_first(graph: &mut Graph) {
+    let mut first: HashMap<Vec<Dim>, ValueId> = HashMap::default();
+    let mut made = |graph: &Graph, id: ValueId| {
+        let dims = graph.values[id.index()].ty.dims.clone()?;
+        Some(*first.entry(dims).or_insert(id))
+    };
+    for id in graph.inputs.clone() {
+        made(graph, id);
+    }
+    for position in 0..graph.nodes.len() {
+        if graph.nodes[position].operator.is("Shape")
+            && let Some(Some(id)) = graph.nodes[position].inputs.first().copied()
+        {
+            let first = made(graph, id);
+            graph.nodes[position].inputs[0] = first.or(Some(id));
+        }
+        for output in graph.nodes[position].outputs.clone().into_iter().flatten() {
+            made(graph, output);
+        }
+    }
+}
+
+/// Takes out the values that nothing refers to.
+fn compact(graph: &mut Graph) {
+    let mut used = vec![false; graph.values.len()];
+    let touched = graph.nodes.iter().flat_map(|node| node.uses().chain(node.outputs.iter().flatten().copied()));
+    for id in graph.inputs.iter().chain(&graph.outputs).copied().chain(touched) {
+        used[id.index()] = true;
+    }
+    let mut count = 0;
+    let places: Vec<ValueId> = used
+        .iter()
+        .map(|&used| {
+            count += u32::from(used);
+            ValueId(count.saturating_sub(1))
+        })
+        .collect();
+    let mut used = used.into_iter();
+    graph.values.retain(|_| used.next().unwrap_or(false));
+    graph.nodes.iter_mut().for_each(|node| *node = node.remapped(|id| places[id.index()]));
+    graph.inputs.iter_mut().chain(&mut graph.outputs).for_each(|id| *id = places[id.index()]);
+}
+
+#[cfg(test)]
+mod tests {
+    use hetero_hal::{DType, Extent, ExtentId, Node, Operator, Tensor, TensorType, Value};
+
+    use super::*;
+
+    /// Two layers, each of which asks its own value for the length.
+    #[test]
+    fn layers_that_ask_for_the_same_sizes_ask_once() {
+        let length = Dim::Data { bound: 9, extent: Some(ExtentId(0)) };
+        let mut graph = Graph { name: "layers".into(), ..Graph::default() };
+        let mut value = |name: &str, ty: TensorType, constant: Option<Tensor>| {
+            graph.values.push(Value { name: name.into(), ty, constant });
+            ValueId(graph.values.len() as u32 - 1)
+        };
+        let rows = || TensorType::new(DType::F32, vec![length.clone(), Dim::Known(4)]);
+        let (sizes, size) = (TensorType::exact(DType::I64, &[2]), TensorType::exact(DType::I64, &[1]));
+        let mut last = value("x", rows(), None);
+        let index = value("index", size.clone(), Some(Tensor::from_vec(&[1], vec![0i64]).unwrap()));
+        let inputs = vec![last];
+        let mut nodes = vec![];
+        let mut node = |name: &str, inputs: Vec<ValueId>, output: ValueId| {
+            let inputs = inputs.into_iter().map(Some).collect();
+            nodes.push(Node {
+                name: format!("{name}{}", output.0).into(),
+                operator: Operator::new(name, 13),
+                inputs,
+                outputs: vec![Some(output)],
+            });
+            output
+        };
+        for layer in 0..2 {
+            let own = node("Relu", vec![last], value(&format!("own{layer}"), rows(), None));
+            let shape = node("Shape", vec![own], value(&format!("shape{layer}"), sizes.clone(), None));
+            let first = node("Gather", vec![shape, index], value(&format!("first{layer}"), size.clone(), None));
+            let flat = vec![length.clone(), Dim::Known(4)];
+            let tiled = value(&format!("tiled{layer}"), TensorType::new(DType::F32, flat), None);
+            last = node("Expand", vec![own, first], tiled);
+        }
+        (graph.nodes, graph.inputs, graph.outputs) = (nodes, inputs, vec![last]);
+        let program = Program::new(graph, vec![Extent { bound: 9 }]).unwrap();
+        let simple = simplified(program).unwrap();
+        let count = |name: &str| simple.nodes().iter().filter(|node| node.operator.is(name)).count();
+        assert_eq!([count("Shape"), count("Gather"), count("Relu"), count("Expand")], [1, 1, 2, 2]);
+        assert_eq!(simple.values().len(), 1 + 1 + 2 + 2 + 2);
+    }
+}
