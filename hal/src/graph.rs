@@ -356,6 +356,19 @@ impl Node {
         self.inputs.iter().flatten().copied().chain(captured)
     }
 
+    /// Keeps only the outputs that are wanted, and tells whether there are any.
+    /// Those behind the last wanted one are taken off the list, except where the number of outputs
+    /// says what each of them is, as that of `Split` does.
+    pub fn keep_outputs(&mut self, mut wanted: impl FnMut(ValueId) -> bool) -> bool {
+        for output in &mut self.outputs {
+            *output = output.filter(|&id| wanted(id));
+        }
+        if !self.operator.is("Split") {
+            while self.outputs.pop_if(|output| output.is_none()).is_some() {}
+        }
+        self.outputs.iter().any(Option::is_some)
+    }
+
     /// Returns the node with every value of its graph renamed by `map`: inputs, outputs and
     /// captures.
     #[must_use]
@@ -505,11 +518,7 @@ impl Graph {
         }
         let mut kept = Vec::with_capacity(self.nodes.len());
         for mut node in std::mem::take(&mut self.nodes).into_iter().rev() {
-            for output in &mut node.outputs {
-                *output = output.filter(|id| needed[id.index()]);
-            }
-            while node.outputs.pop_if(|output| output.is_none()).is_some() {}
-            if !node.outputs.is_empty() {
+            if node.keep_outputs(|id| needed[id.index()]) {
                 node.uses().for_each(|id| needed[id.index()] = true);
                 kept.push(node);
             }

@@ -74,14 +74,29 @@ impl Packer<'_> {
     ) -> Result<Packed> {
         let bytes = elements.saturating_mul(size_of::<f32>());
         let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
-        taken.map_err(|room| {
-            Error::new(ErrorKind::OutOfMemory, format!("the weight '{name}' does not fit the device's memory"))
-                .with_sizes(bytes as u64, Some(room as u64))
-                .with_remedy("divide the model among more devices, or raise the device's memory limit")
-        })?;
+        taken.map_err(|room| beyond(&format!("the weight '{name}' does not fit"), bytes, room))?;
         let ready = |sources: &[Tensor]| self.saved?.find(layout, sources, elements);
         self.weights.get_or(name, sources, layout, ready, make)
     }
+
+    /// Checks that there is room for so many bytes while a weight is made.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, with the weight's name and both sizes.
+    pub(crate) fn afford(self, name: &str, bytes: usize) -> Result<()> {
+        let room = self.room.load(Ordering::Relaxed);
+        if bytes > room {
+            return Err(beyond(&format!("what the weight '{name}' is made of does not fit"), bytes, room));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the error of a weight for which a device has no room.
+fn beyond(what: &str, bytes: usize, room: usize) -> Error {
+    Error::new(ErrorKind::OutOfMemory, format!("{what} the device's memory"))
+        .with_sizes(bytes as u64, Some(room as u64))
+        .with_remedy("divide the model among more devices, or raise the device's memory limit")
 }
 
 /// The packed weights of a serial form.

@@ -193,6 +193,11 @@ fn write_npy(path: &Path, tensor: &Tensor) -> Result<()> {
 
 fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
     let shape: Vec<u64> = tensor.shape().iter().map(|&size| size as u64).collect();
+    let header = shape.iter().map(|size| size.to_string().len() + 2).sum::<usize>();
+    if header > MOST_SHAPE {
+        let text = format!("a tensor of rank {} has no .npy form: its header would be too long", shape.len());
+        return Err(std::io::Error::other(text));
+    }
     macro_rules! elements {
         ($rust:ty, $convert:expr) => {{
             let view = tensor.view::<$rust>().map_err(std::io::Error::other)?;
@@ -232,6 +237,9 @@ fn write_elements(out: &mut dyn Write, tensor: &Tensor) -> std::io::Result<()> {
         other => Err(std::io::Error::other(format!("{other} has no .npy form"))),
     }
 }
+
+/// The most bytes of a shape in the header of a file, which has at most 65 535.
+const MOST_SHAPE: usize = 65_000;
 
 /// The most bytes of a file of texts, of which each takes the room of the longest.
 const MOST_TEXT: usize = 1 << 32;

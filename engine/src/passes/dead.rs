@@ -1,6 +1,6 @@
 //! Dead code: nodes and constants that no output depends on.
 
-use hetero_hal::{Graph, Result};
+use hetero_hal::{Graph, Node, Result};
 
 use super::{Pass, PassContext};
 
@@ -12,28 +12,15 @@ impl Pass for DeadCode {
     }
 
     fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<()> {
+        let outputs = vec![true; graph.outputs.len()];
+        graph.trim(&outputs);
         let mut wanted = vec![false; graph.values.len()];
-        for id in &graph.outputs {
-            wanted[id.index()] = true;
-        }
-        let mut kept = Vec::with_capacity(graph.nodes.len());
-        for mut node in std::mem::take(&mut graph.nodes).into_iter().rev() {
-            if !node.outputs.iter().flatten().any(|id| wanted[id.index()]) {
-                continue;
-            }
-            for output in &mut node.outputs {
-                *output = output.filter(|id| wanted[id.index()]);
-            }
-            while node.outputs.last().is_some_and(Option::is_none) {
-                node.outputs.pop();
-            }
-            for id in node.uses() {
-                wanted[id.index()] = true;
-            }
-            kept.push(node);
-        }
-        kept.reverse();
-        graph.nodes = kept;
+        graph
+            .outputs
+            .iter()
+            .copied()
+            .chain(graph.nodes.iter().flat_map(Node::uses))
+            .for_each(|id| wanted[id.index()] = true);
         for (value, wanted) in graph.values.iter_mut().zip(wanted) {
             if !wanted {
                 value.constant = None;
@@ -59,5 +46,19 @@ mod tests {
         let after = rewritten(&b.program(&[y]));
         assert_eq!(after.nodes().len(), 1);
         assert_eq!(&*after.nodes()[0].name, "y_node");
+    }
+
+    /// A `Split` into two is another one than a `Split` into three.
+    #[test]
+    fn outputs_that_nobody_reads_still_count_where_their_number_decides() {
+        let mut b = Builder::default();
+        let x = b.input("x", &[6]);
+        let first = b.node("split", Operator::new("Split", 13), &[x], &[2]);
+        let rest = ["second", "third"].map(|name| b.input(name, &[2]));
+        b.0.inputs.truncate(1);
+        b.0.nodes[0].outputs.extend(rest.map(Some));
+        let y = b.node("y", Operator::new("Neg", 13), &[first], &[2]);
+        let after = rewritten(&b.program(&[y]));
+        assert_eq!(after.nodes()[0].outputs.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, false]);
     }
 }

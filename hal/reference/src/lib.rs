@@ -66,6 +66,7 @@ pub use einsum::NamedAxes;
 pub use exact::{ExactProgram, exact, shaping_inputs, sizes_depend_on_data};
 pub use microsoft::Blocks;
 pub use resize::Resampling;
+pub use slicing::split_sizes;
 pub use unary::unary_function;
 pub use window::{Padding, Window};
 

@@ -145,7 +145,15 @@ impl Layer {
                 take(batch, size_of::<usize>())?;
                 vec![steps; batch]
             }
-            Some(tensor) => integers(tensor)?.into_iter().map(|v| (v.max(0) as usize).min(steps)).collect(),
+            Some(tensor) => {
+                let length = |length: i64| {
+                    let fits = usize::try_from(length).ok().filter(|&length| length <= steps);
+                    fits.ok_or_else(|| {
+                        Error::invalid_argument(format!("{}: a sequence of {length} of {steps} steps", operator.name))
+                    })
+                };
+                integers(tensor)?.into_iter().map(length).collect::<Result<_>>()?
+            }
         };
         if lengths.len() != batch {
             return Err(misfit("sequence_lens"));

@@ -133,6 +133,25 @@ fn concat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
     Ok(vec![join(&tensors, axis(along, first.rank())?)?])
 }
 
+/// Returns the sizes of the outputs of a `Split` along its axis, also of those that nobody wants.
+/// `total` is the input's size there, `listed` the content of the second input where the node has
+/// one, and `outputs` the number of outputs.
+///
+/// ```
+/// use hetero_hal::Operator;
+///
+/// assert_eq!(hetero_reference::split_sizes(&Operator::new("Split", 13), 7, None, 3)?, [3, 3, 1]);
+/// # Ok::<(), hetero_hal::Error>(())
+/// ```
+///
+/// # Errors
+/// `InvalidModel` where the listed sizes do not add up to the total.
+pub fn split_sizes(operator: &Operator, total: usize, listed: Option<&Tensor>, outputs: usize) -> Result<Vec<usize>> {
+    let own = operator.ints("split")?;
+    let given = listed.map(integers).transpose()?;
+    parts(total, given.as_deref().or(own), outputs)
+}
+
 /// Returns the sizes of the parts: the listed sizes, or equal ones with the last part smaller.
 fn parts(total: usize, listed: Option<&[i64]>, outputs: usize) -> Result<Vec<usize>> {
     match listed {
@@ -202,10 +221,14 @@ fn range(dim: usize, start: i64, end: i64, step: i64) -> Result<(usize, i64, usi
     }
     let length = dim as i64;
     let from_end = |value: i64| if value < 0 { value.saturating_add(length) } else { value };
+    if length == 0 {
+        return Ok((0, step, 0));
+    }
+    // A start before the first element is the first element, also where the step goes backwards.
     let (start, end) = if step > 0 {
         (from_end(start).clamp(0, length), from_end(end).clamp(0, length))
     } else {
-        (from_end(start).clamp(-1, length - 1), from_end(end).clamp(-1, length - 1))
+        (from_end(start).clamp(0, length - 1), from_end(end).clamp(-1, length - 1))
     };
     let distance = if step > 0 { end - start } else { start - end };
     if distance <= 0 {
@@ -658,6 +681,8 @@ mod tests {
     fn slices_clamp_and_run_backwards() {
         assert_eq!(range(5, 1, i64::MAX, 2).unwrap(), (1, 2, 2));
         assert_eq!(range(5, -1, i64::MIN, -1).unwrap(), (4, -1, 5));
+        assert_eq!(range(4, -9, -9, -1).unwrap(), (0, -1, 1), "the standard clamps the start to the first");
+        assert_eq!(range(0, -1, -9, -1).unwrap().2, 0);
         assert_eq!(range(5, 3, 1, 1).unwrap().2, 0);
         assert_eq!(range(0, 0, 9, 1).unwrap().2, 0);
         assert_eq!(range(5, 4, 0, i64::MIN).unwrap(), (4, i64::MIN, 1));

@@ -142,6 +142,9 @@ pub(super) fn sizes(site: Site<'_>, index: usize, heads: &str) -> Result<Option<
 
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let operator = site.operator();
+    if site.output(0).is_none() {
+        return Ok(None);
+    }
     let (q, k) = (sizes(site, 0, "q_num_heads")?, sizes(site, 1, "kv_num_heads")?);
     let (Some(q), Some(k), Some(v)) = (q, k, sizes(site, 2, "kv_num_heads")?) else { return Ok(None) };
     let floats = [0, 1, 2, 4, 5].iter().all(|&index| site.input(index).is_none_or(|x| x.dtype == DType::F32));

@@ -302,6 +302,11 @@ impl<'a> Site<'a> {
                 Some(half) => narrowed(half, &packed),
             }
         };
+        if half.is_some() {
+            // It is packed as f32 first, from elements that are f32 too.
+            let wide = content.len().saturating_add(elements).saturating_mul(size_of::<f32>());
+            weights.afford(&value.name, wide)?;
+        }
         let layout = (&*layout.to_string(), Panels::words(half, elements));
         let packed = weights.get(&value.name, std::slice::from_ref(content), layout, make)?;
         Ok(Some(Panels { packed, half }))

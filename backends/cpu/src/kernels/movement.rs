@@ -1,6 +1,9 @@
 //! Operators that move elements and compute nothing.
 
+use std::ops::Range;
+
 use hetero_hal::{DType, Result};
+use hetero_reference::split_sizes;
 
 use super::tile::piece;
 use super::{Kernel, Runtime, Site};
@@ -118,28 +121,44 @@ pub(super) fn split(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let axis = site.operator().int("axis")?.unwrap_or(0);
     let axis = if axis < 0 { axis + input.shape.len() as i64 } else { axis };
     let axis = usize::try_from(axis).unwrap_or(usize::MAX);
-    let width = input.dtype.bits() / 8;
-    let Some(row) = input.shape.get(axis..).map(|sizes| sizes.iter().product::<usize>() * width) else {
-        return Ok(None);
+    let Some(&[total, ref inner @ ..]) = input.shape.get(axis..) else { return Ok(None) };
+    let count = site.node.outputs.len();
+    let sizes: Option<Vec<usize>> = (0..count).map(|index| Some(site.output(index)?.shape[axis])).collect();
+    let sizes = match sizes {
+        Some(sizes) => sizes,
+        // An output that is not wanted has no size here.
+        None if site.input(1).is_some() && site.constant(1).is_none() => return Ok(None),
+        None => split_sizes(site.operator(), total, site.constant(1), count)?,
     };
-    let block = |index: usize| site.output(index).map(|part| part.shape[axis..].iter().product::<usize>() * width);
-    // An output that is not wanted has no size here.
-    let blocks = (0..site.node.outputs.len()).map(block).collect::<Option<Vec<_>>>();
-    let blocks = blocks.filter(|blocks| blocks.iter().sum::<usize>() == row);
-    Ok(blocks.map(|blocks| Box::new(Split { blocks }) as Box<dyn Kernel>))
+    if sizes.iter().sum::<usize>() != total || sizes.len() != count {
+        return Ok(None);
+    }
+    let width = inner.iter().product::<usize>() * (input.dtype.bits() / 8);
+    let mut start = 0;
+    let parts = sizes.iter().enumerate().map(|(index, size)| {
+        let range = start..start + size * width;
+        start = range.end;
+        site.output(index).map(|_| range)
+    });
+    let parts = parts.collect();
+    Ok(Some(Box::new(Split { parts, row: total * width }) as Box<dyn Kernel>))
 }
 
-/// A division of rows: for each output, the bytes that it takes of each row of the input.
+/// A division of rows.
 struct Split {
-    blocks: Vec<usize>,
+    /// The bytes of a row that each output takes; `None` for an output that is not wanted.
+    parts: Vec<Option<Range<usize>>>,
+    /// The bytes of a row.
+    row: usize,
 }
 
 impl Kernel for Split {
     fn run(&self, arguments: &mut Arguments<'_>, runtime: &Runtime<'_>) -> Result<()> {
-        let row: usize = self.blocks.iter().sum();
+        let row = self.row;
         let input = arguments.input::<u8>(0)?;
-        let mut at = 0;
-        for (index, &block) in self.blocks.iter().enumerate().filter(|(_, block)| **block > 0) {
+        for (index, part) in self.parts.iter().enumerate() {
+            let Some(&Range { start: at, end }) = part.as_ref().filter(|part| !part.is_empty()) else { continue };
+            let block = end - at;
             let output = arguments.output::<u8>(index)?;
             let rows = output.len() / block;
             let output = Shared::new(output);
@@ -151,7 +170,6 @@ impl Kernel for Split {
                     into.copy_from_slice(&input[number * row + at..][..block]);
                 }
             });
-            at += block;
         }
         Ok(())
     }

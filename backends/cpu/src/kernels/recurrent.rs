@@ -12,7 +12,7 @@ mod tests;
 use std::ops::Range;
 use std::sync::Arc;
 
-use hetero_hal::{Attribute, DType, Operator, Result};
+use hetero_hal::{Attribute, DType, Error, Operator, Result};
 
 use super::matmul::{Operands, Product, Shape};
 use super::vector::Activation;
@@ -447,7 +447,11 @@ impl<C: Cell> Kernel for Recurrent<C> {
         let bias = arguments.optional::<f32>(3)?;
         let (initial_h, initial_c) = (arguments.optional::<f32>(5)?, arguments.optional::<f32>(6)?);
         let (lengths, peepholes) = (arguments.optional::<i32>(4)?, arguments.optional::<f32>(7)?);
-        let length = |item: usize| lengths.map_or(steps, |list| usize::try_from(list[item]).unwrap_or(0).min(steps));
+        let fits = |length: i32| usize::try_from(length).is_ok_and(|length| length <= steps);
+        if let Some(wrong) = lengths.into_iter().flatten().find(|length| !fits(**length)) {
+            return Err(Error::invalid_argument(format!("{}: a sequence of {wrong} of {steps} steps", C::NAME)));
+        }
+        let length = |item: usize| lengths.map_or(steps, |list| usize::try_from(list[item]).unwrap_or(0));
         let longest = (0..batch).map(length).max().unwrap_or(0);
         let mut outputs = [None, None, None];
         for (index, slot) in outputs.iter_mut().enumerate() {

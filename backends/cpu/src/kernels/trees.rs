@@ -6,7 +6,7 @@
 //! Either way the votes for a row are added in the order of the trees, in the type of the votes, so
 //! that results do not depend on the number of threads or of rows.
 
-use hetero_hal::{DType, Error, Result};
+use hetero_hal::{DType, Error, Operator, Result};
 use hetero_reference::ml::{Aggregate, Ensemble};
 
 use super::forest::{Double, Forest, LANES, Narrow, Number, Record, Tree, Votes, Wide};
@@ -34,8 +34,11 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         _ => return Ok(None),
     };
     let known = matches!(input.dtype, DType::F32 | DType::F64 | DType::I32 | DType::I64);
-    let scores = site.node.outputs.len() - 1;
-    let targets = site.output(scores).and_then(|scores| scores.shape.last().copied());
+    let targets = match site.output(scores(site.operator())) {
+        Some(scores) => scores.shape.last().copied(),
+        // Nobody wants the scores.
+        None => Some(Ensemble::of(site.operator())?.targets),
+    };
     let Some(targets) = targets.filter(|&targets| known && targets <= TARGETS && rows > 0 && features > 0) else {
         return Ok(None);
     };
@@ -53,6 +56,11 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         Some(forest) => Ok(Some(Box::new(Trees::new(forest, ensemble, shape)))),
         None => planted::<Wide>(ensemble, shape),
     }
+}
+
+/// Returns the position of the scores among the outputs; a classifier has its labels before them.
+fn scores(operator: &Operator) -> usize {
+    usize::from(operator.name.ends_with("Classifier"))
 }
 
 fn planted<R: Record>(ensemble: Ensemble, shape: Shape) -> Result<Option<Box<dyn Kernel>>> {
@@ -430,7 +438,7 @@ impl<R: Record> Kernel for Trees<R> {
         let (Some(forest), Some(ensemble)) = (&self.forest, &self.ensemble) else {
             return Err(Error::internal("trees were compiled without their records"));
         };
-        let scores = arguments.outputs.len() - 1;
+        let scores = usize::from(ensemble.labels().is_some());
         let labels = (ensemble.labels().is_some() && arguments.wants(0)).then(|| arguments.output::<i64>(0));
         let mut results = Results { labels: labels.transpose()?.map(Shared::new), single: None, double: None };
         if arguments.wants(scores) {

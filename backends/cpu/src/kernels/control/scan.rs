@@ -37,6 +37,11 @@ pub(super) struct Axes {
 fn numbers(operator: &Operator, name: &str, count: usize) -> Result<Vec<i64>> {
     match operator.attribute(name) {
         None => Ok(vec![0; count]),
+        Some(Attribute::Ints(values))
+            if name.ends_with("directions") && values.iter().any(|way| !(0..=1).contains(way)) =>
+        {
+            Err(Error::invalid_model(format!("attribute '{name}' of Scan is neither 0 nor 1")))
+        }
         Some(Attribute::Ints(values)) if values.len() == count => Ok(values.clone()),
         Some(_) => Err(Error::invalid_model(format!("attribute '{name}' of Scan does not fit its {count} sequences"))),
     }
