@@ -76,13 +76,17 @@ fn small_outputs_lie_in_one_buffer_and_large_ones_in_one_each() {
             ("d", "Cos", &["x"], "co"),
         ];
         let session = engine.session(&engine.analyze_model(&model(length, &nodes)).unwrap()).unwrap();
-        let functions: [(&str, fn(f32) -> f32); 4] =
-            [("na", |x| -x), ("ex", f32::exp), ("si", f32::sin), ("co", f32::cos)];
+        let of = |name: &str, x: f32| match name {
+            "na" => -x,
+            "ex" => x.exp(),
+            "si" => x.sin(),
+            _ => x.cos(),
+        };
         for round in 0..2 {
             let x = tensor(length, round as f32);
             let outputs = session.run(&[("x", x.clone())]).unwrap();
-            for (name, of) in functions {
-                let expected: Vec<f32> = x.view::<f32>().unwrap().iter().map(|&x| of(x)).collect();
+            for name in ["na", "ex", "si", "co"] {
+                let expected: Vec<f32> = x.view::<f32>().unwrap().iter().map(|&x| of(name, x)).collect();
                 close(outputs.tensor(name).unwrap(), &expected);
             }
         }

@@ -245,7 +245,8 @@ impl Timeline {
     /// Calls `callback` once, when `value` is reached or the timeline fails.
     /// The call is made at once where that is so already, and else on the thread that advances or
     /// fails the timeline.
-    /// Callbacks for smaller values come first, and those for the same value as they were asked for.
+    /// Callbacks for smaller values come first, and those for the same value in the order in which
+    /// they came.
     /// A callback is short and does not block.
     pub fn on_reach(&self, value: u64, callback: Callback) {
         self.tell(value, Waiter::Once(callback));

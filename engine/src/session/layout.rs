@@ -528,8 +528,8 @@ impl Planner<'_> {
                 Storage::Input(_) => None,
                 Storage::Arena(place) => Some(range(device, place)),
                 Storage::Shared(place) if shared_is_placed => Some(range(arenas, place)),
-                // Nothing else has the memory of these; values without bytes too are made before they are
-                // read.
+                // Nothing else has the memory of these.
+                // Values without bytes too are made before they are read.
                 Storage::Shared(_) | Storage::Own(_) | Storage::Output(_) => {
                     Some(Access { space: arenas + 1 + value.index(), start: 0, end: 1, writes })
                 }

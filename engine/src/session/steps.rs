@@ -86,7 +86,8 @@ impl Clocks {
     }
 }
 
-/// The bytes that steps have touched so far, in ranges that do not overlap, by space and first byte.
+/// The bytes that steps have touched so far, in ranges that do not overlap.
+/// They are kept by their space and their first byte.
 ///
 /// A range knows only steps that a later one may have to wait for: its last writer, and the readers
 /// behind that, of each device the last, since a device's steps follow each other.
