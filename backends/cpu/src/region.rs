@@ -171,7 +171,7 @@ impl Region {
                 });
             }
         }
-        // The ports know the places of late values in the run, which the simplified region does not.
+        // The ports know the places of late values in the run; the simplified region does not.
         let program = simplify::simplified(program)?;
         let (family, is_new) = families.of(&program);
         let region = Region { program, inputs, outputs, device: device.clone(), family };
