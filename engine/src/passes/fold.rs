@@ -8,7 +8,8 @@
 //! so.
 
 use hetero_hal::{
-    DType, Definition, ErrorKind, Evaluation, Graph, Node, Result, Tensor, TensorType, ValueId, element_count,
+    Attribute, DType, Definition, ErrorKind, Evaluation, Graph, Node, Result, Tensor, TensorType, ValueId,
+    element_count,
 };
 
 use super::{Pass, PassContext};
@@ -44,7 +45,9 @@ impl Pass for ConstantFolding {
             left.check().map_err(at)?;
             // Types are known, so constants that would not fit are found before they are computed.
             let mut bytes = 0usize;
-            for ty in node.outputs.iter().flatten().map(|id| &graph.values[id.index()].ty) {
+            // The content of a `Constant` is there already.
+            let outputs = if node.operator.is("Constant") { &[][..] } else { &node.outputs };
+            for ty in outputs.iter().flatten().map(|id| &graph.values[id.index()].ty) {
                 let (Some(dtype), Some(shape)) = (ty.dtype, ty.shape()) else { continue };
                 bytes = bytes.saturating_add(left.tensor(dtype, &shape).map_err(at)?);
             }
@@ -54,7 +57,9 @@ impl Pass for ConstantFolding {
                 Ok(results) => {
                     for (id, content) in node.outputs.iter().zip(results) {
                         if let Some(id) = id {
-                            left = left.less(content.bytes().len()).map_err(at)?;
+                            if !is_shared(&content, &node, &inputs) {
+                                left = left.less(content.bytes().len()).map_err(at)?;
+                            }
                             let value = &mut graph.values[id.index()];
                             value.ty = hetero_hal::TensorType::exact(content.dtype(), content.shape());
                             value.constant = Some(content);
@@ -71,6 +76,17 @@ impl Pass for ConstantFolding {
         }
         Ok(())
     }
+}
+
+/// Tells whether a result is an input or an attribute of its node, such as that of `Constant`, and
+/// so takes no memory of its own.
+fn is_shared(content: &Tensor, node: &Node, inputs: &[Option<Tensor>]) -> bool {
+    let attributes = node.operator.attributes.values().filter_map(|attribute| match attribute {
+        Attribute::Tensor(tensor) => Some(tensor),
+        _ => None,
+    });
+    let place = |tensor: &Tensor| tensor.bytes().as_ptr_range();
+    inputs.iter().flatten().chain(attributes).any(|source| place(source) == place(content))
 }
 
 /// The operations that the oracle does for any constant.
@@ -133,6 +149,23 @@ mod tests {
 
     use super::super::tests::{Builder, rewritten};
     use super::*;
+
+    /// Functions that are called very often have their constants in each call.
+    #[test]
+    fn contents_that_are_there_already_take_nothing() {
+        let content = Tensor::from_vec(&[250], vec![0.5f32; 250]).unwrap();
+        let mut b = Builder::default();
+        let x = b.input("x", &[250]);
+        let mut sum = x;
+        for number in 0..20 {
+            let operator = Operator::new("Constant", 13).with("value", Attribute::Tensor(content.clone()));
+            let constant = b.node(&format!("c{number}"), operator, &[], &[250]);
+            sum = b.node(&format!("s{number}"), Operator::new("Add", 14), &[sum, constant], &[250]);
+        }
+        let context = PassContext { operators: &hetero_reference::Standard, allowance: &Allowance::new(1500) };
+        let folded = super::super::run(b.program(&[sum]), &super::super::standard(), &context).unwrap();
+        assert_eq!(folded.nodes().len(), 20);
+    }
 
     #[test]
     fn constants_collapse_and_the_rest_stays() {
