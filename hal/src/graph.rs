@@ -511,7 +511,8 @@ impl Graph {
 
     /// Takes out the nodes and outputs that make nothing which is wanted; `wanted` tells of each
     /// output of the graph whether it is.
-    pub fn trim(&mut self, wanted: &[bool]) {
+    /// Tells of each value whether something that stays needs it.
+    pub fn trim(&mut self, wanted: &[bool]) -> Vec<bool> {
         let mut needed = vec![false; self.values.len()];
         for (id, _) in self.outputs.iter().zip(wanted).filter(|(_, wanted)| **wanted) {
             needed[id.index()] = true;
@@ -525,6 +526,7 @@ impl Graph {
         }
         kept.reverse();
         self.nodes = kept;
+        needed
     }
 
     /// Checks the promises of the type.

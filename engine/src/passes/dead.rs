@@ -1,6 +1,6 @@
 //! Dead code: nodes and constants that no output depends on.
 
-use hetero_hal::{Graph, Node, Result};
+use hetero_hal::{Graph, Result};
 
 use super::{Pass, PassContext};
 
@@ -12,17 +12,9 @@ impl Pass for DeadCode {
     }
 
     fn run(&self, graph: &mut Graph, _: &PassContext<'_>) -> Result<()> {
-        let outputs = vec![true; graph.outputs.len()];
-        graph.trim(&outputs);
-        let mut wanted = vec![false; graph.values.len()];
-        graph
-            .outputs
-            .iter()
-            .copied()
-            .chain(graph.nodes.iter().flat_map(Node::uses))
-            .for_each(|id| wanted[id.index()] = true);
-        for (value, wanted) in graph.values.iter_mut().zip(wanted) {
-            if !wanted {
+        let needed = graph.trim(&vec![true; graph.outputs.len()]);
+        for (value, needed) in graph.values.iter_mut().zip(needed) {
+            if !needed {
                 value.constant = None;
             }
         }

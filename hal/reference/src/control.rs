@@ -309,9 +309,12 @@ fn stacked(list: Vec<Tensor>, ty: &TensorType, along: usize) -> Result<Tensor> {
     join(&widened.map_err(|_| Error::invalid_model("what a loop collects changes its shape"))?, along)
 }
 
-/// Returns a number for each scanned input or output, such as its axis or direction; 0 where the
-/// attribute is not set.
-fn scan_axes(operator: &hetero_hal::Operator, name: &str, count: usize) -> Result<Vec<i64>> {
+/// Returns the numbers of a `Scan`'s attribute, one for each scanned input or output, such as its
+/// axis or direction; 0 where the attribute is not set.
+///
+/// # Errors
+/// `InvalidModel` where there are more or fewer, or a direction is neither 0 nor 1.
+pub fn scan_axes(operator: &hetero_hal::Operator, name: &str, count: usize) -> Result<Vec<i64>> {
     match operator.attribute(name) {
         None => Ok(vec![0; count]),
         Some(Attribute::Ints(values))

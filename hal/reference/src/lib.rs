@@ -51,6 +51,7 @@ mod slicing;
 mod small;
 mod softmax;
 mod spectral;
+mod split;
 mod stateful;
 mod text;
 mod unary;
@@ -61,12 +62,12 @@ use std::sync::LazyLock;
 
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
-pub use control::{run, run_graph};
+pub use control::{run, run_graph, scan_axes};
 pub use einsum::NamedAxes;
 pub use exact::{ExactProgram, exact, shaping_inputs, sizes_depend_on_data};
 pub use microsoft::Blocks;
 pub use resize::Resampling;
-pub use slicing::split_sizes;
+pub use split::split_sizes;
 pub use unary::unary_function;
 pub use window::{Padding, Window};
 
@@ -97,6 +98,7 @@ static TABLE: &[&[Definition]] = &[
     select::DEFINITIONS,
     sequence::DEFINITIONS,
     slicing::DEFINITIONS,
+    split::DEFINITIONS,
     softmax::DEFINITIONS,
     spectral::DEFINITIONS,
     stateful::DEFINITIONS,

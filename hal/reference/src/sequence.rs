@@ -7,7 +7,8 @@ use hetero_hal::{
 use crate::control::{body, run_body};
 use crate::indexing::{pick, strided, strides};
 use crate::shapes::axis;
-use crate::slicing::{join, parts_of};
+use crate::slicing::join;
+use crate::split::parts_of;
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("SequenceConstruct", 11, (1, usize::MAX), infer_construct, construct),

@@ -5,13 +5,12 @@ use hetero_hal::{
     take,
 };
 
-use crate::indexing::{indices, offset, pick, strided, strides};
+use crate::indexing::{indices, offset, pick, strides};
 use crate::numbers::Numbers;
-use crate::shapes::{axis, few, infer_same, integers, list, list_of, size};
+use crate::shapes::{axis, infer_same, integers, list, list_of, size};
 
 pub(crate) static DEFINITIONS: &[Definition] = &[
     Definition::new("Concat", 4, (1, usize::MAX), infer_concat, concat),
-    Definition::new("Split", 2, (1, 2), infer_split, split).outputs(usize::MAX),
     Definition::new("Slice", 1, (1, 5), infer_slice, slice),
     Definition::new("Pad", 2, (1, 4), infer_pad, pad),
     Definition::new("Gather", 1, (2, 2), infer_gather, gather),
@@ -131,87 +130,6 @@ fn concat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         tensors.push(evaluation.input(index)?.clone());
     }
     Ok(vec![join(&tensors, axis(along, first.rank())?)?])
-}
-
-/// Returns the sizes of the outputs of a `Split` along its axis, also of those that nobody wants.
-/// `total` is the input's size there, `listed` the content of the second input where the node has
-/// one, and `outputs` the number of outputs.
-///
-/// ```
-/// use hetero_hal::Operator;
-///
-/// assert_eq!(hetero_reference::split_sizes(&Operator::new("Split", 13), 7, None, 3)?, [3, 3, 1]);
-/// # Ok::<(), hetero_hal::Error>(())
-/// ```
-///
-/// # Errors
-/// `InvalidModel` where the listed sizes do not add up to the total.
-pub fn split_sizes(operator: &Operator, total: usize, listed: Option<&Tensor>, outputs: usize) -> Result<Vec<usize>> {
-    let own = operator.ints("split")?;
-    let given = listed.map(integers).transpose()?;
-    parts(total, given.as_deref().or(own), outputs)
-}
-
-/// Returns the sizes of the parts: the listed sizes, or equal ones with the last part smaller.
-fn parts(total: usize, listed: Option<&[i64]>, outputs: usize) -> Result<Vec<usize>> {
-    match listed {
-        Some(listed) => parts_of(total, listed),
-        None if outputs == 0 => Err(Error::invalid_model("Split into no parts")),
-        None => {
-            let each = total.div_ceil(outputs);
-            Ok((0..outputs).map(|i| each.min(total.saturating_sub(i * each))).collect())
-        }
-    }
-}
-
-/// Returns listed sizes of parts, which add up to the total.
-pub(crate) fn parts_of(total: usize, listed: &[i64]) -> Result<Vec<usize>> {
-    let sizes = listed.iter().map(|&part| size(part)).collect::<Result<Vec<_>>>()?;
-    let sum = sizes.iter().try_fold(0usize, |sum, &part| sum.checked_add(part));
-    if sum != Some(total) {
-        return Err(Error::invalid_model(format!("{total} elements are not cut into parts of {}", few(listed))));
-    }
-    Ok(sizes)
-}
-
-fn infer_split(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let ty = &inference.input(0)?.ty;
-    let Some(dims) = &ty.dims else {
-        return Ok(vec![ty.clone(); inference.outputs]);
-    };
-    let along = axis(inference.operator.int("axis")?.unwrap_or(0), dims.len())?;
-    let sizes = match (dims[along].known(), list_of(inference, "split", 1)?) {
-        (Some(_), Some(None)) | (None, _) => None,
-        (Some(total), listed) => Some(parts(total, listed.flatten().as_deref(), inference.outputs)?),
-    };
-    let part = |index: usize| {
-        let mut dims = dims.clone();
-        dims[along] = match &sizes {
-            Some(sizes) => sizes.get(index).map_or(Dim::Unknown, |&size| Dim::Known(size)),
-            None => Dim::Unknown,
-        };
-        TensorType { dtype: ty.dtype, dims: Some(dims) }
-    };
-    Ok((0..inference.outputs).map(part).collect())
-}
-
-fn split(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
-    let operator = evaluation.operator;
-    let input = evaluation.input(0)?;
-    let along = axis(operator.int("axis")?.unwrap_or(0), input.rank())?;
-    let listed = list(evaluation, "split", 1)?;
-    let sizes = parts(input.shape()[along], listed.as_deref(), evaluation.outputs)?;
-    let own = strides(input.shape());
-    let mut start = 0;
-    let mut outputs = Vec::with_capacity(sizes.len());
-    for size in sizes {
-        let mut shape = input.shape().to_vec();
-        shape[along] = size;
-        let positions = strided(&shape, &own, start * own[along])?;
-        outputs.push(pick(input, &shape, positions.into_iter().map(Some), None)?);
-        start += size;
-    }
-    Ok(outputs)
 }
 
 /// Returns the start, step and count of a Slice along one axis.

@@ -223,12 +223,14 @@ pub fn check(device: &dyn Device, case: &Case) -> Outcome {
         Ok(results) => results,
         Err(outcome) => return outcome,
     };
+    // The oracle may compute more outputs than the case names.
+    expected.truncate(case.outputs);
     if case.outputs > 1 {
         for index in 0..case.outputs {
             match alone(device, case, index) {
                 Ok(Some(single)) => {
                     actual.push(single);
-                    expected.insert(actual.len() - 1, expected[index].clone());
+                    expected.push(expected[index].clone());
                 }
                 Ok(None) => {}
                 Err(error) => return Outcome::Failed(format!("output {index} alone: {error}")),

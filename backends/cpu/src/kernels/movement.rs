@@ -122,15 +122,10 @@ pub(super) fn split(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let axis = if axis < 0 { axis + input.shape.len() as i64 } else { axis };
     let axis = usize::try_from(axis).unwrap_or(usize::MAX);
     let Some(&[total, ref inner @ ..]) = input.shape.get(axis..) else { return Ok(None) };
-    let count = site.node.outputs.len();
-    let sizes: Option<Vec<usize>> = (0..count).map(|index| Some(site.output(index)?.shape[axis])).collect();
-    let sizes = match sizes {
-        Some(sizes) => sizes,
-        // An output that is not wanted has no size here.
-        None if site.input(1).is_some() && site.constant(1).is_none() => return Ok(None),
-        None => split_sizes(site.operator(), total, site.constant(1), count)?,
+    let Some(sizes) = split_sizes(site.program, site.node)?.filter(|sizes| sizes.iter().sum::<usize>() == total) else {
+        return Ok(None);
     };
-    if sizes.iter().sum::<usize>() != total || sizes.len() != count {
+    if sizes.len() != site.node.outputs.len() {
         return Ok(None);
     }
     let width = inner.iter().product::<usize>() * (input.dtype.bits() / 8);

@@ -6,7 +6,7 @@
 //! Either way the votes for a row are added in the order of the trees, in the type of the votes, so
 //! that results do not depend on the number of threads or of rows.
 
-use hetero_hal::{DType, Error, Operator, Result};
+use hetero_hal::{DType, Error, Result};
 use hetero_reference::ml::{Aggregate, Ensemble};
 
 use super::forest::{Double, Forest, LANES, Narrow, Number, Record, Tree, Votes, Wide};
@@ -34,7 +34,9 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
         _ => return Ok(None),
     };
     let known = matches!(input.dtype, DType::F32 | DType::F64 | DType::I32 | DType::I64);
-    let targets = match site.output(scores(site.operator())) {
+    // A classifier has its labels before the scores.
+    let scores = usize::from(site.operator().name.ends_with("Classifier"));
+    let targets = match site.output(scores) {
         Some(scores) => scores.shape.last().copied(),
         // Nobody wants the scores.
         None => Some(Ensemble::of(site.operator())?.targets),
@@ -42,7 +44,7 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     let Some(targets) = targets.filter(|&targets| known && targets <= TARGETS && rows > 0 && features > 0) else {
         return Ok(None);
     };
-    let shape = Shape { rows, features, targets, input: input.dtype };
+    let shape = Shape { rows, features, targets, input: input.dtype, scores };
     if site.weights.is_none() {
         // The question is only whether there is a kernel; trees were checked when types were
         // inferred.
@@ -58,11 +60,6 @@ pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
     }
 }
 
-/// Returns the position of the scores among the outputs; a classifier has its labels before them.
-fn scores(operator: &Operator) -> usize {
-    usize::from(operator.name.ends_with("Classifier"))
-}
-
 fn planted<R: Record>(ensemble: Ensemble, shape: Shape) -> Result<Option<Box<dyn Kernel>>> {
     let forest = Forest::<R>::plant(&ensemble, shape.features)?;
     Ok(forest.map(|forest| Box::new(Trees::new(forest, ensemble, shape)) as Box<dyn Kernel>))
@@ -74,6 +71,8 @@ struct Shape {
     features: usize,
     targets: usize,
     input: DType,
+    /// The position of the scores among the outputs.
+    scores: usize,
 }
 
 impl Shape {
@@ -438,7 +437,7 @@ impl<R: Record> Kernel for Trees<R> {
         let (Some(forest), Some(ensemble)) = (&self.forest, &self.ensemble) else {
             return Err(Error::internal("trees were compiled without their records"));
         };
-        let scores = usize::from(ensemble.labels().is_some());
+        let scores = self.shape.scores;
         let labels = (ensemble.labels().is_some() && arguments.wants(0)).then(|| arguments.output::<i64>(0));
         let mut results = Results { labels: labels.transpose()?.map(Shared::new), single: None, double: None };
         if arguments.wants(scores) {

@@ -18,9 +18,8 @@ pub(super) fn simplified(program: Program) -> Result<Program> {
     let mut graph = program.into_graph();
     ask_the_first(&mut graph);
     graph.merge_equal(&Standard);
-    let wanted = vec![true; graph.outputs.len()];
-    graph.trim(&wanted);
-    compact(&mut graph);
+    let needed = graph.trim(&vec![true; graph.outputs.len()]);
+    compact(&mut graph, needed);
     // A small constant that is not aligned would be copied for each size.
     // Large ones are kept by where they lie, and stay there.
     for constant in graph.values.iter_mut().filter_map(|value| value.constant.as_mut()) {
@@ -33,34 +32,28 @@ pub(super) fn simplified(program: Program) -> Result<Program> {
 
 /// Makes each `Shape` ask the first value of its type; sizes of one extent are equal in each run.
 fn ask_the_first(graph: &mut Graph) {
-    let mut first: HashMap<Vec<Dim>, ValueId> = HashMap::default();
-    let mut made = |graph: &Graph, id: ValueId| {
-        let dims = graph.values[id.index()].ty.dims.clone()?;
-        Some(*first.entry(dims).or_insert(id))
+    let Graph { values, nodes, inputs, .. } = graph;
+    let mut first: HashMap<&[Dim], ValueId> = HashMap::default();
+    let mut first_like = |id: ValueId| match &values[id.index()].ty.dims {
+        Some(dims) => *first.entry(dims).or_insert(id),
+        None => id,
     };
-    for id in graph.inputs.clone() {
-        made(graph, id);
+    for &id in inputs.iter() {
+        first_like(id);
     }
-    for position in 0..graph.nodes.len() {
-        if graph.nodes[position].operator.is("Shape")
-            && let Some(Some(id)) = graph.nodes[position].inputs.first().copied()
-        {
-            let first = made(graph, id);
-            graph.nodes[position].inputs[0] = first.or(Some(id));
+    for node in nodes {
+        if node.operator.is("Shape") {
+            node.inputs.iter_mut().flatten().for_each(|id| *id = first_like(*id));
         }
-        for output in graph.nodes[position].outputs.clone().into_iter().flatten() {
-            made(graph, output);
+        for &id in node.outputs.iter().flatten() {
+            first_like(id);
         }
     }
 }
 
-/// Takes out the values that nothing refers to.
-fn compact(graph: &mut Graph) {
-    let mut used = vec![false; graph.values.len()];
-    let touched = graph.nodes.iter().flat_map(|node| node.uses().chain(node.outputs.iter().flatten().copied()));
-    for id in graph.inputs.iter().chain(&graph.outputs).copied().chain(touched) {
-        used[id.index()] = true;
-    }
+/// Takes out the values that nothing needs; inputs stay.
+fn compact(graph: &mut Graph, mut used: Vec<bool>) {
+    graph.inputs.iter().for_each(|id| used[id.index()] = true);
     let mut count = 0;
     let places: Vec<ValueId> = used
         .iter()

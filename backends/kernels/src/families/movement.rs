@@ -185,18 +185,8 @@ pub(super) fn split(site: Site<'_>, _: Output<'_>) -> Answer<Drafts> {
     let at = site.axis("axis", 0, whole.1.shape.len())?;
     let own = strides(&whole.1.shape);
     let mut drafts = Drafts::default();
-    let count = site.node.outputs.len();
-    let sizes: Option<Vec<usize>> = (0..count).map(|index| Some(site.output(index)?.shape[at])).collect();
-    let sizes = match sizes {
-        Some(sizes) => sizes,
-        None if site.input(1).is_some() && site.constant(1).is_none() => {
-            return Err("an output is left out, and a run lists the sizes".to_owned());
-        }
-        None => {
-            let sizes = split_sizes(&site.node.operator, whole.1.shape[at], site.constant(1), count);
-            sizes.map_err(|error| error.to_string())?
-        }
-    };
+    let sizes = split_sizes(site.program, site.node).map_err(|error| error.to_string())?;
+    let sizes = sizes.ok_or("an output is left out, and a run lists the sizes")?;
     let mut position = 0;
     for (index, size) in sizes.into_iter().enumerate() {
         if let (Some(id), Some(part)) = (site.output_id(index), site.output(index))

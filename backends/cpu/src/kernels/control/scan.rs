@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use hetero_hal::{Attribute, Buffer, CompileOptions, DType, Error, Operator, ProgramValue, Result, element_count};
+use hetero_hal::{Buffer, CompileOptions, DType, Error, ProgramValue, Result, element_count};
 use hetero_onnx::{BodyOutput, Given};
+use hetero_reference::scan_axes;
 
 use super::collect::{Collection, Stacking};
 use super::repeat::Slots;
@@ -33,20 +34,6 @@ pub(super) struct Axes {
     declared: Vec<Option<Vec<usize>>>,
 }
 
-/// Returns a number for each sequence; 0 where the attribute is not set.
-fn numbers(operator: &Operator, name: &str, count: usize) -> Result<Vec<i64>> {
-    match operator.attribute(name) {
-        None => Ok(vec![0; count]),
-        Some(Attribute::Ints(values))
-            if name.ends_with("directions") && values.iter().any(|way| !(0..=1).contains(way)) =>
-        {
-            Err(Error::invalid_model(format!("attribute '{name}' of Scan is neither 0 nor 1")))
-        }
-        Some(Attribute::Ints(values)) if values.len() == count => Ok(values.clone()),
-        Some(_) => Err(Error::invalid_model(format!("attribute '{name}' of Scan does not fit its {count} sequences"))),
-    }
-}
-
 pub(super) fn plan(site: Site<'_>, options: &CompileOptions) -> Result<Option<Planned>> {
     let operator = site.operator();
     let (body, position) = body_of(site, "body")?;
@@ -65,8 +52,8 @@ pub(super) fn plan(site: Site<'_>, options: &CompileOptions) -> Result<Option<Pl
         return Ok(None);
     }
     let ways = |axes: &str, directions: &str, count: usize| -> Result<Vec<(i64, bool)>> {
-        let reversed = numbers(operator, directions, count)?.into_iter().map(|way| way != 0);
-        Ok(numbers(operator, axes, count)?.into_iter().zip(reversed).collect())
+        let reversed = scan_axes(operator, directions, count)?.into_iter().map(|way| way != 0);
+        Ok(scan_axes(operator, axes, count)?.into_iter().zip(reversed).collect())
     };
     let (in_ways, out_ways) = if is_batched {
         (ways("", "directions", scanned)?, vec![(0, false); collects])
