@@ -1,15 +1,17 @@
 //! The fleet: the devices that plans are made for and sessions run on, and what is known of them.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_comm::{Profile, Transport};
 use hetero_hal::{
-    Allowance, Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology,
+    Allowance, Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Model, Program, Topology,
 };
 
 use crate::Error;
 use crate::cache::ProgramCache;
+use crate::planner::place;
 use crate::policy::Policy;
 
 /// The number of programs whose claims are remembered.
@@ -187,6 +189,19 @@ impl Fleet {
         };
         let bytes = usize::try_from(self.limits.memory.unwrap_or_else(half)).unwrap_or(usize::MAX);
         Allowance::new(bytes).until(Instant::now().checked_add(self.limits.deadline))
+    }
+
+    /// Returns what [`Fleet::allowance`] does, less the constants of a model that is in memory, where
+    /// somebody has set the memory limit.
+    pub(crate) fn allowance_beside(&self, model: &Model) -> Allowance {
+        let mut allowance = self.allowance();
+        if self.limits.memory.is_some() && !model.mapped {
+            let mut known = HashSet::new();
+            let constants = model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place);
+            let bytes = constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes).sum();
+            allowance.bytes = allowance.bytes.saturating_sub(bytes);
+        }
+        allowance
     }
 
     /// Returns the most runs of a session under way at once, where the configuration says it.

@@ -53,8 +53,8 @@ pub(crate) struct Planned {
     pub(crate) fixed: Vec<String>,
     /// The patterns of pins that no node matches.
     pub(crate) idle_pins: Vec<String>,
-    /// The bytes of the constants that planning made, which are no part of the model.
-    pub(crate) made: u64,
+    /// The bytes that the program's constants hold on the host.
+    pub(crate) held: u64,
     pub(crate) timing: PlanTiming,
 }
 
@@ -78,7 +78,7 @@ impl Planner {
     /// `Plan` where there is no device or none takes a node.
     pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
         let began = Instant::now();
-        let allowance = fleet.allowance().and(&binding.allowance);
+        let allowance = fleet.allowance_beside(model).and(&binding.allowance);
         let binding = &Binding { allowance: allowance.clone(), ..binding.clone() };
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let bind = began.elapsed();
@@ -96,8 +96,8 @@ impl Planner {
         self.check_slow(fleet, &annotated.program, &partitioning)?;
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
-        let (unsplit, assumed, made) = (whole, bound.assumed, made(model, &annotated.program));
-        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, made, timing })
+        let (unsplit, assumed, held) = (whole, bound.assumed, held(model, &annotated.program));
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, held, timing })
     }
 
     /// Returns the patterns of pins that no node matches.
@@ -118,7 +118,7 @@ impl Planner {
             let made = "it was made for another model, or for another version of this one";
             wrong("its model", format!("{made}: {how}"))
         };
-        let mut binding = Binding { allowance: fleet.allowance(), ..Binding::default() };
+        let mut binding = Binding { allowance: fleet.allowance_beside(model), ..Binding::default() };
         for (name, shape) in &partitioning.input_shapes {
             let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
             let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
@@ -160,8 +160,8 @@ impl Planner {
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let notes = fleet.absent().iter().map(ToString::to_string).chain(bound.notes).collect();
         let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
-        let made = made(model, &annotated.program);
-        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, made, timing })
+        let held = held(model, &annotated.program);
+        Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, held, timing })
     }
 
     /// Divides a program among the devices that are not lost.
@@ -425,13 +425,20 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
     program.inputs().iter().map(shape).collect()
 }
 
-/// Returns the bytes of a program's constants that are not the model's own bytes.
-fn made(model: &Model, program: &Program) -> u64 {
-    let place = |tensor: &hetero_hal::Tensor| (tensor.bytes().as_ptr(), tensor.bytes().len());
-    let mut known: HashSet<_> =
-        model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place).collect();
+/// Returns the bytes that a program's constants hold on the host, those at one place once.
+/// Those of mapped files hold none.
+fn held(model: &Model, program: &Program) -> u64 {
+    let mut known = HashSet::new();
+    if model.mapped {
+        known.extend(model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place));
+    }
     let constants = program.values().iter().filter_map(|value| value.constant.as_ref()).map(place);
     constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes as u64).sum()
+}
+
+/// Returns the place of a constant's bytes.
+pub(crate) fn place(tensor: &hetero_hal::Tensor) -> (*const u8, usize) {
+    (tensor.bytes().as_ptr(), tensor.bytes().len())
 }
 
 /// Returns the number of rows of each part that the plan's batch was split into.

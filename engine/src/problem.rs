@@ -11,6 +11,7 @@ use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, Ta
 use crate::annotated::Annotated;
 use crate::fleet::Fleet;
 use crate::place::Placement;
+use crate::planner::place;
 use crate::{Error, Result};
 
 /// What is settled before the partitioner looks at costs.
@@ -67,12 +68,15 @@ fn energy(
 
 /// Returns, for each node, the bytes of the constants that it is the first to use: its device holds
 /// them as long as the plan stands.
+/// Constants at one place, such as that of a function which is called often, are one.
 fn held(program: &Program) -> Vec<u64> {
     let mut counted = vec![false; program.values().len()];
+    let mut known = foldhash::HashSet::default();
     let mut of = |node: &Node| {
         let mut fresh = |id: &ValueId| counted.get_mut(id.index()).is_some_and(|seen| !std::mem::replace(seen, true));
         let fresh = node.uses().filter(|id| fresh(id)).filter_map(|id| program.values().get(id.index()));
-        fresh.filter(|value| value.constant.is_some()).map(|value| value.bytes() as u64).sum()
+        let contents = fresh.filter_map(|value| value.constant.as_ref().map(|content| (value, content)));
+        contents.filter(|(_, content)| known.insert(place(content))).map(|(value, _)| value.bytes() as u64).sum()
     };
     program.nodes().iter().map(&mut of).collect()
 }

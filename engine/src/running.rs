@@ -179,10 +179,10 @@ impl HeteroEngine {
         state.joined = joined.is_some();
         match joined {
             Some(Joined { program, partitioning, tiles }) => {
-                Session::new(&self.fleet, program, &partitioning, History { moved, tiles, shares, made: planned.made })
+                Session::new(&self.fleet, program, &partitioning, History { moved, tiles, shares, held: planned.held })
             }
             None => {
-                let history = History { moved, tiles: vec![], shares, made: planned.made };
+                let history = History { moved, tiles: vec![], shares, held: planned.held };
                 Session::new(&self.fleet, planned.annotated.program.clone(), partitioning, history)
             }
         }

@@ -232,6 +232,10 @@ pub struct CompileOptions {
     /// keeps constants in the answer finds out by itself whether they are the same.
     /// The bytes of a mapped file can be used in place.
     pub cached: Option<Bytes>,
+    /// The bytes of host memory that the caller holds beside the device's, such as the program's
+    /// constants.
+    /// A device that keeps what it makes in host memory counts them against its limit.
+    pub reserved: u64,
 }
 
 impl CompileOptions {

@@ -25,6 +25,9 @@ pub struct Model {
     pub producer: String,
     /// The free text pairs of the file.
     pub metadata: BTreeMap<String, String>,
+    /// Whether the constants lie in mapped files, whose memory the system can take back.
+    /// Others count against the memory limit of an engine.
+    pub mapped: bool,
 }
 
 impl Model {

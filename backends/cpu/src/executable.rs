@@ -2,7 +2,6 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -21,7 +20,7 @@ use crate::kernels::recipe::Recipe;
 use crate::kernels::{self, Kernel, Packed, Runtime, Site};
 use crate::lower::wide::Wide;
 use crate::lower::{self, Draft, Form};
-use crate::memory::{ALIGNMENT, CpuMemory};
+use crate::memory::{ALIGNMENT, Account, CpuMemory};
 use crate::operand::{Arguments, Operand};
 use crate::region::{Families, Region};
 use crate::saved::{self, Packer, Saved};
@@ -131,6 +130,8 @@ pub(crate) struct CpuExecutable {
     constants: Vec<Tensor>,
     copies: Vec<Arc<Held<Tensor>>>,
     scratch: usize,
+    /// What the caller of the device holds beside; see [`CompileOptions::reserved`].
+    reserved: u64,
     /// Whether a run needs extents.
     is_open: bool,
     shared: Arc<Shared>,
@@ -157,8 +158,8 @@ impl CpuExecutable {
     }
 
     /// Compiles a program whose weights are mostly packed already, on this thread.
-    pub(crate) fn compile_again(program: &Program, device: &Arc<Shared>) -> Result<Self> {
-        Self::compile_by(program, &CompileOptions::default(), device, true)
+    pub(crate) fn compile_again(program: &Program, options: &CompileOptions, device: &Arc<Shared>) -> Result<Self> {
+        Self::compile_by(program, options, device, true)
     }
 
     fn compile_by(program: &Program, options: &CompileOptions, device: &Arc<Shared>, here: bool) -> Result<Self> {
@@ -182,8 +183,9 @@ impl CpuExecutable {
         let mut drafts = lower::lower(program, wide.as_ref(), isa, *filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
-        let room = AtomicUsize::new(left(budget));
-        let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), room: &room };
+        let (id, reserved) = (&device.id, options.reserved);
+        let account = Account { device: id.clone(), budget: budget.clone(), reserved };
+        let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), account: &account };
         let kernels = make((program, wide.as_ref()), &mut drafts, options, device, (packer, here))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());
         for (draft, kernel) in drafts.iter().zip(&kernels) {
@@ -202,7 +204,8 @@ impl CpuExecutable {
                         constants.push(widened(content)?);
                     } else {
                         places.insert(form, Place::Copy(copies.len()));
-                        let copy = |sources: &[Tensor]| widened(&sources[0]);
+                        let (account, bytes) = (account.clone(), content.len() * size_of::<f32>());
+                        let copy = move |sources: &[Tensor]| account.keep(bytes, || widened(&sources[0]));
                         copies.push(weights.copies.get(&value.name, std::slice::from_ref(content), "f32", copy)?);
                     }
                 } else if content.dtype().bits() == 0 {
@@ -213,7 +216,8 @@ impl CpuExecutable {
                     constants.push(for_kernels(content)?);
                 } else {
                     places.insert(form, Place::Copy(copies.len()));
-                    let copy = |sources: &[Tensor]| aligned(&sources[0]);
+                    let (account, bytes) = (account.clone(), content.bytes().len());
+                    let copy = move |sources: &[Tensor]| account.keep(bytes, || aligned(&sources[0]));
                     copies.push(weights.copies.get(&value.name, std::slice::from_ref(content), "aligned", copy)?);
                 }
             }
@@ -253,7 +257,20 @@ impl CpuExecutable {
         }
         let (scratch, is_open, shared) = (arena.bytes, program.is_open(), device.clone());
         let (places, frames) = (operands, Mutex::new(Vec::new()));
-        Ok(CpuExecutable { bindings, steps, places, nodes, done, constants, copies, scratch, is_open, shared, frames })
+        Ok(CpuExecutable {
+            bindings,
+            steps,
+            places,
+            nodes,
+            done,
+            constants,
+            copies,
+            scratch,
+            reserved,
+            is_open,
+            shared,
+            frames,
+        })
     }
 
     /// Checks for a caller's mistakes.
@@ -302,7 +319,7 @@ impl CpuExecutable {
         let scratch = execution.scratch.as_ref().and_then(|_| bound.last().copied());
         // No plan has the memory that the oracle needs on the way.
         // The oracle takes what the device has left.
-        let allowance = Allowance::new(left(&self.shared.budget)).until(execution.deadline);
+        let allowance = Allowance::new(left(&self.shared.budget, self.reserved)).until(execution.deadline);
         let runtime = Runtime::new(execution.extents.as_deref(), &self.shared, allowance).told(tracer);
         self.perform((bound, scratch), copies, (inputs, outputs), &runtime, None)
     }
@@ -410,9 +427,10 @@ impl CpuExecutable {
     }
 }
 
-/// Returns the bytes that are left of a device's memory.
-fn left(budget: &Budget) -> usize {
-    usize::try_from(budget.limit().saturating_sub(budget.used())).unwrap_or(usize::MAX)
+/// Returns the bytes that are left of a device's memory, beside those that its caller holds.
+fn left(budget: &Budget, reserved: u64) -> usize {
+    let left = budget.limit().saturating_sub(budget.used()).saturating_sub(reserved);
+    usize::try_from(left).unwrap_or(usize::MAX)
 }
 
 /// An operand of no bytes, at an address that is aligned for every element type.

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use hetero_hal::{Error, ErrorKind, Result};
 use hetero_kit::Resident;
 
+use crate::memory::Counted;
+
 /// The elements of a line of the cache, which is also the longest vector.
 const LINE: usize = 16;
 
@@ -16,6 +18,8 @@ struct Line([f32; LINE]);
 pub(crate) struct Floats {
     lines: Vec<Line>,
     count: usize,
+    /// The bytes of the device's budget that they take.
+    _taken: Option<Counted>,
 }
 
 impl Floats {
@@ -30,7 +34,12 @@ impl Floats {
                 .caused_by(error)
         })?;
         lines.resize(count.div_ceil(LINE), Line([0.0; LINE]));
-        Ok(Floats { lines, count })
+        Ok(Floats { lines, count, _taken: None })
+    }
+
+    /// Returns the same numbers, which take bytes of a budget for as long as they live.
+    pub(crate) fn counted(self, taken: Counted) -> Floats {
+        Floats { _taken: Some(taken), ..self }
     }
 }
 

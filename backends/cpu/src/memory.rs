@@ -84,9 +84,44 @@ pub(crate) fn frozen(buffer: Buffer) -> Bytes {
 }
 
 /// Bytes of a budget that are taken for as long as this lives.
-struct Counted {
+pub(crate) struct Counted {
     bytes: u64,
     budget: Arc<Budget>,
+}
+
+/// The budget from which a compilation takes memory for what an executable keeps.
+#[derive(Clone)]
+pub(crate) struct Account {
+    pub(crate) device: DeviceId,
+    pub(crate) budget: Arc<Budget>,
+    /// The bytes that the caller holds beside; see [`hetero_hal::CompileOptions::reserved`].
+    pub(crate) reserved: u64,
+}
+
+impl Account {
+    /// Returns an account that allows everything.
+    #[cfg(test)]
+    pub(crate) fn unlimited() -> Account {
+        Account { device: DeviceId::new("cpu", 0), budget: Arc::new(Budget::new(u64::MAX)), reserved: 0 }
+    }
+
+    /// Takes bytes for as long as the answer lives.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the budget forbids it.
+    pub(crate) fn take(&self, bytes: usize) -> Result<Counted> {
+        self.budget.take_beside(&self.device, bytes as u64, self.reserved)?;
+        Ok(Counted { bytes: bytes as u64, budget: self.budget.clone() })
+    }
+
+    /// Returns the form of a constant that `make` makes, once there is room for its bytes.
+    ///
+    /// # Errors
+    /// `OutOfMemory` where the budget forbids it, and the errors of `make`.
+    pub(crate) fn keep(&self, bytes: usize, make: impl FnOnce() -> Result<Tensor>) -> Result<Tensor> {
+        let taken = self.take(bytes)?;
+        Ok(make()?.kept_by(Arc::new(taken)))
+    }
 }
 
 impl Drop for Counted {

@@ -91,6 +91,8 @@ pub(crate) struct Region {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     device: Arc<Shared>,
+    /// What the caller of the device holds beside; see [`CompileOptions::reserved`].
+    reserved: u64,
     family: Arc<Family>,
 }
 
@@ -174,7 +176,8 @@ impl Region {
         // The ports know the places of late values in the run; the simplified region does not.
         let program = simplify::simplified(program)?;
         let (family, is_new) = families.of(&program);
-        let region = Region { program, inputs, outputs, device: device.clone(), family };
+        let (device, reserved) = (device.clone(), options.reserved);
+        let region = Region { program, inputs, outputs, device, reserved, family };
         // Weights are packed once, for the largest sizes, where these say enough.
         // Sizes that do not fit together there may do so in a run.
         if is_new && region.inputs.iter().all(|port| !port.shaping && port.late.is_none()) {
@@ -201,7 +204,7 @@ impl Region {
         let ExactProgram { program, nodes, known, shapes } =
             exact(&self.program, shapes, contents, &Standard, &hetero_hal::Allowance::default())?;
         let executable = match self.family.first.get() {
-            Some(_) => CpuExecutable::compile_again(&program, &self.device)?,
+            Some(_) => CpuExecutable::compile_again(&program, options, &self.device)?,
             None => CpuExecutable::compile(&program, options, &self.device)?,
         };
         let is_made = |position: &usize| known.iter().all(|(other, _)| other != position);
@@ -249,7 +252,8 @@ impl Region {
             let (content, shape) = self.content(index, arguments, late[index].as_ref(), runtime)?;
             contents[index] = Some(Tensor::from_bytes(port.dtype, &shape, content.to_vec().into())?);
         }
-        let compiled = Arc::new(self.compile(key, &shapes, &contents, &CompileOptions::default())?);
+        let options = CompileOptions { reserved: self.reserved, ..CompileOptions::default() };
+        let compiled = Arc::new(self.compile(key, &shapes, &contents, &options)?);
         let outputs = || self.outputs.iter().zip(&compiled.shapes);
         if let Some((port, shape)) = outputs().find(|(port, shape)| !port.takes(shape)) {
             return Err(beyond(port, shape));

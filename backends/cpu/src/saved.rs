@@ -14,13 +14,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use hetero_hal::{Error, ErrorKind, Result, Tensor, Weight};
 use hetero_kit::{Held, Weights, digest};
 
 use crate::floats::Floats;
+use crate::memory::Account;
 use crate::simd::Isa;
 
 /// The first bytes of the form; each version of the form has its own.
@@ -58,45 +58,44 @@ pub(crate) type Packed = Arc<Held<Floats>>;
 pub(crate) struct Packer<'a> {
     pub(crate) weights: &'a Weights<Floats>,
     pub(crate) saved: Option<&'a Saved>,
-    /// The bytes that are left for weights.
-    pub(crate) room: &'a AtomicUsize,
+    /// What the weights take memory from.
+    pub(crate) account: &'a Account,
 }
 
 impl Packer<'_> {
-    /// Returns the form of `elements` elements that `make` makes of the sources; see
-    /// [`Weights::get`].
+    /// Returns the form of `elements` elements that `make` makes of the sources, for which it takes
+    /// so many bytes beside while it works; see [`Weights::get`].
+    /// The memory is taken before it is allocated, and given back when the form is dropped or
+    /// evicted.
     pub(crate) fn get(
         self,
         name: &str,
         sources: &[Tensor],
-        (layout, elements): (&str, usize),
+        (layout, elements, beside): (&str, usize, usize),
         make: impl Fn(&[Tensor]) -> Result<Floats> + Send + Sync + 'static,
     ) -> Result<Packed> {
         let bytes = elements.saturating_mul(size_of::<f32>());
-        let taken = self.room.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |room| room.checked_sub(bytes));
-        taken.map_err(|room| beyond(&format!("the weight '{name}' does not fit"), bytes, room))?;
-        let ready = |sources: &[Tensor]| self.saved?.find(layout, sources, elements);
+        let ready = |sources: &[Tensor]| {
+            let (saved, taken) = (self.saved?, self.account.take(bytes).ok()?);
+            Some(saved.find(layout, sources, elements)?.counted(taken))
+        };
+        let (account, of): (Account, Box<str>) = (self.account.clone(), name.into());
+        let make = move |sources: &[Tensor]| {
+            let beyond = |what: &'static str| {
+                let of = &of;
+                move |error: Error| {
+                    let sizes = error.sizes();
+                    let error = Error::new(error.kind(), format!("{what} '{of}' does not fit the device's memory"));
+                    let error = error.with_remedy("divide the model among more devices, or raise the memory limit");
+                    sizes.map_or(error.clone(), |sizes| error.with_sizes(sizes.requested, sizes.available))
+                }
+            };
+            let taken = account.take(bytes).map_err(beyond("the weight"))?;
+            let _meanwhile = account.take(beside).map_err(beyond("what is made beside the weight"))?;
+            Ok(make(sources)?.counted(taken))
+        };
         self.weights.get_or(name, sources, layout, ready, make)
     }
-
-    /// Checks that there is room for so many bytes while a weight is made.
-    ///
-    /// # Errors
-    /// `OutOfMemory`, with the weight's name and both sizes.
-    pub(crate) fn afford(self, name: &str, bytes: usize) -> Result<()> {
-        let room = self.room.load(Ordering::Relaxed);
-        if bytes > room {
-            return Err(beyond(&format!("what the weight '{name}' is made of does not fit"), bytes, room));
-        }
-        Ok(())
-    }
-}
-
-/// Returns the error of a weight for which a device has no room.
-fn beyond(what: &str, bytes: usize, room: usize) -> Error {
-    Error::new(ErrorKind::OutOfMemory, format!("{what} the device's memory"))
-        .with_sizes(bytes as u64, Some(room as u64))
-        .with_remedy("divide the model among more devices, or raise the device's memory limit")
 }
 
 /// The packed weights of a serial form.
@@ -258,15 +257,15 @@ mod tests {
     /// Returns what a compilation with the form gets: the weight, and whether it was packed.
     fn compiled(form: Vec<u8>, elements: usize) -> (Vec<f32>, bool) {
         let (weights, saved) = (weights(), Saved::read(form.into(), KEY));
-        let room = AtomicUsize::new(usize::MAX);
-        let packer = Packer { weights: &weights, saved: saved.as_ref(), room: &room };
+        let account = Account::unlimited();
+        let packer = Packer { weights: &weights, saved: saved.as_ref(), account: &account };
         let packed = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let noted = packed.clone();
         let make = move |sources: &[Tensor]| {
             noted.store(true, std::sync::atomic::Ordering::Relaxed);
             doubled(sources)
         };
-        let got = packer.get("w", &[constant(1000)], ("doubled", elements), make).unwrap().value().unwrap();
+        let got = packer.get("w", &[constant(1000)], ("doubled", elements, 0), make).unwrap().value().unwrap();
         (got.to_vec(), packed.load(std::sync::atomic::Ordering::Relaxed))
     }
 

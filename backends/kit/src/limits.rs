@@ -76,13 +76,24 @@ impl Budget {
     /// # Errors
     /// `OutOfMemory`, with the size wanted and the limit, where the bytes would pass the limit.
     pub fn take(&self, device: &DeviceId, bytes: u64) -> Result<()> {
+        self.take_beside(device, bytes, 0)
+    }
+
+    /// Takes bytes as [`Budget::take`] does, where others hold `beside` bytes of the same memory,
+    /// which this budget does not count.
+    ///
+    /// # Errors
+    /// `OutOfMemory`, with the size wanted and what is left, where all together would pass the
+    /// limit.
+    pub fn take_beside(&self, device: &DeviceId, bytes: u64, beside: u64) -> Result<()> {
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|&sum| sum <= self.limit)
+            let sum = used.checked_add(bytes)?;
+            sum.checked_add(beside).filter(|&all| all <= self.limit).map(|_| sum)
         });
         taken.map(|_| ()).map_err(|used| {
             Error::new(ErrorKind::OutOfMemory, "cannot allocate memory")
                 .on(device.clone())
-                .with_sizes(bytes, Some(self.limit.saturating_sub(used)))
+                .with_sizes(bytes, Some(self.limit.saturating_sub(used).saturating_sub(beside)))
                 .with_remedy("bind smaller shapes, or raise the device's memory limit")
         })
     }
@@ -112,7 +123,12 @@ mod tests {
         let sizes = budget.take(&id, 4).unwrap_err().sizes().unwrap();
         assert_eq!((sizes.requested, sizes.available), (4, Some(3)));
         assert!(budget.take(&id, u64::MAX).is_err());
-        budget.give(7);
+        assert!(budget.take_beside(&id, 2, 2).is_err());
+        let sizes = budget.take_beside(&id, 3, 1).unwrap_err().sizes().unwrap();
+        assert_eq!((sizes.requested, sizes.available), (3, Some(2)));
+        budget.take_beside(&id, 2, 1).unwrap();
+        assert_eq!(budget.used(), 9);
+        budget.give(9);
         assert_eq!((budget.used(), budget.limit()), (0, 10));
     }
 }

@@ -146,8 +146,8 @@ pub(crate) struct History {
     pub(crate) tiles: Vec<TileShare>,
     /// The share of each device.
     pub(crate) shares: PlacementShares,
-    /// The bytes of the constants that planning made.
-    pub(crate) made: u64,
+    /// The bytes that the program's constants hold on the host.
+    pub(crate) held: u64,
 }
 
 /// A compiled plan.
@@ -192,9 +192,9 @@ impl Session {
         plan: &hetero_scheduler::Partitioning,
         history: History,
     ) -> Result<Session> {
-        let History { moved, tiles: joined, shares, made } = history;
-        let compiled = partition::compile(fleet, &program, plan)?;
-        let (layout, groups, views, most) = lay_out(fleet, &program, &compiled, made)?;
+        let History { moved, tiles: joined, shares, held } = history;
+        let compiled = partition::compile(fleet, &program, plan, held)?;
+        let (layout, groups, views, most) = lay_out(fleet, &program, &compiled, held)?;
         let Compiled { devices, partitions, .. } = compiled;
         let sources = sources(&program, &layout)?;
         let queues = devices
@@ -574,7 +574,7 @@ fn lay_out(
     fleet: &Fleet,
     program: &Program,
     compiled: &Compiled,
-    made: u64,
+    held: u64,
 ) -> Result<(Layout, Vec<Group>, Views, usize)> {
     let Compiled { devices, partitions, .. } = compiled;
     let side = |device: &Arc<dyn Device>| {
@@ -592,7 +592,7 @@ fn lay_out(
         let (units, groups) = compiled.units(|device| sides[device].refusal.is_none());
         let parts = Parts { partitions, groups: &groups, units: &units };
         let layout = layout::lay_out(program, &parts, &sides, &ways)?;
-        let most = check_memory(fleet, program, compiled, &layout, made)?;
+        let most = check_memory(fleet, program, compiled, &layout, held)?;
         match context::share(&layout.shared, devices) {
             Ok(views) => return Ok((layout, groups, views, most)),
             Err((Some(device), error)) if error.kind() != ErrorKind::DeviceLost && sides[device].refusal.is_none() => {
@@ -631,9 +631,15 @@ const MOST_IN_FLIGHT: usize = 64;
 /// Returns how many runs may be under way.
 /// These are as many as the configuration says, which have to fit each device's memory together, or
 /// else as many as fit.
-/// Beside the runs there are the weights that executables keep, and on the host the constants that
-/// planning made.
-fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &Layout, made: u64) -> Result<usize> {
+/// Beside the runs there are the weights that executables keep, and on the host the program's
+/// constants.
+fn check_memory(
+    fleet: &Fleet,
+    program: &Program,
+    compiled: &Compiled,
+    layout: &Layout,
+    constants: u64,
+) -> Result<usize> {
     let Compiled { devices, partitions, .. } = compiled;
     let wanted = fleet.max_in_flight();
     let mut most = wanted.unwrap_or(MOST_IN_FLIGHT);
@@ -658,7 +664,7 @@ fn check_memory(fleet: &Fleet, program: &Program, compiled: &Compiled, layout: &
         let own = partitions.iter().filter(|partition| partition.device == number);
         let kept = distinct_weights(own.flat_map(|partition| partition.executable.weights()));
         let kept = kept.iter().map(|weight| weight.bytes() as u64).sum::<u64>();
-        let kept = kept.saturating_add(if device.info().runs_on_host() { made } else { 0 });
+        let kept = kept.saturating_add(if device.info().runs_on_host() { constants } else { 0 });
         let all = held.saturating_mul(wanted.unwrap_or(1) as u64).saturating_add(kept);
         if all > limit {
             let what = "weights, inputs, outputs and intermediate values do not fit the memory";

@@ -73,7 +73,13 @@ pub(super) struct Compiled {
 /// # Errors
 /// `UnknownDevice` where the plan uses a device that was not added.
 /// `Device` where a device cannot compile, with its id.
-pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler::Partitioning) -> Result<Compiled> {
+pub(super) fn compile(
+    fleet: &Fleet,
+    program: &Program,
+    plan: &hetero_scheduler::Partitioning,
+    held: u64,
+) -> Result<Compiled> {
+    let compiler = Compiler { fleet, held };
     let mut used = Vec::with_capacity(plan.partitions.len());
     for partition in &plan.partitions {
         used.push(fleet.position_of(&partition.device).ok_or_else(|| Error::UnknownDevice {
@@ -107,14 +113,14 @@ pub(super) fn compile(fleet: &Fleet, program: &Program, plan: &hetero_scheduler:
         };
         let bindings = BindingInfo::of(&part).into_iter().map(binding).collect::<std::result::Result<_, _>>()?;
         let executable = match &partition.tiles {
-            Some(_) => tiles.compile(number, part, device, &devices[device], fleet),
-            None => compile_one(&devices[device], &part, fleet),
+            Some(_) => tiles.compile(number, part, device, &devices[device], compiler),
+            None => compiler.compile(&devices[device], &part),
         };
         let executable = executable.map_err(|error| outside(error, nodes))?;
         partitions.push(Partition { device, executable, bindings });
     }
     let levels = levels(program, plan)?;
-    let groups = group(fleet, program, plan, &devices, &partitions, &mut tiles)?;
+    let groups = group(compiler, program, plan, &devices, &partitions, &mut tiles)?;
     Ok(Compiled { devices, partitions, groups, levels })
 }
 
@@ -210,14 +216,14 @@ impl Tiles {
         part: Program,
         place: usize,
         device: &Arc<dyn Device>,
-        fleet: &Fleet,
+        compiler: Compiler<'_>,
     ) -> Result<Arc<dyn Executable>> {
         let kind = self.programs.iter().position(|(other, _)| alike(other, &part)).unwrap_or_else(|| {
             self.programs.push((part, Vec::new()));
             self.programs.len() - 1
         });
         self.programs[kind].1.push(number);
-        self.executable(kind, place, device, fleet)
+        self.executable(kind, place, device, compiler)
     }
 
     fn executable(
@@ -225,12 +231,12 @@ impl Tiles {
         kind: usize,
         place: usize,
         device: &Arc<dyn Device>,
-        fleet: &Fleet,
+        compiler: Compiler<'_>,
     ) -> Result<Arc<dyn Executable>> {
         if let Some((_, made)) = self.made.iter().find(|(of, _)| *of == (kind, place)) {
             return Ok(made.clone());
         }
-        let made = compile_one(device, &self.programs[kind].0, fleet)?;
+        let made = compiler.compile(device, &self.programs[kind].0)?;
         self.made.push(((kind, place), made.clone()));
         Ok(made)
     }
@@ -276,7 +282,7 @@ fn alike(a: &Program, b: &Program) -> bool {
 /// A device that takes part by the plan is left out where it has no tile in its share and cannot
 /// compile one.
 fn group(
-    fleet: &Fleet,
+    compiler: Compiler<'_>,
     program: &Program,
     plan: &hetero_scheduler::Partitioning,
     devices: &[Arc<dyn Device>],
@@ -306,7 +312,7 @@ fn group(
             let kind = |number: &usize| made.programs.iter().position(|(_, of)| of.contains(number));
             let kinds: Vec<usize> = tiles.iter().filter_map(kind).collect();
             let compiled = kinds.iter().map(|&kind| {
-                let executable = made.executable(kind, place, device, fleet);
+                let executable = made.executable(kind, place, device, compiler);
                 // This is a tile of the kind, in the whole program.
                 let tile = || {
                     let name = plan.partitions[*made.programs[kind].1.first()?].tasks.first()?;
@@ -347,24 +353,36 @@ fn outside(error: Error, nodes: &[NodeId]) -> Error {
     }
 }
 
-/// Compiles a partition, from the result of an earlier compilation where that is kept.
-/// An error names the device.
-fn compile_one(device: &Arc<dyn Device>, program: &Program, fleet: &Fleet) -> Result<Arc<dyn Executable>> {
-    let deadline = Some(Instant::now() + fleet.deadline());
-    let cached = fleet.cache().and_then(|cache| cache.find(program, device.info()));
-    let known = cached.is_some();
-    let options = CompileOptions { deadline, cached, ..CompileOptions::default() };
-    let executable = device.compile(Source::Program(program), &options).map_err(|error| named(error, &**device))?;
-    let expected = BindingInfo::of(program);
-    if executable.bindings() != expected {
-        return Err(HalError::internal("the executable's bindings are not the program's")
-            .on(device.info().id.clone())
-            .into());
+/// What compiles the partitions of a plan.
+#[derive(Clone, Copy)]
+struct Compiler<'a> {
+    fleet: &'a Fleet,
+    /// The bytes that the program's constants hold on the host.
+    held: u64,
+}
+
+impl Compiler<'_> {
+    /// Compiles a partition, from the result of an earlier compilation where that is kept.
+    /// An error names the device.
+    fn compile(self, device: &Arc<dyn Device>, program: &Program) -> Result<Arc<dyn Executable>> {
+        let Compiler { fleet, held } = self;
+        let reserved = if device.info().runs_on_host() { held } else { 0 };
+        let deadline = Some(Instant::now() + fleet.deadline());
+        let cached = fleet.cache().and_then(|cache| cache.find(program, device.info()));
+        let known = cached.is_some();
+        let options = CompileOptions { deadline, cached, reserved, ..CompileOptions::default() };
+        let executable = device.compile(Source::Program(program), &options).map_err(|error| named(error, &**device))?;
+        let expected = BindingInfo::of(program);
+        if executable.bindings() != expected {
+            return Err(HalError::internal("the executable's bindings are not the program's")
+                .on(device.info().id.clone())
+                .into());
+        }
+        if let (Some(cache), false) = (fleet.cache(), known) {
+            cache.keep(program, device.info(), &*executable);
+        }
+        Ok(executable)
     }
-    if let (Some(cache), false) = (fleet.cache(), known) {
-        cache.keep(program, device.info(), &*executable);
-    }
-    Ok(executable)
 }
 
 /// Returns the error with the device's id, unless the error names a device.

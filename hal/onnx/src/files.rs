@@ -57,6 +57,11 @@ impl Files {
         Files { folder, map, count_files, allowance, loaded: HashMap::new() }
     }
 
+    /// Tells whether files are mapped.
+    pub(crate) fn are_mapped(&self) -> bool {
+        self.map
+    }
+
     /// Opens a file that holds one message, and returns its bytes and the files beside it.
     pub(crate) fn open(path: &Path, options: ReadOptions) -> Result<(Bytes, Self)> {
         let failed = |source| Error::Io { path: path.to_owned(), source };

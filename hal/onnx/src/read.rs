@@ -104,6 +104,7 @@ fn decode(bytes: Bytes, mut files: Files, what: &str) -> Result<Model> {
         )));
     }
     let graph = proto.graph.take().ok_or_else(|| Error::invalid("it has no graph"))?;
+    let mapped = files.are_mapped();
     let graph = Importer::new(&opsets, files).graph(graph)?;
     graph.check()?;
     let metadata =
@@ -112,5 +113,5 @@ fn decode(bytes: Bytes, mut files: Files, what: &str) -> Result<Model> {
         "" => proto.producer_name().to_owned(),
         version => format!("{} {version}", proto.producer_name()),
     };
-    Ok(Model { graph, opsets, ir_version: proto.ir_version(), producer, metadata })
+    Ok(Model { graph, opsets, ir_version: proto.ir_version(), producer, metadata, mapped })
 }

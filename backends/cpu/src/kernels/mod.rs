@@ -71,7 +71,7 @@ use crate::operand::Arguments;
 use crate::pool::Pool;
 pub(crate) use crate::saved::Packed;
 use crate::saved::Packer;
-use crate::simd::{Half, Isa, floats};
+use crate::simd::{Half, Isa, floats, widened_bytes};
 use panels::{Panels, narrowed};
 
 /// A compiled node.
@@ -302,12 +302,10 @@ impl<'a> Site<'a> {
                 Some(half) => narrowed(half, &packed),
             }
         };
-        if half.is_some() {
-            // It is packed as f32 first, from elements that are f32 too.
-            let wide = content.len().saturating_add(elements).saturating_mul(size_of::<f32>());
-            weights.afford(&value.name, wide)?;
-        }
-        let layout = (&*layout.to_string(), Panels::words(half, elements));
+        // One of 16 bits is packed as f32 first.
+        let wide = if half.is_some() { elements.saturating_mul(size_of::<f32>()) } else { 0 };
+        let beside = widened_bytes(content).saturating_add(wide);
+        let layout = (&*layout.to_string(), Panels::words(half, elements), beside);
         let packed = weights.get(&value.name, std::slice::from_ref(content), layout, make)?;
         Ok(Some(Panels { packed, half }))
     }

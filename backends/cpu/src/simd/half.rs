@@ -146,6 +146,12 @@ pub(crate) fn floats(tensor: &Tensor) -> Result<std::borrow::Cow<'_, [f32]>> {
     }
 }
 
+/// Returns the bytes that [`floats`] allocates for a tensor; none where it has these elements.
+pub(crate) fn widened_bytes(tensor: &Tensor) -> usize {
+    let is_ready = tensor.dtype() == DType::F32 && tensor.bytes().as_ptr().cast::<f32>().is_aligned();
+    if is_ready { 0 } else { tensor.len().saturating_mul(size_of::<f32>()) }
+}
+
 #[cfg(test)]
 mod tests {
     use half::{bf16, f16};

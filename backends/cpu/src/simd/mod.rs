@@ -19,7 +19,7 @@ mod portable;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
-pub(crate) use half::{Half, floats, odd};
+pub(crate) use half::{Half, floats, odd, widened_bytes};
 pub(crate) use math::{erf, exp, exp_m1, ln, ln_1p, sigmoid, sine, tanh};
 
 /// The largest number of lanes of any vector.

@@ -20,7 +20,7 @@ use super::{Constant, Kernel, Packed, Site};
 use crate::floats::Floats;
 use crate::image::{Halo, Image};
 use crate::saved::Packer;
-use crate::simd::{Half, floats};
+use crate::simd::{Half, floats, widened_bytes};
 
 /// Returns the kernel for plain operands, where a convolution could not be given a better layout.
 pub(super) fn compile(site: Site<'_>) -> Result<Option<Box<dyn Kernel>>> {
@@ -87,7 +87,10 @@ impl<'a> Filters<'a> {
         if !finish.scale.is_empty() {
             sources.push(Tensor::from_vec(&[finish.scale.len()], finish.scale.clone())?);
         }
-        self.weights.get(&self.constant.name, &sources, (layout, elements), move |sources| {
+        // One of 16 bits is packed as f32 first, which are twice as many words.
+        let wide = Half::of(self.constant.content.dtype()).map_or(0, |_| elements.saturating_mul(8));
+        let beside = widened_bytes(&self.constant.content).saturating_add(wide);
+        self.weights.get(&self.constant.name, &sources, (layout, elements, beside), move |sources| {
             let scale = sources.get(1).map(|scale| scale.view::<f32>()).transpose()?;
             pack(&floats(&sources[0])?, scale.as_deref().unwrap_or_default())
         })

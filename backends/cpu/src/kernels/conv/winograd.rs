@@ -912,7 +912,7 @@ mod tests {
         let mut random = || numbers.signed_unit();
         let mut worst = 0f32;
         let weights = Weights::new(DeviceId::new("cpu", 0));
-        let room = std::sync::atomic::AtomicUsize::new(usize::MAX);
+        let account = crate::memory::Account::unlimited();
         for _ in 0..200 {
             let d: Vec<f32> = (0..36).map(|_| random()).collect();
             let g: Vec<f32> = (0..9).map(|_| random()).collect();
@@ -940,7 +940,7 @@ mod tests {
                 let content = Tensor::from_vec(&[1, 1, 3, 3], g.clone()).unwrap();
                 let constant = Constant { name: "w".into(), content };
                 let filters = Filters {
-                    weights: crate::saved::Packer { weights: &weights, saved: None, room: &room },
+                    weights: crate::saved::Packer { weights: &weights, saved: None, account: &account },
                     constant: &constant,
                 };
                 let kernel = Winograd::new(isa, geometry, Halo::NONE, Halo::NONE, filters, finish).unwrap();

@@ -238,7 +238,7 @@ impl Conv {
         };
         let packer = site.weights.ok_or_else(|| Error::internal("there is nowhere to pack weights"))?;
         let content = std::slice::from_ref(&weights.content);
-        let packed = packer.get(&weights.name, content, (&layout, bytes / size_of::<f32>()), pack)?;
+        let packed = packer.get(&weights.name, content, (&layout, bytes / size_of::<f32>(), 0), pack)?;
         let w_zeros: Vec<i32> = w_zeros.iter().map(|&zero| moved(zero, weights.content.dtype(), true)).collect();
         let is_shifted = w_zeros.iter().any(|&zero| zero != 0);
         let negated: Vec<i32> = w_zeros.iter().map(|zero| -zero).collect();

@@ -82,7 +82,7 @@ impl Depthwise {
         let packer = site.weights.ok_or_else(|| Error::internal("there is nowhere to pack weights"))?;
         let layout = format!("{} blocks of {lanes} channels by {taps} taps less {w_zeros:?}", starts.len());
         let content = std::slice::from_ref(&recipe.weights.content);
-        let weights = packer.get(&recipe.weights.name, content, (&layout, starts.len() * taps * lanes), pack)?;
+        let weights = packer.get(&recipe.weights.name, content, (&layout, starts.len() * taps * lanes, 0), pack)?;
         let Results::Steps(of, y_zero, limits) = recipe.results else {
             return Err(Error::internal("a depthwise convolution has no steps"));
         };

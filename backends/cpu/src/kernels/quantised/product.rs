@@ -127,7 +127,7 @@ impl Product {
             Ok(packed)
         };
         let sources = std::slice::from_ref(&right.content);
-        product.packed = Some(weights.get(&right.name, sources, (&layout, words), make)?);
+        product.packed = Some(weights.get(&right.name, sources, (&layout, words, 0), make)?);
         Ok(Some(product))
     }
 
