@@ -11,7 +11,7 @@ use hetero_hal::{
 
 use crate::Error;
 use crate::cache::ProgramCache;
-use crate::planner::place;
+use crate::planner::constants_of;
 use crate::policy::Policy;
 
 /// The number of programs whose claims are remembered.
@@ -191,14 +191,12 @@ impl Fleet {
         Allowance::new(bytes).until(Instant::now().checked_add(self.limits.deadline))
     }
 
-    /// Returns what [`Fleet::allowance`] does, less the constants of a model that is in memory, where
-    /// somebody has set the memory limit.
+    /// Returns what [`Fleet::allowance`] does, less the constants of a model that is in memory where
+    /// the memory limit was set.
     pub(crate) fn allowance_beside(&self, model: &Model) -> Allowance {
         let mut allowance = self.allowance();
         if self.limits.memory.is_some() && !model.mapped {
-            let mut known = HashSet::new();
-            let constants = model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place);
-            let bytes = constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes).sum();
+            let bytes = constants_of(model, &mut HashSet::new());
             allowance.bytes = allowance.bytes.saturating_sub(bytes);
         }
         allowance

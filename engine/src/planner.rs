@@ -425,15 +425,21 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
     program.inputs().iter().map(shape).collect()
 }
 
-/// Returns the bytes that a program's constants hold on the host, those at one place once.
+/// Returns the bytes that the constants of a model and of its program hold on the host, those at
+/// one place once.
 /// Those of mapped files hold none.
 fn held(model: &Model, program: &Program) -> u64 {
     let mut known = HashSet::new();
-    if model.mapped {
-        known.extend(model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place));
-    }
+    let of_model = constants_of(model, &mut known);
     let constants = program.values().iter().filter_map(|value| value.constant.as_ref()).map(place);
-    constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes as u64).sum()
+    let made: usize = constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes).sum();
+    (if model.mapped { made } else { of_model.saturating_add(made) }) as u64
+}
+
+/// Returns the bytes of a model's constants, those at one place once, and notes their places.
+pub(crate) fn constants_of(model: &Model, known: &mut HashSet<(*const u8, usize)>) -> usize {
+    let constants = model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place);
+    constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes).sum()
 }
 
 /// Returns the place of a constant's bytes.

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
-use hetero::hal::{Attribute, DType, Dim, Graph, Node, Operator, TensorType, Value, ValueId, Weight, distinct_weights};
-use hetero::{Binding, DeviceOptions, HeteroEngine, Model, Session, Tensor, bind};
+use hetero::hal::{
+    Attribute, DType, Dim, ErrorKind, Graph, Node, Operator, TensorType, Value, ValueId, Weight, distinct_weights,
+};
+use hetero::{Binding, DeviceOptions, Error, HeteroEngine, Model, Session, Tensor, bind};
 use hetero_reference::Standard;
 
 /// A builder of graphs, node by node.
@@ -251,4 +253,50 @@ fn nodes_that_read_equal_constants_share_one_weight() {
     assert_eq!((weights.len(), bytes(&weights)), (2, packed(2 * WIDTH * WIDTH)));
     assert_eq!(session.report().resident_bytes, bytes(&weights));
     check(&session, &model, &Binding::default(), &input(&[STEPS + 1, WIDTH]));
+}
+
+/// Plans and compiles a model under a memory limit in bytes.
+fn compiled_within(limit: usize, graph: Graph) -> hetero::Result<()> {
+    let mut engine = HeteroEngine::builder().memory_limit(limit as u64).build();
+    engine.add_device("cpu:0", DeviceOptions { memory_limit: Some(limit as u64), ..DeviceOptions::default() })?;
+    let model = Model { graph, opsets: [("".into(), 17)].into(), ..Model::default() };
+    let plan = engine.analyze_model(&model)?;
+    engine.session(&plan).map(drop)
+}
+
+/// A function that is called often has its constant in each call.
+#[test]
+fn a_constant_that_many_nodes_hold_counts_once() {
+    let content = Tensor::from_vec(&[1 << 16], vec![0.5f32; 1 << 16]).unwrap();
+    let mut b = Builder::default();
+    let mut x = b.input("x", TensorType::exact(DType::F32, &[1]));
+    for _ in 0..100 {
+        let operator = Operator::new("Constant", 13).with("value", Attribute::Tensor(content.clone()));
+        let constant = b.node(operator, &[]);
+        let most = b.node(Operator::new("Max", 13), &[x, constant]);
+        x = b.node(Operator::new("ReduceMax", 13).with("keepdims", Attribute::Int(0)), &[most]);
+    }
+    b.graph.outputs.push(x);
+    compiled_within(4 << 20, b.graph).unwrap();
+}
+
+/// The model's constants and those that the device packs draw on one limit.
+#[test]
+fn constants_and_what_is_made_of_them_share_the_memory_limit() {
+    let bytes = 4 * 512 * 512;
+    for (times, fits) in [(1.5, false), (2.5, true)] {
+        let mut b = Builder::default();
+        let x = b.input("x", TensorType::exact(DType::F32, &[8, 512]));
+        let weight = b.weight(&[512, 512]);
+        let y = b.node(Operator::new("MatMul", 13), &[x, weight]);
+        b.graph.outputs.push(y);
+        match compiled_within((f64::from(bytes) * times) as usize, b.graph) {
+            Ok(()) => assert!(fits, "{times} times the weight's bytes"),
+            Err(Error::Device(error)) => {
+                assert!(!fits && error.kind() == ErrorKind::OutOfMemory, "{times}: {error}");
+                assert!(error.sizes().is_some() && error.remedy().is_some(), "{error}");
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
 }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use hetero_conformance::{Case, Network, difference, program, run_program};
 use hetero_cpu::CpuDriver;
 use hetero_hal::{
-    Attribute, CompileOptions, DType, Device, Driver, Executable, OpenOptions, Operator, Program, Source, Tensor,
+    Attribute, CompileOptions, DType, Device, Driver, ErrorKind, Executable, OpenOptions, Operator, Program, Source,
+    Tensor,
 };
 
 fn device() -> Arc<dyn Device> {
@@ -227,4 +228,59 @@ fn a_device_with_other_kernels_has_another_version() {
     assert_ne!(version("convolution", "direct"), usual);
     // Where nothing else is there, the plain kernels are the usual ones.
     assert!(version("isa", "portable").starts_with(&usual));
+}
+
+fn allocated(device: &dyn Device) -> u64 {
+    device.telemetry().allocated_bytes.unwrap()
+}
+
+#[test]
+fn weights_draw_on_the_devices_limit_before_they_are_made() {
+    let (program, _) = convolution(12, None);
+    let free = device();
+    let executable = compile(&*free, &program);
+    let weights = bytes(&executable) as u64;
+    assert!(weights > 0 && allocated(&*free) == weights);
+    // A second executable shares them, and they count once.
+    let second = compile(&*free, &program);
+    assert_eq!(allocated(&*free), weights);
+    executable.weights().iter().for_each(|weight| weight.evict());
+    assert_eq!(allocated(&*free), 0);
+    executable.weights()[0].restore().unwrap();
+    assert!(allocated(&*free) > 0);
+    drop((executable, second));
+    assert_eq!(allocated(&*free), 0);
+
+    let limited = |limit: u64| OpenOptions { threads: Some(2), memory_limit: Some(limit), ..OpenOptions::default() };
+    let device = CpuDriver.open(0, &limited(weights + 1000)).unwrap();
+    let with = |reserved: u64| {
+        let options = CompileOptions { reserved, ..CompileOptions::default() };
+        device.compile(Source::Program(&program), &options).map(drop)
+    };
+    with(1000).unwrap();
+    let error = with(1001).unwrap_err();
+    let sizes = error.sizes().unwrap();
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    assert!(sizes.available.is_some_and(|left| left < sizes.requested), "{error}");
+    assert!(error.node().is_some() && error.remedy().is_some(), "{error}");
+    assert_eq!(allocated(&*device), 0);
+}
+
+/// The forms between a weight of 16 bits and its packed one take memory too.
+#[test]
+fn what_is_made_on_the_way_to_a_weight_draws_on_the_limit_too() {
+    let numbers = |count: usize| (0..count).map(|i| half::f16::from_f32((i % 17) as f32)).collect::<Vec<_>>();
+    let [x, weight] = [[8, 256], [256, 256]]
+        .map(|[rows, columns]: [usize; 2]| Some(Tensor::from_vec(&[rows, columns], numbers(rows * columns)).unwrap()));
+    let operator = Operator::new("MatMul", 13);
+    let case = Case { name: "halves".into(), operator, inputs: vec![x, weight], constants: vec![1], outputs: 1 };
+    let (program, _) = program(&case).unwrap();
+    let weights = bytes(&compile(&*device(), &program)) as u64;
+    assert_eq!(weights, 2 * 256 * 256);
+    for (limit, fits) in [(weights * 2, false), (weights * 6, true)] {
+        let options = OpenOptions { threads: Some(2), memory_limit: Some(limit), ..OpenOptions::default() };
+        let device = CpuDriver.open(0, &options).unwrap();
+        let compiled = device.compile(Source::Program(&program), &CompileOptions::default());
+        assert_eq!(compiled.is_ok(), fits, "{limit}");
+    }
 }
