@@ -191,8 +191,8 @@ impl Fleet {
         Allowance::new(bytes).until(Instant::now().checked_add(self.limits.deadline))
     }
 
-    /// Returns what [`Fleet::allowance`] does, less the constants of a model that is in memory where
-    /// the memory limit was set.
+    /// Returns the [`Fleet::allowance`], less the constants of a model in memory where a limit was
+    /// set.
     pub(crate) fn allowance_beside(&self, model: &Model) -> Allowance {
         let mut allowance = self.allowance();
         if self.limits.memory.is_some() && !model.mapped {
