@@ -123,16 +123,21 @@ impl Steps<'_> {
 
     /// Joins all operands, from the left.
     fn join_all(&mut self, terms: Vec<Term>, wanted: &[usize]) -> Option<()> {
+        // How many of the operands that are still to be joined have each axis.
+        let mut readers = vec![0usize; self.sizes.len()];
+        terms.iter().flat_map(|term| term.strides.keys()).for_each(|&axis| readers[axis] += 1);
         let mut rest = terms.into_iter();
         let mut left = rest.next()?;
-        let mut rest: Vec<Term> = rest.collect();
-        if rest.is_empty() {
+        left.strides.keys().for_each(|&axis| readers[axis] -= 1);
+        if rest.len() == 0 {
             return self.single(left, wanted);
         }
-        while rest.len() > 1 {
-            let right = rest.remove(0);
-            let needed =
-                |axis: &usize| wanted.contains(axis) || rest.iter().any(|term| term.strides.contains_key(axis));
+        while let Some(right) = rest.next() {
+            right.strides.keys().for_each(|&axis| readers[axis] -= 1);
+            if rest.len() == 0 {
+                return self.join(left, right, wanted, Slot::Output);
+            }
+            let needed = |axis: &usize| wanted.contains(axis) || readers[*axis] > 0;
             let (a, b) = (&left.strides, &right.strides);
             let shared = a.keys().filter(|axis| b.contains_key(axis));
             let own = a.keys().filter(|axis| !b.contains_key(axis));
@@ -142,7 +147,7 @@ impl Steps<'_> {
             self.join(left, right, &axes, joined.slot)?;
             left = joined;
         }
-        self.join(left, rest.remove(0), wanted, Slot::Output)
+        None
     }
 
     /// Makes the result of one operand: its axes in another order, and sums over those that are not

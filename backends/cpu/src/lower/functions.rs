@@ -6,9 +6,9 @@
 //! Where all of it comes down to one value, and the term is a function for which there are
 //! vectors, the last node stands for all.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
-use hetero_hal::{Attribute, DType, Node, NodeId, Operator, Program, ValueId};
+use hetero_hal::{Attribute, DType, Graph, Node, NodeId, Operator, Program, ProgramValue, ValueId};
 
 use crate::simd::{Half, floats};
 
@@ -139,6 +139,8 @@ struct Search<'a> {
     is_output: Vec<bool>,
     /// The nodes of functions that were found.
     taken: Vec<bool>,
+    /// Whether functions of values are looked for whose sizes only a run knows.
+    open: bool,
     /// The format of each value of 16 bits.
     halves: &'a dyn Fn(ValueId) -> Option<Half>,
 }
@@ -227,7 +229,8 @@ impl Search<'_> {
             [only] => is(only, "Add") || is(only, "Mul") || is(only, "Div"),
             list => list.len() < 5,
         };
-        if !begins || value.dtype != DType::F32 || value.is_dynamic() || value.elements() == 0 {
+        let fits = |value: &ProgramValue| if self.open { value.late.is_none() } else { !value.is_dynamic() };
+        if !begins || value.dtype != DType::F32 || !fits(value) || value.elements() == 0 {
             return None;
         }
         let mut terms = vec![(input, Term::X)];
@@ -239,7 +242,8 @@ impl Search<'_> {
             let of = &self.program.nodes()[node];
             let &[Some(output)] = of.outputs.as_slice() else { continue };
             let result = &self.program.values()[output.index()];
-            let usual = of.operator.domain.is_empty() && result.shape == value.shape && !result.is_dynamic();
+            let same = result.shape == value.shape && result.extents == value.extents;
+            let usual = of.operator.domain.is_empty() && same && fits(result);
             if self.taken[node] || !usual || members.len() == MOST {
                 continue;
             }
@@ -277,9 +281,30 @@ pub(super) fn gathered(
     consumers: &[Vec<NodeId>],
     halves: &dyn Fn(ValueId) -> Option<Half>,
 ) -> Option<(Program, Vec<Function>)> {
+    let (graph, functions) = found(program, consumers, (halves, false))?;
+    Some((Program::new(graph, program.extents().to_vec()).ok()?, functions))
+}
+
+/// Returns the graph of a program whose sizes only a run knows, with one node for each function of
+/// several nodes, and without the other nodes.
+/// Functions of numbers of 16 bits stay as they are.
+pub(crate) fn gathered_open(program: &Program) -> Option<Graph> {
+    let (mut graph, functions) = found(program, &program.consumers(), (&|_| None, true))?;
+    let others: HashSet<usize> = functions.iter().flat_map(|function| function.others.iter().copied()).collect();
+    let mut place = 0..;
+    graph.nodes.retain(|_| place.next().is_some_and(|place| !others.contains(&place)));
+    Some(graph)
+}
+
+/// Returns the graph of [`gathered`], and the functions.
+fn found(
+    program: &Program,
+    consumers: &[Vec<NodeId>],
+    (halves, open): (&dyn Fn(ValueId) -> Option<Half>, bool),
+) -> Option<(Graph, Vec<Function>)> {
     let is_output = program.output_mask();
     let taken = vec![false; program.nodes().len()];
-    let mut search = Search { program, consumers, is_output, taken, halves };
+    let mut search = Search { program, consumers, is_output, taken, open, halves };
     let mut functions = vec![];
     for id in (0u32..).map(ValueId).take(program.values().len()) {
         if let Some(function) = search.find(id) {
@@ -299,12 +324,12 @@ pub(super) fn gathered(
         graph.nodes[*last].inputs = vec![Some(*input)];
         graph.nodes[*last].operator = operator.clone();
     }
-    Some((Program::new(graph, program.extents().to_vec()).ok()?, functions))
+    Some((graph, functions))
 }
 
 #[cfg(test)]
 mod tests {
-    use hetero_hal::{Graph, Tensor, TensorType, Value};
+    use hetero_hal::{Tensor, TensorType, Value};
 
     use super::*;
     use crate::lower::lower;

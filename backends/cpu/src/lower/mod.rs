@@ -14,7 +14,7 @@
 mod attention;
 mod clusters;
 mod emit;
-mod functions;
+pub(crate) mod functions;
 mod products;
 pub(crate) mod quantised;
 pub(crate) mod regions;
