@@ -242,8 +242,8 @@ impl Search<'_> {
             let of = &self.program.nodes()[node];
             let &[Some(output)] = of.outputs.as_slice() else { continue };
             let result = &self.program.values()[output.index()];
-            // What is computed of the value and of single numbers has the value's sizes in each run,
-            // by whatever extents they are told.
+            // What is computed of the value and of single numbers has the value's sizes in each
+            // run, by whatever extents they are told.
             let usual = of.operator.domain.is_empty() && result.shape == value.shape && fits(result);
             if self.taken[node] || !usual || members.len() == MOST {
                 continue;
