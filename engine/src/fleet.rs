@@ -1,17 +1,15 @@
 //! The fleet: the devices that plans are made for and sessions run on, and what is known of them.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hetero_comm::{Profile, Transport};
 use hetero_hal::{
-    Allowance, Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Model, Program, Topology,
+    Allowance, Claim, Device, DeviceId, DeviceInfo, Error as HalError, ErrorKind, Fingerprint, Program, Topology,
 };
 
 use crate::Error;
 use crate::cache::ProgramCache;
-use crate::planner::constants_of;
 use crate::policy::Policy;
 
 /// The number of programs whose claims are remembered.
@@ -191,13 +189,12 @@ impl Fleet {
         Allowance::new(bytes).until(Instant::now().checked_add(self.limits.deadline))
     }
 
-    /// Returns the [`Fleet::allowance`], less the constants of a model in memory where a limit was
-    /// set.
-    pub(crate) fn allowance_beside(&self, model: &Model) -> Allowance {
+    /// Returns the [`Fleet::allowance`], less the bytes that a model's constants hold where a limit
+    /// was set.
+    pub(crate) fn allowance_beside(&self, held: usize) -> Allowance {
         let mut allowance = self.allowance();
-        if self.limits.memory.is_some() && !model.mapped {
-            let bytes = constants_of(model, &mut HashSet::new());
-            allowance.bytes = allowance.bytes.saturating_sub(bytes);
+        if self.limits.memory.is_some() {
+            allowance.bytes = allowance.bytes.saturating_sub(held);
         }
         allowance
     }

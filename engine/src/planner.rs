@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_costs::CostModel;
-use hetero_hal::{Allowance, DeviceId, NodeId, OperatorSet, Program};
+use hetero_hal::{Allowance, DeviceId, NodeId, OperatorSet, Program, Tensor};
 use hetero_onnx::Binding;
 use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, Tiles};
 
@@ -78,7 +78,8 @@ impl Planner {
     /// `Plan` where there is no device or none takes a node.
     pub(crate) fn plan(&self, fleet: &Fleet, model: &Model, binding: &Binding) -> Result<Planned> {
         let began = Instant::now();
-        let allowance = fleet.allowance_beside(model).and(&binding.allowance);
+        let held = HeldConstants::of(model);
+        let allowance = fleet.allowance_beside(held.bytes).and(&binding.allowance);
         let binding = &Binding { allowance: allowance.clone(), ..binding.clone() };
         let bound = hetero_onnx::bind(model, binding, &*self.operators)?;
         let bind = began.elapsed();
@@ -96,7 +97,7 @@ impl Planner {
         self.check_slow(fleet, &annotated.program, &partitioning)?;
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let (fixed, idle_pins) = (binding.constants.keys().cloned().collect(), self.idle_pins(&annotated));
-        let (unsplit, assumed, held) = (whole, bound.assumed, held(model, &annotated.program));
+        let (unsplit, assumed, held) = (whole, bound.assumed, held.with(&annotated.program));
         Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed, idle_pins, held, timing })
     }
 
@@ -118,7 +119,8 @@ impl Planner {
             let made = "it was made for another model, or for another version of this one";
             wrong("its model", format!("{made}: {how}"))
         };
-        let mut binding = Binding { allowance: fleet.allowance_beside(model), ..Binding::default() };
+        let held = HeldConstants::of(model);
+        let mut binding = Binding { allowance: fleet.allowance_beside(held.bytes), ..Binding::default() };
         for (name, shape) in &partitioning.input_shapes {
             let shape: Option<Vec<usize>> = shape.iter().map(|&size| usize::try_from(size).ok()).collect();
             let shape = shape.ok_or_else(|| wrong(name, "its shape overflows".to_owned()))?;
@@ -160,7 +162,7 @@ impl Planner {
         let timing = PlanTiming { bind, passes, divide: began.elapsed() - bind - passes };
         let notes = fleet.absent().iter().map(ToString::to_string).chain(bound.notes).collect();
         let (unsplit, assumed, idle_pins) = (whole, bound.assumed, self.idle_pins(&annotated));
-        let held = held(model, &annotated.program);
+        let held = held.with(&annotated.program);
         Ok(Planned { partitioning, annotated, unsplit, assumed, notes, fixed: vec![], idle_pins, held, timing })
     }
 
@@ -425,26 +427,32 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
     program.inputs().iter().map(shape).collect()
 }
 
-/// Returns the bytes that the constants of a model and of its program hold on the host, those at
-/// one place once.
-/// Those of mapped files hold none.
-fn held(model: &Model, program: &Program) -> u64 {
-    let mut known = HashSet::new();
-    let of_model = constants_of(model, &mut known);
-    let constants = program.values().iter().filter_map(|value| value.constant.as_ref()).map(place);
-    let made: usize = constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes).sum();
-    (if model.mapped { made } else { of_model.saturating_add(made) }) as u64
+/// The constants that a model holds on the host, and the bytes that they take, those at one place
+/// once.
+/// Constants of mapped files take none.
+struct HeldConstants {
+    places: HashSet<(usize, usize)>,
+    bytes: usize,
 }
 
-/// Returns the bytes of a model's constants, those at one place once, and notes their places.
-pub(crate) fn constants_of(model: &Model, known: &mut HashSet<(*const u8, usize)>) -> usize {
-    let constants = model.graph.values.iter().filter_map(|value| value.constant.as_ref()).map(place);
-    constants.filter(|&place| known.insert(place)).map(|(_, bytes)| bytes).sum()
-}
+impl HeldConstants {
+    fn of(model: &Model) -> HeldConstants {
+        let mut held = HeldConstants { places: HashSet::default(), bytes: 0 };
+        let bytes = held.add(model.graph.values.iter().filter_map(|value| value.constant.as_ref()));
+        held.bytes = if model.mapped { 0 } else { bytes };
+        held
+    }
 
-/// Returns the place of a constant's bytes.
-pub(crate) fn place(tensor: &hetero_hal::Tensor) -> (*const u8, usize) {
-    (tensor.bytes().as_ptr(), tensor.bytes().len())
+    /// Returns the bytes that they and a program's constants take.
+    fn with(mut self, program: &Program) -> u64 {
+        let made = self.add(program.values().iter().filter_map(|value| value.constant.as_ref()));
+        self.bytes.saturating_add(made) as u64
+    }
+
+    /// Notes constants, and returns the bytes of those that are new.
+    fn add<'a>(&mut self, constants: impl Iterator<Item = &'a Tensor>) -> usize {
+        constants.map(Tensor::place).filter(|&place| self.places.insert(place)).map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// Returns the number of rows of each part that the plan's batch was split into.

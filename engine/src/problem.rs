@@ -11,7 +11,6 @@ use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, Ta
 use crate::annotated::Annotated;
 use crate::fleet::Fleet;
 use crate::place::Placement;
-use crate::planner::place;
 use crate::{Error, Result};
 
 /// What is settled before the partitioner looks at costs.
@@ -76,7 +75,7 @@ fn held(program: &Program) -> Vec<u64> {
         let mut fresh = |id: &ValueId| counted.get_mut(id.index()).is_some_and(|seen| !std::mem::replace(seen, true));
         let fresh = node.uses().filter(|id| fresh(id)).filter_map(|id| program.values().get(id.index()));
         let contents = fresh.filter_map(|value| value.constant.as_ref().map(|content| (value, content)));
-        contents.filter(|(_, content)| known.insert(place(content))).map(|(value, _)| value.bytes() as u64).sum()
+        contents.filter(|(_, content)| known.insert(content.place())).map(|(value, _)| value.bytes() as u64).sum()
     };
     program.nodes().iter().map(&mut of).collect()
 }

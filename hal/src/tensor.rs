@@ -324,6 +324,14 @@ impl Tensor {
         self.shape.contains(&0)
     }
 
+    /// Returns the address and the length of the raw bytes: tensors at one place share them for as
+    /// long as both live.
+    /// Strings, sequences and optionals have no bytes that tell them apart.
+    #[must_use]
+    pub fn place(&self) -> (usize, usize) {
+        (self.bytes().as_ptr() as usize, self.bytes().len())
+    }
+
     /// Returns the raw bytes; empty for strings, sequences and optionals.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {

@@ -183,8 +183,8 @@ impl CpuExecutable {
         let mut drafts = lower::lower(program, wide.as_ref(), isa, *filters)?;
         let key = saved::key(isa);
         let saved = options.cached.as_ref().and_then(|bytes| Saved::read(bytes.clone(), key));
-        let (id, reserved) = (&device.id, options.reserved);
-        let account = Account { device: id.clone(), budget: budget.clone(), reserved };
+        let reserved = options.reserved;
+        let account = Account { device: device.id.clone(), budget: budget.clone(), reserved };
         let packer = Packer { weights: &weights.packed, saved: saved.as_ref(), account: &account };
         let kernels = make((program, wide.as_ref()), &mut drafts, options, device, (packer, here))?;
         let (mut constants, mut copies) = (Vec::new(), Vec::new());

@@ -14,22 +14,16 @@ pub(crate) const ALIGNMENT: usize = 64;
 /// Memory of the CPU device.
 pub(crate) struct CpuMemory {
     host: HostMemory,
-    /// The budget, for memory that counts against the device's limit.
-    owned: Option<Arc<Budget>>,
+    /// The bytes of the budget, for memory that counts against the device's limit.
+    owned: Option<Counted>,
 }
 
 impl CpuMemory {
     /// Allocates fresh memory that counts against the budget.
     pub(crate) fn allocate(device: &DeviceId, bytes: usize, budget: &Arc<Budget>) -> Result<Buffer> {
-        budget.take(device, bytes as u64)?;
-        let memory = HostMemory::allocate(bytes).map(|host| CpuMemory { host, owned: Some(budget.clone()) });
-        match memory {
-            Ok(memory) => Ok(Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(memory))),
-            Err(error) => {
-                budget.give(bytes as u64);
-                Err(error.on(device.clone()))
-            }
-        }
+        let owned = Some(Counted::take(device, bytes as u64, budget, 0)?);
+        let host = HostMemory::allocate(bytes).map_err(|error| error.on(device.clone()))?;
+        Ok(Buffer::new(device.clone(), MemoryKind::Host, bytes, Arc::new(CpuMemory { host, owned })))
     }
 
     /// Imports memory of another owner, in place.
@@ -89,6 +83,14 @@ pub(crate) struct Counted {
     budget: Arc<Budget>,
 }
 
+impl Counted {
+    /// Takes bytes where others hold `beside` bytes; see [`Budget::take_beside`].
+    fn take(device: &DeviceId, bytes: u64, budget: &Arc<Budget>, beside: u64) -> Result<Counted> {
+        budget.take_beside(device, bytes, beside)?;
+        Ok(Counted { bytes, budget: budget.clone() })
+    }
+}
+
 /// The budget from which a compilation takes memory for what an executable keeps.
 #[derive(Clone)]
 pub(crate) struct Account {
@@ -110,8 +112,7 @@ impl Account {
     /// # Errors
     /// `OutOfMemory` where the budget forbids it.
     pub(crate) fn take(&self, bytes: usize) -> Result<Counted> {
-        self.budget.take_beside(&self.device, bytes as u64, self.reserved)?;
-        Ok(Counted { bytes: bytes as u64, budget: self.budget.clone() })
+        Counted::take(&self.device, bytes as u64, &self.budget, self.reserved)
     }
 
     /// Returns the form of a constant that `make` makes, once there is room for its bytes.
@@ -140,16 +141,7 @@ pub(crate) fn counted(content: Tensor, device: &DeviceId, budget: &Arc<Budget>) 
     if bytes == 0 {
         return Ok(content);
     }
-    budget.take(device, bytes)?;
-    Ok(content.kept_by(Arc::new(Counted { bytes, budget: budget.clone() })))
-}
-
-impl Drop for CpuMemory {
-    fn drop(&mut self) {
-        if let Some(budget) = &self.owned {
-            budget.give(self.host.len() as u64);
-        }
-    }
+    Ok(content.kept_by(Arc::new(Counted::take(device, bytes, budget, 0)?)))
 }
 
 impl Memory for CpuMemory {

@@ -81,20 +81,22 @@ impl Packer<'_> {
         };
         let (account, of): (Account, Box<str>) = (self.account.clone(), name.into());
         let make = move |sources: &[Tensor]| {
-            let beyond = |what: &'static str| {
-                let of = &of;
-                move |error: Error| {
-                    let sizes = error.sizes();
-                    let error = Error::new(error.kind(), format!("{what} '{of}' does not fit the device's memory"));
-                    let error = error.with_remedy("divide the model among more devices, or raise the memory limit");
-                    sizes.map_or(error.clone(), |sizes| error.with_sizes(sizes.requested, sizes.available))
-                }
-            };
-            let taken = account.take(bytes).map_err(beyond("the weight"))?;
-            let _meanwhile = account.take(beside).map_err(beyond("what is made beside the weight"))?;
+            let taken = account.take(bytes).map_err(|error| beyond("the weight", &of, &error))?;
+            let meanwhile = account.take(beside);
+            let _meanwhile = meanwhile.map_err(|error| beyond("what is made beside the weight", &of, &error))?;
             Ok(make(sources)?.counted(taken))
         };
         self.weights.get_or(name, sources, layout, ready, make)
+    }
+}
+
+/// Returns the error of a weight for which a device has no room, by the budget's own error.
+fn beyond(what: &str, name: &str, error: &Error) -> Error {
+    let own = Error::new(error.kind(), format!("{what} '{name}' does not fit the device's memory"))
+        .with_remedy("divide the model among more devices, or raise the memory limit");
+    match error.sizes() {
+        Some(sizes) => own.with_sizes(sizes.requested, sizes.available),
+        None => own,
     }
 }
 

@@ -354,7 +354,7 @@ impl<T: Resident> Drop for Claim<'_, T> {
 
 /// Returns where the constants' bytes are.
 fn places(sources: &[Tensor]) -> Box<[Place]> {
-    sources.iter().map(|source| (source.bytes().as_ptr() as usize, source.bytes().len())).collect()
+    sources.iter().map(Tensor::place).collect()
 }
 
 /// Returns a hash of some words of each constant, spread over all of it.

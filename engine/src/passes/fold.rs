@@ -85,8 +85,7 @@ fn is_shared(content: &Tensor, node: &Node, inputs: &[Option<Tensor>]) -> bool {
         Attribute::Tensor(tensor) => Some(tensor),
         _ => None,
     });
-    let place = |tensor: &Tensor| tensor.bytes().as_ptr_range();
-    inputs.iter().flatten().chain(attributes).any(|source| place(source) == place(content))
+    inputs.iter().flatten().chain(attributes).any(|source| source.place() == content.place())
 }
 
 /// The operations that the oracle does for any constant.

@@ -6,13 +6,13 @@ use hetero_hal::{Program, Tensor};
 
 /// The names of a program's constants, found by their bytes: for backends that lower a program to
 /// tensors without names.
-pub struct ConstantNames<'a>(HashMap<(*const u8, usize), &'a str>);
+pub struct ConstantNames<'a>(HashMap<(usize, usize), &'a str>);
 
 impl<'a> ConstantNames<'a> {
     /// Collects the names of all constants of a program.
     #[must_use]
     pub fn of(program: &'a Program) -> Self {
-        let named = program.values().iter().filter_map(|value| Some((place(value.constant.as_ref()?), &*value.name)));
+        let named = program.values().iter().filter_map(|value| Some((value.constant.as_ref()?.place(), &*value.name)));
         ConstantNames(named.collect())
     }
 
@@ -20,10 +20,6 @@ impl<'a> ConstantNames<'a> {
     /// the backend has made it itself.
     #[must_use]
     pub fn find(&self, content: &Tensor) -> &'a str {
-        self.0.get(&place(content)).copied().unwrap_or("table")
+        self.0.get(&content.place()).copied().unwrap_or("table")
     }
-}
-
-fn place(content: &Tensor) -> (*const u8, usize) {
-    (content.bytes().as_ptr(), content.bytes().len())
 }
