@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hetero_costs::CostModel;
-use hetero_hal::{Allowance, DeviceId, NodeId, OperatorSet, Program, Tensor};
+use hetero_hal::{Allowance, Attribute, DeviceId, Graph, Node, NodeId, OperatorSet, Program, Tensor};
 use hetero_onnx::Binding;
 use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, Tiles};
 
@@ -427,8 +427,8 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
     program.inputs().iter().map(shape).collect()
 }
 
-/// The constants that a model holds on the host, and the bytes that they take, those at one place
-/// once.
+/// The constants that a model holds on the host, in the bodies of its nodes too, and the bytes that
+/// they take, those at one place once.
 /// Constants of mapped files take none.
 struct HeldConstants {
     places: HashSet<(usize, usize)>,
@@ -438,20 +438,41 @@ struct HeldConstants {
 impl HeldConstants {
     fn of(model: &Model) -> HeldConstants {
         let mut held = HeldConstants { places: HashSet::default(), bytes: 0 };
-        let bytes = held.add(model.graph.values.iter().filter_map(|value| value.constant.as_ref()));
-        held.bytes = if model.mapped { 0 } else { bytes };
+        held.add_graph(&model.graph);
+        if model.mapped {
+            held.bytes = 0;
+        }
         held
     }
 
     /// Returns the bytes that they and a program's constants take.
     fn with(mut self, program: &Program) -> u64 {
-        let made = self.add(program.values().iter().filter_map(|value| value.constant.as_ref()));
-        self.bytes.saturating_add(made) as u64
+        program.values().iter().filter_map(|value| value.constant.as_ref()).for_each(|tensor| self.add(tensor));
+        program.nodes().iter().for_each(|node| self.add_node(node));
+        self.bytes as u64
     }
 
-    /// Notes constants, and returns the bytes of those that are new.
-    fn add<'a>(&mut self, constants: impl Iterator<Item = &'a Tensor>) -> usize {
-        constants.map(Tensor::place).filter(|&place| self.places.insert(place)).map(|(_, bytes)| bytes).sum()
+    fn add_graph(&mut self, graph: &Graph) {
+        graph.values.iter().filter_map(|value| value.constant.as_ref()).for_each(|tensor| self.add(tensor));
+        graph.nodes.iter().for_each(|node| self.add_node(node));
+    }
+
+    fn add_node(&mut self, node: &Node) {
+        for attribute in node.operator.attributes.values() {
+            match attribute {
+                Attribute::Tensor(tensor) => self.add(tensor),
+                Attribute::Tensors(tensors) => tensors.iter().for_each(|tensor| self.add(tensor)),
+                _ => {}
+            }
+        }
+        node.subgraphs().for_each(|graph| self.add_graph(graph));
+    }
+
+    fn add(&mut self, constant: &Tensor) {
+        let (address, bytes) = constant.place();
+        if self.places.insert((address, bytes)) {
+            self.bytes = self.bytes.saturating_add(bytes);
+        }
     }
 }
 

@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use hetero::hal::{
-    Attribute, DType, Dim, ErrorKind, Graph, Node, Operator, TensorType, Value, ValueId, Weight, distinct_weights,
+    Attribute, Capture, DType, Dim, ErrorKind, Graph, Node, Operator, TensorType, Value, ValueId, Weight,
+    distinct_weights,
 };
 use hetero::{Binding, DeviceOptions, Error, HeteroEngine, Model, Session, Tensor, bind};
 use hetero_reference::Standard;
@@ -280,20 +281,37 @@ fn a_constant_that_many_nodes_hold_counts_once() {
     compiled_within(4 << 20, b.graph).unwrap();
 }
 
-/// The model's constants and those that the device packs draw on one limit.
+/// The model's constants and those that the device packs draw on one limit, in bodies too.
 #[test]
 fn constants_and_what_is_made_of_them_share_the_memory_limit() {
     let bytes = 4 * 512 * 512;
-    for (times, fits) in [(1.5, false), (2.5, true)] {
+    let product = |b: &mut Builder, x: ValueId| {
+        let weight = b.weight(&[512, 512]);
+        b.node(Operator::new("MatMul", 13), &[x, weight])
+    };
+    let branch = |phase: usize| {
+        let mut b = Builder { constants: phase, ..Builder::default() };
+        let x = b.value("x".to_owned(), TensorType::default(), None);
+        b.graph.captures.push(Capture { outer: ValueId(0), inner: x });
+        let y = product(&mut b, x);
+        b.graph.outputs.push(y);
+        Attribute::Graph(Arc::new(b.graph))
+    };
+    for (inside, times, fits) in [(false, 1.5, false), (false, 2.5, true), (true, 3.0, false), (true, 4.5, true)] {
         let mut b = Builder::default();
         let x = b.input("x", TensorType::exact(DType::F32, &[8, 512]));
-        let weight = b.weight(&[512, 512]);
-        let y = b.node(Operator::new("MatMul", 13), &[x, weight]);
+        let y = if inside {
+            let condition = b.input("condition", TensorType::exact(DType::Bool, &[]));
+            let choice = Operator::new("If", 13).with("then_branch", branch(0)).with("else_branch", branch(1));
+            b.node(choice, &[condition])
+        } else {
+            product(&mut b, x)
+        };
         b.graph.outputs.push(y);
         match compiled_within((f64::from(bytes) * times) as usize, b.graph) {
-            Ok(()) => assert!(fits, "{times} times the weight's bytes"),
+            Ok(()) => assert!(fits, "{times} times the weight's bytes, inside: {inside}"),
             Err(Error::Device(error)) => {
-                assert!(!fits && error.kind() == ErrorKind::OutOfMemory, "{times}: {error}");
+                assert!(!fits && error.kind() == ErrorKind::OutOfMemory, "{times}, {inside}: {error}");
                 assert!(error.sizes().is_some() && error.remedy().is_some(), "{error}");
             }
             Err(error) => panic!("{error}"),

@@ -34,6 +34,14 @@ pub enum Error {
         /// The bytes while it was read.
         after: u64,
     },
+    /// The file has no such part.
+    #[error("bytes {} to {} lie beyond its end: it has {bytes}", part.start, part.end)]
+    PastEnd {
+        /// The bytes that were asked for, from the first to before the last.
+        part: std::ops::Range<u64>,
+        /// The bytes that the file has.
+        bytes: u64,
+    },
     /// A path, or a link on it, leads out of the folder in which the file has to lie.
     #[error("it lies outside the folder")]
     Outside,
@@ -55,7 +63,7 @@ impl Error {
         use std::io::ErrorKind;
         match self {
             Error::System(error) => error.kind(),
-            Error::NotRegular(_) => ErrorKind::InvalidInput,
+            Error::NotRegular(_) | Error::PastEnd { .. } => ErrorKind::InvalidInput,
             Error::TooLarge { .. } => ErrorKind::FileTooLarge,
             Error::Changed { .. } | Error::NotText(_) => ErrorKind::InvalidData,
             Error::Outside => ErrorKind::PermissionDenied,

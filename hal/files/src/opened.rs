@@ -1,7 +1,8 @@
 //! A file that is open for reading, and was looked at.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -67,25 +68,60 @@ impl Opened {
     /// # Errors
     /// `TooLarge`, `Changed`, and `System` where there is no memory or the device fails.
     pub fn read(self, most: u64) -> Result<Bytes> {
-        let Opened { mut file, bytes } = self;
-        if bytes > most {
-            return Err(Error::TooLarge { found: bytes, most });
+        if self.bytes > most {
+            return Err(Error::TooLarge { found: self.bytes, most });
         }
-        let length = usize::try_from(bytes).map_err(|_| Error::TooLarge { found: bytes, most: usize::MAX as u64 })?;
-        // Pages of the system's, unlike those of an allocator, are aligned as the file's own would
-        // be, go back when they are dropped, and are an error where there are none.
-        let mut pages = MmapMut::map_anon(length.max(1))?;
-        large(&pages);
-        let filled = fill(&mut file, &mut pages[..length])?;
-        if filled < length || fill(&mut file, &mut [0])? > 0 {
-            let after = file.metadata()?.len();
+        self.read_part(0..self.bytes)
+    }
+
+    /// Reads a part of the file into memory of its own, where it is aligned as it is in the file:
+    /// to pages where it has many bytes, and otherwise to 16 bytes.
+    ///
+    /// # Errors
+    /// `TooLarge` where the part has more bytes than memory could, `Changed` where the file has no
+    /// longer the length that it had when it was opened, `PastEnd` where it never had that part, and
+    /// `System` where there is no memory or the device fails.
+    pub fn read_part(&self, part: Range<u64>) -> Result<Bytes> {
+        let end = self.bytes;
+        if part.start > part.end || part.end > end {
+            return Err(Error::PastEnd { part, bytes: end });
+        }
+        let bytes = part.end - part.start;
+        let paged = bytes >= OWN_PAGES;
+        let lead = part.start % if paged { PAGE } else { SMALLEST };
+        let length = usize::try_from(bytes.saturating_add(lead))
+            .map_err(|_| Error::TooLarge { found: bytes, most: usize::MAX as u64 })?;
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(part.start - lead))?;
+        let (content, filled) = if !paged {
+            let mut content = vec![0; length];
+            let filled = fill(file, &mut content)?;
+            (Bytes::from(content), filled)
+        } else {
+            // Pages of the system's, unlike those of an allocator, are aligned as the file's own
+            // would be, go back when they are dropped, and are an error where there are none.
+            let mut pages = MmapMut::map_anon(length)?;
+            large(&pages);
+            let filled = fill(file, &mut pages[..])?;
+            (Bytes::from_owner(pages.make_read_only()?), filled)
+        };
+        let after = file.metadata()?.len();
+        if filled < length || after != end {
             // A length that went back to what it was would make the message a riddle.
-            let after = if after == bytes { filled as u64 } else { after };
-            return Err(Error::Changed { before: bytes, after });
+            let after = if after == end { part.start - lead + filled as u64 } else { after };
+            return Err(Error::Changed { before: end, after });
         }
-        Ok(Bytes::from_owner(pages.make_read_only()?).slice(..length))
+        Ok(content.slice(lead as usize..))
     }
 }
+
+/// The bytes from which a part has pages of its own; less than that wastes a part of a page, and a
+/// process may not have very many mappings.
+const OWN_PAGES: u64 = 64 << 10;
+
+/// The bytes of a page, and those that an allocator aligns to.
+const PAGE: u64 = 4096;
+const SMALLEST: u64 = 16;
 
 /// Asks for large pages where there are many, because to fill them takes a third of the time.
 /// The system need not give any.
@@ -101,7 +137,7 @@ fn large(pages: &MmapMut) {
 }
 
 /// Reads until the memory is full or the file ends, and returns the bytes that were read.
-fn fill(file: &mut File, memory: &mut [u8]) -> Result<usize> {
+fn fill(mut file: &File, memory: &mut [u8]) -> Result<usize> {
     let mut filled = 0;
     while filled < memory.len() {
         match file.read(&mut memory[filled..]) {

@@ -122,6 +122,28 @@ fn a_file_that_grows_or_shrinks_while_it_is_read_is_an_error() {
 }
 
 #[test]
+fn a_part_is_aligned_as_it_is_in_its_file() {
+    let scratch = Scratch::new();
+    let content: Vec<u8> = (0..300_000u32).map(|number| (number % 251) as u8).collect();
+    let path = scratch.file("file", &content);
+    let opened = Opened::open(&path).unwrap();
+    for (start, end) in [(0, 0), (300_000, 300_000), (5, 9), (40, 60_040), (4100, 204_100), (1, 300_000)] {
+        let part = opened.read_part(start..end).unwrap();
+        assert_eq!(part, content[start as usize..end as usize]);
+        let grain = if end - start < 100_000 { 16 } else { 4096 };
+        assert!(part.is_empty() || part.as_ptr().addr() % grain == start as usize % grain, "{start} {end}");
+    }
+    for part in [0..300_001, 300_001..300_002, u64::MAX - 1..u64::MAX] {
+        let error = opened.read_part(part).unwrap_err();
+        assert!(matches!(error, Error::PastEnd { bytes: 300_000, .. }), "{error}");
+    }
+    std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(50).unwrap();
+    for part in [0..40, 40..60, 100..200_000] {
+        assert!(matches!(opened.read_part(part), Err(Error::Changed { before: 300_000, after: 50 })));
+    }
+}
+
+#[test]
 fn bytes_that_were_read_outlive_their_file() {
     let scratch = Scratch::new();
     let content = vec![7; 100_000];

@@ -1,8 +1,10 @@
 //! Bodies of nodes, bound to the types that a node gives them: what a device compiles of an `If`, a
 //! `Loop` or a `Scan`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
+use foldhash::HashSet;
 use hetero_hal::{
     Allowance, Attribute, Dim, Error, ErrorKind, Evaluation, Extent, ExtentId, Graph, OperatorSet, Program, Result,
     Tensor, TensorType, ValueId, element_count,
@@ -83,7 +85,7 @@ impl BoundBody {
         }
         graph.trim(wanted);
         graph.captures = Vec::new();
-        unclaim(&mut graph, false);
+        let mut graph = unclaimed(&graph, false).into_owned();
         let mut extents = Vec::new();
         for (id, given) in ids.iter().zip(given) {
             let value = &mut graph.values[id.index()];
@@ -137,22 +139,32 @@ impl BoundBody {
     }
 }
 
-/// Forgets what a file claims of the sizes of the values that nodes make, inside bodies too.
+/// Returns a graph without what its file claims of the sizes of the values that nodes make, inside
+/// bodies too.
 /// What loops collect keeps its claim, as nothing else tells its sizes where there is no iteration.
-fn unclaim(graph: &mut Graph, keeps_outputs: bool) {
-    for node in &mut graph.nodes {
-        for id in node.outputs.iter().flatten() {
-            if !keeps_outputs || !graph.outputs.contains(id) {
-                graph.values[id.index()].ty.dims = None;
+///
+/// Bodies that claim nothing stay shared: every level of a nest would else have a copy of all levels
+/// below it.
+fn unclaimed(graph: &Graph, keeps_outputs: bool) -> Cow<'_, Graph> {
+    let collected: HashSet<ValueId> = graph.outputs.iter().copied().filter(|_| keeps_outputs).collect();
+    let mut made = Cow::Borrowed(graph);
+    for (index, node) in graph.nodes.iter().enumerate() {
+        for id in node.outputs.iter().flatten().filter(|id| !collected.contains(id)) {
+            if graph.values[id.index()].ty.dims.is_some() {
+                made.to_mut().values[id.index()].ty.dims = None;
             }
         }
         let keeps_outputs = !node.operator.is("If");
-        for attribute in node.operator.attributes.values_mut() {
-            if let Attribute::Graph(body) = attribute {
-                unclaim(Arc::make_mut(body), keeps_outputs);
+        for (name, attribute) in &node.operator.attributes {
+            if let Attribute::Graph(body) = attribute
+                && let Cow::Owned(body) = unclaimed(body, keeps_outputs)
+            {
+                let attributes = &mut made.to_mut().nodes[index].operator.attributes;
+                attributes.insert(name.clone(), Attribute::Graph(Arc::new(body)));
             }
         }
     }
+    made
 }
 
 /// The values of a body that are only other names of values.
@@ -275,5 +287,47 @@ mod tests {
         let sum = bound.program.value(bound.program.outputs()[0]).unwrap();
         assert_eq!((&sum.shape[..], sum.is_dynamic()), (&[2, 3][..], false));
         assert!(BoundBody::bind(&body, &all[1..], &wanted, &Standard, &Allowance::default()).is_err());
+    }
+    #[test]
+    fn bodies_inside_are_copied_only_where_they_claim_something() {
+        let nested = |claim: TensorType| {
+            let made = Value { ty: claim, ..Value::default() };
+            let inner = Arc::new(Graph {
+                values: vec![Value { name: "x".into(), ..Value::default() }, Value { name: "y".into(), ..made }],
+                nodes: vec![Node {
+                    name: "inner".into(),
+                    operator: Operator::new("Neg", 17),
+                    inputs: vec![Some(ValueId(0))],
+                    outputs: vec![Some(ValueId(1))],
+                }],
+                outputs: vec![ValueId(1)],
+                captures: vec![hetero_hal::Capture { outer: ValueId(1), inner: ValueId(0) }],
+                ..Graph::default()
+            });
+            let operator = ["then_branch", "else_branch"]
+                .iter()
+                .fold(Operator::new("If", 17), |operator, name| operator.with(*name, Attribute::Graph(inner.clone())));
+            let chosen =
+                Node { name: "if".into(), operator, inputs: vec![Some(ValueId(0))], outputs: vec![Some(ValueId(2))] };
+            let names = ["c", "x", "chosen"];
+            let body = Graph {
+                values: names.map(|name| Value { name: name.into(), ..Value::default() }).to_vec(),
+                nodes: vec![chosen],
+                inputs: vec![ValueId(0), ValueId(1)],
+                outputs: vec![ValueId(2)],
+                ..Graph::default()
+            };
+            (body, inner)
+        };
+        let given = |ty: TensorType| Given { ty, constant: None };
+        let flag = <hetero_hal::Bool as hetero_hal::Element>::DTYPE;
+        let all = [given(TensorType::exact(flag, &[])), given(TensorType::exact(DType::F32, &[2]))];
+        for claim in [TensorType::default(), TensorType::exact(DType::F32, &[7])] {
+            let (body, inner) = nested(claim.clone());
+            let bound = BoundBody::bind(&body, &all, &[true], &Standard, &Allowance::default()).unwrap();
+            let shared = bound.program.nodes()[0].subgraphs().filter(|graph| Arc::ptr_eq(graph, &inner)).count();
+            assert_eq!(shared, if claim.dims.is_some() { 0 } else { 2 });
+            assert_eq!(bound.program.value(bound.program.outputs()[0]).unwrap().shape, [2]);
+        }
     }
 }

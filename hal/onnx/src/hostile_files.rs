@@ -24,16 +24,23 @@ impl Scratch {
         Scratch(folder)
     }
 
-    /// Writes y = x + w, with `w` in other files, two floats in each.
+    /// Writes such a model with two floats at the beginning of each file.
     fn model(&self, name: &str, locations: &[&str]) -> PathBuf {
-        let entry =
-            |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
+        let places: Vec<(&str, u64, u64)> = locations.iter().map(|&location| (location, 0, 8)).collect();
+        self.model_of(name, &places)
+    }
+
+    /// Writes y = x + 1.5 with weights that nobody reads, each of so many bytes from a byte of a file.
+    fn model_of(&self, name: &str, places: &[(&str, u64, u64)]) -> PathBuf {
+        let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
         let bytes = model(|_, g| {
-            for (number, location) in locations.iter().enumerate() {
-                let mut weights = tensor(&format!("w{number}"), DType::F32, &[2], vec![]);
+            for (number, &(location, offset, length)) in places.iter().enumerate() {
+                let mut weights = tensor(&format!("w{number}"), DType::F32, &[length as i64 / 4], vec![]);
                 weights.raw_data = None;
                 weights.data_location = Some(DataLocation::External as i32);
-                weights.external_data = vec![entry("location", location), entry("length", "8")];
+                let numbers = [("offset", offset), ("length", length)];
+                weights.external_data = vec![entry("location", location.into())];
+                weights.external_data.extend(numbers.map(|(key, number)| entry(key, number.to_string())));
                 g.initializer.push(weights);
             }
             g.initializer.push(tensor("inside", DType::F32, &[2], [1.5f32.to_le_bytes(); 2].concat()));
@@ -133,7 +140,7 @@ fn files_beyond_the_bytes_that_the_caller_allows_are_refused_with_sizes() {
     let said = within(&path, own + messages - 1).unwrap_err().to_string();
     assert!(said.contains("the work needs more memory than it may take"), "{said}");
     let said = within(&path, own + messages + 7).unwrap_err().to_string();
-    assert!(said.contains("cannot read 'w.bin'") && said.contains("larger than 7 bytes"), "{said}");
+    assert!(said.contains("external data in 'w.bin'") && said.contains("8 bytes") && said.contains('7'), "{said}");
     // A message of protobuf has at most 2 GiB, and this file takes no room on the disk.
     let hole = scratch.file("hole.onnx", b"");
     std::fs::OpenOptions::new().write(true).open(&hole).unwrap().set_len(1 << 32).unwrap();
@@ -152,6 +159,45 @@ fn a_file_that_many_tensors_name_is_read_once() {
     let own = std::fs::read(&path).unwrap();
     let model = within(&path, own.len() + weigh::model(&own) + 8).unwrap();
     assert_eq!(constants(&model).len(), 5);
+}
+
+#[test]
+fn what_no_tensor_names_of_a_file_is_not_read() {
+    let scratch = Scratch::new("parts");
+    // The file takes little room on the disk, and a fifth of it is named.
+    let large = scratch.weights("w.bin");
+    let bytes: u64 = 50 << 20;
+    let file = std::fs::OpenOptions::new().write(true).open(&large).unwrap();
+    file.set_len(bytes).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[2.5f32.to_le_bytes(); 2].concat(), bytes - 8).unwrap();
+    let part = 5 << 20;
+    let places =
+        [("w.bin", bytes - 8, 8), ("w.bin", 0, part), ("w.bin", part + 64, part), ("w.bin", part / 2, 1 << 20)];
+    let path = scratch.model_of("m.onnx", &places);
+    let own = std::fs::read(&path).unwrap();
+    let needed = own.len() + weigh::model(&own) + 2 * part as usize + 64 + 8;
+    let model = within(&path, needed).unwrap();
+    let constants = constants(&model);
+    assert_eq!((&constants[0][..], &constants[1][..3]), (&[2.5, 2.5][..], &[2.5, 2.5, 0.0][..]));
+    assert!(within(&path, needed - 1).unwrap_err().to_string().contains("external data in 'w.bin'"));
+    let mapped = read_with(&path, ReadOptions { map: true, ..ReadOptions::default() }).unwrap();
+    assert_eq!(self::constants(&mapped), constants);
+}
+
+#[test]
+fn names_that_overlap_hold_a_file_twice_at_most() {
+    let scratch = Scratch::new("overlap");
+    let content: Vec<u8> = (0..1000u32).flat_map(|number| (number as f32).to_le_bytes()).collect();
+    scratch.file("w.bin", &content);
+    let names: Vec<String> = (0..500).map(|number| format!("{}w.bin", "./".repeat(number))).collect();
+    let places: Vec<(&str, u64, u64)> =
+        names.iter().enumerate().map(|(number, name)| (&name[..], 4 * number as u64, 2000)).collect();
+    let path = scratch.model_of("m.onnx", &places);
+    let own = std::fs::read(&path).unwrap();
+    let model = within(&path, own.len() + weigh::model(&own) + 2 * content.len()).unwrap();
+    for (number, weights) in constants(&model).iter().take(500).enumerate() {
+        assert_eq!((weights.len(), weights[0], weights[499]), (500, number as f32, (number + 499) as f32));
+    }
 }
 
 /// Downloads are kept like this: a folder of links, and the files that these lead to in another.

@@ -104,6 +104,7 @@ fn decode(bytes: Bytes, mut files: Files, what: &str) -> Result<Model> {
         )));
     }
     let graph = proto.graph.take().ok_or_else(|| Error::invalid("it has no graph"))?;
+    files.expect(&graph);
     let mapped = files.are_mapped();
     let graph = Importer::new(&opsets, files).graph(graph)?;
     graph.check()?;

@@ -42,23 +42,24 @@ const MOST_TRIES: usize = 16;
 /// Makes the kernel of a node with bodies, or `None` where the oracle has to interpret them.
 ///
 /// # Errors
-/// `Timeout` and `Cancelled`.
+/// `Timeout` and `Cancelled`, and `OutOfMemory` where a weight of a body has no room.
 pub(crate) fn compile(
     site: Site<'_>,
     device: &Arc<Shared>,
     options: &CompileOptions,
 ) -> Result<Option<Box<dyn Kernel>>> {
-    let kernel = plan(site, options).and_then(|planned| {
-        let Some(planned) = planned else { return Ok(None) };
-        let bodies = planned.bodies.into_iter().map(|bound| Body::new(bound, device, options));
-        let bodies = bodies.collect::<Result<Vec<_>>>()?;
-        let outer = Outer::of(site)?;
-        planned.kind.kernel(site, outer, bodies).map(Some)
-    });
-    match kernel {
-        Err(error) if matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled) => Err(error),
+    let ends = |error: &Error| matches!(error.kind(), ErrorKind::Timeout | ErrorKind::Cancelled);
+    let Planned { kind, bodies } = match plan(site, options) {
+        Ok(Some(planned)) => planned,
+        Err(error) if ends(&error) => return Err(error),
         // Whatever is wrong, the oracle says it in a run, where the body may never be reached.
-        outcome => Ok(outcome.unwrap_or(None)),
+        Ok(None) | Err(_) => return Ok(None),
+    };
+    let bodies = bodies.into_iter().map(|bound| Body::new(bound, device, options)).collect::<Result<Vec<_>>>();
+    match bodies.and_then(|bodies| kind.kernel(site, Outer::of(site)?, bodies)) {
+        Ok(kernel) => Ok(Some(kernel)),
+        Err(error) if ends(&error) || error.kind() == ErrorKind::OutOfMemory => Err(error),
+        Err(_) => Ok(None),
     }
 }
 
@@ -446,7 +447,8 @@ impl Outer {
 
 /// A body that is compiled.
 struct Body {
-    program: Program,
+    /// The program, where a run needs room for its sizes.
+    open: Option<Program>,
     executable: CpuExecutable,
     /// The inputs of the program, each with its position among the values that are given.
     inputs: Vec<(usize, Port)>,
@@ -512,7 +514,10 @@ impl Body {
             Ok(Some(Held::Bytes(Operand::constant(content), content.shape().into())))
         };
         let constants = outputs.iter_mut().map(constant).collect::<Result<_>>()?;
-        Ok(Body { executable, inputs: inputs.into_iter().zip(ports).collect(), made, outputs, constants, program })
+        let inputs = inputs.into_iter().zip(ports).collect();
+        // A program has the graphs of all bodies inside, so it is not kept for nothing.
+        let open = Some(program).filter(Program::is_open);
+        Ok(Body { open, executable, inputs, made, outputs, constants })
     }
 
     /// Tells of each of the first `count` values that are given whether the program reads it, or
@@ -548,7 +553,7 @@ impl Body {
     fn run(&self, frame: &mut Frame, scratch: Operand, runtime: &Runtime<'_>) -> Result<()> {
         runtime.check()?;
         let Frame { given, targets, bound, made, .. } = frame;
-        let open = self.program.is_open().then(|| Extents::of(&self.program));
+        let open = self.open.as_ref().map(Extents::of);
         bound.clear();
         for (position, port) in &self.inputs {
             let held = given.get(*position).and_then(Option::as_ref);
