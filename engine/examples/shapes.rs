@@ -7,6 +7,8 @@
 //!   for the run's sizes.
 //! - `alone ROUNDS` runs what `next` ran last again, by turns on the loaded model and on a plan for
 //!   exactly those sizes, and tells whether the outputs are the same to the bit.
+//!   The run before it is made again first each time, so that all find the processor's caches, and
+//!   a cache of the model, as the run of `next` did.
 //! - `write PATH` writes the bytes of the last run's first output.
 //! - `held` tells what memory the process and the loaded model hold.
 //!
@@ -58,9 +60,19 @@ struct Sequence {
     /// The elements that the cache has.
     past: usize,
     cache: Named,
+    /// The inputs of the run before the last.
+    before: Named,
     /// The inputs and outputs of the last run.
     inputs: Named,
     outputs: Named,
+}
+
+/// Returns what the outputs of a run are to the next one: inputs of the cache.
+fn cached(outputs: &Named) -> Named {
+    let cached = |(name, tensor): &(String, Tensor)| {
+        Some((format!("past_key_values.{}", name.strip_prefix("present.")?), tensor.clone()))
+    };
+    outputs.iter().filter_map(cached).collect()
 }
 
 /// Returns inputs as a run takes them.
@@ -78,8 +90,8 @@ impl Sequence {
         let mut engine = HeteroEngine::builder().build();
         engine.add_device("cpu:0", options)?;
         let loaded = engine.load(&hetero::read_model(path)?)?;
-        let [cache, inputs, outputs] = [(); 3].map(|()| Vec::new());
-        Ok(Sequence { engine, loaded, vocabulary, past: 0, cache, inputs, outputs })
+        let [cache, before, inputs, outputs] = [(); 4].map(|()| Vec::new());
+        Ok(Sequence { engine, loaded, vocabulary, past: 0, cache, before, inputs, outputs })
     }
 
     /// Returns the inputs of the next elements.
@@ -109,14 +121,12 @@ impl Sequence {
 
     /// Keeps what a run gave.
     fn keep(&mut self, count: usize, inputs: Named, outputs: Named) {
-        let cached = |(name, tensor): &(String, Tensor)| {
-            Some((format!("past_key_values.{}", name.strip_prefix("present.")?), tensor.clone()))
-        };
-        self.cache = outputs.iter().filter_map(cached).collect();
+        self.cache = cached(&outputs);
         if !self.cache.is_empty() {
             self.past += count;
         }
-        (self.inputs, self.outputs) = (inputs, outputs);
+        self.before = std::mem::replace(&mut self.inputs, inputs);
+        self.outputs = outputs;
     }
 
     fn next(&mut self, count: usize) -> Outcome<String> {
@@ -159,9 +169,21 @@ impl Sequence {
         ))
     }
 
+    /// Makes the run before the last again, and returns the inputs of the last.
+    fn staged(&self) -> Outcome<Named> {
+        if self.before.is_empty() {
+            return Ok(self.inputs.clone());
+        }
+        std::thread::sleep(PAUSE);
+        let cache = cached(&owned(&self.loaded.run(&named(&self.before))?));
+        let fresh = |name: &String| cache.iter().find(|(known, _)| known == name).map(|(_, tensor)| tensor.clone());
+        let inputs = self.inputs.iter();
+        Ok(inputs.map(|(name, tensor)| (name.clone(), fresh(name).unwrap_or_else(|| tensor.clone()))).collect())
+    }
+
     /// Runs a plan of its own, to which some inputs are constants.
-    fn run_plan(&self, plan: &Plan) -> Outcome<Outputs> {
-        let mut given = named(&self.inputs);
+    fn run_plan(&self, plan: &Plan, inputs: &Named) -> Outcome<Outputs> {
+        let mut given = named(inputs);
         given.retain(|(name, _)| !plan.fixed().iter().any(|fixed| fixed == name));
         Ok(self.engine.run(&given, plan)?)
     }
@@ -169,7 +191,7 @@ impl Sequence {
     fn alone(&self, rounds: usize) -> Outcome<String> {
         let given = named(&self.inputs);
         let plan = self.engine.analyze_with_inputs(self.loaded.model(), &Binding::default(), &given)?;
-        let outputs = owned(&self.run_plan(&plan)?);
+        let outputs = owned(&self.run_plan(&plan, &self.inputs)?);
         let is_same = |((name, own), (other, of)): (&(String, Tensor), &(String, Tensor))| {
             name == other && own.shape() == of.shape() && own.bytes() == of.bytes()
         };
@@ -179,14 +201,17 @@ impl Sequence {
         let mut held = [None, Some(outputs)];
         let (mut again, mut alone) = (Vec::with_capacity(rounds), Vec::with_capacity(rounds));
         for _ in 0..rounds {
+            let inputs = self.staged()?;
+            let given = named(&inputs);
             std::thread::sleep(PAUSE);
             let began = Instant::now();
             let outputs = self.loaded.run(&given)?;
             again.push(began.elapsed().as_secs_f64());
             held[0] = Some(owned(&outputs));
+            let inputs = self.staged()?;
             std::thread::sleep(PAUSE);
             let began = Instant::now();
-            let outputs = self.run_plan(&plan)?;
+            let outputs = self.run_plan(&plan, &inputs)?;
             alone.push(began.elapsed().as_secs_f64());
             held[1] = Some(owned(&outputs));
         }

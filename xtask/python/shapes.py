@@ -6,8 +6,8 @@ columns, which gets sentences of random lengths from 1 to 512, and a decoder of 
 with the cache that the last one gave. Of each step there are
 
     first    the run on the loaded model, whose sizes are mostly new, with what it plans and compiles
-    again    the same run again, the least of several
-    alone    a plan that was made and compiled for exactly these sizes alone, by turns with `again`; making it is not counted
+    again    the same run again, the least of several; before each of them, the run before it is made again, so that all find the same in the processor's caches
+    alone    a plan that was made and compiled for exactly these sizes alone, by turns with `again` and behind the same run; making it is not counted
     peer     ONNX Runtime, which runs the same inputs in the same process each time: its first run of these sizes, and the least of several
 
 The last three are measured at every STRIDE-th run. hetero and ONNX Runtime take turns, block by block, and wait until the threads of the other

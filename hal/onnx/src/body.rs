@@ -306,7 +306,7 @@ mod tests {
             });
             let operator = ["then_branch", "else_branch"]
                 .iter()
-                .fold(Operator::new("If", 17), |operator, name| operator.with(*name, Attribute::Graph(inner.clone())));
+                .fold(Operator::new("If", 17), |operator, name| operator.with(name, Attribute::Graph(inner.clone())));
             let chosen =
                 Node { name: "if".into(), operator, inputs: vec![Some(ValueId(0))], outputs: vec![Some(ValueId(2))] };
             let names = ["c", "x", "chosen"];

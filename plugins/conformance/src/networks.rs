@@ -310,6 +310,17 @@ impl Network {
         }
     }
 
+    /// Combines a value with numbers for its channels that are made of it, as squeeze and excitation
+    /// does.
+    fn by_its_channels(&mut self, x: ValueId) -> Result<ValueId> {
+        let name = self.random.pick(&["GlobalAveragePool", "GlobalMaxPool"]);
+        let pooled = self.node(Operator::new(name, 1), &[x])?;
+        let numbers = self.activation(pooled)?;
+        let name = self.random.pick(&["Mul", "Mul", "Add", "Sub", "Max", "Min"]);
+        let operands = if self.random.chance(2) { [x, numbers] } else { [numbers, x] };
+        self.node(Operator::new(name, if matches!(name, "Max" | "Min") { 13 } else { 14 }), &operands)
+    }
+
     /// Adds layers over images, with residual sums and concatenations.
     fn images(&mut self, layers: usize) -> Result<()> {
         let r = &mut self.random;
@@ -326,7 +337,7 @@ impl Network {
             let at = self.random.size(recent, values.len() - 1);
             let x = values[at];
             let shape = self.shape(x);
-            let made = match self.random.size(0, 11) {
+            let made = match self.random.size(0, 12) {
                 0..=4 => {
                     let y = self.conv(x)?;
                     if self.random.chance(3) { self.per_channel(y)? } else { y }
@@ -349,6 +360,7 @@ impl Network {
                     let other = self.random.pick(&same);
                     self.node(Operator::new("Concat", 13).with("axis", Attribute::Int(1)), &[x, other])?
                 }
+                11 => self.by_its_channels(x)?,
                 _ => {
                     let mut perm: Vec<i64> = (0..shape.len() as i64).collect();
                     if shape.len() == 4 {

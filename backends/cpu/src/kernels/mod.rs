@@ -7,6 +7,7 @@ mod batched;
 mod bytes;
 mod cast;
 pub(crate) mod chain;
+pub(crate) mod channelwise;
 pub(crate) mod control;
 pub(crate) mod conv;
 mod convert;

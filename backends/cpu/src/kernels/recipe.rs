@@ -5,6 +5,7 @@ use hetero_hal::{Error, Program, Result};
 use super::affine::Affine;
 use super::attention::Attention;
 use super::chain::Chain;
+use super::channelwise::Channelwise;
 use super::conv::{self, Finish, Geometry};
 use super::quantised::matmul::{Scaled, ScaledProduct};
 use super::quantised::{self, depthwise::Depthwise, last};
@@ -34,6 +35,7 @@ pub(crate) enum Recipe {
     Pool(Box<(Image, Image)>),
     Unary(Activation),
     Pairwise(Pairwise),
+    Channelwise(Box<Channelwise>),
     /// A concatenation; `blocks` has the bytes of each input in each of `rows` rows.
     Concat {
         rows: usize,
@@ -105,6 +107,7 @@ pub(crate) fn make(site: Site<'_>, recipe: Recipe) -> Result<Box<dyn Kernel>> {
         Recipe::Pool(images) => Box::new(pooling::blocked(site, images.0, images.1)?),
         Recipe::Unary(function) => Box::new(elementwise::Unary { isa, function }),
         Recipe::Pairwise(function) => Box::new(elementwise::Same { isa, function, inputs: site.node.inputs.len() }),
+        Recipe::Channelwise(kernel) => kernel,
         Recipe::Concat { rows, blocks } => Box::new(movement::Concat { rows, blocks }),
         Recipe::Reorder(reorder) => reorder,
         Recipe::Scaled(recipe) => match ScaledProduct::new(site, *recipe)? {

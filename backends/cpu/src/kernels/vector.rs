@@ -223,6 +223,8 @@ pub(crate) enum Pairwise {
 #[derive(Clone, Copy)]
 pub(crate) enum Second<'a> {
     Same(&'a [f32]),
+    /// The elements of one vector, again for each vector of the first operand.
+    Lanes(&'a [f32]),
     /// The first operand again.
     Itself,
     One(f32),
@@ -274,6 +276,7 @@ impl Job for Pair<'_> {
             for (index, value) in values.iter_mut().enumerate() {
                 let other = match second {
                     Second::Same(other) => other[index],
+                    Second::Lanes(other) => other[index % other.len()],
                     Second::Itself => *value,
                     Second::One(other) => other,
                 };
@@ -283,7 +286,9 @@ impl Job for Pair<'_> {
         }
         let count = match second {
             Second::Same(other) => values.len().min(other.len()),
-            Second::One(_) | Second::Itself => values.len(),
+            // Whoever has less than a vector has no other operand.
+            Second::Lanes(other) if other.len() < S::LANES => 0,
+            Second::Lanes(_) | Second::One(_) | Second::Itself => values.len(),
         };
         // SAFETY: each vector lies in both slices.
         unsafe {
@@ -296,6 +301,7 @@ impl Job for Pair<'_> {
                 let a = load(at.add(index));
                 let b = match second {
                     Second::Same(other) => load(other.as_ptr().add(index)),
+                    Second::Lanes(other) => S::load(other.as_ptr()),
                     Second::Itself => a,
                     Second::One(other) => S::splat(other),
                 };

@@ -9,6 +9,7 @@ use super::wide::Width;
 use super::{Chain, ChainKind, Draft, Form, Lowering, Recipe};
 use crate::image::{Halo, Layout};
 use crate::kernels::affine::Affine;
+use crate::kernels::channelwise::Channelwise;
 use crate::kernels::elementwise;
 use crate::kernels::recipe::{Convolution, PooledConvolution, Quantised};
 use crate::kernels::reorder::Reorder;
@@ -249,7 +250,9 @@ impl Lowering<'_> {
         for id in self.node(node).inputs.iter().take(count).flatten() {
             inputs.push(Some(self.want(node, *id, flat)?));
         }
-        let halo = if pool { self.halo_of(output) } else { Halo::NONE };
+        let same = inputs.iter().flatten().all(|form| self.shape(form.value) == self.shape(output));
+        let elements = if pool || same || name == "Concat" { None } else { self.channelwise(node, output) };
+        let halo = if pool || elements.is_some() { self.halo_of(output) } else { Halo::NONE };
         let form = Form { value: output, layout: Layout::Blocked(halo) };
         let recipe = if pool {
             let source = self.input(node, 0).ok_or_else(|| Error::internal("a pooling has no input"))?;
@@ -266,7 +269,20 @@ impl Lowering<'_> {
             Recipe::Concat { rows, blocks }
         } else {
             let function = elementwise::binary(site).ok_or_else(|| Error::internal("no function of two operands"))?;
-            Recipe::Pairwise(function)
+            match (elements, inputs.as_mut_slice()) {
+                (Some(position), [Some(first), Some(second)]) => {
+                    let exchanged = position == 1;
+                    if exchanged {
+                        std::mem::swap(first, second);
+                    }
+                    let images = (self.image(first.value, Halo::NONE)?, self.image(output, halo)?);
+                    let shared = self.shape(second.value)[0] == 1;
+                    let isa = self.isa;
+                    let (input, output) = images;
+                    Recipe::Channelwise(Box::new(Channelwise { isa, function, exchanged, shared, input, output }))
+                }
+                _ => Recipe::Pairwise(function),
+            }
         };
         self.made(form);
         self.drafts.push(Draft { node, nodes: vec![node], recipe, inputs, outputs: vec![Some(form)] });

@@ -122,7 +122,8 @@ impl Lowering<'_> {
                     );
                     let shape = self.shape(output);
                     let same = operands().all(|id| id.is_some_and(|id| self.shape(id) == shape));
-                    same && values.len() >= 2 && (keeps || whole(output))
+                    (same && values.len() >= 2 && (keeps || whole(output)))
+                        || (keeps && self.channelwise(node, output).is_some())
                 } else {
                     false
                 }
@@ -130,6 +131,22 @@ impl Lowering<'_> {
         };
         self.blocked[output.index()] = is_blocked;
         Ok(())
+    }
+
+    /// Returns the position of the operand that is as large as the result and blocked, where the
+    /// other operand has one number for each channel.
+    pub(super) fn channelwise(&self, node: usize, output: ValueId) -> Option<usize> {
+        let &[Some(a), Some(b)] = self.node(node).inputs.as_slice() else { return None };
+        let shape = self.shape(output);
+        let (position, numbers) = if self.shape(a) == shape { (0, b) } else { (1, a) };
+        let elements = [a, b][position];
+        let &[batch, channels, ref pixel @ ..] = self.shape(numbers) else { return None };
+        let fits = shape.len() == pixel.len() + 2
+            && (batch == 1 || batch == shape[0])
+            && channels == shape[1]
+            && pixel.iter().all(|&size| size == 1);
+        let usable = self.blocked[elements.index()] && self.shape(elements) == shape && self.may_be_blocked(numbers);
+        (fits && usable && self.program.values()[numbers.index()].constant.is_none()).then_some(position)
     }
 
     fn survey_conv(&mut self, node: usize, input: ValueId) -> Result<()> {
