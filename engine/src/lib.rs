@@ -66,6 +66,7 @@ mod annotated;
 mod builder;
 mod cache;
 mod config;
+mod covered;
 mod engine;
 mod error;
 mod fleet;

@@ -14,6 +14,7 @@ use hetero_scheduler::{Partition, Partitioner, Partitioning, Problem, Schedule, 
 
 use crate::annotated::Annotated;
 use crate::config::{Config, Strategy};
+use crate::covered::Covered;
 use crate::fleet::Fleet;
 use crate::passes::batch::BatchSplit;
 use crate::passes::tile::Tiling;
@@ -428,16 +429,16 @@ fn input_shapes(program: &Program) -> Result<BTreeMap<String, Vec<u64>>> {
 }
 
 /// The constants that a model holds on the host, in the bodies of its nodes too, and the bytes that
-/// they take, those at one place once.
+/// they take.
 /// Constants of mapped files take none.
 struct HeldConstants {
-    places: HashSet<(usize, usize)>,
+    covered: Covered,
     bytes: usize,
 }
 
 impl HeldConstants {
     fn of(model: &Model) -> HeldConstants {
-        let mut held = HeldConstants { places: HashSet::default(), bytes: 0 };
+        let mut held = HeldConstants { covered: Covered::default(), bytes: 0 };
         held.add_graph(&model.graph);
         if model.mapped {
             held.bytes = 0;
@@ -469,10 +470,7 @@ impl HeldConstants {
     }
 
     fn add(&mut self, constant: &Tensor) {
-        let (address, bytes) = constant.place();
-        if self.places.insert((address, bytes)) {
-            self.bytes = self.bytes.saturating_add(bytes);
-        }
+        self.bytes = self.bytes.saturating_add(self.covered.add(constant));
     }
 }
 

@@ -9,6 +9,7 @@ use hetero_hal::{Device, DeviceInfo, Edge, Node, NodeId, Program, Quality, Value
 use hetero_scheduler::{DeviceIndex, DeviceSpec, Devices, Link, Problem, Task, TaskGraph};
 
 use crate::annotated::Annotated;
+use crate::covered::Covered;
 use crate::fleet::Fleet;
 use crate::place::Placement;
 use crate::{Error, Result};
@@ -67,15 +68,15 @@ fn energy(
 
 /// Returns, for each node, the bytes of the constants that it is the first to use: its device holds
 /// them as long as the plan stands.
-/// Constants at one place, such as that of a function which is called often, are one.
+/// Constants at one place, such as that of a function which is called often, are one, and those that
+/// overlap have the bytes that they share once.
 fn held(program: &Program) -> Vec<u64> {
     let mut counted = vec![false; program.values().len()];
-    let mut known = foldhash::HashSet::default();
+    let mut covered = Covered::default();
     let mut of = |node: &Node| {
         let mut fresh = |id: &ValueId| counted.get_mut(id.index()).is_some_and(|seen| !std::mem::replace(seen, true));
         let fresh = node.uses().filter(|id| fresh(id)).filter_map(|id| program.values().get(id.index()));
-        let contents = fresh.filter_map(|value| value.constant.as_ref().map(|content| (value, content)));
-        contents.filter(|(_, content)| known.insert(content.place())).map(|(value, _)| value.bytes() as u64).sum()
+        fresh.filter_map(|value| value.constant.as_ref()).map(|content| covered.add(content) as u64).sum()
     };
     program.nodes().iter().map(&mut of).collect()
 }

@@ -129,8 +129,8 @@ impl Files {
         }
     }
 
-    /// Returns the external data of a tensor.
-    pub(crate) fn external(&mut self, tensor: &TensorProto) -> Result<Bytes> {
+    /// Returns the external data of a tensor, whose content takes so many bytes, where they are known.
+    pub(crate) fn external(&mut self, tensor: &TensorProto, bytes: Option<usize>) -> Result<Bytes> {
         let fail = |reason: String| Error::ExternalData { tensor: tensor.name().to_owned(), reason };
         let place = Place::of(tensor).map_err(fail)?;
         let location = place.location;
@@ -141,6 +141,11 @@ impl Files {
             return Err(fail(format!(
                 "bytes {start} to {end} reach past the end of '{location}', which has {bytes} bytes"
             )));
+        }
+        // What is not the tensor's is not read, however long it is.
+        if let Some(bytes) = bytes.filter(|&bytes| part.end - part.start != bytes as u64) {
+            let found = part.end - part.start;
+            return Err(fail(format!("it takes {bytes} bytes, not the {found} that it names in '{location}'")));
         }
         // Many spellings lead to one file, and each is looked up by what was opened.
         let identity = file.identity();
@@ -156,7 +161,7 @@ impl Files {
                     let parts = self.named.get(location).map_or(&[][..], Vec::as_slice);
                     source.near(&part, parts, file.bytes())
                 };
-                if self.count_files {
+                if self.count_files && !self.map {
                     let bytes = usize::try_from(near.end - near.start).unwrap_or(usize::MAX);
                     let left = self.allowance.less(bytes);
                     self.allowance = left.map_err(|error| error.at(format!("external data in '{location}'")))?;

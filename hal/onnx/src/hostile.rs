@@ -237,7 +237,7 @@ fn external_data_stays_in_the_models_folder() {
         ("weights.bin", "12", "8", "past the end"),
         ("weights.bin", "18446744073709551615", "8", "past the end"),
         ("weights.bin", "-1", "8", "not a size"),
-        ("weights.bin", "0", "12", "not 12"),
+        ("weights.bin", "0", "12", "not the 12"),
         (".", "0", "8", "not a regular file"),
     ] {
         let said = outcome(location, offset, length).0.unwrap_err().to_string();

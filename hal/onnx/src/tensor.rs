@@ -28,7 +28,9 @@ pub(crate) fn import(tensor: &TensorProto, files: &mut Files) -> Result<Tensor> 
     }
     let named = |error: hetero_hal::Error| Error::invalid(format!("tensor '{name}': {}", error.message()));
     if tensor.data_location() == DataLocation::External {
-        return Tensor::from_bytes(dtype, &shape, files.external(tensor)?).map_err(named);
+        // Texts have no bytes, and are refused below.
+        let bytes = dtype.bytes_for(count).filter(|_| dtype.bits() > 0);
+        return Tensor::from_bytes(dtype, &shape, files.external(tensor, bytes)?).map_err(named);
     }
     if let Some(raw) = &tensor.raw_data {
         return Tensor::from_bytes(dtype, &shape, raw.clone()).map_err(named);

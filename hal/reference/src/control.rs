@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use hetero_hal::{
-    Allowance, Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, OperatorSet, Program,
-    Result, Tensor, TensorType, ValueId, empties, take,
+    Allowance, Attribute, Bool, Definition, Dim, Error, ErrorKind, Evaluation, Graph, Inference, Node, OperatorSet,
+    Program, Result, Tensor, TensorType, ValueId, empties, take,
 };
 
 use crate::indexing::{pick, strided, strides};
@@ -220,30 +220,77 @@ fn branch(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
 }
 
 /// Infers the types of a Loop.
-/// Carried values have the types of the body's outputs where an iteration may change them, and
+/// Carried values have sizes that no iteration changes, whatever it does with the others, and
 /// collected values grow a dimension.
 fn infer_loop(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
-    let carried: Vec<TensorType> =
+    let body = inference.operator.graph("body")?.ok_or_else(|| Error::invalid_model("it lacks the graph 'body'"))?;
+    let mut carried: Vec<TensorType> =
         inference.inputs.iter().skip(2).map(|fact| fact.as_ref().map(|f| f.ty.clone()).unwrap_or_default()).collect();
-    let mut inputs =
-        vec![TensorType::exact(hetero_hal::DType::I64, &[]), TensorType::exact(hetero_hal::DType::Bool, &[])];
-    inputs.extend(carried.iter().cloned());
-    let results = (inference.subgraph)("body", &inputs)?;
+    let passed = |index: usize| body.outputs.get(1 + index).is_some_and(|id| body.inputs.get(2 + index) == Some(id));
+    let lead = [TensorType::exact(hetero_hal::DType::I64, &[]), TensorType::exact(hetero_hal::DType::Bool, &[])];
+    let mut tries = tries(body);
+    let results = loop {
+        let mut results = (inference.subgraph)("body", &[&lead[..], &carried[..]].concat())?;
+        let mut stays = true;
+        for (index, (before, made)) in carried.iter_mut().zip(results.iter().skip(1)).enumerate() {
+            if !passed(index) {
+                let dims = joined_dims(before.dims.as_deref(), made.dims.as_deref());
+                stays &= dims == before.dims;
+                before.dims = dims;
+            }
+        }
+        tries -= 1;
+        if stays || tries == 0 {
+            if !stays {
+                // Whatever has changed so far may change more in the next iteration.
+                let changing = carried.iter_mut().enumerate().filter(|(index, _)| !passed(*index));
+                changing.for_each(|(_, ty)| ty.dims = None);
+                results.iter_mut().for_each(|ty| ty.dims = None);
+            }
+            break results;
+        }
+    };
     let trips = match inference.optional(0).and_then(|fact| fact.value.as_ref()) {
         Some(value) => value.to_i64_vec()?.first().and_then(|&trips| usize::try_from(trips).ok()),
         None => None,
     };
     let outputs = results.into_iter().skip(1).enumerate().map(|(index, ty)| match carried.get(index) {
-        // An iteration may shrink or grow its carried values, so only the sizes that it leaves
-        // alone are known.
-        Some(before) if before.dims == ty.dims => ty,
-        Some(_) => TensorType { dtype: ty.dtype, dims: ty.dims.map(|dims| vec![Dim::Unknown; dims.len()]) },
+        Some(carried) => TensorType { dtype: ty.dtype, dims: carried.dims.clone() },
         None => {
             let count = trips.map_or(Dim::Unknown, |bound| Dim::Data { bound, extent: None });
             TensorType { dtype: ty.dtype, dims: ty.dims.map(|dims| [&[count], &dims[..]].concat()) }
         }
     });
     Ok(outputs.collect())
+}
+
+/// Returns how often the body of a loop is inferred at most, until the sizes of what it carries
+/// stay; loops in loops multiply the work, so the outer ones have fewer tries.
+fn tries(body: &Graph) -> usize {
+    match loops_within(body) {
+        0 => 8,
+        1 => 4,
+        2 => 2,
+        _ => 1,
+    }
+}
+
+/// Returns how deep loops lie in each other in a graph.
+fn loops_within(graph: &Graph) -> usize {
+    let depth = |node: &Node| {
+        let within = node.subgraphs().map(|graph| loops_within(graph)).max().unwrap_or(0);
+        within + usize::from(node.operator.is("Loop"))
+    };
+    graph.nodes.iter().map(depth).max().unwrap_or(0)
+}
+
+/// Returns what is known of a value that is one of two: the dimensions that both have, and unknown
+/// ones elsewhere; none where the ranks differ or one is unknown.
+#[must_use]
+pub fn joined_dims(one: Option<&[Dim]>, other: Option<&[Dim]>) -> Option<Vec<Dim>> {
+    let (one, other) = (one?, other?);
+    let same = |(a, b): (&Dim, &Dim)| if a == b { a.clone() } else { Dim::Unknown };
+    (one.len() == other.len()).then(|| one.iter().zip(other).map(same).collect())
 }
 
 fn repeat(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
@@ -335,6 +382,30 @@ fn scanned(operator: &hetero_hal::Operator, inputs: usize) -> Result<(usize, usi
     Ok((scanned, states))
 }
 
+/// Checks that an iteration of a `Scan` leaves the shape of a state as it is.
+///
+/// # Errors
+/// `InvalidModel`, as the standard says so.
+pub fn check_state(state: usize, before: &[usize], after: &[usize]) -> Result<()> {
+    if before == after {
+        return Ok(());
+    }
+    Err(Error::invalid_model(format!(
+        "state {state} of Scan has the shape {before:?} and then {after:?}, and the standard wants one shape; \
+         Loop may carry what changes its shape"
+    )))
+}
+
+/// Checks what is known of the states of a `Scan` before and after an iteration.
+fn check_states(before: &[TensorType], after: &[TensorType]) -> Result<()> {
+    for (state, (before, after)) in before.iter().zip(after).enumerate() {
+        if let (Some(before), Some(after)) = (before.shape(), after.shape()) {
+            check_state(state, &before, &after)?;
+        }
+    }
+    Ok(())
+}
+
 fn infer_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
     let (scanned, states) = scanned(inference.operator, inference.inputs.len())?;
     let axes = scan_axes(inference.operator, "scan_input_axes", scanned)?;
@@ -350,6 +421,7 @@ fn infer_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
         inputs.push(ty);
     }
     let results = (inference.subgraph)("body", &inputs)?;
+    check_states(&inputs[..states], &results)?;
     let out_axes = scan_axes(inference.operator, "scan_output_axes", results.len().saturating_sub(states))?;
     let outputs = results.into_iter().enumerate().map(|(index, mut ty)| {
         if index >= states
@@ -407,6 +479,9 @@ fn scan(evaluation: &Evaluation<'_>) -> Result<Vec<Tensor>> {
         inputs.extend(sequences.iter().map(|sequence| sequence[step].clone()));
         let mut results = run_body(evaluation, body, &inputs, made)?.into_iter();
         carried = results.by_ref().take(states).collect();
+        for (state, (before, after)) in inputs.iter().zip(&carried).enumerate() {
+            check_state(state, before.shape(), after.shape())?;
+        }
         for (list, tensor) in collected.iter_mut().zip(results) {
             take(tensor.footprint().saturating_add(2 * HELD), 1)?;
             list.push(tensor);
@@ -442,6 +517,7 @@ fn infer_batched_scan(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
         inputs.push(ty);
     }
     let mut results = (inference.subgraph)("body", &inputs)?;
+    check_states(&inputs[..states], &results)?;
     for (index, ty) in results.iter_mut().enumerate() {
         let own = if index < states { 1 } else { 2 };
         ty.dims = ty.dims.take().map(|dims| [&outer[..own], &dims].concat());

@@ -62,7 +62,7 @@ use std::sync::LazyLock;
 
 use hetero_hal::{Allowance, Definition, Evaluation, Operator, OperatorSet, Result, Tensor};
 
-pub use control::{run, run_graph, scan_axes};
+pub use control::{check_state, joined_dims, run, run_graph, scan_axes};
 pub use einsum::NamedAxes;
 pub use exact::{ExactProgram, exact, shaping_inputs, sizes_depend_on_data};
 pub use microsoft::Blocks;

@@ -112,13 +112,17 @@ impl Window {
                 }
             }
             let padded = size.saturating_add(begin[axis]).saturating_add(end[axis]);
-            let slack = padded.checked_sub(reach).ok_or_else(misfit)?;
             output[axis] = if round_up {
-                let windows = slack.div_ceil(stride) + 1;
+                // What a window lacks at the end may be less than a stride.
+                let windows = match padded.checked_sub(reach) {
+                    Some(slack) => slack.div_ceil(stride) + 1,
+                    None if reach - padded < stride => 1,
+                    None => return Err(misfit()),
+                };
                 // A window that would start in the padding at the end is left out.
                 if (windows - 1) * stride >= size + begin[axis] { windows - 1 } else { windows }
             } else {
-                slack / stride + 1
+                padded.checked_sub(reach).ok_or_else(misfit)? / stride + 1
             };
         }
         Ok(Window { kernel: kernel.to_vec(), strides, dilations, begin, end, output })
@@ -209,6 +213,9 @@ mod tests {
             .with("pads", Attribute::Ints(vec![0, 1]));
         assert_eq!(Window::resolve(&op, &[4], &[1]).unwrap().output, [2]);
         assert_eq!(Window::resolve(&op, &[5], &[2]).unwrap().output, [3]);
+        // The window lacks one element at the end, and then two, which is a stride.
+        assert_eq!(Window::resolve(&op, &[1], &[3]).unwrap().output, [1]);
+        assert!(Window::resolve(&op, &[1], &[4]).is_err());
     }
 
     #[test]

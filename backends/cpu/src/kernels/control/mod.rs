@@ -26,7 +26,7 @@ use hetero_hal::{
     Program, ProgramValue, Result, Tensor, TensorType, element_count,
 };
 use hetero_onnx::{BodyOutput, BoundBody, Given, unchanged};
-use hetero_reference::Standard;
+use hetero_reference::{Standard, joined_dims};
 
 use self::repeat::Turn;
 use super::{Kernel, Packed, Runtime, Site};
@@ -200,7 +200,7 @@ fn bind_carrying(
             if made.dtype != before.dtype {
                 return Ok(None);
             }
-            let joined = joined(before.dims.as_deref(), made.dims.as_deref());
+            let joined = joined_dims(before.dims.as_deref(), made.dims.as_deref());
             changed |= joined != before.dims;
             before.dims = joined;
         }
@@ -209,13 +209,6 @@ fn bind_carrying(
         }
     }
     Ok(None)
-}
-
-/// Returns the dimensions that cover both.
-fn joined(before: Option<&[Dim]>, made: Option<&[Dim]>) -> Option<Vec<Dim>> {
-    let (before, made) = (before?, made?);
-    let same = |(a, b): (&Dim, &Dim)| if a == b { a.clone() } else { Dim::Unknown };
-    (before.len() == made.len()).then(|| before.iter().zip(made).map(same).collect())
 }
 
 fn allowance(options: &CompileOptions) -> Allowance {

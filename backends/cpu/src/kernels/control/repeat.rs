@@ -113,7 +113,11 @@ impl Slots {
         turn.next.clear();
         turn.next.extend(self.classes.iter().map(|class| class.slots.start));
         for held in given.iter().flatten() {
+            // A value without bytes may lie anywhere, also where a slot begins.
             let Held::Bytes(operand, _) = held else { continue };
+            if operand.bytes == 0 {
+                continue;
+            }
             let offset = operand.address.addr().wrapping_sub(workspace.address.addr());
             // Slots without bytes lie where another slot begins, and before it.
             let behind = self.places.partition_point(|place| place.offset <= offset);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use hetero_hal::{Buffer, CompileOptions, DType, Error, ProgramValue, Result, element_count};
 use hetero_onnx::{BodyOutput, Given};
-use hetero_reference::scan_axes;
+use hetero_reference::{check_state, scan_axes};
 
 use super::collect::{Collection, Stacking};
 use super::repeat::Slots;
@@ -279,7 +279,10 @@ impl Scan {
                     collection.keep(&self.body.output(states + index, frame)?, runtime)?;
                 }
             }
-            for (given, next) in frame.given.iter_mut().zip(next.drain(..)) {
+            for (state, (given, next)) in frame.given.iter_mut().zip(next.drain(..)).enumerate() {
+                if let Some(before) = given {
+                    check_state(state, before.shape(), next.shape())?;
+                }
                 *given = Some(next);
             }
         }

@@ -467,3 +467,105 @@ fn what_a_file_claims_of_a_branch_inside_a_body_counts_for_nothing() {
     let program = graph.program(&outputs);
     agrees(&program, &[scalar(3), numbers(&[1]), Tensor::from_vec(&[1], vec![3i64]).unwrap()]);
 }
+
+#[test]
+fn what_a_loop_carries_in_turn_has_the_sizes_of_any_iteration() {
+    // Each value becomes the one before it, so that after as many iterations as there are values, the
+    // first is what the last became, of another size.
+    for (count, trips, open) in
+        [2usize, 3, 6, 9].into_iter().flat_map(|count| (0..=count).map(move |trips| (count, trips, trips % 2 == 1)))
+    {
+        let mut graph = Builder::default();
+        let start = graph.constant(flag(true));
+        let limit = if open { graph.input(DType::I64, &[]) } else { graph.constant(scalar(trips as i64)) };
+        let (z, x) = (graph.floats(&[3]), graph.floats(&[4]));
+        let (mut body, _, going, first) = looped(&[None]);
+        let mut carried = vec![first];
+        carried.extend((1..count).map(|_| body.input(DType::F32, &[None])));
+        let last = body.capture(x);
+        let next = [&[going], &carried[1..], &[last]].concat();
+        let body = body.body(&next);
+        let inputs = [&[limit, start][..], &vec![z; count]].concat();
+        let outputs = graph.nodes(Operator::new("Loop", 17).with("body", body), &inputs, count);
+        let (shape, negated) = (graph.op("Shape", &[outputs[0]]), graph.op("Neg", &[outputs[0]]));
+        let program = graph.program(&[outputs[0], shape, negated]);
+        let mut given = vec![numbers(&[3]), numbers(&[4])];
+        if open {
+            given.insert(0, scalar(trips as i64));
+        }
+        agrees(&program, &given);
+        let expected = if trips < count { 3 } else { 4 };
+        let found = run_program(&*device(1, Isa::widest()), &program, &given).unwrap();
+        assert_eq!(found[1], Tensor::from_vec(&[1], vec![expected as i64]).unwrap(), "{count} values, {trips} trips");
+        assert_eq!((found[0].shape(), found[2].shape()), (&[expected][..], &[expected][..]));
+    }
+}
+
+#[test]
+fn loops_in_loops_that_change_all_they_carry_are_inferred_in_time() {
+    // Each level has two values that change places with others of other sizes.
+    fn nest(levels: usize) -> Attribute {
+        let (mut body, trip, going, a) = looped(&[None]);
+        let b = body.input(DType::F32, &[None]);
+        let grown = body.concat(&[a, b]);
+        if levels == 0 {
+            return body.body(&[going, b, grown]);
+        }
+        let operator = Operator::new("Loop", 17).with("body", nest(levels - 1));
+        let inner = body.nodes(operator, &[trip, going, b, grown], 2);
+        body.body(&[going, inner[1], inner[0]])
+    }
+    let mut graph = Builder::default();
+    let (limit, start) = (graph.input(DType::I64, &[]), graph.constant(flag(true)));
+    let (a, b) = (graph.floats(&[1]), graph.floats(&[2]));
+    let outputs = graph.nodes(Operator::new("Loop", 17).with("body", nest(20)), &[limit, start, a, b], 2);
+    let program = graph.program(&outputs);
+    let inputs = [scalar(1), numbers(&[1]), numbers(&[2])];
+    assert!(hetero_reference::run(&program, &inputs, &Standard, &Allowance::default()).is_ok());
+}
+
+#[test]
+fn a_state_of_a_scan_keeps_its_shape() {
+    let scan = |open: bool| {
+        let mut body = Builder::default();
+        let size = |size: usize| if open { None } else { Some(size) };
+        let (state, element) = (body.input(DType::F32, &[size(2)]), body.floats(&[]));
+        let axis = body.ints(&[0]);
+        let element = body.op("Unsqueeze", &[element, axis]);
+        let grown = body.concat(&[state, element]);
+        let body = body.body(&[grown]);
+        let mut graph = Builder::default();
+        let inputs = [graph.input(DType::F32, &[size(2)]), graph.floats(&[5])];
+        let operator = Operator::new("Scan", 17).with("body", body).with("num_scan_inputs", Attribute::Int(1));
+        let outputs = graph.nodes(operator, &inputs, 1);
+        graph.0.outputs = outputs;
+        let opsets = [("".into(), 17)].into();
+        let shapes = [("v0".to_owned(), vec![2])].into();
+        let binding = Binding { shapes, ..Binding::default() };
+        bind(&Model { graph: graph.0, opsets, ..Model::default() }, &binding, &Standard).map(|bound| bound.program)
+    };
+    for open in [false, true] {
+        let said = scan(open).unwrap_err().to_string();
+        assert!(
+            said.contains("the standard wants one shape") && said.contains("[2]") && said.contains("[3]"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn an_empty_value_that_is_carried_takes_no_slot() {
+    let (mut body, _, _, x) = looped(&[None]);
+    let z = body.floats(&[3]);
+    let (zero, five) = (body.constant(Tensor::scalar(0f32)), body.constant(Tensor::scalar(5f32)));
+    let sum = body.nodes(Operator::new("ReduceSum", 13).with("keepdims", Attribute::Int(0)), &[z], 1)[0];
+    let going = body.op("Less", &[sum, five]);
+    let positive = body.op("Greater", &[x, zero]);
+    let some = body.op("Compress", &[x, positive]);
+    let body = body.body(&[going, some, z]);
+    let mut graph = Builder::default();
+    let (limit, start) = (graph.constant(scalar(3)), graph.constant(flag(true)));
+    let (x, z) = (graph.floats(&[0]), graph.floats(&[3]));
+    let outputs = graph.nodes(Operator::new("Loop", 17).with("body", body), &[limit, start, x, z], 2);
+    agrees(&graph.program(&outputs), &[numbers(&[0]), numbers(&[3])]);
+}
