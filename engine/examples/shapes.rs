@@ -2,7 +2,8 @@
 //! `shapes MODEL THREADS VOCABULARY`.
 //! The example obeys a command on each line of its input, and answers with a JSON object:
 //!
-//! - `next COUNT` runs the next COUNT elements of a sequence, with the time of the run.
+//! - `next COUNT…` runs the next COUNT elements of a sequence, and those of each further COUNT, with
+//!   the time of each run.
 //! - `told COUNT` does so too, and tells what finding a plan took, and what devices took to compile
 //!   for the run's sizes.
 //! - `alone ROUNDS` runs what `next` ran last again, by turns on the loaded model and on a plan for
@@ -129,15 +130,19 @@ impl Sequence {
         self.outputs = outputs;
     }
 
-    fn next(&mut self, count: usize) -> Outcome<String> {
-        let inputs = self.inputs(count)?;
-        let given = named(&inputs);
-        std::thread::sleep(PAUSE);
-        let began = Instant::now();
-        let outputs = self.loaded.run(&given)?;
-        let took = began.elapsed().as_secs_f64();
-        self.keep(count, inputs, owned(&outputs));
-        Ok(format!("{{\"seconds\":{took},\"plans_made\":{}}}", self.loaded.plans_made()))
+    fn next(&mut self, counts: &str) -> Outcome<String> {
+        let mut seconds = Vec::new();
+        for count in counts.split(' ') {
+            let count = count.parse()?;
+            let inputs = self.inputs(count)?;
+            let given = named(&inputs);
+            std::thread::sleep(PAUSE);
+            let began = Instant::now();
+            let outputs = self.loaded.run(&given)?;
+            seconds.push(began.elapsed().as_secs_f64());
+            self.keep(count, inputs, owned(&outputs));
+        }
+        Ok(format!("{{\"seconds\":{seconds:?},\"plans_made\":{}}}", self.loaded.plans_made()))
     }
 
     fn told(&mut self, count: usize) -> Outcome<String> {
@@ -259,7 +264,7 @@ fn main() -> Outcome<()> {
     for line in std::io::stdin().lock().lines() {
         let line = line?;
         let answer = match line.split_once(' ').unwrap_or((&line, "")) {
-            ("next", count) => sequence.next(count.parse()?)?,
+            ("next", counts) => sequence.next(counts)?,
             ("told", count) => sequence.told(count.parse()?)?,
             ("alone", rounds) => sequence.alone(rounds.parse()?)?,
             ("write", path) => sequence.write(path)?,

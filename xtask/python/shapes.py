@@ -66,8 +66,8 @@ class Hetero:
             sys.exit("the example has failed")
         return json.loads(line)
 
-    def next(self, count):
-        return self.ask("next", count)["seconds"]
+    def next(self, counts):
+        return self.ask("next", *counts)["seconds"]
 
     def output(self, path):
         shape = self.ask("write", path)["shape"]
@@ -133,7 +133,7 @@ def measure(example, folder, name, blocks):
     rows, steps, size = [], 0, 0
 
     def ours(row, block):
-        row["first"] = [hetero.next(count) for count in block]
+        row["first"] = hetero.next(block)
         row.update(hetero.ask("alone", rounds_for(row["first"][-1])))
 
     def theirs(row, block):

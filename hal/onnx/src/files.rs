@@ -129,7 +129,7 @@ impl Files {
         }
     }
 
-    /// Returns the external data of a tensor, whose content takes so many bytes, where they are known.
+    /// Returns the external data of a tensor, whose content takes so many bytes where that is known.
     pub(crate) fn external(&mut self, tensor: &TensorProto, bytes: Option<usize>) -> Result<Bytes> {
         let fail = |reason: String| Error::ExternalData { tensor: tensor.name().to_owned(), reason };
         let place = Place::of(tensor).map_err(fail)?;
@@ -220,7 +220,7 @@ impl Source {
         self.parts.insert(start, bytes);
     }
 
-    /// Returns what is read of a file of so many bytes where this part is missing: what tensors name
+    /// Returns what is read of a file of so many bytes where a part is missing: what tensors name
     /// around it.
     fn near(&self, part: &Range<u64>, named: &[Range<u64>], bytes: u64) -> Range<u64> {
         let after = named.partition_point(|named| named.start <= part.start);

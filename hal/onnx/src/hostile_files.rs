@@ -30,7 +30,7 @@ impl Scratch {
         self.model_of(name, &places)
     }
 
-    /// Writes y = x + 1.5 with weights that nobody reads, each of so many bytes from a byte of a file.
+    /// Writes y = x + 1.5 with weights that nobody reads, each of so many bytes from one of a file.
     fn model_of(&self, name: &str, places: &[(&str, u64, u64)]) -> PathBuf {
         let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
         let bytes = model(|_, g| {

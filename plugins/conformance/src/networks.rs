@@ -310,7 +310,7 @@ impl Network {
         }
     }
 
-    /// Combines a value with numbers for its channels that are made of it, as squeeze and excitation
+    /// Combines a value with numbers of its channels that are made of it, as squeeze and excitation
     /// does.
     fn by_its_channels(&mut self, x: ValueId) -> Result<ValueId> {
         let name = self.random.pick(&["GlobalAveragePool", "GlobalMaxPool"]);
