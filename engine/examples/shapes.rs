@@ -2,8 +2,8 @@
 //! `shapes MODEL THREADS VOCABULARY`.
 //! The example obeys a command on each line of its input, and answers with a JSON object:
 //!
-//! - `next COUNT…` runs the next COUNT elements of a sequence, and those of each further COUNT, with
-//!   the time of each run.
+//! - `next COUNT…` runs the next COUNT elements of a sequence, and those of each further COUNT,
+//!   with the time of each run.
 //! - `told COUNT` does so too, and tells what finding a plan took, and what devices took to compile
 //!   for the run's sizes.
 //! - `alone ROUNDS` runs what `next` ran last again, by turns on the loaded model and on a plan for

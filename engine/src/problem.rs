@@ -68,8 +68,8 @@ fn energy(
 
 /// Returns, for each node, the bytes of the constants that it is the first to use: its device holds
 /// them as long as the plan stands.
-/// Constants at one place, such as that of a function which is called often, are one, and those that
-/// overlap have the bytes that they share once.
+/// Constants at one place, such as that of a function which is called often, are one, and
+/// those that overlap count for what they take together.
 fn held(program: &Program) -> Vec<u64> {
     let mut counted = vec![false; program.values().len()];
     let mut covered = Covered::default();

@@ -78,9 +78,9 @@ impl Opened {
     /// to pages where it has many bytes, and otherwise to 16 bytes.
     ///
     /// # Errors
-    /// `TooLarge` where the part has more bytes than memory could, `Changed` where the file has no
-    /// longer the length that it had when it was opened, `PastEnd` where it never had that part, and
-    /// `System` where there is no memory or the device fails.
+    /// `TooLarge` where the part has more bytes than memory could, `PastEnd` where the file has no
+    /// such part, `Changed` where its length is another one by now, and `System` where there is no
+    /// memory or the device fails.
     pub fn read_part(&self, part: Range<u64>) -> Result<Bytes> {
         let end = self.bytes;
         if part.start > part.end || part.end > end {

@@ -143,8 +143,8 @@ impl BoundBody {
 /// bodies too.
 /// What loops collect keeps its claim, as nothing else tells its sizes where there is no iteration.
 ///
-/// Bodies that claim nothing stay shared: every level of a nest would else have a copy of all levels
-/// below it.
+/// Bodies that claim nothing stay shared: every level of a nest would else have a copy of all
+/// levels below it.
 fn unclaimed(graph: &Graph, keeps_outputs: bool) -> Cow<'_, Graph> {
     let collected: HashSet<ValueId> = graph.outputs.iter().copied().filter(|_| keeps_outputs).collect();
     let mut made = Cow::Borrowed(graph);

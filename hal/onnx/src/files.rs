@@ -91,7 +91,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// Notes which parts of files the tensors of a graph name, so that neighbours are read together.
+    /// Notes which parts of files the tensors of a graph name: neighbours are read together.
     pub(crate) fn expect(&mut self, graph: &GraphProto) {
         if self.folder.is_some() && !self.map {
             self.expect_graph(graph);
@@ -129,7 +129,7 @@ impl Files {
         }
     }
 
-    /// Returns the external data of a tensor, whose content takes so many bytes where that is known.
+    /// Returns the external data of a tensor, which takes so many bytes where that is known.
     pub(crate) fn external(&mut self, tensor: &TensorProto, bytes: Option<usize>) -> Result<Bytes> {
         let fail = |reason: String| Error::ExternalData { tensor: tensor.name().to_owned(), reason };
         let place = Place::of(tensor).map_err(fail)?;

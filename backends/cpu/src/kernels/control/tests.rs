@@ -470,8 +470,8 @@ fn what_a_file_claims_of_a_branch_inside_a_body_counts_for_nothing() {
 
 #[test]
 fn what_a_loop_carries_in_turn_has_the_sizes_of_any_iteration() {
-    // Each value becomes the one before it, so that after as many iterations as there are values, the
-    // first is what the last became, of another size.
+    // Each value becomes the one before it, so that after as many iterations as there are values,
+    // the first is what the last became, of another size.
     for (count, trips, open) in
         [2usize, 3, 6, 9].into_iter().flat_map(|count| (0..=count).map(move |trips| (count, trips, trips % 2 == 1)))
     {
