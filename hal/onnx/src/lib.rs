@@ -1,8 +1,8 @@
 //! ONNX files for hetero: reads and writes models, infers shapes and types, and binds a model to
 //! shapes.
 //!
-//! A model's file, and external data in its folder, is read into memory once, and weights are
-//! slices of that.
+//! A model's file, and what its tensors name of external data in its folder, is read into memory
+//! once, and weights are slices of that.
 //! So nothing that happens to a file reaches a model that was read; [`ReadOptions::map`] gives that
 //! up for models that are large.
 //! Symbolic dimensions, subgraphs and optional inputs are kept; functions that a file defines are

@@ -275,10 +275,8 @@ impl Lowering<'_> {
                     if exchanged {
                         std::mem::swap(first, second);
                     }
-                    let images = (self.image(first.value, Halo::NONE)?, self.image(output, halo)?);
-                    let shared = self.shape(second.value)[0] == 1;
-                    let isa = self.isa;
-                    let (input, output) = images;
+                    let (input, output) = (self.image(first.value, Halo::NONE)?, self.image(output, halo)?);
+                    let (isa, shared) = (self.isa, self.shape(second.value)[0] == 1);
                     Recipe::Channelwise(Box::new(Channelwise { isa, function, exchanged, shared, input, output }))
                 }
                 _ => Recipe::Pairwise(function),
