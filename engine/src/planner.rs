@@ -448,25 +448,27 @@ impl HeldConstants {
 
     /// Returns the bytes that they and a program's constants take.
     fn with(mut self, program: &Program) -> u64 {
-        program.values().iter().filter_map(|value| value.constant.as_ref()).for_each(|tensor| self.add(tensor));
-        program.nodes().iter().for_each(|node| self.add_node(node));
+        self.add_all(program.values().iter().filter_map(|value| value.constant.as_ref()), program.nodes());
         self.bytes as u64
     }
 
     fn add_graph(&mut self, graph: &Graph) {
-        graph.values.iter().filter_map(|value| value.constant.as_ref()).for_each(|tensor| self.add(tensor));
-        graph.nodes.iter().for_each(|node| self.add_node(node));
+        self.add_all(graph.values.iter().filter_map(|value| value.constant.as_ref()), &graph.nodes);
     }
 
-    fn add_node(&mut self, node: &Node) {
-        for attribute in node.operator.attributes.values() {
-            match attribute {
-                Attribute::Tensor(tensor) => self.add(tensor),
-                Attribute::Tensors(tensors) => tensors.iter().for_each(|tensor| self.add(tensor)),
-                _ => {}
+    /// Adds the constants among values, and those that nodes hold.
+    fn add_all<'a>(&mut self, constants: impl Iterator<Item = &'a Tensor>, nodes: &[Node]) {
+        constants.for_each(|tensor| self.add(tensor));
+        for node in nodes {
+            for attribute in node.operator.attributes.values() {
+                match attribute {
+                    Attribute::Tensor(tensor) => self.add(tensor),
+                    Attribute::Tensors(tensors) => tensors.iter().for_each(|tensor| self.add(tensor)),
+                    _ => {}
+                }
             }
+            node.subgraphs().for_each(|graph| self.add_graph(graph));
         }
-        node.subgraphs().for_each(|graph| self.add_graph(graph));
     }
 
     fn add(&mut self, constant: &Tensor) {

@@ -88,25 +88,27 @@ impl Opened {
         }
         let bytes = part.end - part.start;
         let paged = bytes >= OWN_PAGES;
-        let lead = part.start % if paged { PAGE } else { SMALLEST };
+        let lead = part.start % if paged { PAGE } else { ALIGNMENT };
         let length = usize::try_from(bytes.saturating_add(lead))
             .map_err(|_| Error::TooLarge { found: bytes, most: usize::MAX as u64 })?;
         let mut file = &self.file;
         file.seek(SeekFrom::Start(part.start - lead))?;
-        let (content, filled) = if !paged {
-            let mut content = vec![0; length];
-            let filled = fill(file, &mut content)?;
-            (Bytes::from(content), filled)
-        } else {
+        let (content, filled) = if paged {
             // Pages of the system's, unlike those of an allocator, are aligned as the file's own
             // would be, go back when they are dropped, and are an error where there are none.
             let mut pages = MmapMut::map_anon(length)?;
             large(&pages);
             let filled = fill(file, &mut pages[..])?;
             (Bytes::from_owner(pages.make_read_only()?), filled)
+        } else {
+            let mut content = vec![0; length];
+            let filled = fill(file, &mut content)?;
+            (Bytes::from(content), filled)
         };
         let after = file.metadata()?.len();
-        if filled < length || after != end {
+        // Some files have bytes beyond the length that the system tells, such as those of `/proc`.
+        let goes_on = part.end == end && fill(file, &mut [0])? > 0;
+        if filled < length || after != end || goes_on {
             // A length that went back to what it was would make the message a riddle.
             let after = if after == end { part.start - lead + filled as u64 } else { after };
             return Err(Error::Changed { before: end, after });
@@ -119,9 +121,11 @@ impl Opened {
 /// process may not have very many mappings.
 const OWN_PAGES: u64 = 64 << 10;
 
-/// The bytes of a page, and those that an allocator aligns to.
+/// The bytes of a page.
 const PAGE: u64 = 4096;
-const SMALLEST: u64 = 16;
+
+/// The bytes that an allocator aligns to.
+const ALIGNMENT: u64 = 16;
 
 /// Asks for large pages where there are many, because to fill them takes a third of the time.
 /// The system need not give any.

@@ -121,6 +121,13 @@ fn a_file_that_grows_or_shrinks_while_it_is_read_is_an_error() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_has_more_than_it_says_is_an_error() {
+    let error = read("/proc/self/status", 1 << 20).unwrap_err();
+    assert!(matches!(error, Error::Changed { before: 0, .. }), "{error:?}");
+}
+
 #[test]
 fn a_part_is_aligned_as_it_is_in_its_file() {
     let scratch = Scratch::new();

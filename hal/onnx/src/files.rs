@@ -49,7 +49,7 @@ pub(crate) struct Files {
     named: HashMap<String, Vec<Range<u64>>>,
     /// The files by what tells them apart: their identity, or else their name.
     sources: HashMap<(Option<(u64, u64)>, String), Source>,
-    /// The file that was opened last, which is mostly the next one's too, by the name of a tensor.
+    /// The file that was opened last, by the name that a tensor gave it: mostly the next one's too.
     last: Option<(String, Opened)>,
 }
 

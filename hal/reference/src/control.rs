@@ -239,14 +239,15 @@ fn infer_loop(inference: &Inference<'_>) -> Result<Vec<TensorType>> {
                 before.dims = dims;
             }
         }
+        if stays {
+            break results;
+        }
         tries -= 1;
-        if stays || tries == 0 {
-            if !stays {
-                // Whatever has changed so far may change more in the next iteration.
-                let changing = carried.iter_mut().enumerate().filter(|(index, _)| !passed(*index));
-                changing.for_each(|(_, ty)| ty.dims = None);
-                results.iter_mut().for_each(|ty| ty.dims = None);
-            }
+        if tries == 0 {
+            // Whatever has changed so far may change more in the next iteration.
+            let changing = carried.iter_mut().enumerate().filter(|(index, _)| !passed(*index));
+            changing.for_each(|(_, ty)| ty.dims = None);
+            results.iter_mut().for_each(|ty| ty.dims = None);
             break results;
         }
     };
